@@ -1,0 +1,414 @@
+"""The bank: the layer collections of one LLM, opened, filled, searched and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from types import TracebackType
+from typing import Any, Literal, cast
+
+import numpy.typing as npt
+
+from bank.manifest import CorpusEntry, Manifest
+from bank.merge import Unique, merge
+from bank.points import Neighbor, Payload
+from bank.search import Search, prepare
+from bank.settings import Settings, load_settings
+from bank.store import Floats, LayerInfo, Points, Store, bank_names, open_store
+from bank.where import Filter, Where
+from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
+
+BankLayers = Literal["mid", "all"] | int | Iterable[int]
+
+_NAME = re.compile(r"[a-zA-Z0-9](?!.*--)[a-zA-Z0-9._-]{0,63}")
+ROTATION_SEED = 2602_00462
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """What a bank is and holds now; `layers` maps each bank layer to the state of its collection."""
+
+    manifest: Manifest
+    layers: dict[int, LayerInfo]
+
+
+class Bank:
+    """One LLM's layer collections. Made by `open_bank` or `create_bank`; a context manager."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._store = store
+        self._manifest = manifest
+
+    @property
+    def name(self) -> str:
+        """The bank's name."""
+        return self._manifest.bank
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bank is, as of opening or of the last change made through this object."""
+        return self._manifest
+
+    @property
+    def store(self) -> Store:
+        """Where the layer collections live."""
+        return self._store
+
+    @property
+    def layers(self) -> list[int]:
+        """The bank layers, ascending."""
+        return list(self._manifest.layers)
+
+    @property
+    def corpora(self) -> dict[str, CorpusEntry]:
+        """The ledger: every corpus by name, also one whose ingestion is not complete."""
+        self.reload()
+        return dict(self._manifest.corpora)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the LLM's hidden states."""
+        return self._manifest.hidden_size
+
+    def reload(self) -> None:
+        """Read the manifest again: another process may have changed a server's bank."""
+        self._manifest = _read_manifest(self._store, self.name)
+
+    def require_model(self, name: str, fingerprint: str) -> None:
+        """Check that hidden states of a model belong to this bank.
+
+        Raises:
+            BankMismatch: the fingerprints differ; the message names both models.
+        """
+        own = self._manifest
+        if fingerprint != own.fingerprint:
+            raise BankMismatch(
+                f"The bank '{own.bank}' holds contexts of {own.model} (fingerprint {own.fingerprint}), not of "
+                f"{name} (fingerprint {fingerprint}); choose that bank's model or another bank."
+            )
+
+    def choose_layers(self, bank_layers: BankLayers = "mid") -> list[int]:
+        """Turn "mid" (from a quarter to half of the LLM's layers), "all", one layer or several into a list.
+
+        "mid" falls back to all layers when the bank has none in the middle.
+
+        Raises:
+            LayerNotFound: a layer without a collection; the message names those there are.
+        """
+        if bank_layers == "all":
+            return self.layers
+        if bank_layers == "mid":
+            total = self._manifest.num_layers
+            return [layer for layer in self.layers if total / 4 <= layer <= total / 2] or self.layers
+        if isinstance(bank_layers, str):
+            raise LayerNotFound(f"'{bank_layers}' names no bank layers; use mid, all or numbers.")
+        given = [bank_layers] if isinstance(bank_layers, Integral) else bank_layers
+        wanted = sorted({int(layer) for layer in cast("Iterable[int]", given)})
+        missing = [layer for layer in wanted if layer not in self._manifest.layers]
+        if not wanted:
+            raise LayerNotFound(f"No bank layer was named; '{self.name}' has {_listed(self.layers)}.")
+        if missing:
+            raise LayerNotFound(
+                f"The bank '{self.name}' has no layer {_listed(missing)}; it has {_listed(self.layers)}."
+            )
+        return wanted
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        bank_layers: BankLayers = "mid",
+        top_k: int = 5,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
+        unique: Unique | None = None,
+    ) -> list[list[Neighbor]]:
+        """Find the contexts nearest to each query by cosine, merged over bank layers.
+
+        Args:
+            queries: `[queries, hidden]` (or one query `[hidden]`) in any float dtype: numpy, or anything
+                numpy can read. They need not have length 1.
+            bank_layers: "mid", "all", one layer or several.
+            top_k: neighbors per query.
+            where: only contexts that this filter selects.
+            exact: compare with every context in full precision instead of using the index.
+            unique: "context" keeps one neighbor per context across bank layers, "word" one per word.
+
+        Returns:
+            For each query its neighbors, highest cosine first; fewer than `top_k` if there are no more.
+
+        Raises:
+            QueryError: wrong shape or type, or a query that is zero or not finite (the row is named).
+            LayerNotFound: a layer the bank does not have.
+        """
+        if top_k < 1:
+            raise QueryError(f"top_k is {top_k}; ask for at least 1 neighbor.")
+        if unique not in (None, "context", "word"):
+            raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
+        layers = self.choose_layers(bank_layers)
+        vectors = self._prepare(queries, "queries")
+        search = Search(self._store, layers, where, exact)
+        found = search.ask(vectors, top_k)
+        if unique == "word":
+            search.deepen(found, vectors, top_k)
+        return [merge(neighbors, top_k, unique) for neighbors in found]
+
+    def count(self, layer: int | None = None, where: Filter | None = None) -> int:
+        """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""
+        (chosen,) = self.choose_layers(self.layers[0] if layer is None else layer)
+        return self._store.count(chosen, where)
+
+    def words(self, where: Filter | None = None, limit: int = 20) -> dict[str, int]:
+        """Count contexts by their word, most frequent first, as far as `limit`."""
+        return self._store.facet(self.layers[0], "word", where, limit)
+
+    def info(self) -> BankInfo:
+        """Give the manifest and the state of every layer collection."""
+        self.reload()
+        return BankInfo(self._manifest, {layer: self._store.info(layer) for layer in self.layers})
+
+    def verify(self, sample: int = 1000) -> list[str]:
+        """Check counts against the ledger, equal ids in all layers, and a sample of vectors for unit norm.
+
+        Args:
+            sample: how many vectors of each layer are read.
+
+        Returns:
+            What is wrong, one sentence each with how to mend it; empty when all is well.
+        """
+        from bank.verify import verify
+
+        self.reload()
+        return verify(self._store, self._manifest, sample)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def add(self, layer: int, ids: Sequence[str], states: npt.ArrayLike, payloads: Sequence[Payload]) -> None:
+        """Store contexts in one layer: `states` `[n, hidden]` are hidden states as the LLM gave them.
+
+        They are scaled to length 1 and rotated here. Durable once `commit` has returned.
+
+        Raises:
+            QueryError: a hidden state that is zero or not finite.
+        """
+        self._store.upsert(layer, Points(ids, self._prepare(states, "hidden states"), payloads))
+
+    def commit(self) -> None:
+        """Make everything added so far durable."""
+        self._store.commit()
+
+    def record(self, entry: CorpusEntry) -> None:
+        """Write a corpus's ledger entry, replacing an earlier one of the same name."""
+        self._store.write_entry(entry.name, entry.to_dict())
+        self.reload()
+
+    def drop_corpus(self, corpus: str) -> int:
+        """Remove a corpus from every layer and from the ledger; gives how many contexts a layer held of it.
+
+        Contexts of a corpus that is not in the ledger are removed too (`verify` finds such corpora).
+
+        Raises:
+            LatentBankError: the bank has no such corpus.
+        """
+        entry = self.corpora.get(corpus)
+        held = max(self._store.count(layer, Where(corpus=corpus)) for layer in self.layers)
+        if entry is not None:
+            # Incomplete first: interrupted here, the ledger never promises contexts that are gone.
+            self.record(replace(entry, complete=False))
+        elif not held:
+            known = ", ".join(sorted(self._manifest.corpora)) or "none"
+            raise LatentBankError(f"The bank '{self.name}' has no corpus '{corpus}'; it has {known}.")
+        for layer in self.layers:
+            self._store.delete_corpus(layer, corpus)
+        self._store.commit()
+        self._store.write_entry(corpus, None)
+        self.reload()
+        return held
+
+    def close(self) -> None:
+        """Release files, locks and connections."""
+        self._store.close()
+
+    def __enter__(self) -> Bank:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        m = self._manifest
+        corpora = ", ".join(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
+        return f"<Bank {m.bank}: {m.model}, layers {_listed(m.layers)}, {corpora}>"
+
+    def _prepare(self, states: npt.ArrayLike, what: str) -> Floats:
+        return prepare(states, what, self.hidden_size, self._manifest.rotation_seed)
+
+
+def open_bank(
+    name: str,
+    settings: Settings | None = None,
+    *,
+    model: str | None = None,
+    fingerprint: str | None = None,
+    **given: Any,
+) -> Bank:
+    """Open a bank, embedded or on a server as the settings say.
+
+    Args:
+        name: the bank's name.
+        settings: where it is; read from arguments and environment when None.
+        model: with `fingerprint`, the model whose hidden states will be used, checked at once.
+        fingerprint: that model's fingerprint.
+        given: settings as arguments (`url=…`, `data_dir=…`).
+
+    Raises:
+        BankNotFound: there is no such bank.
+        BankUnavailable, BankBusy, BankMismatch: see there.
+    """
+    settings = settings or load_settings(**given)
+    check_name(name)
+    store = open_store(name, settings)
+    try:
+        bank = Bank(store, _read_manifest(store, name))
+        if fingerprint is not None:
+            bank.require_model(model or "the given model", fingerprint)
+    except BaseException:
+        store.close()
+        raise
+    return bank
+
+
+def create_bank(
+    name: str,
+    settings: Settings | None = None,
+    *,
+    model: str,
+    fingerprint: str,
+    layers: Iterable[int],
+    num_layers: int,
+    hidden_size: int,
+    revision: str | None = None,
+    **given: Any,
+) -> Bank:
+    """Create a bank, or open the one that is there if it was made for the same model and layers.
+
+    Args:
+        name: 1 to 64 letters, digits, `.`, `_`, `-`; no double hyphen.
+        settings: where to make it; read from arguments and environment when None.
+        model: the LLM's name, as people will read it.
+        fingerprint: the LLM's fingerprint.
+        layers: the bank layers, each from 0 to `num_layers`.
+        num_layers: blocks of the whole LLM.
+        hidden_size: width of its hidden states.
+        revision: the LLM's revision, where known.
+        given: settings as arguments.
+
+    Raises:
+        BankMismatch: there is a bank of that name with another model or other layers.
+        LayerNotFound: a layer that the LLM does not have.
+    """
+    settings = settings or load_settings(**given)
+    check_name(name)
+    wanted = tuple(sorted(set(layers)))
+    outside = [layer for layer in wanted if not 0 <= layer <= num_layers]
+    if outside or not wanted:
+        raise LayerNotFound(
+            f"{model} has no layer {_listed(outside)}; its layers are 0 (the input) to {num_layers}."
+            if outside
+            else f"No layer was named for the bank '{name}'; {model} has 0 (the input) to {num_layers}."
+        )
+    store = open_store(name, settings, create=True)
+    try:
+        found = store.read_manifest()
+        if found is None and store.layers():
+            # A killed creation or deletion left these: nothing of them belongs to the new bank.
+            store.delete()
+            store.close()
+            store = open_store(name, settings, create=True)
+        if found is not None:
+            bank = Bank(store, Manifest.from_dict(*found))
+            bank.require_model(model, fingerprint)
+            if wanted != bank.manifest.layers:
+                raise BankMismatch(
+                    f"The bank '{name}' has layers {_listed(bank.layers)}, not {_listed(wanted)}; leave the "
+                    "layers out or choose another bank name."
+                )
+        else:
+            manifest = Manifest(
+                bank=name,
+                model=model,
+                revision=revision,
+                fingerprint=fingerprint,
+                num_layers=num_layers,
+                hidden_size=hidden_size,
+                layers=wanted,
+                rotation_seed=ROTATION_SEED,
+                quantization=settings.quantization,
+            )
+            bank = Bank(store, manifest)
+        # The manifest comes last, so a creation that is killed leaves no bank. A layer of a bank that is there
+        # can be missing only because it was deleted by other means: it is made again, empty.
+        there = set(store.layers())
+        for layer in wanted:
+            if layer not in there:
+                store.create(layer, hidden_size, bank.manifest.quantization)
+        if found is None:
+            store.write_manifest(bank.manifest.head())
+    except BaseException:
+        store.close()
+        raise
+    return bank
+
+
+def list_banks(settings: Settings | None = None, **given: Any) -> list[str]:
+    """Give the names of all banks the settings reach."""
+    return bank_names(settings or load_settings(**given))
+
+
+def delete_bank(name: str, settings: Settings | None = None, **given: Any) -> None:
+    """Delete a bank with all its layer collections, also what an interrupted deletion left of it.
+
+    Raises:
+        BankNotFound: there is no such bank.
+    """
+    check_name(name)
+    store = open_store(name, settings or load_settings(**given))
+    try:
+        if not store.layers():
+            _read_manifest(store, name)
+        store.delete()
+    finally:
+        store.close()
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a bank.
+
+    Raises:
+        LatentBankError: the name is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise LatentBankError(
+            f"'{name}' cannot name a bank: use 1 to 64 letters, digits, '.', '_' and single '-', "
+            "starting with a letter or a digit."
+        )
+
+
+def _read_manifest(store: Store, name: str) -> Manifest:
+    found = store.read_manifest()
+    if found is None:
+        raise BankNotFound(
+            f"There is no bank '{name}' here; `latentbank bank list` shows those there are, "
+            "`latentbank ingest run` makes one."
+        )
+    return Manifest.from_dict(*found)
+
+
+def _listed(layers: Iterable[int]) -> str:
+    return ", ".join(map(str, layers))

@@ -1,0 +1,114 @@
+"""The manifest: what a bank is, and its ledger of corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from latentbank_errors import BankMismatch
+
+SCHEMA = 1
+
+
+def latentbank_version() -> str:
+    """Give the installed latentbank's version, "unknown" when it runs from a source tree."""
+    try:
+        return version("latentbank")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def now() -> str:
+    """Give the time as an ISO 8601 string in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class CorpusEntry:
+    """One corpus in a bank's ledger.
+
+    `contexts` is how many contexts each layer collection holds of it once `complete`. `content_hash`
+    covers the sentences in their order; `plan` the settings the contexts were chosen with.
+    """
+
+    name: str
+    content_hash: str
+    sentences: int
+    tokens: int
+    contexts: int
+    plan: Mapping[str, Any]
+    complete: bool = False
+    updated: str = field(default_factory=now)
+    version: str = field(default_factory=latentbank_version)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the entry as JSON-ready data."""
+        return asdict(self) | {"plan": dict(self.plan)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bank is.
+
+    `fingerprint` is the model's (see models), `num_layers` counts the blocks of the whole LLM,
+    `layers` those that have a layer collection.
+    """
+
+    bank: str
+    model: str
+    revision: str | None
+    fingerprint: str
+    num_layers: int
+    hidden_size: int
+    layers: tuple[int, ...]
+    rotation_seed: int
+    quantization: str
+    schema: int = SCHEMA
+    created: str = field(default_factory=now)
+    version: str = field(default_factory=latentbank_version)
+    corpora: Mapping[str, CorpusEntry] = field(default_factory=dict)
+
+    def head(self) -> dict[str, Any]:
+        """Give everything but the ledger as JSON-ready data."""
+        data = asdict(replace(self, corpora={}))
+        del data["corpora"]
+        return data | {"layers": list(self.layers)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the whole manifest as JSON-ready data."""
+        return self.head() | {"corpora": {name: entry.to_dict() for name, entry in self.corpora.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], corpora: Mapping[str, Mapping[str, Any]]) -> Manifest:
+        """Read back what `head` and `CorpusEntry.to_dict` wrote.
+
+        Raises:
+            BankMismatch: written under another schema, or not a manifest.
+        """
+        if not isinstance(data, Mapping):
+            raise BankMismatch("The bank's manifest is damaged (it is no table); restore it from a backup.")
+        if data.get("schema") != SCHEMA:
+            raise BankMismatch(
+                f"The bank '{data.get('bank', '?')}' has manifest schema {data.get('schema')}, this latentbank "
+                f"reads schema {SCHEMA}; use the latentbank version that wrote it ({data.get('version', '?')})."
+            )
+        try:
+            return _reader().validate_python({**data, "corpora": corpora})
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BankMismatch(
+                f"The manifest of bank '{data.get('bank', '?')}' is damaged ({where}: {first['msg']}); restore "
+                "it from a backup."
+            ) from None
+
+
+@lru_cache(maxsize=1)
+def _reader() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)

@@ -1,0 +1,114 @@
+"""Searching a bank: queries made ready, sent to every bank layer, and searched deeper where words repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bank.merge import merge
+from bank.points import Neighbor
+from bank.rotation import rotate, unit
+from bank.store import Floats, Hit, Store
+from bank.where import Filter
+from latentbank_errors import QueryError
+
+# Queries sent to the store in one batch: enough to share the engine's work, small enough to spread.
+QUERY_BATCH = 144
+# How deep a search for distinct words goes before it settles for fewer of them.
+DEEPEST = 1280
+
+
+def prepare(states: npt.ArrayLike, what: str, hidden_size: int, seed: int) -> Floats:
+    """Check hidden states and give them as stored: unit length, rotated, float32 `[n, hidden]`.
+
+    Args:
+        states: `[n, hidden]`, or one `[hidden]`: an array, lists of numbers, or a tensor.
+        what: what they are called in an error ("queries").
+        hidden_size: the width they must have.
+        seed: the bank's rotation seed.
+
+    Raises:
+        QueryError: wrong shape or type, or a row that is zero or not finite (the row is named).
+    """
+    try:
+        rows = np.atleast_2d(_to_numpy(states))
+    except (TypeError, ValueError) as error:
+        raise QueryError(
+            f"The {what} must be an array of numbers [{what}, hidden]: {str(error).rstrip('.')}."
+        ) from None
+    if rows.ndim != 2 or rows.shape[1] != hidden_size:
+        raise QueryError(
+            f"The {what} have shape {list(rows.shape)}; this bank's hidden size is {hidden_size}, so they must "
+            f"be [{what}, {hidden_size}]."
+        )
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise QueryError(f"Row {int(bad.argmax())} of the {what} holds a value that is not finite.")
+    zero = ~rows.any(axis=1)
+    if zero.any():
+        raise QueryError(f"Row {int(zero.argmax())} of the {what} is all zeros: it has no direction.")
+    return rotate(unit(rows), seed)
+
+
+def _to_numpy(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+    """Read `states` as float32 or float64, also tensors that numpy cannot (bfloat16, on a GPU, with grad)."""
+    if hasattr(states, "detach"):
+        states = states.detach().float().cpu().numpy()
+    array = np.asarray(states)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"they are of type {array.dtype}")
+    return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of a bank's layers: where, among which contexts, and whether with the index."""
+
+    store: Store
+    layers: Sequence[int]
+    where: Filter | None
+    exact: bool
+
+    def ask(self, vectors: Floats, depth: int) -> list[list[Neighbor]]:
+        """Give each query's `depth` nearest contexts of every layer, layer after layer.
+
+        Layers and batches of queries are searched several at once: the engine works outside Python's lock.
+        """
+        tasks = [(layer, at) for layer in self.layers for at in range(0, len(vectors), QUERY_BATCH)]
+
+        def run(task: tuple[int, int]) -> list[list[Hit]]:
+            layer, at = task
+            return self.store.search(layer, vectors[at : at + QUERY_BATCH], depth, self.where, self.exact)
+
+        found: list[list[Neighbor]] = [[] for _ in vectors]
+        with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
+            for (layer, at), answers in zip(tasks, pool.map(run, tasks), strict=True):
+                for row, hits in enumerate(answers, at):
+                    found[row] += [Neighbor.from_payload(h.id, layer, h.score, h.payload) for h in hits]
+        return found
+
+    def deepen(self, found: list[list[Neighbor]], vectors: Floats, top_k: int) -> None:
+        """Search deeper, in place, for the queries whose neighbors hold fewer than `top_k` words for sure."""
+        depth = top_k
+        while depth < DEEPEST:
+            short = [i for i, neighbors in enumerate(found) if self._unsure(neighbors, top_k, depth)]
+            if not short:
+                break
+            depth = min(depth * 4, DEEPEST)
+            for i, neighbors in zip(short, self.ask(vectors[short], depth), strict=True):
+                found[i] = neighbors
+
+    def _unsure(self, neighbors: Sequence[Neighbor], top_k: int, depth: int) -> bool:
+        """Tell whether a deeper search could change the distinct words of one query."""
+        best = merge(neighbors, top_k, "word")
+        for layer in self.layers:
+            cosines = [n.cosine for n in neighbors if n.bank_layer == layer]
+            # A layer cut off above the last kept cosine may hide a better word below its cut.
+            if len(cosines) >= depth and (len(best) < top_k or min(cosines) > best[-1].cosine):
+                return True
+        return False

@@ -1,0 +1,128 @@
+"""Settings: where the banks are and how layer collections are stored and searched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from latentbank_errors import LatentBankError
+
+Quantization = Literal["int8", "turbo", "none"]
+
+
+def default_data_dir() -> Path:
+    """Give the platform's folder for a program's data, where embedded banks live."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "latentbank"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "latentbank"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "latentbank"
+
+
+class Settings(BaseSettings):
+    """Read from arguments, then `LATENTBANK_*` environment variables, then `.env` in the current folder."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LATENTBANK_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    url: str = Field("", description="URL of a Qdrant server; empty: embedded banks on this machine.")
+    api_key: SecretStr | None = Field(None, description="Key of the Qdrant server.")
+    api_key_file: Path | None = Field(None, description="File that holds the key, instead of api_key.")
+    data_dir: Path = Field(default_factory=default_data_dir, description="Folder of embedded banks.")
+
+    grpc_port: int = Field(6334, description="The server's gRPC port, used for bulk work where it answers.")
+    prefer_grpc: bool = Field(True, description="Use gRPC for bulk work; REST where it is refused.")
+    tls_ca: Path | None = Field(None, description="PEM file of the certificate authority to trust.")
+    timeout: int = Field(60, gt=0, description="Seconds to wait for one answer of the server.")
+    retries: int = Field(8, ge=0, description="How often a failed request is tried again.")
+    retry_wait: float = Field(0.5, ge=0, description="Seconds before the first retry; doubles, at most 30.")
+    upload_batch: int = Field(128, gt=0, description="Points in one request to a server.")
+    shard_number: int = Field(1, gt=0, description="Shards of each layer collection on a server.")
+    replication_factor: int = Field(1, gt=0, description="Copies of each shard on a server.")
+
+    quantization: Quantization = Field("int8", description="How vectors are compressed in RAM.")
+    hnsw_m: int = Field(16, ge=4, description="Edges per node of the HNSW graph.")
+    hnsw_ef_construct: int = Field(100, ge=4, description="Candidates while the graph is built.")
+    graph_from: int = Field(
+        60_000,
+        ge=0,
+        description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
+    )
+    ef: int = Field(128, gt=0, description="Candidates while the graph is searched.")
+    oversampling: float = Field(2.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it must be http://HOST:PORT or https://HOST:PORT")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ValueError("it must hold neither a user nor a key; LATENTBANK_API_KEY is the place for those")
+        if parts.port == 0:  # asking for the port raises ValueError where it is none
+            raise ValueError("its port cannot be 0")
+        return url.rstrip("/")
+
+    @field_validator("data_dir", "api_key_file", "tls_ca")
+    @classmethod
+    def _home(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
+
+    def key(self) -> str | None:
+        """Give the server's API key, from the setting or from its file.
+
+        Raises:
+            LatentBankError: the key file cannot be read, or the key is none.
+        """
+        if self.api_key is not None:
+            key, source = self.api_key.get_secret_value(), "LATENTBANK_API_KEY"
+        elif self.api_key_file is not None:
+            key, source = self._read_key(self.api_key_file), f"The API key file {self.api_key_file}"
+        else:
+            return None
+        if not (key and key.isascii() and key.isprintable()):
+            raise LatentBankError(f"{source} holds no key: a key is one line of ASCII characters.")
+        return key
+
+    def _read_key(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise LatentBankError(
+                f"The API key file {path} cannot be read ({getattr(error, 'strerror', None) or 'it is no text'}); "
+                "correct LATENTBANK_API_KEY_FILE."
+            ) from None
+
+
+def load_settings(**given: Any) -> Settings:
+    """Build settings; arguments that are None are left to the environment and the defaults.
+
+    Raises:
+        LatentBankError: an unknown setting, or a value that cannot be; the message names the setting, never
+            its value.
+    """
+    unknown = sorted(given.keys() - Settings.model_fields.keys())
+    if unknown:
+        raise LatentBankError(
+            f"There is no setting {', '.join(unknown)}; there are {', '.join(Settings.model_fields)}."
+        )
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        said = first["msg"].removeprefix("Value error, ")
+        raise LatentBankError(f"The setting LATENTBANK_{name} is wrong: {said}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentBankError(
+            f"The file .env in the current folder cannot be read ({type(error).__name__}); correct or remove it."
+        ) from None

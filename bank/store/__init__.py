@@ -1,0 +1,155 @@
+"""Stores: where a bank's layer collections live. Nothing outside this folder names Qdrant.
+
+A store holds one bank. `open_store` chooses the embedded engine (a folder on this machine) or a
+server, by the settings; both answer to the same interface, and the same tests run against both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bank.points import Payload
+from bank.settings import Settings
+from bank.where import Filter
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Contexts to store in one layer collection; row i of `vectors` `[n, hidden]` belongs to `ids[i]`."""
+
+    ids: Sequence[str]
+    vectors: Floats
+    payloads: Sequence[Payload]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One scored point."""
+
+    id: str
+    score: float
+    payload: Payload
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One point read back; `vector` `[hidden]` as stored (rotated), where asked for."""
+
+    id: str
+    payload: Payload | None
+    vector: Floats | None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """State of one layer collection; `indexed` counts the points in quantized (searchable fast) segments."""
+
+    points: int
+    indexed: int
+    bytes_on_disk: int | None
+
+
+class Store(Protocol):
+    """One bank's layer collections and its manifest."""
+
+    def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
+        """Give the manifest's head and its ledger, or None where there is no such bank."""
+
+    def write_manifest(self, head: Mapping[str, Any]) -> None:
+        """Store the manifest's head; the ledger stays as it is."""
+
+    def write_entry(self, corpus: str, entry: Mapping[str, Any] | None) -> None:
+        """Store one corpus's ledger entry, or remove it (None), without touching the others."""
+
+    def layers(self) -> list[int]:
+        """Give the layers that have a collection, ascending."""
+
+    def create(self, layer: int, hidden_size: int, quantization: str) -> None:
+        """Create a layer's collection with its payload indexes; it is loaded unindexed until `index`."""
+
+    def defer_index(self, layer: int) -> None:
+        """Build no index while a corpus is loaded, until `index`."""
+
+    def upsert(self, layer: int, points: Points) -> None:
+        """Write points; acknowledged (safe from a kill) once `commit` has returned."""
+
+    def commit(self) -> None:
+        """Make everything upserted so far durable."""
+
+    def index(self, layer: int) -> None:
+        """Quantize and, from `graph_from` contexts on, build the HNSW graph; returns when it is done."""
+
+    def search(
+        self,
+        layer: int,
+        queries: Floats,
+        limit: int,
+        where: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """Give the nearest points of each query `[queries, hidden]`, best first."""
+
+    def count(self, layer: int, where: Filter | None = None) -> int:
+        """Count the points that `where` selects, exactly."""
+
+    def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
+        """Count points by the values of an indexed payload field, most frequent first."""
+
+    def present(self, layer: int, ids: Sequence[str]) -> set[str]:
+        """Tell which of `ids` the layer holds."""
+
+    def scroll(
+        self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
+    ) -> Iterator[Stored]:
+        """Go through a layer's points in the order of their ids."""
+
+    def delete_corpus(self, layer: int, corpus: str) -> None:
+        """Delete every point of a corpus."""
+
+    def info(self, layer: int) -> LayerInfo:
+        """Give the state of a layer collection."""
+
+    def delete(self) -> None:
+        """Delete the whole bank: every collection and the manifest."""
+
+    def close(self) -> None:
+        """Release files, locks and connections."""
+
+
+def open_store(bank: str, settings: Settings, *, create: bool = False) -> Store:
+    """Open the store of `bank`, by `settings` on a server or embedded.
+
+    Args:
+        bank: the bank's name.
+        settings: `url` chooses the server; empty, the embedded engine in `data_dir`.
+        create: make the embedded bank's folder if there is none.
+
+    Raises:
+        BankUnavailable: the server or the folder cannot be used.
+        BankBusy: another process has the embedded bank open.
+    """
+    if settings.url:
+        from bank.store.server import ServerStore
+
+        return ServerStore(bank, settings)
+    from bank.store.embedded import EmbeddedStore
+
+    return EmbeddedStore(bank, settings, create=create)
+
+
+def bank_names(settings: Settings) -> list[str]:
+    """Give the names of all banks that `settings` reaches, sorted."""
+    if settings.url:
+        from bank.store.server import server_bank_names
+
+        return server_bank_names(settings)
+    from bank.store.embedded import embedded_bank_names
+
+    return embedded_bank_names(settings)

@@ -1,0 +1,73 @@
+"""Filters become the engine's conditions: the same shape in the embedded engine and in the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+from types import ModuleType
+from typing import Any
+
+from bank.where import All, Filter, Not, Where
+from bank.where import Any as AnyOf
+from latentbank_errors import QueryError
+
+_TEXTS = ("corpus", "word", "caption_contains")
+_LARGEST = 2**63 - 1
+
+
+def conditions(where: Filter | None, engine: ModuleType, range_type: Any) -> Any:
+    """Translate a filter.
+
+    Args:
+        where: the filter; None gives None.
+        engine: module with Filter, FieldCondition, MatchValue, MatchAny and MatchPhrase.
+        range_type: the engine's class for numeric ranges.
+
+    Raises:
+        QueryError: `where` is no filter, or a Where without any condition.
+    """
+    if where is None:
+        return None
+    if isinstance(where, Where):
+        return engine.Filter(must=_fields(where, engine, range_type))
+    if isinstance(where, All):
+        return engine.Filter(must=[conditions(part, engine, range_type) for part in where.parts])
+    if isinstance(where, AnyOf):
+        return engine.Filter(should=[conditions(part, engine, range_type) for part in where.parts])
+    if isinstance(where, Not):
+        return engine.Filter(must_not=[conditions(where.part, engine, range_type)])
+    raise QueryError(f"A filter is built from Where with &, | and ~, not from {type(where).__name__}.")
+
+
+def _fields(where: Where, engine: ModuleType, range_type: Any) -> list[Any]:
+    found: list[Any] = []
+    for name, value in where.given().items():
+        if name == "caption_contains":
+            phrase = _plain(name, value)
+            if not any(letter.isalnum() for letter in phrase):
+                raise QueryError("caption_contains needs at least one word.")
+            found.append(engine.FieldCondition(key="caption", match=engine.MatchPhrase(phrase=phrase)))
+        elif name in ("position_min", "position_max"):
+            bound = {"gte" if name == "position_min" else "lte": float(_plain(name, value))}
+            found.append(engine.FieldCondition(key="position", range=range_type(**bound)))
+        elif isinstance(value, Iterable) and not isinstance(value, str):
+            values = [_plain(name, one) for one in value]
+            found.append(engine.FieldCondition(key=name, match=engine.MatchAny(any=values)))
+        else:
+            found.append(engine.FieldCondition(key=name, match=engine.MatchValue(value=_plain(name, value))))
+    if not found:
+        raise QueryError(
+            "Where() without a condition selects nothing in particular; name a field or leave it out."
+        )
+    return found
+
+
+def _plain(name: str, value: object) -> Any:
+    """Check one value of a condition, and give it as plain Python: numpy's integers are none to an engine."""
+    if name in _TEXTS:
+        if not isinstance(value, str):
+            raise QueryError(f"{name} takes text, not {value!r}.")
+        return value
+    if not isinstance(value, Integral) or abs(value) > _LARGEST:
+        raise QueryError(f"{name} takes whole numbers, not {value!r}.")
+    return int(value)

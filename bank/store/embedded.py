@@ -1,0 +1,377 @@
+"""The embedded store: the Qdrant engine inside this process, one folder a bank, one process at a time.
+
+Layout: `{data_dir}/{bank}/manifest.json`, `lock`, and one engine shard a layer in `L{layer:02d}/`.
+
+The engine's write-ahead log is switched off: it keeps a second copy of everything just written (64 MB
+a layer) and costs a fifth of the writing time. What makes a write durable is `commit`, which flushes
+every shard; a process killed between two commits loses at most what was written since the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import portalocker
+import qdrant_edge as edge
+
+from bank.points import INDEXED_FIELDS
+from bank.settings import Settings
+from bank.store import Floats, Hit, LayerInfo, Points, Stored
+from bank.store.conditions import conditions
+from bank.where import Filter, Where
+from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
+
+# Kept free on the disk: the engine writes through memory maps, and a process that touches a mapped
+# page for which there is no disk left is killed, so we stop before that.
+RESERVE_BYTES = 64 << 20
+_SCROLL = 4096
+
+_KINDS = {"keyword": edge.PayloadSchemaType.Keyword, "integer": edge.PayloadSchemaType.Integer}
+
+
+def embedded_bank_names(settings: Settings) -> list[str]:
+    """Give the names of the banks in `data_dir`, sorted."""
+    return sorted(path.parent.name for path in settings.data_dir.glob("*/manifest.json"))
+
+
+class EmbeddedStore:
+    """See `bank.store.Store`."""
+
+    def __init__(self, bank: str, settings: Settings, *, create: bool = False) -> None:
+        self._bank = bank
+        self._settings = settings
+        self._path = settings.data_dir / bank
+        self._shards: dict[int, edge.EdgeShard] = {}
+        self._dirty: set[int] = set()
+        self._guard = threading.RLock()
+        self._lock: Any = None
+        if create:
+            try:
+                self._path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BankUnavailable(
+                    f"The folder {self._path} cannot be made ({error.strerror}); set LATENTBANK_DATA_DIR."
+                ) from None
+        if self._path.is_dir():
+            self._lock = _take_lock(self._path / "lock", bank)
+
+    # -- manifest ------------------------------------------------------------------------------
+
+    def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
+        """See `Store`."""
+        try:
+            data = json.loads((self._path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise _damaged(self._bank, self._path, type(error).__name__) from None
+        if not isinstance(data, dict):
+            raise _damaged(self._bank, self._path, "it is no table")
+        return data, data.pop("corpora", {})
+
+    def write_manifest(self, head: Mapping[str, Any]) -> None:
+        """See `Store`."""
+        with self._guard:
+            found = self.read_manifest()
+            self._replace_manifest({**head, "corpora": dict(found[1]) if found else {}})
+
+    def write_entry(self, corpus: str, entry: Mapping[str, Any] | None) -> None:
+        """See `Store`."""
+        with self._guard:
+            found = self.read_manifest()
+            if found is None:
+                raise BankNotFound(f"There is no bank '{self._bank}' in {self._settings.data_dir}.")
+            corpora = {name: kept for name, kept in found[1].items() if name != corpus}
+            if entry is not None:
+                corpora[corpus] = entry
+            self._replace_manifest({**found[0], "corpora": corpora})
+
+    def _replace_manifest(self, data: Mapping[str, Any]) -> None:
+        target, fresh = self._path / "manifest.json", self._path / "manifest.json.new"
+        try:
+            with fresh.open("w", encoding="utf-8") as file:
+                json.dump(data, file, ensure_ascii=False, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(target)
+        except OSError as error:
+            raise BankUnavailable(f"The manifest {target} cannot be written: {error.strerror}.") from None
+
+    # -- layers --------------------------------------------------------------------------------
+
+    def layers(self) -> list[int]:
+        """See `Store`."""
+        found = (path.name[1:] for path in self._path.glob("L*") if (path / "segments").is_dir())
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def create(self, layer: int, hidden_size: int, quantization: str) -> None:
+        """See `Store`."""
+        path = self._layer_path(layer)
+        # A kill while a layer was being created leaves a folder that holds no points yet.
+        shutil.rmtree(path, ignore_errors=True)
+        fresh = path.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        self._room(0)
+        with _engine_errors(self._bank):
+            shard = edge.EdgeShard.create(str(fresh), self._config(hidden_size, quantization))
+            for field, kind in INDEXED_FIELDS.items():
+                shard.update(edge.UpdateOperation.create_field_index(field, _KINDS[kind]))
+            shard.flush()
+            shard.close()
+        fresh.replace(path)
+
+    def defer_index(self, layer: int) -> None:
+        """See `Store`; the embedded engine never builds an index unasked."""
+
+    def upsert(self, layer: int, points: Points) -> None:
+        """See `Store`."""
+        self._room(points.vectors.nbytes)
+        shard = self._shard(layer)
+        with _engine_errors(self._bank):
+            rows = zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
+            built = [edge.Point(id_, row, payload) for id_, row, payload in rows]  # type: ignore[arg-type]
+            shard.update(edge.UpdateOperation.upsert_points(built))
+        self._dirty.add(layer)
+
+    def commit(self) -> None:
+        """See `Store`."""
+        with _engine_errors(self._bank):
+            for layer in sorted(self._dirty):
+                self._shard(layer).flush()
+        self._dirty.clear()
+
+    def index(self, layer: int) -> None:
+        """See `Store`."""
+        shard = self._shard(layer)
+        points = self.info(layer).points
+        size = sum(f.stat().st_size for f in self._layer_path(layer).rglob("*") if f.is_file())
+        self._room(size)  # segments are rewritten beside the old ones
+        graph = self._settings.hnsw_m if points >= self._settings.graph_from else 0
+        with _engine_errors(self._bank), self._guard:
+            if "caption" not in shard.info().payload_schema:
+                shard.update(edge.UpdateOperation.create_field_index("caption", _caption_index()))
+            shard.flush()
+            # The engine takes another graph setting only while it loads a shard.
+            shard.close()
+            del self._shards[layer]
+            shard = edge.EdgeShard.load(str(self._layer_path(layer)), self._known_config(graph))
+            self._shards[layer] = shard
+            shard.optimize()
+            shard.flush()
+
+    # -- points --------------------------------------------------------------------------------
+
+    def search(
+        self,
+        layer: int,
+        queries: Floats,
+        limit: int,
+        where: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """See `Store`."""
+        params = edge.SearchParams(
+            hnsw_ef=max(self._settings.ef, limit),
+            exact=exact,
+            quantization=edge.QuantizationSearchParams(
+                ignore=exact, rescore=True, oversampling=self._settings.oversampling
+            ),
+        )
+        selected = conditions(where, edge, edge.RangeFloat)
+        requests = [
+            edge.QueryRequest(
+                limit=limit,
+                query=edge.Query.Nearest(row),
+                filter=selected,
+                params=params,
+                with_payload=True,
+            )
+            for row in np.asarray(queries, dtype=np.float32).tolist()
+        ]
+        with _engine_errors(self._bank):
+            answers = self._shard(layer).query_batch(edge.QueryBatchRequest(requests))
+        return [[Hit(str(p.id), p.score, p.payload) for p in answer] for answer in answers]  # type: ignore[arg-type]
+
+    def count(self, layer: int, where: Filter | None = None) -> int:
+        """See `Store`."""
+        with _engine_errors(self._bank):
+            request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
+            return self._shard(layer).count(request)
+
+    def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
+        """See `Store`."""
+        selected = conditions(where, edge, edge.RangeFloat)
+        with _engine_errors(self._bank):
+            answer = self._shard(layer).facet(edge.FacetRequest(field, limit, True, selected))
+        return {hit.value: hit.count for hit in answer.hits}
+
+    def present(self, layer: int, ids: Sequence[str]) -> set[str]:
+        """See `Store`."""
+        with _engine_errors(self._bank):
+            found = self._shard(layer).retrieve(list(ids), with_payload=False, with_vector=False)
+        return {str(record.id) for record in found}
+
+    def scroll(
+        self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
+    ) -> Iterator[Stored]:
+        """See `Store`."""
+        selected = conditions(where, edge, edge.RangeFloat)
+        offset = None
+        while True:
+            request = edge.ScrollRequest(
+                offset=offset, limit=_SCROLL, filter=selected, with_payload=payloads, with_vector=vectors
+            )
+            with _engine_errors(self._bank):
+                records, offset = self._shard(layer).scroll(request)
+            for record in records:
+                row = np.asarray(record.vector, dtype=np.float32) if vectors else None
+                yield Stored(str(record.id), record.payload if payloads else None, row)  # type: ignore[arg-type]
+            if offset is None:
+                return
+
+    def delete_corpus(self, layer: int, corpus: str) -> None:
+        """See `Store`."""
+        selected = conditions(Where(corpus=corpus), edge, edge.RangeFloat)
+        with _engine_errors(self._bank):
+            shard = self._shard(layer)
+            shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
+            shard.flush()
+
+    def info(self, layer: int) -> LayerInfo:
+        """See `Store`."""
+        with _engine_errors(self._bank):
+            state = self._shard(layer).info()
+        used = sum(f.stat().st_blocks * 512 for f in self._layer_path(layer).rglob("*") if f.is_file())
+        return LayerInfo(self.count(layer), min(state.indexed_vectors_count, state.points_count), used)
+
+    # -- the whole bank ------------------------------------------------------------------------
+
+    def delete(self) -> None:
+        """See `Store`."""
+        self._close_shards()
+        # First the manifest: a deletion that is interrupted leaves no bank, only files.
+        (self._path / "manifest.json").unlink(missing_ok=True)
+        self.close()
+        shutil.rmtree(self._path, ignore_errors=True)
+
+    def close(self) -> None:
+        """See `Store`."""
+        self._close_shards()
+        if self._lock is not None:
+            portalocker.unlock(self._lock)
+            self._lock.close()
+            self._lock = None
+
+    def _close_shards(self) -> None:
+        with self._guard:
+            while self._shards:
+                _, shard = self._shards.popitem()
+                shard.close()
+            self._dirty.clear()
+
+    def _layer_path(self, layer: int) -> Path:
+        return self._path / f"L{layer:02d}"
+
+    def _shard(self, layer: int) -> edge.EdgeShard:
+        with self._guard:
+            if layer not in self._shards:
+                if self._lock is None:
+                    raise BankNotFound(f"There is no bank '{self._bank}' in {self._settings.data_dir}.")
+                path = self._layer_path(layer)
+                if not path.is_dir():
+                    raise LayerNotFound(f"The bank '{self._bank}' has no layer {layer}.")
+                with _engine_errors(self._bank):
+                    self._shards[layer] = edge.EdgeShard.load(str(path), None)
+            return self._shards[layer]
+
+    def _known_config(self, graph: int) -> edge.EdgeConfig:
+        head = (self.read_manifest() or ({}, {}))[0]
+        return self._config(head["hidden_size"], head["quantization"], graph)
+
+    def _config(self, hidden_size: int, quantization: str, graph: int = 0) -> edge.EdgeConfig:
+        return edge.EdgeConfig(
+            vectors=edge.EdgeVectorParams(
+                size=hidden_size,
+                distance=edge.Distance.Cosine,
+                datatype=edge.VectorStorageDatatype.Float16,
+                memory=edge.Memory.Cold,
+                quantization_config=_quantization(quantization),
+            ),
+            hnsw_config=edge.HnswIndexConfig(
+                m=graph, ef_construct=self._settings.hnsw_ef_construct, full_scan_threshold=10_000
+            ),
+            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
+            payload_memory=edge.Memory.Cold,
+            wal_enabled=False,
+        )
+
+    def _room(self, needed: int) -> None:
+        free = shutil.disk_usage(self._path).free
+        if free < needed + RESERVE_BYTES:
+            raise BankUnavailable(
+                f"The disk of {self._path} is full ({free >> 20} MiB free); make room and run the command "
+                "again, it continues where it stopped."
+            )
+
+
+def _quantization(kind: str) -> Any:
+    if kind == "int8":
+        return edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, memory=edge.Memory.Pinned)
+    if kind == "turbo":
+        return edge.TurboQuantQuantizationConfig(memory=edge.Memory.Pinned)
+    return None
+
+
+def _caption_index() -> edge.TextIndexParams:
+    return edge.TextIndexParams(
+        tokenizer=edge.TokenizerType.Word, lowercase=True, phrase_matching=True, memory=edge.Memory.Cold
+    )
+
+
+def _take_lock(path: Path, bank: str) -> Any:
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise BankUnavailable(f"The bank's lock {path} cannot be opened: {error.strerror}.") from None
+    try:
+        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.LockException:
+        file.seek(0)
+        holder = file.read().strip() or "?"
+        file.close()
+        raise BankBusy(
+            f"The embedded bank '{bank}' is open in another process (pid {holder}); close it there, "
+            "or share the bank through a Qdrant server."
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+@contextmanager
+def _engine_errors(bank: str) -> Iterator[None]:
+    """The engine raises plain Exception, or a panic that is none: both become one clear sentence."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "No space left" in text or "os error 28" in text:
+            raise BankUnavailable(
+                f"The disk is full while bank '{bank}' is written; make room and run the command again, "
+                "it continues where it stopped."
+            ) from error
+        raise BankUnavailable(f"The engine failed on bank '{bank}': {text}") from error

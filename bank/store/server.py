@@ -1,0 +1,400 @@
+"""The server store: layer collections on a Qdrant server or cluster, shared by a team.
+
+Bulk work goes over gRPC where the server answers there, everything else over REST. The manifest is
+collection metadata of the bank's lowest layer: its head under one key and each corpus's ledger entry
+under a key of its own, so that a change to one entry cannot overwrite another's (the server merges
+metadata by key).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import grpc
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+from bank.points import INDEXED_FIELDS, Payload
+from bank.settings import Settings
+from bank.store import Floats, Hit, LayerInfo, Points, Stored
+from bank.store.conditions import conditions
+from bank.store.retrying import call, exists_already, refused
+from bank.where import Filter, Where
+from latentbank_errors import BankNotFound, BankUnavailable
+
+log = logging.getLogger("latentbank")
+T = TypeVar("T")
+
+_HEAD = "latentbank"
+_ENTRY = "corpus/"
+_COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
+_SCROLL = 1000
+# Seconds before the second look at a collection that is being indexed; doubles, at most 1.
+_FIRST_LOOK = 0.05
+# gRPC's own limit of two minutes would outlast our retries after a server's restart.
+_LONGEST_BACKOFF_MS = 5_000
+
+_KINDS = {"keyword": models.PayloadSchemaType.KEYWORD, "integer": models.PayloadSchemaType.INTEGER}
+
+
+def server_bank_names(settings: Settings) -> list[str]:
+    """Give the names of the banks on the server that this key may see, sorted."""
+    client = _connect(settings, prefer_grpc=False)
+    try:
+        banks = _bank_layers(client, settings)
+        # What a killed creation or deletion left is no bank: its lowest layer carries no manifest.
+        return sorted(
+            bank
+            for bank, layers in banks.items()
+            if _HEAD in _metadata(client, settings, _collection(bank, layers[0]))
+        )
+    finally:
+        client.close()
+
+
+def _bank_layers(client: QdrantClient, settings: Settings) -> dict[str, list[int]]:
+    """Give the layers, ascending, of everything on the server that is named like a layer collection."""
+    found: dict[str, list[int]] = {}
+    for collection in _call(settings, client.get_collections).collections:
+        if match := _COLLECTION.fullmatch(collection.name):
+            found.setdefault(match["bank"], []).append(int(match["layer"]))
+    return {bank: sorted(layers) for bank, layers in found.items()}
+
+
+def _metadata(client: QdrantClient, settings: Settings, collection: str) -> dict[str, Any]:
+    return _call(settings, partial(client.get_collection, collection)).config.metadata or {}
+
+
+def _collection(bank: str, layer: int) -> str:
+    return f"{bank}--L{layer:02d}"
+
+
+def _call(settings: Settings, request: Callable[[], T]) -> T:
+    return call(request, settings.url, settings.retries, settings.retry_wait)
+
+
+class ServerStore:
+    """See `bank.store.Store`."""
+
+    def __init__(self, bank: str, settings: Settings) -> None:
+        self._bank = bank
+        self._settings = settings
+        self._rest = _connect(settings, prefer_grpc=False)
+        self._bulk: QdrantClient | None = None
+        self._guard = threading.Lock()
+
+    # -- manifest ------------------------------------------------------------------------------
+
+    def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
+        """See `Store`."""
+        layers = self.layers()
+        if not layers:
+            return None
+        metadata = _metadata(self._rest, self._settings, self._collection(layers[0]))
+        if _HEAD not in metadata:
+            return None
+        entries = {key[len(_ENTRY) :]: value for key, value in metadata.items() if key.startswith(_ENTRY)}
+        return metadata[_HEAD], entries
+
+    def write_manifest(self, head: Mapping[str, Any]) -> None:
+        """See `Store`."""
+        self._merge_metadata({_HEAD: dict(head)})
+
+    def write_entry(self, corpus: str, entry: Mapping[str, Any] | None) -> None:
+        """See `Store`."""
+        self._merge_metadata({_ENTRY + corpus: None if entry is None else dict(entry)})
+
+    def _merge_metadata(self, change: dict[str, Any]) -> None:
+        layers = self.layers()
+        if not layers:
+            raise BankNotFound(f"The server {self._settings.url} has no bank '{self._bank}'.")
+        self._call(partial(self._rest.update_collection, self._collection(layers[0]), metadata=change))
+
+    # -- layers --------------------------------------------------------------------------------
+
+    def layers(self) -> list[int]:
+        """See `Store`."""
+        return _bank_layers(self._rest, self._settings).get(self._bank, [])
+
+    def create(self, layer: int, hidden_size: int, quantization: str) -> None:
+        """See `Store`."""
+        name, settings = self._collection(layer), self._settings
+
+        def make() -> None:
+            try:
+                self._rest.create_collection(
+                    name,
+                    vectors_config=models.VectorParams(
+                        size=hidden_size,
+                        distance=models.Distance.COSINE,
+                        datatype=models.Datatype.FLOAT16,
+                        on_disk=True,
+                    ),
+                    quantization_config=_quantization(quantization),
+                    hnsw_config=models.HnswConfigDiff(m=0, ef_construct=settings.hnsw_ef_construct),
+                    optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0),
+                    on_disk_payload=True,
+                    shard_number=settings.shard_number,
+                    replication_factor=settings.replication_factor,
+                )
+            except Exception as error:
+                # A first try whose answer was lost has made it.
+                if not exists_already(error):
+                    raise
+
+        self._call(partial(self._rest.delete_collection, name))
+        self._call(make)
+        for field, kind in INDEXED_FIELDS.items():
+            self._create_index(layer, field, _KINDS[kind])
+
+    def _create_index(self, layer: int, field: str, schema: Any) -> None:
+        collection = self._collection(layer)
+        self._call(partial(self._rest.create_payload_index, collection, field, field_schema=schema, wait=True))
+
+    def defer_index(self, layer: int) -> None:
+        """See `Store`."""
+        never = models.OptimizersConfigDiff(indexing_threshold=0)
+        self._update(layer, optimizers_config=never)
+
+    def index(self, layer: int) -> None:
+        """See `Store`."""
+        text = models.TextIndexParams(
+            type=models.TextIndexType.TEXT,
+            tokenizer=models.TokenizerType.WORD,
+            lowercase=True,
+            phrase_matching=True,
+            on_disk=True,
+        )
+        self._create_index(layer, "caption", text)
+        settings = self._settings
+        m = settings.hnsw_m if self.count(layer) >= settings.graph_from else 0
+        self._update(
+            layer,
+            hnsw_config=models.HnswConfigDiff(m=m, ef_construct=settings.hnsw_ef_construct),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1),
+        )
+        self._wait_until_indexed(layer)
+
+    def _wait_until_indexed(self, layer: int) -> None:
+        """Wait for the server's optimizers: until it says green twice, for they start a moment after a change."""
+        greens, pause = 0, _FIRST_LOOK
+        while greens < 2:
+            info = self._call(partial(self._rest.get_collection, self._collection(layer)))
+            if info.status == models.CollectionStatus.RED:
+                raise BankUnavailable(
+                    f"The server {self._settings.url} failed to index {self._collection(layer)}: "
+                    f"{info.optimizer_status}; see its log."
+                )
+            if info.status == models.CollectionStatus.GREY:
+                # A server that was restarted waits for a change before it goes on.
+                self._update(layer, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
+            greens = greens + 1 if info.status == models.CollectionStatus.GREEN else 0
+            if greens < 2:
+                time.sleep(pause)
+                pause = min(pause * 2, 1.0)
+
+    def _update(self, layer: int, **change: Any) -> None:
+        self._call(partial(self._rest.update_collection, self._collection(layer), **change))
+
+    # -- points --------------------------------------------------------------------------------
+
+    def upsert(self, layer: int, points: Points) -> None:
+        """See `Store`. Each request is answered after it was written, so `commit` has nothing to do."""
+        name, step = self._collection(layer), self._settings.upload_batch
+        for at in range(0, len(points.ids), step):
+            part = slice(at, at + step)
+            rows = zip(points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True)
+            batch = [
+                models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows
+            ]
+            self._call(partial(self._fast().upsert, name, batch, wait=True))
+
+    def commit(self) -> None:
+        """See `Store`."""
+
+    def search(
+        self,
+        layer: int,
+        queries: Floats,
+        limit: int,
+        where: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """See `Store`."""
+        params = models.SearchParams(
+            hnsw_ef=max(self._settings.ef, limit),
+            exact=exact,
+            quantization=models.QuantizationSearchParams(
+                ignore=exact, rescore=True, oversampling=self._settings.oversampling
+            ),
+        )
+        selected = conditions(where, models, models.Range)
+        requests = [
+            models.QueryRequest(query=row, limit=limit, filter=selected, params=params, with_payload=True)
+            for row in np.asarray(queries, dtype=np.float32).tolist()
+        ]
+        name = self._collection(layer)
+        answers = self._call(partial(self._fast().query_batch_points, name, requests))
+        return [
+            [Hit(str(p.id), p.score, cast("Payload", p.payload)) for p in answer.points] for answer in answers
+        ]
+
+    def count(self, layer: int, where: Filter | None = None) -> int:
+        """See `Store`."""
+        selected = conditions(where, models, models.Range)
+        name = self._collection(layer)
+        return self._call(partial(self._rest.count, name, count_filter=selected, exact=True)).count
+
+    def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
+        """See `Store`."""
+        selected = conditions(where, models, models.Range)
+        name = self._collection(layer)
+        answer = self._call(
+            partial(self._rest.facet, name, field, facet_filter=selected, limit=limit, exact=True)
+        )
+        return {hit.value: hit.count for hit in answer.hits}
+
+    def present(self, layer: int, ids: Sequence[str]) -> set[str]:
+        """See `Store`."""
+        name = self._collection(layer)
+        found: set[str] = set()
+        for at in range(0, len(ids), _SCROLL):
+            part = list(ids[at : at + _SCROLL])
+            records = self._call(
+                partial(self._fast().retrieve, name, part, with_payload=False, with_vectors=False)
+            )
+            found.update(str(record.id) for record in records)
+        return found
+
+    def scroll(
+        self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
+    ) -> Iterator[Stored]:
+        """See `Store`."""
+        selected = conditions(where, models, models.Range)
+        name = self._collection(layer)
+        offset: Any = None
+        while True:
+            records, offset = self._call(
+                partial(
+                    self._fast().scroll,
+                    name,
+                    scroll_filter=selected,
+                    limit=_SCROLL,
+                    offset=offset,
+                    with_payload=payloads,
+                    with_vectors=vectors,
+                )
+            )
+            for record in records:
+                row = np.asarray(record.vector, dtype=np.float32) if vectors else None
+                yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
+            if offset is None:
+                return
+
+    def delete_corpus(self, layer: int, corpus: str) -> None:
+        """See `Store`."""
+        selector = models.FilterSelector(filter=conditions(Where(corpus=corpus), models, models.Range))
+        name = self._collection(layer)
+        self._call(partial(self._rest.delete, name, selector, wait=True))
+
+    def info(self, layer: int) -> LayerInfo:
+        """See `Store`."""
+        name = self._collection(layer)
+        state = self._call(partial(self._rest.get_collection, name))
+        points = self.count(layer)
+        return LayerInfo(points, min(state.indexed_vectors_count or 0, points), None)
+
+    # -- the whole bank ------------------------------------------------------------------------
+
+    def delete(self) -> None:
+        """See `Store`."""
+        # The lowest layer, which carries the manifest, goes first: an interrupted deletion leaves no bank.
+        for layer in self.layers():
+            self._call(partial(self._rest.delete_collection, self._collection(layer)))
+
+    def close(self) -> None:
+        """See `Store`."""
+        self._rest.close()
+        if self._bulk is not None and self._bulk is not self._rest:
+            self._bulk.close()
+
+    def _collection(self, layer: int) -> str:
+        return _collection(self._bank, layer)
+
+    def _call(self, request: Callable[[], T]) -> T:
+        return _call(self._settings, request)
+
+    def _fast(self) -> QdrantClient:
+        """Give the client for bulk work: over gRPC, or REST where the server has no gRPC port for us."""
+        with self._guard:
+            if self._bulk is None:
+                self._bulk = self._grpc() or self._rest
+            return self._bulk
+
+    def _grpc(self) -> QdrantClient | None:
+        if not self._settings.prefer_grpc:
+            return None
+        client = _connect(self._settings, prefer_grpc=True)
+        try:
+            client.collection_exists(self._collection(0))
+        except grpc.RpcError as error:
+            # A refused key is an answer too. Anything else means that this port is closed, filtered or not
+            # gRPC's, for the server itself is there: the manifest was read over REST.
+            if not refused(error):
+                client.close()
+                log.warning(
+                    "%s: no gRPC on port %d, bulk work goes over REST (slower)",
+                    self._settings.url,
+                    self._settings.grpc_port,
+                )
+                return None
+        return client
+
+
+def _quantization(kind: str) -> Any:
+    if kind == "int8":
+        int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+        return models.ScalarQuantization(scalar=int8)
+    if kind == "turbo":
+        return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(always_ram=True))
+    return None
+
+
+def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantClient:
+    key, secure = settings.key(), settings.url.startswith("https://")
+    options: dict[str, Any] = {"grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS}
+    # Where there are no certificates to check, reading those of all public authorities only costs time.
+    verify: Any = secure
+    if secure and settings.tls_ca is not None:
+        try:
+            options["root_certificates"] = settings.tls_ca.read_bytes()
+            verify = ssl.create_default_context(cafile=settings.tls_ca)
+        except OSError as error:
+            raise BankUnavailable(
+                f"The certificate file {settings.tls_ca} cannot be read ({error.strerror}); correct "
+                "LATENTBANK_TLS_CA."
+            ) from None
+    if key is not None and not secure and not prefer_grpc:  # every store connects over REST first
+        log.warning("%s: the API key is sent unencrypted; use https:// outside a trusted network", settings.url)
+    with warnings.catch_warnings():
+        # The client says the same in its own words, with a line of our source.
+        warnings.simplefilter("ignore")
+        return QdrantClient(
+            url=settings.url,
+            port=6333,
+            grpc_port=settings.grpc_port,
+            prefer_grpc=prefer_grpc,
+            api_key=key,
+            timeout=settings.timeout,
+            grpc_options=options,
+            check_compatibility=False,
+            verify=verify,
+        )

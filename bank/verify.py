@@ -1,0 +1,97 @@
+"""Verification: does a bank hold what its ledger says, alike in every layer, with sound vectors?"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+
+import numpy as np
+
+from bank.manifest import Manifest
+from bank.store import Store
+
+# A unit vector in float16 differs from length 1 by rounding only.
+_NORM_TOLERANCE = 5e-3
+# More corpora than any bank has.
+_CORPORA = 1_000_000
+
+
+def verify(store: Store, manifest: Manifest, sample: int = 1000) -> list[str]:
+    """Check a bank; see `Bank.verify`."""
+    there = store.layers()
+    wrong = [
+        f"Layer {layer} has no collection; ingest the bank's corpora again (`latentbank ingest run`) to fill it."
+        for layer in manifest.layers
+        if layer not in there
+    ]
+    layers = [layer for layer in manifest.layers if layer in there]
+    wrong += _counts(store, manifest, layers)
+    wrong += _ids(store, layers)
+    wrong += _vectors(store, manifest, layers, sample)
+    return wrong
+
+
+def _counts(store: Store, manifest: Manifest, layers: list[int]) -> list[str]:
+    wrong = []
+    held = {layer: store.facet(layer, "corpus", limit=_CORPORA) for layer in layers}
+    for name, entry in manifest.corpora.items():
+        drop = f"`latentbank bank drop-corpus {manifest.bank} {name}`"
+        if not entry.complete:
+            wrong.append(
+                f"Corpus '{name}' is incomplete; run its `latentbank ingest run` again, or drop it with {drop}."
+            )
+            continue
+        for layer in layers:
+            there = held[layer].get(name, 0)
+            if there != entry.contexts:
+                mend = (
+                    "run its `latentbank ingest run` again, it adds what is missing"
+                    if there < entry.contexts
+                    else f"drop it with {drop} and ingest it again"
+                )
+                wrong.append(
+                    f"Layer {layer} holds {there:,} contexts of corpus '{name}', the ledger says "
+                    f"{entry.contexts:,}; {mend}."
+                )
+    for layer in layers:
+        for name in sorted(held[layer].keys() - manifest.corpora.keys()):
+            wrong.append(
+                f"Layer {layer} holds {held[layer][name]:,} contexts of corpus '{name}', which is not in the "
+                f"ledger; drop it with `latentbank bank drop-corpus {manifest.bank} {name}`."
+            )
+    return wrong
+
+
+def _ids(store: Store, layers: list[int]) -> list[str]:
+    """Compare the layers by a digest of their ids in order: no list of ids is held in memory."""
+    digests = {}
+    for layer in layers:
+        digest = hashlib.blake2b(digest_size=16)
+        for point in store.scroll(layer):
+            digest.update(point.id.encode())
+        digests[layer] = digest.digest()
+    if len(set(digests.values())) <= 1:
+        return []
+    first = layers[0]
+    others = [str(layer) for layer in layers if digests[layer] != digests[first]]
+    return [
+        f"Layer {', '.join(others)} holds other contexts than layer {first}; run `latentbank ingest run` of "
+        "the bank's corpora again, it adds what is missing."
+    ]
+
+
+def _vectors(store: Store, manifest: Manifest, layers: list[int], sample: int) -> list[str]:
+    wrong = []
+    for layer in layers:
+        for point in islice(store.scroll(layer, vectors=True), sample):
+            norm = float(np.linalg.norm(point.vector)) if point.vector is not None else 0.0
+            if point.vector is None or len(point.vector) != manifest.hidden_size:
+                wrong.append(f"Layer {layer}, context {point.id}: its vector has the wrong size.")
+                break
+            if not abs(norm - 1.0) <= _NORM_TOLERANCE:
+                wrong.append(
+                    f"Layer {layer}, context {point.id}: its vector has length {norm:.4f} instead of 1; drop "
+                    "its corpus and ingest it again."
+                )
+                break
+    return wrong

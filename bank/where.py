@@ -1,0 +1,113 @@
+"""Filters in plain Python: `Where(word="dog") & ~Where(corpus="concepts")`, translated by the stores."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from latentbank_errors import QueryError
+
+
+class Filter:
+    """What selects contexts. Combine with `&` (and), `|` (or) and `~` (not)."""
+
+    def __and__(self, other: Filter) -> Filter:
+        return All((self, other))
+
+    def __or__(self, other: Filter) -> Filter:
+        return Any((self, other))
+
+    def __invert__(self) -> Filter:
+        return Not(self)
+
+
+@dataclass(frozen=True)
+class Where(Filter):
+    """Contexts for which everything given is true; a sequence means any one of its values.
+
+    Args:
+        corpus: name of the corpus.
+        word: the whole word the token belongs to, exactly as written.
+        token_id: the token's id in the LLM's vocabulary.
+        sentence: index of the sentence in its corpus.
+        position_min: first position in the sentence that counts (inclusive).
+        position_max: last position in the sentence that counts (inclusive).
+        caption_contains: words that follow each other in the caption, in any case ("fire truck").
+    """
+
+    corpus: str | Sequence[str] | None = None
+    word: str | Sequence[str] | None = None
+    token_id: int | Sequence[int] | None = None
+    sentence: int | Sequence[int] | None = None
+    position_min: int | None = None
+    position_max: int | None = None
+    caption_contains: str | None = None
+
+    def given(self) -> dict[str, object]:
+        """Give the conditions that are set, by name."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+
+@dataclass(frozen=True)
+class All(Filter):
+    """Contexts that every part selects."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True)
+class Any(Filter):
+    """Contexts that at least one part selects."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True)
+class Not(Filter):
+    """Contexts that `part` does not select."""
+
+    part: Filter
+
+
+_INTEGERS = {"token_id", "sentence", "position_min", "position_max"}
+_SINGLE = {"position_min", "position_max", "caption_contains"}
+
+
+def parse_where(conditions: Sequence[str]) -> Filter | None:
+    """Read filters as the command line takes them; all of them must hold.
+
+    Each condition is `field=value`, `field!=value`, `field=a|b` (any of them), or several joined by
+    commas: `word=dog|cat,corpus!=news`. A comma or bar inside a value is written `\\,` or `\\|`.
+
+    Raises:
+        QueryError: a condition that is none, an unknown field, or a number that is none.
+    """
+    parts = [
+        _parse_one(text.strip())
+        for given in conditions
+        for text in re.split(r"(?<!\\),", given)
+        if text.strip()
+    ]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else All(tuple(parts))
+
+
+def _parse_one(text: str) -> Filter:
+    match = re.fullmatch(r"(\w+)\s*(!?=)\s*(.*)", text, re.DOTALL)
+    names = [f.name for f in fields(Where)]
+    if not match or match[1] not in names:
+        raise QueryError(f"'{text}' is no condition: write FIELD=VALUE with one of {', '.join(names)}.")
+    name, operator, value = match.groups()
+    raw = [value] if name in _SINGLE else re.split(r"(?<!\\)\|", value)
+    texts = [re.sub(r"\\([,|])", r"\1", t) for t in raw]
+    values: list[str] | list[int] = texts
+    if name in _INTEGERS:
+        try:
+            values = [int(t) for t in texts]
+        except ValueError:
+            raise QueryError(f"'{text}': {name} takes whole numbers.") from None
+    given: dict[str, typing.Any] = {name: values[0] if len(values) == 1 else tuple(values)}
+    return Not(Where(**given)) if operator == "!=" else Where(**given)

@@ -1,0 +1,368 @@
+"""Ingestion, side by side: the reference library's `build_index` against latentbank's whole job.
+
+    python -m benchmarks.ingest --sentences 3000 --layers 4,8,12,16 --json ingest.json
+
+Both sides get the same sentences and the same LLM, already in memory, each in a process of its own.
+latentbank's time covers its whole job: making the bank, the plan, the LLM, writing, the index, the ledger.
+A bare forward pass is transformers' own decoder, cut after the deepest layer, on the rows that the plan
+packs its prefixes into, with nothing collected, rotated or written; it is timed before and after the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    Memory,
+    PeakAnonymous,
+    Row,
+    answer_child,
+    forget_peak,
+    in_child,
+    machine,
+    memory,
+    mib,
+    model_file,
+    read_lines,
+    sentences_file,
+    show,
+    write_json,
+)
+
+BANK = "benchmark"
+CORPUS = "concepts"
+_MODULE = "benchmarks.ingest"
+
+
+def main() -> None:
+    """Measure both sides for every size and print a table each."""
+    arguments = _parser().parse_args()
+    layers = [int(layer) for layer in arguments.layers.split(",")]
+    common = {"model": _model(arguments.model), "layers": layers}
+    where = machine()
+    tables: list[Row] = []
+    measured: dict[str, Any] = {}
+    sizes = {"layers": arguments.layers, "model": Path(common["model"]).name, "dtype": "float32"}
+    for sentences in arguments.sentences:
+        found = _measure(sentences, arguments.reference_sentences, common, arguments.forward_tokens)
+        rows = _rows(found, sentences, arguments.reference_sentences, len(layers), max(layers))
+        show(
+            f"Ingestion of {sentences:,} sentences",
+            sizes | {"contexts": found["latentbank"]["contexts"], "prefixes": found["latentbank"]["tokens"]},
+            rows,
+            where,
+        )
+        tables += rows
+        measured[f"{sentences} sentences"] = found
+    if arguments.memory_sentences:
+        runs = {
+            n: measured.get(f"{n} sentences", {}).get("latentbank")
+            or in_child(_MODULE, "latentbank", sentences=n, **common)
+            for n in arguments.memory_sentences
+        }
+        rows = _memory_rows(runs)
+        show("Peak memory of latentbank's whole job, from the loaded LLM on", sizes, rows, where)
+        tables += rows
+        measured["memory"] = {f"{n} sentences": run for n, run in runs.items()}
+    write_json(
+        arguments.json,
+        sizes | {"sentences": arguments.sentences, "reference_sentences": arguments.reference_sentences},
+        tables,
+        measured,
+        where,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {_MODULE}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--sentences", type=_numbers, default=[3000], help="first so many of the wheel's; several: 3000,30000"
+    )
+    add("--layers", default="4,8,12,16")
+    add("--model", help="the LLM: a directory or a GGUF (the wheel's GGUF)")
+    add(
+        "--reference-sentences",
+        type=int,
+        help="run the reference on the first so many only, where all would take hours; 0: not at all",
+    )
+    add("--forward-tokens", type=int, default=60_000, help="prefixes of the bare forward pass, at most")
+    add("--memory-sentences", type=_numbers, help="compare latentbank's peak memory: 3000,30000")
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _model(name: str | None) -> str:
+    """Give the LLM's name, absolute where it is a path: children run elsewhere."""
+    if name is None:
+        return str(model_file())
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _measure(
+    sentences: int, reference_sentences: int | None, common: dict[str, Any], forward_tokens: int
+) -> dict[str, Any]:
+    fewer = sentences if reference_sentences is None else min(sentences, reference_sentences)
+    forward = {"sentences": sentences, "limit": forward_tokens, **common}
+    return {
+        "reference": in_child(_MODULE, "reference", sentences=fewer, **common) if fewer else None,
+        "forward_before": in_child(_MODULE, "forward", **forward),
+        "latentbank": in_child(_MODULE, "latentbank", sentences=sentences, **common),
+        "forward_after": in_child(_MODULE, "forward", **forward),
+    }
+
+
+# -- what runs in a process of its own ---------------------------------------------------------
+
+
+def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
+    """Time `build_index`, the model preloaded."""
+    import latentlens
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source, options = _where(model)
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options).eval()
+    lines = read_lines(sentences_file(), sentences)
+    loaded = _loaded()
+    with PeakAnonymous() as watched:
+        began = time.monotonic()
+        index = latentlens.build_index(model, lines, layers=list(layers), model=network, tokenizer=tokenizer)
+        seconds = time.monotonic() - began
+    return {
+        "sentences": len(lines),
+        "contexts": len(index) // len(layers),
+        "seconds": seconds,
+        **_memory(loaded, watched.peak),
+    }
+
+
+def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
+    """Time the whole job, the model preloaded, into a bank in a temporary folder."""
+    from bank import create_bank
+    from ingest.corpus import open_corpus
+    from ingest.job import ready_plan, run
+    from latentbank_progress import shown
+    from models.language import load_language_model
+
+    language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
+    loaded = _loaded()
+    with tempfile.TemporaryDirectory() as folder, PeakAnonymous() as watched:
+        began = time.monotonic()
+        with create_bank(
+            BANK,
+            data_dir=Path(folder, "banks"),
+            model=language.name,
+            fingerprint=language.fingerprint(),
+            layers=layers,
+            num_layers=language.num_layers,
+            hidden_size=language.hidden_size,
+        ) as bank:
+            corpus = open_corpus(CORPUS, sentences_file(), limit=sentences)
+            plan = ready_plan(bank, corpus, language, Path(folder, "plan"))
+            planned = time.monotonic()
+            with shown("ingesting", "contexts") as progress:
+                report = run(bank, plan, language, progress)
+            seconds = time.monotonic() - began
+            disk = sum(info.bytes_on_disk or 0 for info in bank.info().layers.values())
+    return {
+        "sentences": plan.sentences,
+        "contexts": report.contexts,
+        "tokens": report.computed_tokens,
+        "seconds": seconds,
+        "plan_seconds": planned - began,
+        "encode_seconds": report.encode_seconds,
+        "index_seconds": report.index_seconds,
+        "packing": language.packing,
+        "disk": disk,
+        **_memory(loaded, watched.peak),
+    }
+
+
+def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
+    """Time transformers' decoder on the planned prefixes, packed as the job packs them and plain.
+
+    Packed: the rows of the plan, or of evenly spread batches of it with about `limit` tokens. Plain: as many
+    tokens in unpadded causal rows of the same length.
+    """
+    import numpy as np
+    import torch
+    from transformers import AutoModel
+
+    from ingest.corpus import open_corpus
+    from ingest.encode import BATCH, ROW, fill_rows
+    from ingest.plan import make_plan
+    from models.language import load_language_model
+
+    language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(open_corpus(CORPUS, sentences_file(), limit=sentences), language, Path(folder))
+        rows = list(fill_rows(plan.read(), ROW))
+    del language
+    size = BATCH["cpu"] // ROW
+    starts = range(0, len(rows), size)
+    wanted = min(len(starts), max(1, round(len(starts) * limit / plan.prefixes)))
+    batches = []
+    for i in np.linspace(0, len(starts) - 1, wanted).astype(int):
+        batch = rows[starts[i] : starts[i] + size]
+        width = max(len(row.tokens) for row in batch)
+        ids, depths = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
+        sees = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
+        for at, row in enumerate(batch):
+            n = len(row.tokens)
+            ids[at, :n], depths[at, :n] = torch.tensor(row.tokens), torch.tensor(row.depths)
+            sees[at, :n, :n] = torch.from_numpy(row.sees())
+        batches.append((ids, depths, sees[:, None], sum(len(row.tokens) for row in batch)))
+    tokens = sum(batch[3] for batch in batches)
+    stream = torch.cat([batch[0].flatten() for batch in batches])
+    plain = stream[: tokens // ROW * ROW].reshape(-1, ROW)
+
+    source, options = _where(model)
+    decoder = AutoModel.from_pretrained(source, dtype=torch.float32, **options).eval()
+    decoder.layers = decoder.layers[: max(layers)]
+    decoder.config.num_hidden_layers = max(layers)
+    with torch.inference_mode():
+        for _ in range(2):  # to warm up
+            ids, depths, sees, _n = batches[0]
+            decoder(input_ids=ids, position_ids=depths, attention_mask=sees, use_cache=False)
+            decoder(input_ids=plain[:size], use_cache=False)
+        began = time.monotonic()
+        for ids, depths, sees, _n in batches:
+            decoder(input_ids=ids, position_ids=depths, attention_mask=sees, use_cache=False)
+        packed_done = time.monotonic()
+        for at in range(0, len(plain), size):
+            decoder(input_ids=plain[at : at + size], use_cache=False)
+        plain_done = time.monotonic()
+    return {
+        "tokens": tokens,
+        "packed_tokens_per_second": tokens / (packed_done - began),
+        "plain_tokens_per_second": plain.numel() / (plain_done - packed_done),
+    }
+
+
+def _where(model: str) -> tuple[str, dict[str, str]]:
+    """Say to transformers where a model is: a GGUF is a file in a folder."""
+    path = Path(model)
+    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (model, {})
+
+
+def _loaded() -> Memory:
+    """Read memory once the model is there; from here on the peak is the job's, not the loading's."""
+    import gc
+
+    gc.collect()
+    forget_peak()
+    return memory()
+
+
+def _memory(loaded: Memory, peak_anonymous: int) -> dict[str, int]:
+    return {
+        "loaded_resident": loaded.resident,
+        "loaded_anonymous": loaded.anonymous,
+        "peak_resident": memory().peak,
+        "peak_anonymous": peak_anonymous,
+    }
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def _rows(
+    found: dict[str, Any], sentences: int, reference_sentences: int | None, depth_count: int, deepest: int
+) -> list[Row]:
+    theirs, ours = found["reference"], found["latentbank"]
+    rows = []
+    mine = ours["contexts"] / ours["seconds"]
+    if theirs:
+        rate = theirs["contexts"] / theirs["seconds"]
+        only = f", reference on its first {theirs['sentences']:,} only"
+        note = only if theirs["sentences"] < ours["sentences"] else ""
+        rows = [
+            Row(
+                f"contexts per second, {depth_count} layers{note}",
+                f"{rate:.1f}",
+                f"{mine:.1f}",
+                mine / rate,
+                least=6.0,
+            ),
+            Row(
+                f"sentences per second{note}",
+                f"{theirs['sentences'] / theirs['seconds']:.2f}",
+                f"{ours['sentences'] / ours['seconds']:.2f}",
+                ours["sentences"] / ours["seconds"] / theirs["sentences"] * theirs["seconds"],
+            ),
+            Row("contexts a layer", f"{theirs['contexts']:,}", f"{ours['contexts']:,}", None),
+            Row("wall time", f"{theirs['seconds']:,.0f} s", f"{ours['seconds']:,.0f} s", None),
+        ]
+    else:
+        rows = [Row(f"contexts per second, {depth_count} layers", "not run", f"{mine:.1f}", None)]
+    parts = ", ".join(f"{part} {ours[part + '_seconds']:,.0f} s" for part in ("plan", "encode", "index"))
+    rows.append(Row("… of which", "", parts, None))
+    speed = ours["tokens"] / ours["encode_seconds"]
+    for kind, what, least in (
+        ("packed", "the same packed rows", 0.85),
+        ("plain", "unpadded causal rows", None),
+    ):
+        bare = [found[when][f"{kind}_tokens_per_second"] for when in ("forward_before", "forward_after")]
+        mean = sum(bare) / 2
+        rows.append(
+            Row(
+                f"encoding and writing, share of a bare forward on {what}, {deepest} layers (tokens/s)",
+                f"bare {mean:.0f} ({bare[0]:.0f} before, {bare[1]:.0f} after)",
+                f"{speed:.0f}",
+                speed / mean,
+                "",
+                least=least,
+            )
+        )
+    for kind in ("resident", "anonymous"):
+        for what, base in ((f"peak {kind} memory", 0), (f"… beyond the loaded LLM ({kind})", 1)):
+            used = [side and side[f"peak_{kind}"] - base * side[f"loaded_{kind}"] for side in (theirs, ours)]
+            rows.append(
+                Row(
+                    what,
+                    mib(used[0]) if theirs else "not run",
+                    mib(used[1]),
+                    used[1] / used[0] if theirs else None,
+                )
+            )
+    return rows
+
+
+def _memory_rows(runs: dict[int, dict[str, Any]]) -> list[Row]:
+    """Compare every size with the first, latentbank alone."""
+    (first, base), *others = runs.items()
+    return [
+        Row(
+            f"peak {kind}, {n:,} sentences against {first:,}",
+            "",
+            f"{mib(run[f'peak_{kind}'])} / {mib(base[f'peak_{kind}'])}",
+            run[f"peak_{kind}"] / base[f"peak_{kind}"],
+            most=1.25,
+        )
+        for n, run in others
+        for kind in ("resident", "anonymous")
+    ]
+
+
+_TASKS = {"reference": run_reference, "latentbank": run_latentbank, "forward": run_forward}
+
+if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
+    main()

@@ -1,0 +1,101 @@
+"""What is right: exact neighbors by float32 cosines, and how close both sides come to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.states import States, subset
+
+# Cosines closer than this are ties: either context is a right answer.
+TIE = 1e-4
+# What float16 storage may cost; also how far two contexts may be apart that the two sides rank differently.
+STORAGE = 2e-3
+
+Floats = npt.NDArray[np.float32]
+
+
+def unit(rows: npt.ArrayLike) -> Floats:
+    """Scale each row to length 1, in float32."""
+    array = np.asarray(rows, dtype=np.float32)
+    scaled: Floats = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return scaled
+
+
+def judge(
+    states: States,
+    count: int,
+    layers: Sequence[int],
+    queries: Floats,
+    top_k: int,
+    theirs: dict[str, Any],
+    ours: dict[str, Any],
+) -> dict[str, Any]:
+    """Compare both sides' neighbors with the exact ones, and our exact search with the reference's."""
+    truth = Truth(states, count, layers, queries, top_k)
+    verdict: dict[str, Any] = {
+        "reference": truth.score(theirs["neighbors"]),
+        "latentbank": truth.score(ours["neighbors"]),
+        "latentbank_exact": truth.score(ours["exact"]),
+    }
+    same = ties = other = 0
+    furthest = 0.0
+    for i, (mine, their) in enumerate(zip(ours["exact"], theirs["neighbors"], strict=True)):
+        furthest = max(furthest, *(abs(a[3] - b[3]) for a, b in zip(mine, their, strict=True)))
+        ours_only = {tuple(n[:3]) for n in mine} ^ {tuple(n[:3]) for n in their}
+        if not ours_only:
+            same += 1
+        elif all(truth.near_the_end(i, key) for key in ours_only):
+            ties += 1
+        else:
+            other += 1
+    return verdict | {"exact_same": same, "exact_ties": ties, "exact_other": other, "cosine_apart": furthest}
+
+
+class Truth:
+    """The exact cosines, float32, of every query with every context."""
+
+    def __init__(
+        self, states: States, count: int, layers: Sequence[int], queries: Floats, top_k: int
+    ) -> None:
+        rows = subset(states, count)
+        chosen = {row: i for i, row in enumerate(rows.tolist())}
+        self._row = {
+            (payload["caption"], payload["position"]): chosen[i]
+            for i, (_, payload) in enumerate(states.contexts())
+            if i in chosen
+        }
+        self._queries = unit(queries)
+        self._top_k = top_k
+        self._contexts: dict[int, Floats] = {}
+        best = []
+        for layer in layers:
+            self._contexts[layer] = unit(states.hidden(layer)[rows])
+            for at in range(0, count, 1 << 15):
+                cosines = self._queries @ self._contexts[layer][at : at + (1 << 15)].T
+                best.append(-np.sort(-cosines, axis=1)[:, :top_k])
+        self._best = -np.sort(-np.concatenate(best, axis=1), axis=1)[:, :top_k]
+
+    def cosine(self, query: int, key: Sequence[Any]) -> float:
+        """The cosine of a query with the context of layer, caption and position `key`."""
+        row = self._row[key[1], key[2]]
+        return float(self._queries[query] @ self._contexts[key[0]][row])
+
+    def near_the_end(self, query: int, key: Sequence[Any]) -> bool:
+        """Whether a context ties with the last of the query's exact neighbors, as far as float16 can tell."""
+        return abs(self.cosine(query, key) - float(self._best[query, -1])) <= STORAGE
+
+    def score(self, neighbors: Sequence[Sequence[Sequence[Any]]]) -> dict[str, float]:
+        """Give recall@k and the share of right first neighbors; ties count as right."""
+        hits = first = 0
+        for i, row in enumerate(neighbors):
+            keys = dict.fromkeys(tuple(one[:3]) for one in row)
+            hits += sum(self.cosine(i, key) >= self._best[i, -1] - TIE for key in keys)
+            first += self.cosine(i, next(iter(keys))) >= self._best[i, 0] - TIE
+        return {
+            "recall": float(hits / (len(neighbors) * self._top_k)),
+            "top_1": float(first / len(neighbors)),
+        }

@@ -1,0 +1,58 @@
+"""Words: which whole word of a caption a token belongs to."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_right
+
+# Scripts that put no space between words: there the token stands for itself.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_unspaced = re.compile(f"[{_UNSPACED}]")
+# Python's \w leaves out combining marks, which many scripts write their vowels with.
+_MARKS = "".join(
+    mark
+    for codes in (range(0x300, 0x20000), range(0xE0100, 0xE01F0))
+    for mark in map(chr, codes)
+    if unicodedata.category(mark).startswith("M") and not _unspaced.match(mark)
+)
+_PART = rf"(?:[^\W{_UNSPACED}]+|[{_MARKS}]+)+"
+# Words hold together over apostrophes, and over the joiners of Persian and the scripts of India.
+_WORD = re.compile(rf"{_PART}(?:['’\u200c\u200d]{_PART})*")
+
+
+class Words:
+    """The words of one caption, found once and asked for many tokens."""
+
+    def __init__(self, caption: str) -> None:
+        self._caption = caption
+        self._spans = [match.span() for match in _WORD.finditer(caption)]
+        self._starts = [start for start, _ in self._spans]
+
+    def at(self, start: int, end: int) -> str:
+        """Give the word that the span `start`..`end` lies in; the span's own text outside of words."""
+        own = self._caption[start:end]
+        if _unspaced.search(own):
+            return own
+        found = bisect_right(self._starts, start) - 1
+        if found >= 0 and start < self._spans[found][1]:
+            left, right = self._spans[found]
+            return self._caption[left:right]
+        return own
+
+
+def tight(caption: str, start: int, end: int) -> tuple[int, int]:
+    """Shrink a tokenizer's span by the white space at its ends, unless it is nothing else.
+
+    Some tokenizers do so themselves and leave nothing of a token that is white space: it gets it back.
+    """
+    text = caption[start:end]
+    stripped = text.strip()
+    if not stripped:
+        lost = start == end and caption[start - 1 : start].isspace()
+        return start - lost, end
+    left = start + len(text) - len(text.lstrip())
+    return left, left + len(stripped)

@@ -1,0 +1,116 @@
+"""Progress of anything that takes over two seconds: rich on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+
+class Progress(Protocol):
+    """What a long-running function tells of its work; it never has to know who listens."""
+
+    def update(self, done: float, total: float | None = None) -> None:
+        """Say that `done` units of `total` (None: unknown) are finished by now."""
+
+
+@dataclass
+class Silent:
+    """A progress nobody looks at: the default of every library function."""
+
+    def update(self, done: float, total: float | None = None) -> None:
+        """Do nothing."""
+
+
+class _Lines:
+    """Plain lines, one every few seconds, for logs and pipes."""
+
+    def __init__(self, what: str, unit: str, out: TextIO, every: float = 5.0) -> None:
+        self.what, self.unit, self.out, self.every = what, unit, out, every
+        self.started = self.spoken = time.monotonic()
+        self.first: float | None = None
+        self.done, self.total = 0.0, None  # type: float, float | None
+
+    def update(self, done: float, total: float | None = None) -> None:
+        if self.first is None:
+            self.first = done  # a resumed job starts above zero: the rate is of this run's work
+        self.done, self.total = done, total
+        now = time.monotonic()
+        if now - self.spoken >= self.every:
+            self.spoken = now
+            print(self.line(now), file=self.out, flush=True)
+
+    def line(self, now: float) -> str:
+        rate = (self.done - (self.first or 0.0)) / max(now - self.started, 1e-9)
+        text = f"{self.what}: {self.done:,.0f}"
+        if self.total is not None:
+            text += f" of {self.total:,.0f}"
+        text += f" {self.unit}, {rate:,.0f}/s"
+        if self.total is not None and rate > 0:
+            text += f", {duration((self.total - self.done) / rate)} left"
+        return text
+
+
+class _Bar:
+    """rich's bar, told of our numbers."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.bar.add_task(what, total=None, rate="")
+        self.started = time.monotonic()
+        self.first: float | None = None
+
+    def update(self, done: float, total: float | None = None) -> None:
+        if self.first is None:
+            self.first = done
+        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        self.bar.update(
+            self.task,
+            completed=int(done),
+            total=None if total is None else int(total),
+            rate=f"{rate:,.0f}/s",
+        )
+
+
+@contextmanager
+def shown(what: str, unit: str, out: TextIO | None = None) -> Iterator[Progress]:
+    """Show progress on standard error while the block runs: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+        what: what is being done ("ingesting").
+        unit: what is counted ("contexts").
+        out: where plain lines go; standard error by default.
+    """
+    stream = sys.stderr if out is None else out
+    if stream.isatty():
+        bar = _Bar(what, unit)
+        with bar.bar:
+            yield bar
+    else:
+        yield _Lines(what, unit, stream)
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as a person says it: 42 s, 3 min 5 s, 2 h 10 min."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    if s < 3600:
+        return f"{s // 60} min {s % 60} s"
+    return f"{s // 3600} h {s % 3600 // 60} min"

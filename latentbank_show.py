@@ -1,0 +1,210 @@
+"""What the commands print: rich tables for people, JSON for programs (docs/json.md describes it)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from latentbank_progress import duration
+
+if TYPE_CHECKING:
+    from bank.bank import BankInfo
+    from bank.manifest import CorpusEntry
+    from ingest.estimate import Estimate
+    from ingest.job import JobReport
+    from ingest.plan import Plan
+    from query.reading import Reading
+
+
+def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> None:
+    """Print a plan and what it will cost."""
+    data = {
+        **asdict(plan),
+        "directory": str(plan.directory),
+        "layers": list(costs.layers),
+        "disk_bytes_per_layer": costs.disk_bytes,
+        "ram_bytes_per_layer": costs.ram_bytes,
+        "tokens_per_second": costs.tokens_per_second,
+        "seconds": costs.seconds,
+        "packing": packing,
+    }
+    if as_json:
+        return _print_json(data)
+    rows = [
+        ("corpus", plan.corpus),
+        ("sentences", f"{plan.sentences:,} ({plan.blank:,} blank lines, {plan.truncated:,} cut)"),
+        ("tokens", f"{plan.tokens:,}"),
+        ("contexts", f"{plan.contexts:,} in each of the layers {', '.join(map(str, costs.layers))}"),
+        ("prefixes to compute", f"{plan.prefixes:,} ({packing})"),
+        ("disk", f"{_size(costs.disk_bytes)} a layer, {_size(costs.disk_bytes * len(costs.layers))} in all"),
+        ("RAM", f"{_size(costs.ram_bytes)} a layer, {_size(costs.ram_bytes * len(costs.layers))} in all"),
+    ]
+    if costs.seconds is not None and costs.tokens_per_second is not None:
+        rows.append(("time", f"about {duration(costs.seconds)} at {costs.tokens_per_second:,.0f} tokens/s"))
+    rows.append(("plan", str(plan.directory)))
+    _facts(rows)
+    return None
+
+
+def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bool) -> None:
+    """Print what an ingestion did."""
+    if as_json:
+        return _print_json({"bank": bank, "layers": list(layers), **asdict(report)})
+    if not report.encoded:
+        _console().print(
+            f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each layer."
+        )
+        return None
+    rate = report.encoded / max(report.encode_seconds + report.index_seconds, 1e-9)
+    _console().print(
+        f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each of the layers "
+        f"{', '.join(map(str, layers))} ({report.found:,} were there before). Encoding took "
+        f"{duration(report.encode_seconds)}, indexing {duration(report.index_seconds)}: {rate:,.0f} contexts/s.",
+        highlight=False,
+    )
+    return None
+
+
+def show_status(bank: str, rows: Sequence[tuple[CorpusEntry, int]], *, as_json: bool) -> None:
+    """Print how far each corpus is."""
+    if as_json:
+        data = [{**entry.to_dict(), "stored": stored} for entry, stored in rows]
+        return _print_json({"bank": bank, "corpora": data})
+    table = Table("corpus", "state", "stored", "planned", "updated", title=bank)
+    for entry, stored in rows:
+        share = stored / max(entry.contexts, 1)
+        state = "complete" if entry.complete else f"incomplete, {share:.0%}"
+        table.add_row(Text(entry.name), state, f"{stored:,}", f"{entry.contexts:,}", entry.updated)
+    _console().print(table if rows else f"The bank '{bank}' has no corpus yet.")
+    return None
+
+
+def show_banks(banks: Sequence[str], where: str, *, as_json: bool) -> None:
+    """Print the names of banks."""
+    if as_json:
+        return _print_json({"where": where, "banks": list(banks)})
+    for bank in banks:
+        print(bank)
+    if not banks:
+        _console().print(
+            f"There is no bank in {where} yet; `latentbank ingest run` makes one.", highlight=False
+        )
+    return None
+
+
+def show_info(info: BankInfo, *, as_json: bool) -> None:
+    """Print a bank's manifest and the state of its layers."""
+    manifest = info.manifest
+    if as_json:
+        layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
+        return _print_json({**manifest.to_dict(), "state": layers})
+    _facts(
+        [
+            ("bank", manifest.bank),
+            ("model", manifest.model + (f" at {manifest.revision}" if manifest.revision else "")),
+            ("fingerprint", manifest.fingerprint),
+            ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
+            ("quantization", manifest.quantization),
+            ("created", f"{manifest.created} by latentbank {manifest.version}"),
+        ]
+    )
+    table = Table("layer", "contexts", "indexed", "on disk")
+    for layer, state in info.layers.items():
+        disk = "" if state.bytes_on_disk is None else _size(state.bytes_on_disk)
+        table.add_row(str(layer), f"{state.points:,}", f"{state.indexed:,}", disk)
+    _console().print(table)
+    if manifest.corpora:
+        ledger = Table("corpus", "sentences", "tokens", "contexts", "complete", "updated")
+        for entry in manifest.corpora.values():
+            ledger.add_row(
+                Text(entry.name),
+                f"{entry.sentences:,}",
+                f"{entry.tokens:,}",
+                f"{entry.contexts:,}",
+                "yes" if entry.complete else "no",
+                entry.updated,
+            )
+        _console().print(ledger)
+    return None
+
+
+def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
+    """Print what a verification found."""
+    if as_json:
+        return _print_json({"bank": bank, "sound": not wrong, "wrong": list(wrong)})
+    for sentence in wrong:
+        print(sentence)
+    if not wrong:
+        print(f"The bank '{bank}' is sound.")
+    return None
+
+
+def show_reading(reading: Reading, *, as_json: bool = False, title: str | None = None) -> None:
+    """Print a reading: each token with its neighbors, the token marked in each caption."""
+    if as_json:
+        return _print_json(reading.to_dict())
+    from query.reading import excerpt
+
+    table = Table(
+        "token",
+        "layer",
+        "cosine",
+        "bank layer",
+        "neighbor",
+        "caption",
+        title=Text(title or reading.source),
+        title_justify="left",
+        caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {', '.join(map(str, reading.bank_layers))}",
+        caption_justify="left",
+    )
+    for token in reading.tokens:
+        for rank, neighbor in enumerate(token.neighbors):
+            table.add_row(
+                Text(token.label.strip() if rank == 0 else "", style="bold"),
+                str(token.layer) if rank == 0 and token.layer >= 0 else "",
+                f"{neighbor.cosine:.3f}",
+                str(neighbor.bank_layer),
+                Text(neighbor.word),
+                _marked(excerpt(neighbor, 60, "\0", "\0")),
+                end_section=rank == len(token.neighbors) - 1,
+            )
+    _console().print(table)
+    return None
+
+
+def _marked(text: str) -> Text:
+    before, token, after = text.split("\0")
+    marked = Text(before)
+    marked.append(token, style="bold reverse")
+    marked.append(after)
+    return marked
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value))
+    _console().print(table)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, ensure_ascii=False, indent=1))
+
+
+def _console() -> Console:
+    return Console()
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit in ("B", "kB") else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

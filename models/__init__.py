@@ -1,0 +1,1 @@
+"""The neural networks: language models, vision-language models and what is trained between them."""

@@ -1,0 +1,218 @@
+"""Getting a language model from a name: the hub, a directory, a GGUF file, or out of a VLM."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from latentbank_errors import LayerNotFound, ModelError
+from models.layout import cut_config, find_blocks, keep_blocks, text_config
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts of a language model: its decoder (no unembedding, no vision tower) and its tokenizer."""
+
+    decoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    num_layers: int
+    revision: str | None
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The device asked for; by default CUDA where there is one, else the CPU."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ModelError(f"{device!r} is no device: use cpu, cuda or cuda:1.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"PyTorch finds no GPU for the device {device}: use cpu, or install PyTorch with CUDA."
+        )
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype asked for; by default bfloat16 on a GPU and float32 on the CPU."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in _DTYPES.values():
+        raise ModelError(f"{dtype} is no dtype to run a language model in: use {', '.join(_DTYPES)}.")
+    return chosen
+
+
+def load_parts(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    revision: str | None,
+    deepest_layer: int | None,
+    trust_remote_code: bool,
+) -> Loaded:
+    """Load the decoder and the tokenizer called `name`; see `load_language_model`."""
+    source, gguf = _where(name)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        common["revision"] = revision
+    if gguf is not None:
+        common["gguf_file"] = gguf
+    with _plain_errors(name), _quiet():
+        config = AutoConfig.from_pretrained(source, **common)
+    commit = getattr(config, "_commit_hash", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder: latentbank needs a decoder-only language model.")
+    inner = text_config(config)
+    num_layers = getattr(inner, "num_hidden_layers", None)
+    if not isinstance(num_layers, int):
+        raise ModelError(f"The configuration of {name} names no number of layers: is it a language model?")
+    if deepest_layer is not None and not 0 <= deepest_layer <= num_layers:
+        raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
+    # The fingerprint looks at the first block, so one stays even if only layer 0 is asked for.
+    blocks = num_layers if deepest_layer is None else max(1, deepest_layer)
+
+    with _plain_errors(name), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{name} has no fast tokenizer, which latentbank needs for the character offsets of tokens: "
+            "use a model with a tokenizer.json."
+        )
+    cut_config(inner, blocks)
+    with _plain_errors(name), _quiet():
+        model, missing = _read_weights(source, config, inner is not config, dtype, common)
+        decoder = cast(Any, model).get_decoder()
+        kept = {id(parameter) for parameter in decoder.parameters()}
+        names = {key for key, parameter in model.named_parameters() if id(parameter) in kept}
+    if lacking := sorted(names & missing):
+        raise ModelError(
+            f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
+        )
+    keep_blocks(find_blocks(decoder), blocks)
+    decoder.config.num_hidden_layers = blocks
+    del model  # with it go the unembedding and, in a VLM, the vision tower
+    with _plain_errors(name):
+        decoder.to(device)
+    decoder.eval().requires_grad_(False)
+    _unmark_gguf(decoder)
+    return Loaded(decoder, tokenizer, num_layers, revision=commit)
+
+
+def _where(name: str) -> tuple[str, str | None]:
+    """Directory or hub id, and the GGUF file in it (None: safetensors or the like)."""
+    if not name.strip():
+        raise ModelError("The model's name is empty: give a hub id, a directory or a .gguf file.")
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(f"{name} is a file but no .gguf: give the model's directory or a hub id.")
+        return str(path.parent), path.name
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"The directory {name} holds no config.json, so there is no model in it.")
+        return str(path), None
+    if match := re.fullmatch(r"([\w.-]+/[\w.-]+):(.+\.gguf)", name, flags=re.IGNORECASE):
+        return match[1], match[2]
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or name.lower().endswith(".gguf"):
+        raise ModelError(f"There is no model at {name}: give a hub id, a directory or a .gguf file.")
+    return name, None
+
+
+def _read_weights(
+    source: str, config: Any, composite: bool, dtype: torch.dtype, common: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model with its weights, and the names of the weights the checkpoint did not have."""
+    options = {**common, "config": config, "dtype": dtype, "output_loading_info": True}
+    if "gguf_file" in common:
+        # By default weights stay packed in GGUF's blocks, which gives a model that cannot be saved.
+        options["quantization_config"] = GgufConfig(dequantize=True)
+        classes: tuple[Any, ...] = (AutoModelForCausalLM,)
+    elif composite:
+        classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
+    else:
+        classes = (AutoModel, AutoModelForCausalLM)
+    knows = [c for c in classes if type(config) in c._model_mapping or _has_code_for(config, c)]
+    if not knows:
+        raise ValueError(f"transformers has no language model for the type {config.model_type}")
+    model, info = knows[0].from_pretrained(source, **options)
+    return model, set(info["missing_keys"])
+
+
+def _has_code_for(config: Any, auto_class: Any) -> bool:
+    return auto_class.__name__ in (getattr(config, "auto_map", None) or {})
+
+
+def _unmark_gguf(decoder: PreTrainedModel) -> None:
+    """Take away the traces of the GGUF, so that the unpacked model can be saved like any other."""
+    if getattr(decoder.config, "quantization_config", None) is not None and isinstance(
+        decoder.config.quantization_config, GgufConfig
+    ):
+        del decoder.config.quantization_config
+        for mark in ("hf_quantizer", "is_quantized", "quantization_method"):
+            vars(decoder).pop(mark, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' report of weights it did not need (the unembedding, later blocks) off the screen."""
+    before = logging.get_verbosity()
+    cast(Any, logging).set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong in transformers, the hub or torch into a ModelError of one sentence."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(_sentence(name, error)) from error
+
+
+def _sentence(name: str, error: Exception) -> str:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    kinds = {type(e).__name__ for e in chain}
+    text = " ".join(str(e) for e in chain)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{name} does not fit into memory: use a GPU with more memory, bfloat16, or fewer layers."
+    if "GatedRepoError" in kinds:
+        return f"{name} is gated: accept its licence on its hub page and set HF_TOKEN, then try again."
+    if "RevisionNotFoundError" in kinds:
+        return f"{name} has no such revision."
+    if "RepositoryNotFoundError" in kinds or "HFValidationError" in kinds:
+        return f"There is no model {name} on the hub, or it is private: check the name and HF_TOKEN."
+    if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError"}:
+        return f"{name} is not on this machine and the hub cannot be reached: check the name and the network."
+    if "trust_remote_code" in text:
+        return f"{name} comes with code of its own: pass trust_remote_code=True if you trust its authors."
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"The model {name} cannot be loaded: {first[:200].rstrip('. ')}."

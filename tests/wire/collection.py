@@ -1,0 +1,348 @@
+"""One collection of the double: an embedded shard on disk and what the server tells about it."""
+
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+from pydantic import BaseModel
+from qdrant_client.http import models as m
+
+from tests.wire import translate
+from tests.wire.errors import Refusal, WireError, not_spoken, wrong
+
+_HNSW = m.HnswConfig(m=16, ef_construct=100, full_scan_threshold=10000, max_indexing_threads=0, on_disk=False)
+_OPTIMIZERS = m.OptimizersConfig(
+    deleted_threshold=0.2,
+    vacuum_min_vector_number=1000,
+    default_segment_number=0,
+    indexing_threshold=10000,
+    flush_interval_sec=5,
+)
+_WAL = m.WalConfig(wal_capacity_mb=32, wal_segments_ahead=0, wal_retain_closed=1)
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """Points to store as (id, vector [size] float, payload) triples, from either transport."""
+
+    points: Sequence[tuple[Any, list[float], dict[str, Any] | None]]
+    update_filter: m.Filter | None = None
+    update_mode: m.UpdateMode | None = None
+
+
+def dense(vector: Any) -> list[float]:
+    """The vector itself, if it is one plain list of numbers."""
+    if not isinstance(vector, list) or (vector and isinstance(vector[0], list)):
+        raise not_spoken("vectors that are not plain lists of numbers")
+    return vector
+
+
+class Collection:
+    """A collection in its own directory. Every method may be called from any thread."""
+
+    def __init__(self, directory: Path, given: m.CreateCollection) -> None:
+        """Make the collection on disk; raises WireError for settings the engine or the double refuses."""
+        self.config = _initial_config(given)
+        self._directory = directory
+        self._lock = threading.RLock()
+        self._schemas: dict[str, Any] = {}
+        self._stale = False
+        self._announced = False
+        directory.mkdir(parents=True)
+        with _engine_errors():
+            self._shard = edge.EdgeShard.create(str(directory), translate.to_config(self.config))
+        self._open = True
+
+    # Lifecycle
+
+    def close(self) -> None:
+        """Close the shard, as a server that stops does."""
+        with self._lock:
+            if self._open:
+                self._shard.close()
+                self._open = False
+
+    def open(self) -> None:
+        """Load the shard from disk again."""
+        with self._lock:
+            if not self._open:
+                self._shard = edge.EdgeShard.load(str(self._directory))
+                self._open = True
+
+    def remove(self) -> None:
+        """Close the shard and remove its files."""
+        self.close()
+        shutil.rmtree(self._directory)
+
+    # What the server tells
+
+    @property
+    def size(self) -> int:
+        """The length of its vectors."""
+        vectors = self.config.params.vectors
+        assert isinstance(vectors, m.VectorParams)
+        return vectors.size
+
+    def info(self) -> m.CollectionInfo:
+        """State and configuration.
+
+        Vectors that wait for the index are announced once as status yellow; asked again, they
+        are indexed first. So whoever waits for green sees both, as with a real server.
+        """
+        with self._lock, self._shard_in_use() as shard:
+            status = m.CollectionStatus.GREEN
+            if self._stale and self._announced:
+                shard.optimize()
+                self._stale = self._announced = False
+            elif self._stale:
+                status, self._announced = m.CollectionStatus.YELLOW, True
+            told = shard.info()
+            return m.CollectionInfo(
+                status=status,
+                optimizer_status=m.OptimizersStatusOneOf.OK,
+                points_count=told.points_count,
+                indexed_vectors_count=told.indexed_vectors_count,
+                segments_count=told.segments_count,
+                config=self.config,
+                payload_schema={
+                    field: m.PayloadIndexInfo(**schema, points=told.payload_schema[field].points)
+                    for field, schema in self._schemas.items()
+                },
+                update_queue=m.UpdateQueueInfo(length=0),
+            )
+
+    # Changes
+
+    def update(self, given: m.UpdateCollection) -> None:
+        """Change the configuration; the shard is loaded again with it."""
+        for name in ("sparse_vectors", "strict_mode_config"):
+            if getattr(given, name) is not None:
+                raise not_spoken(f"updating {name}")
+        with self._lock:
+            before, self.config = self.config, _updated_config(self.config, given)
+            if _without_metadata(before) == _without_metadata(self.config):
+                return
+            try:
+                config = translate.to_config(self.config)
+            except WireError:
+                self.config = before
+                raise
+            with self._shard_in_use() as shard:
+                shard.close()
+                self._shard = edge.EdgeShard.load(str(self._directory), config)
+            self._note_stale(rebuilt=before.quantization_config != self.config.quantization_config)
+
+    def create_index(self, given: m.CreateFieldIndex) -> None:
+        """Index a payload field."""
+        operation = translate.to_index(given)
+        schema = given.field_schema
+        assert schema is not None
+        with self._lock, self._shard_in_use() as shard:
+            shard.update(operation)
+            self._schemas[given.field_name] = (
+                {"data_type": schema}
+                if isinstance(schema, m.PayloadSchemaType)
+                else {"data_type": m.PayloadSchemaType(schema.type.value), "params": schema}
+            )
+
+    def upsert(self, given: Upsert) -> None:
+        """Store points; all of them or, when a vector has the wrong size, none."""
+        for _, vector, _ in given.points:
+            if len(vector) != self.size:
+                raise wrong(f"Vector dimension error: expected dim: {self.size}, got {len(vector)}")
+        with _engine_errors():
+            operation = translate.to_upsert(given.points, given.update_filter, given.update_mode)
+        with self._lock, self._shard_in_use() as shard:
+            shard.update(operation)
+            self._note_stale()
+
+    def delete(self, given: m.PointsSelector) -> None:
+        """Delete points by id or by filter."""
+        match given:
+            case m.PointIdsList():
+                operation = edge.UpdateOperation.delete_points(translate.point_ids(given.points))
+            case m.FilterSelector():
+                chosen = translate.to_filter(given.filter)
+                assert chosen is not None
+                operation = edge.UpdateOperation.delete_points_by_filter(chosen)
+        with self._lock, self._shard_in_use() as shard:
+            shard.update(operation)
+
+    # Reads
+
+    def retrieve(self, given: m.PointRequest) -> list[m.Record]:
+        """The points with these ids that there are, in the order asked for."""
+        ids = translate.point_ids(given.ids)
+        payload = translate.payload_selector(given.with_payload, default=True)
+        with self._lock, self._shard_in_use() as shard:
+            found = shard.retrieve(ids, payload, given.with_vector or False)
+        return [_record(one) for one in found]
+
+    def scroll(self, given: m.ScrollRequest) -> m.ScrollResult:
+        """A page of points by ascending id, and the id the next page starts with."""
+        if given.order_by is not None:
+            raise not_spoken("scroll with order_by")
+        request = edge.ScrollRequest(
+            offset=None if given.offset is None else translate.point_id(given.offset),
+            limit=10 if given.limit is None else given.limit,
+            filter=translate.to_filter(given.filter),
+            with_payload=translate.payload_selector(given.with_payload, default=True),
+            with_vector=given.with_vector or False,
+        )
+        with self._lock, self._shard_in_use() as shard:
+            found, following = shard.scroll(request)
+        return m.ScrollResult.model_construct(
+            points=[_record(one) for one in found],
+            next_page_offset=None if following is None else translate.plain_id(following),
+        )
+
+    def count(self, given: m.CountRequest) -> m.CountResult:
+        """How many points match."""
+        request = edge.CountRequest(exact=given.exact is not False, filter=translate.to_filter(given.filter))
+        with self._lock, self._shard_in_use() as shard:
+            return m.CountResult(count=shard.count(request))
+
+    def facet(self, given: m.FacetRequest) -> m.FacetResponse:
+        """The most frequent values of an indexed field."""
+        request = edge.FacetRequest(
+            given.key,
+            limit=10 if given.limit is None else given.limit,
+            exact=bool(given.exact),
+            filter=translate.to_filter(given.filter),
+        )
+        with self._lock, self._shard_in_use() as shard:
+            hits = shard.facet(request).hits
+        return m.FacetResponse(hits=[m.FacetValueHit(value=hit.value, count=hit.count) for hit in hits])
+
+    def query(self, given: list[m.QueryRequest]) -> list[m.QueryResponse]:
+        """Several searches at once, answered in order."""
+        with _engine_errors():
+            request = edge.QueryBatchRequest([translate.to_query(one) for one in given])
+        with self._lock, self._shard_in_use() as shard:
+            found = shard.query_batch(request)
+        return [m.QueryResponse.model_construct(points=[_scored(one) for one in some]) for some in found]
+
+    # Inside
+
+    @contextmanager
+    def _shard_in_use(self) -> Iterator[edge.EdgeShard]:
+        with _engine_errors():
+            yield self._shard
+
+    def _note_stale(self, rebuilt: bool = False) -> None:
+        """Remember that the optimizer has work: enough vectors outside the index, or storage to rebuild."""
+        told = self._shard.info()
+        threshold = self.config.optimizer_config.indexing_threshold or 0
+        waiting_kilobytes = (told.points_count - told.indexed_vectors_count) * self.size * 4 // 1024
+        wants_index = self.config.hnsw_config.m > 0 and 0 < threshold <= waiting_kilobytes
+        if wants_index or (rebuilt and told.indexed_vectors_count > 0):
+            self._stale, self._announced = True, False
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """The engine raises bare Exceptions and ValueErrors: tell its own faults from the request's."""
+    try:
+        yield
+    except WireError:
+        raise
+    except (AssertionError, AttributeError, LookupError, TypeError):
+        # These are mistakes in the double itself.
+        raise
+    except Exception as error:
+        own_fault, _, what = str(error).partition("Service runtime error: ")
+        if what and not own_fault:
+            raise WireError(Refusal.INTERNAL, what) from error
+        raise wrong(str(error)) from error
+
+
+def _record(found: edge.Record) -> m.Record:
+    # Built without validation: the engine's own data need none, and vectors are long.
+    return m.Record.model_construct(
+        id=translate.plain_id(found.id), payload=found.payload, vector=found.vector
+    )
+
+
+def _scored(found: edge.ScoredPoint) -> m.ScoredPoint:
+    return m.ScoredPoint.model_construct(
+        id=translate.plain_id(found.id),
+        version=found.version,
+        score=found.score,
+        payload=found.payload,
+        vector=found.vector,
+    )
+
+
+def _initial_config(given: m.CreateCollection) -> m.CollectionConfig:
+    for name in ("sparse_vectors", "strict_mode_config", "sharding_method"):
+        if getattr(given, name) is not None:
+            raise not_spoken(f"creating a collection with {name}")
+    return m.CollectionConfig(
+        params=m.CollectionParams(
+            vectors=given.vectors,
+            shard_number=given.shard_number or 1,
+            replication_factor=given.replication_factor or 1,
+            write_consistency_factor=given.write_consistency_factor or 1,
+            on_disk_payload=True if given.on_disk_payload is None else given.on_disk_payload,
+            payload=given.payload,
+            id_tracker=given.id_tracker,
+        ),
+        hnsw_config=_merged(_HNSW, given.hnsw_config),
+        optimizer_config=_merged(_OPTIMIZERS, given.optimizers_config),
+        wal_config=_merged(_WAL, given.wal_config),
+        quantization_config=given.quantization_config,
+        metadata=_metadata(None, given.metadata),
+    )
+
+
+def _updated_config(config: m.CollectionConfig, given: m.UpdateCollection) -> m.CollectionConfig:
+    changes: dict[str, Any] = {
+        "hnsw_config": _merged(config.hnsw_config, given.hnsw_config),
+        "optimizer_config": _merged(config.optimizer_config, given.optimizers_config),
+        "params": _merged(config.params, given.params),
+        "metadata": _metadata(config.metadata, given.metadata),
+    }
+    if given.quantization_config is not None:
+        changes["quantization_config"] = _enabled(given.quantization_config)
+    if given.vectors is not None:
+        changes["params"] = changes["params"].model_copy(
+            update={"vectors": _updated_vectors(config.params.vectors, given.vectors)}
+        )
+    return config.model_copy(update=changes)
+
+
+def _updated_vectors(vectors: Any, given: dict[str, m.VectorParamsDiff]) -> m.VectorParams:
+    if set(given) != {""}:
+        raise wrong(f"Not existing vector name error: {', '.join(given)}")
+    changes = {name: value for name, value in given[""] if value is not None}
+    if "quantization_config" in changes:
+        changes["quantization_config"] = _enabled(changes["quantization_config"])
+    updated: m.VectorParams = vectors.model_copy(update=changes)
+    return updated
+
+
+def _without_metadata(config: m.CollectionConfig) -> m.CollectionConfig:
+    return config.model_copy(update={"metadata": None})
+
+
+def _enabled(given: Any) -> Any:
+    return None if given == m.Disabled.DISABLED else given
+
+
+def _merged(base: Any, diff: BaseModel | None) -> Any:
+    """`base` with the fields that `diff` sets."""
+    changes = {name: value for name, value in diff if value is not None} if diff else {}
+    if changes.get("max_optimization_threads") == m.MaxOptimizationThreadsSetting.AUTO:
+        changes["max_optimization_threads"] = None
+    return base.model_copy(update=changes)
+
+
+def _metadata(base: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Metadata merged key by key; a null removes its key, and none left is no metadata at all."""
+    merged = {**(base or {}), **(given or {})}
+    return {key: value for key, value in merged.items() if value is not None} or None

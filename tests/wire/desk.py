@@ -1,0 +1,145 @@
+"""Where both transports hand in their requests: keys are checked, requests recorded, faults delivered."""
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from qdrant_client.http import models as m
+
+from tests.wire.collection import Upsert
+from tests.wire.engine import WRITES, Engine
+from tests.wire.errors import Refusal, WireError, wrong
+from tests.wire.faults import QUIET, Fault, FaultBook, Trouble
+
+_LONG = 16
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A request as a test may look at it. The API key itself is never kept.
+
+    `summary` is the body in the REST API's words, long lists shortened to their length; it is
+    empty when the key was refused. `accepted` tells whether the API key was good enough.
+    """
+
+    transport: str
+    operation: str
+    collection: str | None
+    summary: dict[str, Any]
+    accepted: bool
+    fault: Fault | None
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A request whose body is not what Qdrant's API describes."""
+
+    transport: str
+    operation: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The API keys the server knows. Without any, everyone may do everything."""
+
+    full: str | None
+    read_only: str | None
+
+    def __repr__(self) -> str:
+        """Say nothing about the keys."""
+        return "Keys(...)"
+
+    def check(self, given: str | None, operation: str) -> None:
+        """Raise WireError unless this key may ask for this operation."""
+        if operation in QUIET or (self.full is None and self.read_only is None):
+            return
+        if given is None:
+            raise WireError(Refusal.UNAUTHORIZED, "Must provide an API key or an Authorization bearer token")
+        if _same(given, self.full):
+            return
+        if not _same(given, self.read_only):
+            raise WireError(Refusal.UNAUTHORIZED, "Invalid API key or JWT")
+        if operation in WRITES:
+            raise WireError(Refusal.FORBIDDEN, "Global manage access is required")
+
+
+class Struck(Exception):
+    """A fault strikes before the request is applied."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        """Carry the fault to the transport, which expresses it in its own way."""
+        super().__init__(trouble.fault.name)
+        self.trouble = trouble
+
+
+class Desk:
+    """Handles one request after another, from any thread."""
+
+    def __init__(self, engine: Engine, keys: Keys) -> None:
+        """Serve `engine` to whoever holds one of `keys`."""
+        self.engine = engine
+        self.faults = FaultBook()
+        self.requests: list[Recorded] = []
+        self.invalid: list[Invalid] = []
+        self._keys = keys
+
+    def serve(
+        self,
+        transport: str,
+        operation: str,
+        collection: str | None,
+        key: str | None,
+        parse: Callable[[], Any],
+        wait: bool | None = None,
+    ) -> tuple[Any, Trouble | None]:
+        """Handle one request: its result, and the fault that strikes after it was applied, if any.
+
+        `parse` makes the body, a REST model or an Upsert, and raises ValueError if it is none;
+        `wait` is given for writes to points. Raises WireError for a refusal and Struck for a
+        fault that comes before the request is applied.
+        """
+        try:
+            self._keys.check(key, operation)
+        except WireError:
+            self.requests.append(Recorded(transport, operation, collection, {}, False, None))
+            raise
+        try:
+            body = parse()
+        except ValueError as error:
+            # pydantic's ValidationError is a ValueError; its text quotes the input, which holds no secret.
+            self.invalid.append(Invalid(transport, operation, str(error)))
+            raise wrong(f"Format error in body: {error}") from error
+        summary = _summary(body) | ({} if wait is None else {"wait": wait})
+        trouble = self.faults.take(operation)
+        fault = trouble.fault if trouble else None
+        self.requests.append(Recorded(transport, operation, collection, summary, True, fault))
+        if trouble and not trouble.fault.applies:
+            raise Struck(trouble)
+        result = self.engine.apply(operation, collection, body)
+        if wait is False and isinstance(result, m.UpdateResult):
+            result = result.model_copy(update={"status": m.UpdateStatus.ACKNOWLEDGED})
+        return result, trouble
+
+
+def _same(given: str, key: str | None) -> bool:
+    return key is not None and hmac.compare_digest(given.encode(), key.encode())
+
+
+def _summary(body: Any) -> dict[str, Any]:
+    if isinstance(body, Upsert):
+        return {"points": len(body.points)}
+    if isinstance(body, BaseModel):
+        dumped = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {field: _shortened(value) for field, value in dumped.items()}
+    return {}
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return f"<{len(value)} items>" if len(value) > _LONG else [_shortened(one) for one in value]
+    return value

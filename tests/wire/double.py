@@ -1,0 +1,186 @@
+"""A test double of a Qdrant server: its REST and gRPC APIs on real sockets, over the embedded engine.
+
+    with QdrantDouble(api_key="secret") as server:
+        client = QdrantClient(url=server.url, grpc_port=server.grpc_port, api_key="secret")
+        server.inject(Fault.unavailable503, times=2, operation="upsert")
+
+It does what a real server does for the operations it knows, and answers 501 for everything
+else, so that a test can never pass on something left out in silence.
+"""
+
+import shutil
+import socket
+import ssl
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from qdrant_client.http import models as m
+
+from tests.wire import translate
+from tests.wire.certificates import Certificates, make_certificates
+from tests.wire.desk import Desk, Invalid, Keys, Recorded
+from tests.wire.engine import Engine
+from tests.wire.faults import FAMILIES, Fault, Trouble
+from tests.wire.grpc_service import GrpcServer
+from tests.wire.rest import RestServer
+
+__all__ = ["Fault", "Invalid", "QdrantDouble", "Recorded"]
+
+
+class QdrantDouble:
+    """The server. Use it as a context manager: it runs from the start of the block to its end.
+
+    With `grpc=False` its gRPC port refuses connections. With `tls=True` both APIs speak TLS
+    with a certificate for 127.0.0.1 and localhost, to be checked against `ca_file`.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        read_only_key: str | None = None,
+        tls: bool = False,
+        grpc: bool = True,
+    ) -> None:
+        """Start serving at once, on free ports of 127.0.0.1."""
+        self._directory = Path(tempfile.mkdtemp(prefix="qdrant-double-"))
+        self._engine = Engine(self._directory / "collections")
+        self._desk = Desk(self._engine, Keys(api_key, read_only_key))
+        self._certificates: Certificates | None = make_certificates(self._directory) if tls else None
+        self._port = 0
+        self._rest: RestServer | None = None
+        self._grpc: GrpcServer | None = None
+        self._closed_port: socket.socket | None = None
+        self.grpc_port = 0
+        if not grpc:
+            # Bound but not listening: nobody else gets the port, and connecting to it is refused.
+            self._closed_port = socket.socket()
+            self._closed_port.bind(("127.0.0.1", 0))
+            self.grpc_port = self._closed_port.getsockname()[1]
+        self.start()
+
+    def __enter__(self) -> Self:
+        """The server is running already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, and remove all data."""
+        self.close()
+
+    # Where it is
+
+    @property
+    def url(self) -> str:
+        """The REST API's address; it stays the same through restarts."""
+        return f"{'http' if self._certificates is None else 'https'}://127.0.0.1:{self._port}"
+
+    @property
+    def ca_file(self) -> str | None:
+        """The PEM file of the authority its certificate is signed by, or None without TLS."""
+        return None if self._certificates is None else str(self._certificates.ca_file)
+
+    # Its life
+
+    def start(self) -> None:
+        """Serve on the same ports, with the same data as before; nothing happens when it runs already."""
+        if self._rest is not None:
+            return
+        self._engine.open()
+        self._rest = RestServer(self._desk, self._port, self._tls_context())
+        self._port = self._rest.server_address[1]
+        self._rest.begin()
+        if self._closed_port is None:
+            files = self._certificates
+            pair = None if files is None else (files.certificate_file, files.key_file)
+            self._grpc = GrpcServer(self._desk, self.grpc_port, pair)
+            self.grpc_port = self._grpc.port
+            self._grpc.begin()
+
+    def stop(self) -> None:
+        """Stop serving: connections break, new ones are refused, data stays on disk."""
+        if self._rest is not None:
+            self._rest.end()
+            self._rest = None
+        if self._grpc is not None:
+            self._grpc.end()
+            self._grpc = None
+        self._engine.close()
+
+    def wipe(self) -> None:
+        """Remove all collections and aliases, as if the server had been restarted with an empty disk."""
+        self._engine.wipe()
+
+    def close(self) -> None:
+        """Stop for good and remove all files."""
+        self.stop()
+        if self._closed_port is not None:
+            self._closed_port.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    # What tests order and look at
+
+    def inject(
+        self,
+        fault: Fault,
+        times: int = 1,
+        operation: str | None = None,
+        after: int = 0,
+        retry_after: int | None = None,
+        seconds: float = 30.0,
+    ) -> None:
+        """Let `fault` strike the next `times` requests, after leaving `after` of them alone.
+
+        `operation` is one of `operations`, or None for any but the ones clients call on their
+        own (version, health); "query" stands for single and batched queries. `retry_after`, in
+        seconds, goes with `Fault.too_many`; `seconds` is how long `Fault.hang` lasts at most.
+        """
+        if operation is not None and operation not in self.operations:
+            raise ValueError(f"{operation!r} is no operation; there are {', '.join(sorted(self.operations))}")
+        self._desk.faults.order(Trouble(fault, retry_after, seconds), operation, times, after)
+
+    def clear_faults(self) -> None:
+        """Forget the faults that have not struck yet."""
+        self._desk.faults.clear()
+
+    @property
+    def faults_left(self) -> int:
+        """How many faults have not struck yet."""
+        return self._desk.faults.left()
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """The names of operations, as in `inject` and `requests`."""
+        return self._engine.operations | frozenset(FAMILIES)
+
+    @property
+    def requests(self) -> list[Recorded]:
+        """The requests received so far, also those struck by a fault or refused for their key."""
+        return self._desk.requests
+
+    @property
+    def invalid_requests(self) -> list[Invalid]:
+        """The requests that Qdrant's API does not describe; tests expect none."""
+        return self._desk.invalid
+
+    def points(self, collection: str) -> dict[int | str, tuple[np.ndarray, dict[str, Any]]]:
+        """All points of a collection or alias: id to (vector [size] float32, payload).
+
+        Read from the engine itself, past keys and faults; the server must be running.
+        """
+        everything = m.ScrollRequest(limit=2**31, with_vector=True)
+        found = self._engine.find(collection).scroll(everything).points
+        return {
+            translate.plain_id(one.id): (np.asarray(one.vector, dtype=np.float32), one.payload or {})
+            for one in found
+        }
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if self._certificates is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._certificates.certificate_file, self._certificates.key_file)
+        return context

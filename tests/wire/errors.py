@@ -1,0 +1,56 @@
+"""What a Qdrant server answers when it refuses a request, in both protocols' words."""
+
+from enum import Enum
+from http import HTTPStatus
+
+
+class Refusal(Enum):
+    """A kind of refusal: its HTTP status, its gRPC code and the words the server puts before the message."""
+
+    WRONG_INPUT = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Wrong input: ")
+    UNAUTHORIZED = (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", "")
+    FORBIDDEN = (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", "Forbidden: ")
+    NOT_FOUND = (HTTPStatus.NOT_FOUND, "NOT_FOUND", "Not found: ")
+    EXISTS = (HTTPStatus.CONFLICT, "ALREADY_EXISTS", "Wrong input: ")
+    TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "OUT_OF_RANGE", "")
+    TOO_MANY = (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "RESOURCE_EXHAUSTED",
+        "Rate limiting exceeded: ",
+    )
+    INTERNAL = (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "Service internal error: ")
+    NOT_SPOKEN = (
+        HTTPStatus.NOT_IMPLEMENTED,
+        "UNIMPLEMENTED",
+        "The test double cannot do this: ",
+    )
+    UNAVAILABLE = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "UNAVAILABLE",
+        "Shard temporarily unavailable: ",
+    )
+
+    def __init__(self, http: HTTPStatus, code: str, prefix: str) -> None:
+        self.http = http
+        self.code = code
+        self.prefix = prefix
+
+
+class WireError(Exception):
+    """A request the double refuses; each transport turns it into its own kind of answer."""
+
+    def __init__(self, refusal: Refusal, message: str, retry_after: int | None = None) -> None:
+        """Keep the refusal; `retry_after` is in seconds and only sent with `Refusal.TOO_MANY`."""
+        super().__init__(refusal.prefix + message)
+        self.refusal = refusal
+        self.retry_after = retry_after
+
+
+def wrong(message: str) -> WireError:
+    """A request the server understands but cannot accept (400)."""
+    return WireError(Refusal.WRONG_INPUT, message)
+
+
+def not_spoken(what: str) -> WireError:
+    """A feature of Qdrant that this double leaves out (501), so that nothing is ignored in silence."""
+    return WireError(Refusal.NOT_SPOKEN, what)

@@ -1,0 +1,103 @@
+"""Faults a test can order: what goes wrong, for which operation, how often."""
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+
+from tests.wire.errors import Refusal, WireError
+
+QUIET = ("version", "health")
+"""Operations that a fault for any operation passes over: clients call them on their own, at any time."""
+
+FAMILIES = {"query": ("query", "query_batch")}
+"""Names that stand for several operations."""
+
+
+class Fault(Enum):
+    """What goes wrong with one request."""
+
+    refuse = "the connection is reset and nothing is applied"
+    hang = "no answer for some seconds, then the connection is closed; nothing is applied"
+    too_many = "429 / RESOURCE_EXHAUSTED, with the seconds to wait if given"
+    error500 = "500 / INTERNAL"
+    unavailable503 = "503 / UNAVAILABLE"
+    drop_after_apply = "the request is applied, then the connection is closed without an answer"
+    cut = "the request is applied, then the connection is closed in the middle of the answer"
+
+    @property
+    def applies(self) -> bool:
+        """Whether the request takes effect before things go wrong."""
+        return self in (Fault.drop_after_apply, Fault.cut)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A fault that has struck a request, with its settings (both in seconds)."""
+
+    fault: Fault
+    retry_after: int | None
+    seconds: float
+
+    def error(self) -> WireError | None:
+        """The refusal this fault is answered with; None when it is no answer at all."""
+        match self.fault:
+            case Fault.too_many:
+                return WireError(Refusal.TOO_MANY, "Too many requests, retry later", self.retry_after)
+            case Fault.error500:
+                return WireError(Refusal.INTERNAL, "injected by the test")
+            case Fault.unavailable503:
+                return WireError(Refusal.UNAVAILABLE, "injected by the test")
+            case _:
+                return None
+
+
+@dataclass
+class _Order:
+    """An order for faults, counted down as requests come in."""
+
+    trouble: Trouble
+    operation: str | None
+    times: int
+    after: int
+
+    def matches(self, operation: str) -> bool:
+        if self.operation is None:
+            return operation not in QUIET
+        return operation in FAMILIES.get(self.operation, (self.operation,))
+
+
+class FaultBook:
+    """The faults ordered and not yet delivered. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        """Start with nothing ordered."""
+        self._lock = threading.Lock()
+        self._orders: list[_Order] = []
+
+    def order(self, trouble: Trouble, operation: str | None, times: int, after: int) -> None:
+        """Strike the next `times` requests for `operation` (None: any), leaving the first `after` alone."""
+        with self._lock:
+            self._orders.append(_Order(trouble, operation, times, after))
+
+    def clear(self) -> None:
+        """Forget everything ordered."""
+        with self._lock:
+            self._orders.clear()
+
+    def left(self) -> int:
+        """How many faults are still to be delivered."""
+        with self._lock:
+            return sum(order.times for order in self._orders)
+
+    def take(self, operation: str) -> Trouble | None:
+        """The fault that strikes this request, if any; at most one order is used up."""
+        with self._lock:
+            for order in self._orders:
+                if not order.matches(operation):
+                    continue
+                if order.after > 0:
+                    order.after -= 1
+                elif order.times > 0:
+                    order.times -= 1
+                    return order.trouble
+            return None

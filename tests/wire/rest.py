@@ -1,0 +1,261 @@
+"""Qdrant's REST API on a socket."""
+
+import contextlib
+import json
+import re
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pydantic_core
+from pydantic import TypeAdapter
+from qdrant_client.http import models as m
+
+from tests.wire import openapi
+from tests.wire.collection import Upsert, dense
+from tests.wire.desk import Desk, Struck
+from tests.wire.errors import Refusal, WireError, not_spoken
+from tests.wire.faults import Fault, Trouble
+
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes a request's body may have, Qdrant's default."""
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path of the API: `body` parses its JSON, `waits` is true for writes to points."""
+
+    method: str
+    template: str
+    operation: str
+    body: TypeAdapter[Any] | None = None
+    waits: bool = False
+
+    def match(self, method: str, path: str) -> re.Match[str] | None:
+        """The match of this route with a request line, which may hold the collection's name."""
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.template)
+        return re.fullmatch(pattern, path) if method == self.method else None
+
+
+_C = "/collections/{collection_name}"
+ROUTES = (
+    Route("GET", "/", "version"),
+    Route("GET", "/healthz", "health"),
+    Route("GET", "/livez", "health"),
+    Route("GET", "/readyz", "health"),
+    Route("GET", "/collections", "list_collections"),
+    Route("GET", "/aliases", "list_aliases"),
+    Route("POST", "/collections/aliases", "update_aliases", TypeAdapter(m.ChangeAliasesOperation)),
+    Route("PUT", _C, "create_collection", TypeAdapter(m.CreateCollection)),
+    Route("GET", _C, "get_collection"),
+    Route("PATCH", _C, "update_collection", TypeAdapter(m.UpdateCollection)),
+    Route("DELETE", _C, "delete_collection"),
+    Route("GET", _C + "/exists", "collection_exists"),
+    Route("GET", _C + "/aliases", "collection_aliases"),
+    Route("PUT", _C + "/index", "create_index", TypeAdapter(m.CreateFieldIndex), waits=True),
+    Route("PUT", _C + "/points", "upsert", TypeAdapter(m.PointInsertOperations), waits=True),
+    Route("POST", _C + "/points/delete", "delete", TypeAdapter(m.PointsSelector), waits=True),
+    Route("POST", _C + "/points", "retrieve", TypeAdapter(m.PointRequest)),
+    Route("POST", _C + "/points/scroll", "scroll", TypeAdapter(m.ScrollRequest)),
+    Route("POST", _C + "/points/count", "count", TypeAdapter(m.CountRequest)),
+    Route("POST", _C + "/facet", "facet", TypeAdapter(m.FacetRequest)),
+    Route("POST", _C + "/points/query", "query", TypeAdapter(m.QueryRequest)),
+    Route("POST", _C + "/points/query/batch", "query_batch", TypeAdapter(m.QueryRequestBatch)),
+)
+
+
+def _parse(route: Route, raw: bytes) -> Any:
+    """The body as a REST model or an Upsert; raises ValueError unless it is what the API describes."""
+    if route.body is None:
+        return None
+    given = json.loads(raw or b"{}")
+    complaint = openapi.complaint(route.method, route.template, given)
+    if complaint:
+        raise ValueError(f"not as Qdrant's OpenAPI describes it: {complaint}")
+    body = route.body.validate_python(given)
+    return _upsert(body) if route.operation == "upsert" else body
+
+
+def _upsert(body: m.PointsList | m.PointsBatch) -> Upsert:
+    if body.shard_key is not None:
+        raise not_spoken("upsert with a shard key")
+    if isinstance(body, m.PointsList):
+        points = [(point.id, dense(point.vector), point.payload) for point in body.points]
+    else:
+        ids, vectors = body.batch.ids, body.batch.vectors
+        payloads: Sequence[dict[str, Any] | None] = body.batch.payloads or [None] * len(ids)
+        if not isinstance(vectors, list) or not len(ids) == len(vectors) == len(payloads):
+            raise ValueError("a batch needs as many vectors and payloads as ids")
+        points = [
+            (one, dense(vector), payload) for one, vector, payload in zip(ids, vectors, payloads, strict=True)
+        ]
+    return Upsert(points, body.update_filter, body.update_mode)
+
+
+class RestServer(ThreadingHTTPServer):
+    """The listening socket; each connection has a thread of its own."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, desk: Desk, port: int, tls: ssl.SSLContext | None) -> None:
+        """Listen on 127.0.0.1 at once; `port` 0 takes a free one."""
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.desk = desk
+        self._tls = tls
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    def begin(self) -> None:
+        """Accept connections."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop listening and break every open connection."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+        with self._lock:
+            for connection in self._connections:
+                _shut(connection)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept; the TLS handshake is left to the connection's own thread."""
+        connection, address = super().get_request()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._connections.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close one connection."""
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a connection breaks because of the client or of a fault, both on purpose."""
+
+
+def _shut(connection: socket.socket) -> None:
+    # The other side may be gone already.
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body leave in one piece
+    server: RestServer
+
+    def do_GET(self) -> None:
+        started = time.perf_counter()
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            result, trouble = self._serve(raw)
+            status, answer = 200, _success(result, started)
+        except WireError as error:
+            self._refuse(error, started)
+            return
+        except Struck as struck:
+            self._strike(struck.trouble, started)
+            return
+        except Exception as error:
+            # A mistake in the double: tell the test what it was.
+            self._refuse(WireError(Refusal.INTERNAL, f"the test double failed: {error!r}"), started)
+            return
+        if trouble is None:
+            self._answer(status, answer)
+        elif trouble.fault is Fault.cut:
+            self._answer(status, answer, cut=True)
+        else:
+            self.close_connection = True
+
+    do_PUT = do_POST = do_PATCH = do_DELETE = do_GET
+
+    def _serve(self, raw: bytes) -> tuple[Any, Trouble | None]:
+        url = urlsplit(self.path)
+        for route in ROUTES:
+            found = route.match(self.command, url.path)
+            if found is None:
+                continue
+            if len(raw) > MAX_BODY:
+                too_large = (
+                    f"JSON payload ({len(raw)} bytes) is larger than allowed (limit: {MAX_BODY} bytes)."
+                )
+                raise WireError(Refusal.TOO_LARGE, too_large)
+            name = found.groupdict().get("collection_name")
+            wait = parse_qs(url.query).get("wait") == ["true"] if route.waits else None
+            return self.server.desk.serve(
+                "rest",
+                route.operation,
+                None if name is None else unquote(name),
+                self._key(),
+                partial(_parse, route, raw),
+                wait,
+            )
+        raise not_spoken(f"{self.command} {url.path}")
+
+    def _key(self) -> str | None:
+        key = self.headers.get("api-key")
+        bearer = self.headers.get("Authorization", "")
+        return key or (bearer.removeprefix("Bearer ") if bearer.startswith("Bearer ") else None)
+
+    def _strike(self, trouble: Trouble, started: float) -> None:
+        error = trouble.error()
+        if error is not None:
+            self._refuse(error, started)
+            return
+        self.close_connection = True
+        if trouble.fault is Fault.hang:
+            # Readable once the client gives up, or the server stops.
+            select.select([self.connection], [], [], trouble.seconds)
+        else:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def _refuse(self, error: WireError, started: float) -> None:
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        if error.refusal is Refusal.UNAUTHORIZED:
+            # The one refusal the server sends as plain text.
+            self._answer(error.refusal.http, str(error).encode(), headers | {"Content-Type": "text/plain"})
+            return
+        body = {"status": {"error": str(error)}, "time": time.perf_counter() - started}
+        self._answer(error.refusal.http, pydantic_core.to_json(body), headers)
+
+    def _answer(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
+    ) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.close_connection = self.close_connection or cut
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+def _success(result: Any, started: float) -> bytes:
+    if isinstance(result, m.VersionInfo):
+        return pydantic_core.to_json(result)
+    if result is None:
+        return b"healthz check passed"
+    return pydantic_core.to_json(
+        {"result": result, "status": "ok", "time": time.perf_counter() - started}, by_alias=True
+    )

@@ -1,0 +1,130 @@
+"""Filters mean the same to the double as they say, nested ones too."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from tests.wire.double import QdrantDouble
+from tests.wire.samples import COUNT, create, field, fill, payload, uid
+
+FILTERS: dict[str, tuple[models.Filter, Callable[[dict[str, Any]], bool]]] = {
+    "value": (
+        models.Filter(must=[field("word", match=models.MatchValue(value="cat"))]),
+        lambda p: p["word"] == "cat",
+    ),
+    "integer": (
+        models.Filter(must=field("position", match=models.MatchValue(value=7))),
+        lambda p: p["position"] == 7,
+    ),
+    "any": (
+        models.Filter(must=[field("word", match=models.MatchAny(any=["cat", "dog"]))]),
+        lambda p: p["word"] in ("cat", "dog"),
+    ),
+    "any integer": (
+        models.Filter(must=[field("position", match=models.MatchAny(any=[1, 5, 99]))]),
+        lambda p: p["position"] in (1, 5),
+    ),
+    "except": (
+        models.Filter(must=[field("word", match=models.MatchExcept(**{"except": ["cat", "dog"]}))]),
+        lambda p: p["word"] not in ("cat", "dog"),
+    ),
+    "text": (
+        models.Filter(must=[field("word", match=models.MatchText(text="tree"))]),
+        lambda p: "tree" in p["word"],
+    ),
+    "phrase": (
+        models.Filter(must=[field("word", match=models.MatchPhrase(phrase="old tree"))]),
+        lambda p: "old tree" in p["word"],
+    ),
+    "text any": (
+        models.Filter(must=[field("word", match=models.MatchTextAny(text_any="bird tree"))]),
+        lambda p: "bird" in p["word"] or "tree" in p["word"],
+    ),
+    "range": (
+        models.Filter(must=[field("position", range=models.Range(gte=10, lt=13.5))]),
+        lambda p: 10 <= p["position"] < 13.5,
+    ),
+    "empty": (
+        models.Filter(must=[models.IsEmptyCondition(is_empty=models.PayloadField(key="extra"))]),
+        lambda p: "extra" not in p,
+    ),
+    "null": (
+        models.Filter(must=[models.IsNullCondition(is_null=models.PayloadField(key="maybe"))]),
+        lambda p: "maybe" in p,
+    ),
+    "has id": (
+        models.Filter(must=[models.HasIdCondition(has_id=[uid(3), uid(4), uid(777)])]),
+        lambda p: p["position"] in (3, 4),
+    ),
+    "should and must not": (
+        models.Filter(
+            should=[
+                field("position", range=models.Range(lt=20)),
+                field("corpus", match=models.MatchValue(value="odd")),
+            ],
+            must_not=[field("third", match=models.MatchValue(value=0))],
+        ),
+        lambda p: (p["position"] < 20 or p["corpus"] == "odd") and p["third"] != 0,
+    ),
+    "min should": (
+        models.Filter(
+            min_should=models.MinShould(
+                conditions=[
+                    field("third", match=models.MatchValue(value=0)),
+                    field("corpus", match=models.MatchValue(value="odd")),
+                    field("position", range=models.Range(gt=40)),
+                ],
+                min_count=2,
+            )
+        ),
+        lambda p: ((p["third"] == 0) + (p["corpus"] == "odd") + (p["position"] > 40)) >= 2,
+    ),
+    "nested": (
+        models.Filter(
+            must=[
+                models.Filter(
+                    should=[
+                        field("word", match=models.MatchValue(value="dog")),
+                        models.Filter(must_not=[field("position", range=models.Range(lte=50))]),
+                    ]
+                ),
+                field("extra", is_empty=True),
+            ]
+        ),
+        lambda p: (p["word"] == "dog" or p["position"] > 50) and "extra" not in p,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[dict[str, QdrantClient]]:
+    """Clients by transport of a double that holds the sample points; only for reading."""
+    with QdrantDouble() as double:
+        clients = {
+            transport: QdrantClient(
+                url=double.url,
+                grpc_port=double.grpc_port,
+                prefer_grpc=transport == "grpc",
+                check_compatibility=False,
+                verify=False,
+            )
+            for transport in ("rest", "grpc")
+        }
+        create(clients["rest"])
+        fill(clients["rest"])
+        yield clients
+        for one in clients.values():
+            one.close()
+        assert double.invalid_requests == []
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_count_what_they_say(filled: dict[str, QdrantClient], transport: str, name: str) -> None:
+    condition, holds = FILTERS[name]
+    expected = {uid(number) for number in range(COUNT) if holds(payload(number))}
+    assert 0 < len(expected) < COUNT
+    client = filled[transport]
+    assert client.count("bank", condition, exact=True).count == len(expected)
+    assert {one.id for one in client.scroll("bank", condition, limit=COUNT)[0]} == expected
