@@ -423,8 +423,12 @@ def _load(
 ) -> LanguageModel:
     if name is None:
         raise LatentBankError("Name the LLM with --model: a hub id, a folder or a .gguf file.")
+    from transformers.utils import logging
+
     from models.language import load_language_model
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # transformers draws its bar into pipes and files too
     return load_language_model(
         name,
         device=device,

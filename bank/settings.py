@@ -67,7 +67,9 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it must be http://HOST:PORT or https://HOST:PORT")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ValueError("it must hold neither a user nor a key; LATENTBANK_API_KEY is the place for those")
+            raise ValueError(
+                "it must hold neither a user nor a key; LATENTBANK_API_KEY is the place for those"
+            )
         if parts.port == 0:  # asking for the port raises ValueError where it is none
             raise ValueError("its port cannot be 0")
         return url.rstrip("/")

@@ -44,14 +44,14 @@ def main() -> None:
     """Measure both sides for every size and print a table each."""
     arguments = _parser().parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
-    common = {"model": _model(arguments.model), "layers": layers}
+    common: dict[str, Any] = {"model": _model(arguments.model), "layers": layers}
     where = machine()
     tables: list[Row] = []
     measured: dict[str, Any] = {}
     sizes = {"layers": arguments.layers, "model": Path(common["model"]).name, "dtype": "float32"}
     for sentences in arguments.sentences:
         found = _measure(sentences, arguments.reference_sentences, common, arguments.forward_tokens)
-        rows = _rows(found, sentences, arguments.reference_sentences, len(layers), max(layers))
+        rows = _rows(found, len(layers), max(layers))
         show(
             f"Ingestion of {sentences:,} sentences",
             sizes | {"contexts": found["latentbank"]["contexts"], "prefixes": found["latentbank"]["tokens"]},
@@ -131,7 +131,7 @@ def _measure(
 
 def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
     """Time `build_index`, the model preloaded."""
-    import latentlens
+    import latentlens  # type: ignore[import-untyped]  # it has no types
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -139,7 +139,8 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+    network.eval()
     lines = read_lines(sentences_file(), sentences)
     loaded = _loaded()
     with PeakAnonymous() as watched:
@@ -235,7 +236,8 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
     plain = stream[: tokens // ROW * ROW].reshape(-1, ROW)
 
     source, options = _where(model)
-    decoder = AutoModel.from_pretrained(source, dtype=torch.float32, **options).eval()
+    decoder: Any = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
+    decoder.eval()
     decoder.layers = decoder.layers[: max(layers)]
     decoder.config.num_hidden_layers = max(layers)
     with torch.inference_mode():
@@ -284,9 +286,7 @@ def _memory(loaded: Memory, peak_anonymous: int) -> dict[str, int]:
 # -- tables ------------------------------------------------------------------------------------
 
 
-def _rows(
-    found: dict[str, Any], sentences: int, reference_sentences: int | None, depth_count: int, deepest: int
-) -> list[Row]:
+def _rows(found: dict[str, Any], depth_count: int, deepest: int) -> list[Row]:
     theirs, ours = found["reference"], found["latentbank"]
     rows = []
     mine = ours["contexts"] / ours["seconds"]

@@ -139,7 +139,8 @@ def make_queries(states: States, layers: Sequence[int], count: int) -> Floats:
     noise = unit(random.standard_normal(queries.shape))
     lengths = np.linalg.norm(queries, axis=1, keepdims=True) * random.uniform(0.5, 1.5, (count, 1))
     lengths[::2] = 0
-    return (queries + noise * lengths).astype(np.float32)
+    noisy: Floats = (queries + noise * lengths).astype(np.float32)
+    return noisy
 
 
 # -- building ----------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def _build(states: States, work: Path, count: int, layers: Sequence[int]) -> dic
 def build_reference(states: str, work: str, count: int, layers: Sequence[int]) -> dict[str, Any]:
     """Save the reference's index, made as its `build_index` makes it from hidden states."""
     import torch
-    from latentlens import ContextualIndex
+    from latentlens import ContextualIndex  # type: ignore[import-untyped]  # it has no types
     from torch.nn.functional import normalize
 
     source = open_states(Path(states))

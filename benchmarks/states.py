@@ -218,8 +218,8 @@ def _continue(listed: Path, planned: Iterator[Any]) -> tuple[int, Iterator[Any]]
             held = [sentence]
             break
         done += len(sentence.positions)
-    with listed.open("r+b") as file:
-        file.truncate(ends[done])
+    with listed.open("r+b") as torn:
+        torn.truncate(ends[done])
 
     def rest() -> Iterator[Any]:
         yield from held

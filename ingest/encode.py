@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from models.language import LanguageModel
 
 # Nodes in a row: attention costs grow with it, repeated prefixes at row ends shrink.
 ROW = 128
+# Sentences among which the next one for a row is looked for.
+LOOK_AHEAD = 32
 # Tokens in one forward pass, by device type: enough to keep the device busy.
 BATCH = {"cpu": 1024, "cuda": 16_384}
 
@@ -84,15 +87,26 @@ class Row:
 
 
 def fill_rows(sentences: Iterable[PlannedSentence], size: int = ROW) -> Iterator[Row]:
-    """Pack sentences into rows of at most `size` nodes; a longer sentence gets a row of its own."""
+    """Pack sentences into rows of at most `size` nodes; a longer sentence gets a row of its own.
+
+    A sentence that does not fit lets one of the next few, which does, go first: rows that are full to
+    the last node leave nothing for the LLM to compute in vain.
+    """
+    source = iter(sentences)
+    waiting: list[PlannedSentence] = []
     row = Row()
-    for sentence in sentences:
-        if row.tokens and len(row.tokens) + row.new_nodes(sentence) > size:
+    while True:
+        waiting.extend(islice(source, LOOK_AHEAD - len(waiting)))
+        room = size - len(row.tokens)
+        fits = (i for i, sentence in enumerate(waiting) if not row.tokens or row.new_nodes(sentence) <= room)
+        chosen = next(fits, None)
+        if chosen is not None:
+            row.add(waiting.pop(chosen))
+        elif row.tokens:
             yield row
             row = Row()
-        row.add(sentence)
-    if row.tokens:
-        yield row
+        else:
+            return
 
 
 def encode(
@@ -231,20 +245,36 @@ def _finish(
     owners = [sentence for sentence in sentences for _ in sentence.positions]
     states = {}
     for layer, state in picked.items():
-        bad = ~state.isfinite().all(dim=-1) | (state == 0).all(dim=-1)
+        bad = _unusable(state)
         if bad.any():
-            first = int(bad.nonzero()[0])
-            owner, dtype = owners[first], str(model.dtype).removeprefix("torch.")
-            what = "zero, without a direction," if state[first].isfinite().all() else "not finite"
-            half = model.dtype == torch.float16
-            raise ModelError(
-                f"{model.name} gives a hidden state that is {what} at layer {layer}, sentence {owner.sentence} "
-                f"('{owner.caption[:60]}'), in {dtype}; "
-                + ("run with --dtype bfloat16 or float32." if half else "leave that layer or sentence out.")
-            )
+            raise _refusal(model, layer, [owners[i] for i in bad.nonzero().flatten().tolist()])
         states[layer] = state.float().cpu().numpy()
     contexts = [pair for sentence in sentences for pair in _contexts(corpus, sentence, names)]
     return Encoded([id_ for id_, _ in contexts], [payload for _, payload in contexts], states, computed)
+
+
+def _unusable(states: torch.Tensor) -> torch.Tensor:
+    """Tell for each hidden state of `[n, hidden]` whether it has no direction: not finite, or zero."""
+    return ~states.isfinite().all(dim=-1) | (states == 0).all(dim=-1)
+
+
+def _refusal(model: LanguageModel, layer: int, suspects: list[PlannedSentence]) -> ModelError:
+    """Say which sentence gives hidden states that cannot be stored.
+
+    In a row, what is not finite in one sentence spoils the others (zero attention times infinity is not
+    a number), so each is run alone.
+    """
+    for sentence in suspects:
+        state = model.hidden_states([sentence.token_ids], [layer])[0][layer][sentence.positions]
+        if _unusable(state).any():
+            break
+    what = "zero, without a direction," if state.isfinite().all() else "not finite"
+    half = model.dtype == torch.float16
+    return ModelError(
+        f"{model.name} gives a hidden state that is {what} at layer {layer}, sentence {sentence.sentence} "
+        f"('{sentence.caption[:60]}'), in {str(model.dtype).removeprefix('torch.')}; "
+        + ("run with --dtype bfloat16 or float32." if half else "leave that layer or sentence out.")
+    )
 
 
 def _contexts(corpus: str, sentence: PlannedSentence, names: _TokenNames) -> Iterator[tuple[str, Payload]]:

@@ -22,6 +22,7 @@ _MARKS = "".join(
 _PART = rf"(?:[^\W{_UNSPACED}]+|[{_MARKS}]+)+"
 # Words hold together over apostrophes, and over the joiners of Persian and the scripts of India.
 _WORD = re.compile(rf"{_PART}(?:['’\u200c\u200d]{_PART})*")
+_ASCII_WORD = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # the same for most captions, and faster
 
 
 class Words:
@@ -29,7 +30,8 @@ class Words:
 
     def __init__(self, caption: str) -> None:
         self._caption = caption
-        self._spans = [match.span() for match in _WORD.finditer(caption)]
+        pattern = _ASCII_WORD if caption.isascii() else _WORD
+        self._spans = [match.span() for match in pattern.finditer(caption)]
         self._starts = [start for start, _ in self._spans]
 
     def at(self, start: int, end: int) -> str:

@@ -68,6 +68,6 @@ def _plain(name: str, value: object) -> Any:
         if not isinstance(value, str):
             raise QueryError(f"{name} takes text, not {value!r}.")
         return value
-    if not isinstance(value, Integral) or abs(value) > _LARGEST:
+    if not isinstance(value, Integral) or abs(int(value)) > _LARGEST:
         raise QueryError(f"{name} takes whole numbers, not {value!r}.")
     return int(value)

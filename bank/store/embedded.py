@@ -16,13 +16,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import portalocker
 import qdrant_edge as edge
 
-from bank.points import INDEXED_FIELDS
+from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
 from bank.store import Floats, Hit, LayerInfo, Points, Stored
 from bank.store.conditions import conditions
@@ -96,14 +96,12 @@ class EmbeddedStore:
 
     def _replace_manifest(self, data: Mapping[str, Any]) -> None:
         target, fresh = self._path / "manifest.json", self._path / "manifest.json.new"
-        try:
+        with _engine_errors(self._bank):
             with fresh.open("w", encoding="utf-8") as file:
                 json.dump(data, file, ensure_ascii=False, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(target)
-        except OSError as error:
-            raise BankUnavailable(f"The manifest {target} cannot be written: {error.strerror}.") from None
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -115,19 +113,20 @@ class EmbeddedStore:
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """See `Store`."""
         path = self._layer_path(layer)
-        # A kill while a layer was being created leaves a folder that holds no points yet.
-        shutil.rmtree(path, ignore_errors=True)
         fresh = path.with_suffix(".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
         self._room(0)
-        with _engine_errors(self._bank):
+        with _engine_errors(self._bank), self._guard:
+            self._let_go(layer)
+            for left_by_a_kill in (path, fresh):
+                if left_by_a_kill.exists():
+                    shutil.rmtree(left_by_a_kill)
+            fresh.mkdir()
             shard = edge.EdgeShard.create(str(fresh), self._config(hidden_size, quantization))
             for field, kind in INDEXED_FIELDS.items():
                 shard.update(edge.UpdateOperation.create_field_index(field, _KINDS[kind]))
             shard.flush()
             shard.close()
-        fresh.replace(path)
+            fresh.replace(path)
 
     def defer_index(self, layer: int) -> None:
         """See `Store`; the embedded engine never builds an index unasked."""
@@ -138,7 +137,7 @@ class EmbeddedStore:
         shard = self._shard(layer)
         with _engine_errors(self._bank):
             rows = zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
-            built = [edge.Point(id_, row, payload) for id_, row, payload in rows]  # type: ignore[arg-type]
+            built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
             shard.update(edge.UpdateOperation.upsert_points(built))
         self._dirty.add(layer)
 
@@ -153,16 +152,14 @@ class EmbeddedStore:
         """See `Store`."""
         shard = self._shard(layer)
         points = self.info(layer).points
-        size = sum(f.stat().st_size for f in self._layer_path(layer).rglob("*") if f.is_file())
-        self._room(size)  # segments are rewritten beside the old ones
+        self._room(self._used(layer))  # segments are rewritten beside the old ones
         graph = self._settings.hnsw_m if points >= self._settings.graph_from else 0
         with _engine_errors(self._bank), self._guard:
             if "caption" not in shard.info().payload_schema:
                 shard.update(edge.UpdateOperation.create_field_index("caption", _caption_index()))
             shard.flush()
             # The engine takes another graph setting only while it loads a shard.
-            shard.close()
-            del self._shards[layer]
+            self._let_go(layer)
             shard = edge.EdgeShard.load(str(self._layer_path(layer)), self._known_config(graph))
             self._shards[layer] = shard
             shard.optimize()
@@ -199,7 +196,7 @@ class EmbeddedStore:
         ]
         with _engine_errors(self._bank):
             answers = self._shard(layer).query_batch(edge.QueryBatchRequest(requests))
-        return [[Hit(str(p.id), p.score, p.payload) for p in answer] for answer in answers]  # type: ignore[arg-type]
+        return [[Hit(str(p.id), p.score, cast("Payload", p.payload)) for p in answer] for answer in answers]
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
@@ -212,7 +209,8 @@ class EmbeddedStore:
         selected = conditions(where, edge, edge.RangeFloat)
         with _engine_errors(self._bank):
             answer = self._shard(layer).facet(edge.FacetRequest(field, limit, True, selected))
-        return {hit.value: hit.count for hit in answer.hits}
+        # Values whose points are all deleted are still known to the index.
+        return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def present(self, layer: int, ids: Sequence[str]) -> set[str]:
         """See `Store`."""
@@ -234,7 +232,7 @@ class EmbeddedStore:
                 records, offset = self._shard(layer).scroll(request)
             for record in records:
                 row = np.asarray(record.vector, dtype=np.float32) if vectors else None
-                yield Stored(str(record.id), record.payload if payloads else None, row)  # type: ignore[arg-type]
+                yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
             if offset is None:
                 return
 
@@ -250,18 +248,20 @@ class EmbeddedStore:
         """See `Store`."""
         with _engine_errors(self._bank):
             state = self._shard(layer).info()
-        used = sum(f.stat().st_blocks * 512 for f in self._layer_path(layer).rglob("*") if f.is_file())
-        return LayerInfo(self.count(layer), min(state.indexed_vectors_count, state.points_count), used)
+        points = self.count(layer)
+        return LayerInfo(points, min(state.indexed_vectors_count, points), self._used(layer))
 
     # -- the whole bank ------------------------------------------------------------------------
 
     def delete(self) -> None:
         """See `Store`."""
         self._close_shards()
-        # First the manifest: a deletion that is interrupted leaves no bank, only files.
-        (self._path / "manifest.json").unlink(missing_ok=True)
+        if self._path.is_dir():
+            with _engine_errors(self._bank):
+                # First the manifest: a deletion that is interrupted leaves no bank, only files.
+                (self._path / "manifest.json").unlink(missing_ok=True)
+                shutil.rmtree(self._path)
         self.close()
-        shutil.rmtree(self._path, ignore_errors=True)
 
     def close(self) -> None:
         """See `Store`."""
@@ -273,13 +273,20 @@ class EmbeddedStore:
 
     def _close_shards(self) -> None:
         with self._guard:
-            while self._shards:
-                _, shard = self._shards.popitem()
-                shard.close()
-            self._dirty.clear()
+            for layer in list(self._shards):
+                self._let_go(layer)
+
+    def _let_go(self, layer: int) -> None:
+        self._dirty.discard(layer)
+        if layer in self._shards:
+            self._shards.pop(layer).close()
 
     def _layer_path(self, layer: int) -> Path:
         return self._path / f"L{layer:02d}"
+
+    def _used(self, layer: int) -> int:
+        """Bytes that a layer takes on the disk: its files are sparse, so their lengths say nothing."""
+        return sum(f.stat().st_blocks * 512 for f in self._layer_path(layer).rglob("*") if f.is_file())
 
     def _shard(self, layer: int) -> edge.EdgeShard:
         with self._guard:
@@ -348,9 +355,12 @@ def _take_lock(path: Path, bank: str) -> Any:
         file.seek(0)
         holder = file.read().strip() or "?"
         file.close()
+        where = (
+            "in this process already" if holder == str(os.getpid()) else f"in another process (pid {holder})"
+        )
         raise BankBusy(
-            f"The embedded bank '{bank}' is open in another process (pid {holder}); close it there, "
-            "or share the bank through a Qdrant server."
+            f"The embedded bank '{bank}' is open {where}; close it there, or share the bank through a Qdrant "
+            "server."
         ) from None
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -358,20 +368,28 @@ def _take_lock(path: Path, bank: str) -> Any:
     return file
 
 
+def _damaged(bank: str, path: Path, how: str) -> BankUnavailable:
+    return BankUnavailable(
+        f"The manifest of bank '{bank}' cannot be read ({how}); restore {path / 'manifest.json'} from a backup."
+    )
+
+
 @contextmanager
 def _engine_errors(bank: str) -> Iterator[None]:
-    """The engine raises plain Exception, or a panic that is none: both become one clear sentence."""
+    """The engine raises plain Exception, or a panic that is none: both, and the system's, become one sentence."""
     try:
         yield
-    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
+        if (
+            type(error) is not Exception
+            and type(error).__name__ != "PanicException"
+            and not isinstance(error, OSError)
+        ):
             raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "No space left" in text or "os error 28" in text:
             raise BankUnavailable(
-                f"The disk is full while bank '{bank}' is written; make room and run the command again, "
-                "it continues where it stopped."
+                f"The disk of bank '{bank}' is full; make room and run the command again, it continues where it "
+                "stopped."
             ) from error
-        raise BankUnavailable(f"The engine failed on bank '{bank}': {text}") from error
+        raise BankUnavailable(f"The bank '{bank}' cannot be used: {text}.") from error

@@ -20,7 +20,8 @@ from typing import Any, TypeVar, cast
 
 import grpc
 import numpy as np
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
+from qdrant_client.qdrant_remote import QdrantRemote
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
@@ -60,7 +61,7 @@ def server_bank_names(settings: Settings) -> list[str]:
         client.close()
 
 
-def _bank_layers(client: QdrantClient, settings: Settings) -> dict[str, list[int]]:
+def _bank_layers(client: QdrantRemote, settings: Settings) -> dict[str, list[int]]:
     """Give the layers, ascending, of everything on the server that is named like a layer collection."""
     found: dict[str, list[int]] = {}
     for collection in _call(settings, client.get_collections).collections:
@@ -69,7 +70,7 @@ def _bank_layers(client: QdrantClient, settings: Settings) -> dict[str, list[int
     return {bank: sorted(layers) for bank, layers in found.items()}
 
 
-def _metadata(client: QdrantClient, settings: Settings, collection: str) -> dict[str, Any]:
+def _metadata(client: QdrantRemote, settings: Settings, collection: str) -> dict[str, Any]:
     return _call(settings, partial(client.get_collection, collection)).config.metadata or {}
 
 
@@ -88,7 +89,7 @@ class ServerStore:
         self._bank = bank
         self._settings = settings
         self._rest = _connect(settings, prefer_grpc=False)
-        self._bulk: QdrantClient | None = None
+        self._bulk: QdrantRemote | None = None
         self._guard = threading.Lock()
 
     # -- manifest ------------------------------------------------------------------------------
@@ -157,7 +158,9 @@ class ServerStore:
 
     def _create_index(self, layer: int, field: str, schema: Any) -> None:
         collection = self._collection(layer)
-        self._call(partial(self._rest.create_payload_index, collection, field, field_schema=schema, wait=True))
+        self._call(
+            partial(self._rest.create_payload_index, collection, field, field_schema=schema, wait=True)
+        )
 
     def defer_index(self, layer: int) -> None:
         """See `Store`."""
@@ -238,7 +241,13 @@ class ServerStore:
         )
         selected = conditions(where, models, models.Range)
         requests = [
-            models.QueryRequest(query=row, limit=limit, filter=selected, params=params, with_payload=True)
+            models.QueryRequest(
+                query=models.NearestQuery(nearest=row),
+                limit=limit,
+                filter=selected,
+                params=params,
+                with_payload=True,
+            )
             for row in np.asarray(queries, dtype=np.float32).tolist()
         ]
         name = self._collection(layer)
@@ -260,7 +269,8 @@ class ServerStore:
         answer = self._call(
             partial(self._rest.facet, name, field, facet_filter=selected, limit=limit, exact=True)
         )
-        return {hit.value: hit.count for hit in answer.hits}
+        # Values whose points are all deleted are still known to the index.
+        return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def present(self, layer: int, ids: Sequence[str]) -> set[str]:
         """See `Store`."""
@@ -332,14 +342,14 @@ class ServerStore:
     def _call(self, request: Callable[[], T]) -> T:
         return _call(self._settings, request)
 
-    def _fast(self) -> QdrantClient:
+    def _fast(self) -> QdrantRemote:
         """Give the client for bulk work: over gRPC, or REST where the server has no gRPC port for us."""
         with self._guard:
             if self._bulk is None:
                 self._bulk = self._grpc() or self._rest
             return self._bulk
 
-    def _grpc(self) -> QdrantClient | None:
+    def _grpc(self) -> QdrantRemote | None:
         if not self._settings.prefer_grpc:
             return None
         client = _connect(self._settings, prefer_grpc=True)
@@ -368,7 +378,7 @@ def _quantization(kind: str) -> Any:
     return None
 
 
-def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantClient:
+def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
     key, secure = settings.key(), settings.url.startswith("https://")
     options: dict[str, Any] = {"grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS}
     # Where there are no certificates to check, reading those of all public authorities only costs time.
@@ -383,11 +393,15 @@ def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantClient:
                 "LATENTBANK_TLS_CA."
             ) from None
     if key is not None and not secure and not prefer_grpc:  # every store connects over REST first
-        log.warning("%s: the API key is sent unencrypted; use https:// outside a trusted network", settings.url)
+        log.warning(
+            "%s: the API key is sent unencrypted; use https:// outside a trusted network", settings.url
+        )
+    # Not QdrantRemote's wrapper QdrantClient: it looks for texts to embed in every request, and for that copies
+    # each query number by number, which takes longer than the search.
     with warnings.catch_warnings():
         # The client says the same in its own words, with a line of our source.
         warnings.simplefilter("ignore")
-        return QdrantClient(
+        return QdrantRemote(
             url=settings.url,
             port=6333,
             grpc_port=settings.grpc_port,

@@ -64,7 +64,10 @@ def _metaspace() -> str:
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
     """A Unigram tokenizer that writes spaces as ▁, knows no tab, and puts <s> and </s> around every text."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_metaspace()), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=Tokenizer.from_str(_metaspace()),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
     )
 
 

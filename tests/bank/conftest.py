@@ -1,0 +1,89 @@
+"""Places for banks: embedded, and on a double of a Qdrant server with and without gRPC."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bank.settings import load_settings
+from tests.bank.samples import Place
+from tests.wire.double import QdrantDouble
+
+
+@pytest.fixture(autouse=True, scope="package")
+def quick_disk() -> Iterator[Path]:
+    """A folder for everything the engine writes, in memory where the system has such a place.
+
+    The engine waits for the disk many times a second, which would be most of these tests' time. It also
+    becomes the folder of temporary files, where the double keeps its collections.
+    """
+    shared = Path("/dev/shm")
+    usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
+    folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    yield folder
+    tempfile.tempdir = before
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def data_dir(quick_disk: Path) -> Iterator[Path]:
+    """An empty folder for embedded banks."""
+    folder = Path(tempfile.mkdtemp(prefix="banks-", dir=quick_disk))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither this machine's environment nor a .env file decides anything."""
+    for name in list(os.environ):
+        if name.startswith("LATENTBANK_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def double() -> Iterator[Callable[..., QdrantDouble]]:
+    """Starts doubles (with a QdrantDouble's arguments), stops them, and checks what they were asked."""
+    with ExitStack() as running:
+        started: list[QdrantDouble] = []
+
+        def start(**given: Any) -> QdrantDouble:
+            started.append(running.enter_context(QdrantDouble(**given)))
+            return started[-1]
+
+        yield start
+        for one in started:
+            assert one.invalid_requests == []
+
+
+@pytest.fixture
+def server(double: Callable[..., QdrantDouble]) -> QdrantDouble:
+    """A double without keys."""
+    return double()
+
+
+@pytest.fixture(params=["embedded", "grpc", "rest"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Each place in turn, with settings that lead there."""
+    kind = str(request.param)
+    if kind == "embedded":
+        return Place(kind, load_settings(data_dir=request.getfixturevalue("data_dir"), graph_from=1000))
+    one: QdrantDouble = request.getfixturevalue("server")
+    settings = load_settings(
+        url=one.url,
+        grpc_port=one.grpc_port,
+        prefer_grpc=kind == "grpc",
+        timeout=20,
+        retry_wait=0.01,
+        graph_from=1000,
+    )
+    return Place(kind, settings)

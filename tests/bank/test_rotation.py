@@ -1,0 +1,97 @@
+"""The rotation: orthogonal in any dimension, and the same for ever."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bank.bank import ROTATION_SEED
+from bank.rotation import rotate, unit, unrotate
+
+DIMENSIONS = [1, 2, 3, 4, 5, 7, 8, 31, 64, 127, 576]
+# What every bank stored so far was rotated with.
+SIGNS = "-+--++--+---+-+---++--++"
+
+
+def matrix(n: int, signs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Sign flips and an orthonormal DCT-II, written out: [n, n], to be multiplied with a column."""
+    k, i = np.arange(n)[:, None], np.arange(n)[None]
+    dct = np.sqrt(2 / n) * np.cos(np.pi * k * (2 * i + 1) / (2 * n))
+    dct[0] = np.sqrt(1 / n)
+    return dct * signs
+
+
+def rows(n: int, count: int = 6, seed: int = 1) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, n)).astype(np.float32)
+
+
+def test_stored_banks_stay_readable() -> None:
+    """Golden values: if they change, every bank there is gives nonsense."""
+    assert ROTATION_SEED == 260200462
+    np.testing.assert_allclose(
+        rotate([[1, 2, 3, 4, 5]], ROTATION_SEED),
+        [[-0.4472136, -1.3785175, 4.3349147, -5.8394938, -0.0922740]],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(rotate([[3, 4]], ROTATION_SEED), [[0.70710678, -4.9497475]], rtol=1e-6)
+    np.testing.assert_allclose(rotate([[1]], ROTATION_SEED), [[-1]])
+    np.testing.assert_allclose(
+        rotate(np.eye(576)[:3], ROTATION_SEED)[:, [0, 1, 575]],
+        [
+            [-0.04166667, -0.05892535, -0.00016069],
+            [0.04166667, 0.05892359, -0.00048208],
+            [-0.04166667, -0.05892009, -0.00080345],
+        ],
+        atol=1e-8,
+    )
+
+
+@pytest.mark.parametrize("n", [n for n in DIMENSIONS if n <= len(SIGNS)])
+def test_it_is_sign_flips_and_a_dct(n: int) -> None:
+    signs = np.array([1.0 if sign == "+" else -1.0 for sign in SIGNS[:n]])
+    np.testing.assert_allclose(rotate(rows(n), ROTATION_SEED), rows(n) @ matrix(n, signs).T, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", DIMENSIONS)
+def test_it_is_orthogonal_in_any_dimension(n: int) -> None:
+    whole = rotate(np.eye(n), ROTATION_SEED).astype(np.float64)
+    np.testing.assert_allclose(whole @ whole.T, np.eye(n), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 600), st.integers(0, 2**63), st.integers(0, 1000))
+def test_lengths_and_cosines_stay_and_it_can_be_undone(n: int, seed: int, data: int) -> None:
+    given_rows = rows(n, seed=data)
+    turned = rotate(given_rows, seed)
+    assert turned.dtype == np.float32
+    assert turned.shape == given_rows.shape
+    np.testing.assert_allclose(turned @ turned.T, given_rows @ given_rows.T, atol=1e-4 * n)
+    np.testing.assert_allclose(unrotate(turned, seed), given_rows, atol=1e-5)
+
+
+def test_other_seeds_are_other_rotations() -> None:
+    one, other = rotate(rows(64), 1), rotate(rows(64), 2)
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_it_spreads_an_outlier() -> None:
+    """What it is there for: one huge dimension no longer decides the range of all."""
+    spiky = np.full((1, 576), 0.01)
+    spiky[0, 100] = 100.0
+    turned = rotate(spiky, ROTATION_SEED)
+    assert np.abs(turned).max() < 10
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.floats(1e-30, 1e30), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_unit_scales_to_length_one(n: int, scale: float, dtype: type) -> None:
+    given_rows = rows(n).astype(dtype)
+    given_rows[0] = 0
+    scaled = unit(given_rows.astype(np.float64) * scale)
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled[0], 0)
+    np.testing.assert_allclose(np.linalg.norm(scaled[1:], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(scaled, unit(given_rows), atol=1e-6)

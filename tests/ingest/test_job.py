@@ -1,0 +1,689 @@
+"""Jobs: whole, repeated, interrupted, killed, refused; on an embedded bank and on a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ingest.job
+from bank.where import Where
+from ingest.corpus import open_corpus
+from ingest.job import JobReport, ready_plan, run, stored_contexts
+from ingest.plan import PlanSettings, load_plan
+from latentbank_errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, ModelError
+from models.language import LanguageModel, load_language_model
+from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
+from tests.ingest.jobs import BATCH, LAYERS, Event, Place, committed, kill_job, some_sentences
+from tests.wire.double import Fault, QdrantDouble
+
+SENTENCES = some_sentences(40)
+
+
+@pytest.fixture
+def model(tiny: Tiny) -> LanguageModel:
+    return tiny()
+
+
+@pytest.fixture
+def embedded(tiny_dir: Callable[..., Path], tmp_path: Path) -> Place:
+    return Place(tiny_dir(), tmp_path)
+
+
+@pytest.fixture
+def server() -> Iterator[QdrantDouble]:
+    with QdrantDouble() as double:
+        yield double
+        assert double.invalid_requests == []
+
+
+@pytest.fixture
+def remote(embedded: Place, server: QdrantDouble) -> Place:
+    return replace(embedded, url=server.url, grpc_port=server.grpc_port)
+
+
+@pytest.fixture(params=["embedded", "remote"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A place for a bank: on this machine, and on a server."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """What a job gives that nothing disturbs."""
+
+    report: JobReport
+    contents: Contents
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    place, model = (
+        Place(tiny_dir(), tmp_path_factory.mktemp("unbroken")),
+        load_language_model(str(tiny_dir())),
+    )
+    report = place.job(model, SENTENCES)
+    with place.bank(model) as bank:
+        assert bank.verify() == []
+        return Unbroken(report, contents(bank))
+
+
+@pytest.fixture(autouse=True)
+def _threads_and_switches() -> Iterator[None]:
+    """However a job ends, no writer is left and Python's threads switch as before."""
+    before = sys.getswitchinterval()
+    yield
+    assert sys.getswitchinterval() == before
+    assert "latentbank writer" not in {thread.name for thread in threading.enumerate()}
+
+
+@dataclass
+class Calls:
+    """Progress that counts its calls, and does something at the nth."""
+
+    at: int = 0
+    do: Callable[[], object] = lambda: None
+    calls: int = 0
+    last: tuple[float, float | None] = (0, None)
+
+    def update(self, done: float, total: float | None = None) -> None:
+        self.calls += 1
+        self.last = (done, total)
+        if self.calls == self.at:
+            self.do()
+
+
+def throw(error: BaseException) -> Callable[[], object]:
+    def thrower() -> None:
+        raise error
+
+    return thrower
+
+
+def spy_forwards(
+    monkeypatch: pytest.MonkeyPatch,
+    model: LanguageModel,
+    at: int = 0,
+    do: Callable[[], object] = lambda: None,
+) -> list[int]:
+    """Count the model's forwards and their tokens, and do something before the nth."""
+    assert model.packs  # its own trial does not count
+    sizes: list[int] = []
+    forward = model._run
+
+    def counted(inputs: dict[str, Any], wanted: list[int]) -> Any:
+        if len(sizes) + 1 == at:
+            do()
+        sizes.append(inputs["input_ids"].numel())
+        return forward(inputs, wanted)
+
+    monkeypatch.setattr(model, "_run", counted)
+    return sizes
+
+
+def no_llm(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:
+    monkeypatch.setattr(model, "_run", lambda *_: pytest.fail("the LLM ran"))
+
+
+def check_complete(place: Place, model: LanguageModel, unbroken: Unbroken) -> None:
+    with place.bank(model) as bank:
+        assert bank.corpora["c"].complete
+        assert bank.verify() == []
+        assert_same_bank(contents(bank), unbroken.contents)
+
+
+# -- whole and repeated --------------------------------------------------------------------------
+
+
+def test_a_whole_job(place: Place, model: LanguageModel, unbroken: Unbroken) -> None:
+    told = Calls()
+    with place.bank(model) as bank:
+        plan = place.plan(bank, model, SENTENCES)
+        assert "c" not in bank.corpora
+        report = run(bank, plan, model, told, batch=BATCH)
+        assert (report.corpus, report.contexts, report.encoded, report.found) == (
+            "c",
+            plan.contexts,
+            plan.contexts,
+            0,
+        )
+        assert plan.prefixes <= report.computed_tokens < 1.5 * plan.prefixes
+        assert told.last == (plan.contexts, plan.contexts)
+        entry = bank.corpora["c"]
+        assert (entry.content_hash, entry.sentences, entry.tokens) == (plan.content_hash, 40, plan.tokens)
+        assert entry.plan == {"bos": "tokenizer", "skip": 1, "contexts_per_token": 100, "max_tokens": 512}
+        assert stored_contexts(bank, "c") == entry.contexts == plan.contexts
+        for state in bank.info().layers.values():
+            assert state.indexed == state.points == plan.contexts
+    check_complete(place, model, unbroken)
+
+
+def test_running_again_does_nothing(
+    place: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = place.job(model, SENTENCES)
+    with place.bank(model) as bank:
+        before = contents(bank), bank.corpora
+    no_llm(monkeypatch, model)
+    again = place.job(model, SENTENCES)
+    assert again == JobReport("c", first.contexts, 0, first.contexts, 0, 0.0, 0.0)
+    with place.bank(model) as bank:
+        assert_same_bank(contents(bank), before[0])
+        assert bank.corpora == before[1]
+
+
+def test_a_second_job_in_the_same_open_bank(place: Place, model: LanguageModel) -> None:
+    """Two corpora, one of which holds sentences of the other: each keeps its own contexts."""
+    others = [*SENTENCES[:10], *some_sentences(60)[50:]]
+    with place.bank(model) as bank:
+        for corpus, sentences in (("c", SENTENCES), ("d", others)):
+            run(bank, place.plan(bank, model, sentences, corpus), model, batch=BATCH)
+        assert bank.verify() == []
+        counts = {corpus: bank.count(2, Where(corpus=corpus)) for corpus in ("c", "d")}
+        assert counts == {name: entry.contexts for name, entry in bank.corpora.items()}
+        assert bank.drop_corpus("d") == counts["d"]
+        assert bank.verify() == []
+        assert bank.count(2) == counts["c"]
+
+
+def test_a_padding_model(tiny: Tiny, tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
+    place, bloom = Place(tiny_dir("bloom"), tmp_path), tiny("bloom")
+    report = place.job(bloom, SENTENCES[:10])
+    assert report.encoded == report.contexts
+    with place.bank(bloom) as bank:
+        assert bank.verify() == []
+
+
+# -- interrupted ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a progress bar broke")])
+def test_an_interrupt_in_the_writer(
+    error: BaseException, place: Place, model: LanguageModel, unbroken: Unbroken
+) -> None:
+    with place.bank(model) as bank:
+        plan = place.plan(bank, model, SENTENCES)
+        with pytest.raises(type(error)) as caught:
+            run(bank, plan, model, Calls(2, throw(error)), batch=BATCH)
+        assert caught.value is error
+        assert not bank.corpora["c"].complete
+    report = place.job(model, SENTENCES)
+    assert report.found + report.encoded == report.contexts
+    assert report.found >= 2
+    check_complete(place, model, unbroken)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ModelError("not finite")])
+def test_what_the_llm_has_computed_before_an_interrupt_is_stored(
+    error: BaseException,
+    place: Place,
+    model: LanguageModel,
+    unbroken: Unbroken,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = Calls()
+    with place.bank(model) as bank, monkeypatch.context() as patch:
+        plan = place.plan(bank, model, SENTENCES)
+        forwards = spy_forwards(patch, model, 4, throw(error))
+        with pytest.raises(type(error)):
+            run(bank, plan, model, told, batch=BATCH)
+        assert len(forwards) == 3
+        assert told.calls == 3
+        stored = stored_contexts(bank, "c")
+        assert stored == told.last[0] > 0
+        assert not bank.corpora["c"].complete
+    computed = spy_forwards(monkeypatch, model)
+    report = place.job(model, SENTENCES)
+    assert (report.found, report.encoded) == (stored, report.contexts - stored)
+    assert sum(computed) < unbroken.report.computed_tokens
+    check_complete(place, model, unbroken)
+
+
+def test_only_committed_contexts_count_after_a_kill_between_layers(
+    embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that reached some layers only is encoded again, whole."""
+    with embedded.bank(model) as bank:
+        plan = embedded.plan(bank, model, SENTENCES)
+        upsert = bank.store.upsert
+
+        def half(layer: int, points: Any) -> None:
+            if layer == LAYERS[1] and bank.count(layer):
+                raise BankUnavailable("gone")
+            upsert(layer, points)
+
+        monkeypatch.setattr(bank.store, "upsert", half)
+        with pytest.raises(BankUnavailable, match="gone"):
+            run(bank, plan, model, batch=BATCH)
+        counts = [bank.count(layer) for layer in LAYERS]
+        assert counts[0] > counts[1] == counts[2] == stored_contexts(bank, "c") > 0
+    assert embedded.job(model, SENTENCES).found == counts[2]
+    check_complete(embedded, model, unbroken)
+
+
+def test_the_queue_is_bounded_and_the_writer_works_beside_the_llm(
+    embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = spy_forwards(monkeypatch, model)
+    ahead: list[int] = []
+    with embedded.bank(model) as bank:
+        plan = embedded.plan(bank, model, some_sentences(150))
+        upsert = bank.store.upsert
+
+        def slow(layer: int, points: Any) -> None:
+            time.sleep(0.02)
+            ahead.append(len(forwards) - len(ahead) // len(LAYERS))
+            upsert(layer, points)
+
+        monkeypatch.setattr(bank.store, "upsert", slow)
+        run(bank, plan, model, batch=BATCH)
+    assert len(forwards) > 15
+    # One in the writer's hands, those queued, one that waits for a place.
+    assert 2 < max(ahead) <= 1 + ingest.job._QUEUE + 1
+
+
+class Hanging:
+    """Lets the writer hang in the store at its first batch, until `release`."""
+
+    def __init__(self, bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hangs, self.release = threading.Event(), threading.Event()
+        upsert = bank.store.upsert
+
+        def hang(layer: int, points: Any) -> None:
+            self.hangs.set()
+            assert self.release.wait(60)
+            upsert(layer, points)
+
+        monkeypatch.setattr(bank.store, "upsert", hang)
+
+
+def press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def test_a_second_ctrl_c_gives_up_what_is_queued(
+    embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Calls()
+    with embedded.bank(model) as bank, monkeypatch.context() as patch:
+        plan = embedded.plan(bank, model, SENTENCES)
+        store = Hanging(bank, patch)
+        interrupted = threading.Event()
+
+        def again() -> None:
+            assert store.hangs.wait(60)
+            assert interrupted.wait(60)
+            time.sleep(0.5)  # the job is waiting for its writer by now
+            press_ctrl_c()
+            time.sleep(0.5)
+            store.release.set()
+
+        def first() -> None:
+            assert store.hangs.wait(60)
+            interrupted.set()
+            raise KeyboardInterrupt
+
+        forwards = spy_forwards(patch, model, 4, first)
+        helper = threading.Thread(target=again)
+        helper.start()
+        with pytest.raises(KeyboardInterrupt):
+            run(bank, plan, model, told, batch=BATCH)
+        helper.join()
+        assert len(forwards) == 3
+        assert told.calls == 1  # the batch in hand
+        assert stored_contexts(bank, "c") == told.last[0] > 0
+    assert embedded.job(model, SENTENCES).found == told.last[0]
+    check_complete(embedded, model, unbroken)
+
+
+def test_a_third_ctrl_c_leaves_at_once(
+    embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedded.bank(model) as bank, monkeypatch.context() as patch:
+        plan = embedded.plan(bank, model, SENTENCES)
+        store = Hanging(bank, patch)
+        left = threading.Event()
+
+        def again() -> None:
+            assert store.hangs.wait(60)
+            while not left.wait(0.5):
+                press_ctrl_c()
+
+        helper = threading.Thread(target=again)
+        helper.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                run(bank, plan, model, batch=BATCH)
+        finally:
+            left.set()
+        helper.join()
+        assert not store.release.is_set()  # nobody waited for the store
+        store.release.set()
+        for thread in threading.enumerate():
+            if thread.name == "latentbank writer":
+                thread.join(60)
+    embedded.job(model, SENTENCES)
+    check_complete(embedded, model, unbroken)
+
+
+def test_an_error_of_the_llm_is_not_lost_to_one_of_the_writer(
+    embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedded.bank(model) as bank:
+        plan = embedded.plan(bank, model, SENTENCES)
+        failed = threading.Event()
+
+        def broken(layer: int, points: Any) -> None:
+            assert failed.wait(60)
+            raise BankUnavailable("the store broke")
+
+        def fail() -> None:
+            failed.set()
+            raise ModelError("not finite")
+
+        monkeypatch.setattr(bank.store, "upsert", broken)
+        spy_forwards(monkeypatch, model, 2, fail)
+        with pytest.raises(ModelError, match="not finite") as caught:
+            run(bank, plan, model, batch=BATCH)
+        assert any("the store broke" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("what", ["commit", "index", "defer_index"])
+def test_a_store_that_fails_later_on(
+    what: str, embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedded.bank(model) as bank:
+        plan = embedded.plan(bank, model, SENTENCES)
+        monkeypatch.setattr(bank.store, what, lambda *_: throw(BankUnavailable("gone"))())
+        with pytest.raises(BankUnavailable, match="gone"):
+            run(bank, plan, model, batch=BATCH)
+        assert not bank.corpora["c"].complete
+    embedded.job(model, SENTENCES)
+    check_complete(embedded, model, unbroken)
+
+
+# -- killed --------------------------------------------------------------------------------------
+
+MOMENTS = (
+    ("planning", 1),
+    ("write_entry", 1),
+    ("upsert", 1),
+    ("commit", 1),
+    ("upsert", 4),
+    ("commit", 2),
+    ("index", 1),
+    ("index", 3),
+    ("write_entry", 2),
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbroken) -> None:
+    """One job, killed again and again, each time a little after something began; then left alone."""
+    chance, safe = random.Random(place.url == ""), 0
+    moments = MOMENTS if not place.url else MOMENTS[2::2]
+    for name, times in moments:
+        said = kill_job(place, SENTENCES, name, times, chance.random() * 0.03)
+        assert Event(name, True) in said, f"{name} never came"
+        safe += committed(said)
+        with place.bank(model) as bank:
+            if "c" in bank.corpora:
+                assert bank.corpora["c"].complete == (Event("end", True) in said)
+                assert stored_contexts(bank, "c") >= safe
+    report = place.job(model, SENTENCES)
+    assert report.found + report.encoded == report.contexts
+    assert report.found >= safe > 0
+    check_complete(place, model, unbroken)
+
+
+def test_a_kill_while_planning_leaves_no_plan(embedded: Place) -> None:
+    for times in (1, 2):
+        kill_job(embedded, SENTENCES, "planning", times, 0.0)
+        assert load_plan(embedded.folder / "plans" / "c") is None
+
+
+# -- refused -------------------------------------------------------------------------------------
+
+
+def test_a_corpus_that_changed_under_the_same_name(
+    place: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.job(model, SENTENCES)
+    no_llm(monkeypatch, model)
+    changed = [*SENTENCES[:-1], "Something else."]
+    with place.bank(model) as bank:
+        before = load_plan(place.folder / "plans" / "c")
+        for _ in range(2):
+            with pytest.raises(CorpusError, match="'c' has changed since it was ingested into bank 'bank'"):
+                place.plan(bank, model, changed)
+        assert load_plan(place.folder / "plans" / "c") == before  # which still fits the bank
+        shutil.rmtree(place.folder / "plans")
+        with pytest.raises(CorpusError, match="drop-corpus"):
+            place.plan(bank, model, changed)
+    check_complete(place, model, unbroken)
+
+
+def test_a_corpus_may_change_before_anything_is_stored(embedded: Place, model: LanguageModel) -> None:
+    with embedded.bank(model) as bank:
+        one = embedded.plan(bank, model, SENTENCES)
+        other = embedded.plan(bank, model, SENTENCES[:20])
+        assert one.content_hash != other.content_hash
+        assert run(bank, other, model).contexts == other.contexts
+
+
+def test_other_plan_settings(embedded: Place, model: LanguageModel, unbroken: Unbroken) -> None:
+    embedded.job(model, SENTENCES)
+    with embedded.bank(model) as bank:
+        before = load_plan(embedded.folder / "plans" / "c")
+        with pytest.raises(
+            CorpusError, match=r"planned with bos=tokenizer, skip=1, .*, not with .*skip=0"
+        ) as caught:
+            embedded.plan(bank, model, SENTENCES, skip=0)
+        assert str(caught.value).endswith("drop the corpus first.")
+        assert load_plan(embedded.folder / "plans" / "c") == before
+    check_complete(embedded, model, unbroken)
+
+
+def test_a_plan_is_used_again_unless_something_differs(
+    embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = ingest.job.make_plan
+    monkeypatch.setattr(ingest.job, "make_plan", lambda *given: (made.append(given), make(*given))[1])
+    with embedded.bank(model) as bank:
+        for times, sentences, choice in (
+            (1, SENTENCES, {}),
+            (1, SENTENCES, {}),
+            (2, SENTENCES[:9], {}),
+            (3, SENTENCES[:9], {"skip": 0}),
+            (3, SENTENCES[:9], {"skip": 0}),
+        ):
+            embedded.plan(bank, model, sentences, **choice)
+            assert len(made) == times
+        file = embedded.folder / "plans" / "c" / "plan.json"
+        file.write_text(file.read_text().replace('"version": 1', '"version": 0'))
+        embedded.plan(bank, model, SENTENCES[:9], skip=0)
+        assert len(made) == 4
+
+
+def test_standard_input_is_planned_anew(
+    embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It can be read once only, so what it holds this time must not pass for what it held before."""
+
+    def planned(text: str) -> Any:
+        (tmp_path / "in").write_text(text)
+        with (tmp_path / "in").open() as stream, embedded.bank(model) as bank:
+            monkeypatch.setattr(sys, "stdin", stream)
+            return ready_plan(bank, open_corpus("c", "-"), model, tmp_path / "plan", PlanSettings())
+
+    one, other = planned("A dog runs.\n"), planned("A cat sleeps.\n")
+    assert [s.caption for s in other.read()] == ["A cat sleeps."]
+    with embedded.bank(model) as bank:
+        run(bank, other, model)
+    with pytest.raises(CorpusError, match="has changed"):
+        planned("A dog runs.\n")
+    assert planned("A cat sleeps.\n").content_hash == other.content_hash != one.content_hash
+
+
+def test_a_plan_or_a_model_that_is_not_the_banks(
+    embedded: Place, tiny: Tiny, model: LanguageModel, tmp_path: Path
+) -> None:
+    other = tiny(tokenizer="bos")
+    foreign = replace(embedded, folder=tmp_path / "other")
+    with foreign.bank(other) as bank:
+        plan = foreign.plan(bank, other, SENTENCES)
+    with embedded.bank(model) as bank:
+        own = embedded.plan(bank, model, SENTENCES)
+        with pytest.raises(BankMismatch, match=model.name):
+            run(bank, plan, model)
+        with pytest.raises(BankMismatch, match=model.name):
+            run(bank, own, other)
+        with pytest.raises(BankMismatch, match=model.name):
+            embedded.plan(bank, other, SENTENCES)
+        assert bank.corpora == {}
+
+
+# -- mended --------------------------------------------------------------------------------------
+
+
+def test_a_layer_that_lost_everything_is_filled_again(
+    place: Place, model: LanguageModel, unbroken: Unbroken
+) -> None:
+    place.job(model, SENTENCES)
+    with place.bank(model) as bank:
+        bank.store.delete_corpus(2, "c")
+        assert bank.corpora["c"].complete
+        assert bank.verify() != []
+    assert place.job(model, SENTENCES).encoded == unbroken.report.contexts
+    check_complete(place, model, unbroken)
+
+
+def test_contexts_that_one_layer_lost_are_encoded_again_and_no_others(
+    remote: Place, server: QdrantDouble, model: LanguageModel, unbroken: Unbroken
+) -> None:
+    remote.job(model, SENTENCES)
+    lost = sorted(server.points("bank--L02"))[::50]
+    request = urllib.request.Request(
+        f"{server.url}/collections/bank--L02/points/delete?wait=true",
+        json.dumps({"points": lost}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request).close()
+    report = remote.job(model, SENTENCES)
+    assert report.encoded == len(lost) > 3
+    assert report.found == report.contexts - len(lost)
+    assert report.computed_tokens < unbroken.report.computed_tokens / 2
+    check_complete(remote, model, unbroken)
+
+
+def test_contexts_that_are_not_planned_are_an_error_that_says_what_to_do(
+    embedded: Place, model: LanguageModel
+) -> None:
+    embedded.job(model, SENTENCES)
+    with embedded.bank(model) as bank:
+        (state,) = model.hidden_states([[5, 6]], [2])
+        payload = contents(bank)[2].popitem()[1][0]
+        bank.add(2, ["00000000-0000-0000-0000-000000000001"], state[2][:1].numpy(), [payload])
+        plan = embedded.plan(bank, model, SENTENCES)
+        with pytest.raises(LatentBankError, match=r"drop the corpus .*drop-corpus bank c"):
+            run(bank, plan, model)
+        assert not bank.corpora["c"].complete
+        bank.drop_corpus("c")
+        assert run(bank, plan, model).encoded == plan.contexts
+        assert bank.verify() == []
+
+
+# -- a server that fails -------------------------------------------------------------------------
+
+
+def test_faults_that_pass_do_not_show(
+    remote: Place, server: QdrantDouble, model: LanguageModel, unbroken: Unbroken
+) -> None:
+    server.inject(Fault.unavailable503, times=2, operation="upsert", after=2)
+    server.inject(Fault.drop_after_apply, operation="upsert", after=6)
+    server.inject(Fault.too_many, operation="count", retry_after=0)
+    report = remote.job(model, SENTENCES)
+    assert report.encoded == report.contexts
+    assert server.faults_left == 0
+    check_complete(remote, model, unbroken)
+
+
+def test_a_server_that_dies_in_the_middle(
+    remote: Place, server: QdrantDouble, model: LanguageModel, unbroken: Unbroken
+) -> None:
+    told = Calls(2, server.stop)
+    bank = remote.bank(model)
+    plan = remote.plan(bank, model, SENTENCES)
+    with pytest.raises(BankUnavailable) as caught:
+        run(bank, plan, model, told, batch=BATCH)
+    assert "\n" not in str(caught.value)
+    assert told.calls == 2
+    bank.close()
+    server.start()
+    with remote.bank(model) as bank:
+        stored = stored_contexts(bank, "c")
+        assert stored >= told.last[0] > 0
+        assert not bank.corpora["c"].complete
+    report = remote.job(model, SENTENCES)
+    assert report.found == stored
+    check_complete(remote, model, unbroken)
+
+
+# -- a disk that is full -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 100 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = (
+        sys.platform == "linux"
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(path)], capture_output=True, check=False
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("mounting a small disk takes root on Linux")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_disk_that_fills_up_in_the_middle(
+    embedded: Place, small_disk: Path, model: LanguageModel, unbroken: Unbroken
+) -> None:
+    place = replace(embedded, folder=small_disk)
+    ballast = small_disk / "ballast"
+
+    def fill_up() -> None:
+        free = shutil.disk_usage(small_disk).free
+        ballast.write_bytes(bytes(free - (1 << 20)))
+
+    told = Calls(3, fill_up)
+    with place.bank(model) as bank:
+        plan = place.plan(bank, model, SENTENCES)
+        with pytest.raises(BankUnavailable, match=r"full.*make room and run the command again") as caught:
+            run(bank, plan, model, told, batch=BATCH)
+        assert "\n" not in str(caught.value)
+        assert told.calls == 3
+    with place.bank(model) as bank:
+        stored = stored_contexts(bank, "c")
+        assert not bank.corpora["c"].complete
+    ballast.unlink()
+    report = place.job(model, SENTENCES)
+    assert report.found == stored
+    check_complete(place, model, unbroken)

@@ -1,0 +1,476 @@
+"""Plans: which tokens become contexts, where they stand in their sentences, and how a plan is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from ingest.corpus import corpus_from_sentences
+from ingest.plan import Plan, PlannedSentence, PlanSettings, content_hash, load_plan, make_plan, same_request
+from latentbank_errors import CorpusError, LatentBankError
+from models.language import LanguageModel
+from tests.ingest.conftest import SCRIPTS, Generated, Tiny
+from tests.tiny import TEXTS
+
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+class Stop:
+    """Progress that interrupts at its first call."""
+
+    def update(self, done: float, total: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+
+def plan_of(sentences: Sequence[str], model: LanguageModel, directory: Path, **choice: Any) -> Plan:
+    return make_plan(corpus_from_sentences("c", sentences), model, directory, PlanSettings(**choice))
+
+
+def prefixes(planned: list[PlannedSentence]) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Sentence, position and prefix of every context, in corpus order."""
+    found = [
+        (one.sentence, position, tuple(one.token_ids[: position + 1]))
+        for one in planned
+        for position in one.positions
+    ]
+    return sorted(found)
+
+
+# -- the rules -----------------------------------------------------------------------------------
+
+
+def by_the_rules(
+    sentences: Sequence[str], model: LanguageModel, choice: PlanSettings
+) -> tuple[list[tuple[int, int, tuple[int, ...]]], int, int]:
+    """What becomes a context, written down once more the slow way; then the tokens and the truncated."""
+    tokenizer: Any = model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    bos = [tokenizer.bos_token_id] if choice.bos == "always" and tokenizer.bos_token_id is not None else []
+    contexts, seen, per_token, tokens, truncated = [], set(), Counter[int](), 0, 0
+    for number, sentence in enumerate(sentences):
+        if bos:
+            ids = bos + tokenizer.encode(sentence, add_special_tokens=False, split_special_tokens=True)
+        else:
+            ids = tokenizer.encode(sentence, split_special_tokens=True)
+        real = [position for position, token in enumerate(ids) if token not in special]
+        kept = [position for position in real if position < min(choice.max_tokens, model.max_length)]
+        tokens += len(kept)
+        truncated += kept != real
+        for position in kept[choice.skip :]:
+            prefix = tuple(ids[: position + 1])
+            if prefix in seen or per_token[ids[position]] == choice.contexts_per_token:
+                continue
+            seen.add(prefix)
+            per_token[ids[position]] += 1
+            contexts.append((number, position, prefix))
+    return contexts, tokens, truncated
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sentences=st.lists(st.text("abé <👩", min_size=1, max_size=14).filter(str.strip), min_size=1, max_size=8),
+    kind=st.sampled_from(["plain", "bos", "metaspace"]),
+    choice=st.builds(
+        PlanSettings,
+        bos=st.sampled_from(["tokenizer", "always"]),
+        skip=st.sampled_from([1, 0, 2]),
+        contexts_per_token=st.sampled_from([1, 2, 3, 50]),
+        max_tokens=st.sampled_from([512, 7, 3]),
+    ),
+)
+# The third "a" takes the last place of its token, so the fourth is left out.
+@example(sentences=["aaaa"], kind="plain", choice=PlanSettings(contexts_per_token=2))
+@example(sentences=["a b", "a b", "a b a"], kind="bos", choice=PlanSettings())
+@example(sentences=["a"], kind="metaspace", choice=PlanSettings(skip=0, max_tokens=1))
+def test_contexts_are_chosen_by_the_rules(
+    sentences: list[str], kind: str, choice: PlanSettings, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny(tokenizer=kind)
+    sentences = [sentence.strip() for sentence in sentences]
+    contexts, tokens, truncated = by_the_rules(sentences, model, choice)
+    if not contexts:
+        with pytest.raises(CorpusError, match="gives no context"):
+            plan_of(sentences, model, tmp_path, **asdict(choice))
+        assert load_plan(tmp_path) is None
+        return
+    plan = plan_of(sentences, model, tmp_path, **asdict(choice))
+    planned = list(plan.read())
+    assert prefixes(planned) == contexts
+    counted = (plan.sentences, plan.tokens, plan.truncated, plan.contexts, plan.planned_sentences)
+    assert counted == (len(sentences), tokens, truncated, len(contexts), len({c[0] for c in contexts}))
+    assert plan.caption_bytes == sum(len(sentences[number].encode()) for number, _, _ in contexts)
+    for one in planned:
+        assert one.caption == sentences[one.sentence]
+        assert len(one.token_ids) == one.positions[-1] + 1  # no further than its last planned token
+    heads = [(one.token_ids[:12], one.sentence) for one in planned]
+    assert heads == sorted(heads)
+    needed = [tuple(one.token_ids[:n]) for one in planned for n in range(1, len(one.token_ids) + 1)]
+    distinct, long = set(needed), [prefix for prefix in needed if len(prefix) > 12]
+    # Sorted by 12 tokens: a longer prefix may be computed again in each sentence that has it, no other.
+    assert len(distinct) <= plan.prefixes <= len(distinct) + len(long) - len(set(long))
+
+
+def test_the_first_real_token_and_special_tokens_are_no_contexts(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(tokenizer="metaspace")
+    (planned,) = plan_of(["A dog runs."], model, tmp_path).read()
+    ids = model.encode("A dog runs.")
+    assert [ids[0], ids[-1]] == [1, 2]  # <s> and </s>
+    assert planned.positions == list(range(2, len(ids) - 1))
+    assert planned.token_ids == ids[:-1]
+
+
+def test_an_unknown_character_is_no_context(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(tokenizer="metaspace")
+    ids = model.encode("A dog ⠿ runs")
+    assert 0 in ids  # <unk>
+    (planned,) = plan_of(["A dog ⠿ runs"], model, tmp_path).read()
+    assert set(planned.positions) == {i for i, token in enumerate(ids) if token > 2} - {1}
+    assert 0 in planned.token_ids  # the LLM sees it all the same
+
+
+def test_bos_always_takes_the_place_of_the_tokenizers_special_tokens(tiny: Tiny, tmp_path: Path) -> None:
+    for kind, expected in (("bos", [0]), ("metaspace", [1]), ("plain", [])):
+        model = tiny(tokenizer=kind)
+        tokenizer: Any = model.tokenizer
+        (planned,) = plan_of([TEXTS[0]], model, tmp_path, bos="always", skip=0).read()
+        plain = tokenizer.encode(TEXTS[0], add_special_tokens=False)
+        assert planned.token_ids == expected + plain
+        assert planned.positions == list(range(len(expected), len(expected) + len(plain)))
+
+
+def test_the_models_positions_cut_a_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny()
+    assert model.max_length == 128
+    plan = plan_of([" ".join(["dog"] * 300), TEXTS[0]], model, tmp_path, contexts_per_token=10**6)
+    assert plan.truncated == 1
+    assert max(len(one.token_ids) for one in plan.read()) == 128
+    assert plan.tokens == 128 + len(model.encode(TEXTS[0]))
+
+
+def test_losing_only_an_end_token_is_no_truncation(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(tokenizer="metaspace")
+    length = len(model.encode(TEXTS[0]))
+    assert plan_of([TEXTS[0]], model, tmp_path, max_tokens=length - 1).truncated == 0
+    assert plan_of([TEXTS[0]], model, tmp_path, max_tokens=length - 2).truncated == 1
+
+
+def test_places_are_given_in_corpus_order_over_batches(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny()
+    sentences = [f"dog {i} cat" for i in range(3000)]  # tokenized 1024 at a time
+    cat = model.encode("dog 0 cat")[-1]
+    plan = plan_of(sentences, model, tmp_path, contexts_per_token=1500)
+    holders = sorted(one.sentence for one in plan.read() for p in one.positions if one.token_ids[p] == cat)
+    assert holders == list(range(1500))
+
+
+def test_every_prefix_of_sentences_that_share_less_than_the_sort_sees_counts_once(
+    tiny: Tiny, tmp_path: Path, concepts: list[str]
+) -> None:
+    model = tiny()
+    sentences = [sentence[:40] for sentence in concepts[:300]]
+    plan = plan_of(sentences, model, tmp_path, max_tokens=12)
+    distinct = {tuple(s.token_ids[:n]) for s in plan.read() for n in range(1, len(s.token_ids) + 1)}
+    assert plan.prefixes == len(distinct)
+
+
+# -- spans and words -----------------------------------------------------------------------------
+
+
+def byte_spans(caption: str, tokens: list[str]) -> list[tuple[int, int]]:
+    """The characters that each token of a byte-level tokenizer has bytes of, without outer white space."""
+    owners = [i for i, character in enumerate(caption) for _ in character.encode()]
+    assert bytes(_BYTES[c] for token in tokens for c in token) == caption.encode()
+    spans, at = [], 0
+    for token in tokens:
+        start, end = owners[at], owners[at + len(token) - 1] + 1
+        at += len(token)
+        if caption[start:end].strip():
+            while caption[start].isspace():
+                start += 1
+            while caption[end - 1].isspace():
+                end -= 1
+        spans.append((start, end))
+    return spans
+
+
+def check_byte_level(model: LanguageModel, captions: Sequence[str], directory: Path) -> None:
+    tokenizer: Any = model.tokenizer
+    plan = plan_of(captions, model, directory, skip=0, contexts_per_token=10**6)
+    for one in plan.read():
+        ids = tokenizer.encode(one.caption, add_special_tokens=False, split_special_tokens=True)
+        lead = len(one.token_ids) - len(ids)
+        assert one.token_ids[lead:] == ids
+        spans = byte_spans(one.caption, tokenizer.convert_ids_to_tokens(ids))
+        found = list(zip(one.starts, one.ends, strict=True))
+        assert found == [spans[position - lead] for position in one.positions]
+        for position, (start, end) in zip(one.positions, found, strict=True):
+            text = tokenizer.decode([one.token_ids[position]])
+            if "�" not in text:
+                assert one.caption[start:end] == (text.strip() or text)
+
+
+@pytest.mark.parametrize("kind", ["plain", "bos"])  # which trim their spans, or do not
+def test_spans_of_byte_level_tokens(kind: str, tiny: Tiny, tmp_path: Path) -> None:
+    check_byte_level(tiny(tokenizer=kind), [*SCRIPTS, *TEXTS], tmp_path)
+
+
+def test_spans_of_smollm2s_tokens(smollm2: LanguageModel, concepts: list[str], tmp_path: Path) -> None:
+    check_byte_level(smollm2, [*SCRIPTS, *TEXTS, *concepts[::1000]], tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    caption=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+    .map(str.strip)
+    .filter(bool)
+)
+def test_spans_of_any_text(caption: str, tiny: Tiny, tmp_path: Path) -> None:
+    if "\0" not in caption:
+        check_byte_level(tiny(), [caption], tmp_path)
+
+
+def test_spans_of_metaspace_tokens(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(tokenizer="metaspace")
+    tokenizer: Any = model.tokenizer
+    plan = plan_of([*SCRIPTS, *TEXTS], model, tmp_path, contexts_per_token=10**6)
+    checked = 0
+    for one in plan.read():
+        for position, start, end in zip(one.positions, one.starts, one.ends, strict=True):
+            text = tokenizer.convert_ids_to_tokens(one.token_ids[position]).replace("▁", " ")
+            span = one.caption[start:end]
+            assert span == text.strip() or (span.isspace() and text.isspace())
+            checked += 1
+    assert checked == plan.contexts > 200
+
+
+def test_a_special_tokens_name_in_a_sentence_is_text(
+    tiny: Tiny, smollm2: LanguageModel, tmp_path: Path
+) -> None:
+    sentence = "Say <|im_end|> and <|endoftext|> aloud"
+    for model, lead in ((tiny(), 0), (tiny(tokenizer="bos"), 1), (smollm2, 0)):
+        (planned,) = plan_of([sentence], model, tmp_path, contexts_per_token=100).read()
+        assert not set(model.tokenizer.all_special_ids) & set(planned.token_ids[lead:])
+        spans = zip(planned.starts, planned.ends, strict=True)
+        cut = "".join(sentence[start:end] for start, end in spans).replace(" ", "")
+        assert cut.endswith("<|im_end|>and<|endoftext|>aloud")
+
+
+def test_caption_and_words(smollm2: LanguageModel, tmp_path: Path) -> None:
+    caption = "The cat's bowl is lukewarmish."
+    (planned,) = plan_of([f"  {caption}\n"], smollm2, tmp_path).read()
+    assert (planned.sentence, planned.caption) == (0, caption)
+    cut = [caption[start:end] for start, end in zip(planned.starts, planned.ends, strict=True)]
+    assert cut == ["cat", "'s", "bowl", "is", "luke", "warm", "ish", "."]
+    assert planned.words == ["cat's", "cat's", "bowl", "is", *["lukewarmish"] * 3, "."]
+
+
+def test_only_keeps_the_tokens_asked_for() -> None:
+    one = PlannedSentence(7, "a b c", [5, 6, 7], [0, 1, 2], [0, 2, 4], [1, 3, 5], ["a", "b", "c"])
+    assert one.only([0, 1, 2]) == one
+    assert one.only([0, 1]) == PlannedSentence(7, "a b c", [5, 6], [0, 1], [0, 2], [1, 3], ["a", "b"])
+    assert one.only([1]) == PlannedSentence(7, "a b c", [5, 6], [1], [2], [3], ["b"])
+
+
+# -- keeping a plan ------------------------------------------------------------------------------
+
+
+def test_a_plan_is_read_back(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny()
+    plan = plan_of([*TEXTS, " ", *SCRIPTS], model, tmp_path / "new" / "folder", skip=2)
+    loaded = load_plan(tmp_path / "new" / "folder")
+    assert loaded == plan
+    assert plan.blank == 1
+    assert plan.content_hash == content_hash(corpus_from_sentences("other", [*TEXTS, *SCRIPTS]))
+    assert plan.content_hash != content_hash(corpus_from_sentences("c", [*SCRIPTS, *TEXTS]))
+    assert (plan.model, plan.revision, plan.fingerprint) == (model.name, None, model.fingerprint())
+    assert sorted(path.name for path in plan.directory.iterdir()) == ["plan.json", "sentences.arrow"]
+    assert same_request(plan, "c", PlanSettings(skip=2), model.fingerprint())
+    assert not same_request(plan, "d", PlanSettings(skip=2), model.fingerprint())
+    assert not same_request(plan, "c", PlanSettings(), model.fingerprint())
+    assert not same_request(plan, "c", PlanSettings(skip=2), "another")
+
+
+def test_the_content_hash_tells_where_sentences_end() -> None:
+    hashes = {content_hash(corpus_from_sentences("c", s)) for s in (["ab", "c"], ["a", "bc"], ["abc"])}
+    assert len(hashes) == 3
+
+
+def test_planning_again_gives_the_same_file(tiny: Tiny, tmp_path: Path) -> None:
+    one = plan_of(TEXTS, tiny(), tmp_path / "one")
+    other = plan_of(TEXTS, tiny(), tmp_path / "other")
+    for name in ("plan.json", "sentences.arrow"):
+        assert (one.directory / name).read_bytes() == (other.directory / name).read_bytes()
+
+
+def test_there_is_no_plan_where_none_was_made(tmp_path: Path) -> None:
+    assert load_plan(tmp_path) is None
+    assert load_plan(tmp_path / "nowhere") is None
+
+
+def test_an_interrupted_plan_is_none_and_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    plan_of(TEXTS, tiny(), tmp_path)
+    corpus = corpus_from_sentences("c", [*TEXTS, "More."])
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(corpus, tiny(), tmp_path, progress=Stop())
+    assert load_plan(tmp_path) is None  # the old one is gone as well
+    assert [path.name for path in tmp_path.iterdir()] == ["sentences.arrow"]
+    assert make_plan(corpus, tiny(), tmp_path).sentences == len(TEXTS) + 1
+
+
+def test_a_corpus_that_breaks_off_gives_no_plan(tiny: Tiny, tmp_path: Path) -> None:
+    def broken(number: int) -> str:
+        if number == 3000:
+            raise RuntimeError("broken off")
+        return f"dog {number}"
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        make_plan(corpus_from_sentences("c", Generated(4000, broken)), tiny(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"version": 0},
+        {"version": None},
+        {"unheard_of": 1},
+        {"settings": {"skip": -1}},
+        {"settings": {"colour": 1}},
+        {"settings": None},
+    ],
+)
+def test_a_plan_of_another_version_is_refused(damage: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    plan_of(TEXTS, tiny(), tmp_path)
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    with pytest.raises(LatentBankError, match="plan the corpus again"):
+        load_plan(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{", "\xff"])
+def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(text, encoding="latin-1")
+    with pytest.raises(LatentBankError, match="plan the corpus again"):
+        load_plan(tmp_path)
+
+
+def test_a_plan_without_its_sentences_is_none(tiny: Tiny, tmp_path: Path) -> None:
+    plan_of(TEXTS, tiny(), tmp_path)
+    sentences = tmp_path / "sentences.arrow"
+    sentences.write_bytes(sentences.read_bytes()[:-100])
+    with pytest.raises(LatentBankError, match="plan the corpus again"):
+        load_plan(tmp_path)
+    sentences.unlink()
+    assert load_plan(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_used_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "in", "Not a directory")):
+        with pytest.raises(LatentBankError, match=reason) as caught:
+            plan_of(TEXTS, tiny(), folder)
+        assert str(folder) in str(caught.value)
+        assert load_plan(folder) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_full_disk_is_one_clear_error(room: int, tiny: Tiny, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: writing fails in the middle."""
+    model, limits = tiny(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(LatentBankError, match=r"cannot be written to .*; make room") as caught:
+            plan_of(TEXTS * 30, model, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(caught.value)
+    assert load_plan(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sentences", [["a"], ["I", "a", "I"]])
+def test_a_corpus_without_any_context(sentences: list[str], tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="gives no context") as caught:
+        plan_of(sentences, tiny(), tmp_path)
+    assert str(caught.value).endswith(".")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"bos": "never"}, "bos is 'never'"),
+        ({"skip": -1}, "skip is -1"),
+        ({"contexts_per_token": 0}, "contexts_per_token is 0"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+    ],
+)
+def test_settings_that_cannot_be(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(LatentBankError, match=message):
+        PlanSettings(**choice)
+
+
+def test_progress_counts_sentences(tiny: Tiny, tmp_path: Path) -> None:
+    told: list[float] = []
+
+    class Told:
+        def update(self, done: float, total: float | None = None) -> None:
+            told.append(done)
+
+    make_plan(corpus_from_sentences("c", ["a dog"] * 2500), tiny(), tmp_path, progress=Told())
+    assert told == [1024, 2048, 2500]
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def long_words(tiny: Tiny) -> LanguageModel:
+    """A tiny model with a tokenizer that makes one token of a word, however long."""
+    words = {"<unk>": 0} | {f"w{i}": i + 1 for i in range(300)}
+    backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    model = tiny()
+    return LanguageModel("long words", model._decoder, tokenizer, num_layers=model.num_layers)
+
+
+def test_planning_does_not_hold_the_text(tiny: Tiny, tmp_path: Path) -> None:
+    """18 MB of text, 3 kB a sentence: planned, sorted and read with a few MB, wherever they are kept."""
+    corpus = Generated(6_000, lambda i: f"w{i % 100} w{i // 100} {i:x<3000}")
+    model = long_words(tiny)
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        plan = make_plan(
+            corpus_from_sentences("c", corpus), model, tmp_path, PlanSettings(contexts_per_token=10**6)
+        )
+        read = sum(len(one.caption) for one in plan.read())
+        python = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    assert read > 18_000_000
+    assert pool.max_memory() < 8_000_000
+    # 100 bytes a context, 120 bytes a sentence, and a batch of 1024 sentences in several forms.
+    assert python < 100 * plan.contexts + 120 * plan.planned_sentences + 10_000_000
