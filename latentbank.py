@@ -167,6 +167,7 @@ def ingest_plan(
     from latentbank_show import show_plan
 
     settings = _Common.settings(quantization=quantization)
+    choice = PlanSettings(bos, skip, contexts_per_token, max_tokens)  # type: ignore[arg-type]
     corpus = _corpus(sources, name, column, config, split, revision=None, limit=limit)
     known = _layers_of(bank, settings)
     wanted = _numbers(layers) or (known[1] if known else None)
@@ -174,9 +175,7 @@ def ingest_plan(
     wanted = wanted or default_layers(llm.num_layers)
     where = plan or _plan_folder(settings, bank or _bank_name(llm.name), corpus.name)
     with shown("planning", "sentences") as progress:
-        made = make_plan(
-            corpus, llm, where, PlanSettings(bos, skip, contexts_per_token, max_tokens), progress
-        )  # type: ignore[arg-type]
+        made = make_plan(corpus, llm, where, choice, progress)
     speed = measure(made, llm, wanted) if calibrate else None
     costs = estimate(made, llm.hidden_size, wanted, settings, speed)
     show_plan(made, costs, llm.packing, as_json=as_json)
@@ -216,6 +215,7 @@ def ingest_run(
     from latentbank_show import show_job
 
     settings = _Common.settings(quantization=quantization)
+    choice = PlanSettings(bos, skip, contexts_per_token, max_tokens)  # type: ignore[arg-type]
     made = load_plan(plan) if plan and not sources else None
     if plan and not sources and made is None:
         raise LatentBankError(f"There is no plan in {plan}; make one with `latentbank ingest plan`.")
@@ -238,7 +238,6 @@ def ingest_run(
         if made is None:
             assert corpus is not None
             where = plan or _plan_folder(settings, opened.name, corpus.name)
-            choice = PlanSettings(bos, skip, contexts_per_token, max_tokens)  # type: ignore[arg-type]
             with shown("planning", "sentences") as progress:
                 made = job.ready_plan(opened, corpus, llm, where, choice, progress)
         with shown("ingesting", "contexts") as progress:
@@ -428,7 +427,7 @@ def _load(
     from models.language import load_language_model
 
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # transformers draws its bar into pipes and files too
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers draws its bar into pipes and files too
     return load_language_model(
         name,
         device=device,

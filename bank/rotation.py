@@ -19,9 +19,12 @@ def rotate(vectors: npt.ArrayLike, seed: int) -> Floats:
     """Rotate each row of `vectors` `[n, hidden]`; gives float32 `[n, hidden]`."""
     x = np.asarray(vectors, dtype=np.float64)
     signs, order, half, scale = _tables(x.shape[-1], seed)
-    # DCT-II by an FFT of the same length (even entries ascending, odd ones descending; Makhoul 1980).
-    spectrum = np.fft.fft((x * signs)[..., order], axis=-1)
-    return ((spectrum * half).real * scale).astype(np.float32)
+    n = x.shape[-1]
+    # DCT-II by an FFT of the same length (even entries ascending, odd ones descending; Makhoul 1980). The FFT
+    # of real input is conjugate-symmetric: its first half also holds the upper coordinates, last one first.
+    spectrum = np.fft.rfft((x * signs)[..., order], axis=-1) * half[: n // 2 + 1]
+    upper = -spectrum[..., (n - 1) // 2 : 0 : -1].imag
+    return (np.concatenate([spectrum.real, upper], axis=-1) * scale).astype(np.float32)
 
 
 def unrotate(vectors: npt.ArrayLike, seed: int) -> Floats:

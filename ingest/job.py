@@ -272,11 +272,6 @@ def plan_settings(plan: Plan) -> dict[str, str | int]:
     return asdict(plan.settings)
 
 
-def stored_contexts(bank: Bank, corpus: str) -> int:
-    """Count the contexts of a corpus that every layer is known to hold: the least of the layers' counts."""
-    return min(bank.store.count(layer, Where(corpus=corpus)) for layer in bank.layers)
-
-
 def _counts(bank: Bank, plan: Plan) -> set[int]:
     return {bank.store.count(layer, Where(corpus=plan.corpus)) for layer in bank.layers}
 

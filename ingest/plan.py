@@ -21,8 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bank.points import prefix_ids
+from bank.words import Words, tight
 from ingest.corpus import Corpus, Counts, read_sentences
-from ingest.words import Words, tight
 from latentbank_errors import CorpusError, LatentBankError, ModelError
 from latentbank_progress import Progress, Silent
 from models.language import LanguageModel

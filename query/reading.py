@@ -13,6 +13,7 @@ from bank.bank import Bank, BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
 from bank.where import Filter
+from bank.words import Words, tight
 from latentbank_errors import LatentBankError, LayerNotFound, QueryError
 from query.lenses import LatentLens
 
@@ -169,7 +170,7 @@ def read_text(
     chosen = _as_list(bank, layers)
     ids = model.encode(sentence)
     special = set(model.tokenizer.all_special_ids)
-    texts = [model.tokenizer.decode([id_]) for id_ in ids]
+    texts = [str(model.tokenizer.decode([id_])) for id_ in ids]
     places = [i for i, id_ in enumerate(ids) if id_ not in special]
     if not places:
         raise QueryError("The sentence has no tokens; give some text.")
@@ -275,8 +276,6 @@ def _as_list(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
 def _matching(
     model: LanguageModel, sentence: str, texts: list[str], places: list[int], token: str
 ) -> list[int]:
-    from ingest.words import Words, tight
-
     wanted = token.strip().casefold()
     offsets = model.tokenizer(
         sentence, split_special_tokens=True, return_offsets_mapping=True, verbose=False

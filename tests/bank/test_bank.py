@@ -665,7 +665,8 @@ def test_importing_bank_loads_nothing_heavy() -> None:
 def test_a_bank_needs_no_model_library(data_dir: Path) -> None:
     code = (
         "from bank import create_bank\n"
-        f"b = create_bank('b', model='m', fingerprint='f', layers=[0], num_layers=1, hidden_size=4, data_dir={str(data_dir)!r})\n"
+        "b = create_bank('b', model='m', fingerprint='f', layers=[0], num_layers=1, hidden_size=4, "
+        f"data_dir={str(data_dir)!r})\n"
         "b.search([[1, 2, 3, 4]])\n"
         "b.close()\n"
     )

@@ -20,6 +20,7 @@ from tqdm import tqdm
 import ingest.job
 import ingest.plan
 from bank.bank import Bank, create_bank
+from bank.where import Where
 from ingest.corpus import corpus_from_sentences
 from ingest.job import JobReport, ready_plan, run
 from ingest.plan import Plan, PlanSettings
@@ -183,3 +184,8 @@ def committed(said: list[Event]) -> int:
             added += event.contexts
             safe = added if event.name == "commit" else safe
     return safe
+
+
+def stored_contexts(bank: Bank, corpus: str) -> int:
+    """The least of the layers' counts: what every layer holds of a corpus."""
+    return min(bank.count(layer, Where(corpus=corpus)) for layer in bank.layers)

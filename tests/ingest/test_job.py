@@ -22,12 +22,21 @@ import pytest
 import ingest.job
 from bank.where import Where
 from ingest.corpus import open_corpus
-from ingest.job import JobReport, ready_plan, run, stored_contexts
+from ingest.job import JobReport, ready_plan, run
 from ingest.plan import PlanSettings, load_plan
 from latentbank_errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, ModelError
 from models.language import LanguageModel, load_language_model
 from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
-from tests.ingest.jobs import BATCH, LAYERS, Event, Place, committed, kill_job, some_sentences
+from tests.ingest.jobs import (
+    BATCH,
+    LAYERS,
+    Event,
+    Place,
+    committed,
+    kill_job,
+    some_sentences,
+    stored_contexts,
+)
 from tests.wire.double import Fault, QdrantDouble
 
 SENTENCES = some_sentences(40)
