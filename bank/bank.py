@@ -97,12 +97,12 @@ class Bank:
         Raises:
             LayerNotFound: a layer without a collection; the message names those there are.
         """
-        if bank_layers == "all":
-            return self.layers
-        if bank_layers == "mid":
-            total = self._manifest.num_layers
-            return [layer for layer in self.layers if total / 4 <= layer <= total / 2] or self.layers
-        if isinstance(bank_layers, str):
+        if isinstance(bank_layers, str):  # asked first: an array compared with text is no truth value
+            if bank_layers == "all":
+                return self.layers
+            if bank_layers == "mid":
+                total = self._manifest.num_layers
+                return [layer for layer in self.layers if total / 4 <= layer <= total / 2] or self.layers
             raise LayerNotFound(f"'{bank_layers}' names no bank layers; use mid, all or numbers.")
         given = [bank_layers] if isinstance(bank_layers, Integral) else bank_layers
         wanted = sorted({int(layer) for layer in cast("Iterable[int]", given)})

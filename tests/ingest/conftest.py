@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
@@ -34,15 +33,6 @@ SCRIPTS = (
     "cafe\u0301 and cafe\u0301s\u00a0in Zu\u0308rich",
     "猫が窓の外を見ている。 The end",
 )
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Run tiny models on one thread: handing their work to several costs ten times more than it saves."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache
