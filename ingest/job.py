@@ -201,6 +201,7 @@ class _Writer:
         self._queue: queue.Queue[tuple[Encoded, int] | None] = queue.Queue(_QUEUE)
         self._failure: BaseException | None = None
         self._hurry = False
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="latentbank writer", daemon=True)
         self.written = 0
 
@@ -239,12 +240,14 @@ class _Writer:
 
     def _end(self) -> None:
         """Wait until the writer has stored what is queued."""
-        while self._thread.is_alive():
+        while not self._done.is_set():
             try:
                 self._queue.put(None, timeout=0.5)
                 break
             except queue.Full:
                 continue
+        # Not join: interrupted, Python 3.11's takes the thread for ended although it goes on.
+        self._done.wait()
         self._thread.join()
 
     def _work(self) -> None:
@@ -256,6 +259,8 @@ class _Writer:
                 self._progress.update(self.written + found, self._total)
         except BaseException as error:
             self._failure = error
+        finally:
+            self._done.set()
 
     def _batches(self) -> Iterator[tuple[Encoded, int]]:
         last = time.monotonic()

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,8 @@ from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotF
 # page for which there is no disk left is killed, so we stop before that.
 RESERVE_BYTES = 64 << 20
 _SCROLL = 4096
+# How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
+_NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
 _KINDS = {"keyword": edge.PayloadSchemaType.Keyword, "integer": edge.PayloadSchemaType.Integer}
 
@@ -53,14 +55,15 @@ class EmbeddedStore:
         self._dirty: set[int] = set()
         self._guard = threading.RLock()
         self._lock: Any = None
-        if create:
-            try:
+        try:
+            if create:
                 self._path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise BankUnavailable(
-                    f"The folder {self._path} cannot be made ({error.strerror}); set LATENTBANK_DATA_DIR."
-                ) from None
-        if self._path.is_dir():
+            there = self._path.is_dir()
+        except OSError as error:
+            raise BankUnavailable(
+                f"The folder {self._path} cannot be used ({error.strerror}); set LATENTBANK_DATA_DIR."
+            ) from None
+        if there:
             self._lock = _take_lock(self._path / "lock", bank)
 
     # -- manifest ------------------------------------------------------------------------------
@@ -69,7 +72,7 @@ class EmbeddedStore:
         """See `Store`."""
         try:
             data = json.loads((self._path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise _damaged(self._bank, self._path, type(error).__name__) from None
@@ -117,7 +120,7 @@ class EmbeddedStore:
         self._room(0)
         with _engine_errors(self._bank), self._guard:
             self._let_go(layer)
-            for left_by_a_kill in (path, fresh):
+            for left_by_a_kill in (path, *self._path.glob("L*.new")):
                 if left_by_a_kill.exists():
                     shutil.rmtree(left_by_a_kill)
             fresh.mkdir()
@@ -346,14 +349,14 @@ def _caption_index() -> edge.TextIndexParams:
 
 def _take_lock(path: Path, bank: str) -> Any:
     try:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise BankUnavailable(f"The bank's lock {path} cannot be opened: {error.strerror}.") from None
     try:
         portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
     except portalocker.LockException:
         file.seek(0)
-        holder = file.read().strip() or "?"
+        holder = file.read().decode(errors="replace").strip() or "?"
         file.close()
         where = (
             "in this process already" if holder == str(os.getpid()) else f"in another process (pid {holder})"
@@ -362,9 +365,9 @@ def _take_lock(path: Path, bank: str) -> Any:
             f"The embedded bank '{bank}' is open {where}; close it there, or share the bank through a Qdrant "
             "server."
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with suppress(OSError):  # on a full disk nobody learns who holds the lock, but it holds
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
     return file
 
 
@@ -387,9 +390,9 @@ def _engine_errors(bank: str) -> Iterator[None]:
         ):
             raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "No space left" in text or "os error 28" in text:
+        if any(sign in text for sign in _NO_ROOM):
             raise BankUnavailable(
-                f"The disk of bank '{bank}' is full; make room and run the command again, it continues where it "
-                "stopped."
+                f"The disk of bank '{bank}' is full or its quota used up; make room and run the command again, "
+                "it continues where it stopped."
             ) from error
         raise BankUnavailable(f"The bank '{bank}' cannot be used: {text}.") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,8 +15,11 @@ from typing import Any
 import pytest
 
 from bank.settings import load_settings
-from tests.bank.samples import Place
+from tests.bank.samples import Place, Start
 from tests.wire.double import QdrantDouble
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = "import importlib, sys; getattr(importlib.import_module(sys.argv[1]), sys.argv[2])(*sys.argv[3:])"
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -87,3 +92,26 @@ def place(request: pytest.FixtureRequest) -> Place:
         graph_from=1000,
     )
     return Place(kind, settings)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts functions of a test file in processes of their own, with texts for arguments.
+
+    `through` is the beginning of a command that starts another command. What still runs at the end is killed.
+    """
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(
+        function: Callable[..., None], *given: object, through: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
+        command = [*through, sys.executable, "-c", CHILD, function.__module__, function.__name__]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        running.append(subprocess.Popen([*command, *map(str, given)], env=environment, text=True, **pipes))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.kill()
+        one.communicate()

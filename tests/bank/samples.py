@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ HEAD = {
 }
 
 Floats = npt.NDArray[np.float32]
+# Starts a function of a test file in a process of its own; see the fixture `start`.
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @dataclass(frozen=True)
@@ -137,3 +140,18 @@ def entry(name: str, contexts: int, **given: Any) -> CorpusEntry:
         "complete": True,
     }
     return CorpusEntry(name=name, contexts=contexts, **{**arguments, **given})
+
+
+def said_by(child: subprocess.Popen[str]) -> str:
+    """The next line a child process says; fails with its complaint when it says nothing any more."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    said = child.stdout.readline()
+    assert said, child.stderr.read()
+    return said.strip()
+
+
+def is_one_sentence(error: BaseException) -> bool:
+    """Whether an error's message is one sentence for a person: one line, not long, with a full stop."""
+    text = str(error)
+    return text.endswith(".") and "\n" not in text and len(text) < 400

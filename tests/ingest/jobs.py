@@ -118,14 +118,19 @@ def _spied(name: str, method: Callable[..., Any], line: Connection) -> Callable[
 
 
 class _Telling:
-    def __init__(self, line: Connection) -> None:
-        self.line = line
+    """Progress of planning that is told, and waits at the nth time to be killed."""
+
+    def __init__(self, line: Connection, last: int) -> None:
+        self.line, self.left = line, last
 
     def update(self, done: float, total: float | None = None) -> None:
         self.line.send(Event("planning", True))
+        self.left -= 1
+        if self.left == 0:
+            time.sleep(60)
 
 
-def _work(place: Place, sentences: list[str], line: Connection) -> None:
+def _work(place: Place, sentences: list[str], line: Connection, planning: int) -> None:
     torch.set_num_threads(1)
     ingest.job.COMMIT_SECONDS = 0.0  # after every batch
     ingest.plan._BATCH = 32
@@ -133,7 +138,7 @@ def _work(place: Place, sentences: list[str], line: Connection) -> None:
     with place.bank(model) as bank:
         for name in _SPIED:
             setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
-        plan = place.plan(bank, model, sentences, progress=_Telling(line))
+        plan = place.plan(bank, model, sentences, progress=_Telling(line, planning))
         run(bank, plan, model, batch=BATCH)
     line.send(Event("end", True))
 
@@ -160,7 +165,7 @@ def kill_job(place: Place, sentences: list[str], name: str, times: int, delay: f
     Returns what it said before it died.
     """
     ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(target=_work, args=(place, sentences, theirs))
+    process = _context().Process(target=_work, args=(place, sentences, theirs, times if name == "planning" else 0))
     process.start()
     theirs.close()
     said: list[Event] = []

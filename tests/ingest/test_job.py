@@ -448,9 +448,11 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
         said = kill_job(place, SENTENCES, name, times, chance.random() * 0.03)
         assert Event(name, True) in said, f"{name} never came"
         safe += committed(said)
+        begun, ended = (said.count(Event("write_entry", begins)) for begins in (True, False))
         with place.bank(model) as bank:
             if "c" in bank.corpora:
-                assert bank.corpora["c"].complete == (Event("end", True) in said)
+                # Killed while the last entry is written, it may be there or not.
+                assert bank.corpora["c"].complete in {begun == 2, ended == 2}
                 assert stored_contexts(bank, "c") >= safe
     report = place.job(model, SENTENCES)
     assert report.found + report.encoded == report.contexts
@@ -460,7 +462,8 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
 
 def test_a_kill_while_planning_leaves_no_plan(embedded: Place) -> None:
     for times in (1, 2):
-        kill_job(embedded, SENTENCES, "planning", times, 0.0)
+        said = kill_job(embedded, SENTENCES, "planning", times, 0.0)
+        assert len(said) == times
         assert load_plan(embedded.folder / "plans" / "c") is None
 
 
@@ -551,7 +554,7 @@ def test_standard_input_is_planned_anew(
 def test_a_plan_or_a_model_that_is_not_the_banks(
     embedded: Place, tiny: Tiny, model: LanguageModel, tmp_path: Path
 ) -> None:
-    other = tiny(tokenizer="bos")
+    other = tiny("qwen3")
     foreign = replace(embedded, folder=tmp_path / "other")
     with foreign.bank(other) as bank:
         plan = foreign.plan(bank, other, SENTENCES)
@@ -657,13 +660,13 @@ def test_a_server_that_dies_in_the_middle(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 100 MB."""
+    """A disk of 400 MB."""
     path = tmp_path / "disk"
     path.mkdir()
     mounted = (
         sys.platform == "linux"
         and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(path)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(path)], capture_output=True, check=False
         ).returncode
     )
     if not mounted:
@@ -680,7 +683,7 @@ def test_a_disk_that_fills_up_in_the_middle(
 
     def fill_up() -> None:
         free = shutil.disk_usage(small_disk).free
-        ballast.write_bytes(bytes(free - (1 << 20)))
+        ballast.write_bytes(bytes(free - (1 << 20)))  # truly written, unlike truncate
 
     told = Calls(3, fill_up)
     with place.bank(model) as bank:
