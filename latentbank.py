@@ -290,11 +290,13 @@ def bank_verify(
 ) -> None:
     """Check a bank: counts, equal contexts in all layers, sound vectors. Exits 1 if something is wrong."""
     from bank.bank import open_bank
+    from latentbank_progress import shown
     from latentbank_show import show_verified
 
     settings = _Common.settings()
     with open_bank(_only_bank(bank, settings), settings) as opened:
-        wrong = opened.verify(sample)
+        with shown("comparing", "contexts") as progress:
+            wrong = opened.verify(sample, progress)
         show_verified(opened.name, wrong, as_json=as_json)
     if wrong:
         raise typer.Exit(1)
@@ -426,6 +428,7 @@ def _load(
 
     from models.language import load_language_model
 
+    print(f"loading {name} ...", file=sys.stderr)  # a GGUF file takes a minute
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers draws its bar into pipes and files too
     return load_language_model(

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def update(self, done: float, total: float | None = None) -> None:
         """Say that `done` units of `total` (None: unknown) are finished by now."""
 
+    def stage(self, what: str, unit: str) -> None:
+        """Say that other work begins, counted anew in another unit."""
+
 
 @dataclass
 class Silent:
@@ -24,15 +27,22 @@ class Silent:
     def update(self, done: float, total: float | None = None) -> None:
         """Do nothing."""
 
+    def stage(self, what: str, unit: str) -> None:
+        """Do nothing."""
+
 
 class _Lines:
-    """Plain lines, one every few seconds, for logs and pipes."""
+    """Plain lines for logs and pipes: the first after two seconds, then ever rarer, as far as twice a minute."""
 
-    def __init__(self, what: str, unit: str, out: TextIO, every: float = 5.0) -> None:
-        self.what, self.unit, self.out, self.every = what, unit, out, every
+    def __init__(self, what: str, unit: str, out: TextIO) -> None:
+        self.out = out
+        self.done, self.total = 0.0, None  # type: float, float | None
+        self.stage(what, unit)
+
+    def stage(self, what: str, unit: str) -> None:
+        self.what, self.unit, self.every = what, unit, 2.0
         self.started = self.spoken = time.monotonic()
         self.first: float | None = None
-        self.done, self.total = 0.0, None  # type: float, float | None
 
     def update(self, done: float, total: float | None = None) -> None:
         if self.first is None:
@@ -40,7 +50,7 @@ class _Lines:
         self.done, self.total = done, total
         now = time.monotonic()
         if now - self.spoken >= self.every:
-            self.spoken = now
+            self.spoken, self.every = now, min(self.every * 2, 30.0)
             print(self.line(now), file=self.out, flush=True)
 
     def line(self, now: float) -> str:
@@ -48,7 +58,7 @@ class _Lines:
         text = f"{self.what}: {self.done:,.0f}"
         if self.total is not None:
             text += f" of {self.total:,.0f}"
-        text += f" {self.unit}, {rate:,.0f}/s"
+        text += f" {self.unit}, {_rate(rate)}"
         if self.total is not None and rate > 0:
             text += f", {duration((self.total - self.done) / rate)} left"
         return text
@@ -66,13 +76,17 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(unit),
+            TextColumn("{task.fields[unit]}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self.task = self.bar.add_task(what, total=None, rate="")
+        self.task = self.bar.add_task(what, total=None, rate="", unit=unit)
+        self.stage(what, unit)
+
+    def stage(self, what: str, unit: str) -> None:
+        self.bar.reset(self.task, total=None, description=what, rate="", unit=unit)
         self.started = time.monotonic()
         self.first: float | None = None
 
@@ -84,7 +98,7 @@ class _Bar:
             self.task,
             completed=int(done),
             total=None if total is None else int(total),
-            rate=f"{rate:,.0f}/s",
+            rate=_rate(rate),
         )
 
 
@@ -104,6 +118,10 @@ def shown(what: str, unit: str, out: TextIO | None = None) -> Iterator[Progress]
             yield bar
     else:
         yield _Lines(what, unit, stream)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 or rate == 0 else f"{rate:.2g}/s"
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from bank.settings import Settings, load_settings
 from bank.store import Floats, LayerInfo, Points, Store, bank_names, open_store
 from bank.where import Filter, Where
 from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
+from latentbank_progress import Progress, Silent
 
 BankLayers = Literal["mid", "all"] | int | Iterable[int]
 
@@ -171,11 +172,12 @@ class Bank:
         self.reload()
         return BankInfo(self._manifest, {layer: self._store.info(layer) for layer in self.layers})
 
-    def verify(self, sample: int = 1000) -> list[str]:
+    def verify(self, sample: int = 1000, progress: Progress | None = None) -> list[str]:
         """Check counts against the ledger, equal ids in all layers, and a sample of vectors for unit norm.
 
         Args:
             sample: how many vectors of each layer are read.
+            progress: told contexts compared of all contexts in all layers.
 
         Returns:
             What is wrong, one sentence each with how to mend it; empty when all is well.
@@ -183,7 +185,7 @@ class Bank:
         from bank.verify import verify
 
         self.reload()
-        return verify(self._store, self._manifest, sample)
+        return verify(self._store, self._manifest, sample, progress or Silent())
 
     # -- writing -------------------------------------------------------------------------------
 

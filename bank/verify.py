@@ -9,14 +9,17 @@ import numpy as np
 
 from bank.manifest import Manifest
 from bank.store import Store
+from latentbank_progress import Progress
 
 # A unit vector in float16 differs from length 1 by rounding only.
 _NORM_TOLERANCE = 5e-3
 # More corpora than any bank has.
 _CORPORA = 1_000_000
+# Contexts between two tellings of progress.
+_TELL = 10_000
 
 
-def verify(store: Store, manifest: Manifest, sample: int = 1000) -> list[str]:
+def verify(store: Store, manifest: Manifest, sample: int, progress: Progress) -> list[str]:
     """Check a bank; see `Bank.verify`."""
     there = store.layers()
     wrong = [
@@ -26,7 +29,7 @@ def verify(store: Store, manifest: Manifest, sample: int = 1000) -> list[str]:
     ]
     layers = [layer for layer in manifest.layers if layer in there]
     wrong += _counts(store, manifest, layers)
-    wrong += _ids(store, layers)
+    wrong += _ids(store, layers, progress)
     wrong += _vectors(store, manifest, layers, sample)
     return wrong
 
@@ -62,13 +65,16 @@ def _counts(store: Store, manifest: Manifest, layers: list[int]) -> list[str]:
     return wrong
 
 
-def _ids(store: Store, layers: list[int]) -> list[str]:
+def _ids(store: Store, layers: list[int], progress: Progress) -> list[str]:
     """Compare the layers by a digest of their ids in order: no list of ids is held in memory."""
-    digests = {}
+    digests, done, total = {}, 0, sum(store.count(layer) for layer in layers)
     for layer in layers:
         digest = hashlib.blake2b(digest_size=16)
         for point in store.scroll(layer):
             digest.update(point.id.encode())
+            done += 1
+            if done % _TELL == 0:
+                progress.update(done, total)
         digests[layer] = digest.digest()
     if len(set(digests.values())) <= 1:
         return []

@@ -113,7 +113,7 @@ def run(
         bank: open for writing.
         plan: made with this model's tokenizer.
         model: loaded at least as deep as the bank's deepest layer.
-        progress: told contexts done of contexts planned.
+        progress: told contexts done of contexts planned, then layers indexed.
         batch: tokens in one forward pass.
 
     Raises:
@@ -142,7 +142,9 @@ def run(
             computed += encoded.computed
             writer.put(encoded, todo.found)
     encoded_at = time.monotonic()
-    for layer in bank.layers:
+    progress.stage("indexing", "layers")
+    for done, layer in enumerate(bank.layers):
+        progress.update(done, len(bank.layers))
         bank.store.index(layer)
     held = _counts(bank, plan)
     if held != {plan.contexts}:

@@ -190,7 +190,7 @@ def make_plan(
             truncated=chooser.truncated,
             tokens=chooser.tokens,
             contexts=chooser.contexts,
-            prefixes=_write_sorted(unsorted, directory, order),
+            prefixes=_write_sorted(unsorted, directory, order, progress),
             planned_sentences=len(order),
             caption_bytes=chooser.caption_bytes,
         )
@@ -353,8 +353,9 @@ def _sort_keys(planned: Sequence[PlannedSentence]) -> npt.NDArray[np.int32]:
     return keys
 
 
-def _write_sorted(unsorted: Path, directory: Path, order: npt.NDArray[np.intp]) -> int:
+def _write_sorted(unsorted: Path, directory: Path, order: npt.NDArray[np.intp], progress: Progress) -> int:
     """Rewrite the planned sentences in `order`; gives the number of prefixes that no neighbors share."""
+    progress.stage("sorting", "sentences")
     prefixes, last = 0, [-1]
     fresh = directory / f"{_SENTENCES}.new"
     with (
@@ -375,6 +376,7 @@ def _write_sorted(unsorted: Path, directory: Path, order: npt.NDArray[np.intp]) 
                 prefixes += len(ids) - shared_length(last, ids)
                 last = ids
             writer.write_table(part)
+            progress.update(at + len(rows), len(order))
     fresh.replace(directory / _SENTENCES)
     return prefixes
 

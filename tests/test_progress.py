@@ -11,16 +11,20 @@ from latentbank_progress import duration, shown
 
 
 def test_plain_lines_tell_done_of_total_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 10.0, 12.0, 20.0])
+    clock = iter([0.0, 10.0, 12.0, 20.0, 100.0, 101.0, 104.0])
     monkeypatch.setattr(latentbank_progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     with shown("ingesting", "contexts", out) as progress:
         progress.update(1000, 3000)  # found, at 10 s: a resumed job starts above zero
         progress.update(1200, 3000)  # at 12 s: too soon for another line
         progress.update(2000, 3000)  # at 20 s
-    first, second = out.getvalue().splitlines()
+        progress.stage("indexing", "layers")  # at 100 s
+        progress.update(0, 4)
+        progress.update(2, 4)
+    first, second, third = out.getvalue().splitlines()
     assert first.startswith("ingesting: 1,000 of 3,000 contexts")
     assert second == "ingesting: 2,000 of 3,000 contexts, 50/s, 20 s left"
+    assert third == "indexing: 2 of 4 layers, 0.5/s, 4 s left"
 
 
 def test_an_unknown_total_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

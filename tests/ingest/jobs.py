@@ -165,7 +165,9 @@ def kill_job(place: Place, sentences: list[str], name: str, times: int, delay: f
     Returns what it said before it died.
     """
     ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(target=_work, args=(place, sentences, theirs, times if name == "planning" else 0))
+    process = _context().Process(
+        target=_work, args=(place, sentences, theirs, times if name == "planning" else 0)
+    )
     process.start()
     theirs.close()
     said: list[Event] = []

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +101,20 @@ def _threads_and_switches() -> Iterator[None]:
 
 @dataclass
 class Calls:
-    """Progress that counts its calls, and does something at the nth."""
+    """Progress that counts its calls before the first stage, and does something at the nth."""
 
     at: int = 0
     do: Callable[[], object] = lambda: None
     calls: int = 0
     last: tuple[float, float | None] = (0, None)
+    stages: list[str] = field(default_factory=list)
+
+    def stage(self, what: str, unit: str) -> None:
+        self.stages.append(f"{what} {unit}")
 
     def update(self, done: float, total: float | None = None) -> None:
+        if self.stages:
+            return
         self.calls += 1
         self.last = (done, total)
         if self.calls == self.at:
@@ -171,6 +177,7 @@ def test_a_whole_job(place: Place, model: LanguageModel, unbroken: Unbroken) -> 
         )
         assert plan.prefixes <= report.computed_tokens < 1.5 * plan.prefixes
         assert told.last == (plan.contexts, plan.contexts)
+        assert told.stages == ["indexing layers"]
         entry = bank.corpora["c"]
         assert (entry.content_hash, entry.sentences, entry.tokens) == (plan.content_hash, 40, plan.tokens)
         assert entry.plan == {"bos": "tokenizer", "skip": 1, "contexts_per_token": 100, "max_tokens": 512}

@@ -431,14 +431,20 @@ def test_settings_that_cannot_be(choice: dict[str, Any], message: str) -> None:
 
 
 def test_progress_counts_sentences(tiny: Tiny, tmp_path: Path) -> None:
-    told: list[float] = []
+    told: list[object] = []
 
     class Told:
         def update(self, done: float, total: float | None = None) -> None:
-            told.append(done)
+            told.append((done, total))
 
-    make_plan(corpus_from_sentences("c", ["a dog"] * 2500), tiny(), tmp_path, progress=Told())
-    assert told == [1024, 2048, 2500]
+        def stage(self, what: str, unit: str) -> None:
+            told.append(f"{what} {unit}")
+
+    sentences = [f"a dog {i}" for i in range(2500)]
+    make_plan(corpus_from_sentences("c", sentences), tiny(), tmp_path, progress=Told())
+    planned = sum(1 for _ in load_plan(tmp_path).read())
+    assert told[:4] == [(1024, None), (2048, None), (2500, None), "sorting sentences"]
+    assert told[-1] == (planned, planned)
 
 
 # -- memory --------------------------------------------------------------------------------------
