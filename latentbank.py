@@ -428,7 +428,8 @@ def _load(
 
     from models.language import load_language_model
 
-    print(f"loading {name} ...", file=sys.stderr)  # a GGUF file takes a minute
+    if name.endswith(".gguf") and Path(name).is_file():
+        print(f"unpacking {name}, up to a minute ...", file=sys.stderr)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers draws its bar into pipes and files too
     return load_language_model(

@@ -30,7 +30,8 @@ from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
 
 # Kept free on the disk: the engine writes through memory maps, and a process that touches a mapped
-# page for which there is no disk left is killed, so we stop before that.
+# page for which there is no disk left is killed, so we stop before that. Loading a layer writes too: 56 MiB the
+# first time after it was indexed, when the engine adds a segment for new points.
 RESERVE_BYTES = 64 << 20
 _SCROLL = 4096
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
@@ -299,6 +300,7 @@ class EmbeddedStore:
                 path = self._layer_path(layer)
                 if not path.is_dir():
                     raise LayerNotFound(f"The bank '{self._bank}' has no layer {layer}.")
+                self._room(0)
                 with _engine_errors(self._bank):
                     self._shards[layer] = edge.EdgeShard.load(str(path), None)
             return self._shards[layer]

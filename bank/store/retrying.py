@@ -26,7 +26,6 @@ _LONGEST = 200
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.ABORTED,
 }
@@ -35,14 +34,13 @@ _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 def passing(error: BaseException) -> bool:
     """Tell whether a failure may pass: connection errors, time-outs, 429 and 5xx. Never other 4xx."""
-    if isinstance(error, UnexpectedResponse):
-        return error.status_code == 429 or (error.status_code or 0) >= 500
-    if isinstance(error, grpc.RpcError):
-        return _code(error) in _PASSING
+    if isinstance(error, UnexpectedResponse) and (error.status_code or 0) >= 500:
+        return True
+    if isinstance(error, grpc.RpcError) and _code(error) in _PASSING:
+        return True
     if isinstance(error, ResponseHandlingException):
         return not untrusted(error)
-    # A 429; of the base class itself where the client cannot read its Retry-After.
-    return isinstance(error, QdrantException)
+    return too_often(error)
 
 
 def untrusted(error: BaseException) -> bool:
@@ -55,6 +53,16 @@ def refused(error: BaseException) -> bool:
     if isinstance(error, UnexpectedResponse):
         return error.status_code in (401, 403)
     return isinstance(error, grpc.RpcError) and _code(error) in _REFUSED
+
+
+def too_often(error: BaseException) -> bool:
+    """Tell whether the server answered that it is asked too often (429)."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code == 429
+    if isinstance(error, grpc.RpcError):
+        return _code(error) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    # Of the base class itself where the client cannot read its Retry-After.
+    return isinstance(error, QdrantException)
 
 
 def missing(error: BaseException) -> bool:

@@ -21,13 +21,14 @@ from typing import Any, TypeVar, cast
 import grpc
 import numpy as np
 from qdrant_client import models
+from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
 from bank.store import Floats, Hit, LayerInfo, Points, Stored
 from bank.store.conditions import conditions
-from bank.store.retrying import call, exists_already, refused
+from bank.store.retrying import call, exists_already, refused, too_often
 from bank.where import Filter, Where
 from latentbank_errors import BankNotFound, BankUnavailable
 
@@ -355,10 +356,10 @@ class ServerStore:
         client = _connect(self._settings, prefer_grpc=True)
         try:
             client.collection_exists(self._collection(0))
-        except grpc.RpcError as error:
-            # A refused key is an answer too. Anything else means that this port is closed, filtered or not
-            # gRPC's, for the server itself is there: the manifest was read over REST.
-            if not refused(error):
+        except (grpc.RpcError, QdrantException) as error:
+            # A refused key is an answer too, and so is "too often". Anything else means that this port is closed,
+            # filtered or not gRPC's, for the server itself is there: the manifest was read over REST.
+            if not (refused(error) or too_often(error)):
                 client.close()
                 log.warning(
                     "%s: no gRPC on port %d, bulk work goes over REST (slower)",

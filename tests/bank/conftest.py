@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tenacity
 
 from bank.settings import load_settings
 from tests.bank.samples import Place, Start
@@ -115,3 +117,33 @@ def start() -> Iterator[Start]:
     for one in running:
         one.kill()
         one.communicate()
+
+
+@pytest.fixture(scope="module")
+def one_server(quick_disk: Path) -> Iterator[QdrantDouble]:
+    """One double for the many tests that need no other."""
+    with QdrantDouble() as one:
+        yield one
+
+
+@pytest.fixture
+def shared(one_server: QdrantDouble) -> Iterator[QdrantDouble]:
+    """The double of all tests, empty; what it was asked had to be valid."""
+    one_server.wipe()
+    one_server.clear_faults()
+    one_server.requests.clear()
+    yield one_server
+    assert one_server.invalid_requests == []
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Collects the seconds that retries would wait; nobody waits."""
+    waited: list[float] = []
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=waited.append))
+    return waited
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

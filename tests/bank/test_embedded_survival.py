@@ -251,8 +251,7 @@ def on_a_small_disk(data_dir: str) -> None:
         with pytest.raises(BankBusy, match=r"pid \?"):
             open_bank("bank", place.settings)
         assert list(reader.corpora) == ["corpus0"]
-        check_content(reader, committed)
-        assert reader.search(units(1), 4)[0]
+        fails(lambda: reader.search(units(1), 4))  # the engine writes while it loads a layer
     check_it_goes_on(place, open_bank("bank", place.settings), committed)
 
 

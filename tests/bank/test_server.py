@@ -1,250 +1,26 @@
-"""What only the server store does: retries, keys, TLS, gRPC or REST, restarts; over a real socket."""
+"""What only the server store does: keys, gRPC or REST, TLS, restarts, and how it keeps banks on a server."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tenacity
 from qdrant_client import QdrantClient, models
 
 from bank.bank import delete_bank, list_banks, open_bank
-from bank.settings import Settings, load_settings
-from bank.store import Store, open_store
+from bank.store import open_store
 from bank.where import Where
 from latentbank_errors import BankNotFound, BankUnavailable, LatentBankError
-from tests.bank.samples import HEAD, WIDTH, Place, fill, ids, is_one_sentence, make_bank, points, units
+from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, make_bank, points, units
+from tests.bank.servers import ANIMALS, CALLS, KEY, ROUTES, Doubles, filled, settings, used, warned
 from tests.wire.double import Fault, QdrantDouble
 
-KEY = "the-key-that-nobody-may-see"
 READER = "the-readers-key-that-nobody-may-see"
-Doubles = Callable[..., QdrantDouble]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One thing a store is asked: `operation` names the request that faults strike, after the first `after`."""
-
-    operation: str
-    do: Callable[[Store], Any]
-    bulk: bool = False  # goes over gRPC where that is preferred
-    writes: bool = False
-    after: int = 0
-
-
-CALLS = {
-    "create": Call("create_collection", lambda s: s.create(8, WIDTH, "int8"), writes=True),
-    "create: indexes": Call("create_index", lambda s: s.create(8, WIDTH, "int8"), writes=True, after=1),
-    "create again": Call("delete_collection", lambda s: s.create(4, WIDTH, "int8"), writes=True),
-    "defer index": Call("update_collection", lambda s: s.defer_index(4), writes=True),
-    "index": Call("get_collection", lambda s: s.index(4), writes=True),
-    "upsert": Call("upsert", lambda s: s.upsert(4, points(50, first=20)), bulk=True, writes=True, after=1),
-    "search": Call("query", lambda s: s.search(4, units(3), 5, exact=True), bulk=True),
-    "present": Call("retrieve", lambda s: s.present(4, ids(range(30, 50))), bulk=True, after=1),
-    "scroll": Call("scroll", lambda s: [p.id for p in s.scroll(4)], bulk=True, after=1),
-    "count": Call("count", lambda s: s.count(4, Where(word="dog"))),
-    "facet": Call("facet", lambda s: s.facet(4, "word")),
-    "info": Call("get_collection", lambda s: s.info(4)),
-    "layers": Call("list_collections", lambda s: s.layers()),
-    "manifest": Call("get_collection", lambda s: s.read_manifest()),
-    "head": Call("update_collection", lambda s: s.write_manifest(HEAD | {"model": "x"}), writes=True),
-    "entry": Call("update_collection", lambda s: s.write_entry("late", {"name": "late"}), writes=True),
-    "no entry": Call("update_collection", lambda s: s.write_entry("animals", None), writes=True),
-    "delete corpus": Call("delete", lambda s: s.delete_corpus(4, "plants"), writes=True),
-    "delete": Call("delete_collection", lambda s: s.delete(), writes=True),
-}
-# Every call over REST, and those that can also go over gRPC.
-ROUTES = [(name, "rest") for name in CALLS] + [(name, "grpc") for name, call in CALLS.items() if call.bulk]
-
-
-@pytest.fixture(scope="module")
-def one_server(quick_disk: Path) -> Iterator[QdrantDouble]:
-    """One double for the many tests that need no other."""
-    with QdrantDouble() as one:
-        yield one
-
-
-@pytest.fixture
-def shared(one_server: QdrantDouble) -> Iterator[QdrantDouble]:
-    """The double of all tests, empty; what it was asked had to be valid."""
-    one_server.wipe()
-    one_server.clear_faults()
-    one_server.requests.clear()
-    yield one_server
-    assert one_server.invalid_requests == []
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Collects the seconds that retries would wait; nobody waits."""
-    waited: list[float] = []
-    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=waited.append))
-    return waited
-
-
-@pytest.fixture(params=["rest", "grpc"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> Settings:
-    """Settings that lead to a double; `changes` are other settings."""
-    given: dict[str, Any] = {
-        "url": server.url,
-        "grpc_port": server.grpc_port,
-        "prefer_grpc": transport == "grpc",
-        "tls_ca": server.ca_file,
-        "timeout": 20,
-        "retries": 4,
-        "retry_wait": 0.001,
-        "upload_batch": 16,
-    }
-    return load_settings(**{**given, **changes})
-
-
-def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
-    """A bank with 40 contexts of `animals` and 20 of `plants` in layer 4."""
-    store = open_store(name, settings(server, **changes))
-    store.create(4, WIDTH, "int8")
-    store.write_manifest(HEAD)
-    store.write_entry("animals", {"name": "animals"})
-    for some in (points(40), points(20, "plants", seed=1)):
-        store.upsert(4, some)
-    return store
-
-
-def state(server: QdrantDouble, name: str = "bank") -> Any:
-    """Everything the server holds of a bank: configuration, indexes, manifest and points of each layer."""
-    client = QdrantClient(url=server.url, check_compatibility=False, verify=False)
-    held = {}
-    for layer in (4, 8):
-        collection = f"{name}--L{layer:02d}"
-        if client.collection_exists(collection):
-            info = client.get_collection(collection)
-            content = {one: (row.tolist(), p) for one, (row, p) in server.points(collection).items()}
-            held[layer] = (info.config.model_dump(), sorted(info.payload_schema), content)
-    client.close()
-    return held
-
-
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "latentbank"]
-
-
-# -- retries -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name)
-@pytest.mark.parametrize(("name", "transport"), ROUTES)
-def test_a_call_outlasts_faults(
-    shared: QdrantDouble,
-    name: str,
-    transport: str,
-    fault: Fault,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It answers and leaves behind what an undisturbed one does, and says once that it had to try again."""
-    monkeypatch.setattr("bank.store.server._SCROLL", 10)
-    call = CALLS[name]
-    untroubled, troubled = (filled(shared, bank, transport=transport) for bank in ("calm", "bank"))
-    expected = call.do(untroubled)
-    shared.inject(fault, times=2, operation=call.operation, after=call.after, seconds=0.02)
-    assert call.do(troubled) == expected
-    struck = [one for one in shared.requests if one.fault is not None]
-    assert [(one.operation in call.operation or call.operation == "query") for one in struck] == [True, True]
-    assert {one.transport for one in struck} == {transport}
-    (warning,) = warned(caplog)
-    assert warning.startswith(f"{shared.url}: ")
-    assert warning.endswith("; trying again")
-    assert state(shared) == state(shared, "calm")
-    untroubled.close()
-    troubled.close()
-
-
-@pytest.mark.parametrize(("asked", "waited"), [(7, 7.0), (100_000, 300.0)])
-def test_the_server_may_say_how_long_to_wait(
-    shared: QdrantDouble, transport: str, waits: list[float], asked: int, waited: float
-) -> None:
-    store = filled(shared, transport=transport)
-    shared.inject(Fault.too_many, times=2, operation="upsert", retry_after=asked)
-    store.upsert(4, points(10, "late"))
-    assert waits == [waited, waited]
-    assert store.count(4) == 70
-    store.close()
-
-
-def test_waits_double_up_to_half_a_minute_with_jitter(shared: QdrantDouble, waits: list[float]) -> None:
-    store = filled(shared, retries=10, retry_wait=0.5)
-    shared.inject(Fault.unavailable503, times=10, operation="count")
-    assert store.count(4) == 60
-    longest = [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
-    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
-    assert len({wait / most for wait, most in zip(waits, longest, strict=True)}) > 1
-    store.close()
-
-
-@pytest.mark.parametrize("retries", [0, 3])
-@pytest.mark.parametrize("name", ["upsert", "search", "count", "entry"])
-def test_retries_end(
-    shared: QdrantDouble, transport: str, name: str, retries: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = filled(shared, transport=transport, retries=retries)
-    shared.inject(Fault.error500, times=50, operation=CALLS[name].operation)
-    with pytest.raises(
-        BankUnavailable, match=rf"The server {shared.url} cannot be used: it answers"
-    ) as found:
-        CALLS[name].do(store)
-    assert is_one_sentence(found.value)
-    assert shared.faults_left == 50 - 1 - retries
-    assert len(warned(caplog)) == min(1, retries)
-    shared.clear_faults()
-    CALLS[name].do(store)
-    store.close()
-
-
-def test_a_server_that_is_down(
-    double: Doubles, transport: str, waits: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
-    server = double()
-    store = filled(server, transport=transport)
-    where = settings(server, transport)
-    server.stop()
-    attempts: list[Callable[[], Any]] = [
-        lambda: store.count(4),
-        lambda: store.search(4, units(1), 5),
-        lambda: store.upsert(4, points(3, "late")),
-        lambda: open_bank("bank", where),
-        lambda: make_bank(Place("server", where)),
-        lambda: list_banks(where),
-        lambda: delete_bank("bank", where),
-    ]
-    for attempt in attempts:
-        waits.clear()
-        caplog.clear()
-        with pytest.raises(BankUnavailable, match=rf"The server {server.url} cannot be used") as found:
-            attempt()
-        assert is_one_sentence(found.value)
-        assert len(waits) == where.retries
-        assert len(warned(caplog)) == 1
-    store.close()
-
-
-@pytest.mark.parametrize("name", ["count", "search"])
-def test_a_server_that_does_not_answer_in_time(shared: QdrantDouble, transport: str, name: str) -> None:
-    store = filled(shared, transport=transport, timeout=1, retries=0)
-    shared.inject(Fault.hang, operation=CALLS[name].operation, seconds=60)
-    with pytest.raises(BankUnavailable, match=r"cannot be used: .*(timed out|DEADLINE_EXCEEDED)") as found:
-        CALLS[name].do(store)
-    assert is_one_sentence(found.value)
-    CALLS[name].do(store)
-    store.close()
 
 
 # -- refusals ----------------------------------------------------------------------------------------
@@ -271,20 +47,20 @@ def test_a_reader_reads_and_may_not_write(double: Doubles, transport: str) -> No
     server = double(api_key=KEY, read_only_key=READER)
     writer = filled(server, transport=transport, api_key=KEY)
     reader = open_store("bank", settings(server, transport, api_key=READER))
-    before = {layer: server.points("bank--L04") for layer in writer.layers()}
+    before = list(server.points("bank--L04"))
     for name, call in CALLS.items():
         if not call.writes:
             assert call.do(reader) == call.do(writer), name
             continue
         server.requests.clear()
-        with pytest.raises(BankUnavailable, match="refuses the key; .* to one that may do this") as found:
+        with pytest.raises(BankUnavailable, match=r"refuses the key; .* to one that may do this") as found:
             call.do(reader)
         assert is_one_sentence(found.value)
         assert [one.accepted for one in server.requests].count(False) == 1, name
-    after = {layer: server.points("bank--L04") for layer in writer.layers()}
-    assert {4: set(before[4])} == {4: set(after[4])}
+    assert list(server.points("bank--L04")) == before
+    assert writer.read_manifest() == (HEAD, {"animals": ANIMALS})
     with open_bank("bank", settings(server, transport, api_key=READER)) as opened:
-        assert len(opened.search(units(1), "all")[0]) == 5
+        assert len(opened.search(units(1), 4)[0]) == 5
     writer.close()
     reader.close()
 
@@ -352,14 +128,6 @@ def test_the_key_is_never_shown(double: Doubles, transport: str, caplog: pytest.
 
 
 # -- gRPC or REST ------------------------------------------------------------------------------------
-
-
-def used(server: QdrantDouble) -> dict[str, set[str]]:
-    """The operations asked for over each transport."""
-    return {
-        transport: {one.operation for one in server.requests if one.transport == transport}
-        for transport in ("rest", "grpc")
-    }
 
 
 def test_bulk_work_goes_over_grpc_and_the_rest_over_rest(
@@ -475,12 +243,13 @@ def test_a_restart_in_the_middle_of_use(double: Doubles, transport: str) -> None
     server = double()
     store = filled(server, transport=transport, retries=8, retry_wait=0.1)
     given = points(400, "late", seed=3)
-    server.requests.clear()
+    server.inject(Fault.hang, operation="upsert", after=7, seconds=60)
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(store.upsert, 4, given)
-        while len(server.requests) < 5 and not writing.done():
-            pass
+        while server.faults_left and not writing.done():
+            time.sleep(0.01)
         server.stop()
+        assert not writing.done()
         server.start()
         writing.result(timeout=60)
     assert {p.id for p in store.scroll(4, Where(corpus="late"))} == set(given.ids)
@@ -488,7 +257,7 @@ def test_a_restart_in_the_middle_of_use(double: Doubles, transport: str) -> None
     server.stop()
     server.start()
     assert len(store.search(4, units(1), 5)[0]) == 5
-    assert store.read_manifest() == (HEAD, {"animals": {"name": "animals"}})
+    assert store.read_manifest() == (HEAD, {"animals": ANIMALS})
     store.close()
 
 

@@ -1,0 +1,94 @@
+"""Banks on doubles of a server, and everything a store is asked for there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from bank.settings import Settings, load_settings
+from bank.store import Store, open_store
+from bank.where import Where
+from tests.bank.samples import HEAD, WIDTH, entry, ids, points, units
+from tests.wire.double import QdrantDouble
+
+KEY = "the-key-that-nobody-may-see"
+ANIMALS = entry("animals", 40, updated="2026-01-01T00:00:00+00:00", version="0.1.0").to_dict()
+# Starts a double with a QdrantDouble's arguments; see the fixture `double`.
+Doubles = Callable[..., QdrantDouble]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One thing a store is asked: `operation` names the request that faults strike, after the first `after`."""
+
+    operation: str
+    do: Callable[[Store], Any]
+    bulk: bool = False  # goes over gRPC where that is preferred
+    writes: bool = False
+    after: int = 0
+
+
+CALLS = {
+    "create": Call("create_collection", lambda s: s.create(8, WIDTH, "int8"), writes=True),
+    "create: indexes": Call("create_index", lambda s: s.create(8, WIDTH, "int8"), writes=True, after=1),
+    "create again": Call("delete_collection", lambda s: s.create(4, WIDTH, "int8"), writes=True),
+    "defer index": Call("update_collection", lambda s: s.defer_index(4), writes=True),
+    "index": Call("get_collection", lambda s: s.index(4), writes=True),
+    "upsert": Call("upsert", lambda s: s.upsert(4, points(50, first=20)), bulk=True, writes=True, after=1),
+    "search": Call("query", lambda s: s.search(4, units(3), 5, exact=True), bulk=True),
+    "present": Call("retrieve", lambda s: s.present(4, ids(range(30, 50))), bulk=True, after=1),
+    "scroll": Call("scroll", lambda s: [p.id for p in s.scroll(4)], bulk=True, after=1),
+    "count": Call("count", lambda s: s.count(4, Where(word="dog"))),
+    "facet": Call("facet", lambda s: s.facet(4, "word")),
+    "info": Call("get_collection", lambda s: s.info(4)),
+    "layers": Call("list_collections", lambda s: s.layers()),
+    "manifest": Call("get_collection", lambda s: s.read_manifest()),
+    "head": Call("update_collection", lambda s: s.write_manifest(HEAD | {"model": "x"}), writes=True),
+    "entry": Call("update_collection", lambda s: s.write_entry("late", {"name": "late"}), writes=True),
+    "no entry": Call("update_collection", lambda s: s.write_entry("animals", None), writes=True),
+    "delete corpus": Call("delete", lambda s: s.delete_corpus(4, "plants"), writes=True),
+    "delete": Call("delete_collection", lambda s: s.delete(), writes=True),
+}
+# Every call over REST, and those that can also go over gRPC.
+ROUTES = [(name, "rest") for name in CALLS] + [(name, "grpc") for name, call in CALLS.items() if call.bulk]
+
+
+def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> Settings:
+    """Settings that lead to a double; `changes` are other settings."""
+    given: dict[str, Any] = {
+        "url": server.url,
+        "grpc_port": server.grpc_port,
+        "prefer_grpc": transport == "grpc",
+        "tls_ca": server.ca_file,
+        "timeout": 20,
+        "retries": 4,
+        "retry_wait": 0.001,
+        "upload_batch": 16,
+    }
+    return load_settings(**{**given, **changes})
+
+
+def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
+    """A bank with 40 contexts of `animals` and 20 of `plants` in layer 4."""
+    store = open_store(name, settings(server, **changes))
+    store.create(4, WIDTH, "int8")
+    store.write_manifest(HEAD)
+    store.write_entry("animals", ANIMALS)
+    for some in (points(40), points(20, "plants", seed=1)):
+        store.upsert(4, some)
+    return store
+
+
+def used(server: QdrantDouble) -> dict[str, set[str]]:
+    """The operations asked for over each transport."""
+    return {
+        transport: {one.operation for one in server.requests if one.transport == transport}
+        for transport in ("rest", "grpc")
+    }
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "latentbank"]
