@@ -156,7 +156,7 @@ class Bank:
         found = search.ask(vectors, top_k)
         if unique == "word":
             search.deepen(found, vectors, top_k)
-        return [merge(neighbors, top_k, unique) for neighbors in found]
+        return [[one.neighbor() for one in merge(candidates, top_k, unique)] for candidates in found]
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""

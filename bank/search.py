@@ -65,6 +65,33 @@ def _to_numpy(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A hit in a bank layer; most are dropped when layers are merged, so its payload is read late."""
+
+    bank_layer: int
+    hit: Hit
+
+    @property
+    def id(self) -> str:
+        """The context's id."""
+        return self.hit.id
+
+    @property
+    def cosine(self) -> float:
+        """How near it is to the query."""
+        return self.hit.score
+
+    @property
+    def word(self) -> str:
+        """The context's word."""
+        return self.hit.payload["word"]
+
+    def neighbor(self) -> Neighbor:
+        """Give the neighbor it is."""
+        return Neighbor.from_payload(self.id, self.bank_layer, self.cosine, self.hit.payload)
+
+
 @dataclass(frozen=True)
 class Search:
     """One search of a bank's layers: where, among which contexts, and whether with the index."""
@@ -74,7 +101,7 @@ class Search:
     where: Filter | None
     exact: bool
 
-    def ask(self, vectors: Floats, depth: int) -> list[list[Neighbor]]:
+    def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
         """Give each query's `depth` nearest contexts of every layer, layer after layer.
 
         Layers and batches of queries are searched several at once: the engine works outside Python's lock.
@@ -85,14 +112,14 @@ class Search:
             layer, at = task
             return self.store.search(layer, vectors[at : at + QUERY_BATCH], depth, self.where, self.exact)
 
-        found: list[list[Neighbor]] = [[] for _ in vectors]
+        found: list[list[Candidate]] = [[] for _ in vectors]
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
             for (layer, at), answers in zip(tasks, pool.map(run, tasks), strict=True):
                 for row, hits in enumerate(answers, at):
-                    found[row] += [Neighbor.from_payload(h.id, layer, h.score, h.payload) for h in hits]
+                    found[row] += [Candidate(layer, hit) for hit in hits]
         return found
 
-    def deepen(self, found: list[list[Neighbor]], vectors: Floats, top_k: int) -> None:
+    def deepen(self, found: list[list[Candidate]], vectors: Floats, top_k: int) -> None:
         """Search deeper, in place, for the queries whose neighbors hold fewer than `top_k` words for sure."""
         depth = top_k
         while depth < DEEPEST:
@@ -103,7 +130,7 @@ class Search:
             for i, neighbors in zip(short, self.ask(vectors[short], depth), strict=True):
                 found[i] = neighbors
 
-    def _unsure(self, neighbors: Sequence[Neighbor], top_k: int, depth: int) -> bool:
+    def _unsure(self, neighbors: Sequence[Candidate], top_k: int, depth: int) -> bool:
         """Tell whether a deeper search could change the distinct words of one query."""
         best = merge(neighbors, top_k, "word")
         for layer in self.layers:

@@ -7,8 +7,8 @@ server, by the settings; both answer to the same interface, and the same tests r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,16 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One scored point."""
+    """One scored point; `found` is the engine's own, whose payload costs more to read than the point to find."""
 
     id: str
     score: float
-    payload: Payload
+    found: Any = field(compare=False, repr=False)
+
+    @property
+    def payload(self) -> Payload:
+        """What is stored beside the vector, read anew each time it is asked for."""
+        return cast("Payload", self.found.payload)
 
 
 @dataclass(frozen=True)

@@ -253,9 +253,7 @@ class ServerStore:
         ]
         name = self._collection(layer)
         answers = self._call(partial(self._fast().query_batch_points, name, requests))
-        return [
-            [Hit(str(p.id), p.score, cast("Payload", p.payload)) for p in answer.points] for answer in answers
-        ]
+        return [[Hit(str(p.id), p.score, p) for p in answer.points] for answer in answers]
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
