@@ -7,20 +7,33 @@ exports. Names are imported when they are first used, so that `latentbank --help
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import LatentBankError
+from latentbank_errors import BankMismatch, LatentBankError
 
 if TYPE_CHECKING:
+    from bank.bank import BankLayers
+    from bank.manifest import Manifest
     from bank.settings import Settings
     from models.language import LanguageModel
 
 _HOME = {
+    "latentbank_errors": (
+        "BankBusy",
+        "BankMismatch",
+        "BankNotFound",
+        "BankUnavailable",
+        "CorpusError",
+        "LayerNotFound",
+        "ModelError",
+        "QueryError",
+    ),
     "bank.bank": ("Bank", "create_bank", "delete_bank", "list_banks", "open_bank"),
     "bank.points": ("Neighbor",),
     "bank.settings": ("Settings", "load_settings"),
@@ -61,7 +74,7 @@ app.add_typer(query_app, name="query")
 
 BankOption = Annotated[
     str | None,
-    typer.Option("--bank", "-b", envvar="LATENTBANK_BANK", help="The bank; by default the only one."),
+    typer.Option("--bank", "-b", help="The bank; by default LATENTBANK_BANK, else the only one there is."),
 ]
 ModelOption = Annotated[
     str | None,
@@ -167,13 +180,14 @@ def ingest_plan(
     from latentbank_show import show_plan
 
     settings = _Common.settings(quantization=quantization)
-    choice = PlanSettings(bos, skip, contexts_per_token, max_tokens)  # type: ignore[arg-type]
+    choice = PlanSettings(cast("Any", bos), skip, contexts_per_token, max_tokens)
     corpus = _corpus(sources, name, column, config, split, revision=None, limit=limit)
-    known = _layers_of(bank, settings)
-    wanted = _numbers(layers) or (known[1] if known else None)
-    llm = _load(model or (known[0] if known else None), wanted, device, dtype, revision, trust_remote_code)
+    known = _known(bank, model, settings)
+    wanted = _numbers(layers) or (list(known.layers) if known else None)
+    chosen = model or (known.model if known else None)
+    llm = _load(chosen, wanted, device, dtype, revision, trust_remote_code)
     wanted = wanted or default_layers(llm.num_layers)
-    where = plan or _plan_folder(settings, bank or _bank_name(llm.name), corpus.name)
+    where = plan or _plan_folder(settings, known.bank if known else bank or _bank_name(llm.name), corpus.name)
     with shown("planning", "sentences") as progress:
         made = make_plan(corpus, llm, where, choice, progress)
     speed = measure(made, llm, wanted) if calibrate else None
@@ -215,17 +229,22 @@ def ingest_run(
     from latentbank_show import show_job
 
     settings = _Common.settings(quantization=quantization)
-    choice = PlanSettings(bos, skip, contexts_per_token, max_tokens)  # type: ignore[arg-type]
+    choice = PlanSettings(cast("Any", bos), skip, contexts_per_token, max_tokens)
     made = load_plan(plan) if plan and not sources else None
     if plan and not sources and made is None:
         raise LatentBankError(f"There is no plan in {plan}; make one with `latentbank ingest plan`.")
     corpus = _corpus(sources, name, column, config, split, None, limit) if made is None else None
-    known = _layers_of(bank, settings)
-    wanted = _numbers(layers) or (known[1] if known else None)
-    chosen = model or (made.model if made else None) or (known[0] if known else None)
+    model = model or (made.model if made else None)
+    known = _known(bank, model, settings)
+    if known and quantization not in (None, known.quantization):
+        raise BankMismatch(
+            f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
+        )
+    wanted = _numbers(layers) or (list(known.layers) if known else None)
+    chosen = model or (known.model if known else None)
     llm = _load(chosen, wanted, device, dtype, revision, trust_remote_code)
     with create_bank(
-        bank or _bank_name(llm.name),
+        known.bank if known else bank or _bank_name(llm.name),
         settings,
         model=llm.name,
         revision=llm.revision,
@@ -309,8 +328,10 @@ def bank_drop_corpus(
     """Remove one corpus from a bank."""
     from bank.bank import open_bank
 
-    with open_bank(bank, _Common.settings()) as opened:
+    settings = _Common.settings()
+    with open_bank(bank, settings) as opened:
         held = opened.drop_corpus(corpus)
+    shutil.rmtree(_plan_folder(settings, bank, corpus), ignore_errors=True)
     typer.echo(f"Dropped '{corpus}' from '{bank}': {held:,} contexts in each layer.")
 
 
@@ -324,7 +345,9 @@ def bank_delete(
 
     if not yes:
         typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
-    delete_bank(bank, _Common.settings())
+    settings = _Common.settings()
+    delete_bank(bank, settings)
+    shutil.rmtree(_plan_folder(settings, bank, ""), ignore_errors=True)
     typer.echo(f"Deleted '{bank}'.")
 
 
@@ -379,10 +402,10 @@ def query_text(
             sentence,
             chosen,
             token=token,
-            bank_layers=bank_layers if bank_layers in ("mid", "all") else _numbers(bank_layers) or "mid",  # type: ignore[arg-type]
+            bank_layers=_bank_layers(bank_layers),
             top_k=top_k,
             where=condition,
-            unique=unique,  # type: ignore[arg-type]
+            unique=cast("Any", unique),
             exact=exact,
         )
     show_reading(reading, as_json=as_json)
@@ -431,32 +454,38 @@ def _load(
     if name.endswith(".gguf") and Path(name).is_file():
         print(f"unpacking {name}, up to a minute ...", file=sys.stderr)
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers draws its bar into pipes and files too
+        # transformers draws its bar into pipes and files too. Its function has no types.
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load_language_model(
         name,
         device=device,
         dtype=dtype,
         revision=revision,
-        deepest_layer=max(layers) if layers else None,
+        deepest_layer=max(layers) if layers else lambda count: max(default_layers(count)),
         trust_remote_code=trust_remote_code,
     )
 
 
-def _layers_of(bank: str | None, settings: Settings) -> tuple[str, list[int]] | None:
-    """Give model and layers of the bank that is meant, if it is there already."""
+def _known(bank: str | None, model: str | None, settings: Settings) -> Manifest | None:
+    """Give the manifest of the bank that an ingestion means, if it is there already.
+
+    That is the one named, else the one called like the model, else, without a model, the only one.
+    """
     from bank.bank import list_banks, open_bank
 
-    if bank is None or bank not in list_banks(settings):
+    banks = list_banks(settings)
+    name = bank or settings.bank or (_bank_name(model) if model else banks[0] if len(banks) == 1 else None)
+    if name not in banks:
         return None
-    with open_bank(bank, settings) as opened:
-        return opened.manifest.model, opened.layers
+    with open_bank(name, settings) as opened:
+        return opened.manifest
 
 
 def _only_bank(bank: str | None, settings: Settings) -> str:
     from bank.bank import list_banks
 
-    if bank is not None:
-        return bank
+    if bank or settings.bank:
+        return bank or settings.bank
     banks = list_banks(settings)
     if len(banks) == 1:
         return banks[0]
@@ -471,7 +500,11 @@ def _bank_name(model: str) -> str:
 
 
 def _plan_folder(settings: Settings, bank: str, corpus: str) -> Path:
-    return settings.data_dir / "plans" / bank / corpus
+    return settings.data_dir / ".plans" / bank / corpus  # no bank's name begins with a dot
+
+
+def _bank_layers(text: str) -> BankLayers:
+    return cast("BankLayers", text) if text in ("mid", "all") else _numbers(text) or []
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -494,9 +527,12 @@ def main() -> None:
             traceback.print_exc()
         print(f"latentbank: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("latentbank: stopped; what was stored is safe, the same command continues.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as done:
+        if done.code == 130:  # typer's way of saying Ctrl-C
+            print(
+                "latentbank: stopped; what was stored is safe, the same command continues.", file=sys.stderr
+            )
+        raise
 
 
 if __name__ == "__main__":

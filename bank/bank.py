@@ -328,9 +328,13 @@ def create_bank(
     store = open_store(name, settings, create=True)
     try:
         found = store.read_manifest()
-        if found is None and store.layers():
-            # A killed creation or deletion left these: nothing of them belongs to the new bank.
-            store.delete()
+        if found is None and (left := store.layers()):
+            if any(store.count(layer) for layer in left):
+                raise BankMismatch(
+                    f"The bank '{name}' has contexts but no manifest; restore the manifest, or remove what is left "
+                    f"with `latentbank bank delete {name}`."
+                )
+            store.delete()  # a killed creation left them, empty
             store.close()
             store = open_store(name, settings, create=True)
         if found is not None:

@@ -36,7 +36,7 @@ def prepare(states: npt.ArrayLike, what: str, hidden_size: int, seed: int) -> Fl
         QueryError: wrong shape or type, or a row that is zero or not finite (the row is named).
     """
     try:
-        rows = np.atleast_2d(_to_numpy(states))
+        rows = np.atleast_2d(as_floats(states))
     except (TypeError, ValueError) as error:
         raise QueryError(
             f"The {what} must be an array of numbers [{what}, hidden]: {str(error).rstrip('.')}."
@@ -55,12 +55,18 @@ def prepare(states: npt.ArrayLike, what: str, hidden_size: int, seed: int) -> Fl
     return rotate(unit(rows), seed)
 
 
-def _to_numpy(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
-    """Read `states` as float32 or float64, also tensors that numpy cannot (bfloat16, on a GPU, with grad)."""
+def as_floats(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+    """Read `states` as float32 or float64, also tensors that numpy cannot (bfloat16, on a GPU, with grad).
+
+    Raises:
+        TypeError, ValueError: they are no numbers, or rows of several lengths.
+    """
     if hasattr(states, "detach"):
         states = states.detach().float().cpu().numpy()
     array = np.asarray(states)
-    if array.dtype.kind not in "fiu":
+    if (
+        array.dtype.kind not in "fiu" and "float" not in array.dtype.name
+    ):  # JAX's bfloat16 has a kind of its own
         raise TypeError(f"they are of type {array.dtype}")
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
 

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     url: str = Field("", description="URL of a Qdrant server; empty: embedded banks on this machine.")
     api_key: SecretStr | None = Field(None, description="Key of the Qdrant server.")
     api_key_file: Path | None = Field(None, description="File that holds the key, instead of api_key.")
+    bank: str = Field("", description="The bank that commands use when none is named.")
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of embedded banks.")
 
     grpc_port: int = Field(6334, description="The server's gRPC port, used for bulk work where it answers.")

@@ -217,7 +217,7 @@ def build_latentbank(states: str, work: str, count: int, layers: Sequence[int]) 
         hidden_size=source.hidden(layers[0]).shape[1],
     ) as bank:
         for layer in layers:
-            bank.store.defer_index(layer)
+            bank.store.defer_index(layer, count)
             hidden = source.hidden(layer)
             for at in range(0, count, _BATCH):
                 part = contexts[at : at + _BATCH]
@@ -227,7 +227,7 @@ def build_latentbank(states: str, work: str, count: int, layers: Sequence[int]) 
                     hidden[rows[at : at + _BATCH]],
                     [payload for _, payload in part],  # type: ignore[misc]  # JSON, which has no TypedDicts
                 )
-        bank.commit()
+                bank.commit()
         loaded = time.monotonic()
         for layer in layers:
             bank.store.index(layer)

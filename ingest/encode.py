@@ -7,9 +7,10 @@ a token sees its ancestors. Models that cannot take such a mask get plain padded
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ ROW = 128
 LOOK_AHEAD = 32
 # Tokens in one forward pass, by device type: enough to keep the device busy.
 BATCH = {"cpu": 1024, "cuda": 16_384}
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,10 @@ def encode(
     size = batch or BATCH.get(model.device.type, BATCH["cuda"])
     names = _TokenNames(model)
     if model.packs if packed is None else packed:
-        for rows in _batches(fill_rows(sentences, min(ROW, size)), size):
+        for rows in _batches(fill_rows(sentences, min(ROW, size)), lambda row: len(row.tokens), size):
             yield _encode_rows(model, corpus, rows, layers, names)
     else:
-        for group in _padded_batches(sentences, size):
+        for group in _batches(sentences, lambda sentence: len(sentence.token_ids), size):
             yield _encode_padded(model, corpus, group, layers, names)
 
 
@@ -161,28 +165,16 @@ class _TokenNames:
         return str(self._tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
 
 
-def _batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    batch: list[Row] = []
+def _batches(items: Iterable[T], length: Callable[[T], int], size: int) -> Iterator[list[T]]:
+    """Group items that fit, padded to the longest of them, into `size` tokens; at least one item each."""
+    batch: list[T] = []
     longest = 0
-    for row in rows:
-        longest = max(longest, len(row.tokens))
+    for item in items:
+        longest = max(longest, length(item))
         if batch and longest * (len(batch) + 1) > size:
             yield batch
-            batch, longest = [], len(row.tokens)
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _padded_batches(sentences: Iterable[PlannedSentence], size: int) -> Iterator[list[PlannedSentence]]:
-    batch: list[PlannedSentence] = []
-    longest = 0
-    for sentence in sentences:
-        longest = max(longest, len(sentence.token_ids))
-        if batch and longest * (len(batch) + 1) > size:
-            yield batch
-            batch, longest = [], len(sentence.token_ids)
-        batch.append(sentence)
+            batch, longest = [], length(item)
+        batch.append(item)
     if batch:
         yield batch
 

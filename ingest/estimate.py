@@ -12,9 +12,11 @@ from ingest.encode import encode
 from ingest.plan import Plan
 from models.language import LanguageModel
 
-# Payload of a context beside its caption, and the engine's own bookkeeping (id, versions, payload
-# indexes), as measured on layers of 36,000 and 150,000 contexts of concepts.txt.
-_PAYLOAD_BYTES = 230
+# A context's payload beside its caption, and the engine's own bookkeeping (id, versions, payload indexes); and how
+# often its caption counts (itself, and the index of its words). Measured on layers of 150,000 contexts of
+# concepts.txt, which took 2,750 bytes a context with captions of 167.
+_PAYLOAD_BYTES = 420
+_CAPTIONS = 2.5
 _BYTES_PER_CODE = {"int8": 1.0, "turbo": 0.5, "none": 0.0}
 # Planned sentences that the calibration runs the LLM on, at most, and for how long.
 _CALIBRATION_SENTENCES = 2000
@@ -42,7 +44,7 @@ def estimate(
     """Estimate what a plan needs; time only with the LLM's speed from `calibrate`."""
     codes = hidden_size * _BYTES_PER_CODE[settings.quantization]
     graph = settings.hnsw_m * 2 * 4 * 1.1 if plan.contexts >= settings.graph_from else 0.0
-    caption = 2 * plan.caption_bytes / plan.contexts  # the payload, and the index of its words
+    caption = _CAPTIONS * plan.caption_bytes / plan.contexts
     disk = plan.contexts * (2 * hidden_size + codes + graph + _PAYLOAD_BYTES + caption)
     ram = plan.contexts * (codes + graph)
     seconds = plan.prefixes / tokens_per_second if tokens_per_second else None

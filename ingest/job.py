@@ -132,7 +132,7 @@ def run(
             return JobReport(plan.corpus, plan.contexts, 0, plan.contexts, 0, 0.0, 0.0)
     bank.record(_entry(plan, complete=False))
     for layer in bank.layers:
-        bank.store.defer_index(layer)
+        bank.store.defer_index(layer, bank.store.count(layer) + plan.contexts)
 
     started = time.monotonic()
     todo = _Todo(bank, plan, look=_counts(bank, plan) != {0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,20 +26,20 @@ def load_language_model(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
-    deepest_layer: int | None = None,
+    deepest_layer: int | Callable[[int], int] | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a language model.
 
     Args:
         name: a hub id, a directory, the path of a .gguf file, or `org/repo:file.gguf` for one on the hub.
-            Of a vision-language model only the language model is kept.
+            Of a vision-language model only the language model is kept. A path is kept absolute.
         device: `cpu`, `cuda`, `cuda:1`; by default `cuda` where there is a GPU.
         dtype: `float32`, `bfloat16` or `float16`; by default bfloat16 on a GPU and float32 on the CPU.
             float16 overflows in many models, whose hidden states have a few huge dimensions.
         revision: branch, tag or commit on the hub.
-        deepest_layer: the deepest layer that will be asked for; blocks above it are not kept in memory, and
-            for the usual architectures not even read.
+        deepest_layer: the deepest layer that will be asked for, or what chooses it by the number of the
+            model's layers; blocks above it are not kept in memory, and for the usual architectures not even read.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
@@ -47,6 +47,8 @@ def load_language_model(
         LayerNotFound: `deepest_layer` is none of the model's layers.
     """
     where = choose_device(device)
+    if Path(name).expanduser().exists() and name.strip():
+        name = str(Path(name).expanduser().resolve())  # banks remember it, and are read from anywhere
     parts = load_parts(
         name,
         device=where,
@@ -133,14 +135,29 @@ class LanguageModel:
             )
         return self._fingerprint
 
-    def encode(self, sentence: str) -> list[int]:
+    def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:
         """The token ids of `sentence`, with the special tokens the tokenizer adds.
 
-        A special token's name inside the sentence, such as `<|im_start|>`, is plain text.
+        With `always_bos`, of special tokens the model's BOS alone comes before it, where there is one. A special
+        token's name inside the sentence, such as `<|im_start|>`, is plain text.
         """
-        with self._tokenizer_lock:  # the option is a state of the tokenizer
-            ids: list[int] = self.tokenizer(sentence, split_special_tokens=True, verbose=False)["input_ids"]
-        return ids
+        return self._tokenize(sentence, always_bos)[0]
+
+    def spans(self, sentence: str, *, always_bos: bool = False) -> list[tuple[int, int]]:
+        """The span of each of `encode`'s tokens in `sentence`, in characters; (0, 0) for special tokens."""
+        return self._tokenize(sentence, always_bos)[1]
+
+    def _tokenize(self, sentence: str, always_bos: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        forced = [self.bos_token_id] if always_bos and self.bos_token_id is not None else []
+        with self._tokenizer_lock:  # the options are a state of the tokenizer
+            encoded = self.tokenizer(
+                sentence,
+                add_special_tokens=not forced,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+        return forced + encoded["input_ids"], [(0, 0)] * len(forced) + encoded["offset_mapping"]
 
     def text_hidden_states(self, sentence: str, layers: Sequence[int]) -> tuple[list[int], dict[int, Tensor]]:
         """The token ids of `sentence` and, per layer, their hidden states [tokens, hidden]."""
@@ -319,7 +336,13 @@ class LanguageModel:
         if not wanted:
             return {}
         with self._lock, torch.inference_mode(), _collecting(self._blocks, wanted) as states:
-            self._decoder(**inputs, use_cache=False)
+            try:
+                self._decoder(**inputs, use_cache=False)
+            except torch.OutOfMemoryError:
+                raise ModelError(
+                    f"The memory of {self.device} is too small for {inputs['input_ids'].numel():,} tokens of "
+                    f"{self.name} in one forward pass: use a smaller --batch or --dtype bfloat16."
+                ) from None
         if any(state.shape != (*inputs["input_ids"].shape, self.hidden_size) for state in states.values()):
             raise ModelError(
                 f"The blocks of {self.name} pass on more than one residual stream: use another model."

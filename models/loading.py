@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -67,7 +67,7 @@ def load_parts(
     device: torch.device,
     dtype: torch.dtype,
     revision: str | None,
-    deepest_layer: int | None,
+    deepest_layer: int | Callable[[int], int] | None,
     trust_remote_code: bool,
 ) -> Loaded:
     """Load the decoder and the tokenizer called `name`; see `load_language_model`."""
@@ -86,6 +86,8 @@ def load_parts(
     num_layers = getattr(inner, "num_hidden_layers", None)
     if not isinstance(num_layers, int):
         raise ModelError(f"The configuration of {name} names no number of layers: is it a language model?")
+    if callable(deepest_layer):
+        deepest_layer = deepest_layer(num_layers)
     if deepest_layer is not None and not 0 <= deepest_layer <= num_layers:
         raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
     # The fingerprint looks at the first block, so one stays even if only layer 0 is asked for.

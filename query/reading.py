@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bank.bank import Bank, BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
+from bank.search import as_floats
 from bank.where import Filter
 from bank.words import Words, tight
 from latentbank_errors import LatentBankError, LayerNotFound, QueryError
@@ -159,7 +160,8 @@ def read_text(
         exact: compare with every context in full precision.
 
     Returns:
-        A reading of all real tokens. The first token of a sentence sees nothing but itself, so its
+        A reading of all real tokens. Where the bank's corpora were planned with a BOS before every sentence, the
+        sentence gets one too. The first token of a sentence sees nothing but itself, so its
         neighbors mean little; a bank holds no such contexts.
 
     Raises:
@@ -168,14 +170,16 @@ def read_text(
     """
     bank.require_model(model.name, model.fingerprint())
     chosen = _as_list(bank, layers)
-    ids = model.encode(sentence)
+    always_bos = _planned_with_bos(bank)
+    ids = model.encode(sentence, always_bos=always_bos)
     special = set(model.tokenizer.all_special_ids)
     texts = [str(model.tokenizer.decode([id_])) for id_ in ids]
     places = [i for i, id_ in enumerate(ids) if id_ not in special]
     if not places:
         raise QueryError("The sentence has no tokens; give some text.")
     if token is not None:
-        places = _matching(model, sentence, texts, places, token)
+        spans = model.spans(sentence, always_bos=always_bos)
+        places = _matching(sentence, texts, spans, places, token)
     states = model.hidden_states([ids], chosen)[0]
     lens = LatentLens(bank, bank_layers, where, unique, exact)
     return _read(
@@ -266,6 +270,12 @@ def _read(
     )
 
 
+def _planned_with_bos(bank: Bank) -> bool:
+    """Whether every corpus of the bank has the model's BOS before its sentences."""
+    planned = [entry.plan.get("bos") for entry in bank.corpora.values()]
+    return bool(planned) and all(bos == "always" for bos in planned)
+
+
 def _as_list(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
     if layers is None:
         middle = bank.choose_layers("mid")
@@ -274,17 +284,14 @@ def _as_list(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
 
 
 def _matching(
-    model: LanguageModel, sentence: str, texts: list[str], places: list[int], token: str
+    sentence: str, texts: list[str], spans: list[tuple[int, int]], places: list[int], token: str
 ) -> list[int]:
     wanted = token.strip().casefold()
-    offsets = model.tokenizer(
-        sentence, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
     words = Words(sentence)
     found = [
         i
         for i in places
-        if wanted in (texts[i].strip().casefold(), words.at(*tight(sentence, *offsets[i])).casefold())
+        if wanted in (texts[i].strip().casefold(), words.at(*tight(sentence, *spans[i])).casefold())
     ]
     if not found:
         raise QueryError(
@@ -293,11 +300,11 @@ def _matching(
     return found
 
 
-def _rows(states: Any) -> npt.NDArray[Any]:
-    if hasattr(states, "detach"):
-        states = states.detach().float().cpu().numpy()
-    array = np.asarray(states)
-    return array[None] if array.ndim == 1 else array
+def _rows(states: npt.ArrayLike) -> npt.NDArray[Any]:
+    try:
+        return np.atleast_2d(as_floats(states))
+    except (TypeError, ValueError) as error:
+        raise QueryError(f"Hidden states must be an array of numbers [tokens, hidden]: {error}.") from None
 
 
 def _short(text: str, width: int) -> str:

@@ -175,6 +175,58 @@ def test_bad_models_and_layers(run: Run, corpus: Path, model_dir: Path, tmp_path
     assert "tiny-llama" in err
 
 
+def test_a_second_corpus_goes_into_the_bank_that_is_there(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its layers and its model are known; a relative path to the model is the same model."""
+    monkeypatch.chdir(model_dir.parent)
+    assert run("ingest", "run", corpus, "--model", model_dir.name, "--layers", "1,2")[0] == 0
+    for number, model in enumerate((("--model", model_dir), ())):
+        code, out, _ = run("ingest", "run", corpus, *model, "--name", f"more{number}", "--json")
+        assert (code, json.loads(out)["layers"]) == (0, [1, 2])
+    code, _, err = run("ingest", "run", corpus, "--name", "x", "--quantization", "none")
+    assert code == 2
+    assert "'tiny-llama' is quantized as int8; leave --quantization out" in err
+    monkeypatch.chdir("/")
+    assert run("query", "text", SENTENCES[0], "--token", "dog")[0] == 0
+
+
+def test_the_bank_can_be_named_by_a_setting(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1", "--bank", name)[0] == 0
+    assert "Name a bank; there are one, two" in run("bank", "info")[2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("LATENTBANK_BANK=two\n")
+    assert json.loads(run("bank", "info", "--json")[1])["bank"] == "two"
+
+
+def test_plans_go_with_their_corpora(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
+    """They hold the sentences, which whoever drops a corpus does not want to keep."""
+
+    def captions() -> list[Path]:
+        return [path for path in (tmp_path / "data").rglob("*.arrow") if path.is_file()]
+
+    for name in ("one", "two"):
+        assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1", "--name", name)[0] == 0
+    assert len(captions()) == 2
+    assert run("bank", "drop-corpus", "tiny-llama", "one")[0] == 0
+    assert len(captions()) == 1
+    assert run("bank", "delete", "tiny-llama", "--yes")[0] == 0
+    assert captions() == []
+
+
+def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bank.bank.list_banks", interrupted)
+    code, _, err = run("bank", "list")
+    assert code == 130
+    assert "the same command continues" in err
+
+
 def test_a_changed_corpus_is_refused(run: Run, corpus: Path, model_dir: Path) -> None:
     assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
     corpus.write_text("Something else entirely.", encoding="utf-8")

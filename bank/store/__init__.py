@@ -79,8 +79,8 @@ class Store(Protocol):
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """Create a layer's collection with its payload indexes; it is loaded unindexed until `index`."""
 
-    def defer_index(self, layer: int) -> None:
-        """Build no index while a corpus is loaded, until `index`."""
+    def defer_index(self, layer: int, expected: int) -> None:
+        """Leave indexing to `index` while a layer is loaded; `expected` is how many points it will hold."""
 
     def upsert(self, layer: int, points: Points) -> None:
         """Write points; acknowledged (safe from a kill) once `commit` has returned."""

@@ -163,8 +163,9 @@ class ServerStore:
             partial(self._rest.create_payload_index, collection, field, field_schema=schema, wait=True)
         )
 
-    def defer_index(self, layer: int) -> None:
+    def defer_index(self, layer: int, expected: int) -> None:
         """See `Store`."""
+        del expected  # the server itself divides a layer into segments
         never = models.OptimizersConfigDiff(indexing_threshold=0)
         self._update(layer, optimizers_config=never)
 

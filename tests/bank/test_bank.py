@@ -167,12 +167,10 @@ def test_several_banks_live_side_by_side(place: Place) -> None:
 
 
 def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
-    """No manifest, no bank: collections that are there hold nothing of the new one."""
+    """No manifest, no bank: the empty collections that are there are none of the new one's."""
     store = place.open()
     for layer in (2, 4):
         store.create(layer, WIDTH, "int8")
-        store.upsert(layer, points(7))
-    store.commit()
     store.close()
     assert list_banks(place.settings) == []
     with pytest.raises(BankNotFound):
@@ -182,6 +180,26 @@ def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
         assert [made.count(layer) for layer in (4, 8)] == [0, 0]
         assert made.verify() == []
     assert list_banks(place.settings) == ["bank"]
+
+
+def test_contexts_without_a_manifest_are_not_lost_to_a_new_bank(place: Place) -> None:
+    """The manifest was lost, or a deletion killed: nobody but the user can tell."""
+    store = place.open()
+    for layer in (2, 4):
+        store.create(layer, WIDTH, "int8")
+        store.upsert(layer, points(7))
+    store.commit()
+    store.close()
+    with pytest.raises(
+        BankMismatch, match=r"contexts but no manifest; restore .* `latentbank bank delete bank`"
+    ):
+        make_bank(place)
+    store = place.open()
+    assert [store.count(layer) for layer in (2, 4)] == [7, 7]
+    store.close()
+    delete_bank("bank", place.settings)
+    with make_bank(place) as made:
+        assert made.count() == 0
 
 
 def test_what_a_killed_deletion_left_can_be_deleted(place: Place) -> None:

@@ -439,7 +439,7 @@ class TestStore:
         store.commit()
         store.index(4)
         assert store.info(4).indexed == 250
-        store.defer_index(4)
+        store.defer_index(4, 100)
         plants = points(60, "plants", seed=1)
         store.upsert(4, plants)
         store.commit()
@@ -453,6 +453,24 @@ class TestStore:
         assert (store.info(4).points, store.info(4).indexed) == (310, 310)
         assert recall(store, both, queries, exact=False) >= 0.98
         assert {p.id for p in store.scroll(4)} == set(both.ids)
+        store.close()
+
+    def test_a_large_layer_is_divided_while_it_is_loaded(self, store: Store, place: Place) -> None:
+        store.close()
+        store = place.open(graph_from=400)
+        parts = [points(50, first=start, seed=start) for start in range(0, 600, 50)]
+        store.defer_index(4, 600)
+        for one in parts:
+            store.upsert(4, one)
+            store.commit()
+        store.index(4)
+        given = joined(*parts)
+        assert (store.info(4).points, store.info(4).indexed) == (600, 600)
+        if place.kind == "embedded":
+            built = (place.settings.data_dir / "bank" / "L04").rglob("hnsw_config.json")
+            assert [json.loads(file.read_text())["m"] for file in built] == [16] * 4
+        assert recall(store, given, units(20, seed=9), exact=False) >= 0.99
+        assert recall(store, given, units(20, seed=9), exact=True) == 1.0
         store.close()
 
     def test_indexing_again_and_an_empty_layer_do_no_harm(self, store: Store) -> None:

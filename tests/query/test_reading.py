@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from bank.bank import Bank
+from bank.bank import Bank, create_bank
 from bank.where import Where
+from ingest.corpus import corpus_from_sentences
+from ingest.job import ready_plan, run
+from ingest.plan import PlanSettings
 from latentbank_errors import BankMismatch, LayerNotFound, QueryError
 from models.language import LanguageModel, load_language_model
 from query.reading import excerpt, read_hidden, read_text
@@ -77,6 +80,31 @@ def test_another_model_is_refused(bank: Bank, tmp_path: Path) -> None:
     other = load_language_model(str(save_tiny(tmp_path / "other", seed=7)))
     with pytest.raises(BankMismatch, match=r"(?s)llama-tiny.*other"):
         read_text(bank, other, "A dog.")
+
+
+def test_a_bank_planned_with_a_bos_is_read_with_one(tmp_path: Path) -> None:
+    model = load_language_model(str(save_tiny(tmp_path / "model", bos=True)))
+    with create_bank(
+        "b",
+        data_dir=tmp_path,
+        url="",
+        model=model.name,
+        fingerprint=model.fingerprint(),
+        layers=[2],
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+    ) as bank:
+        corpus = corpus_from_sentences("c", SENTENCES)
+        run(
+            bank,
+            ready_plan(bank, corpus, model, tmp_path / "plan", PlanSettings(bos="always", skip=0)),
+            model,
+        )
+        reading = read_text(bank, model, SENTENCES[0], layers=2, bank_layers=2, top_k=1)
+        assert "".join(token.label for token in reading.tokens) == SENTENCES[0]
+        assert all(token.neighbors[0].cosine > 0.999 for token in reading.tokens)
+        (dog,) = read_text(bank, model, SENTENCES[0], layers=2, token="dog", top_k=1).tokens
+        assert dog.neighbors[0].word == "dog"
 
 
 def test_an_empty_sentence_is_refused(bank: Bank, tiny: LanguageModel) -> None:
