@@ -36,7 +36,7 @@ from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotF
 RESERVE_BYTES = 64 << 20
 _SCROLL = 4096
 # Indexed segments of a large layer; the engine has one more for new points.
-SEGMENTS = 4
+SEGMENTS = 2
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 

@@ -39,6 +39,8 @@ _HEAD = "latentbank"
 _ENTRY = "corpus/"
 _COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
 _SCROLL = 1000
+# The first Qdrant with everything that a layer collection asks for.
+_OLDEST = (1, 18)
 # Seconds before the second look at a collection that is being indexed; doubles, at most 1.
 _FIRST_LOOK = 0.05
 # gRPC's own limit of two minutes would outlast our retries after a server's restart.
@@ -97,6 +99,7 @@ class ServerStore:
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """See `Store`."""
+        self._check_version()
         layers = self.layers()
         if not layers:
             return None
@@ -105,6 +108,16 @@ class ServerStore:
             return None
         entries = {key[len(_ENTRY) :]: value for key, value in metadata.items() if key.startswith(_ENTRY)}
         return metadata[_HEAD], entries
+
+    def _check_version(self) -> None:
+        """Refuse a server that would drop parts of what a bank is without a word."""
+        version = self._call(self._rest.info).version
+        found = re.match(r"(\d+)\.(\d+)", version)
+        if found and (int(found[1]), int(found[2])) < _OLDEST:
+            raise BankUnavailable(
+                f"The server {self._settings.url} runs Qdrant {version}; a bank needs "
+                f"{'.'.join(map(str, _OLDEST))} or newer: update it."
+            )
 
     def write_manifest(self, head: Mapping[str, Any]) -> None:
         """See `Store`."""

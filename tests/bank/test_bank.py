@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -330,6 +331,7 @@ def test_an_indexed_search_is_nearly_that(filled: Bank) -> None:
         "lists",
         "torch float32",
         "torch bfloat16",
+        "bfloat16 of JAX",
         "torch float16",
         "torch with grad",
         "a class with __array__",
@@ -350,6 +352,7 @@ def test_queries_of_any_kind(data_dir: Path, kind: str) -> None:
         "lists": plain,
         "torch float32": torch.tensor(plain, dtype=torch.float32),
         "torch bfloat16": torch.tensor(plain, dtype=torch.bfloat16),
+        "bfloat16 of JAX": np.array(plain, dtype=ml_dtypes.bfloat16),
         "torch float16": torch.tensor(plain, dtype=torch.float16),
         "torch with grad": torch.tensor(plain, dtype=torch.float32, requires_grad=True),
         "a class with __array__": Wrapped(),

@@ -347,3 +347,15 @@ def test_making_a_bank_that_is_there_opens_it(shared: QdrantDouble) -> None:
         fill(one, 5)
         with make_bank(place) as other:
             assert other.count() == 5
+
+
+def test_a_server_that_is_too_old_says_so(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, fine in (("1.17.9", False), ("1.18.0-dev", True), ("2.0.0", True)):
+        monkeypatch.setattr("tests.wire.engine.VERSION", version)
+        store = open_store("nothing", settings(shared))
+        if fine:
+            assert store.read_manifest() is None
+        else:
+            with pytest.raises(BankUnavailable, match=r"runs Qdrant 1\.17\.9; a bank needs 1\.18 or newer"):
+                store.read_manifest()
+        store.close()

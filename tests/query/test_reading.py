@@ -152,7 +152,7 @@ def test_hidden_states_of_several_layers(bank: Bank) -> None:
 def test_wrong_hidden_states(bank: Bank, states: object, labels: list[str] | None, says: str) -> None:
     assert bank.hidden_size == 32
     with pytest.raises(QueryError, match=says):
-        read_hidden(bank, states, labels=labels)  # type: ignore[arg-type]
+        read_hidden(bank, states, labels=labels)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_to_dict_is_json_and_complete(bank: Bank, tiny: LanguageModel) -> None:
