@@ -46,7 +46,9 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         ("RAM", f"{_size(costs.ram_bytes)} a layer, {_size(costs.ram_bytes * len(costs.layers))} in all"),
     ]
     if costs.seconds is not None and costs.tokens_per_second is not None:
-        rows.append(("time", f"about {duration(costs.seconds)} at {costs.tokens_per_second:,.0f} tokens/s"))
+        rows.append(
+            ("time", f"about {duration(costs.seconds)} to encode, at {costs.tokens_per_second:,.0f} tokens/s")
+        )
     rows.append(("plan", str(plan.directory)))
     _facts(rows)
     return None

@@ -152,11 +152,11 @@ class Bank:
             raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
         layers = self.choose_layers(bank_layers)
         vectors = self._prepare(queries, "queries")
-        search = Search(self._store, layers, where, exact)
+        search = Search(self._store, layers, where, exact, payloads=unique == "word")
         found = search.ask(vectors, top_k)
         if unique == "word":
             search.deepen(found, vectors, top_k)
-        return [[one.neighbor() for one in merge(candidates, top_k, unique)] for candidates in found]
+        return search.neighbors([merge(candidates, top_k, unique) for candidates in found])
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""

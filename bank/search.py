@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from bank.where import Filter
 from latentbank_errors import QueryError
 
 # Queries sent to the store in one batch: enough to share the engine's work, small enough to spread.
-QUERY_BATCH = 144
+QUERY_BATCH = 288
 # How deep a search for distinct words goes before it settles for fewer of them.
 DEEPEST = 1280
 
@@ -73,7 +74,7 @@ def as_floats(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A hit in a bank layer; most are dropped when layers are merged, so its payload is read late."""
+    """A hit in a bank layer: what may become a neighbor."""
 
     bank_layer: int
     hit: Hit
@@ -90,12 +91,8 @@ class Candidate:
 
     @property
     def word(self) -> str:
-        """The context's word."""
-        return self.hit.payload["word"]
-
-    def neighbor(self) -> Neighbor:
-        """Give the neighbor it is."""
-        return Neighbor.from_payload(self.id, self.bank_layer, self.cosine, self.hit.payload)
+        """The context's word, where payloads were asked for."""
+        return self.hit.payload["word"] if self.hit.payload else ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,7 @@ class Search:
     layers: Sequence[int]
     where: Filter | None
     exact: bool
+    payloads: bool  # of all hits at once; else only of those that are kept
 
     def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
         """Give each query's `depth` nearest contexts of every layer, layer after layer.
@@ -116,7 +114,8 @@ class Search:
 
         def run(task: tuple[int, int]) -> list[list[Hit]]:
             layer, at = task
-            return self.store.search(layer, vectors[at : at + QUERY_BATCH], depth, self.where, self.exact)
+            part = vectors[at : at + QUERY_BATCH]
+            return self.store.search(layer, part, depth, self.where, self.exact, self.payloads)
 
         found: list[list[Candidate]] = [[] for _ in vectors]
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
@@ -145,3 +144,20 @@ class Search:
             if len(cosines) >= depth and (len(best) < top_k or min(cosines) > best[-1].cosine):
                 return True
         return False
+
+    def neighbors(self, kept: Sequence[Sequence[Candidate]]) -> list[list[Neighbor]]:
+        """Give the neighbors that each query's candidates are, reading the payloads that are not there yet."""
+        missing: dict[int, list[str]] = {}
+        for one in chain.from_iterable(kept):
+            if one.hit.payload is None:
+                missing.setdefault(one.bank_layer, []).append(one.id)
+        read = {layer: self.store.payloads(layer, list(dict.fromkeys(ids))) for layer, ids in missing.items()}
+        return [
+            [
+                Neighbor.from_payload(one.id, one.bank_layer, one.cosine, payload)
+                for one in row
+                # None: deleted since it was found.
+                if (payload := one.hit.payload or read[one.bank_layer].get(one.id)) is not None
+            ]
+            for row in kept
+        ]

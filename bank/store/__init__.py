@@ -7,8 +7,8 @@ server, by the settings; both answer to the same interface, and the same tests r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,16 +31,11 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One scored point; `found` is the engine's own, whose payload costs more to read than the point to find."""
+    """One scored point, with its payload where asked for."""
 
     id: str
     score: float
-    found: Any = field(compare=False, repr=False)
-
-    @property
-    def payload(self) -> Payload:
-        """What is stored beside the vector, read anew each time it is asked for."""
-        return cast("Payload", self.found.payload)
+    payload: Payload | None
 
 
 @dataclass(frozen=True)
@@ -98,8 +93,12 @@ class Store(Protocol):
         limit: int,
         where: Filter | None = None,
         exact: bool = False,
+        payloads: bool = True,
     ) -> list[list[Hit]]:
         """Give the nearest points of each query `[queries, hidden]`, best first."""
+
+    def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
+        """Give the payloads of those points of `ids` that the layer holds."""
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """Count the points that `where` selects, exactly."""

@@ -208,6 +208,7 @@ class EmbeddedStore:
         limit: int,
         where: Filter | None = None,
         exact: bool = False,
+        payloads: bool = True,
     ) -> list[list[Hit]]:
         """See `Store`."""
         params = edge.SearchParams(
@@ -224,13 +225,22 @@ class EmbeddedStore:
                 query=edge.Query.Nearest(row),
                 filter=selected,
                 params=params,
-                with_payload=True,
+                with_payload=payloads,
             )
             for row in np.asarray(queries, dtype=np.float32).tolist()
         ]
         with _engine_errors(self._bank):
             answers = self._shard(layer).query_batch(edge.QueryBatchRequest(requests))
-        return [[Hit(str(p.id), p.score, p) for p in answer] for answer in answers]
+        return [
+            [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer]
+            for answer in answers
+        ]
+
+    def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
+        """See `Store`."""
+        with _engine_errors(self._bank):
+            found = self._shard(layer).retrieve(list(ids), with_payload=True, with_vector=False)
+        return {str(record.id): cast("Payload", record.payload) for record in found}
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""

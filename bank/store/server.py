@@ -245,6 +245,7 @@ class ServerStore:
         limit: int,
         where: Filter | None = None,
         exact: bool = False,
+        payloads: bool = True,
     ) -> list[list[Hit]]:
         """See `Store`."""
         params = models.SearchParams(
@@ -261,13 +262,21 @@ class ServerStore:
                 limit=limit,
                 filter=selected,
                 params=params,
-                with_payload=True,
+                with_payload=payloads,
             )
             for row in np.asarray(queries, dtype=np.float32).tolist()
         ]
         name = self._collection(layer)
         answers = self._call(partial(self._fast().query_batch_points, name, requests))
-        return [[Hit(str(p.id), p.score, p) for p in answer.points] for answer in answers]
+        return [
+            [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer.points]
+            for answer in answers
+        ]
+
+    def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
+        """See `Store`."""
+        records = self._retrieve(layer, ids, payloads=True)
+        return {str(record.id): cast("Payload", record.payload) for record in records}
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
@@ -287,15 +296,15 @@ class ServerStore:
 
     def present(self, layer: int, ids: Sequence[str]) -> set[str]:
         """See `Store`."""
+        return {str(record.id) for record in self._retrieve(layer, ids, payloads=False)}
+
+    def _retrieve(self, layer: int, ids: Sequence[str], *, payloads: bool) -> Iterator[models.Record]:
         name = self._collection(layer)
-        found: set[str] = set()
         for at in range(0, len(ids), _SCROLL):
             part = list(ids[at : at + _SCROLL])
-            records = self._call(
-                partial(self._fast().retrieve, name, part, with_payload=False, with_vectors=False)
+            yield from self._call(
+                partial(self._fast().retrieve, name, part, with_payload=payloads, with_vectors=False)
             )
-            found.update(str(record.id) for record in records)
-        return found
 
     def scroll(
         self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
