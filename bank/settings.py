@@ -56,8 +56,8 @@ class Settings(BaseSettings):
         ge=0,
         description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
     )
-    ef: int = Field(128, gt=0, description="Candidates while the graph is searched.")
-    oversampling: float = Field(2.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
+    ef: int = Field(96, gt=0, description="Candidates while the graph is searched.")
+    oversampling: float = Field(6.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
 
     @field_validator("url")
     @classmethod

@@ -35,6 +35,9 @@ from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotF
 # first time after it was indexed, when the engine adds a segment for new points.
 RESERVE_BYTES = 64 << 20
 _SCROLL = 4096
+# Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
+# next operation: a millisecond costs nothing, for operations take longer.
+_UPSERT = 32
 # Indexed segments of a large layer; the engine has one more for new points.
 SEGMENTS = 2
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
@@ -156,11 +159,13 @@ class EmbeddedStore:
         """See `Store`."""
         self._room(points.vectors.nbytes)
         shard = self._shard(layer)
-        with _engine_errors(self._bank):
-            rows = zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
-            built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
-            shard.update(edge.UpdateOperation.upsert_points(built))
         self._dirty.add(layer)
+        for at in range(0, len(points.ids), _UPSERT):
+            part = slice(at, at + _UPSERT)
+            rows = zip(points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True)
+            with _engine_errors(self._bank):
+                built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
+                shard.update(edge.UpdateOperation.upsert_points(built))
 
     def commit(self) -> None:
         """See `Store`."""

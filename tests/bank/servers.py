@@ -40,6 +40,7 @@ CALLS = {
     "upsert": Call("upsert", lambda s: s.upsert(4, points(50, first=20)), bulk=True, writes=True, after=1),
     "search": Call("query", lambda s: s.search(4, units(3), 5, exact=True), bulk=True),
     "present": Call("retrieve", lambda s: s.present(4, ids(range(30, 50))), bulk=True, after=1),
+    "payloads": Call("retrieve", lambda s: s.payloads(4, ids(range(30, 50))), bulk=True),
     "scroll": Call("scroll", lambda s: [p.id for p in s.scroll(4)], bulk=True, after=1),
     "count": Call("count", lambda s: s.count(4, Where(word="dog"))),
     "facet": Call("facet", lambda s: s.facet(4, "word")),

@@ -227,6 +227,23 @@ class TestStore:
         assert store.present(4, asked) == {*given.ids[:7], given.ids[9]}
         assert store.present(4, []) == set()
 
+    def test_payloads_are_those_of_the_points_that_are_there(self, store: Store) -> None:
+        given = points(10)
+        store.upsert(4, given)
+        store.commit()
+        asked = [given.ids[7], *ids([99]), given.ids[2]]
+        assert store.payloads(4, asked) == {given.ids[i]: given.payloads[i] for i in (2, 7)}
+        assert store.payloads(4, []) == {}
+
+    def test_a_search_leaves_payloads_out_where_they_are_not_wanted(self, store: Store) -> None:
+        store.upsert(4, points(30))
+        store.commit()
+        with_them, without = (store.search(4, units(3, seed=9), 5, payloads=wanted) for wanted in (True, False))
+        assert all(hit.payload is None for hits in without for hit in hits)
+        assert [[(hit.id, hit.score) for hit in hits] for hits in without] == [
+            [(hit.id, hit.score) for hit in hits] for hits in with_them
+        ]
+
     # -- search ----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("indexed", [False, True], ids=["unindexed", "indexed"])
