@@ -35,6 +35,8 @@ from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotF
 # first time after it was indexed, when the engine adds a segment for new points.
 RESERVE_BYTES = 64 << 20
 _SCROLL = 4096
+# What the manifest is called from the moment a bank is being deleted.
+_DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
 _UPSERT = 32
@@ -80,6 +82,14 @@ class EmbeddedStore:
             ) from None
         if there:
             self._lock = _take_lock(self._path / "lock", bank)
+            self._finish_deletion()
+
+    def _finish_deletion(self) -> None:
+        if (self._path / _DELETING).exists():
+            with _engine_errors(self._bank):
+                for layer in self._path.glob("L*"):
+                    shutil.rmtree(layer)
+                (self._path / _DELETING).unlink()
 
     # -- manifest ------------------------------------------------------------------------------
 
@@ -307,8 +317,10 @@ class EmbeddedStore:
         self._close_shards()
         if self._path.is_dir():
             with _engine_errors(self._bank):
-                # First the manifest: a deletion that is interrupted leaves no bank, only files.
-                (self._path / "manifest.json").unlink(missing_ok=True)
+                # One step ends the bank and says so: what an interrupted deletion leaves belongs to nobody.
+                if (manifest := self._path / "manifest.json").exists():
+                    manifest.replace(self._path / _DELETING)
+                self._finish_deletion()
                 shutil.rmtree(self._path)
         self.close()
 

@@ -154,7 +154,7 @@ def check_a_new_bank(place: Place) -> None:
     assert there == {"L04", "L08", "manifest.json", "lock"}
 
 
-@pytest.mark.parametrize("left", ["L04.new", "L04.new and L12.new", "an empty L04", "L04 without manifest"])
+@pytest.mark.parametrize("left", ["L04.new", "L04.new and L12.new", "an empty L04", "a deletion"])
 def test_what_a_kill_left_half_made_is_cleaned(place: Place, left: str) -> None:
     with make_bank(place, layers=[4]) as made:
         fill(made, 30)
@@ -170,6 +170,9 @@ def test_what_a_kill_left_half_made_is_cleaned(place: Place, left: str) -> None:
         case "an empty L04":
             shutil.rmtree(folder / "L04")
             (folder / "L04").mkdir()
+        case "a deletion":
+            (folder / "deleting").touch()
+            shutil.rmtree(next((folder / "L04" / "segments").iterdir()))
     assert list_banks(place.settings) == []
     with pytest.raises(BankNotFound):
         open_bank("bank", place.settings)

@@ -238,7 +238,9 @@ class TestStore:
     def test_a_search_leaves_payloads_out_where_they_are_not_wanted(self, store: Store) -> None:
         store.upsert(4, points(30))
         store.commit()
-        with_them, without = (store.search(4, units(3, seed=9), 5, payloads=wanted) for wanted in (True, False))
+        with_them, without = (
+            store.search(4, units(3, seed=9), 5, payloads=wanted) for wanted in (True, False)
+        )
         assert all(hit.payload is None for hits in without for hit in hits)
         assert [[(hit.id, hit.score) for hit in hits] for hits in without] == [
             [(hit.id, hit.score) for hit in hits] for hits in with_them

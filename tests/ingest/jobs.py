@@ -129,6 +129,9 @@ class _Telling:
         if self.left == 0:
             time.sleep(60)
 
+    def stage(self, what: str, unit: str) -> None:
+        """Nothing to tell."""
+
 
 def _work(place: Place, sentences: list[str], line: Connection, planning: int) -> None:
     torch.set_num_threads(1)

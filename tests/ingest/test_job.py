@@ -697,10 +697,10 @@ def test_a_disk_that_fills_up_in_the_middle(
             run(bank, plan, model, told, batch=BATCH)
         assert "\n" not in str(caught.value)
         assert told.calls == 3
+    ballast.unlink()
     with place.bank(model) as bank:
         stored = stored_contexts(bank, "c")
         assert not bank.corpora["c"].complete
-    ballast.unlink()
     report = place.job(model, SENTENCES)
     assert report.found == stored
     check_complete(place, model, unbroken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import threading
@@ -326,12 +327,14 @@ def test_a_device_that_is_too_small_says_so_and_is_no_reason_to_pad(
 ) -> None:
     model = load_language_model(saved("llama"))
 
-    def full(**_: object) -> None:
+    @functools.wraps(model._decoder.forward)
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model._decoder, "forward", full)
     with pytest.raises(ModelError, match=r"memory of cpu is too small for 3 tokens .* use a smaller --batch"):
         model.hidden_states([[5, 6, 7]], [1])
+    monkeypatch.setattr(model, "_trial", None)
     with pytest.raises(ModelError, match="too small"):
         _ = model.packs
 
