@@ -187,7 +187,9 @@ def ingest_plan(
     chosen = model or (known.model if known else None)
     llm = _load(chosen, wanted, device, dtype, revision, trust_remote_code)
     wanted = wanted or default_layers(llm.num_layers)
-    where = plan or _plan_folder(settings, known.bank if known else bank or _bank_name(llm.name), corpus.name)
+    where = plan or _plan_folder(
+        settings, bank or settings.bank or (known.bank if known else _bank_name(llm.name)), corpus.name
+    )
     with shown("planning", "sentences") as progress:
         made = make_plan(corpus, llm, where, choice, progress)
     speed = measure(made, llm, wanted) if calibrate else None
@@ -244,7 +246,7 @@ def ingest_run(
     chosen = model or (known.model if known else None)
     llm = _load(chosen, wanted, device, dtype, revision, trust_remote_code)
     with create_bank(
-        known.bank if known else bank or _bank_name(llm.name),
+        bank or settings.bank or (known.bank if known else _bank_name(llm.name)),
         settings,
         model=llm.name,
         revision=llm.revision,

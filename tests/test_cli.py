@@ -200,6 +200,9 @@ def test_the_bank_can_be_named_by_a_setting(
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("LATENTBANK_BANK=two\n")
     assert json.loads(run("bank", "info", "--json")[1])["bank"] == "two"
+    (tmp_path / ".env").write_text("LATENTBANK_BANK=three\n")
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
+    assert json.loads(run("bank", "list", "--json")[1])["banks"] == ["one", "three", "two"]
 
 
 def test_plans_go_with_their_corpora(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
