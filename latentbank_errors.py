@@ -33,5 +33,9 @@ class CorpusError(LatentBankError):
     """The corpus is missing, empty, unreadable, changed, or its name is no name."""
 
 
+class ImageError(LatentBankError):
+    """An image that cannot be read: replace it, or make it smaller."""
+
+
 class ModelError(LatentBankError):
     """The model cannot be loaded, lacks something, or produced non-finite hidden states."""
