@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from latentbank_errors import LayerNotFound, ModelError
-from models import packing
+from models import packing, prepacked
 from models.fingerprint import fingerprint
 from models.layout import find_blocks
 from models.loading import choose_device, choose_dtype, load_parts
@@ -131,7 +131,7 @@ class LanguageModel:
             self._fingerprint = fingerprint(
                 self.tokenizer.get_vocab(),
                 (self.hidden_size, self.num_layers, self.vocab_size),
-                [self._embedding, *self._blocks[0].parameters()],
+                [self._embedding, *prepacked.weights(self._blocks[0])],
             )
         return self._fingerprint
 

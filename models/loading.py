@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from latentbank_errors import LayerNotFound, ModelError
 from models.layout import cut_config, find_blocks, keep_blocks, text_config
+from models.prepacked import prepack
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -117,6 +118,7 @@ def load_parts(
         decoder.to(device)
     decoder.eval().requires_grad_(False)
     _unmark_gguf(decoder)
+    prepack(decoder)
     return Loaded(decoder, tokenizer, num_layers, revision=commit)
 
 

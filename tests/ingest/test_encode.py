@@ -266,10 +266,10 @@ def test_sentences_are_packed_while_they_come(size: int) -> None:
 
 
 def poisoned(directory: Path, layer: int, value: float, dtype: str = "float32") -> LanguageModel:
-    """A model of its own whose hidden states become `value` in layer `layer` and above."""
+    """A model of its own whose hidden states are spoiled by `value` in layer `layer` and above."""
     model = load_language_model(str(directory), device="cpu", dtype=dtype)
     with torch.no_grad():
-        weight = model._embedding if layer == 0 else next(model._blocks[layer - 1].mlp.down_proj.parameters())
+        weight = model._embedding if layer == 0 else model._blocks[layer - 1].post_attention_layernorm.weight
         weight.fill_(value)
     return model
 
