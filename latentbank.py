@@ -162,7 +162,9 @@ def ingest_plan(
     )
     with shown("planning", "sentences") as progress:
         made = make_plan(corpus, llm, where, choice, progress)
-    speed = measure(made, llm, wanted) if calibrate else None
+    if known:  # a bank that is there keeps its quantization
+        settings = Common.settings(quantization=known.quantization)
+    speed = measure(made, llm, wanted, settings) if calibrate else None
     costs = estimate(made, llm.hidden_size, wanted, settings, speed)
     show_plan(made, costs, llm.packing, as_json=as_json)
 

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from latentbank_errors import LayerNotFound, ModelError
+from latentbank_memory import give_back
 from models.layout import cut_config, find_blocks, keep_blocks, text_config
 from models.prepacked import prepack
 
@@ -119,6 +120,7 @@ def load_parts(
     decoder.eval().requires_grad_(False)
     _unmark_gguf(decoder)
     prepack(decoder)
+    give_back()  # reading a checkpoint leaves as much behind as it holds
     return Loaded(decoder, tokenizer, num_layers, revision=commit)
 
 

@@ -129,6 +129,15 @@ def test_an_embedded_plan_can_be_run_from_its_folder(
     assert (code, json.loads(out)["corpus"]) == (0, "few")
 
 
+def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
+    run: Run, corpus: Path, model_dir: Path
+) -> None:
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--no-calibrate", "--json")
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > 0
+    assert run("ingest", "run", corpus, "--model", model_dir, "--quantization", "none")[0] == 0
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
