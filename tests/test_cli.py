@@ -200,7 +200,7 @@ def test_a_centred_bank(run: Run, corpus: Path, model_dir: Path, monkeypatch: py
         assert "means" not in info
         assert run("bank", "verify", name)[0] == 0
         table = run("query", "text", SENTENCES[0], "--layer", "2", "--bank", name, "-k", "1")[1]
-        assert ("centred by the bank's mean of text" in table) == bool(words)
+        assert ("centred by" in table) == bool(words)
     assert re.search(r"metric\s+centred", run("bank", "info", "centred")[1])
     code, _, err = run("ingest", "run", corpus, "--bank", "plain", "--name", "x", "--metric", "centred")
     assert code == 2
