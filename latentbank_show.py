@@ -108,7 +108,8 @@ def show_info(info: BankInfo, *, as_json: bool) -> None:
     manifest = info.manifest
     if as_json:
         layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
-        return _print_json({**manifest.to_dict(), "state": layers})
+        told = {key: value for key, value in manifest.to_dict().items() if key != "means"}
+        return _print_json({**told, "state": layers})
     _facts(
         [
             ("bank", manifest.bank),
@@ -116,6 +117,7 @@ def show_info(info: BankInfo, *, as_json: bool) -> None:
             ("fingerprint", manifest.fingerprint),
             ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
             ("quantization", manifest.quantization),
+            ("metric", manifest.metric),
             ("created", f"{manifest.created} by latentbank {manifest.version}"),
         ]
     )
@@ -165,7 +167,8 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
         "caption",
         title=Text(title or reading.source),
         title_justify="left",
-        caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {', '.join(map(str, reading.bank_layers))}",
+        caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {', '.join(map(str, reading.bank_layers))}"
+        + (f", {reading.metric} by {reading.query_mean}" if reading.query_mean else ""),
         caption_justify="left",
     )
     for token in reading.tokens:
