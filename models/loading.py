@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from latentbank_errors import LayerNotFound, ModelError
-from models.layout import cut_config, find_blocks, keep_blocks, text_config
+from models.layout import cut_config, find_blocks, keep_blocks, text_config, without_mask_causal
 from models.prepacked import prepack
 from models.processing import load_processor
 
@@ -132,6 +132,8 @@ def load_parts(
         raise ModelError(
             f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
         )
+    if inner is not config:
+        without_mask_causal(decoder)
     keep_blocks(find_blocks(decoder), blocks)
     decoder.config.num_hidden_layers = blocks
     whole = model if vision else decoder

@@ -296,6 +296,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_ATTENTION_OUTPUT = ("out_proj.weight", "o_proj.weight", "attn.proj.weight", "projection_layer.weight")
+
+
 def vlm_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     """The tiny tokenizer with the family's special tokens."""
     base = tiny_tokenizer()
@@ -333,6 +336,10 @@ def tiny_vlm(name: str, seed: int = 0, **text: Any) -> PreTrainedModel:
         for key, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
+                # Random attention mixes all patches evenly, which trained ones do not: here what a patch shows stays
+                # with it, so that the tests can see where it went.
+                if "vision" in key or "visual" in key:
+                    parameter.mul_(0.2 if key.endswith(_ATTENTION_OUTPUT) else 1)
             elif "norm" in key or "ln_" in key:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         model.get_input_embeddings().weight.normal_(0, 1)
