@@ -91,6 +91,7 @@ class LanguageModel:
         device: where the weights are.
         dtype: of the weights and the hidden states.
         bos_token_id: the tokenizer's beginning-of-sequence token, if it has one.
+        lock: whoever runs the decoder holds it.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class LanguageModel:
         self._decoder = decoder
         self._blocks = find_blocks(decoder)
         self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
         self._fingerprint: str | None = None
         self._trial: tuple[str | None] | None = None  # once tried: why it does not pack, None if it does
@@ -361,7 +362,7 @@ class LanguageModel:
         wanted = self._checked(layers)
         if not wanted:
             return {}
-        with self._lock, torch.inference_mode(), _collecting(self._blocks, wanted) as states:
+        with self.lock, torch.inference_mode(), _collecting(self._blocks, wanted) as states:
             try:
                 forward()
             except torch.OutOfMemoryError:

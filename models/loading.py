@@ -79,11 +79,13 @@ def load_parts(
     deepest_layer: int | Callable[[int], int] | None,
     trust_remote_code: bool,
     vision: bool = False,
+    head: bool = False,
 ) -> Loaded:
     """Load the decoder and the tokenizer called `name`; see `load_language_model`.
 
     With `vision` the whole vision-language model and its processor come along, and one block more than the deepest
-    layer needs, because some models add to the residual stream between blocks.
+    layer needs, because some models add to the residual stream between blocks. With `head` the whole model comes
+    along, its unembedding included.
     """
     source, gguf = _where(name)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -124,10 +126,10 @@ def load_parts(
             processor = load_processor(source, config, common)
     cut_config(inner, blocks)
     with _plain_errors(name), _quiet():
-        model, missing = _read_weights(source, config, inner is not config, dtype, common)
+        model, missing = _read_weights(source, config, inner is not config, head, dtype, common)
         decoder = cast(Any, model).get_decoder()
-        kept = {id(parameter) for parameter in (model if vision else decoder).parameters()}
-        names = {key for key, parameter in model.named_parameters() if id(parameter) in kept}
+        needed = {id(parameter) for parameter in (model if vision or head else decoder).parameters()}
+        names = {key for key, parameter in model.named_parameters() if id(parameter) in needed}
     if lacking := sorted(names & missing):
         raise ModelError(
             f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
@@ -136,18 +138,22 @@ def load_parts(
         without_mask_causal(decoder)
     keep_blocks(find_blocks(decoder), blocks)
     decoder.config.num_hidden_layers = blocks
-    whole = model if vision else decoder
-    del model  # with it go, unless vision was asked for, the unembedding and a VLM's vision tower
+    kept = cast(PreTrainedModel, model if vision or head else decoder)
+    del model  # with it go, unless they were asked for, the unembedding and a VLM's vision tower
     with _plain_errors(name):
-        cast(Any, whole).to(device)
-    whole.eval().requires_grad_(False)
+        cast(Any, kept).to(device)
+    kept.eval().requires_grad_(False)
     _unmark_gguf(decoder)
-    prepack(
-        cast(Any, whole).base_model
-    )  # not the unembedding, which may share its weights with the embedding
-    if not vision:
-        return Loaded(decoder, tokenizer, num_layers, revision=commit)
-    return Loaded(decoder, tokenizer, num_layers, revision=commit, model=whole, processor=processor)
+    # The unembedding stays as it is: it may share its weights with the embedding.
+    prepack(kept.base_model if vision else decoder)
+    return Loaded(
+        decoder,
+        tokenizer,
+        num_layers,
+        revision=commit,
+        model=kept if vision or head else None,
+        processor=processor,
+    )
 
 
 def _where(name: str) -> tuple[str, str | None]:
@@ -171,18 +177,19 @@ def _where(name: str) -> tuple[str, str | None]:
 
 
 def _read_weights(
-    source: str, config: Any, composite: bool, dtype: torch.dtype, common: dict[str, Any]
+    source: str, config: Any, composite: bool, head: bool, dtype: torch.dtype, common: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model with its weights, and the names of the weights the checkpoint did not have."""
     options = {**common, "config": config, "dtype": dtype, "output_loading_info": True}
+    classes: tuple[Any, ...]
     if "gguf_file" in common:
         # By default weights stay packed in GGUF's blocks, which gives a model that cannot be saved.
         options["quantization_config"] = GgufConfig(dequantize=True)
-        classes: tuple[Any, ...] = (AutoModelForCausalLM,)
+        classes = (AutoModelForCausalLM,)
     elif composite:
         classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
     else:
-        classes = (AutoModel, AutoModelForCausalLM)
+        classes = (AutoModelForCausalLM, AutoModel) if head else (AutoModel, AutoModelForCausalLM)
     knows = [c for c in classes if type(config) in c._model_mapping or _has_code_for(config, c)]
     if not knows:
         raise ValueError(f"transformers has no language model for the type {config.model_type}")

@@ -21,6 +21,7 @@ from models.geometry import Picture, Places, Unplaced, guess
 from models.images import open_image
 from models.language import LanguageModel, absolute
 from models.loading import choose_device, choose_dtype, load_parts
+from models.unembedding import Unembedding
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,14 @@ class VisionLanguageModel:
     def fingerprint(self) -> str:
         """The fingerprint of the language model inside."""
         return self.language.fingerprint()
+
+    def unembedding(self) -> Unembedding:
+        """The model's unembedding, for LogitLens; it shares the weights.
+
+        Raises:
+            ModelError: it has none.
+        """
+        return Unembedding(self.name, self.model, self.language.lock)
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
