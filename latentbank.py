@@ -30,6 +30,7 @@ from latentbank_options import (
     LayersOption,
     LimitOption,
     MaxTokensOption,
+    MetricOption,
     ModelOption,
     NameOption,
     PlanOption,
@@ -162,7 +163,9 @@ def ingest_plan(
     )
     with shown("planning", "sentences") as progress:
         made = make_plan(corpus, llm, where, choice, progress)
-    speed = measure(made, llm, wanted) if calibrate else None
+    if known:  # a bank that is there keeps its quantization
+        settings = Common.settings(quantization=known.quantization)
+    speed = measure(made, llm, wanted, settings) if calibrate else None
     costs = estimate(made, llm.hidden_size, wanted, settings, speed)
     show_plan(made, costs, llm.packing, as_json=as_json)
 
@@ -186,6 +189,7 @@ def ingest_run(
     contexts_per_token: CapOption = 50,
     max_tokens: MaxTokensOption = 512,
     quantization: Annotated[str | None, typer.Option(help="int8, turbo or none; for a new bank.")] = None,
+    metric: MetricOption = None,
     batch: BatchOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -212,6 +216,11 @@ def ingest_run(
         raise BankMismatch(
             f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
         )
+    if known and metric not in (None, known.metric):
+        raise BankMismatch(
+            f"The bank '{known.bank}' was made with metric {known.metric}; leave --metric out or choose another "
+            "bank name."
+        )
     wanted = numbers(layers) or (list(known.layers) if known else None)
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
@@ -224,6 +233,7 @@ def ingest_run(
         layers=wanted or default_layers(llm.num_layers),
         num_layers=llm.num_layers,
         hidden_size=llm.hidden_size,
+        metric=cast("Any", metric),
     ) as opened:
         print(f"{llm.packing} on {llm.device}, {str(llm.dtype).removeprefix('torch.')}", file=sys.stderr)
         if made is None:

@@ -54,6 +54,12 @@ BosOption = Annotated[
 SkipOption = Annotated[int, typer.Option(help="Leading tokens of a sentence that are left out.")]
 CapOption = Annotated[int, typer.Option("--contexts-per-token", help="Contexts of one token id at most.")]
 MaxTokensOption = Annotated[int, typer.Option(help="Cut sentences after so many tokens.")]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        help="cosine or centred (the mean of each kind of token is taken away first); for a new bank."
+    ),
+]
 PlanOption = Annotated[
     Path | None, typer.Option("--plan", help="Folder of the plan; by default beside the banks.")
 ]

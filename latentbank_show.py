@@ -30,7 +30,8 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         "layers": list(costs.layers),
         "disk_bytes_per_layer": costs.disk_bytes,
         "ram_bytes_per_layer": costs.ram_bytes,
-        "tokens_per_second": costs.tokens_per_second,
+        "tokens_per_second": costs.speed and costs.speed.tokens_per_second,
+        "contexts_stored_per_second": costs.speed and costs.speed.contexts_stored_per_second,
         "seconds": costs.seconds,
         "packing": packing,
     }
@@ -45,10 +46,12 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         ("disk", f"{_size(costs.disk_bytes)} a layer, {_size(costs.disk_bytes * len(costs.layers))} in all"),
         ("RAM", f"{_size(costs.ram_bytes)} a layer, {_size(costs.ram_bytes * len(costs.layers))} in all"),
     ]
-    if costs.seconds is not None and costs.tokens_per_second is not None:
-        rows.append(
-            ("time", f"about {duration(costs.seconds)} to encode, at {costs.tokens_per_second:,.0f} tokens/s")
+    if costs.seconds is not None and costs.speed is not None:
+        speeds = (
+            f"{costs.speed.tokens_per_second:,.0f} tokens/s, "
+            f"{costs.speed.contexts_stored_per_second:,.0f} contexts stored and indexed/s"
         )
+        rows.append(("time", f"about {duration(costs.seconds)} ({speeds})"))
     rows.append(("plan", str(plan.directory)))
     _facts(rows)
     return None
@@ -105,7 +108,8 @@ def show_info(info: BankInfo, *, as_json: bool) -> None:
     manifest = info.manifest
     if as_json:
         layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
-        return _print_json({**manifest.to_dict(), "state": layers})
+        told = {key: value for key, value in manifest.to_dict().items() if key != "means"}
+        return _print_json({**told, "state": layers})
     _facts(
         [
             ("bank", manifest.bank),
@@ -113,6 +117,7 @@ def show_info(info: BankInfo, *, as_json: bool) -> None:
             ("fingerprint", manifest.fingerprint),
             ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
             ("quantization", manifest.quantization),
+            ("metric", manifest.metric),
             ("created", f"{manifest.created} by latentbank {manifest.version}"),
         ]
     )
@@ -162,7 +167,8 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
         "caption",
         title=Text(title or reading.source),
         title_justify="left",
-        caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {', '.join(map(str, reading.bank_layers))}",
+        caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {', '.join(map(str, reading.bank_layers))}"
+        + (f", {reading.metric} by {reading.query_mean}" if reading.query_mean else ""),
         caption_justify="left",
     )
     for token in reading.tokens:

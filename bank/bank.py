@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from types import TracebackType
 from typing import Any, Literal, cast
 
+import numpy as np
 import numpy.typing as npt
 
-from bank.manifest import CorpusEntry, Manifest
+from bank.manifest import CorpusEntry, Manifest, write_mean
 from bank.merge import Unique, merge
 from bank.points import Neighbor, Payload
 from bank.search import Search, prepare
-from bank.settings import Settings, load_settings
+from bank.settings import Metric, Settings, load_settings
 from bank.store import Floats, LayerInfo, Points, Store, bank_names, open_store
 from bank.where import Filter, Where
 from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
@@ -73,9 +74,24 @@ class Bank:
         """Width of the LLM's hidden states."""
         return self._manifest.hidden_size
 
+    @property
+    def metric(self) -> Metric:
+        """What is compared: "cosine", or "centred" (cosine of hidden states from which a mean was taken)."""
+        return self._manifest.metric
+
     def reload(self) -> None:
-        """Read the manifest again: another process may have changed a server's bank."""
-        self._manifest = _read_manifest(self._store, self.name)
+        """Read the manifest again: another process may have changed a server's bank.
+
+        Raises:
+            BankMismatch: the means of a centred bank are other ones now, so what was done with it is worthless.
+        """
+        fresh = _read_manifest(self._store, self.name)
+        if self._manifest.means and dict(self._manifest.means) != dict(fresh.means):
+            raise BankMismatch(
+                f"Another job fixed other means in the centred bank '{self.name}' at the same moment; drop the "
+                "corpus of this one (`latentbank bank drop-corpus`) and run it again."
+            )
+        self._manifest = fresh
 
     def require_model(self, name: str, fingerprint: str) -> None:
         """Check that hidden states of a model belong to this bank.
@@ -127,6 +143,7 @@ class Bank:
         *,
         exact: bool = False,
         unique: Unique | None = None,
+        query_mean: npt.ArrayLike | None = None,
     ) -> list[list[Neighbor]]:
         """Find the contexts nearest to each query by cosine, merged over bank layers.
 
@@ -138,12 +155,16 @@ class Bank:
             where: only contexts that this filter selects.
             exact: compare with every context in full precision instead of using the index.
             unique: "context" keeps one neighbor per context across bank layers, "word" one per word.
+            query_mean: for a centred bank, and only there: the mean of what the queries are examples of (visual
+                tokens of their visual layer; for text, `text_mean` of its layer), `[hidden]`, or one for each
+                query, `[queries, hidden]`.
 
         Returns:
             For each query its neighbors, highest cosine first; fewer than `top_k` if there are no more.
 
         Raises:
-            QueryError: wrong shape or type, or a query that is zero or not finite (the row is named).
+            QueryError: wrong shape or type, or a query that is zero or not finite (the row is named); a centred
+                bank without `query_mean`, or another bank with it.
             LayerNotFound: a layer the bank does not have.
         """
         if top_k < 1:
@@ -151,12 +172,49 @@ class Bank:
         if unique not in (None, "context", "word"):
             raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
         layers = self.choose_layers(bank_layers)
-        vectors = self._prepare(queries, "queries")
+        self.require_query_mean(given=query_mean is not None)
+        vectors = self._prepare(queries, "queries", query_mean)
         search = Search(self._store, layers, where, exact, payloads=unique == "word")
         found = search.ask(vectors, top_k)
         if unique == "word":
             search.deepen(found, vectors, top_k)
         return search.neighbors([merge(candidates, top_k, unique) for candidates in found])
+
+    def require_query_mean(self, *, given: bool) -> None:
+        """Check that queries come with a mean of theirs where the bank is centred, and only there.
+
+        Raises:
+            QueryError: they do not; the message says what to do.
+        """
+        if given and self.metric == "cosine":
+            raise QueryError(
+                f"The bank '{self.name}' holds plain cosine, so queries must keep their mean: leave query_mean out, or "
+                "make a bank with metric='centred'."
+            )
+        if not given and self.metric == "centred":
+            raise QueryError(
+                f"The bank '{self.name}' is centred, so it must be told which mean its queries have: give "
+                "query_mean, for text bank.text_mean(LAYER), for visual tokens the mean of their visual layer."
+            )
+
+    def text_mean(self, layer: int) -> Floats:
+        """Give the mean `[hidden]` of a centred bank's text at one of its layers: what text queries subtract.
+
+        Raises:
+            LayerNotFound: the bank does not know text of that layer; the message names those it knows.
+            QueryError: the bank is not centred.
+            BankMismatch: nothing was ingested yet.
+        """
+        if self.metric == "centred" and layer not in self._manifest.layers:
+            where = f"layer {layer}" if layer >= 0 else "a layer that is not known"
+            raise LayerNotFound(
+                f"The bank '{self.name}' does not know the mean of text at {where}; it knows that of "
+                f"{_listed(self.layers)}."
+            )
+        mean = self._manifest.mean(layer)
+        if mean is None:
+            raise QueryError(f"The bank '{self.name}' holds plain cosine: it has no means.")
+        return mean
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""
@@ -192,12 +250,41 @@ class Bank:
     def add(self, layer: int, ids: Sequence[str], states: npt.ArrayLike, payloads: Sequence[Payload]) -> None:
         """Store contexts in one layer: `states` `[n, hidden]` are hidden states as the LLM gave them.
 
-        They are scaled to length 1 and rotated here. Durable once `commit` has returned.
+        They are centred where the bank is, scaled to length 1 and rotated here. Durable once `commit` has
+        returned.
 
         Raises:
-            QueryError: a hidden state that is zero or not finite.
+            QueryError: a hidden state that is zero, not finite, or the layer's mean itself.
+            BankMismatch: the bank is centred and has no means yet (`fix_means`).
         """
-        self._store.upsert(layer, Points(ids, self._prepare(states, "hidden states"), payloads))
+        mean = self._manifest.mean(layer)
+        self._store.upsert(layer, Points(ids, self._prepare(states, "hidden states", mean), payloads))
+
+    def fix_means(self, means: Mapping[int, npt.ArrayLike]) -> None:
+        """Fix a centred bank's means, one `[hidden]` for each layer, for all its contexts to come.
+
+        Where they are fixed already, they stay as they are.
+
+        Raises:
+            BankMismatch: the bank is not centred, or these are no means of its layers.
+        """
+        self.reload()
+        if self.metric != "centred":
+            raise BankMismatch(f"The bank '{self.name}' holds plain cosine: it has no means.")
+        if self._manifest.means:
+            return
+        given = {layer: np.asarray(mean, dtype=np.float32) for layer, mean in means.items()}
+        if given.keys() != set(self.layers) or not all(
+            mean.shape == (self.hidden_size,) and np.isfinite(mean).all() for mean in given.values()
+        ):
+            raise BankMismatch(
+                f"The bank '{self.name}' needs a mean of {self.hidden_size} finite numbers for each of its layers "
+                f"{_listed(self.layers)}."
+            )
+        fixed = {layer: write_mean(given[layer]) for layer in self.layers}
+        self._manifest = replace(self._manifest, means=fixed)
+        self._store.write_manifest(self._manifest.head())
+        self.reload()
 
     def commit(self) -> None:
         """Make everything added so far durable."""
@@ -246,10 +333,11 @@ class Bank:
     def __repr__(self) -> str:
         m = self._manifest
         corpora = ", ".join(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
-        return f"<Bank {m.bank}: {m.model}, layers {_listed(m.layers)}, {corpora}>"
+        metric = "" if m.metric == "cosine" else f"{m.metric}, "
+        return f"<Bank {m.bank}: {m.model}, {metric}layers {_listed(m.layers)}, {corpora}>"
 
-    def _prepare(self, states: npt.ArrayLike, what: str) -> Floats:
-        return prepare(states, what, self.hidden_size, self._manifest.rotation_seed)
+    def _prepare(self, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
+        return prepare(states, what, self.hidden_size, self._manifest.rotation_seed, mean)
 
 
 def open_bank(
@@ -296,6 +384,7 @@ def create_bank(
     num_layers: int,
     hidden_size: int,
     revision: str | None = None,
+    metric: Metric | None = None,
     **given: Any,
 ) -> Bank:
     """Create a bank, or open the one that is there if it was made for the same model and layers.
@@ -309,12 +398,17 @@ def create_bank(
         num_layers: blocks of the whole LLM.
         hidden_size: width of its hidden states.
         revision: the LLM's revision, where known.
+        metric: "cosine" compares hidden states as they are, "centred" takes the mean of their kind from them
+            first. None: the bank's own; for a new bank the settings' (`LATENTBANK_METRIC`, else "cosine").
         given: settings as arguments.
 
     Raises:
-        BankMismatch: there is a bank of that name with another model or other layers.
+        BankMismatch: there is a bank of that name with another model, other layers or another metric.
         LayerNotFound: a layer that the LLM does not have.
+        LatentBankError: there is no such metric.
     """
+    if metric not in (None, "cosine", "centred"):
+        raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.")
     settings = settings or load_settings(**given)
     check_name(name)
     wanted = tuple(sorted(set(layers)))
@@ -345,6 +439,11 @@ def create_bank(
                     f"The bank '{name}' has layers {_listed(bank.layers)}, not {_listed(wanted)}; leave the "
                     "layers out or choose another bank name."
                 )
+            if metric not in (None, bank.metric):
+                raise BankMismatch(
+                    f"The bank '{name}' was made with metric '{bank.metric}', not '{metric}'; leave the metric "
+                    "out or choose another bank name."
+                )
         else:
             manifest = Manifest(
                 bank=name,
@@ -356,6 +455,7 @@ def create_bank(
                 layers=wanted,
                 rotation_seed=ROTATION_SEED,
                 quantization=settings.quantization,
+                metric=metric or settings.metric,
             )
             bank = Bank(store, manifest)
         # The manifest comes last, so a creation that is killed leaves no bank. A layer of a bank that is there

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -9,8 +11,11 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
+from bank.settings import Metric
 from latentbank_errors import BankMismatch
 
 SCHEMA = 1
@@ -57,7 +62,9 @@ class Manifest:
     """What a bank is.
 
     `fingerprint` is the model's (see models), `num_layers` counts the blocks of the whole LLM,
-    `layers` those that have a layer collection.
+    `layers` those that have a layer collection. `metric` is "cosine" also where a bank from before there was
+    another says nothing. A "centred" bank's `means` maps each layer to the mean of its contexts' hidden states
+    (see `write_mean`); they are empty until the first corpus is ingested, and fixed from then on.
     """
 
     bank: str
@@ -69,6 +76,8 @@ class Manifest:
     layers: tuple[int, ...]
     rotation_seed: int
     quantization: str
+    metric: Metric = "cosine"
+    means: Mapping[int, str] = field(default_factory=dict)
     schema: int = SCHEMA
     created: str = field(default_factory=now)
     version: str = field(default_factory=latentbank_version)
@@ -78,7 +87,23 @@ class Manifest:
         """Give everything but the ledger as JSON-ready data."""
         data = asdict(replace(self, corpora={}))
         del data["corpora"]
-        return data | {"layers": list(self.layers)}
+        means = {str(layer): mean for layer, mean in self.means.items()}
+        return data | {"layers": list(self.layers), "means": means}
+
+    def mean(self, layer: int) -> npt.NDArray[np.float32] | None:
+        """Give the mean `[hidden]` that is subtracted in a layer; None in a bank that is not centred.
+
+        Raises:
+            BankMismatch: the bank is centred and its means are not fixed yet.
+        """
+        if self.metric == "cosine":
+            return None
+        if layer not in self.means:
+            raise BankMismatch(
+                f"The bank '{self.bank}' is centred, but its means are not fixed yet; ingest a corpus first "
+                "(`latentbank ingest run`)."
+            )
+        return read_mean(self.means[layer])
 
     def to_dict(self) -> dict[str, Any]:
         """Give the whole manifest as JSON-ready data."""
@@ -99,14 +124,45 @@ class Manifest:
                 f"reads schema {SCHEMA}; use the latentbank version that wrote it ({data.get('version', '?')})."
             )
         try:
-            return _reader().validate_python({**data, "corpora": corpora})
+            manifest = _reader().validate_python({**data, "corpora": corpora})
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise BankMismatch(
-                f"The manifest of bank '{data.get('bank', '?')}' is damaged ({where}: {first['msg']}); restore "
-                "it from a backup."
-            ) from None
+            raise _damaged(data, f"{where}: {first['msg']}") from None
+        for layer in manifest.layers if manifest.means else ():
+            try:
+                sound = len(read_mean(manifest.means[layer])) == manifest.hidden_size
+            except (KeyError, ValueError):
+                sound = False
+            if not sound:
+                raise _damaged(data, f"means.{layer}: no mean of {manifest.hidden_size} numbers")
+        return manifest
+
+
+def write_mean(mean: npt.ArrayLike) -> str:
+    """Write a mean `[hidden]` as text: its float32 numbers, little-endian, in base64."""
+    return base64.b64encode(np.asarray(mean, dtype="<f4").tobytes()).decode("ascii")
+
+
+def read_mean(text: str) -> npt.NDArray[np.float32]:
+    """Read what `write_mean` wrote: float32 `[hidden]`.
+
+    Raises:
+        ValueError: it is none, or not finite.
+    """
+    try:
+        mean = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
+    except binascii.Error:
+        raise ValueError("it is no base64") from None
+    if not np.isfinite(mean).all():
+        raise ValueError("it is not finite")
+    return mean
+
+
+def _damaged(data: Mapping[str, Any], how: str) -> BankMismatch:
+    return BankMismatch(
+        f"The manifest of bank '{data.get('bank', '?')}' is damaged ({how}); restore it from a backup."
+    )
 
 
 @lru_cache(maxsize=1)

@@ -24,17 +24,20 @@ QUERY_BATCH = 288
 DEEPEST = 1280
 
 
-def prepare(states: npt.ArrayLike, what: str, hidden_size: int, seed: int) -> Floats:
-    """Check hidden states and give them as stored: unit length, rotated, float32 `[n, hidden]`.
+def prepare(
+    states: npt.ArrayLike, what: str, hidden_size: int, seed: int, mean: npt.ArrayLike | None = None
+) -> Floats:
+    """Check hidden states and give them as stored: centred, unit length, rotated, float32 `[n, hidden]`.
 
     Args:
         states: `[n, hidden]`, or one `[hidden]`: an array, lists of numbers, or a tensor.
         what: what they are called in an error ("queries").
         hidden_size: the width they must have.
         seed: the bank's rotation seed.
+        mean: what is subtracted from each row, `[hidden]`, or row by row `[n, hidden]`; None: nothing.
 
     Raises:
-        QueryError: wrong shape or type, or a row that is zero or not finite (the row is named).
+        QueryError: wrong shape or type, or a row that is zero, not finite, or its own mean (the row is named).
     """
     try:
         rows = np.atleast_2d(as_floats(states))
@@ -53,7 +56,32 @@ def prepare(states: npt.ArrayLike, what: str, hidden_size: int, seed: int) -> Fl
     zero = ~rows.any(axis=1)
     if zero.any():
         raise QueryError(f"Row {int(zero.argmax())} of the {what} is all zeros: it has no direction.")
+    if mean is not None:
+        rows = _centred(rows, what, mean)
     return rotate(unit(rows), seed)
+
+
+def _centred(
+    rows: npt.NDArray[np.floating[Any]], what: str, mean: npt.ArrayLike
+) -> npt.NDArray[np.floating[Any]]:
+    try:
+        means = as_floats(mean)
+    except (TypeError, ValueError) as error:
+        raise QueryError(f"The mean of the {what} must be an array of numbers: {error}.") from None
+    if means.shape not in ((rows.shape[1],), rows.shape):
+        raise QueryError(
+            f"The mean of the {what} has shape {list(means.shape)}; it must be [{rows.shape[1]}], or one for each "
+            f"of them, {list(rows.shape)}."
+        )
+    if not np.isfinite(means).all():
+        raise QueryError(f"The mean of the {what} holds a value that is not finite.")
+    left = rows.astype(np.float64) - means
+    nothing = ~left.any(axis=1)
+    if nothing.any():
+        raise QueryError(
+            f"Row {int(nothing.argmax())} of the {what} equals its mean: nothing is left that has a direction."
+        )
+    return left
 
 
 def as_floats(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from latentbank_errors import LatentBankError
 
 Quantization = Literal["int8", "turbo", "none"]
+Metric = Literal["cosine", "centred"]
 
 
 def default_data_dir() -> Path:
@@ -49,6 +50,9 @@ class Settings(BaseSettings):
     replication_factor: int = Field(1, gt=0, description="Copies of each shard on a server.")
 
     quantization: Quantization = Field("int8", description="How vectors are compressed in RAM.")
+    metric: Metric = Field(
+        "cosine", description="What a new bank compares: cosine, or cosine after centring."
+    )
     hnsw_m: int = Field(16, ge=4, description="Edges per node of the HNSW graph.")
     hnsw_ef_construct: int = Field(100, ge=4, description="Candidates while the graph is built.")
     graph_from: int = Field(

@@ -28,6 +28,10 @@ def verify(store: Store, manifest: Manifest, sample: int, progress: Progress) ->
         if layer not in there
     ]
     layers = [layer for layer in manifest.layers if layer in there]
+    if manifest.metric == "centred" and manifest.corpora and not manifest.means:
+        wrong.append(
+            f"The bank '{manifest.bank}' is centred, but its means are lost; restore its manifest from a backup."
+        )
     wrong += _counts(store, manifest, layers)
     wrong += _ids(store, layers, progress)
     wrong += _vectors(store, manifest, layers, sample)

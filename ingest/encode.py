@@ -20,6 +20,7 @@ from bank.points import Payload, as_uuid, prefix_ids
 from ingest.plan import PlannedSentence
 from latentbank_errors import ModelError
 from models.language import LanguageModel
+from models.packing import ancestors
 
 # Nodes in a row: attention costs grow with it, repeated prefixes at row ends shrink.
 ROW = 128
@@ -83,11 +84,7 @@ class Row:
 
     def sees(self) -> npt.NDArray[np.bool_]:
         """Tell for each node which nodes are its ancestors or itself: bool `[nodes, nodes]`."""
-        seen = np.eye(len(self.tokens), dtype=bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                seen[node, : parent + 1] = seen[parent, : parent + 1]
-        return seen
+        return ancestors(self.parents)
 
 
 def fill_rows(sentences: Iterable[PlannedSentence], size: int = ROW) -> Iterator[Row]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
+from bank.bank import create_bank
 from bank.settings import Settings
-from ingest.encode import encode
+from ingest.encode import Encoded, encode
 from ingest.plan import Plan
 from models.language import LanguageModel
 
@@ -21,6 +24,15 @@ _BYTES_PER_CODE = {"int8": 1.0, "turbo": 0.5, "none": 0.0}
 # Planned sentences that the calibration runs the LLM on, at most, and for how long.
 _CALIBRATION_SENTENCES = 2000
 _CALIBRATION_SECONDS = 5.0
+_TRIAL = "calibration"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast this machine is: the LLM, and storing and indexing a context in all layers."""
+
+    tokens_per_second: float
+    contexts_stored_per_second: float
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Estimate:
     layers: tuple[int, ...]
     disk_bytes: int
     ram_bytes: int
-    tokens_per_second: float | None
+    speed: Speed | None
     seconds: float | None
 
 
@@ -39,33 +51,68 @@ def estimate(
     hidden_size: int,
     layers: Sequence[int],
     settings: Settings,
-    tokens_per_second: float | None = None,
+    speed: Speed | None = None,
 ) -> Estimate:
-    """Estimate what a plan needs; time only with the LLM's speed from `calibrate`."""
+    """Estimate what a plan needs; time only with a speed from `calibrate`.
+
+    The LLM and the writer are taken to share the processor, which they do where the LLM runs on it.
+    """
     codes = hidden_size * _BYTES_PER_CODE[settings.quantization]
     graph = settings.hnsw_m * 2 * 4 * 1.1 if plan.contexts >= settings.graph_from else 0.0
     caption = _CAPTIONS * plan.caption_bytes / plan.contexts
     disk = plan.contexts * (2 * hidden_size + codes + graph + _PAYLOAD_BYTES + caption)
     ram = plan.contexts * (codes + graph)
-    seconds = plan.prefixes / tokens_per_second if tokens_per_second else None
-    return Estimate(tuple(layers), round(disk), round(ram), tokens_per_second, seconds)
+    seconds = None
+    if speed is not None:
+        storing = plan.contexts / speed.contexts_stored_per_second
+        seconds = plan.prefixes / speed.tokens_per_second + storing
+    return Estimate(tuple(layers), round(disk), round(ram), speed, seconds)
 
 
-def calibrate(plan: Plan, model: LanguageModel, layers: Sequence[int]) -> float:
-    """Run the LLM on part of the plan for a few seconds; gives tokens per second (nothing is stored)."""
+def calibrate(plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings) -> Speed:
+    """Run the LLM on part of the plan for a few seconds, and store what it gives in a bank that is thrown away."""
     part = islice(plan.read(), _CALIBRATION_SENTENCES)
-    computed, started = 0, 0.0
+    kept: list[Encoded] = []
+    started = 0.0
     for i, encoded in enumerate(encode(model, plan.corpus, part, layers)):
+        kept.append(encoded)
         if i == 0:
             started = time.monotonic()  # the first pass warms up
-            first = encoded.computed
-            continue
-        computed += encoded.computed
-        if time.monotonic() - started > _CALIBRATION_SECONDS:
+        elif time.monotonic() - started > _CALIBRATION_SECONDS:
             break
+    seconds, computed = time.monotonic() - started, sum(encoded.computed for encoded in kept[1:])
     if not computed:  # a plan of one batch: time it again, warm
         started = time.monotonic()
-        computed = (
-            sum(e.computed for e in encode(model, plan.corpus, islice(plan.read(), 200), layers)) or first
-        )
-    return computed / max(time.monotonic() - started, 1e-9)
+        computed = sum(e.computed for e in encode(model, plan.corpus, plan.read(), layers))
+        seconds = time.monotonic() - started
+    stored = sum(len(encoded.ids) for encoded in kept)
+    return Speed(
+        computed / max(seconds, 1e-9),
+        stored / max(_seconds_to_store(kept, plan, model, layers, settings), 1e-9),
+    )
+
+
+def _seconds_to_store(
+    kept: Sequence[Encoded], plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings
+) -> float:
+    """Time storing and indexing in an embedded bank, with graphs where the whole plan would get them."""
+    graph_from = 0 if plan.contexts >= settings.graph_from else plan.contexts + 1
+    with tempfile.TemporaryDirectory() as folder:
+        trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
+        with create_bank(
+            _TRIAL,
+            trial,
+            model=model.name,
+            fingerprint=model.fingerprint(),
+            layers=layers,
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+        ) as bank:
+            started = time.monotonic()
+            for encoded in kept:
+                for layer, states in encoded.states.items():
+                    bank.add(layer, encoded.ids, states, encoded.payloads)
+            bank.commit()
+            for layer in layers:
+                bank.store.index(layer)
+            return time.monotonic() - started

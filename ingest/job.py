@@ -21,6 +21,7 @@ from bank.manifest import CorpusEntry
 from bank.where import Where
 from ingest.corpus import Corpus
 from ingest.encode import Encoded, context_ids, encode
+from ingest.means import text_means
 from ingest.plan import Plan, PlannedSentence, PlanSettings, content_hash, load_plan, make_plan, same_request
 from latentbank_errors import CorpusError, LatentBankError
 from latentbank_progress import Progress, Silent
@@ -113,7 +114,8 @@ def run(
         bank: open for writing.
         plan: made with this model's tokenizer.
         model: loaded at least as deep as the bank's deepest layer.
-        progress: told contexts done of contexts planned, then layers indexed.
+        progress: told contexts done of contexts planned, then layers indexed; before that, where a centred bank
+            gets its means, contexts of their sample.
         batch: tokens in one forward pass.
 
     Raises:
@@ -130,6 +132,9 @@ def run(
         check_entry(bank, entry, plan)
         if entry.complete and _counts(bank, plan) == {plan.contexts}:
             return JobReport(plan.corpus, plan.contexts, 0, plan.contexts, 0, 0.0, 0.0)
+    if bank.metric == "centred" and not bank.manifest.means:
+        bank.fix_means(text_means(plan, model, bank.layers, progress, batch=batch))
+        progress.stage("ingesting", "contexts")
     bank.record(_entry(plan, complete=False))
     for layer in bank.layers:
         bank.store.defer_index(layer, bank.store.count(layer) + plan.contexts)

@@ -136,6 +136,20 @@ class Plan:
                 for row in reader.get_batch(i).to_pylist():
                     yield PlannedSentence(**row)
 
+    def sample(self, count: int) -> Iterator[PlannedSentence]:
+        """Give `count` planned sentences (all, if there are no more), evenly spread: each time the same ones."""
+        count = min(count, self.planned_sentences)
+        wanted = [i * self.planned_sentences // count for i in range(count)]
+        with pa.memory_map(str(self.directory / _SENTENCES)) as source:
+            reader = pa.ipc.open_file(source)
+            first = 0
+            for i in range(reader.num_record_batches):
+                batch = reader.get_batch(i)
+                rows = [place - first for place in wanted if first <= place < first + batch.num_rows]
+                for row in batch.take(pa.array(rows, pa.int64())).to_pylist():
+                    yield PlannedSentence(**row)
+                first += batch.num_rows
+
 
 def make_plan(
     corpus: Corpus,

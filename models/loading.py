@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from latentbank_errors import LayerNotFound, ModelError
+from latentbank_memory import give_back
 from models.layout import cut_config, find_blocks, keep_blocks, text_config, without_mask_causal
 from models.prepacked import prepack
 from models.processing import load_processor
@@ -146,6 +147,7 @@ def load_parts(
     _unmark_gguf(decoder)
     # The unembedding stays as it is: it may share its weights with the embedding.
     prepack(kept.base_model if vision else decoder)
+    give_back()  # reading a checkpoint leaves as much behind as it holds
     return Loaded(
         decoder,
         tokenizer,

@@ -7,8 +7,11 @@ position is its depth, so its hidden state is the one it has in its sentence.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
@@ -102,14 +105,21 @@ def trial_row(config: PretrainedConfig, vocab_size: int, max_length: int) -> Tre
 
 def tensors(tree: Tree, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """`input_ids` [1, n], `positions` [1, n] and `sees` [1, n, n] of one row."""
-    count = len(tree.ids)
-    sees = torch.zeros(1, count, count, dtype=torch.bool)
-    positions = torch.zeros(1, count, dtype=torch.long)
-    for node in range(count):
-        path = tree.path(node)
-        sees[0, node, path] = True
-        positions[0, node] = len(path) - 1
+    sees = torch.from_numpy(ancestors(tree.parents))[None]
+    positions = sees.sum(dim=-1) - 1
     return torch.tensor([tree.ids], device=device), positions.to(device), sees.to(device)
+
+
+def ancestors(parents: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Tell for each node which nodes are its ancestors or itself: bool [nodes, nodes].
+
+    `parents` names each node's parent (-1: a root), parents first.
+    """
+    seen = np.eye(len(parents), dtype=bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            seen[node, : parent + 1] = seen[parent, : parent + 1]
+    return seen
 
 
 def difference(packed: Tensor, plain: Tensor) -> str | None:

@@ -22,6 +22,8 @@ class LatentLens:
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.
+        query_mean: for a centred bank, the mean of what the hidden states are examples of, as `Bank.search` takes it
+            (query/centring.py finds it).
     """
 
     bank: Bank
@@ -29,11 +31,18 @@ class LatentLens:
     where: Filter | None = None
     unique: Unique | None = None
     exact: bool = False
+    query_mean: npt.ArrayLike | None = None
 
     name = "latent"
 
     def read(self, hidden_states: npt.ArrayLike, top_k: int = 5) -> list[list[Neighbor]]:
         """Give the neighbors of each hidden state `[tokens, hidden]`, highest cosine first."""
         return self.bank.search(
-            hidden_states, self.bank_layers, top_k, self.where, exact=self.exact, unique=self.unique
+            hidden_states,
+            self.bank_layers,
+            top_k,
+            self.where,
+            exact=self.exact,
+            unique=self.unique,
+            query_mean=self.query_mean,
         )

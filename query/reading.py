@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from bank.bank import Bank, BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
 from bank.search import as_floats
+from bank.settings import Metric
 from bank.where import Filter
 from bank.words import Words, tight
 from latentbank_errors import LatentBankError, LayerNotFound, QueryError
+from query.centring import QueryMean, described, resolve_mean
 from query.lenses import LatentLens
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class TokenReading:
 class Reading:
     """A lens's neighbors for all tokens of something, at the layers asked for.
 
-    `source` is what was read (the sentence), `bank_layers` where the neighbors come from.
+    `source` is what was read (the sentence), `bank_layers` where the neighbors come from. `metric` is the bank's;
+    where it is "centred", `query_mean` says which mean was taken from the hidden states.
     """
 
     source: str
@@ -55,6 +58,8 @@ class Reading:
     bank_layers: tuple[int, ...]
     layers: tuple[int, ...]
     tokens: tuple[TokenReading, ...]
+    metric: Metric = "cosine"
+    query_mean: str = ""
 
     def at(self, layer: int) -> list[TokenReading]:
         """Give the token readings of one layer.
@@ -77,6 +82,8 @@ class Reading:
             "lens": self.lens,
             "bank_layers": list(self.bank_layers),
             "layers": list(self.layers),
+            "metric": self.metric,
+            "query_mean": self.query_mean,
             "tokens": [
                 {
                     "index": token.index,
@@ -119,6 +126,7 @@ class Reading:
         head = (
             f"{self.lens} reading of {_short(self.source, 60)!r} against {self.bank}, bank layers "
             f"{', '.join(map(str, self.bank_layers))}"
+            + (f", {self.metric} by {self.query_mean}" if self.query_mean else "")
         )
         width = max((len(token.label.strip()) for token in self.tokens), default=0)
         lines = [head]
@@ -166,6 +174,7 @@ def read_text(
 
     Raises:
         BankMismatch: the bank belongs to another model.
+        LayerNotFound: a layer that the model does not have, or whose mean of text a centred bank does not know.
         QueryError: the sentence is empty, or has no such token.
     """
     bank.require_model(model.name, model.fingerprint())
@@ -189,6 +198,7 @@ def read_text(
         indices=places,
         source=sentence,
         top_k=top_k,
+        query_mean="text" if bank.metric == "centred" else None,
     )
 
 
@@ -203,6 +213,7 @@ def read_hidden(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    query_mean: QueryMean | None = None,
 ) -> Reading:
     """Read hidden states from anywhere: soft prompts, speech, latent reasoning steps.
 
@@ -216,9 +227,12 @@ def read_hidden(
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".
         exact: compare with every context in full precision.
+        query_mean: for a centred bank, which mean the hidden states have: "text" (the bank's, of their layer),
+            "batch" (their own), `Means` that were measured on others of their kind, or an array `[hidden]`.
 
     Raises:
-        QueryError: wrong shape, or a hidden state that is zero or not finite.
+        QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
+            `query_mean`, or another bank with it.
     """
     given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
     arrays = {layer: _rows(states) for layer, states in given.items()}
@@ -230,7 +244,7 @@ def read_hidden(
         raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
     lens = LatentLens(bank, bank_layers, where, unique, exact)
     names = list(labels) if labels is not None else [str(i) for i in range(count)]
-    return _read(lens, arrays, names, list(range(count)), source, top_k)
+    return _read(lens, arrays, names, list(range(count)), source, top_k, query_mean)
 
 
 def excerpt(neighbor: Neighbor, width: int = _CAPTION, left: str = "[", right: str = "]") -> str:
@@ -250,11 +264,13 @@ def _read(
     indices: Sequence[int],
     source: str,
     top_k: int,
+    query_mean: QueryMean | None,
 ) -> Reading:
     tokens = []
     for layer, rows in states.items():
         norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
-        found = lens.read(rows, top_k)
+        mean = resolve_mean(lens.bank, query_mean, layer, rows)
+        found = replace(lens, query_mean=mean).read(rows, top_k)
         tokens += [
             TokenReading(index, label, layer, float(norm), tuple(neighbors))
             for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
@@ -267,6 +283,8 @@ def _read(
         bank_layers=tuple(lens.bank.choose_layers(lens.bank_layers)),
         layers=tuple(states),
         tokens=tuple(tokens),
+        metric=lens.bank.metric,
+        query_mean=described(query_mean),
     )
 
 

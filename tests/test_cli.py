@@ -129,6 +129,15 @@ def test_an_embedded_plan_can_be_run_from_its_folder(
     assert (code, json.loads(out)["corpus"]) == (0, "few")
 
 
+def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
+    run: Run, corpus: Path, model_dir: Path
+) -> None:
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--no-calibrate", "--json")
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > 0
+    assert run("ingest", "run", corpus, "--model", model_dir, "--quantization", "none")[0] == 0
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -189,6 +198,31 @@ def test_a_second_corpus_goes_into_the_bank_that_is_there(
     assert "'tiny-llama' is quantized as int8; leave --quantization out" in err
     monkeypatch.chdir("/")
     assert run("query", "text", SENTENCES[0], "--token", "dog")[0] == 0
+
+
+def test_a_centred_bank(run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, words in (("centred", ("--metric", "centred")), ("plain", ())):
+        given = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--bank", name, *words)
+        assert run(*given)[0] == 0
+        info = json.loads(run("bank", "info", name, "--json")[1])
+        assert info["metric"] == ("centred" if words else "cosine")
+        assert "means" not in info
+        assert run("bank", "verify", name)[0] == 0
+        table = run("query", "text", SENTENCES[0], "--layer", "2", "--bank", name, "-k", "1")[1]
+        assert ("centred by" in table) == bool(words)
+    assert re.search(r"metric\s+centred", run("bank", "info", "centred")[1])
+    code, _, err = run("ingest", "run", corpus, "--bank", "plain", "--name", "x", "--metric", "centred")
+    assert code == 2
+    assert "'plain' was made with metric cosine; leave --metric out" in err
+    assert run("ingest", "run", corpus, "--bank", "centred", "--name", "x")[0] == 0
+    code, _, err = run("query", "text", SENTENCES[0], "--bank", "centred", "--layer", "0")
+    assert code == 2
+    assert "does not know the mean of text at layer 0" in err
+    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--bank", "new", "--metric", "dot")
+    assert (code, "metric is 'dot'" in err) == (2, True)
+    monkeypatch.setenv("LATENTBANK_METRIC", "centred")
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1", "--bank", "new")[0] == 0
+    assert json.loads(run("bank", "info", "new", "--json")[1])["metric"] == "centred"
 
 
 def test_the_bank_can_be_named_by_a_setting(

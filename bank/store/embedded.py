@@ -29,6 +29,7 @@ from bank.store import Floats, Hit, LayerInfo, Points, Stored
 from bank.store.conditions import conditions
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
+from latentbank_memory import give_back
 
 # Kept free on the disk: the engine writes through memory maps, and a process that touches a mapped
 # page for which there is no disk left is killed, so we stop before that. Loading a layer writes too: 56 MiB the
@@ -40,8 +41,11 @@ _DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
 _UPSERT = 32
-# Indexed segments of a large layer; the engine has one more for new points.
-SEGMENTS = 2
+# Contexts in one indexed segment of a large layer. The engine indexes a segment in memory, 4 KB a context (most of it
+# for the words of captions): segments of one size keep the memory of an ingestion the same whatever the corpus.
+SEGMENT = 75_000
+# More of them would cost a search more than memory is worth; the segments of a layer that needs more grow.
+MOST_SEGMENTS = 8
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
@@ -159,11 +163,13 @@ class EmbeddedStore:
     def defer_index(self, layer: int, expected: int) -> None:
         """See `Store`; the embedded engine never builds an index unasked.
 
-        A layer that will get a graph is divided while it is loaded: the engine searches its segments in parallel,
-        each in a smaller graph, which finds more in less time than a large one.
+        A layer that will get a graph is divided while it is loaded, for the sake of memory. Searching loses nothing:
+        the engine takes the segments in parallel, and several small graphs with few candidates each find as much in
+        the same time as a large one with many.
         """
         if expected >= self._settings.graph_from:
-            self._segment_sizes[layer] = -(-expected // SEGMENTS)
+            segments = min(MOST_SEGMENTS, max(2, round(expected / SEGMENT)))
+            self._segment_sizes[layer] = -(-expected // segments)
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`."""
@@ -193,6 +199,11 @@ class EmbeddedStore:
         state = self._shard(layer).info()
         return state.points_count - state.indexed_vectors_count
 
+    def _segments(self, layer: int) -> int:
+        """How many segments have contexts; the engine keeps one more for new points."""
+        with _engine_errors(self._bank):
+            return max(1, self._shard(layer).info().segments_count - 1)
+
     def index(self, layer: int) -> None:
         """See `Store`."""
         self._segment_sizes.pop(layer, None)
@@ -213,6 +224,7 @@ class EmbeddedStore:
             self._shards[layer] = shard
             shard.optimize()
             shard.flush()
+            give_back()
 
     # -- points --------------------------------------------------------------------------------
 
@@ -227,7 +239,7 @@ class EmbeddedStore:
     ) -> list[list[Hit]]:
         """See `Store`."""
         params = edge.SearchParams(
-            hnsw_ef=max(self._settings.ef, limit),
+            hnsw_ef=max(limit, -(-self._settings.ef // self._segments(layer))),
             exact=exact,
             quantization=edge.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling
@@ -382,7 +394,9 @@ class EmbeddedStore:
                 full_scan_threshold=10_000,
                 memory=_GRAPH,
             ),
-            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=SEGMENTS + 1),
+            optimizers=edge.EdgeOptimizersConfig(
+                indexing_threshold=1, default_segment_number=MOST_SEGMENTS + 1
+            ),
             payload_memory=edge.Memory.Cold,
             wal_enabled=False,
         )

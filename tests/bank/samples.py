@@ -30,6 +30,8 @@ HEAD = {
     "layers": [4, 8],
     "rotation_seed": 7,
     "quantization": "int8",
+    "metric": "cosine",
+    "means": {},
     "created": "2026-01-01T00:00:00+00:00",
     "version": "0.1.0",
 }

@@ -6,13 +6,19 @@ import json
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bank.manifest import SCHEMA, CorpusEntry, Manifest, latentbank_version, now
+from bank.manifest import SCHEMA, CorpusEntry, Manifest, latentbank_version, now, read_mean, write_mean
 from latentbank_errors import BankMismatch
-from tests.bank.samples import HEAD, entry
+from tests.bank.samples import HEAD, WIDTH, entry, units
 
 ENTRIES = {"animals": entry("animals", 20).to_dict(), "b.c": entry("b.c", 0, complete=False).to_dict()}
+MEANS = units(2, seed=3) * 100
+CENTRED: dict[str, Any] = HEAD | {
+    "metric": "centred",
+    "means": {"4": write_mean(MEANS[0]), "8": write_mean(MEANS[1])},
+}
 
 
 def read_back(manifest: Manifest) -> Manifest:
@@ -31,6 +37,31 @@ def test_it_comes_back_as_it_was() -> None:
     assert manifest.corpora["animals"] == entry("animals", 20, updated=ENTRIES["animals"]["updated"])
     assert isinstance(manifest.corpora["animals"], CorpusEntry)
     assert manifest.corpora["animals"].plan == {"bos": "tokenizer", "skip": 1, "contexts_per_token": 50}
+
+
+def test_a_bank_from_before_there_were_metrics_is_plain_cosine() -> None:
+    old = {key: value for key, value in HEAD.items() if key not in ("metric", "means")}
+    manifest = Manifest.from_dict(old, ENTRIES)
+    assert manifest.metric == "cosine"
+    assert manifest.mean(4) is None
+    assert manifest.head() == HEAD
+
+
+def test_means_come_back_to_the_bit() -> None:
+    manifest = read_back(Manifest.from_dict(CENTRED, {}))
+    assert manifest.head() == CENTRED
+    for layer, mean in zip((4, 8), MEANS, strict=True):
+        found = manifest.mean(layer)
+        assert found is not None
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, mean)
+        np.testing.assert_array_equal(read_mean(write_mean(mean)), mean)
+
+
+def test_means_that_are_not_fixed_yet() -> None:
+    manifest = Manifest.from_dict(CENTRED | {"means": {}}, {})
+    with pytest.raises(BankMismatch, match="its means are not fixed yet; ingest a corpus first"):
+        manifest.mean(4)
 
 
 def test_a_new_one_says_when_and_by_which_version() -> None:
@@ -64,6 +95,12 @@ def test_another_schema_is_refused_by_version(schema: Any) -> None:
         (HEAD | {"layers": None}, {}, "layers"),
         (HEAD | {"layers": ["four"]}, {}, "layers.0"),
         (HEAD | {"fingerprint": None}, {}, "fingerprint"),
+        (HEAD | {"metric": "euclid"}, {}, "metric"),
+        (CENTRED | {"means": {"4": CENTRED["means"]["4"]}}, {}, "means.8"),
+        (CENTRED | {"means": CENTRED["means"] | {"8": write_mean(np.ones(WIDTH - 1))}}, {}, "means.8"),
+        (CENTRED | {"means": CENTRED["means"] | {"8": write_mean(np.full(WIDTH, np.nan))}}, {}, "means.8"),
+        (CENTRED | {"means": CENTRED["means"] | {"8": "no base64!"}}, {}, "means.8"),
+        (CENTRED | {"means": CENTRED["means"] | {"8": "AAAA"}}, {}, "means.8"),
         (HEAD, [], "corpora"),
         (HEAD, {"animals": None}, "corpora.animals"),
         (HEAD, {"animals": {"name": "animals"}}, "corpora.animals.content_hash"),

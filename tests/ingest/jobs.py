@@ -20,6 +20,7 @@ from tqdm import tqdm
 import ingest.job
 import ingest.plan
 from bank.bank import Bank, create_bank
+from bank.settings import Metric
 from bank.where import Where
 from ingest.corpus import corpus_from_sentences
 from ingest.job import JobReport, ready_plan, run
@@ -53,6 +54,7 @@ class Place:
     url: str = ""
     grpc_port: int = 6334
     graph_from: int = 200
+    metric: Metric = "cosine"
 
     def bank(self, model: LanguageModel) -> Bank:
         """Open the bank, made if it is new."""
@@ -70,6 +72,7 @@ class Place:
             retry_wait=0.01,
             timeout=10,
             graph_from=self.graph_from,
+            metric=self.metric,
         )
 
     def plan(

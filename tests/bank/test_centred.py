@@ -1,0 +1,203 @@
+"""Centred banks: made, given their means once, filled, searched; and never mixed with plain ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bank.bank import Bank, list_banks, open_bank
+from bank.rotation import rotate, unit
+from bank.settings import load_settings
+from latentbank_errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
+from tests.bank.samples import WIDTH, Floats, Place, fill, ids, is_one_sentence, make_bank, nearest, units
+
+# Contexts lie far from zero, text and queries in different places: what centring is for.
+TEXT = {layer: units(1, seed=50 + layer)[0] * 20 for layer in (4, 8)}
+VISUAL = units(1, seed=70)[0] * 90
+
+
+def around(layer: int) -> Floats:
+    return units(60, seed=layer) + TEXT[layer]
+
+
+@pytest.fixture
+def centred(place: Place) -> Any:
+    with make_bank(place, metric="centred") as bank:
+        bank.fix_means(TEXT)
+        fill(bank, 60, states=around)
+        yield bank
+
+
+def test_the_metric_is_kept(place: Place) -> None:
+    with make_bank(place, metric="centred") as made:
+        assert made.metric == "centred"
+        made.fix_means(TEXT)
+    with open_bank("bank", place.settings) as opened:
+        assert opened.metric == opened.info().manifest.metric == "centred"
+        assert "centred, layers 4, 8" in repr(opened)
+        for layer, mean in TEXT.items():
+            np.testing.assert_array_equal(opened.text_mean(layer), mean)
+    with make_bank(place) as same, pytest.raises(LayerNotFound, match=r"at layer 6; it knows that of 4, 8\."):
+        same.text_mean(6)
+    with make_bank(place, "plain") as plain:
+        assert plain.metric == "cosine"
+        assert "cosine" not in repr(plain)
+
+
+def test_a_setting_chooses_the_metric_of_new_banks_only(place: Place) -> None:
+    given = place.settings.model_copy(update={"metric": "centred"})
+    make_bank(place, "old").close()
+    for name, metric in (("old", "cosine"), ("new", "centred")):
+        with make_bank(Place(place.kind, given), name) as bank:
+            assert bank.metric == metric
+    with make_bank(Place(place.kind, given), "plain", metric="cosine") as bank:
+        assert bank.metric == "cosine"
+
+
+def test_the_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTBANK_METRIC", "centred")
+    assert load_settings().metric == "centred"
+    monkeypatch.setenv("LATENTBANK_METRIC", "euclid")
+    with pytest.raises(LatentBankError, match="LATENTBANK_METRIC is wrong"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("made", "asked"), [("cosine", "centred"), ("centred", "cosine")])
+def test_another_metric_is_refused(place: Place, made: str, asked: str) -> None:
+    make_bank(place, metric=made).close()
+    with pytest.raises(
+        BankMismatch, match=f"made with metric '{made}', not '{asked}'; leave the metric out"
+    ) as said:
+        make_bank(place, metric=asked)
+    assert is_one_sentence(said.value)
+    with make_bank(place) as bank:
+        assert bank.metric == made
+
+
+def test_a_metric_that_is_none(place: Place) -> None:
+    with pytest.raises(LatentBankError, match="metric is 'dot'; it can be 'cosine' or 'centred'"):
+        make_bank(place, metric="dot")
+    assert list_banks(place.settings) == []
+
+
+def test_what_is_stored_is_centred_unit_and_rotated(centred: Bank) -> None:
+    row = {one: number for number, one in enumerate(ids(range(60)))}
+    for layer in centred.layers:
+        expected = rotate(unit(around(layer) - TEXT[layer]), centred.manifest.rotation_seed)
+        for point in centred.store.scroll(layer, vectors=True):
+            assert point.vector is not None
+            np.testing.assert_allclose(point.vector, expected[row[point.id]], atol=2e-3)
+    assert centred.verify() == []
+
+
+@pytest.mark.parametrize("kind", ["one mean", "row by row", "a list"])
+def test_queries_subtract_their_own_mean(centred: Bank, kind: str) -> None:
+    """Queries 30 % off a context, in another place of the space: found by their direction from their mean."""
+    wanted = [7, 31, 59]
+    queries = units(60, seed=8)[wanted] + 0.3 * units(3, seed=99) + VISUAL
+    mean: Any = {"one mean": VISUAL, "row by row": np.tile(VISUAL, (3, 1)), "a list": VISUAL.tolist()}[kind]
+    found = centred.search(queries, 8, 3, exact=True, query_mean=mean)
+    order, cosines = nearest(around(8) - TEXT[8], queries - VISUAL, 3)
+    known = ids(range(60))
+    assert order[:, 0].tolist() == wanted
+    for neighbors, best, near in zip(found, order, cosines, strict=True):
+        assert [n.id for n in neighbors] == [known[i] for i in best]
+        assert [n.cosine for n in neighbors] == pytest.approx(near.tolist(), abs=2e-3)
+
+
+def test_each_row_may_have_a_mean_of_its_own(centred: Bank) -> None:
+    means = np.stack([VISUAL, -3 * VISUAL])
+    found = centred.search(units(60, seed=4)[[5, 6]] + means, 4, 1, exact=True, query_mean=means)
+    assert [n.id for (n,) in found] == ids([5, 6])
+
+
+def test_a_centred_bank_must_be_told_the_mean_of_queries(centred: Bank) -> None:
+    for unique in (None, "word"):
+        with pytest.raises(QueryError, match=r"is centred.*text_mean\(LAYER\)") as said:
+            centred.search(units(2), unique=unique)  # type: ignore[arg-type]  # a literal, but in a loop
+        assert is_one_sentence(said.value)
+
+
+def test_a_plain_bank_takes_no_mean(place: Place) -> None:
+    with make_bank(place) as plain:
+        fill(plain, 10)
+        with pytest.raises(QueryError, match=r"plain cosine.*leave query_mean out") as said:
+            plain.search(units(2), query_mean=VISUAL)
+        assert is_one_sentence(said.value)
+        with pytest.raises(QueryError, match="it has no means"):
+            plain.text_mean(4)
+        with pytest.raises(BankMismatch, match="it has no means"):
+            plain.fix_means(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("mean", "said"),
+    [
+        (np.ones(WIDTH - 1), r"has shape \[31\]; it must be \[32\], or one for each of them, \[2, 32\]"),
+        (np.ones((3, WIDTH)), r"has shape \[3, 32\]"),
+        (np.full(WIDTH, np.inf), "not finite"),
+        (["a"], "must be an array of numbers"),
+        (units(2)[1], "Row 1 of the queries equals its mean"),
+    ],
+)
+def test_means_that_are_none(centred: Bank, mean: Any, said: str) -> None:
+    with pytest.raises(QueryError, match=said) as caught:
+        centred.search(units(2), query_mean=mean)
+    assert is_one_sentence(caught.value)
+
+
+def test_no_context_without_means(place: Place) -> None:
+    with make_bank(place, metric="centred") as bank:
+        with pytest.raises(BankMismatch, match="its means are not fixed yet"):
+            fill(bank, 3, states=around)
+        assert [bank.count(layer) for layer in bank.layers] == [0, 0]
+        bank.fix_means(TEXT)
+        with pytest.raises(QueryError, match="Row 1 of the hidden states equals its mean"):
+            bank.add(4, ids([1, 2]), np.stack([VISUAL, TEXT[4]]), [{}, {}])  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    "means",
+    [{4: TEXT[4]}, TEXT | {12: TEXT[4]}, TEXT | {8: TEXT[8][1:]}, TEXT | {8: TEXT[8] * np.nan}],
+    ids=["one missing", "one too many", "too short", "not finite"],
+)
+def test_means_must_fit_the_bank(place: Place, means: Any) -> None:
+    with make_bank(place, metric="centred") as bank:
+        with pytest.raises(BankMismatch, match="a mean of 32 finite numbers for each of its layers 4, 8"):
+            bank.fix_means(means)
+        assert bank.info().manifest.means == {}
+
+
+def test_means_are_fixed_once(centred: Bank) -> None:
+    centred.fix_means({layer: mean * 2 for layer, mean in TEXT.items()})
+    for layer, mean in TEXT.items():
+        np.testing.assert_array_equal(centred.text_mean(layer), mean)
+    assert centred.corpora["animals"].contexts == 60
+    centred.drop_corpus("animals")
+    centred.reload()
+    np.testing.assert_array_equal(centred.text_mean(4), TEXT[4])
+
+
+def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
+    """The one whose means were overwritten notices before it can call its corpus complete."""
+    with make_bank(place, metric="centred") as bank:
+        bank.fix_means(TEXT)
+        other = bank.manifest.head()
+        other["means"] = dict(zip(other["means"], reversed(other["means"].values()), strict=True))
+        bank.store.write_manifest(other)
+        with pytest.raises(BankMismatch, match=r"fixed other means.*drop the corpus of this one") as said:
+            fill(bank, 60, states=around)
+        assert is_one_sentence(said.value)
+
+
+def test_lost_means_are_found(centred: Bank, place: Place) -> None:
+    centred.store.write_manifest(centred.manifest.head() | {"means": {}})
+    with pytest.raises(BankMismatch):
+        centred.verify()
+    centred.close()
+    with open_bank("bank", place.settings) as opened:
+        assert opened.verify() == [
+            "The bank 'bank' is centred, but its means are lost; restore its manifest from a backup."
+        ]
