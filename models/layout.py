@@ -64,8 +64,8 @@ def without_mask_causal(decoder: PreTrainedModel) -> None:
     those; without one, that is for a sentence alone, only padding decided whether tokens saw later ones.
     """
     for module in decoder.modules():
-        if getattr(module, "is_causal", None) is False:
-            module.is_causal = True
+        if vars(module).get("is_causal") is False:
+            vars(module)["is_causal"] = True
 
 
 def text_config(config: Any) -> Any:

@@ -139,10 +139,10 @@ def load_parts(
         without_mask_causal(decoder)
     keep_blocks(find_blocks(decoder), blocks)
     decoder.config.num_hidden_layers = blocks
-    kept = cast(PreTrainedModel, model if vision or head else decoder)
+    kept: Any = model if vision or head else decoder
     del model  # with it go, unless they were asked for, the unembedding and a VLM's vision tower
     with _plain_errors(name):
-        cast(Any, kept).to(device)
+        kept.to(device)
     kept.eval().requires_grad_(False)
     _unmark_gguf(decoder)
     # The unembedding stays as it is: it may share its weights with the embedding.
@@ -195,7 +195,7 @@ def _read_weights(
     knows = [c for c in classes if type(config) in c._model_mapping or _has_code_for(config, c)]
     if not knows:
         raise ValueError(f"transformers has no language model for the type {config.model_type}")
-    model, info = knows[0].from_pretrained(source, **options)
+    model, info = cast(Any, knows[0]).from_pretrained(source, **options)
     return model, set(info["missing_keys"])
 
 

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Idefi
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto import processing_auto
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils.import_utils import is_torchvision_available
+from transformers.utils.import_utils import is_num2words_available, is_torchvision_available
 
 _LOADERS: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
 _WHOLE: Any = AutoProcessor
@@ -31,10 +31,12 @@ def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
         config: the model's configuration.
         options: what `from_pretrained` takes besides: `revision`, `trust_remote_code`.
     """
-    if is_torchvision_available():
-        return _WHOLE.from_pretrained(source, **options)
     settings, _ = ProcessorMixin.get_processor_dict(source, **options)
-    known = _class_for(_class_name(source, config, settings, options))
+    name = _class_name(source, config, settings, options)
+    # SmolVLM's class writes the numbers of a video's frames in words.
+    if is_torchvision_available() and (name != "SmolVLMProcessor" or is_num2words_available()):
+        return _WHOLE.from_pretrained(source, **options)
+    known = _class_for(name)
     if known is None:
         return _WHOLE.from_pretrained(source, **options)
     parts: list[Any] = []
@@ -53,7 +55,7 @@ def _class_name(source: str, config: Any, settings: dict[str, Any], options: dic
     except OSError:
         images = {}
     by_type = cast(Any, processing_auto).PROCESSOR_MAPPING_NAMES
-    return images.get("processor_class") or by_type.get(config.model_type)
+    return cast(str | None, images.get("processor_class") or by_type.get(config.model_type))
 
 
 def _class_for(name: str | None) -> Any:

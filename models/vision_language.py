@@ -289,9 +289,13 @@ class VisionLanguageModel:
 
     def _run(self, inputs: Mapping[str, Any], wanted: list[int]) -> dict[int, Tensor]:
         given = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
-        return self.language.collect(
-            lambda: self.model(**given, use_cache=False), wanted, inputs["input_ids"].numel()
-        )
+        try:
+            return self.language.collect(
+                lambda: self.model(**given, use_cache=False), wanted, inputs["input_ids"].numel()
+            )
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            # Mistral 3, for one, fails on an image of a single token.
+            raise ModelError(f"{self.name} fails on these images: {_first_line(error)}.") from error
 
     def _places(
         self, group: list[Image.Image], first: int, inputs: Mapping[str, Any], positions: npt.NDArray[Any]
@@ -368,8 +372,11 @@ def _plain_image_errors(name: str, groups: list[list[Image.Image]]) -> Iterator[
         yield
     except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError, OSError) as error:
         sizes = sorted({f"{image.width} x {image.height}" for group in groups for image in group})
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ImageError(
-            f"The processor of {name} cannot take an image of {' or '.join(sizes[:3])} pixels: "
-            f"{first[:200].rstrip('. ')}."
+            f"The processor of {name} cannot take an image of {' or '.join(sizes[:3])} pixels: {_first_line(error)}."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200].rstrip(". ") if lines else type(error).__name__

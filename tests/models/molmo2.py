@@ -17,7 +17,10 @@ from transformers.models.molmo2.image_processing_molmo2 import (
 
 
 class PillowMolmo2ImageProcessor(PilBackend):
-    """Cuts, patches and pools as transformers' class does, with its own arithmetic for sizes and windows."""
+    """Cuts, patches and pools as transformers' class does, with its own arithmetic for sizes and windows.
+
+    Only the colours differ, where an image shrinks: Pillow smooths it and that class does not.
+    """
 
     valid_kwargs = Molmo2ImageProcessorKwargs
     model_input_names: ClassVar[Any] = [

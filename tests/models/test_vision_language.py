@@ -412,6 +412,12 @@ def test_images_that_no_model_takes(load: Load) -> None:
         vlm.visual_tokens([vast], [0])
 
 
+def test_an_image_that_the_model_fails_on(load: Load) -> None:
+    """transformers' Mistral 3 takes no image of a single token."""
+    with pytest.raises(ModelError, match=r"mistral3 fails on these images: split_with_sizes"):
+        load("mistral3").visual_tokens([noise((1, 1))], [0])
+
+
 def test_images_are_brought_into_rgb(load: Load) -> None:
     vlm = load("llava")
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
@@ -453,6 +459,27 @@ def test_weights_missing_from_the_vision_tower(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lacks 1 of its weights, .*multi_modal_projector"):
         load_vision_language_model(str(path), device="cpu")
     assert load_language_model(str(path), device="cpu").num_layers == 4
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "smolvlm", "llava"])
+def test_files_of_older_checkpoints(
+    load: Load, directory: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """The processor's class named by the image processor's file, or by none; the rest by the model's type."""
+    path = shutil.copytree(directory(name), tmp_path / name)
+    settings = json.loads((path / "processor_config.json").read_text())
+    kind = settings.pop("processor_class")
+    if name == "smolvlm":
+        file = path / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"processor_class": kind}))
+    if settings:
+        (path / "processor_config.json").write_text(json.dumps(settings))
+    else:
+        (path / "processor_config.json").unlink()
+    vlm = load_vision_language_model(str(path), device="cpu")
+    image = noise((80, 50))
+    (ours,), (theirs,) = vlm.visual_tokens([image], [2]), load(name).visual_tokens([image], [2])
+    torch.testing.assert_close(ours.states[2], theirs.states[2])
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="torchvision is installed, so nothing is missing")
