@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from latentbank_progress import Progress
 from query.evaluate import evaluate, evaluation_layers
 from query.lenses import LatentLens
-from query.tables import Aligned, Evaluation, Projector
+from query.tables import OBJECT, Aligned, Evaluation, Projector
 
 if TYPE_CHECKING:
     from models.scenes import Scene
@@ -44,6 +44,7 @@ def align(
     *,
     random: VisualModel | None = None,
     calibration: Sequence[Scene] = (),
+    coverage: float = OBJECT,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every bank layer alone at every visual layer; see `evaluate` for the arguments.
@@ -59,6 +60,7 @@ def align(
         wanted,
         random=random,
         calibration=calibration,
+        coverage=coverage,
         alone=wanted,
         progress=progress,
     )

@@ -13,7 +13,7 @@ from latentbank_progress import Progress
 from query.evaluate import evaluate
 from query.lenses import LatentLens, Lens
 from query.scoring import Share
-from query.tables import Evaluation
+from query.tables import OBJECT, Evaluation
 
 if TYPE_CHECKING:
     from models.scenes import Scene
@@ -49,6 +49,7 @@ class Setup:
     scenes: Sequence[Scene]
     layers: Sequence[int] | None = None
     calibration: Sequence[Scene] = ()
+    coverage: float = OBJECT
     progress: Progress | None = None
 
     def run(
@@ -66,6 +67,7 @@ class Setup:
             self.layers,
             random=random,
             calibration=self.calibration,
+            coverage=self.coverage,
             alone=alone,
             progress=self.progress,
         )
