@@ -135,6 +135,11 @@ class LanguageModel:
             )
         return self._fingerprint
 
+    @property
+    def embedding(self) -> Tensor:
+        """The input embeddings, [vocab, hidden], in the model's dtype, on its device."""
+        return self._embedding
+
     def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:
         """The token ids of `sentence`, with the special tokens the tokenizer adds.
 

@@ -33,8 +33,8 @@ _CAPTION = 72
 class Place:
     """Where a visual token is in its image.
 
-    `row` and `column` count in the grid of its tile (0: the whole image); `box` is left, top, right and bottom
-    in pixels of the original image.
+    `row` and `column` count in the grid of its tile (0: the whole image), -1 for a token that has no place in it,
+    such as an encoder's CLS; `box` is left, top, right and bottom in pixels of the original image.
     """
 
     tile: int
@@ -140,7 +140,7 @@ class Reading:
         cells = {
             (token.place.row, token.place.column): token.neighbors[0].word if token.neighbors else ""
             for token in self.at(layer, lens)
-            if token.place is not None and token.place.tile == chosen
+            if token.place is not None and token.place.tile == chosen and token.place.row >= 0
         }
         if not cells:
             has = f"it has {', '.join(map(str, self.tiles))}" if self.tiles else "what was read is no image"
@@ -206,8 +206,11 @@ class Reading:
             f" against {self.bank}, bank layers {', '.join(map(str, self.bank_layers))}" if self.bank else ""
         )
         against += f", {self.metric} by {self.query_mean}" if self.query_mean else ""
-        of = f" ({self.size[0]} x {self.size[1]}) by {self.model}" if self.size else ""
-        return f"{' + '.join(self.lenses)} reading of {_short(self.source, 60)!r}{of}{against}"
+        if self.size is None:
+            return f"{' + '.join(self.lenses)} reading of {_short(self.source, 60)!r}{against}"
+        name = self.source if len(self.source) <= 60 else f"…{self.source[-59:]}"  # a path's end tells more
+        of = f"{name!r} ({self.size[0]} x {self.size[1]}) by {self.model}"
+        return f"{' + '.join(self.lenses)} reading of {of}{against}"
 
     def __repr__(self) -> str:
         if self.size is not None:

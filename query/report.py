@@ -85,7 +85,11 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def _panel(reading: Reading, layer: int, lens: str, tile: int) -> Image.Image:
-    tokens = [t for t in reading.at(layer, lens) if t.place is not None and t.place.tile == tile]
+    tokens = [
+        token
+        for token in reading.at(layer, lens)
+        if token.place is not None and token.place.tile == tile and token.place.row >= 0
+    ]
     if not tokens:
         raise QueryError(f"The reading has no tile {tile}; it has {', '.join(map(str, reading.tiles))}.")
     assert reading.image is not None

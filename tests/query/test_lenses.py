@@ -100,7 +100,7 @@ def test_embedding_lens_survives_a_row_of_zeros(tiny: LanguageModel, matrix: Ten
 def test_an_embedding_finds_its_own_token(tiny: LanguageModel) -> None:
     """Real input embeddings of a sentence: each token's nearest is itself, and its word is its text."""
     ids, found = tiny.text_hidden_states("The dog chased a cat.", [0])
-    embedding = tiny._embedding
+    embedding = tiny.embedding
     answers = EmbeddingLens(embedding, tiny.tokenizer).read(found[0], 1)
     assert [row[0].token_id for row in answers] == ids
     assert [row[0].word for row in answers] == [tiny.tokenizer.decode([i]).strip() for i in ids]
@@ -172,7 +172,7 @@ def test_words_are_cut_as_in_a_bank(bank: Bank, tiny: LanguageModel, states: Ten
     contexts = {n.token_id: n for row in LatentLens(bank, "all").read(states, 40) for n in row}
     whole = {i: n for i, n in contexts.items() if n.token.strip() == n.word}
     assert len(whole) > 5
-    found = EmbeddingLens(tiny._embedding, tiny.tokenizer).read(tiny._embedding[list(whole)], 1)
+    found = EmbeddingLens(tiny.embedding, tiny.tokenizer).read(tiny.embedding[list(whole)], 1)
     assert [row[0].token_id for row in found] == list(whole)
     for (neighbor,), context in zip(found, whole.values(), strict=True):
         assert (neighbor.word, neighbor.token) == (context.word, context.token)
@@ -222,7 +222,7 @@ def test_all_lenses_answer_alike(bank: Bank, tiny: LanguageModel, matrix: Tensor
     lenses = [
         LatentLens(bank),
         LogitLens(Unembedded(matrix), tiny.tokenizer),
-        EmbeddingLens(tiny._embedding, tiny.tokenizer),
+        EmbeddingLens(tiny.embedding, tiny.tokenizer),
     ]
     assert [lens.name for lens in lenses] == ["latent", "logit", "embedding"]
     for lens in lenses:

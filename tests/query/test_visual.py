@@ -14,17 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from bank.bank import Bank
+from bank.bank import Bank, create_bank
 from bank.points import Neighbor
 from bank.where import Where
+from ingest.corpus import corpus_from_sentences
+from ingest.job import ready_plan, run
 from latentbank_errors import BankMismatch, ImageError, LayerNotFound, ModelError, QueryError
 from models.language import LanguageModel, load_language_model
+from query.centring import means_of
 from query.grids import fitted, grid_lines
 from query.images import find_images
 from query.lenses import EmbeddingLens, LatentLens
 from query.reading import Reading, read_hidden, read_text
 from query.report import draw_reading, png_bytes, save_reading
 from query.visual import default_visual_layers, read_image, read_images
+from tests.query.conftest import SENTENCES
 from tests.query.eye import GRID, PatchEye, picture
 from tests.tiny import save_tiny
 
@@ -123,7 +127,7 @@ def test_lenses_get_the_same_states_and_stand_beside_each_other(
     bank: Bank, eye: PatchEye, tiny: LanguageModel
 ) -> None:
     one, images = Counting(), [picture(1), picture(2)]
-    lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny._embedding, tiny.tokenizer), one]
+    lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer), one]
     first, second = read_images(eye, images, lenses, [1, 3], top_k=2)
     assert first.lenses == ("latent", "embedding", "counting")
     assert first.lens == "latent,embedding,counting"
@@ -143,7 +147,7 @@ def test_lenses_get_the_same_states_and_stand_beside_each_other(
 
 
 def test_without_a_bank(eye: PatchEye, tiny: LanguageModel) -> None:
-    (reading,) = read_images(eye, [picture()], [EmbeddingLens(tiny._embedding, tiny.tokenizer)], [0])
+    (reading,) = read_images(eye, [picture()], [EmbeddingLens(tiny.embedding, tiny.tokenizer)], [0])
     assert (reading.bank, reading.bank_layers) == ("", ())
     assert "against" not in reading.title()
 
@@ -243,6 +247,44 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
     assert said == []
 
 
+def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, tmp_path: Path) -> None:
+    """Each image's own mean, whatever images it shares a batch with; or one that was measured on many."""
+    with create_bank(
+        "centred",
+        data_dir=tmp_path,
+        url="",
+        model=tiny.name,
+        fingerprint=tiny.fingerprint(),
+        layers=[1, 2],
+        num_layers=tiny.num_layers,
+        hidden_size=tiny.hidden_size,
+        metric="centred",
+    ) as bank:
+        run(bank, ready_plan(bank, corpus_from_sentences("c", SENTENCES), tiny, tmp_path / "plan"), tiny)
+        eye, images = PatchEye(tiny), [picture(seed) for seed in range(3)]
+        lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
+        together = list(read_images(eye, images, lenses, [0, 2], top_k=2))
+        for image, reading in zip(images, together, strict=True):
+            assert (reading.metric, reading.query_mean) == ("centred", "their own mean")
+            assert "centred by their own mean" in reading.title()
+            (tokens,) = eye.visual_tokens([image], [0, 2])
+            for layer in (0, 2):
+                states = tokens.states[layer]
+                found = bank.search(states.numpy(), "all", 2, query_mean=states.mean(dim=0).numpy())
+                assert [[n.id for n in t.neighbors] for t in reading.at(layer)] == [
+                    [n.id for n in row] for row in found
+                ]
+        means = means_of(
+            (t.states for t in eye.visual_tokens(images, [0, 2])), "visual tokens", eye.fingerprint()
+        )
+        (measured,) = read_images(eye, images[:1], lenses, [0], query_mean=means, top_k=2)
+        assert measured.query_mean == "mean of visual tokens"
+        found = bank.search(
+            eye.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0)
+        )
+        assert [[n.id for n in t.neighbors] for t in measured.at(0)] == [[n.id for n in row] for row in found]
+
+
 # --- readings as data, words and pictures -------------------------------------------------------
 
 
@@ -251,7 +293,7 @@ def tiled(bank: Bank, tiny: LanguageModel) -> Reading:
     (reading,) = read_images(
         PatchEye(tiny, tiles=2),
         [picture(5, (60, 40))],
-        [LatentLens(bank, "all"), EmbeddingLens(tiny._embedding, tiny.tokenizer)],
+        [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)],
         [0, 2],
         top_k=3,
     )
@@ -271,6 +313,22 @@ def test_grids_of_words(tiled: Reading) -> None:
     with pytest.raises(QueryError, match="no tile 2; it has 0, 1"):
         tiled.grid(2, tile=2)
     assert {token.label for token in tiled.at(0)} >= {"0,0", "1,2", "1:0,0"}
+
+
+def test_a_token_without_a_place_is_read_but_stands_in_no_grid(bank: Bank, tiny: LanguageModel) -> None:
+    """An encoder's CLS token, which some models give their LLM before the patches."""
+
+    class WithClass(PatchEye):
+        def _places(self, size: tuple[int, int]) -> dict[str, Any]:
+            places = super()._places(size)
+            places["rows"][0] = places["columns"][0] = -1
+            return places
+
+    reading = read_image(bank, WithClass(tiny), picture(), 0)
+    assert len(reading.tokens) == 6
+    assert reading.grid(0)[0][0] == ""
+    assert reading.tokens[0].label == "-1,-1"
+    assert draw_reading(reading).size == draw_reading(read_image(bank, PatchEye(tiny), picture(), 0)).size
 
 
 def test_a_text_has_no_grid(bank: Bank, tiny: LanguageModel) -> None:
