@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -28,7 +28,7 @@ from latentbank_options import (
 )
 
 if TYPE_CHECKING:
-    from bank.bank import Bank
+    from bank.bank import Bank, BankLayers
     from models.vision_language import VisualModel
     from query.export import ReadingFolder
     from query.images import Images, ImageSource
@@ -80,6 +80,12 @@ def query_image(
         bool, typer.Option("--exact", help="Compare with every context in full precision.")
     ] = False,
     prompt: PromptOption = None,
+    means: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a centred bank: file of visual means; by default each image's own mean is taken."
+        ),
+    ] = None,
     batch: ImageBatchOption = 8,
     column: ImageColumnOption = None,
     config: ConfigOption = None,
@@ -100,6 +106,7 @@ def query_image(
 ) -> None:
     """Read the visual tokens of images through one lens or several. Exits 1 if an image could not be read."""
     from bank.where import parse_where
+    from query.centring import described, load_means
     from query.images import find_images
     from query.lenses import LatentLens
     from query.visual import default_visual_layers, read_images
@@ -120,15 +127,16 @@ def query_image(
         )
         if opened is not None:
             opened.choose_layers(chosen_layers)
-        vlm = load_visual_model(
+        vlm = load_vlm(
             name,
-            wanted or default_visual_layers,
+            max(wanted) if wanted else (lambda count: max(default_visual_layers(count))),
             device,
             dtype,
             revision or known_revision,
             trust_remote_code,
         )
         layers = wanted or default_visual_layers(vlm.num_layers)
+        query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
         through: list[Lens] = []
         for lens_name in lenses:
             if lens_name == "latent":
@@ -138,9 +146,17 @@ def query_image(
                 through.append(_vocabulary_lens(lens_name, vlm, once))
         job = _ImageJob(found, as_json, pictures)
         if parquet is not None:
-            job.folder = _folder(
-                parquet, vlm, opened, chosen_layers, lenses, layers, top_k, where, unique, exact, prompt
-            )
+            choice = {
+                "lenses": lenses,
+                "visual_layers": layers,
+                "top_k": top_k,
+                "unique": unique,
+                "prompt": prompt,
+                "where": where or [],
+                "exact": exact,
+                "query_mean": described(query_mean),
+            }
+            job.folder = _folder(parquet, vlm, opened, chosen_layers, choice)
         job.run(
             lambda these: read_images(
                 vlm,
@@ -150,6 +166,7 @@ def query_image(
                 top_k=top_k,
                 prompt=prompt,
                 batch=batch,
+                query_mean=query_mean,
                 broken=job.broken,
                 warn=_warn,
             )
@@ -193,9 +210,9 @@ def query_norms(
         _, name, known_revision = _bank_and_model(
             stack, bank, model, needed=False, settings=Common.settings()
         )
-        vlm = load_visual_model(
+        vlm = load_vlm(
             name,
-            wanted or (lambda count: [count]),
+            max(wanted) if wanted else (lambda count: count),
             device,
             dtype,
             revision or known_revision,
@@ -217,46 +234,28 @@ def query_norms(
         raise typer.Exit(1)
 
 
-def load_visual_model(
+def load_vlm(
     name: str,
-    layers: list[int] | Callable[[int], list[int]],
+    deepest_layer: int | Callable[[int], int],
     device: str | None,
     dtype: str | None,
     revision: str | None,
     trust_remote_code: bool,
 ) -> VisualModel:
-    """Load what a command calls --model, as deep as the layers asked for.
+    """Load what a command calls --model; see `load_visual_model`."""
+    from models.visual import load_visual_model
 
-    Args:
-        name: hub id or folder of an image-text-to-text model, a projector's .safetensors file, or `demo`.
-        layers: the visual layers, or what chooses them by the number of the LLM's layers.
-        device, dtype, revision, trust_remote_code: as for `load_vision_language_model`.
-
-    Raises:
-        ModelError: it cannot be loaded, or takes no images.
-    """
-    deepest = (lambda count: max(layers(count))) if callable(layers) else max(layers)
     if not sys.stderr.isatty():
         from transformers.utils import logging
 
         # transformers draws its bar into pipes and files too. Its function has no types.
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if name == "demo":
-        from models.demo import load_demo
-
-        return load_demo(device=device, dtype=dtype, deepest_layer=deepest)
-    if name.endswith(".safetensors"):
-        from models.composite import load_composite
-
-        return load_composite(name, device=device, dtype=dtype, deepest_layer=deepest)
-    from models.vision_language import load_vision_language_model
-
-    return load_vision_language_model(
+    return load_visual_model(
         name,
         device=device,
         dtype=dtype,
         revision=revision,
-        deepest_layer=deepest,
+        deepest_layer=deepest_layer,
         trust_remote_code=trust_remote_code,
     )
 
@@ -360,23 +359,11 @@ def _vocabulary_lens(name: str, vlm: VisualModel, unique: Any) -> Lens:
     tokenizer = vlm.language.tokenizer
     if name == "embedding":
         return EmbeddingLens(vlm.language.embedding, tokenizer, unique)
-    from models.unembedding import load_unembedding
-
-    return LogitLens(load_unembedding(vlm), tokenizer, unique)
+    return LogitLens(vlm.unembedding(), tokenizer, unique)
 
 
 def _folder(
-    path: Path,
-    vlm: VisualModel,
-    bank: Bank | None,
-    bank_layers: Any,
-    lenses: list[str],
-    layers: list[int],
-    top_k: int,
-    where: list[str] | None,
-    unique: str | None,
-    exact: bool,
-    prompt: str | None,
+    path: Path, vlm: VisualModel, bank: Bank | None, bank_layers: BankLayers, choice: Mapping[str, Any]
 ) -> ReadingFolder:
     """Open the folder of --parquet, with everything that readings depend on."""
     from query.export import ReadingFolder
@@ -386,19 +373,14 @@ def _folder(
         "revision": vlm.revision,
         "fingerprint": vlm.fingerprint(),
         "dtype": str(vlm.language.dtype).removeprefix("torch."),
-        "prompt": prompt,
-        "visual_layers": layers,
-        "lenses": lenses,
-        "top_k": top_k,
-        "unique": unique,
+        **choice,
     }
     if bank is not None:
         settings |= {
             "bank": bank.name,
-            "corpora": {entry.name: entry.content_hash for entry in bank.corpora.values()},
+            "metric": bank.metric,
             "bank_layers": bank.choose_layers(bank_layers),
-            "where": where or [],
-            "exact": exact,
+            "corpora": {entry.name: entry.content_hash for entry in bank.corpora.values()},
         }
     return ReadingFolder(path, settings)
 

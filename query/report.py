@@ -14,6 +14,8 @@ from query.export import write_whole
 from query.grids import fitted
 from query.reading import Reading, TokenReading
 
+# The first of these that the system has writes the words; they know many scripts, best first.
+_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf", "Arial.ttf")
 _PATCH = 72  # pixels that a patch is wide at least, for a word to be legible
 _LARGEST = 2400  # pixels that a panel is wide or high at most
 _FONT = 15
@@ -143,7 +145,12 @@ def _fit(word: str, width: float, height: float) -> tuple[ImageFont.FreeTypeFont
 
 @lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    font = ImageFont.load_default(size)  # Pillow's own, of English letters
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise LatentBankError(
             "Pillow is built without FreeType here, so it cannot write words: reinstall pillow."

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 import latentbank
-import latentbank_images
 from models.language import load_language_model
 from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
@@ -33,11 +32,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchEye]:
     """The models that commands load: any name is a folder of an LLM, which gets an eye."""
     models: list[PatchEye] = []
 
-    def load(name: str, layers: Any, device: Any, dtype: Any, revision: Any, trust: Any) -> PatchEye:
-        models.append(PatchEye(load_language_model(name, dtype=dtype)))
+    def load(name: str, *, dtype: Any, deepest_layer: Any, **_: Any) -> PatchEye:
+        models.append(PatchEye(load_language_model(name, dtype=dtype, deepest_layer=deepest_layer)))
         return models[-1]
 
-    monkeypatch.setattr(latentbank_images, "load_visual_model", load)
+    monkeypatch.setattr("models.visual.load_visual_model", load)
     return models
 
 
