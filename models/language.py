@@ -120,6 +120,11 @@ class LanguageModel:
         """Name, layers, device and dtype."""
         return f"<LanguageModel {self.name}, {self.num_layers} layers, {self.device}, {self.dtype}>"
 
+    @property
+    def embedding(self) -> Tensor:
+        """The input embedding, [vocab, hidden]."""
+        return self._embedding
+
     def fingerprint(self) -> str:
         """32 hex digits that tell this LLM from others, whatever dtype, device or depth it is loaded with.
 
@@ -134,11 +139,6 @@ class LanguageModel:
                 [self._embedding, *prepacked.weights(self._blocks[0])],
             )
         return self._fingerprint
-
-    @property
-    def embedding(self) -> Tensor:
-        """The input embeddings, [vocab, hidden], in the model's dtype, on its device."""
-        return self._embedding
 
     def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:
         """The token ids of `sentence`, with the special tokens the tokenizer adds.
