@@ -19,6 +19,7 @@ from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
 
 SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
+LENSES = ["latent", "logit", "embedding"]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -85,7 +86,7 @@ def photos(tmp_path: Path) -> Path:
 def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
     code, out, err = run(
         "query", "image", photos / "a.png", "--visual-layers", "0,3", "--bank-layers", "all", "-k", "2",
-        "--lens", "latent,embedding", "--where", "word=dog|cat", "--unique", "word", "--json",
+        "--lens", "latent,logit,embedding", "--where", "word=dog|cat", "--unique", "word", "--json",
     )  # fmt: skip
     assert code == 0, err
     (reading,) = json.loads(out)
@@ -95,7 +96,14 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photo
         [0, 3],
         [1, 2],
     )
-    assert len(reading["tokens"]) == 2 * 2 * 6
+    assert len(reading["tokens"]) == 3 * 2 * 6
+    for token in reading["tokens"]:
+        for neighbor in token["neighbors"]:
+            assert (
+                (neighbor["cosine"] is None)
+                == (token["lens"] == "logit")
+                == (neighbor["probability"] is not None)
+            )
     latent = [token for token in reading["tokens"] if token["lens"] == "latent"]
     for token in latent:
         assert sorted(n["word"] for n in token["neighbors"]) == ["cat", "dog"]

@@ -8,11 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from models.language import LanguageModel
 from models.vision_language import VisualTokens
 
 GRID = (2, 3)  # rows, columns
+
+
+class Unembedded:
+    """An unembedding without a norm: logits are inner products with a matrix; counts the rows of each call."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.calls: list[int] = []
+
+    def logits(self, states: Tensor) -> Tensor:
+        self.calls.append(len(states))
+        return states.to(self.matrix) @ self.matrix.T
 
 
 class PatchEye:
@@ -36,6 +49,9 @@ class PatchEye:
 
     def fingerprint(self) -> str:
         return self.language.fingerprint()
+
+    def unembedding(self) -> Unembedded:
+        return Unembedded(self.language.embedding)
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None

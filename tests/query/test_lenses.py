@@ -15,18 +15,7 @@ from bank.bank import Bank
 from latentbank_errors import QueryError
 from models.language import LanguageModel
 from query.lenses import EmbeddingLens, LatentLens, LogitLens
-
-
-class Unembedded:
-    """An unembedding without a norm: logits are inner products with a matrix; counts the rows of each call."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
-        self.calls: list[int] = []
-
-    def logits(self, states: Tensor) -> Tensor:
-        self.calls.append(len(states))
-        return states.to(self.matrix) @ self.matrix.T
+from tests.query.eye import Unembedded
 
 
 @pytest.fixture(scope="module")
