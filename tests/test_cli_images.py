@@ -92,7 +92,7 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photo
     (reading,) = json.loads(out)
     assert reading["source"] == str(photos / "a.png")
     assert (reading["lenses"], reading["layers"], reading["bank_layers"]) == (
-        ["latent", "embedding"],
+        LENSES,
         [0, 3],
         [1, 2],
     )
