@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
-# Payload fields with an index in every layer collection, and the index's kind.
-INDEXED_FIELDS = {"corpus": "keyword", "word": "keyword", "token_id": "integer", "position": "integer"}
+# Payload fields with an index in every layer collection, and the index's kind ("grouping": a keyword by which points
+# are stored side by side).
+INDEXED_FIELDS = {"corpus": "keyword", "word": "grouping", "token_id": "integer", "position": "integer"}
 
 
 class Payload(TypedDict):
