@@ -74,7 +74,7 @@ _HOME = {
     "ingest.job": ("ready_plan", "run"),
     "ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
     "models.language": ("LanguageModel", "load_language_model"),
-    "models.visual": ("load_visual_model",),
+    "models.visual": ("load_visual_model", "unembedding_of"),
     "query.images": ("find_images",),
     "query.lenses": ("EmbeddingLens", "LatentLens", "LogitLens"),
     "query.norms": ("measure_norms",),

@@ -359,7 +359,9 @@ def _vocabulary_lens(name: str, vlm: VisualModel, unique: Any) -> Lens:
     tokenizer = vlm.language.tokenizer
     if name == "embedding":
         return EmbeddingLens(vlm.language.embedding, tokenizer, unique)
-    return LogitLens(vlm.unembedding(), tokenizer, unique)
+    from models.visual import unembedding_of
+
+    return LogitLens(unembedding_of(vlm), tokenizer, unique)
 
 
 def _folder(

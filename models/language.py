@@ -133,6 +133,11 @@ class LanguageModel:
         return len(self._blocks)
 
     @property
+    def decoder(self) -> PreTrainedModel:
+        """The transformers model behind it, frozen, without the unembedding; its output is after the final norm."""
+        return self._decoder
+
+    @property
     def embedding(self) -> Tensor:
         """The input embedding, [vocab, hidden]."""
         return self._embedding

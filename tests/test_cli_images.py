@@ -15,6 +15,8 @@ from PIL import Image
 
 import latentbank
 from models.language import load_language_model
+from models.vision_language import load_vision_language_model
+from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
 
@@ -253,6 +255,49 @@ def test_a_vlm_with_another_backbone(
     assert code == 2
     assert "The bank 'tiny-llama' holds contexts of" in err
     assert "not of patch-eye" in err
+
+
+def test_a_real_vlm_fills_a_bank_and_reads_images_through_all_lenses(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    """Nothing is put in place of anything: the bank is of the VLM's own language model, and its model the default."""
+    model = save_tiny_vlm(tmp_path / "tiny-vlm", "llava")
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    assert run("ingest", "run", corpus, "--model", model, "--layers", "1,2")[0] == 0
+    code, out, err = run(
+        "query",
+        "image",
+        photos / "a.png",
+        "--visual-layers",
+        "0,2",
+        "--lens",
+        ",".join(LENSES),
+        "-k",
+        "2",
+        "--json",
+    )
+    assert code == 0, err
+    (reading,) = json.loads(out)
+    assert (reading["model"], reading["lenses"], reading["size"]) == (str(model), LENSES, [30, 20])
+    vlm = load_vision_language_model(str(model))
+    (tokens,) = vlm.visual_tokens([picture(ord("a"))], [0, 2])
+    assert len(reading["tokens"]) == 3 * 2 * len(tokens)
+    own = [token for token in reading["tokens"] if token["lens"] == "logit" and token["layer"] == 2]
+    best = vlm.unembedding().logits(tokens.states[2]).argmax(dim=-1)
+    assert [token["neighbors"][0]["token_id"] for token in own] == best.tolist()
+    assert [token["box"] for token in own] == tokens.boxes.tolist()
+    code, out, err = run("query", "norms", photos / "a.png", "--visual-layers", "0,2", "--json")
+    assert code == 0, err
+    largest = [layer["visual"]["largest"] for layer in json.loads(out)["layers"]]
+    assert largest == pytest.approx([float(tokens.norms(layer).max()) for layer in (0, 2)])
+
+
+def test_a_text_only_model_given_an_image(run: Run, filled: None, photos: Path) -> None:
+    code, _, err = run("query", "image", photos / "a.png")
+    assert code == 2
+    assert "is no vision-language model" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["image", "norms"])

@@ -50,9 +50,6 @@ class PatchEye:
     def fingerprint(self) -> str:
         return self.language.fingerprint()
 
-    def unembedding(self) -> Unembedded:
-        return Unembedded(self.language.embedding)
-
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
@@ -65,7 +62,7 @@ class PatchEye:
             return torch.cat([embedded[:, :1], projected, embedded[:, 1 + count :]], dim=1)
 
         sentence = [5, *[7] * count, 9]
-        handle = self.language._decoder.get_input_embeddings().register_forward_hook(put_in)
+        handle = self.language.decoder.get_input_embeddings().register_forward_hook(put_in)
         try:
             states = self.language.hidden_states([sentence] * len(images), layers)
         finally:
