@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentbank_errors import BankMismatch, LatentBankError
+from latentbank_images import query_image, query_norms
 from latentbank_options import (
     BankOption,
     BatchOption,
@@ -73,8 +74,13 @@ _HOME = {
     "ingest.job": ("ready_plan", "run"),
     "ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
     "models.language": ("LanguageModel", "load_language_model"),
-    "query.lenses": ("LatentLens",),
+    "models.visual": ("load_visual_model", "unembedding_of"),
+    "query.images": ("find_images",),
+    "query.lenses": ("EmbeddingLens", "LatentLens", "LogitLens"),
+    "query.norms": ("measure_norms",),
     "query.reading": ("Reading", "read_hidden", "read_text"),
+    "query.report": ("draw_reading", "save_reading"),
+    "query.visual": ("read_image", "read_images"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -391,6 +397,14 @@ def query_text(
             exact=exact,
         )
     show_reading(reading, as_json=as_json)
+
+
+query_app.command(
+    "image", epilog="Example: latentbank query image 'photos/*.jpg' --model demo --visual-layers 0,4,8,16"
+)(query_image)
+query_app.command("norms", epilog="Example: latentbank query norms photos --model demo --dtype bfloat16")(
+    query_norms
+)
 
 
 def main() -> None:

@@ -132,6 +132,16 @@ class LanguageModel:
         """The deepest layer whose hidden states can be had; less than `num_layers` if part of the LLM is loaded."""
         return len(self._blocks)
 
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The transformers model behind it, frozen, without the unembedding; its output is after the final norm."""
+        return self._decoder
+
+    @property
+    def embedding(self) -> Tensor:
+        """The input embedding, [vocab, hidden]."""
+        return self._embedding
+
     def fingerprint(self) -> str:
         """32 hex digits that tell this LLM from others, whatever dtype, device or depth it is loaded with.
 

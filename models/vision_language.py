@@ -78,7 +78,6 @@ class VisualModel(Protocol):
         language: the LLM inside, with its tokenizer.
         num_layers: of the whole LLM.
         hidden_size: width of a hidden state.
-        geometry: for people: how boxes are found.
     """
 
     name: str
@@ -86,7 +85,10 @@ class VisualModel(Protocol):
     language: LanguageModel
     num_layers: int
     hidden_size: int
-    geometry: str
+
+    @property
+    def geometry(self) -> str:
+        """For people: how boxes are found."""
 
     def fingerprint(self) -> str:
         """The LLM's."""
