@@ -20,6 +20,13 @@ from models.layout import find_blocks
 from models.loading import choose_device, choose_dtype, load_parts
 
 
+def absolute(name: str) -> str:
+    """A model's name; if it is a path, the absolute one, because banks remember it and are read from anywhere."""
+    if name.strip() and Path(name).expanduser().exists():
+        return str(Path(name).expanduser().resolve())
+    return name
+
+
 def load_language_model(
     name: str,
     *,
@@ -47,8 +54,7 @@ def load_language_model(
         LayerNotFound: `deepest_layer` is none of the model's layers.
     """
     where = choose_device(device)
-    if Path(name).expanduser().exists() and name.strip():
-        name = str(Path(name).expanduser().resolve())  # banks remember it, and are read from anywhere
+    name = absolute(name)
     parts = load_parts(
         name,
         device=where,

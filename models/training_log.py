@@ -112,6 +112,7 @@ def draw_losses(directory: Path, history: Sequence[Mapping[str, Any]]) -> bool:
     axes.set_xlabel("step")
     axes.set_ylabel("loss per caption token (nats)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.has_data():
+        axes.legend()
     figure.savefig(directory / PLOT, dpi=120)
     return True
