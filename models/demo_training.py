@@ -44,7 +44,8 @@ from models.scenes import (
 from models.train import Stage, TrainSettings, train_projector
 
 SCENES = 20_000  # for training; each gives a whole-scene row, and a region row for each of its things
-HELD_OUT = 200  # scenes for validation
+HELD_OUT = 200  # scenes that the result is scored on
+_VALIDATED = 64  # of these, how many are looked at while training
 # A patch shows a thing if the thing covers this share of it.
 COVERED = 0.2
 # Region rows show one of so many patches, or as many as there are.
@@ -77,7 +78,7 @@ class Recipe:
 
 
 SETTINGS = TrainSettings(
-    projector="mlp3", width=1152, validate_every=200, save_every=180.0, log_every=10, samples=8, seed=0
+    projector="mlp3", width=1152, validate_every=300, save_every=180.0, log_every=10, samples=4, seed=0
 )
 
 
@@ -154,7 +155,12 @@ def train_demo(folder: Path, recipe: Recipe, *, scenes: int = SCENES, held_out: 
             stages.append(Stage(training.select(rows), seconds=seconds, batch=batch, rate=rate, floor=0.02))
     with shown("training", "steps") as progress:
         path = train_projector(
-            stages, language, SETTINGS, folder / "run", validation=validation, progress=progress
+            stages,
+            language,
+            SETTINGS,
+            folder / "run",
+            validation=validation.select(range(min(_VALIDATED, held_out))),
+            progress=progress,
         )
     projector, _ = load_projector(path)
     report = score(language, projector, validation, [_names(things, seed) for seed in VALIDATION[:held_out]])
