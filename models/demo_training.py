@@ -43,7 +43,7 @@ from models.scenes import (
 )
 from models.train import Stage, TrainSettings, train_projector
 
-SCENES = 20_000  # for training; each gives a whole-scene row, and a region row for each of its things
+SCENES = 12_000  # for training; each gives a whole-scene row, and a region row for each of its things
 HELD_OUT = 200  # scenes that the result is scored on
 _VALIDATED = 64  # of these, how many are looked at while training
 # A patch shows a thing if the thing covers this share of it.
@@ -69,12 +69,12 @@ class Recipe:
         scene_rate: the highest learning rate.
     """
 
-    region_seconds: float = 26 * 60.0
-    region_batch: int = 32
+    region_seconds: float = 24 * 60.0
+    region_batch: int = 24
     region_rate: float = 1e-3
-    scene_seconds: float = 32 * 60.0
-    scene_batch: int = 16
-    scene_rate: float = 1e-3
+    scene_seconds: float = 34 * 60.0
+    scene_batch: int = 12
+    scene_rate: float = 8e-4
 
 
 SETTINGS = TrainSettings(
