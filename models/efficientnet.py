@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class _Convolution(nn.Module):
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, activate: bool
     ) -> None:
         super().__init__()
-        self.convolution: nn.Module = nn.Conv2d(
+        self.convolution = nn.Conv2d(
             inputs,
             outputs,
             kernel,
@@ -67,7 +68,7 @@ class _Convolution(nn.Module):
             groups=groups,
             bias=False,
         )
-        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=_EPSILON)
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(outputs, eps=_EPSILON)
         self.kernel, self.stride, self.activate = kernel, stride, activate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,8 +83,9 @@ class _Convolution(nn.Module):
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution, for inference."""
-        self.convolution = fuse_conv_bn_eval(self.convolution, self.norm)
-        self.norm = nn.Identity()
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.convolution = fuse_conv_bn_eval(self.convolution, self.norm)
+            self.norm = nn.Identity()
 
 
 class _Block(nn.Module):
@@ -169,13 +171,13 @@ class EfficientNetEncoder:
         self._fingerprint = _fingerprint(network.state_dict())
         self.network = network.eval().requires_grad_(False)
         self.network.fuse()
-        self.network.to(memory_format=torch.channels_last)
+        cast(Any, self.network).to(memory_format=torch.channels_last)  # torch's types lack it
 
     def fingerprint(self) -> str:
         """32 hex digits of the weights."""
         return self._fingerprint
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """[images, 49, 1728] float32, row by row."""
         if not images:
@@ -184,10 +186,10 @@ class EfficientNetEncoder:
         tokens = torch.cat([coarse, functional.pixel_unshuffle(fine, 2)], 1)
         return tokens.flatten(2).transpose(1, 2).contiguous()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def classify(self, images: Sequence[Image.Image]) -> Tensor:
         """ImageNet class probabilities [images, 1000]."""
-        return self.network(normalize(images)).softmax(-1)
+        return cast(Tensor, self.network(normalize(images)).softmax(-1))
 
     def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """Left, top, right and bottom of each token [49, 4], in pixels of an image of `size` (width, height)."""

@@ -74,7 +74,7 @@ class Thing:
 
     Attributes:
         name: an everyday English noun.
-        kind: animal, plant, food, vehicle, clothes or tool.
+        kind: animal, plant, food, vehicle, clothes, or tool (which other objects are in, too).
         article: "a", "an", or "some".
         pictures: each shows the thing.
         tags: CLDR's keywords.
