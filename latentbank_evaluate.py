@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from latentbank_images import VisualLayersOption, load_visual_model
 
 from latentbank_errors import LatentBankError
+from latentbank_images import VisualLayersOption, load_visual_model
 from latentbank_options import (
     BankOption,
     Common,
@@ -29,12 +29,11 @@ from latentbank_options import (
 from latentbank_scores import show_alignment, show_compared, show_evaluation, write_scores
 
 if TYPE_CHECKING:
-    from models.scenes import Scene
-    from models.vision_language import VisualModel
-
     from bank.bank import Bank
     from bank.where import Filter
     from latentbank_progress import Progress
+    from models.scenes import Scene
+    from models.vision_language import VisualModel
     from query.experiments.compare import Setup
     from query.lenses import Lens
 
@@ -99,7 +98,6 @@ def _bench(
     trust_remote_code: bool,
 ) -> _Bench:
     from models.scenes import EVALUATION, VALIDATION, load_things, make_scene
-
     from query.controls import with_random_projector
     from query.evaluate import evaluation_layers, grid_of
 

@@ -7,6 +7,7 @@ models/demo_training.py is how it was trained.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 from latentbank_errors import ModelError
@@ -48,7 +49,10 @@ def load_demo_encoder() -> EfficientNetEncoder:
 
 
 def load_demo_language(
-    folder: str | Path | None = None, *, device: str | None = None, deepest_layer: int | None = None
+    folder: str | Path | None = None,
+    *,
+    device: str | None = None,
+    deepest_layer: int | Callable[[int], int] | None = None,
 ) -> LanguageModel:
     """SmolLM2-135M-Instruct in float32.
 
@@ -77,7 +81,7 @@ def load_demo(
     *,
     projector: str | Path = PROJECTOR,
     device: str | None = None,
-    deepest_layer: int | None = None,
+    deepest_layer: int | Callable[[int], int] | None = None,
 ) -> CompositeVLM:
     """Load the demo VLM.
 

@@ -26,7 +26,9 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "qwen2"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_composite_models_unembedding_is_that_of_its_llm(tmp_path: Path, architecture: str, tied: bool) -> None:
+def test_a_composite_models_unembedding_is_that_of_its_llm(
+    tmp_path: Path, architecture: str, tied: bool
+) -> None:
     """Also with softcaps, and with the LLM cut after its first block."""
     path = str(save_tiny(tmp_path / "llm", architecture, tie_word_embeddings=tied))
     language = load_language_model(path, deepest_layer=1)
