@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from latentbank_images import VisualLayersOption, load_visual_model
 
 from latentbank_errors import LatentBankError
+from latentbank_images import VisualLayersOption, load_vlm
 from latentbank_options import (
     BankOption,
     Common,
@@ -29,12 +29,11 @@ from latentbank_options import (
 from latentbank_scores import show_alignment, show_compared, show_evaluation, write_scores
 
 if TYPE_CHECKING:
-    from models.scenes import Scene
-    from models.vision_language import VisualModel
-
     from bank.bank import Bank
     from bank.where import Filter
     from latentbank_progress import Progress
+    from models.scenes import Scene
+    from models.vision_language import VisualModel
     from query.experiments.compare import Setup
     from query.lenses import Lens
 
@@ -99,7 +98,6 @@ def _bench(
     trust_remote_code: bool,
 ) -> _Bench:
     from models.scenes import EVALUATION, VALIDATION, load_things, make_scene
-
     from query.controls import with_random_projector
     from query.evaluate import evaluation_layers, grid_of
 
@@ -108,7 +106,8 @@ def _bench(
     if not 0 <= calibration <= len(VALIDATION):
         raise LatentBankError(f"--calibration is {calibration}; it can be 0 to {len(VALIDATION):,}.")
     chosen = numbers(layers)
-    model = load_visual_model(name, chosen or evaluation_layers, device, dtype, revision, trust_remote_code)
+    deepest = max(chosen) if chosen else lambda count: max(evaluation_layers(count))
+    model = load_vlm(name, deepest, device, dtype, revision, trust_remote_code)
     grid = grid_of(model)
     things = load_things()
     held_out = [make_scene(things, seed, grid) for seed in EVALUATION[:scenes]]
@@ -124,14 +123,9 @@ def _bench(
 def _lenses(names: str, bank: Bank, bank_layers: str, where: Filter | None, model: VisualModel) -> list[Lens]:
     from query.lenses import EmbeddingLens, LatentLens, LogitLens
 
-    def logit() -> Lens:
-        from models.unembedding import load_unembedding
-
-        return LogitLens(load_unembedding(model), model.language.tokenizer)
-
     make: dict[str, Callable[[], Lens]] = {
         "latent": lambda: LatentLens(bank, bank_layers_of(bank_layers), where),
-        "logit": logit,
+        "logit": lambda: LogitLens(model.unembedding(), model.language.tokenizer),
         "embedding": lambda: EmbeddingLens(model.language.embedding, model.language.tokenizer),
     }
     wanted = list(dict.fromkeys(name.strip() for name in names.split(",")))

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
+
 from models.composite import CompositeVLM
 from models.projector import Projector
-from PIL import Image
 
 if TYPE_CHECKING:
     from models.vision_language import VisualModel

@@ -61,8 +61,9 @@ def grid_of(model: VisualModel) -> tuple[int, int]:
     Raises:
         ModelError: its visual tokens form no single grid over the image, so patches cannot be scored.
     """
-    from models.scenes import SIDE
     from PIL import Image
+
+    from models.scenes import SIDE
 
     (tokens,) = model.visual_tokens([Image.new("RGB", (SIDE, SIDE), "white")], [0])
     places = _places(tokens)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from models.scenes import Scene, SceneObject
-from models.vision_language import VisualTokens
 from PIL import Image
 
 from bank.words import Words, tight
 from models.language import LanguageModel
+from models.scenes import Scene, SceneObject
+from models.vision_language import VisualTokens
 from tests.query.conftest import SENTENCES
 
 GRID = (2, 3)

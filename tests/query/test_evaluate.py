@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models.scenes import Scene
 
 from bank.bank import Bank, create_bank
 from bank.points import Neighbor
@@ -19,6 +18,7 @@ from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run
 from latentbank_errors import BankMismatch, ModelError, QueryError
 from models.language import LanguageModel, load_language_model
+from models.scenes import Scene
 from query.evaluate import evaluate, evaluation_layers, grid_of, look, read_patches, visual_means
 from query.lenses import EmbeddingLens, LatentLens
 from query.tables import Evaluation

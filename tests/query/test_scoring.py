@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models.scenes import Scene, SceneObject
 from PIL import Image
 
+from models.scenes import Scene, SceneObject
 from query.scoring import (
     LEAST,
     Bootstrap,
