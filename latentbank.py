@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentbank_errors import BankMismatch, LatentBankError
+from latentbank_evaluate import evaluate_app, experiment_app
 from latentbank_images import query_image, query_norms
 from latentbank_options import (
     BankOption,
@@ -109,6 +110,8 @@ query_app = typer.Typer(no_args_is_help=True, help="Read hidden states against a
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(bank_app, name="bank")
 app.add_typer(query_app, name="query")
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(experiment_app, name="experiment")
 
 
 @app.callback()

@@ -14,7 +14,6 @@ import typer
 
 from latentbank_errors import LatentBankError
 from latentbank_images import VisualLayersOption, load_visual_model
-from latentbank_options import (
     BankOption,
     Common,
     DeviceOption,
@@ -106,7 +105,8 @@ def _bench(
     if not 0 <= calibration <= len(VALIDATION):
         raise LatentBankError(f"--calibration is {calibration}; it can be 0 to {len(VALIDATION):,}.")
     chosen = numbers(layers)
-    model = load_visual_model(name, chosen or evaluation_layers, device, dtype, revision, trust_remote_code)
+    deepest = max(chosen) if chosen else lambda count: max(evaluation_layers(count))
+    model = load_vlm(name, deepest, device, dtype, revision, trust_remote_code)
     grid = grid_of(model)
     things = load_things()
     held_out = [make_scene(things, seed, grid) for seed in EVALUATION[:scenes]]
@@ -122,14 +122,9 @@ def _bench(
 def _lenses(names: str, bank: Bank, bank_layers: str, where: Filter | None, model: VisualModel) -> list[Lens]:
     from query.lenses import EmbeddingLens, LatentLens, LogitLens
 
-    def logit() -> Lens:
-        from models.unembedding import load_unembedding
-
-        return LogitLens(load_unembedding(model), model.language.tokenizer)
-
     make: dict[str, Callable[[], Lens]] = {
         "latent": lambda: LatentLens(bank, bank_layers_of(bank_layers), where),
-        "logit": logit,
+        "logit": lambda: LogitLens(model.unembedding(), model.language.tokenizer),
         "embedding": lambda: EmbeddingLens(model.language.embedding, model.language.tokenizer),
     }
     wanted = list(dict.fromkeys(name.strip() for name in names.split(",")))
