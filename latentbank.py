@@ -7,6 +7,7 @@ exports. Names are imported when they are first used, so that `latentbank --help
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 import traceback
@@ -409,6 +410,12 @@ query_app.command("norms", epilog="Example: latentbank query norms photos --mode
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for what the user can mend."""
+    # Both are read when torch and tqdm are imported, which no command has done yet.
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # the writer needs the cores on which waiting threads spin
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries draw their bars into pipes and files too
     try:
         app()
     except LatentBankError as error:

@@ -245,11 +245,6 @@ def load_vlm(
     """Load what a command calls --model; see `load_visual_model`."""
     from models.visual import load_visual_model
 
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        # transformers draws its bar into pipes and files too. Its function has no types.
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load_visual_model(
         name,
         device=device,

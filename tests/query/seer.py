@@ -1,0 +1,93 @@
+"""A VLM for tests that sees what it is told to see: each patch of a scene gets the hidden state of a word in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bank.words import Words, tight
+from models.language import LanguageModel
+from models.scenes import Scene, SceneObject
+from models.vision_language import VisualTokens
+from tests.query.conftest import SENTENCES
+
+GRID = (2, 3)
+PLACES = ("top left", "right", "bottom")
+
+
+def scene_of(
+    number: int, things: dict[str, Sequence[int]], share: float = 0.8, colour: str = "pink"
+) -> Scene:
+    """A scene in which each thing covers `share` of the patches given for it; every number is another image."""
+    objects = []
+    for place, (name, tokens) in zip(PLACES, things.items(), strict=False):
+        coverage = np.zeros(GRID[0] * GRID[1], dtype=np.float32)
+        coverage[list(tokens)] = share
+        objects.append(SceneObject(name, (0, 0, 9, 9), place, coverage))
+    image = Image.new("RGB", (12, 12), (number % 256, number // 256, 77))
+    return Scene(image, ", ".join(things), tuple(objects), "plain", colour)
+
+
+class Seer:
+    """Six patches; `sees` says which word a patch of a scene shows, by scene and patch.
+
+    The hidden state is that of the word in one of the tests' sentences at the LLM's layer `text_layer`, whatever the
+    visual layer, plus `offset` in every dimension. A word that is in no sentence gives a random direction.
+    """
+
+    revision = None
+    geometry = "exact, 2 x 3"
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        scenes: Sequence[Scene],
+        sees: Callable[[Scene, int], str],
+        *,
+        text_layer: int = 2,
+        offset: float = 0.0,
+        cls: bool = False,
+    ) -> None:
+        self.language, self.name = language, "seer"
+        self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
+        self.scenes = {scene.image.tobytes(): scene for scene in scenes}
+        self.sees, self.text_layer, self.offset, self.cls = sees, text_layer, offset, cls
+
+    def fingerprint(self) -> str:
+        return self.language.fingerprint()
+
+    def visual_tokens(
+        self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
+    ) -> list[VisualTokens]:
+        return [self._tokens(image, layers) for image in images]
+
+    def _tokens(self, image: Image.Image, layers: Sequence[int]) -> VisualTokens:
+        scene = self.scenes.get(image.tobytes())
+        patches = range(GRID[0] * GRID[1])
+        words = ["?"] * len(patches) if scene is None else [self.sees(scene, patch) for patch in patches]
+        states = torch.stack([self._state(word, patch) for patch, word in enumerate(words)]) + self.offset
+        rows, columns = (axis.ravel() for axis in np.indices(GRID))
+        if self.cls:  # comes first and has no place
+            states = torch.cat([states[:1] * -7, states])
+            rows, columns = (np.concatenate([[-1], axis]) for axis in (rows, columns))
+        boxes = np.zeros((len(rows), 4), dtype=np.float32)
+        given: dict[str, Any] = {"boxes": boxes, "rows": rows, "columns": columns, "size": image.size}
+        return VisualTokens(dict.fromkeys(layers, states), tiles=np.zeros(len(rows), np.int64), **given)
+
+    def _state(self, word: str, seed: int) -> torch.Tensor:
+        for sentence in SENTENCES:
+            places = [
+                place
+                for place, span in enumerate(self.language.spans(sentence))
+                if span[1] and Words(sentence).at(*tight(sentence, *span)) == word
+            ]
+            if places:
+                return self.language.text_hidden_states(sentence, [self.text_layer])[1][self.text_layer][
+                    places[-1]
+                ]
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(self.hidden_size, generator=generator)
