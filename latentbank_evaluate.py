@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbank_errors import LatentBankError
-from latentbank_images import VisualLayersOption, load_visual_model
+from latentbank_images import VisualLayersOption, load_vlm
+from latentbank_options import (
     BankOption,
     Common,
     DeviceOption,
