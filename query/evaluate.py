@@ -20,7 +20,7 @@ from latentbank_progress import Progress, Silent
 from query.centring import Means, means_of
 from query.lenses import EmbeddingLens, LatentLens, Lens
 from query.scoring import Truth, truths_of
-from query.tables import OBJECT, Evaluation, Projector, Tables
+from query.tables import OBJECT, Evaluation, Tables, Weights
 
 if TYPE_CHECKING:
     from models.scenes import Scene
@@ -223,7 +223,7 @@ def evaluate(
         bank.require_model(model.name, model.fingerprint())
     tables = Tables(len(scenes), coverage, resamples)
     for projector, vlm in cast(
-        "list[tuple[Projector, VisualModel | None]]", [("trained", model), ("random", random)]
+        "list[tuple[Weights, VisualModel | None]]", [("trained", model), ("random", random)]
     ):
         if vlm is None:
             continue

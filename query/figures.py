@@ -10,7 +10,7 @@ from latentbank_errors import LatentBankError
 
 if TYPE_CHECKING:
     from query.scoring import Share
-    from query.tables import Evaluation, Projector
+    from query.tables import Evaluation, Weights
 
 _COLOURS = {"latent": "tab:blue", "logit": "tab:orange", "embedding": "tab:green"}
 _NAMES = {"latent": "LatentLens", "logit": "LogitLens", "embedding": "EmbeddingLens"}
@@ -104,7 +104,7 @@ def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
 
 def draw_first(evaluation: Evaluation, path: Path) -> Path:
     """Draw in which bank layer the nearest neighbor of a patch lies, by visual layer, beside the random projector's."""
-    projectors: list[Projector] = ["trained", "random"]
+    projectors: list[Weights] = ["trained", "random"]
     figure = _figure(11, 4.2)
     for number, projector in enumerate(projectors):
         found = [one for one in evaluation.alignment if one.projector == projector]

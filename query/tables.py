@@ -16,7 +16,7 @@ from latentbank_errors import QueryError
 from query.scoring import BINS, Bootstrap, Share, Truth, Verdict, by_thing, judge_all, shuffled
 
 Verdicts = npt.NDArray[np.int8]
-Projector = Literal["trained", "random"]
+Weights = Literal["trained", "random"]
 Pictures = Literal["true", "shuffled"]
 
 OBJECT = 0.5
@@ -32,7 +32,7 @@ class Row:
     the thing covers from one share to another.
     """
 
-    projector: Projector
+    projector: Weights
     images: Pictures
     metric: str
     lens: str
@@ -63,7 +63,7 @@ class Aligned:
     searched alone, `named` is the share of patches it names and `cosine` the mean of its nearest neighbors' cosines.
     """
 
-    projector: Projector
+    projector: Weights
     visual_layer: int
     bank_layer: int
     first: float
@@ -88,7 +88,7 @@ class Evaluation:
         lens: str,
         layer: int | None = None,
         *,
-        projector: Projector = "trained",
+        projector: Weights = "trained",
         images: Pictures = "true",
         distinct: bool = False,
     ) -> Row:
@@ -128,7 +128,7 @@ class Tables:
         self._coverage = coverage
         self._bootstrap = Bootstrap(scenes, resamples)
         self._truths: Sequence[Truth] = ()
-        self._scored: dict[tuple[Projector, Pictures, str, bool], dict[int, _Scored]] = {}
+        self._scored: dict[tuple[Weights, Pictures, str, bool], dict[int, _Scored]] = {}
         self.aligned: list[Aligned] = []
 
     def require(self, truths: Sequence[Truth]) -> None:
@@ -155,7 +155,7 @@ class Tables:
 
     def add(
         self,
-        projector: Projector,
+        projector: Weights,
         lens: str,
         layer: int,
         plain: list[list[Neighbor]],
@@ -173,7 +173,7 @@ class Tables:
 
     def align(
         self,
-        projector: Projector,
+        projector: Weights,
         layer: int,
         bank_layer: int,
         plain: list[list[Neighbor]],

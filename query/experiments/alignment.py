@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from latentbank_progress import Progress
 from query.evaluate import evaluate, evaluation_layers
 from query.lenses import LatentLens
-from query.tables import OBJECT, Aligned, Evaluation, Projector
+from query.tables import OBJECT, Aligned, Evaluation, Weights
 
 if TYPE_CHECKING:
     from models.scenes import Scene
@@ -28,7 +28,7 @@ class Peak:
     entry), `most_first` by how often the nearest neighbor of all lies there.
     """
 
-    projector: Projector
+    projector: Weights
     visual_layer: int
     nearest: int
     most_named: int
@@ -68,7 +68,7 @@ def align(
 
 def peaks(evaluation: Evaluation) -> list[Peak]:
     """Give where each visual layer's bank layers peak, of those that were searched alone."""
-    groups: dict[tuple[Projector, int], list[tuple[Aligned, float, float]]] = {}
+    groups: dict[tuple[Weights, int], list[tuple[Aligned, float, float]]] = {}
     for one in evaluation.alignment:
         if one.named is not None and one.cosine is not None:
             group = groups.setdefault((one.projector, one.visual_layer), [])
