@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+import latentbank_train
 from latentbank_errors import BankMismatch, LatentBankError
 from latentbank_images import query_image, query_norms
 from latentbank_options import (
@@ -74,7 +75,13 @@ _HOME = {
     "ingest.corpus": ("Corpus", "corpus_from_sentences", "open_corpus"),
     "ingest.job": ("ready_plan", "run"),
     "ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
+    "models.composite": ("CompositeVLM",),
+    "models.encoders": ("load_encoder",),
+    "models.features": ("Features", "cache_features"),
     "models.language": ("LanguageModel", "load_language_model"),
+    "models.pairs": ("Pair", "open_pairs"),
+    "models.projector": ("Projector", "load_projector", "save_projector"),
+    "models.train": ("Stage", "TrainSettings", "train_projector"),
     "models.visual": ("load_visual_model", "unembedding_of"),
     "query.images": ("find_images",),
     "query.lenses": ("EmbeddingLens", "LatentLens", "LogitLens"),
@@ -109,6 +116,7 @@ query_app = typer.Typer(no_args_is_help=True, help="Read hidden states against a
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(bank_app, name="bank")
 app.add_typer(query_app, name="query")
+app.add_typer(latentbank_train.app, name="train")
 
 
 @app.callback()
