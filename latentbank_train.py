@@ -70,6 +70,7 @@ def train_projector(
         Path | None, typer.Option(help="Folder of vision features; by default beside the banks.")
     ] = None,
     encoder_batch: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 32,
+    checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 300.0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     trust_remote_code: TrustOption = False,
@@ -89,6 +90,11 @@ def train_projector(
     from models.train import Stage, TrainSettings, processes
     from models.train import train_projector as run
 
+    settings = TrainSettings(
+        projector=projector, width=width, accumulate=accumulate, seed=seed, save_every=checkpoint_every
+    )
+    if init is not None:
+        load_projector(init)  # before hours of encoding
     state = processes(device)
     chosen = device or str(state.device)
     if not sys.stderr.isatty():
@@ -118,7 +124,6 @@ def train_projector(
         )
     training, held = _split(encoded, validation, seed)
     language = load_language_model(llm, device=chosen, dtype=dtype, trust_remote_code=trust_remote_code)
-    settings = TrainSettings(projector=projector, width=width, accumulate=accumulate, seed=seed)
     stage = Stage(training, steps=steps, batch=batch, rate=rate, warmup=warmup)
     with shown("training", "steps") as progress:
         file = run(

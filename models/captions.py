@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from latentbank_errors import ModelError
 from models import prepacked
 from models.language import LanguageModel
+from models.unembedding import unembedding_of_language
 
 _LOGITS = 1 << 26  # logits held at once (256 MiB in float32)
 _CHUNK = 8192  # words of the vocabulary in one matrix product
@@ -58,11 +59,14 @@ class CaptionLoss(nn.Module):
     is as large as the hidden states. On a CPU where it pays, the weights are prepacked.
     """
 
-    def __init__(self, weight: Tensor, *, scale: float = 1.0, softcap: float | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, scale: float = 1.0, softcap: float | None = None
+    ) -> None:
         """Take the unembedding.
 
         Args:
             weight: [vocab, hidden], frozen.
+            bias: [vocab], if there is one.
             scale: what the logits are multiplied with.
             softcap: logits become `softcap * tanh(logits / softcap)`.
         """
@@ -70,7 +74,13 @@ class CaptionLoss(nn.Module):
         self.scale, self.softcap, self.vocab_size = scale, softcap, weight.shape[0]
         self._starts = range(0, self.vocab_size, _CHUNK)
         with torch.no_grad():
-            self._chunks = [_Product(weight.detach()[start : start + _CHUNK]) for start in self._starts]
+            self._chunks = [
+                _Product(
+                    weight.detach()[start : start + _CHUNK],
+                    None if bias is None else bias.detach()[start : start + _CHUNK],
+                )
+                for start in self._starts
+            ]
 
     def forward(self, states: Tensor, targets: Tensor) -> Tensor:
         """Give the sum over tokens of the negative log probability, a float32 scalar.
@@ -131,30 +141,27 @@ class CaptionLoss(nn.Module):
 
 
 class _Product:
-    """`x @ weight.T` and `y @ weight` of a frozen matrix, prepacked where that is faster."""
+    """`x @ weight.T + bias` and `y @ weight` of a frozen matrix, prepacked where that is faster."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._packed = weight.dtype == torch.float32 and weight.device.type == "cpu" and prepacked.available()
-        self._weight = prepacked.PrepackedLinear(_linear(weight)) if self._packed else weight
-        self._transposed = (
-            prepacked.PrepackedLinear(_linear(weight.T.contiguous())) if self._packed else weight.T
-        )
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._forward, self._back = _linear(weight, bias), _linear(weight.T, None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _apply(self._weight, x)
+        return cast(Tensor, self._forward(x))
 
     def back(self, y: Tensor) -> Tensor:
-        return _apply(self._transposed, y)
+        return cast(Tensor, self._back(y))
 
 
-def _linear(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
-    return linear
-
-
-def _apply(weight: Tensor | nn.Module, x: Tensor) -> Tensor:
-    return cast(Tensor, weight(x)) if isinstance(weight, nn.Module) else nn.functional.linear(x, weight)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    layers = nn.Sequential(linear)
+    prepacked.prepack(layers)
+    return layers[0]
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -218,10 +225,29 @@ def _greedy(
 
 
 def caption_loss(language: LanguageModel) -> CaptionLoss:
-    """The loss on captions with the unembedding of `language`."""
-    config = language.decoder.config
-    return CaptionLoss(
-        language.embedding,
-        scale=float(getattr(config, "logit_scale", 1.0)),
+    """The loss on captions with the unembedding of `language`, which has to be loaded whole.
+
+    Raises:
+        ModelError: the LLM has no unembedding, or does something to its logits that is not known here.
+    """
+    unembedding = unembedding_of_language(language)
+    config: Any = language.decoder.config
+    head: Any = unembedding.head
+    loss = CaptionLoss(
+        head.weight,
+        getattr(head, "bias", None),
+        # Cohere multiplies, Granite divides.
+        scale=getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1.0),
         softcap=getattr(config, "final_logit_softcapping", None),
     )
+    ids = [token % language.vocab_size for token in range(11, 17)]
+    deepest = language.num_layers
+    expected = unembedding.logits(language.hidden_states([ids], [deepest])[0][deepest]).float()
+    with torch.inference_mode():
+        inputs = torch.tensor([ids], device=language.device)
+        logits = loss.logits(language.decoder(input_ids=inputs, use_cache=False).last_hidden_state[0])
+    if not bool((logits - expected).abs().max() <= 0.02 * expected.abs().max()):
+        raise ModelError(
+            f"{language.name} does something to its logits that training does not know: use another LLM."
+        )
+    return loss

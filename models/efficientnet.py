@@ -177,6 +177,10 @@ class EfficientNetEncoder:
         """32 hex digits of the weights."""
         return self._fingerprint
 
+    def settings(self) -> dict[str, object]:
+        """What loads it again besides its name: nothing."""
+        return {}
+
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """[images, 49, 1728] float32, row by row."""

@@ -19,11 +19,11 @@ from models.features import Encoder
 from models.fingerprint import fingerprint
 from models.language import absolute
 from models.layout import find_blocks, keep_blocks
-from models.loading import _plain_errors as plain_errors
-from models.loading import _quiet as quiet
-from models.loading import choose_device, choose_dtype
+from models.loading import choose_device, choose_dtype, plain_errors, quiet
 from models.prepacked import prepack
 
+# The demo's encoder, which comes from a wheel and not from the hub.
+DEMO_ENCODER = "efficientnet-lite0"
 DEFAULT_LAYER = -2  # as in LLaVA: the last block of CLIP is made for the CLS token, not for the patches
 
 
@@ -41,7 +41,7 @@ def load_encoder(
 
     Args:
         name: a hub id or a directory with an image processor. Of a model of text and images (CLIP, SigLIP) only the
-            vision part is kept.
+            vision part is kept. `efficientnet-lite0` is the demo's, which has one layer and no CLS token.
         layer: whose output is taken: 0 is what enters the first block, l what block l gives; -1 is the last block,
             -2 the one before it.
         cls: whether the CLS token comes along, before the patches.
@@ -54,6 +54,10 @@ def load_encoder(
         ModelError: it cannot be loaded, or its tokens are no square patches of one picture.
         LayerNotFound: it has no such layer.
     """
+    if name.lower() == DEMO_ENCODER:
+        from models.demo import load_demo_encoder
+
+        return load_demo_encoder()
     where = choose_device(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
@@ -87,7 +91,7 @@ def load_encoder(
             f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
         )
     model.to(where).eval().requires_grad_(False)
-    return TransformersEncoder(name, model, processor, depth, cls)
+    return TransformersEncoder(name, model, processor, depth, cls, getattr(config, "_commit_hash", None))
 
 
 class TransformersEncoder:
@@ -97,17 +101,26 @@ class TransformersEncoder:
         name: as it was asked for.
         layer: the layer whose output is taken, counted from 0.
         cls: whether the CLS token is the first of an image's tokens.
+        revision: the commit on the hub, where known.
         features: width of a token.
         grid: rows and columns of patches.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, processor: Any, layer: int, cls: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        processor: Any,
+        layer: int,
+        cls: bool,
+        revision: str | None = None,
+    ) -> None:
         """Wrap a frozen model that has blocks up to `layer`, and its image processor.
 
         Raises:
             ModelError: what it makes of an image is no grid of patches, or there is no CLS token to give.
         """
-        self.name, self.layer, self.cls = name, layer, cls
+        self.name, self.layer, self.cls, self.revision = name, layer, cls, revision
         self._model, self._processor = model, processor
         self._blocks = find_blocks(model)
         self._fingerprint = self._hash()
@@ -135,6 +148,10 @@ class TransformersEncoder:
     def fingerprint(self) -> str:
         """32 hex digits of the weights up to the layer, the preprocessing, and whether CLS comes along."""
         return self._fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """What `load_encoder` needs, besides the name, to load this encoder again."""
+        return {"layer": self.layer, "cls": self.cls, "revision": self.revision}
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """The features of RGB images, [images, tokens, features] float32 on the encoder's device.

@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,9 @@ class Encoder(Protocol):
     def fingerprint(self) -> str:
         """The same for the same encoder, layer and preprocessing."""
 
+    def settings(self) -> dict[str, Any]:
+        """What loads it again, besides its name: its layer, say."""
+
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """The features of images, [images, tokens, features] float32, row by row."""
 
@@ -78,6 +81,7 @@ class Features:
         fingerprint: the encoder's fingerprint.
         data: what the data is, for people; names it in the card.
         skipped: how many rows of the source were left out, by reason.
+        settings: what loads the encoder again, besides its name.
     """
 
     values: NDArray[np.float16]
@@ -86,6 +90,7 @@ class Features:
     fingerprint: str
     data: str
     skipped: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -197,7 +202,9 @@ def _open(folder: Path, data: str) -> Features:
             "training needs pairs of both; name the caption's column if there is one."
         )
     values = np.load(folder / _FEATURES, mmap_mode="r")
-    return Features(values, rows, done["encoder"], done["fingerprint"], data, done["skipped"])
+    return Features(
+        values, rows, done["encoder"], done["fingerprint"], data, done["skipped"], done.get("settings", {})
+    )
 
 
 def _write(
@@ -242,6 +249,7 @@ def _write(
     done = {
         "encoder": encoder.name,
         "fingerprint": encoder.fingerprint(),
+        "settings": encoder.settings(),
         "data": data,
         "images": images,
         "rows": len(lines) - skipped.total(),

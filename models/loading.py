@@ -94,7 +94,7 @@ def load_parts(
         common["revision"] = revision
     if gguf is not None:
         common["gguf_file"] = gguf
-    with _plain_errors(name), _quiet():
+    with plain_errors(name), quiet():
         config = AutoConfig.from_pretrained(source, **common)
     commit = getattr(config, "_commit_hash", None)
     if vision and not _sees(config):
@@ -114,7 +114,7 @@ def load_parts(
     # The fingerprint looks at the first block, so one stays even if only layer 0 is asked for.
     blocks = num_layers if deepest_layer is None else max(1, min(deepest_layer + vision, num_layers))
 
-    with _plain_errors(name), _quiet():
+    with plain_errors(name), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
     if not tokenizer.is_fast:
         raise ModelError(
@@ -123,10 +123,10 @@ def load_parts(
         )
     processor = None
     if vision:
-        with _plain_errors(name), _quiet():
+        with plain_errors(name), quiet():
             processor = load_processor(source, config, common)
     cut_config(inner, blocks)
-    with _plain_errors(name), _quiet():
+    with plain_errors(name), quiet():
         model, missing = _read_weights(source, config, inner is not config, head, dtype, common)
         decoder = cast(Any, model).get_decoder()
         needed = {id(parameter) for parameter in (model if vision or head else decoder).parameters()}
@@ -141,7 +141,7 @@ def load_parts(
     decoder.config.num_hidden_layers = blocks
     kept: Any = model if vision or head else decoder
     del model  # with it go, unless they were asked for, the unembedding and a VLM's vision tower
-    with _plain_errors(name):
+    with plain_errors(name):
         kept.to(device)
     kept.eval().requires_grad_(False)
     _unmark_gguf(decoder)
@@ -220,7 +220,7 @@ def _unmark_gguf(decoder: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' report of weights it did not need (the unembedding, later blocks) off the screen."""
     before = logging.get_verbosity()
     cast(Any, logging).set_verbosity_error()
@@ -231,7 +231,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_errors(name: str) -> Iterator[None]:
+def plain_errors(name: str) -> Iterator[None]:
     """Turn whatever goes wrong in transformers, the hub or torch into a ModelError of one sentence."""
     try:
         yield

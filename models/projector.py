@@ -51,8 +51,7 @@ class Projector(nn.Module):
             ModelError: there is no such kind.
         """
         super().__init__()
-        if kind not in KINDS:
-            raise ModelError(f"There is no projector of the kind {kind!r}: use {', '.join(KINDS)}.")
+        check_kind(kind)
         self.kind, self.features, self.hidden_size = kind, features, hidden_size
         self.width = width or 2 * hidden_size
         sizes = [features, *[self.width] * KINDS.index(kind), hidden_size]
@@ -85,6 +84,16 @@ class Projector(nn.Module):
         last = cast(nn.Linear, self.layers[-1])
         last.bias.zero_()
         last.weight.mul_(scale / self(sample).pow(2).mean().sqrt().clamp(min=1e-12))
+
+
+def check_kind(kind: str) -> None:
+    """Look whether there is such a kind of projector.
+
+    Raises:
+        ModelError: there is not.
+    """
+    if kind not in KINDS:
+        raise ModelError(f"There is no projector of the kind {kind!r}: use {', '.join(KINDS)}.")
 
 
 def save_projector(

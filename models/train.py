@@ -25,7 +25,7 @@ from models.captions import CaptionLoss, caption_loss, write_captions
 from models.composite import check_card
 from models.features import Features
 from models.language import LanguageModel
-from models.projector import Projector, load_projector, save_projector
+from models.projector import Projector, check_kind, load_projector, save_projector
 from models.training_log import Checkpoint, draw_losses, load_checkpoint, save_checkpoint, write_log
 
 RESULT = "projector.safetensors"
@@ -61,6 +61,14 @@ class TrainSettings:
     log_every: int = 10
     samples: int = 4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a projector that there is not, before hours of encoding.
+
+        Raises:
+            ModelError: `projector` is none of the kinds.
+        """
+        check_kind(self.projector)
 
 
 @dataclass(frozen=True)
@@ -410,6 +418,7 @@ class _Run:
                 "name": features.encoder,
                 "fingerprint": features.fingerprint,
                 "features": features.width,
+                **features.settings,
             },
             "llm": {
                 "name": self.language.name,

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from latentbank_errors import ModelError
-from models.language import absolute
+from models.language import LanguageModel, absolute
 from models.layout import find_blocks
 from models.loading import choose_device, choose_dtype, load_parts
 
@@ -49,6 +49,31 @@ def load_unembedding(
     return Unembedding(name, cast(PreTrainedModel, parts.model))
 
 
+def unembedding_of_language(language: LanguageModel) -> Unembedding:
+    """Give the unembedding of an LLM of which the decoder is loaded already.
+
+    One that is tied to the input embedding is shared, another is loaded.
+
+    Raises:
+        ModelError: the LLM has none, or it cannot be loaded.
+    """
+    if getattr(language.decoder.config, "tie_word_embeddings", False):
+        return Unembedding(language.name, _with_head(language), language.lock)
+    return load_unembedding(
+        language.name, device=str(language.device), dtype=language.dtype, revision=language.revision
+    )
+
+
+def _with_head(language: LanguageModel) -> Any:
+    """The whole causal LLM around a decoder, its unembedding tied to the input embeddings: nothing is copied."""
+    auto: Any = AutoModelForCausalLM  # its functions have no types
+    with torch.device("meta"):  # takes no memory
+        whole = auto.from_config(language.decoder.config, dtype=language.dtype)
+    setattr(whole, whole.base_model_prefix, language.decoder)
+    whole.get_output_embeddings().weight = language.decoder.get_input_embeddings().weight
+    return whole.eval()
+
+
 class Unembedding:
     """Final norm, unembedding, and what a model does to its logits after that.
 
@@ -57,6 +82,7 @@ class Unembedding:
 
     Attributes:
         name: of the model.
+        head: the linear layer that makes the logits.
         hidden_size: width of a hidden state.
         vocab_size: of the logits; it may be more than the tokenizer has tokens.
     """
@@ -77,6 +103,7 @@ class Unembedding:
             raise ModelError(f"{name} has no unembedding, so there is no LogitLens for it: use another lens.")
         self.name = name
         self._model = model
+        self.head = cast(nn.Module, head)
         self._last = find_blocks(cast(Any, model).get_decoder())[-1]
         self._lock = lock or threading.Lock()
         self.hidden_size: int = head.weight.shape[1]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latentbank_errors import ModelError
 
 if TYPE_CHECKING:
-    from models.language import LanguageModel
     from models.unembedding import Unembedding
     from models.vision_language import VisualModel
 
@@ -64,30 +63,12 @@ def unembedding_of(model: VisualModel) -> Unembedding:
     Raises:
         ModelError: the LLM has none, or it cannot be loaded.
     """
-    from models.unembedding import Unembedding, load_unembedding
+    from models.unembedding import unembedding_of_language
     from models.vision_language import VisionLanguageModel
 
     if isinstance(model, VisionLanguageModel):
         return model.unembedding()
-    language = model.language
-    if getattr(language.decoder.config, "tie_word_embeddings", False):
-        return Unembedding(language.name, _with_head(language), language.lock)
-    return load_unembedding(
-        language.name, device=str(language.device), dtype=language.dtype, revision=language.revision
-    )
-
-
-def _with_head(language: LanguageModel) -> Any:
-    """The whole causal LLM around a decoder, its unembedding tied to the input embeddings: nothing is copied."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM  # its functions have no types
-    with torch.device("meta"):  # takes no memory
-        whole = auto.from_config(language.decoder.config, dtype=language.dtype)
-    setattr(whole, whole.base_model_prefix, language.decoder)
-    whole.get_output_embeddings().weight = language.decoder.get_input_embeddings().weight
-    return whole.eval()
+    return unembedding_of_language(model.language)
 
 
 def _load_composite(

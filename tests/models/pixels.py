@@ -29,6 +29,9 @@ class PixelEncoder:
     def fingerprint(self) -> str:
         return self.kind
 
+    def settings(self) -> dict[str, object]:
+        return {}
+
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         self.encoded += len(images)
         small = np.stack([np.asarray(image.resize((2, 2), Image.Resampling.BOX)) for image in images])

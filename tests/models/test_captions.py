@@ -76,3 +76,47 @@ def test_captions_are_the_likeliest_tokens(tmp_path: Path) -> None:
                 said.pop()
                 break
         assert caption == language.tokenizer.decode(said).strip()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("llama", {"tie_word_embeddings": True}),
+        ("llama", {}),
+        ("qwen3", {}),
+        ("gemma2", {"final_logit_softcapping": 3.0}),
+        ("gemma3", {}),
+        ("gpt2", {}),
+        ("gptj", {}),  # its unembedding has a bias
+        ("gpt_neox", {}),
+        ("mamba", {}),
+        ("minicpm3", {"dim_model_base": 13}),  # it divides, by the width over this
+    ],
+)
+def test_the_unembedding_is_the_models_own(
+    architecture: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    whole = tiny_model(architecture, **settings)
+    head = whole.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        with torch.no_grad():
+            head.bias.normal_()
+    whole.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    language = load_language_model(str(tmp_path), device="cpu", dtype="float32")
+    ids = torch.tensor([[5, 80, 200, 31, 7]])
+    with torch.no_grad():
+        expected = whole(ids).logits[0]
+        loss = caption_loss(language)
+        states = language.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+    torch.testing.assert_close(loss.logits(states), expected, atol=1e-3, rtol=1e-3)
+    targets = torch.randint(len(tiny_tokenizer()), (5,))
+    wanted = torch.nn.functional.cross_entropy(expected, targets, reduction="sum")
+    torch.testing.assert_close(loss(states, targets), wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_logits_that_are_made_otherwise_are_refused(tmp_path: Path) -> None:
+    language = load_language_model(str(save_tiny(tmp_path)), device="cpu", dtype="float32")
+    language.decoder.config.logit_scale = 3.0  # as Cohere's; a Llama does not look at it
+    with pytest.raises(ModelError, match="does something to its logits"):
+        caption_loss(language)
