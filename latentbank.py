@@ -7,6 +7,7 @@ exports. Names are imported when they are first used, so that `latentbank --help
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 import traceback
@@ -17,6 +18,7 @@ import typer
 
 from latentbank_errors import BankMismatch, LatentBankError
 from latentbank_evaluate import evaluate_app, experiment_app
+from latentbank_images import query_image, query_norms
 from latentbank_options import (
     BankOption,
     BatchOption,
@@ -74,8 +76,13 @@ _HOME = {
     "ingest.job": ("ready_plan", "run"),
     "ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
     "models.language": ("LanguageModel", "load_language_model"),
-    "query.lenses": ("LatentLens",),
+    "models.visual": ("load_visual_model", "unembedding_of"),
+    "query.images": ("find_images",),
+    "query.lenses": ("EmbeddingLens", "LatentLens", "LogitLens"),
+    "query.norms": ("measure_norms",),
     "query.reading": ("Reading", "read_hidden", "read_text"),
+    "query.report": ("draw_reading", "save_reading"),
+    "query.visual": ("read_image", "read_images"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -396,8 +403,22 @@ def query_text(
     show_reading(reading, as_json=as_json)
 
 
+query_app.command(
+    "image", epilog="Example: latentbank query image 'photos/*.jpg' --model demo --visual-layers 0,4,8,16"
+)(query_image)
+query_app.command("norms", epilog="Example: latentbank query norms photos --model demo --dtype bfloat16")(
+    query_norms
+)
+
+
 def main() -> None:
     """Run the command line: one line and exit code 2 for what the user can mend."""
+    # Both are read when torch and tqdm are imported, which no command has done yet.
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # the writer needs the cores on which waiting threads spin
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries draw their bars into pipes and files too
     try:
         app()
     except LatentBankError as error:

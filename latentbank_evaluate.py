@@ -121,11 +121,12 @@ def _bench(
 
 
 def _lenses(names: str, bank: Bank, bank_layers: str, where: Filter | None, model: VisualModel) -> list[Lens]:
+    from models.visual import unembedding_of
     from query.lenses import EmbeddingLens, LatentLens, LogitLens
 
     make: dict[str, Callable[[], Lens]] = {
         "latent": lambda: LatentLens(bank, bank_layers_of(bank_layers), where),
-        "logit": lambda: LogitLens(model.unembedding(), model.language.tokenizer),
+        "logit": lambda: LogitLens(unembedding_of(model), model.language.tokenizer),
         "embedding": lambda: EmbeddingLens(model.language.embedding, model.language.tokenizer),
     }
     wanted = list(dict.fromkeys(name.strip() for name in names.split(",")))

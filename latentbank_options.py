@@ -122,15 +122,10 @@ def load_llm(
     """Load an LLM as deep as the layers asked for, and say so where it takes a while."""
     if name is None:
         raise LatentBankError("Name the LLM with --model: a hub id, a folder or a .gguf file.")
-    from transformers.utils import logging
-
     from models.language import load_language_model
 
     if name.endswith(".gguf") and Path(name).is_file():
         print(f"unpacking {name}, up to a minute ...", file=sys.stderr)
-    if not sys.stderr.isatty():
-        # transformers draws its bar into pipes and files too. Its function has no types.
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load_language_model(
         name,
         device=device,

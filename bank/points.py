@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
-# Payload fields with an index in every layer collection, and the index's kind.
-INDEXED_FIELDS = {"corpus": "keyword", "word": "keyword", "token_id": "integer", "position": "integer"}
+# Payload fields with an index in every layer collection, and the index's kind ("grouping": a keyword by which points
+# are stored side by side).
+INDEXED_FIELDS = {"corpus": "keyword", "word": "grouping", "token_id": "integer", "position": "integer"}
 
 
 class Payload(TypedDict):
@@ -57,6 +59,10 @@ class Neighbor:
 
     A lens that reads a vocabulary instead of a bank (LogitLens, EmbeddingLens) has no caption: there
     `caption`, `corpus` and `id` are empty and `start`, `end`, `sentence`, `position` and `bank_layer` are -1.
+
+    `cosine` is how near the hidden state is to the context (LatentLens) or to the token's input embedding
+    (EmbeddingLens). LogitLens compares nothing: its neighbors have a NaN there and the token's `probability`,
+    which the others do not have. `score` is the one of the two that the lens ranks by.
     """
 
     word: str
@@ -71,6 +77,12 @@ class Neighbor:
     position: int = -1
     token_id: int = -1
     id: str = ""
+    probability: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What the lens ranks by: the probability where there is one, else the cosine."""
+        return self.cosine if self.probability is None else self.probability
 
     @classmethod
     def from_payload(cls, point_id: str, bank_layer: int, cosine: float, payload: Payload) -> Neighbor:
@@ -78,8 +90,8 @@ class Neighbor:
         return cls(id=point_id, bank_layer=bank_layer, cosine=cosine, **payload)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the neighbor as a plain dictionary with the field names of this class."""
-        return asdict(self)
+        """Give the neighbor as JSON-ready data with the field names of this class; a missing cosine is None."""
+        return asdict(self) | {"cosine": None if math.isnan(self.cosine) else self.cosine}
 
     def marked(self, left: str = "[", right: str = "]") -> str:
         """Give the caption with the token's span between `left` and `right`."""

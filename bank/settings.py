@@ -60,7 +60,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
     )
-    ef: int = Field(96, gt=0, description="Candidates while the graph is searched.")
+    ef: int = Field(
+        224,
+        gt=0,
+        description="Candidates while the graph is searched; an embedded layer divides them among its segments.",
+    )
     oversampling: float = Field(6.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
 
     @field_validator("url")

@@ -20,6 +20,13 @@ from models.layout import find_blocks
 from models.loading import choose_device, choose_dtype, load_parts
 
 
+def absolute(name: str) -> str:
+    """A model's name; if it is a path, the absolute one, because banks remember it and are read from anywhere."""
+    if name.strip() and Path(name).expanduser().exists():
+        return str(Path(name).expanduser().resolve())
+    return name
+
+
 def load_language_model(
     name: str,
     *,
@@ -47,8 +54,7 @@ def load_language_model(
         LayerNotFound: `deepest_layer` is none of the model's layers.
     """
     where = choose_device(device)
-    if Path(name).expanduser().exists() and name.strip():
-        name = str(Path(name).expanduser().resolve())  # banks remember it, and are read from anywhere
+    name = absolute(name)
     parts = load_parts(
         name,
         device=where,
@@ -85,6 +91,7 @@ class LanguageModel:
         device: where the weights are.
         dtype: of the weights and the hidden states.
         bos_token_id: the tokenizer's beginning-of-sequence token, if it has one.
+        lock: whoever runs the decoder holds it.
     """
 
     def __init__(
@@ -111,7 +118,7 @@ class LanguageModel:
         self._decoder = decoder
         self._blocks = find_blocks(decoder)
         self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
         self._fingerprint: str | None = None
         self._trial: tuple[str | None] | None = None  # once tried: why it does not pack, None if it does
@@ -119,6 +126,21 @@ class LanguageModel:
     def __repr__(self) -> str:
         """Name, layers, device and dtype."""
         return f"<LanguageModel {self.name}, {self.num_layers} layers, {self.device}, {self.dtype}>"
+
+    @property
+    def loaded_layers(self) -> int:
+        """The deepest layer whose hidden states can be had; less than `num_layers` if part of the LLM is loaded."""
+        return len(self._blocks)
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The transformers model behind it, frozen, without the unembedding; its output is after the final norm."""
+        return self._decoder
+
+    @property
+    def embedding(self) -> Tensor:
+        """The input embedding, [vocab, hidden]."""
+        return self._embedding
 
     def fingerprint(self) -> str:
         """32 hex digits that tell this LLM from others, whatever dtype, device or depth it is loaded with.
@@ -332,22 +354,41 @@ class LanguageModel:
                 )
         return wanted
 
-    def _run(self, inputs: dict[str, Any], wanted: list[int]) -> dict[int, Tensor]:
+    def collect(self, forward: Callable[[], object], layers: Sequence[int], tokens: int) -> dict[int, Tensor]:
+        """Call `forward`, which runs this LLM's decoder, and end it once the deepest of `layers` is there.
+
+        Args:
+            forward: runs the decoder, directly or through the vision-language model around it.
+            layers: which layers' hidden states to return.
+            tokens: how many tokens go through, for the message if they are too many.
+
+        Returns:
+            Per layer [batch, tokens, hidden]; nothing is run if no layer is asked for.
+
+        Raises:
+            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+            ModelError: the memory is too small, or the model passes on several residual streams.
+        """
+        wanted = self._checked(layers)
         if not wanted:
             return {}
-        with self._lock, torch.inference_mode(), _collecting(self._blocks, wanted) as states:
+        with self.lock, torch.inference_mode(), _collecting(self._blocks, wanted) as states:
             try:
-                self._decoder(**inputs, use_cache=False)
+                forward()
             except torch.OutOfMemoryError:
                 raise ModelError(
-                    f"The memory of {self.device} is too small for {inputs['input_ids'].numel():,} tokens of "
-                    f"{self.name} in one forward pass: use a smaller --batch or --dtype bfloat16."
+                    f"The memory of {self.device} is too small for {tokens:,} tokens of {self.name} in one forward "
+                    "pass: use a smaller --batch or --dtype bfloat16."
                 ) from None
-        if any(state.shape != (*inputs["input_ids"].shape, self.hidden_size) for state in states.values()):
+        if any(state.dim() != 3 or state.shape[-1] != self.hidden_size for state in states.values()):
             raise ModelError(
                 f"The blocks of {self.name} pass on more than one residual stream: use another model."
             )
         return states
+
+    def _run(self, inputs: dict[str, Any], wanted: list[int]) -> dict[int, Tensor]:
+        tokens = inputs["input_ids"].numel()
+        return self.collect(lambda: self._decoder(**inputs, use_cache=False), wanted, tokens)
 
 
 class _DeepEnough(Exception):

@@ -57,6 +57,17 @@ def keep_blocks(blocks: nn.ModuleList, count: int) -> None:
     del blocks[count:]
 
 
+def without_mask_causal(decoder: PreTrainedModel) -> None:
+    """Let the attention of a VLM's language model be causal where it is given no mask, in place.
+
+    PaliGemma's says it is not: its prompts, image and all, are one prefix that sees itself. But it passes a mask for
+    those; without one, that is for a sentence alone, only padding decided whether tokens saw later ones.
+    """
+    for module in decoder.modules():
+        if vars(module).get("is_causal") is False:
+            vars(module)["is_causal"] = True
+
+
 def text_config(config: Any) -> Any:
     """The configuration of the language model inside `config`; `config` itself for a plain LLM."""
     return config.get_text_config(decoder=True)

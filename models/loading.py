@@ -24,20 +24,28 @@ from transformers.utils import logging
 
 from latentbank_errors import LayerNotFound, ModelError
 from latentbank_memory import give_back
-from models.layout import cut_config, find_blocks, keep_blocks, text_config
+from models.layout import cut_config, find_blocks, keep_blocks, text_config, without_mask_causal
 from models.prepacked import prepack
+from models.processing import load_processor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The parts of a language model: its decoder (no unembedding, no vision tower) and its tokenizer."""
+    """The parts of a language model: its decoder (no unembedding, no vision tower) and its tokenizer.
+
+    Of a vision-language model, where vision was asked for, the whole model and its processor too.
+    """
 
     decoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     num_layers: int
     revision: str | None
+    model: PreTrainedModel | None = (
+        None  # the whole, of which `decoder` is a part; only where it was asked for
+    )
+    processor: Any = None  # a VLM's, which makes its inputs of images and text
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -71,8 +79,15 @@ def load_parts(
     revision: str | None,
     deepest_layer: int | Callable[[int], int] | None,
     trust_remote_code: bool,
+    vision: bool = False,
+    head: bool = False,
 ) -> Loaded:
-    """Load the decoder and the tokenizer called `name`; see `load_language_model`."""
+    """Load the decoder and the tokenizer called `name`; see `load_language_model`.
+
+    With `vision` the whole vision-language model and its processor come along, and one block more than the deepest
+    layer needs, because some models add to the residual stream between blocks. With `head` the whole model comes
+    along, its unembedding included.
+    """
     source, gguf = _where(name)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
@@ -82,6 +97,10 @@ def load_parts(
     with _plain_errors(name), _quiet():
         config = AutoConfig.from_pretrained(source, **common)
     commit = getattr(config, "_commit_hash", None)
+    if vision and not _sees(config):
+        raise ModelError(
+            f"{name} is no vision-language model (its type is {config.model_type}): it takes text alone, no images."
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder: latentbank needs a decoder-only language model.")
     inner = text_config(config)
@@ -93,7 +112,7 @@ def load_parts(
     if deepest_layer is not None and not 0 <= deepest_layer <= num_layers:
         raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
     # The fingerprint looks at the first block, so one stays even if only layer 0 is asked for.
-    blocks = num_layers if deepest_layer is None else max(1, deepest_layer)
+    blocks = num_layers if deepest_layer is None else max(1, min(deepest_layer + vision, num_layers))
 
     with _plain_errors(name), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
@@ -102,26 +121,41 @@ def load_parts(
             f"{name} has no fast tokenizer, which latentbank needs for the character offsets of tokens: "
             "use a model with a tokenizer.json."
         )
+    processor = None
+    if vision:
+        with _plain_errors(name), _quiet():
+            processor = load_processor(source, config, common)
     cut_config(inner, blocks)
     with _plain_errors(name), _quiet():
-        model, missing = _read_weights(source, config, inner is not config, dtype, common)
+        model, missing = _read_weights(source, config, inner is not config, head, dtype, common)
         decoder = cast(Any, model).get_decoder()
-        kept = {id(parameter) for parameter in decoder.parameters()}
-        names = {key for key, parameter in model.named_parameters() if id(parameter) in kept}
+        needed = {id(parameter) for parameter in (model if vision or head else decoder).parameters()}
+        names = {key for key, parameter in model.named_parameters() if id(parameter) in needed}
     if lacking := sorted(names & missing):
         raise ModelError(
             f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
         )
+    if inner is not config:
+        without_mask_causal(decoder)
     keep_blocks(find_blocks(decoder), blocks)
     decoder.config.num_hidden_layers = blocks
-    del model  # with it go the unembedding and, in a VLM, the vision tower
+    kept: Any = model if vision or head else decoder
+    del model  # with it go, unless they were asked for, the unembedding and a VLM's vision tower
     with _plain_errors(name):
-        decoder.to(device)
-    decoder.eval().requires_grad_(False)
+        kept.to(device)
+    kept.eval().requires_grad_(False)
     _unmark_gguf(decoder)
-    prepack(decoder)
+    # The unembedding stays as it is: it may share its weights with the embedding.
+    prepack(kept.base_model if vision else decoder)
     give_back()  # reading a checkpoint leaves as much behind as it holds
-    return Loaded(decoder, tokenizer, num_layers, revision=commit)
+    return Loaded(
+        decoder,
+        tokenizer,
+        num_layers,
+        revision=commit,
+        model=kept if vision or head else None,
+        processor=processor,
+    )
 
 
 def _where(name: str) -> tuple[str, str | None]:
@@ -145,23 +179,30 @@ def _where(name: str) -> tuple[str, str | None]:
 
 
 def _read_weights(
-    source: str, config: Any, composite: bool, dtype: torch.dtype, common: dict[str, Any]
+    source: str, config: Any, composite: bool, head: bool, dtype: torch.dtype, common: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model with its weights, and the names of the weights the checkpoint did not have."""
     options = {**common, "config": config, "dtype": dtype, "output_loading_info": True}
+    classes: tuple[Any, ...]
     if "gguf_file" in common:
         # By default weights stay packed in GGUF's blocks, which gives a model that cannot be saved.
         options["quantization_config"] = GgufConfig(dequantize=True)
-        classes: tuple[Any, ...] = (AutoModelForCausalLM,)
+        classes = (AutoModelForCausalLM,)
     elif composite:
         classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
     else:
-        classes = (AutoModel, AutoModelForCausalLM)
+        classes = (AutoModelForCausalLM, AutoModel) if head else (AutoModel, AutoModelForCausalLM)
     knows = [c for c in classes if type(config) in c._model_mapping or _has_code_for(config, c)]
     if not knows:
         raise ValueError(f"transformers has no language model for the type {config.model_type}")
-    model, info = knows[0].from_pretrained(source, **options)
+    model, info = cast(Any, knows[0]).from_pretrained(source, **options)
     return model, set(info["missing_keys"])
+
+
+def _sees(config: Any) -> bool:
+    """Whether transformers, or code that comes with the model, makes a vision-language model of this."""
+    sees = AutoModelForImageTextToText
+    return type(config) in cast(Any, sees)._model_mapping or _has_code_for(config, sees)
 
 
 def _has_code_for(config: Any, auto_class: Any) -> bool:
@@ -218,6 +259,8 @@ def _sentence(name: str, error: Exception) -> str:
         return f"There is no model {name} on the hub, or it is private: check the name and HF_TOKEN."
     if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError"}:
         return f"{name} is not on this machine and the hub cannot be reached: check the name and the network."
+    if "torchvision" in text.lower():
+        return f"The image processor of {name} needs torchvision: pip install torchvision."
     if "trust_remote_code" in text:
         return f"{name} comes with code of its own: pass trust_remote_code=True if you trust its authors."
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,18 +22,34 @@ from query.lenses import LatentLens
 
 if TYPE_CHECKING:
     import pandas
+    import PIL.Image
 
     from models.language import LanguageModel
 
 _CAPTION = 72
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a visual token is in its image.
+
+    `row` and `column` count in the grid of its tile (0: the whole image), -1 for a token that has no place in it,
+    such as an encoder's CLS; `box` is left, top, right and bottom in pixels of the original image.
+    """
+
+    tile: int
+    row: int
+    column: int
+    box: tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class TokenReading:
-    """One token's neighbors at one layer.
+    """One token's neighbors at one layer, by one lens.
 
-    `label` is what people call the token (its text), `index` its place in what was read, `layer` the
-    layer its hidden state was taken from (-1: not known), `norm` that hidden state's length.
+    `label` is what people call the token (its text; the row and column of a visual one), `index` its place in
+    what was read, `layer` the layer its hidden state was taken from (-1: not known), `norm` that hidden
+    state's length, `place` where a visual token is in its image (None: it is none).
     """
 
     index: int
@@ -41,63 +57,137 @@ class TokenReading:
     layer: int
     norm: float
     neighbors: tuple[Neighbor, ...]
+    lens: str = "latent"
+    place: Place | None = None
+
+    def head(self) -> dict[str, Any]:
+        """Give everything but the neighbors as JSON-ready data, a visual token's place with it."""
+        data = {
+            "index": self.index,
+            "label": self.label,
+            "layer": self.layer,
+            "lens": self.lens,
+            "norm": self.norm,
+        }
+        if (at := self.place) is not None:
+            data |= {"tile": at.tile, "row": at.row, "column": at.column, "box": list(at.box)}
+        return data
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A lens's neighbors for all tokens of something, at the layers asked for.
+    """The neighbors that one lens or several found for all tokens of something, at the layers asked for.
 
-    `source` is what was read (the sentence), `bank_layers` where the neighbors come from. `metric` is the bank's;
-    where it is "centred", `query_mean` says which mean was taken from the hidden states.
+    `source` is what was read (the sentence, the image's name), `bank_layers` where the neighbors of LatentLens
+    come from. `metric` is the bank's; where it is "centred", `query_mean` says which mean was taken from the hidden
+    states before LatentLens read them. `tokens` holds one entry for each lens, layer and token, in this order. Of
+    an image there are also its `size` (width, height), `geometry` (how the boxes were found), the `prompt` it was
+    read with and `image` itself, upright and in RGB.
     """
 
     source: str
     bank: str
     model: str
-    lens: str
+    lenses: tuple[str, ...]
     bank_layers: tuple[int, ...]
     layers: tuple[int, ...]
     tokens: tuple[TokenReading, ...]
     metric: Metric = "cosine"
     query_mean: str = ""
+    size: tuple[int, int] | None = None
+    geometry: str | None = None
+    prompt: str | None = None
+    image: PIL.Image.Image | None = field(default=None, repr=False, compare=False)
 
-    def at(self, layer: int) -> list[TokenReading]:
-        """Give the token readings of one layer.
+    @property
+    def lens(self) -> str:
+        """The lens's name; of several, their names with commas."""
+        return ",".join(self.lenses)
+
+    def at(self, layer: int, lens: str | None = None) -> list[TokenReading]:
+        """Give the token readings of one layer, by one lens (the first where none is named).
 
         Raises:
-            LayerNotFound: the reading does not have it; the message names those it has.
+            LayerNotFound: the reading does not have the layer; the message names those it has.
+            QueryError: the same for the lens.
         """
         if layer not in self.layers:
             raise LayerNotFound(
                 f"The reading has no layer {layer}; it has {', '.join(map(str, self.layers))}."
             )
-        return [token for token in self.tokens if token.layer == layer]
+        if lens is not None and lens not in self.lenses:
+            raise QueryError(f"The reading has no lens {lens}; it has {', '.join(self.lenses)}.")
+        chosen = lens or self.lenses[0]
+        return [token for token in self.tokens if token.layer == layer and token.lens == chosen]
+
+    @property
+    def tiles(self) -> list[int]:
+        """The tiles that an image's tokens lie in, ascending; empty where it was no image."""
+        return sorted({token.place.tile for token in self.tokens if token.place is not None})
+
+    def grid(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[list[str]]:
+        """Give the best word of each visual token, as rows and columns of a tile; "" where there is no token.
+
+        Args:
+            layer: the visual layer.
+            lens: the first where none is named.
+            tile: the first (the whole image, where the model sees it whole) where none is named.
+
+        Raises:
+            LayerNotFound, QueryError: as for `at`; what was read is no image, or has no such tile.
+        """
+        chosen = self.tiles[0] if tile is None and self.tiles else tile
+        cells = {
+            (token.place.row, token.place.column): token.neighbors[0].word if token.neighbors else ""
+            for token in self.at(layer, lens)
+            if token.place is not None and token.place.tile == chosen and token.place.row >= 0
+        }
+        if not cells:
+            has = f"it has {', '.join(map(str, self.tiles))}" if self.tiles else "what was read is no image"
+            raise QueryError(f"The reading has no tile {tile}; {has}.")
+        rows, columns = (max(place) + 1 for place in zip(*cells, strict=True))
+        return [[cells.get((row, column), "") for column in range(columns)] for row in range(rows)]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the reading as JSON-ready data (docs/json.md describes it)."""
-        return {
+        data: dict[str, Any] = {
             "source": self.source,
             "bank": self.bank,
             "model": self.model,
             "lens": self.lens,
+            "lenses": list(self.lenses),
             "bank_layers": list(self.bank_layers),
             "layers": list(self.layers),
             "metric": self.metric,
             "query_mean": self.query_mean,
+        }
+        if self.size is not None:
+            data |= {"size": list(self.size), "geometry": self.geometry, "prompt": self.prompt}
+        return data | {
             "tokens": [
-                {
-                    "index": token.index,
-                    "label": token.label,
-                    "layer": token.layer,
-                    "norm": token.norm,
-                    "neighbors": [neighbor.to_dict() for neighbor in token.neighbors],
-                }
+                {**token.head(), "neighbors": [neighbor.to_dict() for neighbor in token.neighbors]}
                 for token in self.tokens
-            ],
+            ]
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Give one row per neighbor: its token's `index`, `label`, `layer`, `lens` and `norm`, its `rank` and itself.
+
+        Of an image also `tile`, `row`, `column` and the box as `left`, `top`, `right`, `bottom`. The context's id
+        is called `neighbor_id`.
+        """
+        rows = []
+        for token in self.tokens:
+            head = token.head()
+            if (box := head.pop("box", None)) is not None:
+                head |= dict(zip(("left", "top", "right", "bottom"), box, strict=True))
+            for rank, neighbor in enumerate(token.neighbors):
+                found = neighbor.to_dict()
+                rows.append({**head, "rank": rank, "neighbor_id": found.pop("id"), **found})
+        return rows
+
     def to_pandas(self) -> pandas.DataFrame:
-        """Give one row per neighbor, with its token's `index`, `label`, `layer`, `norm` and its `rank`.
+        """Give `rows` as a data frame.
 
         Raises:
             LatentBankError: pandas is not installed.
@@ -108,36 +198,43 @@ class Reading:
             raise LatentBankError(
                 "to_pandas needs pandas: install latentbank with its extra, `pip install latentbank[pandas]`."
             ) from None
-        rows = [
-            {
-                "index": token.index,
-                "label": token.label,
-                "layer": token.layer,
-                "norm": token.norm,
-                "rank": rank,
-                **{f"neighbor_{key}" if key == "id" else key: v for key, v in neighbor.to_dict().items()},
-            }
-            for token in self.tokens
-            for rank, neighbor in enumerate(token.neighbors)
-        ]
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame(self.rows())
+
+    def title(self) -> str:
+        """Say in one line what was read, and against what."""
+        against = (
+            f" against {self.bank}, bank layers {', '.join(map(str, self.bank_layers))}" if self.bank else ""
+        )
+        against += f", {self.metric} by {self.query_mean}" if self.query_mean else ""
+        if self.size is None:
+            return f"{' + '.join(self.lenses)} reading of {_short(self.source, 60)!r}{against}"
+        name = self.source if len(self.source) <= 60 else f"…{self.source[-59:]}"  # a path's end tells more
+        of = f"{name!r} ({self.size[0]} x {self.size[1]}) by {self.model}"
+        return f"{' + '.join(self.lenses)} reading of {of}{against}"
 
     def __repr__(self) -> str:
-        head = (
-            f"{self.lens} reading of {_short(self.source, 60)!r} against {self.bank}, bank layers "
-            f"{', '.join(map(str, self.bank_layers))}"
-            + (f", {self.metric} by {self.query_mean}" if self.query_mean else "")
-        )
+        if self.size is not None:
+            from query.grids import grid_lines
+
+            return "\n".join([self.title(), *grid_lines(self)])
         width = max((len(token.label.strip()) for token in self.tokens), default=0)
-        lines = [head]
+        lines = [self.title()]
         for token in self.tokens:
             best = token.neighbors[0] if token.neighbors else None
-            words = "  ".join(f"{n.word} {n.cosine:.2f}" for n in token.neighbors)
+            words = "  ".join(f"{n.word} {n.score:.2f}" for n in token.neighbors)
             layer = f"L{token.layer:02d} " if token.layer >= 0 else ""
             lines.append(f"  {layer}{token.label.strip():<{width}}  {words}")
             if best is not None and best.caption:
                 lines.append(f"  {'':<{len(layer) + width}}  {excerpt(best)}")
         return "\n".join(lines)
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows for the reading of an image: the best word on each patch."""
+        if self.image is None:
+            return None
+        from query.report import draw_reading, png_bytes
+
+        return png_bytes(draw_reading(self))
 
 
 def read_text(
@@ -279,7 +376,7 @@ def _read(
         source=source,
         bank=lens.bank.name,
         model=lens.bank.manifest.model,
-        lens=lens.name,
+        lenses=(lens.name,),
         bank_layers=tuple(lens.bank.choose_layers(lens.bank_layers)),
         layers=tuple(states),
         tokens=tuple(tokens),

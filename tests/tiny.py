@@ -70,6 +70,8 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "mistral": ("Mistral", "ForCausalLM", {**_SIZES, "sliding_window": 5}),
     "phi3": ("Phi3", "ForCausalLM", {**_SIZES, "sliding_window": 7}),
+    "cohere": ("Cohere", "ForCausalLM", _SIZES),
+    "granite": ("Granite", "ForCausalLM", _SIZES),
     "gpt2": ("GPT2", "LMHeadModel", _GPT2),
     "gpt_neox": ("GPTNeoX", "ForCausalLM", _NO_GROUPS),
     "gptj": ("GPTJ", "ForCausalLM", {**_GPT2, "rotary_dim": 4}),

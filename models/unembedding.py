@@ -1,0 +1,121 @@
+"""The unembedding: what an LLM makes of the output of its last block, as LogitLens does with any hidden state."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from latentbank_errors import ModelError
+from models.language import absolute
+from models.layout import find_blocks
+from models.loading import choose_device, choose_dtype, load_parts
+
+
+def load_unembedding(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Unembedding:
+    """Load the unembedding of a language model, or of the one in a vision-language model.
+
+    Args:
+        name: as for `load_language_model`. Of the blocks one is kept.
+        device: as for `load_language_model`.
+        dtype: as for `load_language_model`.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no unembedding.
+    """
+    where = choose_device(device)
+    name = absolute(name)
+    parts = load_parts(
+        name,
+        device=where,
+        dtype=choose_dtype(dtype, where),
+        revision=revision,
+        deepest_layer=0,
+        trust_remote_code=trust_remote_code,
+        head=True,
+    )
+    return Unembedding(name, cast(PreTrainedModel, parts.model))
+
+
+class Unembedding:
+    """Final norm, unembedding, and what a model does to its logits after that.
+
+    The model itself runs, on one token, and its last block's output is exchanged for the hidden states. So softcaps
+    (Gemma 2), scales (Cohere, Granite) and tied weights are the model's own.
+
+    Attributes:
+        name: of the model.
+        hidden_size: width of a hidden state.
+        vocab_size: of the logits; it may be more than the tokenizer has tokens.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, lock: threading.Lock | None = None) -> None:
+        """Take the unembedding of a model that has at least one block.
+
+        Args:
+            name: of the model.
+            model: with its unembedding.
+            lock: held by whoever else runs the model, in other threads.
+
+        Raises:
+            ModelError: the model has no unembedding.
+        """
+        head = cast(Any, model).get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{name} has no unembedding, so there is no LogitLens for it: use another lens.")
+        self.name = name
+        self._model = model
+        self._last = find_blocks(cast(Any, model).get_decoder())[-1]
+        self._lock = lock or threading.Lock()
+        self.hidden_size: int = head.weight.shape[1]
+        self.vocab_size: int = head.weight.shape[0]
+        # Any token, but not the one that stands for an image.
+        self._token = int(getattr(model.config, "image_token_id", None) == 0)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits of hidden states of any layer, read as if they were the last block's output.
+
+        Args:
+            states: [n, hidden], before the final norm.
+
+        Returns:
+            [n, vocab] in the model's dtype, on its device. They take much memory: give a few hundred states at a time.
+
+        Raises:
+            ModelError: the states are not as wide as the model's, or its blocks pass on several residual streams.
+        """
+        if states.dim() != 2 or states.shape[1] != self.hidden_size:
+            raise ModelError(
+                f"Hidden states [n, {self.hidden_size}] belong to {self.name}, not {list(states.shape)}: "
+                "use the model they come from."
+            )
+        given = states.to(self._model.device, self._model.dtype)[None]
+
+        def exchange(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+            ours = output if isinstance(output, Tensor) else output[0]
+            if ours.shape != (1, 1, self.hidden_size):
+                raise ModelError(
+                    f"The blocks of {self.name} pass on more than one residual stream: use another model."
+                )
+            return given if isinstance(output, Tensor) else (given, *output[1:])
+
+        token = torch.full((1, 1), self._token, dtype=torch.long, device=self._model.device)
+        with self._lock, torch.inference_mode():
+            hook = self._last.register_forward_hook(exchange)
+            try:
+                logits = self._model(input_ids=token, use_cache=False).logits
+            finally:
+                hook.remove()
+        return cast(Tensor, logits.reshape(len(states), logits.shape[-1]))

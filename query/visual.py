@@ -1,0 +1,240 @@
+"""Reading images: every visual token of a VLM, at the layers asked for, through one lens or several."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bank.bank import Bank, BankLayers
+from bank.merge import Unique
+from bank.points import Neighbor
+from bank.where import Filter
+from latentbank_errors import ImageError, QueryError
+from query.centring import QueryMean, described, resolve_mean
+from query.images import Source, opened
+from query.lenses import LatentLens, Lens
+from query.norms import beyond_range, check_states
+from query.reading import Place, Reading, TokenReading
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from models.vision_language import VisualModel, VisualTokens
+
+BATCH = 8
+"""Images in one forward pass."""
+
+
+def default_visual_layers(num_layers: int) -> list[int]:
+    """Give the visual layers that are read when none are named: the input, an eighth, a quarter and half of the LLM."""
+    return sorted({0, *(max(1, round(num_layers * eighths / 8)) for eighths in (1, 2, 4))})
+
+
+def read_image(
+    bank: Bank,
+    model: VisualModel,
+    image: Source,
+    layers: Sequence[int] | int | None = None,
+    *,
+    bank_layers: BankLayers = "mid",
+    top_k: int = 5,
+    where: Filter | None = None,
+    unique: Unique | None = None,
+    exact: bool = False,
+    prompt: str | None = None,
+    query_mean: QueryMean | None = None,
+    lenses: Sequence[Lens] = (),
+) -> Reading:
+    """Read every visual token of one image against a bank, and through other lenses beside it.
+
+    Args:
+        bank: of the VLM's own language model.
+        model: the VLM; its fingerprint is checked.
+        image: a path, a file's bytes or an open image.
+        layers: the visual layers; None: the input, an eighth, a quarter and half of the LLM's layers.
+        bank_layers: "mid", "all", one bank layer or several.
+        top_k: neighbors per token.
+        where: only contexts that this filter selects.
+        unique: one neighbor per "context" or per "word".
+        exact: compare with every context in full precision.
+        prompt: the text beside the image; None: the model's own way.
+        query_mean: as for `read_images`.
+        lenses: further lenses, such as LogitLens and EmbeddingLens.
+
+    Raises:
+        BankMismatch: the bank belongs to another model.
+        ImageError: the image cannot be read.
+        ModelError: a hidden state is not finite.
+    """
+    if layers is None:
+        layers = default_visual_layers(model.num_layers)
+    latent = LatentLens(bank, bank_layers, where, unique, exact)
+    chosen = [layers] if isinstance(layers, int) else layers
+    (reading,) = read_images(
+        model, [image], [latent, *lenses], chosen, top_k=top_k, prompt=prompt, query_mean=query_mean
+    )
+    return reading
+
+
+def read_images(
+    model: VisualModel,
+    images: Iterable[Source],
+    lenses: Sequence[Lens],
+    layers: Sequence[int],
+    *,
+    top_k: int = 5,
+    prompt: str | None = None,
+    batch: int = BATCH,
+    query_mean: QueryMean | None = None,
+    broken: Callable[[str, ImageError], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Iterator[Reading]:
+    """Read many images, a batch at a time; memory does not grow with their number.
+
+    The visual tokens of a batch, all its images and layers together, are given to each lens in one call.
+
+    Args:
+        model: the VLM.
+        images: paths, bytes, open images or what `find_images` finds.
+        lenses: what reads; the bank of a LatentLens must be of the VLM's own language model.
+        layers: the visual layers.
+        top_k: neighbors per token.
+        prompt: the text beside the image; None: the model's own way.
+        batch: images in one forward pass.
+        query_mean: for a centred bank, the mean that LatentLens takes from visual tokens: `Means` measured on many
+            images, or "batch", each image's own at each layer (None does the same). Other lenses take none.
+        broken: told the name of an image that cannot be read and why; the others are read. None: raise.
+        warn: told once if visual norms are beyond what the model's dtype holds; None: a Python warning.
+
+    Yields:
+        A reading of each image, in their order, through all lenses at all layers.
+
+    Raises:
+        BankMismatch: a LatentLens's bank belongs to another model.
+        QueryError: no lens, or no layer.
+        ImageError: an image cannot be read.
+        ModelError: a hidden state is not finite.
+    """
+    wanted = list(dict.fromkeys(layers))
+    if not wanted or not lenses:
+        raise QueryError(f"Name at least one {'lens' if wanted else 'visual layer'}.")
+    if len({lens.name for lens in lenses}) != len(lenses):
+        raise QueryError("Two lenses have the same name; read the images twice instead.")
+    if batch < 1:
+        raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
+    for lens in lenses:
+        if isinstance(lens, LatentLens):
+            lens.bank.require_model(model.name, model.fingerprint())
+            lens.bank.choose_layers(lens.bank_layers)
+            if lens.bank.metric == "centred" and query_mean is None:
+                query_mean = "batch"
+    return _read_batches(
+        model, opened(images, broken), lenses, wanted, top_k, prompt, batch, query_mean, warn
+    )
+
+
+def _read_batches(
+    model: VisualModel,
+    images: Iterator[tuple[str, Image.Image]],
+    lenses: Sequence[Lens],
+    layers: Sequence[int],
+    top_k: int,
+    prompt: str | None,
+    batch: int,
+    query_mean: QueryMean | None,
+    warn: Callable[[str], None] | None,
+) -> Iterator[Reading]:
+    warned = False
+    while part := list(itertools.islice(images, batch)):
+        seen = model.visual_tokens([image for _, image in part], layers, prompt)
+        for (name, _), tokens in zip(part, seen, strict=True):
+            check_states(tokens, name, model)
+        if not warned and (said := beyond_range(model, seen)):
+            warned = True
+            (warn or _python_warning)(said)
+        rows = torch.cat([tokens.states[layer] for tokens in seen for layer in layers])
+        found = {
+            lens.name: iter(_centred(lens, query_mean, seen, layers).read(rows, top_k)) for lens in lenses
+        }
+        for (name, image), tokens in zip(part, seen, strict=True):
+            yield _reading(model, name, image, tokens, lenses, layers, found, prompt, query_mean)
+
+
+def _centred(
+    lens: Lens, query_mean: QueryMean | None, seen: Sequence[VisualTokens], layers: Sequence[int]
+) -> Lens:
+    """Tell a LatentLens the mean of each row it will be given, where its bank is centred."""
+    if not isinstance(lens, LatentLens) or lens.query_mean is not None:
+        return lens
+    means = []
+    for tokens in seen:
+        for layer in layers:
+            states = tokens.states[layer]
+            mean = resolve_mean(lens.bank, query_mean, layer, states)
+            if mean is None:  # a bank of plain cosine
+                return lens
+            means.append(np.broadcast_to(mean, states.shape))
+    return replace(lens, query_mean=np.concatenate(means))
+
+
+def _reading(
+    model: VisualModel,
+    name: str,
+    image: Image.Image,
+    tokens: VisualTokens,
+    lenses: Sequence[Lens],
+    layers: Sequence[int],
+    found: dict[str, Iterator[list[Neighbor]]],
+    prompt: str | None,
+    query_mean: QueryMean | None,
+) -> Reading:
+    """Make the reading of one image, whose neighbors are the next that each lens found: layer by layer, in order."""
+    places = [
+        Place(tile, row, column, (left, top, right, bottom))
+        for tile, row, column, (left, top, right, bottom) in zip(
+            tokens.tiles.tolist(),
+            tokens.rows.tolist(),
+            tokens.columns.tolist(),
+            tokens.boxes.tolist(),
+            strict=True,
+        )
+    ]
+    norms = {layer: tokens.norms(layer) for layer in layers}
+    bank = next((lens for lens in lenses if isinstance(lens, LatentLens)), None)
+    return Reading(
+        source=name,
+        bank=bank.bank.name if bank else "",
+        model=model.name,
+        lenses=tuple(lens.name for lens in lenses),
+        bank_layers=tuple(bank.bank.choose_layers(bank.bank_layers)) if bank else (),
+        layers=tuple(layers),
+        tokens=tuple(
+            TokenReading(
+                index, _label(place), layer, float(norm), tuple(next(found[lens.name])), lens.name, place
+            )
+            for lens in lenses
+            for layer in layers
+            for index, (place, norm) in enumerate(zip(places, norms[layer], strict=True))
+        ),
+        metric=bank.bank.metric if bank else "cosine",
+        query_mean=described(query_mean) if bank else "",
+        size=tokens.size,
+        geometry=model.geometry,
+        prompt=prompt,
+        image=image,
+    )
+
+
+def _label(place: Place) -> str:
+    at = f"{place.row},{place.column}"
+    return f"{place.tile}:{at}" if place.tile else at
+
+
+def _python_warning(said: str) -> None:
+    warnings.warn(said, RuntimeWarning, stacklevel=3)

@@ -1,0 +1,100 @@
+"""Models that see, by name; and the unembedding of the LLM in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from latentbank_errors import ModelError
+from models.language import load_language_model
+from models.unembedding import load_unembedding
+from models.vision_language import VisionLanguageModel
+from models.visual import load_visual_model, unembedding_of
+from tests.models.test_encoders import save_encoder
+from tests.models.tiny_vlm import save_tiny_vlm
+from tests.query.eye import PatchEye, picture
+from tests.tiny import save_tiny
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(torch.allclose(one.float(), other.float(), atol=1e-4))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "qwen2"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_composite_models_unembedding_is_that_of_its_llm(
+    tmp_path: Path, architecture: str, tied: bool
+) -> None:
+    """Also with softcaps, and with the LLM cut after its first block."""
+    path = str(save_tiny(tmp_path / "llm", architecture, tie_word_embeddings=tied))
+    language = load_language_model(path, deepest_layer=1)
+    states = torch.randn(5, language.hidden_size, generator=torch.Generator().manual_seed(1)) * 3
+    found = unembedding_of(PatchEye(language))
+    assert same(found.logits(states), load_unembedding(path).logits(states))
+    if tied:  # nothing was loaded or copied for it
+        head = found._model.get_output_embeddings().weight
+        assert head.data_ptr() == language.embedding.data_ptr()
+
+
+def test_a_vlm_gives_its_own(tmp_path: Path) -> None:
+    vlm = load_visual_model(str(save_tiny_vlm(tmp_path / "vlm", "llava")), deepest_layer=2)
+    assert isinstance(vlm, VisionLanguageModel)
+    states = torch.randn(3, vlm.hidden_size)
+    assert same(unembedding_of(vlm).logits(states), vlm.unembedding().logits(states))
+
+
+@pytest.fixture
+def projector(tmp_path: Path) -> Callable[..., str]:
+    """Write a projector between a tiny CLIP and a tiny Llama; gives its path."""
+    from models.encoders import load_encoder
+    from models.projector import Projector, save_projector
+
+    def write(**changed: Any) -> str:
+        encoder = load_encoder(save_encoder(tmp_path / "clip", "clip"))
+        language = load_language_model(str(save_tiny(tmp_path / "llm")))
+        torch.manual_seed(0)
+        made = Projector("mlp", encoder.features, language.hidden_size, 24)
+        card = {
+            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint()},
+            "llm": {"name": language.name, "fingerprint": language.fingerprint()},
+        }
+        path = tmp_path / "projector.safetensors"
+        save_projector(path, made, {**card, **changed})
+        return str(path)
+
+    return write
+
+
+def test_a_projectors_file_brings_its_encoder_and_llm(projector: Callable[..., str]) -> None:
+    from models.composite import CompositeVLM
+    from models.encoders import load_encoder
+    from models.projector import load_projector
+
+    path = projector()
+    model = load_visual_model(path, deepest_layer=lambda count: count // 2)
+    assert isinstance(model, CompositeVLM)
+    assert model.language.loaded_layers == 2
+    trained, card = load_projector(path)
+    by_hand = CompositeVLM(
+        load_encoder(card["encoder"]["name"]), trained, load_language_model(card["llm"]["name"]), card
+    )
+    (one,), (other,) = (m.visual_tokens([picture()], [0, 2]) for m in (model, by_hand))
+    for layer in (0, 2):
+        assert same(one.states[layer], other.states[layer])
+    states = one.states[2]
+    assert same(unembedding_of(model).logits(states), load_unembedding(card["llm"]["name"]).logits(states))
+
+
+def test_a_projectors_file_that_cannot_be_used(projector: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="names no encoder and LLM"):
+        load_visual_model(projector(encoder=None))
+    with pytest.raises(ModelError, match="There is no projector at"):
+        load_visual_model(str(tmp_path / "none.safetensors"))
+    save_tiny(tmp_path / "other", seed=4)
+    other = load_language_model(str(tmp_path / "other"))
+    with pytest.raises(ModelError, match="trained with the LLM"):
+        load_visual_model(projector(llm={"name": other.name, "fingerprint": "0" * 32}))

@@ -1,0 +1,108 @@
+"""A small VLM for tests: patches of an image, projected linearly into a real tiny LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.language import LanguageModel
+from models.vision_language import VisualTokens
+
+GRID = (2, 3)  # rows, columns
+
+
+class Unembedded:
+    """An unembedding without a norm: logits are inner products with a matrix; counts the rows of each call."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.calls: list[int] = []
+
+    def logits(self, states: Tensor) -> Tensor:
+        self.calls.append(len(states))
+        return states.to(self.matrix) @ self.matrix.T
+
+
+class PatchEye:
+    """Six patches of each image, and where `tiles` is more than one, as many again of its left half.
+
+    A patch's colours, times a fixed random matrix times `gain`, stand in the LLM's input where its tokens would.
+    """
+
+    revision = None
+    geometry = "exact, 2 x 3 patches"
+
+    def __init__(self, language: LanguageModel, gain: float = 1.0, tiles: int = 1) -> None:
+        self.language = language
+        self.name = "patch-eye"
+        self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
+        self.gain, self.tiles = gain, tiles
+        self.calls: list[int] = []  # images in each forward
+        self.prompts: list[str | None] = []
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = torch.randn(4, language.hidden_size, generator=generator)
+
+    def fingerprint(self) -> str:
+        return self.language.fingerprint()
+
+    def visual_tokens(
+        self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
+    ) -> list[VisualTokens]:
+        self.calls.append(len(images))
+        self.prompts.append(prompt)
+        projected = torch.stack([self._projected(image) for image in images]).to(self.language.dtype)
+        count = projected.shape[1]
+
+        def put_in(_module: Any, _args: Any, embedded: torch.Tensor) -> torch.Tensor:
+            return torch.cat([embedded[:, :1], projected, embedded[:, 1 + count :]], dim=1)
+
+        sentence = [5, *[7] * count, 9]
+        handle = self.language.decoder.get_input_embeddings().register_forward_hook(put_in)
+        try:
+            states = self.language.hidden_states([sentence] * len(images), layers)
+        finally:
+            handle.remove()
+        return [
+            VisualTokens(
+                {layer: state[1 : 1 + count] for layer, state in one.items()}, **self._places(image.size)
+            )
+            for image, one in zip(images, states, strict=True)
+        ]
+
+    def _projected(self, image: Image.Image) -> torch.Tensor:
+        rows, columns = GRID
+        views = [image, image.crop((0, 0, max(1, image.width // 2), image.height))][: self.tiles]
+        patches = [
+            np.asarray(view.resize((columns, rows), Image.Resampling.BOX)).reshape(-1, 3) for view in views
+        ]
+        colours = torch.tensor(np.concatenate(patches), dtype=torch.float32) / 255
+        return torch.cat([colours, torch.ones(len(colours), 1)], dim=1) @ self.matrix * self.gain
+
+    def _places(self, size: tuple[int, int]) -> dict[str, Any]:
+        rows, columns = GRID
+        boxes, at = [], []
+        for tile in range(self.tiles):
+            width, height = size[0] / (1 + tile) / columns, size[1] / rows
+            for row in range(rows):
+                for column in range(columns):
+                    boxes.append((column * width, row * height, (column + 1) * width, (row + 1) * height))
+                    at.append((row, column, tile))
+        places = np.array(at, dtype=np.int64)
+        return {
+            "boxes": np.array(boxes, dtype=np.float32),
+            "rows": places[:, 0],
+            "columns": places[:, 1],
+            "tiles": places[:, 2],
+            "size": size,
+        }
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (30, 20)) -> Image.Image:
+    """An image of random colours."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
