@@ -18,7 +18,7 @@ import typer
 
 from latentbank_errors import BankMismatch, LatentBankError
 from latentbank_evaluate import evaluate_app, experiment_app
-from latentbank_images import query_image, query_norms
+from latentbank_images import query_image, query_means, query_norms
 from latentbank_options import (
     BankOption,
     BatchOption,
@@ -406,6 +406,9 @@ def query_text(
 query_app.command(
     "image", epilog="Example: latentbank query image 'photos/*.jpg' --model demo --visual-layers 0,4,8,16"
 )(query_image)
+query_app.command("means", epilog="Example: latentbank query means photos --model demo -o means.safetensors")(
+    query_means
+)
 query_app.command("norms", epilog="Example: latentbank query norms photos --model demo --dtype bfloat16")(
     query_norms
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -20,11 +20,17 @@ from latentbank_options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LayersOption,
+    MetricOption,
     RevisionOption,
     TrustOption,
     bank_layers_of,
+    corpus_of,
+    default_layers,
+    known_bank,
     numbers,
     only_bank,
+    plan_folder,
 )
 from latentbank_scores import show_alignment, show_compared, show_evaluation, write_scores
 
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from bank.bank import Bank
     from bank.where import Filter
     from latentbank_progress import Progress
+    from models.language import LanguageModel
     from models.scenes import Scene
     from models.vision_language import VisualModel
     from query.experiments.compare import Setup
@@ -96,7 +103,9 @@ def _bench(
     dtype: str | None,
     revision: str | None,
     trust_remote_code: bool,
+    bank_layers: list[int] | Callable[[int], list[int]] | None = None,
 ) -> _Bench:
+    """Load the VLM as deep as the visual layers, and `bank_layers` where they are given, and make the scenes."""
     from models.scenes import EVALUATION, VALIDATION, load_things, make_scene
     from query.controls import with_random_projector
     from query.evaluate import evaluation_layers, grid_of
@@ -106,7 +115,11 @@ def _bench(
     if not 0 <= calibration <= len(VALIDATION):
         raise LatentBankError(f"--calibration is {calibration}; it can be 0 to {len(VALIDATION):,}.")
     chosen = numbers(layers)
-    deepest = max(chosen) if chosen else lambda count: max(evaluation_layers(count))
+
+    def deepest(count: int) -> int:
+        stored = bank_layers(count) if callable(bank_layers) else bank_layers or []
+        return max([*(chosen or evaluation_layers(count)), *stored])
+
     model = load_vlm(name, deepest, device, dtype, revision, trust_remote_code)
     grid = grid_of(model)
     things = load_things()
@@ -295,11 +308,22 @@ def experiment_metric(
 
 
 @experiment_app.command(
-    "corpus-swap", epilog="Example: latentbank experiment corpus-swap --bank demo -o corpora"
+    "corpus-swap",
+    epilog="Example: latentbank experiment corpus-swap descriptions.txt concepts.txt news.txt --bank swap -o swap",
 )
 def experiment_corpus_swap(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A file or hub dataset for each corpus, stored with as many contexts each; none: those of the bank.",
+            show_default=False,
+        ),
+    ] = None,
     bank: BankOption = None,
     model: ModelsOption = "demo",
+    layers: LayersOption = None,
+    contexts: Annotated[int | None, typer.Option(help="Contexts of each corpus at most.")] = None,
+    metric: MetricOption = None,
     visual_layers: VisualLayersOption = None,
     bank_layers: BankLayersOption = "all",
     scenes: ScenesOption = 300,
@@ -313,14 +337,46 @@ def experiment_corpus_swap(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """How much a corpus matters: each corpus of a bank is read by itself. Give them one size when you ingest them."""
+    """How much a corpus matters: corpora of one size, each read by itself. --layers and --metric are a new bank's."""
+    from bank.bank import create_bank
     from latentbank_progress import shown
     from query.experiments.compare import compare_corpora
 
-    with _opened(bank) as opened:
+    settings = Common.settings()
+    known = known_bank(bank, None, settings) if sources else None
+    stored = numbers(layers) or (list(known.layers) if known else None)
+    with ExitStack() as stack:
+        if not sources:
+            opened = stack.enter_context(_opened(bank))
         bench = _bench(
-            model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
+            model,
+            visual_layers,
+            scenes,
+            calibration,
+            random,
+            device,
+            dtype,
+            revision,
+            trust_remote_code,
+            # Ingestion goes through the VLM's own LLM, as deep as the bank.
+            bank_layers=(stored or default_layers) if sources else None,
         )
+        if sources:
+            llm = bench.model.language
+            opened = stack.enter_context(
+                create_bank(
+                    bank or settings.bank or "corpus-swap",
+                    settings,
+                    model=llm.name,
+                    revision=llm.revision,
+                    fingerprint=llm.fingerprint(),
+                    layers=stored or default_layers(llm.num_layers),
+                    num_layers=llm.num_layers,
+                    hidden_size=llm.hidden_size,
+                    metric=cast("Any", metric),
+                )
+            )
+            _store_equal(sources, opened, llm, contexts)
         with shown("evaluating", "scenes") as progress:
             compared = compare_corpora(
                 bench.setup(progress, coverage),
@@ -329,7 +385,28 @@ def experiment_corpus_swap(
                 bank_layers_of(bank_layers),
                 bench.random,
             )
-    show_compared(compared, output, "corpus-swap", as_json=as_json)
+        sizes = {name: entry.contexts for name, entry in opened.corpora.items()}
+    show_compared(compared, output, "corpus-swap", as_json=as_json, more={"contexts": sizes})
+
+
+def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, contexts: int | None) -> None:
+    """Ingest corpora with as many contexts each, under the names of their files."""
+    from ingest import job
+    from ingest.equal import equal_plans
+    from latentbank_progress import shown
+
+    corpora = {Path(source).name.split(".")[0]: source for source in sources}
+    if len(corpora) < len(sources):
+        raise LatentBankError("Two corpora have the same name; rename their files.")
+    opened = {
+        name: corpus_of([source], name, None, None, None, None, None) for name, source in corpora.items()
+    }
+    folder = plan_folder(Common.settings(), bank.name, "")
+    with shown("planning", "sentences") as progress:
+        plans = equal_plans(opened, llm, folder, contexts=contexts, progress=progress)
+    for name, plan in plans.items():
+        with shown(f"ingesting {name}", "contexts") as progress:
+            job.run(bank, plan, llm, progress)
 
 
 @experiment_app.command(
