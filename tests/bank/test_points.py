@@ -71,7 +71,14 @@ def test_a_corpus_name_cannot_be_taken_for_tokens() -> None:
 def test_a_neighbor_is_its_payload() -> None:
     stored: Payload = payload(3)
     neighbor = Neighbor.from_payload("an id", 8, 0.5, stored)
-    assert neighbor.to_dict() == {**stored, "id": "an id", "bank_layer": 8, "cosine": 0.5}
+    assert neighbor.to_dict() == {
+        **stored,
+        "id": "an id",
+        "bank_layer": 8,
+        "cosine": 0.5,
+        "probability": None,
+    }
+    assert neighbor.score == 0.5
     assert neighbor.marked() == "A red [fire] beside the Fire Truck of house 3."
     assert neighbor.marked("<b>", "</b>").count("<b>fire</b>") == 1
     assert Neighbor("dog", " dog", 0.9).marked() == ""

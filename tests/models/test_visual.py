@@ -14,7 +14,6 @@ from models.language import load_language_model
 from models.unembedding import load_unembedding
 from models.vision_language import VisionLanguageModel
 from models.visual import load_visual_model, unembedding_of
-from tests.models.test_encoders import save_encoder
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
@@ -52,6 +51,7 @@ def projector(tmp_path: Path) -> Callable[..., str]:
     """Write a projector between a tiny CLIP and a tiny Llama; gives its path."""
     from models.encoders import load_encoder
     from models.projector import Projector, save_projector
+    from tests.models.test_encoders import save_encoder
 
     def write(**changed: Any) -> str:
         encoder = load_encoder(save_encoder(tmp_path / "clip", "clip"))
