@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from latentbank_experiment import experiment_app
 
 import latentbank_train
 from latentbank_errors import BankMismatch, LatentBankError
-from latentbank_evaluate import evaluate_app, experiment_app
-from latentbank_images import query_image, query_norms
+from latentbank_evaluate import evaluate_app
+from latentbank_images import query_image, query_means, query_norms
 from latentbank_options import (
     BankOption,
     BatchOption,
@@ -84,6 +85,9 @@ _HOME = {
     "models.projector": ("Projector", "load_projector", "save_projector"),
     "models.train": ("Stage", "TrainSettings", "train_projector"),
     "models.visual": ("load_visual_model", "unembedding_of"),
+    "query.calibrate": ("measure_means",),
+    "query.centring": ("Means", "load_means", "save_means"),
+    "query.evaluate": ("evaluate",),
     "query.images": ("find_images",),
     "query.lenses": ("EmbeddingLens", "LatentLens", "LogitLens"),
     "query.norms": ("measure_norms",),
@@ -414,6 +418,9 @@ def query_text(
 query_app.command(
     "image", epilog="Example: latentbank query image 'photos/*.jpg' --model demo --visual-layers 0,4,8,16"
 )(query_image)
+query_app.command("means", epilog="Example: latentbank query means photos --model demo -o means.safetensors")(
+    query_means
+)
 query_app.command("norms", epilog="Example: latentbank query norms photos --model demo --dtype bfloat16")(
     query_norms
 )

@@ -1,12 +1,12 @@
-"""Commands that score lenses on scenes with known contents: `evaluate scenes`, and the experiments."""
+"""`evaluate scenes`, which scores lenses on scenes with known contents, and what it shares with the experiments."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,7 @@ from latentbank_options import (
     numbers,
     only_bank,
 )
-from latentbank_scores import show_alignment, show_compared, show_evaluation, write_scores
+from latentbank_scores import show_evaluation, write_scores
 
 if TYPE_CHECKING:
     from bank.bank import Bank
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from query.lenses import Lens
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Score lenses where the truth is known.")
-experiment_app = typer.Typer(
-    no_args_is_help=True,
-    help="The experiments a reader of the paper runs first, on scenes with known contents.",
-)
 
 ModelsOption = Annotated[
     str,
@@ -70,7 +66,7 @@ OutputOption = Annotated[
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """What scoring takes: the VLM, with random weights too, and the scenes made for its grid."""
 
     model: VisualModel
@@ -86,7 +82,7 @@ class _Bench:
         return Setup(self.scenes, self.layers, self.calibration, coverage, progress)
 
 
-def _bench(
+def make_bench(
     name: str,
     layers: str | None,
     scenes: int,
@@ -96,7 +92,9 @@ def _bench(
     dtype: str | None,
     revision: str | None,
     trust_remote_code: bool,
-) -> _Bench:
+    bank_layers: list[int] | Callable[[int], list[int]] | None = None,
+) -> Bench:
+    """Load the VLM as deep as the visual layers, and `bank_layers` where they are given, and make the scenes."""
     from models.scenes import EVALUATION, VALIDATION, load_things, make_scene
     from query.controls import with_random_projector
     from query.evaluate import evaluation_layers, grid_of
@@ -106,7 +104,11 @@ def _bench(
     if not 0 <= calibration <= len(VALIDATION):
         raise LatentBankError(f"--calibration is {calibration}; it can be 0 to {len(VALIDATION):,}.")
     chosen = numbers(layers)
-    deepest = max(chosen) if chosen else lambda count: max(evaluation_layers(count))
+
+    def deepest(count: int) -> int:
+        stored = bank_layers(count) if callable(bank_layers) else bank_layers or []
+        return max([*(chosen or evaluation_layers(count)), *stored])
+
     model = load_vlm(name, deepest, device, dtype, revision, trust_remote_code)
     grid = grid_of(model)
     things = load_things()
@@ -117,10 +119,13 @@ def _bench(
         print(
             f"{model.name} has no projector that can be replaced: no random one beside it.", file=sys.stderr
         )
-    return _Bench(model, blind, held_out, others, chosen or evaluation_layers(model.num_layers))
+    return Bench(model, blind, held_out, others, chosen or evaluation_layers(model.num_layers))
 
 
-def _lenses(names: str, bank: Bank, bank_layers: str, where: Filter | None, model: VisualModel) -> list[Lens]:
+def make_lenses(
+    names: str, bank: Bank, bank_layers: str, where: Filter | None, model: VisualModel
+) -> list[Lens]:
+    """Make the lenses that --lens names."""
     from models.visual import unembedding_of
     from query.lenses import EmbeddingLens, LatentLens, LogitLens
 
@@ -136,7 +141,8 @@ def _lenses(names: str, bank: Bank, bank_layers: str, where: Filter | None, mode
 
 
 @contextmanager
-def _opened(bank: str | None) -> Iterator[Bank]:
+def opened_bank(bank: str | None) -> Iterator[Bank]:
+    """Open the bank that a command means, for as long as it is needed."""
     from bank.bank import open_bank
 
     settings = Common.settings()
@@ -170,11 +176,11 @@ def evaluate_scenes(
     from query.figures import draw_evaluation
 
     condition = parse_where(where or [])
-    with _opened(bank) as opened:
-        bench = _bench(
+    with opened_bank(bank) as opened:
+        bench = make_bench(
             model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
         )
-        lenses = _lenses(lens, opened, bank_layers, condition, bench.model)
+        lenses = make_lenses(lens, opened, bank_layers, condition, bench.model)
         with shown("evaluating", "scenes") as progress:
             found = evaluate(
                 bench.model,
@@ -193,187 +199,3 @@ def evaluate_scenes(
         print(json.dumps(data, ensure_ascii=False, indent=1))
     else:
         show_evaluation(found)
-
-
-@experiment_app.command(
-    "alignment", epilog="Example: latentbank experiment alignment --bank demo -o alignment"
-)
-def experiment_alignment(
-    bank: BankOption = None,
-    model: ModelsOption = "demo",
-    visual_layers: VisualLayersOption = None,
-    bank_layers: BankLayersOption = "all",
-    scenes: ScenesOption = 300,
-    calibration: CalibrationOption = 100,
-    coverage: CoverageOption = 0.5,
-    random: RandomOption = True,
-    output: OutputOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Which bank layer names the most at each visual layer, and where similarity peaks: the mid-layer leap."""
-    from latentbank_progress import shown
-    from query.experiments.alignment import align, peaks
-    from query.figures import draw_bank_layers, draw_first
-    from query.lenses import LatentLens
-
-    with _opened(bank) as opened:
-        bench = _bench(
-            model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
-        )
-        with shown("aligning", "scenes") as progress:
-            found = align(
-                bench.model,
-                LatentLens(opened, bank_layers_of(bank_layers)),
-                bench.scenes,
-                bench.layers,
-                random=bench.random,
-                calibration=bench.calibration,
-                coverage=coverage,
-                progress=progress,
-            )
-
-    def draw(folder: Path) -> None:
-        draw_bank_layers(found, folder / "bank-layers.png")
-        draw_first(found, folder / "first.png")
-
-    data = found.to_dict()
-    data["peaks"] = [asdict(peak) for peak in peaks(found)]
-    write_scores(data, output, "alignment", draw)
-    if as_json:
-        print(json.dumps(data, ensure_ascii=False, indent=1))
-    else:
-        show_alignment(found)
-
-
-@experiment_app.command(
-    "metric", epilog="Example: latentbank experiment metric --bank plain --centred centred -o metric"
-)
-def experiment_metric(
-    centred: Annotated[str, typer.Option("--centred", help="A centred bank of the same corpora.")],
-    bank: BankOption = None,
-    model: ModelsOption = "demo",
-    visual_layers: VisualLayersOption = None,
-    bank_layers: BankLayersOption = "all",
-    lens: LensOption = "logit,embedding",
-    scenes: ScenesOption = 300,
-    calibration: CalibrationOption = 100,
-    coverage: CoverageOption = 0.5,
-    random: RandomOption = False,
-    output: OutputOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Plain cosine against centring: by layer, by lens and by corpus. --lens names those beside LatentLens."""
-    from latentbank_progress import shown
-    from query.experiments.compare import compare_metrics
-
-    with ExitStack() as stack:
-        plain = stack.enter_context(_opened(bank))
-        other = stack.enter_context(_opened(centred))
-        bench = _bench(
-            model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
-        )
-        others = _lenses(lens, plain, bank_layers, None, bench.model)
-        with shown("evaluating", "scenes") as progress:
-            compared = compare_metrics(
-                bench.setup(progress, coverage),
-                bench.model,
-                plain,
-                other,
-                [one for one in others if one.name != "latent"],
-                bank_layers_of(bank_layers),
-                bench.random,
-            )
-    show_compared(compared, output, "metric", as_json=as_json)
-
-
-@experiment_app.command(
-    "corpus-swap", epilog="Example: latentbank experiment corpus-swap --bank demo -o corpora"
-)
-def experiment_corpus_swap(
-    bank: BankOption = None,
-    model: ModelsOption = "demo",
-    visual_layers: VisualLayersOption = None,
-    bank_layers: BankLayersOption = "all",
-    scenes: ScenesOption = 300,
-    calibration: CalibrationOption = 100,
-    coverage: CoverageOption = 0.5,
-    random: RandomOption = False,
-    output: OutputOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """How much a corpus matters: each corpus of a bank is read by itself. Give them one size when you ingest them."""
-    from latentbank_progress import shown
-    from query.experiments.compare import compare_corpora
-
-    with _opened(bank) as opened:
-        bench = _bench(
-            model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
-        )
-        with shown("evaluating", "scenes") as progress:
-            compared = compare_corpora(
-                bench.setup(progress, coverage),
-                bench.model,
-                opened,
-                bank_layers_of(bank_layers),
-                bench.random,
-            )
-    show_compared(compared, output, "corpus-swap", as_json=as_json)
-
-
-@experiment_app.command(
-    "projector",
-    epilog="Example: latentbank experiment projector linear.safetensors mlp.safetensors mlp3.safetensors --bank demo",
-)
-def experiment_projector(
-    projectors: Annotated[
-        list[str], typer.Argument(help="Projector files, trained on the same data for the same steps.")
-    ],
-    bank: BankOption = None,
-    visual_layers: VisualLayersOption = None,
-    bank_layers: BankLayersOption = "all",
-    lens: LensOption = "logit,embedding",
-    scenes: ScenesOption = 300,
-    calibration: CalibrationOption = 100,
-    coverage: CoverageOption = 0.5,
-    output: OutputOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Whether the projector matters: losses, shares, and whether the mid-layer leap survives."""
-    from latentbank_progress import shown
-    from query.experiments.compare import compare_projectors
-
-    with _opened(bank) as opened:
-        benches = {
-            Path(name).stem: _bench(
-                name, visual_layers, scenes, calibration, False, device, dtype, None, False
-            )
-            for name in projectors
-        }
-        first = next(iter(benches.values()))
-        if len(benches) < 2:
-            raise LatentBankError("Name at least two projector files, with different names.")
-        others = _lenses(lens, opened, bank_layers, None, first.model)
-        with shown("evaluating", "scenes") as progress:
-            compared = compare_projectors(
-                first.setup(progress, coverage),
-                {label: bench.model for label, bench in benches.items()},
-                opened,
-                [one for one in others if one.name != "latent"],
-                bank_layers_of(bank_layers),
-            )
-    cards = {label: dict(getattr(bench.model, "card", {})) for label, bench in benches.items()}
-    show_compared(compared, output, "projector", as_json=as_json, more={"cards": cards})

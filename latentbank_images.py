@@ -234,6 +234,53 @@ def query_norms(
         raise typer.Exit(1)
 
 
+def query_means(
+    images: ImagesArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, for query image --means.")],
+    bank: BankOption = None,
+    model: VisualModelOption = None,
+    visual_layers: Annotated[
+        str | None, typer.Option("--visual-layers", help="Layers to measure; by default all.")
+    ] = None,
+    prompt: PromptOption = None,
+    batch: ImageBatchOption = 8,
+    column: ImageColumnOption = None,
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    limit: ImageLimitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Measure the mean visual token of each layer on many images, for reading others against a centred bank."""
+    from query.calibrate import measure_means
+    from query.centring import save_means
+    from query.images import find_images
+
+    wanted = numbers(visual_layers)
+    found = find_images(images, column=column, config=config, split=split, limit=limit)
+    with ExitStack() as stack:
+        _, name, known_revision = _bank_and_model(
+            stack, bank, model, needed=False, settings=Common.settings()
+        )
+        vlm = load_vlm(
+            name,
+            max(wanted) if wanted else (lambda count: count),
+            device,
+            dtype,
+            revision or known_revision,
+            trust_remote_code,
+        )
+        job = _ImageJob(found, False, None)
+        layers = wanted or range(vlm.num_layers + 1)
+        means = measure_means(vlm, job.counted(), layers, prompt=prompt, batch=batch, broken=job.broken)
+    save_means(output, means)
+    print(f"The mean of {means.kind} ({means.count:,} in all) at {len(layers)} layers is in {output}.")
+    if job.failed:
+        raise typer.Exit(1)
+
+
 def load_vlm(
     name: str,
     deepest_layer: int | Callable[[int], int],

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from bank.points import Neighbor
 from latentbank_errors import ModelError, QueryError
 from latentbank_progress import Progress, Silent
-from query.centring import Means, means_of
+from query.calibrate import measure_means
+from query.centring import Means
 from query.lenses import EmbeddingLens, LatentLens, Lens
 from query.scoring import Truth, truths_of
 from query.tables import OBJECT, Evaluation, Tables, Weights
@@ -106,14 +107,6 @@ def look(
         for layer in layers:
             kept[layer].append(tokens.states[layer][chosen].float().cpu().numpy())
     return Looked(tuple(truths), {layer: np.concatenate(parts) for layer, parts in kept.items()}, len(scenes))
-
-
-def visual_means(
-    model: VisualModel, scenes: Sequence[Scene], layers: Sequence[int], progress: Progress | None = None
-) -> Means:
-    """Measure the mean of all visual tokens of scenes at each layer: a calibration set for centring."""
-    states = (tokens.states for _, tokens, _ in _seen(model, scenes, layers, progress))
-    return means_of(states, f"visual tokens of {len(scenes)} scenes", model.fingerprint())
 
 
 def _seen(
@@ -229,7 +222,7 @@ def evaluate(
             continue
         progress.stage(f"looking ({projector} projector)", "scenes")
         looked = look(vlm, scenes, wanted, progress)
-        means = visual_means(vlm, calibration, wanted) if metric == "centred" else None
+        means = _calibrated(vlm, calibration, wanted) if metric == "centred" else None
         tables.require(looked.truths)
         progress.stage(f"reading ({projector} projector)", "layers and lenses")
         for done, (layer, lens) in enumerate((layer, lens) for layer in wanted for lens in lenses):
@@ -261,6 +254,10 @@ def evaluate(
         **tables.counts,
     }
     return Evaluation(about, tuple(tables.rows(metric)), tuple(tables.aligned))
+
+
+def _calibrated(model: VisualModel, scenes: Sequence[Scene], layers: Sequence[int]) -> Means:
+    return measure_means(model, [scene.image for scene in scenes], layers, what="scenes", batch=_BATCH)
 
 
 def _in_parts(

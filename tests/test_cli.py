@@ -298,7 +298,18 @@ def test_a_busy_bank_names_the_process(run: Run, corpus: Path, model_dir: Path, 
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("ingest",), ("ingest", "run"), ("bank",), ("bank", "verify"), ("query", "text")]
+    "command",
+    [
+        (),
+        ("ingest",),
+        ("ingest", "run"),
+        ("bank",),
+        ("bank", "verify"),
+        ("query", "text"),
+        ("query", "means"),
+        ("evaluate", "scenes"),
+        ("experiment", "metric"),
+    ],
 )
 def test_help_names_an_example_and_loads_no_heavy_library(command: tuple[str, ...]) -> None:
     code = (

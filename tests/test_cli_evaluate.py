@@ -99,13 +99,13 @@ FEW = ("--scenes", "3", "--visual-layers", "0,2", "--calibration", "2", "--cover
 
 
 def test_evaluate_scenes(run: Run, tmp_path: Path) -> None:
-    words = ("evaluate", "scenes", "--bank", "plain", *FEW, "--lens", "latent,embedding")
+    words = ("evaluate", "scenes", "--bank", "plain", *FEW)
     code, out, err = run(*words, "--output", tmp_path / "scores")
     assert code == 0, err
     assert "object patches named by one of the first 5 neighbors" in out
     assert "random projector" in out
     written = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
-    assert written["lenses"] == ["latent", "embedding"]
+    assert written["lenses"] == ["latent", "logit", "embedding"]
     assert (written["visual_layers"], written["bank_layers"], written["scenes"]) == ([0, 2], [1, 2], 3)
     assert written["coverage"] == 0.3
     assert {row["projector"] for row in written["rows"]} == {"trained", "random"}
@@ -167,6 +167,31 @@ def test_experiment_corpus_swap(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "c" / "corpus-swap.png").exists()
 
 
+def test_experiment_corpus_swap_fills_its_bank(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Corpora of two sizes, stored with as many contexts each; run again, nothing is stored anew."""
+    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
+    for name, sentences in (
+        ("few", SENTENCES[:3]),
+        ("many", [f"{one} {i}." for one in SENTENCES for i in range(9)]),
+    ):
+        (tmp_path / f"{name}.txt").write_text("\n".join(sentences), encoding="utf-8")
+    words = ("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "many.txt", *FEW, "--json")
+    code, out, err = run(*words, "--layers", "1,3", "--metric", "centred")
+    assert code == 0, err
+    first = json.loads(out)
+    sizes = first["contexts"]
+    assert list(sizes) == ["few", "many"]
+    assert sizes["many"] == pytest.approx(sizes["few"], rel=0.2)  # so few sentences cannot be cut finely
+    assert [line["metric"] for line in first["summary"]] == ["centred", "centred"]
+    assert json.loads(run("bank", "info", "corpus-swap", "--json")[1])["layers"] == [1, 3]
+    assert run("bank", "verify", "corpus-swap")[0] == 0
+    assert json.loads(run(*words)[1]) == first
+    code, _, err = run("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "few.txt", *FEW)
+    assert (code, "the same name" in err) == (2, True)
+
+
 def test_experiment_projector(run: Run, tmp_path: Path) -> None:
     words = ("experiment", "projector", "a/linear.safetensors", "a/mlp3.safetensors", "--bank", "plain", *FEW)
     code, out, err = run(*words, "--lens", "embedding", "-o", tmp_path / "p")
@@ -202,6 +227,6 @@ def test_what_the_user_can_mend(run: Run, words: tuple[str, ...], says: str) -> 
 
 def test_the_lenses_of_a_command(model_dir: Path) -> None:
     vlm = pixel_vlm(load_language_model(str(model_dir)))
-    (lens,) = latentbank_evaluate._lenses("embedding", None, "all", None, vlm)  # type: ignore[arg-type]
+    (lens,) = latentbank_evaluate.make_lenses("embedding", None, "all", None, vlm)  # type: ignore[arg-type]
     assert isinstance(lens, EmbeddingLens)
     assert lens.embedding.shape == (vlm.language.vocab_size, vlm.hidden_size)

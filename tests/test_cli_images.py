@@ -312,3 +312,26 @@ def test_help_names_an_example_and_loads_no_heavy_library(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"Example: latentbank query {command}" in done.stdout
+
+
+def test_means_are_measured_once_and_used_for_a_centred_bank(
+    run: Run, loaded: list[PatchEye], photos: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    made = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--metric", "centred")
+    assert run(*made)[0] == 0
+    kept = tmp_path / "means.safetensors"
+    code, out, err = run("query", "means", photos, "--visual-layers", "0,1", "--output", kept)
+    assert code == 1  # one is broken
+    assert "skipped" in err
+    assert out == f"The mean of visual tokens of 2 images (12 in all) at 2 layers is in {kept}.\n"
+    words = ("query", "image", photos / "a.png", "--visual-layers", "1", "--json")
+    own = json.loads(run(*words)[1])[0]
+    measured = json.loads(run(*words, "--means", kept)[1])[0]
+    assert own["query_mean"] == "their own mean"
+    assert measured["query_mean"] == "mean of visual tokens of 2 images"
+    assert own["tokens"] != measured["tokens"]
+    code, _, err = run(*words[:3], "--visual-layers", "2", "--means", kept, "--json")
+    assert code == 2
+    assert "have no layer 2; they have 0, 1" in err

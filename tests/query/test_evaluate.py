@@ -19,7 +19,8 @@ from ingest.job import ready_plan, run
 from latentbank_errors import BankMismatch, ModelError, QueryError
 from models.language import LanguageModel, load_language_model
 from models.scenes import Scene
-from query.evaluate import evaluate, evaluation_layers, grid_of, look, read_patches, visual_means
+from query.calibrate import measure_means
+from query.evaluate import evaluate, evaluation_layers, grid_of, look, read_patches
 from query.lenses import EmbeddingLens, LatentLens
 from query.tables import Evaluation
 from tests.query.conftest import SENTENCES
@@ -239,7 +240,7 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     assert {row.metric for row in found.rows} == {"centred"}
     assert found.about["calibration_scenes"] == 4
     assert shares(found)["concrete"] > 0.5  # the mean of 24 visual tokens is not that of the text
-    means = visual_means(vlm, OTHERS, [1])
+    means = measure_means(vlm, [scene.image for scene in OTHERS], [1], what="scenes")
     assert (means.kind, means.count) == ("visual tokens of 4 scenes", 24)
     expected = look(vlm, SCENES, [1]).states[1] - means.at(1)
     np.testing.assert_allclose(other.given[0], expected, atol=1e-4)

@@ -1,0 +1,303 @@
+"""The experiments a reader of the paper runs first, on scenes with known contents; each is one command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from latentbank_errors import LatentBankError
+from latentbank_evaluate import (
+    BankLayersOption,
+    CalibrationOption,
+    CoverageOption,
+    LensOption,
+    ModelsOption,
+    OutputOption,
+    RandomOption,
+    ScenesOption,
+    make_bench,
+    make_lenses,
+    opened_bank,
+)
+from latentbank_images import VisualLayersOption
+from latentbank_options import (
+    BankOption,
+    Common,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LayersOption,
+    MetricOption,
+    RevisionOption,
+    TrustOption,
+    bank_layers_of,
+    corpus_of,
+    default_layers,
+    known_bank,
+    numbers,
+    plan_folder,
+)
+from latentbank_scores import show_alignment, show_compared, write_scores
+
+if TYPE_CHECKING:
+    from bank.bank import Bank
+    from models.language import LanguageModel
+
+experiment_app = typer.Typer(
+    no_args_is_help=True,
+    help="The experiments a reader of the paper runs first, on scenes with known contents.",
+)
+
+
+@experiment_app.command(
+    "alignment", epilog="Example: latentbank experiment alignment --bank demo -o alignment"
+)
+def experiment_alignment(
+    bank: BankOption = None,
+    model: ModelsOption = "demo",
+    visual_layers: VisualLayersOption = None,
+    bank_layers: BankLayersOption = "all",
+    scenes: ScenesOption = 300,
+    calibration: CalibrationOption = 100,
+    coverage: CoverageOption = 0.5,
+    random: RandomOption = True,
+    output: OutputOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Which bank layer names the most at each visual layer, and where similarity peaks: the mid-layer leap."""
+    from latentbank_progress import shown
+    from query.experiments.alignment import align, peaks
+    from query.figures import draw_bank_layers, draw_first
+    from query.lenses import LatentLens
+
+    with opened_bank(bank) as opened:
+        bench = make_bench(
+            model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
+        )
+        with shown("aligning", "scenes") as progress:
+            found = align(
+                bench.model,
+                LatentLens(opened, bank_layers_of(bank_layers)),
+                bench.scenes,
+                bench.layers,
+                random=bench.random,
+                calibration=bench.calibration,
+                coverage=coverage,
+                progress=progress,
+            )
+
+    def draw(folder: Path) -> None:
+        draw_bank_layers(found, folder / "bank-layers.png")
+        draw_first(found, folder / "first.png")
+
+    data = found.to_dict()
+    data["peaks"] = [asdict(peak) for peak in peaks(found)]
+    write_scores(data, output, "alignment", draw)
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False, indent=1))
+    else:
+        show_alignment(found)
+
+
+@experiment_app.command(
+    "metric", epilog="Example: latentbank experiment metric --bank plain --centred centred -o metric"
+)
+def experiment_metric(
+    centred: Annotated[str, typer.Option("--centred", help="A centred bank of the same corpora.")],
+    bank: BankOption = None,
+    model: ModelsOption = "demo",
+    visual_layers: VisualLayersOption = None,
+    bank_layers: BankLayersOption = "all",
+    lens: LensOption = "logit,embedding",
+    scenes: ScenesOption = 300,
+    calibration: CalibrationOption = 100,
+    coverage: CoverageOption = 0.5,
+    random: RandomOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Plain cosine against centring: by layer, by lens and by corpus. --lens names those beside LatentLens."""
+    from latentbank_progress import shown
+    from query.experiments.compare import compare_metrics
+
+    with ExitStack() as stack:
+        plain = stack.enter_context(opened_bank(bank))
+        other = stack.enter_context(opened_bank(centred))
+        bench = make_bench(
+            model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
+        )
+        others = make_lenses(lens, plain, bank_layers, None, bench.model)
+        with shown("evaluating", "scenes") as progress:
+            compared = compare_metrics(
+                bench.setup(progress, coverage),
+                bench.model,
+                plain,
+                other,
+                [one for one in others if one.name != "latent"],
+                bank_layers_of(bank_layers),
+                bench.random,
+            )
+    show_compared(compared, output, "metric", as_json=as_json)
+
+
+@experiment_app.command(
+    "corpus-swap",
+    epilog="Example: latentbank experiment corpus-swap descriptions.txt concepts.txt news.txt --bank swap -o swap",
+)
+def experiment_corpus_swap(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A file or hub dataset for each corpus, stored with as many contexts each; none: those of the bank.",
+            show_default=False,
+        ),
+    ] = None,
+    bank: BankOption = None,
+    model: ModelsOption = "demo",
+    layers: LayersOption = None,
+    contexts: Annotated[int | None, typer.Option(help="Contexts of each corpus at most.")] = None,
+    metric: MetricOption = None,
+    visual_layers: VisualLayersOption = None,
+    bank_layers: BankLayersOption = "all",
+    scenes: ScenesOption = 300,
+    calibration: CalibrationOption = 100,
+    coverage: CoverageOption = 0.5,
+    random: RandomOption = False,
+    output: OutputOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """How much a corpus matters: corpora of one size, each read by itself. --layers and --metric are a new bank's."""
+    from bank.bank import create_bank
+    from latentbank_progress import shown
+    from query.experiments.compare import compare_corpora
+
+    settings = Common.settings()
+    known = known_bank(bank, None, settings) if sources else None
+    stored = numbers(layers) or (list(known.layers) if known else None)
+    with ExitStack() as stack:
+        if not sources:
+            opened = stack.enter_context(opened_bank(bank))
+        bench = make_bench(
+            model,
+            visual_layers,
+            scenes,
+            calibration,
+            random,
+            device,
+            dtype,
+            revision,
+            trust_remote_code,
+            # Ingestion goes through the VLM's own LLM, as deep as the bank.
+            bank_layers=(stored or default_layers) if sources else None,
+        )
+        if sources:
+            llm = bench.model.language
+            opened = stack.enter_context(
+                create_bank(
+                    bank or settings.bank or "corpus-swap",
+                    settings,
+                    model=llm.name,
+                    revision=llm.revision,
+                    fingerprint=llm.fingerprint(),
+                    layers=stored or default_layers(llm.num_layers),
+                    num_layers=llm.num_layers,
+                    hidden_size=llm.hidden_size,
+                    metric=cast("Any", metric),
+                )
+            )
+            _store_equal(sources, opened, llm, contexts)
+        with shown("evaluating", "scenes") as progress:
+            compared = compare_corpora(
+                bench.setup(progress, coverage),
+                bench.model,
+                opened,
+                bank_layers_of(bank_layers),
+                bench.random,
+            )
+        sizes = {name: entry.contexts for name, entry in opened.corpora.items()}
+    show_compared(compared, output, "corpus-swap", as_json=as_json, more={"contexts": sizes})
+
+
+def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, contexts: int | None) -> None:
+    """Ingest corpora with as many contexts each, under the names of their files."""
+    from ingest import job
+    from ingest.equal import equal_plans
+    from latentbank_progress import shown
+
+    corpora = {Path(source).name.split(".")[0]: source for source in sources}
+    if len(corpora) < len(sources):
+        raise LatentBankError("Two corpora have the same name; rename their files.")
+    opened = {
+        name: corpus_of([source], name, None, None, None, None, None) for name, source in corpora.items()
+    }
+    folder = plan_folder(Common.settings(), bank.name, "")
+    with shown("planning", "sentences") as progress:
+        plans = equal_plans(opened, llm, folder, contexts=contexts, progress=progress)
+    for name, plan in plans.items():
+        with shown(f"ingesting {name}", "contexts") as progress:
+            job.run(bank, plan, llm, progress)
+
+
+@experiment_app.command(
+    "projector",
+    epilog="Example: latentbank experiment projector linear.safetensors mlp.safetensors mlp3.safetensors --bank demo",
+)
+def experiment_projector(
+    projectors: Annotated[
+        list[str], typer.Argument(help="Projector files, trained on the same data for the same steps.")
+    ],
+    bank: BankOption = None,
+    visual_layers: VisualLayersOption = None,
+    bank_layers: BankLayersOption = "all",
+    lens: LensOption = "logit,embedding",
+    scenes: ScenesOption = 300,
+    calibration: CalibrationOption = 100,
+    coverage: CoverageOption = 0.5,
+    output: OutputOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether the projector matters: losses, shares, and whether the mid-layer leap survives."""
+    from latentbank_progress import shown
+    from query.experiments.compare import compare_projectors
+
+    with opened_bank(bank) as opened:
+        benches = {
+            Path(name).stem: make_bench(
+                name, visual_layers, scenes, calibration, False, device, dtype, None, False
+            )
+            for name in projectors
+        }
+        first = next(iter(benches.values()))
+        if len(benches) < 2:
+            raise LatentBankError("Name at least two projector files, with different names.")
+        others = make_lenses(lens, opened, bank_layers, None, first.model)
+        with shown("evaluating", "scenes") as progress:
+            compared = compare_projectors(
+                first.setup(progress, coverage),
+                {label: bench.model for label, bench in benches.items()},
+                opened,
+                [one for one in others if one.name != "latent"],
+                bank_layers_of(bank_layers),
+            )
+    cards = {label: dict(getattr(bench.model, "card", {})) for label, bench in benches.items()}
+    show_compared(compared, output, "projector", as_json=as_json, more={"cards": cards})

@@ -1,0 +1,47 @@
+"""Calibration: the visual means of a VLM."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latentbank_errors import ImageError, ModelError, QueryError
+from models.language import LanguageModel
+from query.calibrate import measure_means
+from tests.query.eye import PatchEye, picture
+
+
+def test_the_means_are_those_of_all_tokens_of_all_images(tiny: LanguageModel) -> None:
+    eye = PatchEye(tiny)
+    images = [picture(seed) for seed in range(5)]
+    means = measure_means(eye, images, [0, 2], batch=2, what="photos")
+    assert eye.calls == [2, 2, 1]
+    assert (means.kind, means.count, means.fingerprint) == (
+        "visual tokens of 5 photos",
+        30,
+        tiny.fingerprint(),
+    )
+    for layer in (0, 2):
+        states = torch.cat([tokens.states[layer] for tokens in eye.visual_tokens(images, [layer])])
+        np.testing.assert_allclose(means.at(layer), states.mean(0), atol=1e-5)
+
+
+def test_broken_images_are_left_out_and_told(tiny: LanguageModel) -> None:
+    told: list[str] = []
+    images: list[bytes | Image.Image] = [picture(1), b"no image", picture(2)]
+    means = measure_means(PatchEye(tiny), images, [1], broken=lambda name, _: told.append(name))
+    assert (means.kind, len(told)) == ("visual tokens of 2 images", 1)
+    with pytest.raises(ImageError):
+        measure_means(PatchEye(tiny), images, [1])
+
+
+def test_nothing_to_measure(tiny: LanguageModel) -> None:
+    with pytest.raises(QueryError, match="no visual tokens to take the mean of"):
+        measure_means(PatchEye(tiny), [], [1])
+
+
+def test_hidden_states_that_are_not_finite(tiny: LanguageModel) -> None:
+    with pytest.raises(ModelError):
+        measure_means(PatchEye(tiny, gain=float("inf")), [picture(1)], [0])
