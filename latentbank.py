@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from latentbank_experiment import experiment_app
 
 import latentbank_train
 from latentbank_errors import BankMismatch, LatentBankError
 from latentbank_evaluate import evaluate_app
+from latentbank_experiment import experiment_app
 from latentbank_images import query_image, query_means, query_norms
 from latentbank_options import (
     BankOption,
