@@ -4,13 +4,26 @@ BIN = $(VENV)/bin
 
 .PHONY: demo train-demo test lint bench clean
 
-## demo: fill a bank from 3,000 sentences with SmolLM2-135M and read a few held-out ones
+## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python demo.py
 
 ## train-demo: train the demo's projector anew (under 90 minutes on 2 cores, 4 GB in .demo/training)
 train-demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m models.demo_training --install
+
+## scores: the lenses on 300 held-out scenes, as README shows them (about 20 minutes on 2 cores); after make demo
+SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
+FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct \
+	--layers 0,1,2,4,8,12,16,20,24,28
+scores: $(VENV)/.installed
+	mkdir -p .demo/scores
+	$(BIN)/python -m ingest.descriptions .demo/scores/descriptions.txt
+	$(FILL) --bank descriptive
+	$(FILL) --bank descriptive-centred --metric centred
+	$(SCORES) evaluate scenes --bank descriptive --output .demo/scores/plain
+	$(SCORES) evaluate scenes --bank descriptive-centred --output .demo/scores/centred
+	$(SCORES) experiment alignment --bank descriptive --output .demo/scores/alignment
 
 ## test: the whole test suite
 test: $(VENV)/.installed

@@ -12,7 +12,7 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -54,9 +54,6 @@ from latentbank_options import (
     only_bank,
     plan_folder,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _HOME = {
     "latentbank_errors": (
