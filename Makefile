@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo test lint bench clean
+.PHONY: demo train-demo scores test lint bench clean
 
 ## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
