@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import ImageError, QueryError
+from latentbank_errors import ImageError, LatentBankError, QueryError
 from latentbank_options import (
     BankOption,
     Common,
@@ -313,7 +313,7 @@ class _ImageJob:
         self.read = self.found = self.failed = 0
         self._sources: dict[str, ImageSource] = {}
 
-    def broken(self, name: str, error: ImageError) -> None:
+    def broken(self, name: str, error: LatentBankError) -> None:
         """Count an image that cannot be read, and say so; the only one of a command ends it."""
         self._sources.pop(name, None)
         if self.images.total == 1:

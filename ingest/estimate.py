@@ -13,6 +13,7 @@ from bank.bank import create_bank
 from bank.settings import Settings
 from ingest.encode import Encoded, encode
 from ingest.plan import Plan
+from latentbank_errors import LatentBankError
 from models.language import LanguageModel
 
 # A context's payload beside its caption, and the engine's own bookkeeping (id, versions, payload indexes); and how
@@ -97,7 +98,7 @@ def _seconds_to_store(
 ) -> float:
     """Time storing and indexing in an embedded bank, with graphs where the whole plan would get them."""
     graph_from = 0 if plan.contexts >= settings.graph_from else plan.contexts + 1
-    with tempfile.TemporaryDirectory() as folder:
+    with _folder_of(settings.data_dir) as folder:
         trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
         with create_bank(
             _TRIAL,
@@ -107,6 +108,7 @@ def _seconds_to_store(
             layers=layers,
             num_layers=model.num_layers,
             hidden_size=model.hidden_size,
+            metric="cosine",  # a centred bank would have to be told its means first
         ) as bank:
             started = time.monotonic()
             for encoded in kept:
@@ -116,3 +118,15 @@ def _seconds_to_store(
             for layer in layers:
                 bank.store.index(layer)
             return time.monotonic() - started
+
+
+def _folder_of(data_dir: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder where banks are, for they need room: the system's folder for such things is often in memory."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=data_dir, prefix=".calibration-")
+    except OSError as error:
+        raise LatentBankError(
+            f"The folder {data_dir} cannot be used ({error.strerror}); set LATENTBANK_DATA_DIR, or plan with "
+            "--no-calibrate."
+        ) from None

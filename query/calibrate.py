@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from latentbank_errors import ImageError
 from query.centring import Means, means_of
-from query.images import Source, opened
-from query.norms import check_states
+from query.images import Source
+from query.seen import Broken, see
 
 if TYPE_CHECKING:
     from models.vision_language import VisualModel
@@ -23,7 +21,7 @@ def measure_means(
     what: str = "images",
     prompt: str | None = None,
     batch: int = 8,
-    broken: Callable[[str, ImageError], None] | None = None,
+    broken: Broken | None = None,
 ) -> Means:
     """Measure the mean of all visual tokens of images at each layer: what queries of a centred bank go without.
 
@@ -45,12 +43,9 @@ def measure_means(
 
     def states() -> Iterator[Mapping[int, Any]]:
         nonlocal count
-        stream = opened(images, broken)
-        while part := list(itertools.islice(stream, batch)):
-            seen = model.visual_tokens([image for _, image in part], layers, prompt)
-            for (name, _), tokens in zip(part, seen, strict=True):
-                check_states(tokens, name, model)
-                yield tokens.states
+        for part in see(model, images, layers, prompt, batch, broken):
+            for seen in part:
+                yield seen.tokens.states
             count += len(part)
 
     means = means_of(states(), "visual tokens", model.fingerprint())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from latentbank_errors import ImageError
+from latentbank_errors import ImageError, LatentBankError
 from models.images import open_image
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def find_images(
 
 
 def opened(
-    images: Iterable[Source], broken: Callable[[str, ImageError], None] | None
+    images: Iterable[Source], broken: Callable[[str, LatentBankError], None] | None
 ) -> Iterator[tuple[str, Image.Image]]:
     """Give the name of each image and the image, upright and in RGB, opened when its turn comes.
 

@@ -5,7 +5,6 @@ The paper names the mismatch: visual norms lie far above those of text, most of 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentbank_errors import ImageError, ModelError, QueryError
-from query.images import Source, opened
+from latentbank_errors import QueryError
+from query.images import Source
+from query.seen import Broken, called, overflow, see, wider
 
 if TYPE_CHECKING:
     from models.language import LanguageModel
@@ -82,7 +82,7 @@ def measure_norms(
     sentences: Sequence[str] = SENTENCES,
     prompt: str | None = None,
     batch: int = 8,
-    broken: Callable[[str, ImageError], None] | None = None,
+    broken: Broken | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Norms:
     """Compare the norms of visual tokens with those of text at each layer.
@@ -105,12 +105,10 @@ def measure_norms(
         ModelError: a hidden state is not finite.
     """
     visual: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
-    stream = opened(images, broken)
     count, warned = 0, False
-    while part := list(itertools.islice(stream, batch)):
-        seen = model.visual_tokens([image for _, image in part], layers, prompt)
-        for (name, _), tokens in zip(part, seen, strict=True):
-            check_states(tokens, name, model)
+    for part in see(model, images, layers, prompt, batch, broken):
+        seen = [one.tokens for one in part]
+        for tokens in seen:
             for layer in layers:
                 visual[layer].append(tokens.norms(layer))
         if not warned and warn is not None and (said := beyond_range(model, seen)):
@@ -125,7 +123,7 @@ def measure_norms(
     for layer in layers:
         one, other = _spread(np.concatenate(visual[layer])), _spread(text[layer])
         found.append(LayerNorms(layer, one, other, one.median / other.median))
-    return Norms(model.name, _called(dtype), torch.finfo(dtype).max, count, tuple(found))
+    return Norms(model.name, called(dtype), torch.finfo(dtype).max, count, tuple(found))
 
 
 def text_norms(
@@ -146,7 +144,7 @@ def text_norms(
             places = [place for place, token in enumerate(sentence) if token not in special][1:]
             for layer in layers:
                 if not states[layer].isfinite().all():
-                    raise _overflow(language.name, layer, "hidden states of text", language.dtype)
+                    raise overflow(language.name, layer, "hidden states of text", language.dtype)
                 norms[layer].append(states[layer][places].float().norm(dim=-1).cpu().numpy())
     joined = {layer: np.concatenate(found or [np.empty(0, np.float32)]) for layer, found in norms.items()}
     if not all(len(found) for found in joined.values()):
@@ -173,39 +171,8 @@ def beyond_range(model: VisualModel, seen: Sequence[VisualTokens]) -> str | None
     layer = max(beyond, key=lambda one: beyond[one])
     return (
         f"Visual norms of {model.name} reach {beyond[layer]:,.0f} at layer {layer}, beyond what "
-        f"{_called(dtype)} holds ({limit:,.0f}): load it in {_wider(dtype)} (--dtype)."
+        f"{called(dtype)} holds ({limit:,.0f}): load it in {wider(dtype)} (--dtype)."
     )
-
-
-def check_states(tokens: VisualTokens, name: str, model: VisualModel) -> None:
-    """Refuse visual tokens of the image `name` that no lens can read.
-
-    Raises:
-        ModelError: a hidden state is not finite or all zeros; layer, image and dtype are named.
-    """
-    for layer, states in tokens.states.items():
-        if not states.isfinite().all():
-            raise _overflow(model.name, layer, f"visual tokens of {name}", states.dtype)
-        if not states.any(dim=-1).all():
-            raise ModelError(
-                f"Layer {layer} of {model.name} gives a visual token of {name} that is all zeros: it has no direction "
-                "to read; leave out that image or that layer."
-            )
-
-
-def _overflow(model: str, layer: int, what: str, dtype: torch.dtype) -> ModelError:
-    return ModelError(
-        f"Layer {layer} of {model} gives {what} that are not finite in {_called(dtype)}: load it in "
-        f"{_wider(dtype)} (--dtype)."
-    )
-
-
-def _wider(dtype: torch.dtype) -> str:
-    return "bfloat16 or float32" if dtype == torch.float16 else "float32"
-
-
-def _called(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _spread(norms: npt.NDArray[np.float32]) -> Spread:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,12 +14,13 @@ from bank.bank import Bank, BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
 from bank.where import Filter
-from latentbank_errors import ImageError, QueryError
+from latentbank_errors import QueryError
 from query.centring import QueryMean, described, resolve_mean
-from query.images import Source, opened
+from query.images import Source
 from query.lenses import LatentLens, Lens
-from query.norms import beyond_range, check_states
+from query.norms import beyond_range
 from query.reading import Place, Reading, TokenReading
+from query.seen import Broken, Seen, see
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,7 +92,7 @@ def read_images(
     prompt: str | None = None,
     batch: int = BATCH,
     query_mean: QueryMean | None = None,
-    broken: Callable[[str, ImageError], None] | None = None,
+    broken: Broken | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Iterator[Reading]:
     """Read many images, a batch at a time; memory does not grow with their number.
@@ -109,7 +109,8 @@ def read_images(
         batch: images in one forward pass.
         query_mean: for a centred bank, the mean that LatentLens takes from visual tokens: `Means` measured on many
             images, or "batch", each image's own at each layer (None does the same). Other lenses take none.
-        broken: told the name of an image that cannot be read and why; the others are read. None: raise.
+        broken: told the name of an image that cannot be read, or that the model refuses, and why; the others are read.
+            None: raise.
         warn: told once if visual norms are beyond what the model's dtype holds; None: a Python warning.
 
     Yields:
@@ -132,29 +133,25 @@ def read_images(
         if isinstance(lens, LatentLens):
             lens.bank.require_model(model.name, model.fingerprint())
             lens.bank.choose_layers(lens.bank_layers)
-            if lens.bank.metric == "centred" and query_mean is None:
+            if lens.bank.metric == "centred" and lens.query_mean is None and query_mean is None:
                 query_mean = "batch"
-    return _read_batches(
-        model, opened(images, broken), lenses, wanted, top_k, prompt, batch, query_mean, warn
-    )
+    batches = see(model, images, wanted, prompt, batch, broken)
+    return _read_batches(model, batches, lenses, wanted, top_k, prompt, query_mean, warn)
 
 
 def _read_batches(
     model: VisualModel,
-    images: Iterator[tuple[str, Image.Image]],
+    batches: Iterator[list[Seen]],
     lenses: Sequence[Lens],
     layers: Sequence[int],
     top_k: int,
     prompt: str | None,
-    batch: int,
     query_mean: QueryMean | None,
     warn: Callable[[str], None] | None,
 ) -> Iterator[Reading]:
     warned = False
-    while part := list(itertools.islice(images, batch)):
-        seen = model.visual_tokens([image for _, image in part], layers, prompt)
-        for (name, _), tokens in zip(part, seen, strict=True):
-            check_states(tokens, name, model)
+    for part in batches:
+        seen = [one.tokens for one in part]
         if not warned and (said := beyond_range(model, seen)):
             warned = True
             (warn or _python_warning)(said)
@@ -162,8 +159,8 @@ def _read_batches(
         found = {
             lens.name: iter(_centred(lens, query_mean, seen, layers).read(rows, top_k)) for lens in lenses
         }
-        for (name, image), tokens in zip(part, seen, strict=True):
-            yield _reading(model, name, image, tokens, lenses, layers, found, prompt, query_mean)
+        for one in part:
+            yield _reading(model, one.name, one.image, one.tokens, lenses, layers, found, prompt, query_mean)
 
 
 def _centred(

@@ -138,6 +138,15 @@ def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
     assert json.loads(run(*words)[1])["ram_bytes_per_layer"] == 0
 
 
+def test_planning_a_centred_bank_is_calibrated_like_any_other(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTBANK_METRIC", "centred")
+    code, out, err = run("ingest", "plan", corpus, "--model", model_dir, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["contexts_stored_per_second"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

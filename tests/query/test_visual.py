@@ -210,6 +210,28 @@ def test_a_broken_image_stops_or_is_skipped(bank: Bank, eye: PatchEye, tmp_path:
     assert [r.source for r in readings] == [str(good), "image 2", "image 3"]
 
 
+def test_an_image_that_the_model_refuses_does_not_take_its_batch_along(
+    bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = PatchEye.visual_tokens
+
+    def choosy(self: PatchEye, images: Any, layers: Any, prompt: str | None = None) -> Any:
+        if any(image.width == 300 for image in images):
+            raise ImageError("The image has 300 x 1 pixels: cut it.")
+        return look(self, images, layers, prompt)
+
+    monkeypatch.setattr(PatchEye, "visual_tokens", choosy)
+    images = [picture(), Image.new("RGB", (300, 1)), picture()]
+    told: list[tuple[str, str]] = []
+    readings = list(
+        read_images(eye, images, [LatentLens(bank)], [0], broken=lambda name, e: told.append((name, str(e))))
+    )
+    assert [reading.source for reading in readings] == ["image 0", "image 2"]
+    assert told == [("image 1", "image 1: The image has 300 x 1 pixels: cut it.")]
+    with pytest.raises(ImageError, match="image 1: The image has 300 x 1"):
+        list(read_images(eye, images, [LatentLens(bank)], [0]))
+
+
 def test_states_that_overflow_name_layer_image_and_dtype(bank: Bank, tiny: LanguageModel) -> None:
     with pytest.raises(
         ModelError, match="Layer 0 of patch-eye gives visual tokens of image 0 that are not finite"
