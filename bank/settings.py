@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
     )
     ef: int = Field(
-        224,
+        288,
         gt=0,
         description="Candidates while the graph is searched; an embedded layer divides them among its segments.",
     )
