@@ -304,7 +304,8 @@ class _Run:
     def _note(self, number: int, loss: float, norm: float, rate: float) -> None:
         at = self.at
         at.recent.append(loss)
-        if len(at.recent) == self.settings.log_every:
+        last = number + 1 == len(self.stages) and at.step == self.stages[number].steps
+        if last or len(at.recent) == self.settings.log_every:
             mean = sum(at.recent) / len(at.recent)
             at.history.append(
                 {"step": at.total, "stage": number + 1, "loss": mean, "norm": norm, "rate": rate}
