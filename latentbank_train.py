@@ -87,7 +87,8 @@ def train_projector(
     from models.language import load_language_model
     from models.pairs import open_pairs
     from models.projector import load_projector
-    from models.train import Stage, TrainSettings, processes
+    from models.stages import Stage, TrainSettings
+    from models.train import processes
     from models.train import train_projector as run
 
     settings = TrainSettings(

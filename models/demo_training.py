@@ -41,7 +41,8 @@ from models.scenes import (
     make_scene,
     phrase,
 )
-from models.train import Stage, TrainSettings, train_projector
+from models.stages import Stage, TrainSettings
+from models.train import train_projector
 
 SCENES = 12_000  # for training; each gives a whole-scene row, and a region row for each of its things
 HELD_OUT = 200  # scenes that the result is scored on

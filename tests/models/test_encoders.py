@@ -197,3 +197,9 @@ def test_wrong_encoders_are_refused(saved: dict[str, str], tmp_path: Path) -> No
         load(str(save_tiny(tmp_path / "llm")))
     with pytest.raises(ModelError):
         load(str(tmp_path / "nothing"))
+
+
+def test_the_demos_encoder_has_a_name_too() -> None:
+    encoder = load_encoder("efficientnet-lite0")
+    assert (encoder.name, encoder.grid, encoder.features) == ("EfficientNet-Lite0", (7, 7), 1728)
+    assert load_encoder(encoder.name).fingerprint() == encoder.fingerprint()

@@ -21,7 +21,8 @@ from models.features import Features, cache_features
 from models.language import LanguageModel, load_language_model
 from models.pairs import Pair
 from models.projector import load_projector
-from models.train import Stage, TrainSettings, train_projector
+from models.stages import Stage, TrainSettings
+from models.train import train_projector
 from tests.models.pixels import COLOURS, PixelEncoder, pairs
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
