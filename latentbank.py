@@ -419,7 +419,7 @@ query_app.command(
 query_app.command("means", epilog="Example: latentbank query means photos --model demo -o means.safetensors")(
     query_means
 )
-query_app.command("norms", epilog="Example: latentbank query norms photos --model demo --dtype bfloat16")(
+query_app.command("norms", epilog="Example: latentbank query norms photos --model llava-hf/llava-1.5-7b-hf")(
     query_norms
 )
 

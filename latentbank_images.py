@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -155,6 +156,10 @@ def query_image(
                 "where": where or [],
                 "exact": exact,
                 "query_mean": described(query_mean),
+                # What the means are called does not tell those of one set of images from those of another.
+                "means": None
+                if means is None
+                else hashlib.blake2b(means.read_bytes(), digest_size=16).hexdigest(),
             }
             job.folder = _folder(parquet, vlm, opened, chosen_layers, choice)
         job.run(
@@ -292,6 +297,8 @@ def load_vlm(
     """Load what a command calls --model; see `load_visual_model`."""
     from models.visual import load_visual_model
 
+    if name == "demo":
+        print("unpacking the demo's LLM, up to a minute ...", file=sys.stderr)
     return load_visual_model(
         name,
         device=device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentbank_errors import ModelError
@@ -37,9 +38,9 @@ def load_visual_model(
         LayerNotFound: `deepest_layer` is none of the model's layers.
     """
     if name == "demo":
-        from models.demo import load_demo
+        from models.demo import PROJECTOR
 
-        return load_demo(device=device, deepest_layer=deepest_layer)
+        return _load_demo(PROJECTOR, device, dtype, deepest_layer)
     if name.endswith(".safetensors"):
         return _load_composite(name, device, dtype, deepest_layer, trust_remote_code)
     from models.vision_language import load_vision_language_model
@@ -71,6 +72,19 @@ def unembedding_of(model: VisualModel) -> Unembedding:
     return unembedding_of_language(model.language)
 
 
+def _load_demo(
+    projector: str | Path,
+    device: str | None,
+    dtype: str | None,
+    deepest_layer: int | Callable[[int], int] | None,
+) -> VisualModel:
+    from models.demo import load_demo
+
+    if dtype not in (None, "float32"):
+        raise ModelError("The demo VLM runs in float32 only: leave --dtype out.")
+    return load_demo(projector=projector, device=device, deepest_layer=deepest_layer)
+
+
 def _load_composite(
     path: str,
     device: str | None,
@@ -80,7 +94,7 @@ def _load_composite(
 ) -> VisualModel:
     """Load a projector's file and the encoder and the LLM that its card names."""
     from models.composite import CompositeVLM
-    from models.demo import LANGUAGE_NAME, load_demo
+    from models.demo import LANGUAGE_NAME
     from models.encoders import DEFAULT_LAYER, load_encoder
     from models.language import load_language_model
     from models.projector import load_projector
@@ -90,7 +104,7 @@ def _load_composite(
         raise ModelError(f"The card of {path} names no encoder and LLM: train the projector with latentbank.")
     seen, llm = card["encoder"], card["llm"]
     if llm["name"] == LANGUAGE_NAME:  # from a wheel, like the demo's encoder
-        return load_demo(projector=path, device=device, deepest_layer=deepest_layer)
+        return _load_demo(path, device, dtype, deepest_layer)
     encoder = load_encoder(
         seen["name"],
         layer=seen.get("layer", DEFAULT_LAYER),

@@ -98,3 +98,8 @@ def test_a_projectors_file_that_cannot_be_used(projector: Callable[..., str], tm
     other = load_language_model(str(tmp_path / "other"))
     with pytest.raises(ModelError, match="trained with the LLM"):
         load_visual_model(projector(llm={"name": other.name, "fingerprint": "0" * 32}))
+
+
+def test_the_demo_runs_in_float32_only() -> None:
+    with pytest.raises(ModelError, match="float32 only: leave --dtype out"):
+        load_visual_model("demo", dtype="bfloat16")
