@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from latentbank_errors import LatentBankError
 from latentbank_options import Common, ConfigOption, DeviceOption, DtypeOption, JsonOption, TrustOption
-
-if TYPE_CHECKING:
-    from models.features import Features
 
 app = typer.Typer(no_args_is_help=True, help="Train the projector of a vision-language model.")
 
@@ -25,7 +21,7 @@ def _train() -> None:
 @app.command(
     "projector",
     epilog="Example: latentbank train projector --vision openai/clip-vit-base-patch16 "
-    "--llm HuggingFaceTB/SmolLM2-135M --data photos/ --steps 5000 --out clip-smollm2",
+    "--llm HuggingFaceTB/SmolLM2-135M --data photos/ --steps 5000 --output clip-smollm2",
 )
 def train_projector(
     vision: Annotated[
@@ -35,7 +31,9 @@ def train_projector(
     data: Annotated[
         str, typer.Option(help="Folder with metadata.jsonl, Parquet file, or dataset on the hub.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the projector, its card, log and plot.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the projector, its card, log and plot.")
+    ],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")],
     projector: Annotated[str, typer.Option(help="linear, mlp (two layers) or mlp3 (three).")] = "mlp3",
     width: Annotated[
@@ -123,7 +121,7 @@ def train_projector(
             batch=encoder_batch,
             progress=progress if state.is_main_process else Silent(),
         )
-    training, held = _split(encoded, validation, seed)
+    training, held = encoded.split(validation, 256, seed) if validation else (encoded, None)
     language = load_language_model(llm, device=chosen, dtype=dtype, trust_remote_code=trust_remote_code)
     stage = Stage(training, steps=steps, batch=batch, rate=rate, warmup=warmup)
     with shown("training", "steps") as progress:
@@ -131,21 +129,10 @@ def train_projector(
             [stage],
             language,
             settings,
-            out,
+            output,
             validation=held,
             init=init,
             progress=progress if state.is_main_process else Silent(),
         )
     if state.is_main_process:
         show_projector(file, load_projector(file)[1], as_json=as_json)
-
-
-def _split(encoded: Features, share: float, seed: int) -> tuple[Features, Features | None]:
-    """Keep images for validation, where any are wanted."""
-    if not share:
-        return encoded, None
-    if len(encoded.values) < 2:
-        raise LatentBankError(
-            "One image is too few to keep any for validation: give more, or --validation 0."
-        )
-    return encoded.split(share, 256, seed)
