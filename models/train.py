@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -133,6 +133,9 @@ class _Run:
         self.head: CaptionLoss = caption_loss(self.language)
         self.projector = self._first_projector().to(self.language.device)
         self.parameters = list(self.projector.parameters())
+        for parameter in self.parameters:
+            # A process whose share of a step is empty sends zeros: the others wait for as long a message.
+            parameter.grad = torch.zeros_like(parameter)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=0.0,
@@ -216,15 +219,12 @@ class _Run:
         """Sum the gradients over all processes, in one message."""
         if self.state.num_processes == 1:
             return
-        whole = torch.cat(
-            [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
-        )
-        whole = reduce(whole, "sum")
+        gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters]
+        whole = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
         start = 0
-        for parameter in self.parameters:
-            assert parameter.grad is not None
-            parameter.grad.copy_(whole[start : start + parameter.numel()].view_as(parameter))
-            start += parameter.numel()
+        for gradient in gradients:
+            gradient.copy_(whole[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
 
     def _clock(self, stage: Stage) -> float:
         """How much of the stage's time is over, the same for all processes although their clocks differ."""

@@ -123,13 +123,14 @@ def compare_corpora(
     bank: Bank,
     bank_layers: BankLayers = "all",
     random: VisualModel | None = None,
+    names: Sequence[str] | None = None,
 ) -> Compared:
-    """Compare a bank's corpora, each read by itself.
+    """Compare a bank's corpora, each read by itself; `names` says which, None: all of them.
 
     Raises:
         QueryError: there are fewer than two.
     """
-    corpora = list(bank.corpora)
+    corpora = list(bank.corpora if names is None else names)
     if len(corpora) < 2:
         raise QueryError(
             f"The bank '{bank.name}' holds {len(corpora)} corpus; a comparison needs two or more of about one size."

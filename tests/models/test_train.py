@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from models.composite import CompositeVLM
 from models.features import Features, cache_features
 from models.language import LanguageModel, load_language_model
 from models.pairs import Pair
-from models.projector import load_projector
+from models.projector import Projector, load_projector
 from models.stages import Stage, TrainSettings
 from models.train import train_projector
 from tests.models.pixels import COLOURS, PixelEncoder, pairs
@@ -175,6 +176,27 @@ def test_accumulation_changes_nothing(language: LanguageModel, features: Feature
     states = [load_projector(file)[0].state_dict() for file in files]
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], atol=2e-3, rtol=2e-3)
+
+
+def test_a_process_without_rows_sends_zeros(
+    language: LanguageModel, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two processes, in steps of one row: what it sends must be as long as what the other does."""
+    second = SimpleNamespace(
+        num_processes=2, process_index=1, is_main_process=False, wait_for_everyone=lambda: None
+    )
+    sent: list[torch.Tensor] = []
+
+    def reduce(tensor: torch.Tensor, how: str) -> torch.Tensor:
+        sent.append(tensor.clone())
+        return tensor
+
+    monkeypatch.setattr(train, "processes", lambda device: second)
+    monkeypatch.setattr(train, "reduce", reduce)
+    train_projector([Stage(features, steps=2, batch=1)], language, QUICK, tmp_path)
+    size = sum(weight.numel() for weight in Projector("mlp3", 7, language.hidden_size, 24).parameters())
+    assert [tensor.numel() for tensor in sent] == [size, 1] * 2  # gradients and the loss of each step
+    assert not any(tensor.any() for tensor in sent)
 
 
 def test_seconds_end_a_stage(language: LanguageModel, features: Features, tmp_path: Path) -> None:
