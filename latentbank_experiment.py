@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import LatentBankError
+from latentbank_errors import CorpusError, LatentBankError
 from latentbank_evaluate import (
     BankLayersOption,
     CalibrationOption,
@@ -195,6 +195,7 @@ def experiment_corpus_swap(
     with ExitStack() as stack:
         if not sources:
             opened = stack.enter_context(opened_bank(bank))
+            names = list(opened.corpora)
         bench = make_bench(
             model,
             visual_layers,
@@ -223,7 +224,7 @@ def experiment_corpus_swap(
                     metric=cast("Any", metric),
                 )
             )
-            _store_equal(sources, opened, llm, contexts)
+            names = _store_equal(sources, opened, llm, contexts)
         with shown("evaluating", "scenes") as progress:
             compared = compare_corpora(
                 bench.setup(progress, coverage),
@@ -231,13 +232,14 @@ def experiment_corpus_swap(
                 opened,
                 bank_layers_of(bank_layers),
                 bench.random,
+                names,
             )
-        sizes = {name: entry.contexts for name, entry in opened.corpora.items()}
+        sizes = {name: opened.corpora[name].contexts for name in names}
     show_compared(compared, output, "corpus-swap", as_json=as_json, more={"contexts": sizes})
 
 
-def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, contexts: int | None) -> None:
-    """Ingest corpora with as many contexts each, under the names of their files."""
+def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, contexts: int | None) -> list[str]:
+    """Ingest corpora with as many contexts each, under the names of their files, which are given back."""
     from ingest import job
     from ingest.equal import equal_plans
     from latentbank_progress import shown
@@ -248,12 +250,24 @@ def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, context
     opened = {
         name: corpus_of([source], name, None, None, None, None, None) for name, source in corpora.items()
     }
-    folder = plan_folder(Common.settings(), bank.name, "")
+    # A folder of its own, as `ingest run` keeps the plan of the whole corpus under the corpus's name.
+    folder = plan_folder(Common.settings(), bank.name, "swap")
     with shown("planning", "sentences") as progress:
         plans = equal_plans(opened, llm, folder, contexts=contexts, progress=progress)
     for name, plan in plans.items():
+        entry = bank.corpora.get(name)
+        if entry is not None and (entry.content_hash, entry.plan) != (
+            plan.content_hash,
+            asdict(plan.settings),
+        ):
+            raise CorpusError(
+                f"The bank '{bank.name}' holds other sentences of '{name}' than this comparison takes; name a new "
+                "bank with --bank."
+            )
+    for name, plan in plans.items():
         with shown(f"ingesting {name}", "contexts") as progress:
             job.run(bank, plan, llm, progress)
+    return list(plans)
 
 
 @experiment_app.command(

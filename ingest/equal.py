@@ -57,7 +57,7 @@ def equal_plans(
         taken = many
         while abs((found := plans[name].contexts) / wanted - 1) > TOLERANCE and many - few > 1:
             few, many = (taken, many) if found < wanted else (few, taken)
-            taken = min(max(round(taken * wanted / found), few + 1), many - 1)
+            taken = max(1, min(max(round(taken * wanted / found), few + 1), many - 1))
             plans[name] = _plan(name, spread(sentences, taken), model, directory, settings, progress)
     return plans
 

@@ -192,6 +192,30 @@ def test_experiment_corpus_swap_fills_its_bank(
     assert (code, "the same name" in err) == (2, True)
 
 
+def test_experiment_corpus_swap_beside_other_corpora(
+    run: Run, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a bank that holds a third corpus: plans of `ingest run` stay, and only what is named is scored."""
+    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
+    files = {"few": SENTENCES[:3], "many": [f"{one} {i}." for one in SENTENCES for i in range(3)]}
+    for name, sentences in {**files, "third": SENTENCES}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(sentences), encoding="utf-8")
+    ingest = ("ingest", "run", "--bank", "swap", "--model", model_dir, "--layers", "1")
+    assert run(*ingest, tmp_path / "third.txt")[0] == 0
+    assert run("ingest", "plan", tmp_path / "many.txt", "--bank", "swap", "--no-calibrate")[0] == 0
+    plan = (tmp_path / "data" / ".plans" / "swap" / "many" / "plan.json").read_bytes()
+    swap = ("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "many.txt", *FEW, "--json")
+    code, out, err = run(*swap, "--bank", "swap")
+    assert code == 0, err
+    assert list(json.loads(out)["contexts"]) == ["few", "many"]
+    assert [one["label"] for one in json.loads(out)["evaluations"]] == ["few", "many"]
+    assert (tmp_path / "data" / ".plans" / "swap" / "many" / "plan.json").read_bytes() == plan
+    # Fewer contexts are other sentences, which the bank cannot hold beside those.
+    code, _, err = run(*swap, "--bank", "swap", "--contexts", "16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "name a new bank with --bank" in err
+
+
 def test_experiment_projector(run: Run, tmp_path: Path) -> None:
     words = ("experiment", "projector", "a/linear.safetensors", "a/mlp3.safetensors", "--bank", "plain", *FEW)
     code, out, err = run(*words, "--lens", "embedding", "-o", tmp_path / "p")

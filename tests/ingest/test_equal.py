@@ -56,6 +56,12 @@ def test_a_number_of_contexts_can_be_asked_for(model: LanguageModel, tmp_path: P
         assert (sizes[0] == pytest.approx(1000, rel=TOLERANCE)) == (wanted == 1000)
 
 
+def test_a_sentence_is_left_where_one_is_too_many(model: LanguageModel, tmp_path: Path) -> None:
+    corpora = {"few": corpus_from_sentences("few", some_sentences(3))}
+    plans = equal_plans(corpora, model, tmp_path, contexts=1, settings=SETTINGS)
+    assert plans["few"].sentences == 1
+
+
 def test_more_sentences_are_the_same_and_others() -> None:
     sentences = [str(i) for i in range(1000)]
     taken: set[str] = set()
