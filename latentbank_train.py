@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from latentbank_errors import LatentBankError
 from latentbank_options import Common, ConfigOption, DeviceOption, DtypeOption, JsonOption, TrustOption
-
-if TYPE_CHECKING:
-    from models.features import Features
 
 app = typer.Typer(no_args_is_help=True, help="Train the projector of a vision-language model.")
 
@@ -123,7 +119,7 @@ def train_projector(
             batch=encoder_batch,
             progress=progress if state.is_main_process else Silent(),
         )
-    training, held = _split(encoded, validation, seed)
+    training, held = encoded.split(validation, 256, seed) if validation else (encoded, None)
     language = load_language_model(llm, device=chosen, dtype=dtype, trust_remote_code=trust_remote_code)
     stage = Stage(training, steps=steps, batch=batch, rate=rate, warmup=warmup)
     with shown("training", "steps") as progress:
@@ -138,14 +134,3 @@ def train_projector(
         )
     if state.is_main_process:
         show_projector(file, load_projector(file)[1], as_json=as_json)
-
-
-def _split(encoded: Features, share: float, seed: int) -> tuple[Features, Features | None]:
-    """Keep images for validation, where any are wanted."""
-    if not share:
-        return encoded, None
-    if len(encoded.values) < 2:
-        raise LatentBankError(
-            "One image is too few to keep any for validation: give more, or --validation 0."
-        )
-    return encoded.split(share, 256, seed)

@@ -118,15 +118,29 @@ class Features:
     def split(self, share: float, most: int, seed: int) -> tuple[Features, Features]:
         """Two parts without a common image: for training, and for validation.
 
+        Images with the same features, so also copies of one file, stay together.
+
         Args:
-            share: of the images that is kept for validation; at least one image is, if there are two.
+            share: of the different images that is kept for validation; at least one is, if there are two.
             most: validation rows at most.
             seed: which images.
+
+        Raises:
+            ModelError: there is only one image.
         """
-        images = len(self.values)
-        count = min(max(1, round(images * share)), images - 1)
-        held = np.zeros(images, bool)
-        held[np.random.default_rng(seed).permutation(images)[:count]] = True
+        alike: dict[bytes, int] = {}
+        group = np.array(
+            [
+                alike.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), len(alike))
+                for image in self.values
+            ]
+        )
+        if len(alike) < 2:
+            raise ModelError("One image is too few to keep any for validation: give more, or --validation 0.")
+        count = min(max(1, round(len(alike) * share)), len(alike) - 1)
+        chosen = np.zeros(len(alike), bool)
+        chosen[np.random.default_rng(seed).permutation(len(alike))[:count]] = True
+        held = chosen[group]
         there = [number for number, row in enumerate(self.rows) if held[row.image]]
         rest = [number for number, row in enumerate(self.rows) if not held[row.image]]
         return self.select(rest), self.select(there[:most])

@@ -63,7 +63,10 @@ class PairSource(Iterable[Pair | Skipped]):
     limit: int | None
 
     def __iter__(self) -> Iterator[Pair | Skipped]:
-        """Open images ahead; what cannot be opened or has no caption is skipped, and says why."""
+        """Open images ahead; what cannot be opened or has no caption is skipped, and says why.
+
+        Rows that follow each other with the same path or web address share one image.
+        """
         for image, captions in _ahead(islice(self.rows(), self.limit), _AHEAD):
             said = [captions] if isinstance(captions, str) else captions if isinstance(captions, list) else []
             said = [text for text in said if isinstance(text, str) and text.strip()]
@@ -122,9 +125,14 @@ def _ahead(rows: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Image.
     """Open the images of `rows` in threads, `count` of them ahead, and keep their order."""
     with ThreadPoolExecutor(min(16, count)) as pool:
         waiting: deque[tuple[Future[Image.Image | None], Any]] = deque()
+        before: str | None = None
         try:
             for cell, captions in rows:
-                waiting.append((pool.submit(_picture, cell), captions))
+                place = _place(cell)
+                if place is None or place != before:
+                    future = pool.submit(_picture, cell)
+                before = place
+                waiting.append((future, captions))
                 if len(waiting) > count:
                     future, said = waiting.popleft()
                     yield future.result(), said
@@ -134,6 +142,13 @@ def _ahead(rows: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Image.
         finally:
             for future, _ in waiting:
                 future.cancel()
+
+
+def _place(cell: Any) -> str | None:
+    """The path or web address of a row's image; None if the image itself is in the row."""
+    if isinstance(cell, Mapping):
+        cell = None if cell.get("bytes") else cell.get("path")
+    return str(cell) if isinstance(cell, str | Path) else None
 
 
 def _picture(cell: Any) -> Image.Image | None:

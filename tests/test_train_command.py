@@ -76,7 +76,7 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     assert (card["training"]["steps"], card["training"]["seed"]) == (12, 0)
     assert card["training"]["validation_loss"] > 0
     assert card["training"]["loss"] > 0
-    assert len(card["training"]["samples"]) == 4
+    assert len(card["training"]["samples"]) == min(4, card["training"]["validation_rows"])
     text = run(parts, tmp_path / "out", projector="mlp")  # finished: it is shown again, not trained again
     assert "1 with broken image" in text
     assert "12 in" in text

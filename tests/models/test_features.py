@@ -106,13 +106,25 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
 
 
 def test_a_split_has_no_image_on_both_sides(tmp_path: Path) -> None:
-    features = cache_features(PixelEncoder(), pairs(30, regions=True), tmp_path, "colours")
-    seen, held = features.split(0.2, 5, seed=3)
-    sides = [{row.image for row in part.rows} for part in (seen, held)]
+    """Nor copies of it: images of two of four colours, each several times."""
+    features = cache_features(PixelEncoder(), pairs(60, regions=True), tmp_path, "colours")
+    seen, held = features.split(0.2, 500, seed=3)
+    sides = [{features.values[row.image].tobytes() for row in part.rows} for part in (seen, held)]
+    different = len({image.tobytes() for image in features.values})
     assert not sides[0] & sides[1]
-    assert (len({row.image for row in seen.rows}), len(held)) == (24, 5)
-    assert features.split(0.2, 5, seed=3)[1].digest() == held.digest()
-    assert features.split(0.2, 5, seed=4)[1].digest() != held.digest()
+    assert different < 60
+    assert [len(side) for side in sides] == [different - round(different * 0.2), round(different * 0.2)]
+    assert len(seen) + len(held) == len(features)
+    assert len(features.split(0.2, 5, seed=3)[1]) == 5
+    assert features.split(0.2, 500, seed=3)[1].digest() == held.digest()
+    assert features.split(0.2, 500, seed=4)[1].digest() != held.digest()
+
+
+def test_copies_of_one_image_cannot_be_split(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8))
+    features = cache_features(PixelEncoder(), [Pair(image, "a"), Pair(image.copy(), "b")], tmp_path, "data")
+    with pytest.raises(ModelError, match="too few to keep any for validation"):
+        features.split(0.5, 5, seed=0)
 
 
 def test_digests_tell_rows_apart(tmp_path: Path) -> None:

@@ -103,6 +103,17 @@ def test_several_captions_share_an_image(tmp_path: Path) -> None:
     assert pairs[2] == Skipped("no caption")
 
 
+def test_neighboring_rows_of_one_file_share_its_image(folder: Path) -> None:
+    rows = [("0.png", "red"), ("0.png", "a red field"), ("2.png", "blue"), ("1.png", "x"), ("1.png", "y")]
+    lines = [json.dumps({"file_name": name, "text": text}) + "\n" for name, text in rows]
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    entries = list(open_pairs(str(folder)))
+    images = [entry.image for entry in entries if isinstance(entry, Pair)]
+    assert images[0] is images[1]
+    assert images[1] is not images[2]
+    assert said(entries)[3:] == ["broken image"] * 2
+
+
 class _Pictures(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/red.png":
