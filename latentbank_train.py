@@ -21,7 +21,7 @@ def _train() -> None:
 @app.command(
     "projector",
     epilog="Example: latentbank train projector --vision openai/clip-vit-base-patch16 "
-    "--llm HuggingFaceTB/SmolLM2-135M --data photos/ --steps 5000 --out clip-smollm2",
+    "--llm HuggingFaceTB/SmolLM2-135M --data photos/ --steps 5000 --output clip-smollm2",
 )
 def train_projector(
     vision: Annotated[
@@ -31,7 +31,9 @@ def train_projector(
     data: Annotated[
         str, typer.Option(help="Folder with metadata.jsonl, Parquet file, or dataset on the hub.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the projector, its card, log and plot.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the projector, its card, log and plot.")
+    ],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")],
     projector: Annotated[str, typer.Option(help="linear, mlp (two layers) or mlp3 (three).")] = "mlp3",
     width: Annotated[
@@ -127,7 +129,7 @@ def train_projector(
             [stage],
             language,
             settings,
-            out,
+            output,
             validation=held,
             init=init,
             progress=progress if state.is_main_process else Silent(),

@@ -47,7 +47,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def arguments(parts: dict[str, str], out: Path, *more: str, steps: int = 12, **changed: str) -> list[str]:
-    given = {**parts, "out": str(out), "steps": str(steps), "validation": "0.1", "width": "24", **changed}
+    given = {**parts, "output": str(out), "steps": str(steps), "validation": "0.1", "width": "24", **changed}
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
     return ["train", "projector", *options, "--device", "cpu", *more]
 
