@@ -234,6 +234,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor]:
     """The loss of every caption token [tokens], and whether it belongs to a name [tokens]."""
     sequences = Sequences(features, language.tokenizer, language.max_length)
+    head = caption_loss(language)
     losses, of_names = [], []
     for start in range(0, len(features), 16):
         rows = list(range(start, min(start + 16, len(features))))
@@ -241,8 +242,9 @@ def _losses(
         inputs = language.decoder.get_input_embeddings()(batch.ids.to(language.device))
         inputs[batch.visual] = projector(batch.features.to(language.device)).to(language.dtype)
         states = language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state[batch.asked]
-        logits = functional.linear(states, language.embedding)
-        losses.append(functional.cross_entropy(logits, batch.targets.to(language.device), reduction="none"))
+        losses.append(
+            functional.cross_entropy(head.logits(states), batch.targets.to(language.device), reduction="none")
+        )
         for row in rows:
             marks = name_tokens(language.tokenizer, features.rows[row].caption, names[row])
             of_names += [*marks, False]  # the end of sequence

@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
 
 from latentbank_errors import ModelError
 from models import demo, demo_training
+from models.captions import layout_of
 from models.composite import CompositeVLM
 from models.demo_training import COVERED, Recipe, name_tokens, scene_rows, train_demo
+from models.features import cache_features
 from models.images import open_image
 from models.language import load_language_model
+from models.projector import Projector
 from models.scenes import EVALUATION, TRAINING, Thing, load_things, make_scene
+from tests.models.pixels import PixelEncoder, pairs
 from tests.tiny import save_tiny, tiny_tokenizer
 
 
@@ -139,6 +145,27 @@ def test_tokens_of_names_are_found_in_order() -> None:
     assert caption.index("left") + 2 not in touched
     with pytest.raises(ValueError, match="does not name"):
         name_tokens(tokenizer, caption, ["dog", "hot dog"])
+
+
+def test_losses_are_those_of_the_llms_own_unembedding(tmp_path: Path) -> None:
+    """Against transformers' logits, one sequence at a time; this LLM's unembedding is not its embedding."""
+    path = str(save_tiny(tmp_path / "tiny"))
+    language = load_language_model(path, device="cpu", dtype="float32")
+    whole = AutoModelForCausalLM.from_pretrained(path)
+    features = cache_features(PixelEncoder(), pairs(3), tmp_path, "colours")
+    projector = Projector("linear", features.width, language.hidden_size)
+    losses, of_names = demo_training._losses(language, projector, features, [[], [], []])
+    layout, embed = layout_of(language.tokenizer), whole.get_input_embeddings()
+    expected = []
+    with torch.no_grad():
+        for row in range(3):
+            said = [*language.tokenizer(features.rows[row].caption)["input_ids"], layout.end]
+            text = [embed(torch.tensor(ids)) for ids in (layout.before, [*layout.after, *said])]
+            sequence = torch.cat([text[0], projector(features.tokens(row)), text[1]])[None]
+            logits = whole(inputs_embeds=sequence).logits[0, -len(said) - 1 : -1]
+            expected.append(functional.cross_entropy(logits, torch.tensor(said), reduction="none"))
+    torch.testing.assert_close(losses, torch.cat(expected), rtol=1e-4, atol=1e-4)
+    assert len(of_names) == len(losses)
 
 
 def test_a_small_training_runs_through_and_is_scored(
