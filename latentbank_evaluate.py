@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +13,9 @@ import typer
 
 from latentbank_errors import LatentBankError
 from latentbank_images import VisualLayersOption, load_vlm
+from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
-    Common,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -24,18 +23,14 @@ from latentbank_options import (
     TrustOption,
     bank_layers_of,
     numbers,
-    only_bank,
 )
 from latentbank_scores import show_evaluation, write_scores
 
 if TYPE_CHECKING:
-    from bank.bank import Bank
-    from bank.where import Filter
     from latentbank_progress import Progress
     from models.scenes import Scene
     from models.vision_language import VisualModel
     from query.experiments.compare import Setup
-    from query.lenses import Lens
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Score lenses where the truth is known.")
 
@@ -122,34 +117,6 @@ def make_bench(
     return Bench(model, blind, held_out, others, chosen or evaluation_layers(model.num_layers))
 
 
-def make_lenses(
-    names: str, bank: Bank, bank_layers: str, where: Filter | None, model: VisualModel
-) -> list[Lens]:
-    """Make the lenses that --lens names."""
-    from models.visual import unembedding_of
-    from query.lenses import EmbeddingLens, LatentLens, LogitLens
-
-    make: dict[str, Callable[[], Lens]] = {
-        "latent": lambda: LatentLens(bank, bank_layers_of(bank_layers), where),
-        "logit": lambda: LogitLens(unembedding_of(model), model.language.tokenizer),
-        "embedding": lambda: EmbeddingLens(model.language.embedding, model.language.tokenizer),
-    }
-    wanted = list(dict.fromkeys(name.strip() for name in names.split(",")))
-    if unknown := [name for name in wanted if name not in make]:
-        raise LatentBankError(f"There is no lens '{unknown[0]}'; there are {', '.join(make)}.")
-    return [make[name]() for name in wanted]
-
-
-@contextmanager
-def opened_bank(bank: str | None) -> Iterator[Bank]:
-    """Open the bank that a command means, for as long as it is needed."""
-    from bank.bank import open_bank
-
-    settings = Common.settings()
-    with open_bank(only_bank(bank, settings), settings) as opened:
-        yield opened
-
-
 @evaluate_app.command("scenes", epilog="Example: latentbank evaluate scenes --bank demo --output scores")
 def evaluate_scenes(
     bank: BankOption = None,
@@ -176,11 +143,12 @@ def evaluate_scenes(
     from query.figures import draw_evaluation
 
     condition = parse_where(where or [])
+    names = lens_names(lens)
     with opened_bank(bank) as opened:
         bench = make_bench(
             model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
         )
-        lenses = make_lenses(lens, opened, bank_layers, condition, bench.model)
+        lenses = lenses_of(names, bench.model, opened, bank_layers_of(bank_layers), condition)
         with shown("evaluating", "scenes") as progress:
             found = evaluate(
                 bench.model,

@@ -22,10 +22,9 @@ from latentbank_evaluate import (
     RandomOption,
     ScenesOption,
     make_bench,
-    make_lenses,
-    opened_bank,
 )
 from latentbank_images import VisualLayersOption
+from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
     Common,
@@ -134,20 +133,21 @@ def experiment_metric(
     from latentbank_progress import shown
     from query.experiments.compare import compare_metrics
 
+    names = [name for name in lens_names(lens) if name != "latent"]
     with ExitStack() as stack:
         plain = stack.enter_context(opened_bank(bank))
         other = stack.enter_context(opened_bank(centred))
         bench = make_bench(
             model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
         )
-        others = make_lenses(lens, plain, bank_layers, None, bench.model)
+        others = lenses_of(names, bench.model, None)
         with shown("evaluating", "scenes") as progress:
             compared = compare_metrics(
                 bench.setup(progress, coverage),
                 bench.model,
                 plain,
                 other,
-                [one for one in others if one.name != "latent"],
+                others,
                 bank_layers_of(bank_layers),
                 bench.random,
             )
@@ -294,6 +294,7 @@ def experiment_projector(
     from latentbank_progress import shown
     from query.experiments.compare import compare_projectors
 
+    names = [name for name in lens_names(lens) if name != "latent"]
     with opened_bank(bank) as opened:
         benches = {
             Path(name).stem: make_bench(
@@ -304,13 +305,13 @@ def experiment_projector(
         first = next(iter(benches.values()))
         if len(benches) < 2:
             raise LatentBankError("Name at least two projector files, with different names.")
-        others = make_lenses(lens, opened, bank_layers, None, first.model)
+        others = lenses_of(names, first.model, None)
         with shown("evaluating", "scenes") as progress:
             compared = compare_projectors(
                 first.setup(progress, coverage),
                 {label: bench.model for label, bench in benches.items()},
                 opened,
-                [one for one in others if one.name != "latent"],
+                others,
                 bank_layers_of(bank_layers),
             )
     cards = {label: dict(getattr(bench.model, "card", {})) for label, bench in benches.items()}

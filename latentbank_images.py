@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentbank_errors import ImageError, LatentBankError, QueryError
+from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
-    Common,
     ConfigOption,
     DeviceOption,
     DtypeOption,
@@ -25,7 +25,6 @@ from latentbank_options import (
     TrustOption,
     bank_layers_of,
     numbers,
-    only_bank,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from models.vision_language import VisualModel
     from query.export import ReadingFolder
     from query.images import Images, ImageSource
-    from query.lenses import Lens
     from query.norms import Norms
     from query.reading import Reading
 
@@ -61,8 +59,6 @@ ImageColumnOption = Annotated[
     str | None, typer.Option("--column", help="Column of a dataset that holds the images; by default found.")
 ]
 ImageLimitOption = Annotated[int | None, typer.Option("--limit", help="Take only the first so many images.")]
-
-_LENSES = ("latent", "logit", "embedding")
 
 
 def query_image(
@@ -109,12 +105,11 @@ def query_image(
     from bank.where import parse_where
     from query.centring import described, load_means
     from query.images import find_images
-    from query.lenses import LatentLens
     from query.visual import default_visual_layers, read_images
 
     if as_json and parquet is not None:
         raise QueryError("Readings go to one place: choose --json or --parquet.")
-    lenses = _lens_names(lens)
+    lenses = lens_names(lens)
     wanted = numbers(visual_layers)
     chosen_layers = bank_layers_of(bank_layers)
     condition = parse_where(where or [])
@@ -123,9 +118,7 @@ def query_image(
     once = cast("Any", unique)
     found = find_images(images, column=column, config=config, split=split, limit=limit)
     with ExitStack() as stack:
-        opened, name, known_revision = _bank_and_model(
-            stack, bank, model, needed="latent" in lenses, settings=Common.settings()
-        )
+        opened, name, known_revision = _bank_and_model(stack, bank, model, needed="latent" in lenses)
         if opened is not None:
             opened.choose_layers(chosen_layers)
         vlm = load_vlm(
@@ -138,13 +131,7 @@ def query_image(
         )
         layers = wanted or default_visual_layers(vlm.num_layers)
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
-        through: list[Lens] = []
-        for lens_name in lenses:
-            if lens_name == "latent":
-                assert opened is not None
-                through.append(LatentLens(opened, chosen_layers, condition, once, exact))
-            else:
-                through.append(_vocabulary_lens(lens_name, vlm, once))
+        through = lenses_of(lenses, vlm, opened, chosen_layers, condition, once, exact)
         job = _ImageJob(found, as_json, pictures)
         if parquet is not None:
             choice = {
@@ -212,9 +199,7 @@ def query_norms(
     corpus = open_corpus("text", text, limit=sentences) if text else None
     compared = list(read_sentences(corpus, Counts())) if corpus else SENTENCES
     with ExitStack() as stack:
-        _, name, known_revision = _bank_and_model(
-            stack, bank, model, needed=False, settings=Common.settings()
-        )
+        _, name, known_revision = _bank_and_model(stack, bank, model, needed=False)
         vlm = load_vlm(
             name,
             max(wanted) if wanted else (lambda count: count),
@@ -266,9 +251,7 @@ def query_means(
     wanted = numbers(visual_layers)
     found = find_images(images, column=column, config=config, split=split, limit=limit)
     with ExitStack() as stack:
-        _, name, known_revision = _bank_and_model(
-            stack, bank, model, needed=False, settings=Common.settings()
-        )
+        _, name, known_revision = _bank_and_model(stack, bank, model, needed=False)
         vlm = load_vlm(
             name,
             max(wanted) if wanted else (lambda count: count),
@@ -381,36 +364,16 @@ class _ImageJob:
             yield image
 
 
-def _lens_names(text: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    if unknown := [name for name in names if name not in _LENSES]:
-        raise QueryError(f"There is no lens '{unknown[0]}'; there are {', '.join(_LENSES)}.")
-    return names
-
-
 def _bank_and_model(
-    stack: ExitStack, bank: str | None, model: str | None, *, needed: bool, settings: Any
+    stack: ExitStack, bank: str | None, model: str | None, *, needed: bool
 ) -> tuple[Bank | None, str, str | None]:
     """Open the bank a command means, if it is needed or names the model; give it, the model and its revision."""
-    from bank.bank import open_bank
-
     if model is not None and not needed:
         return None, model, None
-    opened = stack.enter_context(open_bank(only_bank(bank, settings), settings))
+    opened = stack.enter_context(opened_bank(bank))
     if model is not None:
         return opened, model, None
     return opened, opened.manifest.model, opened.manifest.revision
-
-
-def _vocabulary_lens(name: str, vlm: VisualModel, unique: Any) -> Lens:
-    from query.lenses import EmbeddingLens, LogitLens
-
-    tokenizer = vlm.language.tokenizer
-    if name == "embedding":
-        return EmbeddingLens(vlm.language.embedding, tokenizer, unique)
-    from models.visual import unembedding_of
-
-    return LogitLens(unembedding_of(vlm), tokenizer, unique)
 
 
 def _folder(

@@ -76,7 +76,7 @@ class Aligned:
 class Evaluation:
     """The scores of all lenses. `about` says of what; `rows` are the shares.
 
-    `alignment` maps projector and visual layer to what each bank layer does for LatentLens there (see `Aligned`).
+    `alignment` has an entry for each projector, visual layer and bank layer of LatentLens (see `Aligned`).
     """
 
     about: Mapping[str, Any]

@@ -17,6 +17,8 @@ from bank.bank import create_bank
 from ingest import job
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan
+from latentbank_errors import QueryError
+from latentbank_lenses import lens_names, lenses_of
 from models.language import load_language_model
 from models.scenes import Picture, Thing
 from query.lenses import EmbeddingLens
@@ -251,6 +253,9 @@ def test_what_the_user_can_mend(run: Run, words: tuple[str, ...], says: str) -> 
 
 def test_the_lenses_of_a_command(model_dir: Path) -> None:
     vlm = pixel_vlm(load_language_model(str(model_dir)))
-    (lens,) = latentbank_evaluate.make_lenses("embedding", None, "all", None, vlm)  # type: ignore[arg-type]
+    (lens,) = lenses_of(lens_names("embedding, embedding"), vlm, None, unique="word")
     assert isinstance(lens, EmbeddingLens)
+    assert lens.unique == "word"
     assert lens.embedding.shape == (vlm.language.vocab_size, vlm.hidden_size)
+    with pytest.raises(QueryError, match="no lens 'crystal'"):
+        lens_names("latent,crystal")
