@@ -61,9 +61,9 @@ class Settings(BaseSettings):
         description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
     )
     ef: int = Field(
-        288,
+        144,
         gt=0,
-        description="Candidates while the graph is searched; an embedded layer divides them among its segments.",
+        description="Candidates while a graph is searched; embedded, each of n segments gets them divided by √n.",
     )
     oversampling: float = Field(6.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
 

@@ -10,6 +10,7 @@ every shard; a process killed between two commits loses at most what was written
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -242,7 +243,8 @@ class EmbeddedStore:
     ) -> list[list[Hit]]:
         """See `Store`."""
         params = edge.SearchParams(
-            hnsw_ef=max(limit, -(-self._settings.ef // self._segments(layer))),
+            # More segments need fewer candidates each, though more in all.
+            hnsw_ef=max(limit, math.ceil(self._settings.ef / math.sqrt(self._segments(layer)))),
             exact=exact,
             quantization=edge.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling
