@@ -164,6 +164,22 @@ def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchEye]
     assert (reading["bank"], reading["bank_layers"]) == ("", [])
 
 
+def test_the_demos_llm_is_kept_beside_the_banks(
+    run: Run, photos: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(folder: Path, *, say: Any, deepest_layer: Any, **_: Any) -> PatchEye:
+        asked.append(folder)
+        say("unpacking ...")
+        return PatchEye(load_language_model(str(model_dir), deepest_layer=deepest_layer))
+
+    monkeypatch.setattr("models.demo.load_demo", load)
+    code, _, err = run("query", "norms", photos / "a.png", "--model", "demo", "--visual-layers", "0")
+    assert (code, asked) == (0, [tmp_path / "data" / ".models" / "demo"])
+    assert err.count("unpacking") == 1
+
+
 def test_norms(run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path) -> None:
     code, out, err = run("query", "norms", photos, "--json")
     assert code == 1, err
