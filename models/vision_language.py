@@ -135,7 +135,12 @@ def load_vision_language_model(
         vision=True,
     )
     language = LanguageModel(
-        name, parts.decoder, parts.tokenizer, num_layers=parts.num_layers, revision=parts.revision
+        name,
+        parts.decoder,
+        parts.tokenizer,
+        num_layers=parts.num_layers,
+        revision=parts.revision,
+        trust_remote_code=trust_remote_code,
     )
     return VisionLanguageModel(cast(PreTrainedModel, parts.model), parts.processor, language)
 

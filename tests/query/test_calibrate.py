@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from latentbank_errors import ImageError, ModelError, QueryError
 from models.language import LanguageModel
 from query.calibrate import measure_means
+from query.norms import measure_norms
 from tests.query.eye import PatchEye, picture
 
 
@@ -35,6 +38,24 @@ def test_broken_images_are_left_out_and_told(tiny: LanguageModel) -> None:
     assert (means.kind, len(told)) == ("visual tokens of 2 images", 1)
     with pytest.raises(ImageError):
         measure_means(PatchEye(tiny), images, [1])
+
+
+def test_an_image_that_the_model_refuses_is_left_out_of_means_and_norms(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = PatchEye.visual_tokens
+
+    def choosy(self: PatchEye, images: Any, layers: Any, prompt: str | None = None) -> Any:
+        if any(image.width == 300 for image in images):
+            raise ModelError("The image has 300 x 1 pixels: cut it.")
+        return look(self, images, layers, prompt)
+
+    monkeypatch.setattr(PatchEye, "visual_tokens", choosy)
+    eye, told = PatchEye(tiny), list[str]()
+    images = [picture(1), Image.new("RGB", (300, 1)), picture(2)]
+    means = measure_means(eye, images, [1], broken=lambda name, _: told.append(name))
+    norms = measure_norms(eye, images, [1], broken=lambda name, _: told.append(name))
+    assert (means.count, norms.images, told) == (12, 2, ["image 1", "image 1"])
 
 
 def test_nothing_to_measure(tiny: LanguageModel) -> None:

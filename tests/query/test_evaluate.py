@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+import query.evaluate
 from bank.bank import Bank, create_bank
 from bank.points import Neighbor
 from bank.where import Where
@@ -21,7 +23,7 @@ from models.language import LanguageModel, load_language_model
 from models.scenes import Scene
 from query.calibrate import measure_means
 from query.evaluate import evaluate, evaluation_layers, grid_of, look, read_patches
-from query.lenses import EmbeddingLens, LatentLens
+from query.lenses import EmbeddingLens, LatentLens, mean_embedding
 from query.tables import Evaluation
 from tests.query.conftest import SENTENCES
 from tests.query.seer import GRID, Seer, scene_of
@@ -254,6 +256,21 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     assert [row[0].token_id for row in plain] == best.tolist()
     with pytest.raises(QueryError, match="give calibration scenes"):
         evaluate(vlm, [lens(centred)], SCENES, [1])
+
+
+def test_the_mean_of_the_embedding_is_measured_once_for_all_layers(
+    centred: Bank, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def counted(embedding: Tensor) -> Tensor:
+        measured.append(embedding.data_ptr())
+        return mean_embedding(embedding)
+
+    monkeypatch.setattr(query.evaluate, "mean_embedding", counted)
+    embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
+    evaluate(seer(tiny), [lens(centred, 2), embedding], SCENES, [0, 1, 2], calibration=OTHERS)
+    assert measured == [tiny.embedding.data_ptr()]
 
 
 def test_a_cls_token_has_no_patch(bank: Bank, tiny: LanguageModel) -> None:

@@ -14,7 +14,7 @@ import query.lenses
 from bank.bank import Bank
 from latentbank_errors import QueryError
 from models.language import LanguageModel
-from query.lenses import EmbeddingLens, LatentLens, LogitLens
+from query.lenses import EmbeddingLens, LatentLens, LogitLens, mean_embedding
 from tests.query.eye import Unembedded
 
 
@@ -52,7 +52,10 @@ def test_embedding_lens_in_blocks_finds_the_same(
 def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
     tiny: LanguageModel, matrix: Tensor, states: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores are float32 of the bfloat16 values; no tensor made on the way is as large as the matrix."""
+    """Scores are float32 of the bfloat16 values; no tensor made on the way is as large as the matrix.
+
+    Nor where the matrix goes without its mean, which is not rounded to bfloat16.
+    """
     monkeypatch.setattr(query.lenses, "_BLOCK", 32 * 64)
     half = matrix.bfloat16()
     largest = 0
@@ -68,14 +71,19 @@ def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
                 largest = max(largest, made.numel())
             return made
 
+    half += 3  # far from the origin, as input embeddings of some LLMs are
     with Watch():
-        found = EmbeddingLens(half, tiny.tokenizer).read(states, 3)
+        mean = mean_embedding(half)
+        plain = EmbeddingLens(half, tiny.tokenizer).read(states, 3)
+        centred = EmbeddingLens(half, tiny.tokenizer, mean=mean).read(states, 3)
     assert 0 < largest <= 32 * 64
-    exact = torch.nn.functional.cosine_similarity(
-        states[:, None], half.float()[None, : len(tiny.tokenizer)], dim=-1
-    )
-    expected = exact.topk(3).values.flatten().tolist()
-    assert [n.cosine for row in found for n in row] == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(mean, half.float().mean(0))
+    for found, rows in ((plain, half.float()), (centred, half.float() - half.float().mean(0))):
+        exact = torch.nn.functional.cosine_similarity(
+            states[:, None], rows[None, : len(tiny.tokenizer)], dim=-1
+        )
+        expected = exact.topk(3).values.flatten().tolist()
+        assert [n.cosine for row in found for n in row] == pytest.approx(expected, abs=1e-6)
 
 
 def test_embedding_lens_survives_a_row_of_zeros(tiny: LanguageModel, matrix: Tensor, states: Tensor) -> None:

@@ -301,6 +301,13 @@ def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, t
         )
         (measured,) = read_images(eye, images[:1], lenses, [0], query_mean=means, top_k=2)
         assert measured.query_mean == "mean of visual tokens"
+        own = LatentLens(bank, "all", query_mean=means.at(0))
+        for given in (None, "batch"):
+            (reading,) = read_images(eye, images[:1], [own], [0], query_mean=given, top_k=2)
+            assert reading.query_mean == "a mean that was given"
+            assert [t.neighbors for t in reading.tokens] == [
+                t.neighbors for t in measured.tokens if t.lens == "latent"
+            ]
         found = bank.search(
             eye.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0)
         )
