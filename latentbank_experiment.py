@@ -241,7 +241,7 @@ def experiment_corpus_swap(
 def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, contexts: int | None) -> list[str]:
     """Ingest corpora with as many contexts each, under the names of their files, which are given back."""
     from ingest import job
-    from ingest.equal import equal_plans
+    from ingest.equal_plans import equal_plans
     from latentbank_progress import shown
 
     corpora = {Path(source).name.split(".")[0]: source for source in sources}

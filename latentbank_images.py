@@ -383,12 +383,13 @@ def _folder(
 ) -> ReadingFolder:
     """Open the folder of --parquet, with everything that readings depend on."""
     from query.export import ReadingFolder
+    from query.seen import called
 
     settings: dict[str, Any] = {
         "model": vlm.name,
         "revision": vlm.revision,
         "fingerprint": vlm.fingerprint(),
-        "dtype": str(vlm.language.dtype).removeprefix("torch."),
+        "dtype": called(vlm.language.dtype),
         **choice,
     }
     if bank is not None:

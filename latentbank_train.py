@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -96,10 +95,6 @@ def train_projector(
         load_projector(init)  # before hours of encoding
     state = processes(device)
     chosen = device or str(state.device)
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it has no types
     pairs = open_pairs(
         data, image=image_column, caption=caption_column, config=config, split=split, limit=limit
     )

@@ -25,6 +25,8 @@ _BYTES_PER_CODE = {"int8": 1.0, "turbo": 0.5, "none": 0.0}
 # Planned sentences that the calibration runs the LLM on, at most, and for how long.
 _CALIBRATION_SENTENCES = 2000
 _CALIBRATION_SECONDS = 5.0
+# Contexts that it stores; more would only fill the memory, for a GPU computes a hundred thousand in that time.
+_CALIBRATION_CONTEXTS = 4096
 _TRIAL = "calibration"
 
 
@@ -74,19 +76,22 @@ def calibrate(plan: Plan, model: LanguageModel, layers: Sequence[int], settings:
     """Run the LLM on part of the plan for a few seconds, and store what it gives in a bank that is thrown away."""
     part = islice(plan.read(), _CALIBRATION_SENTENCES)
     kept: list[Encoded] = []
-    started = 0.0
+    computed, stored, started = 0, 0, 0.0
     for i, encoded in enumerate(encode(model, plan.corpus, part, layers)):
-        kept.append(encoded)
+        if stored < _CALIBRATION_CONTEXTS:
+            kept.append(encoded)
+            stored += len(encoded.ids)
         if i == 0:
             started = time.monotonic()  # the first pass warms up
-        elif time.monotonic() - started > _CALIBRATION_SECONDS:
+            continue
+        computed += encoded.computed
+        if time.monotonic() - started > _CALIBRATION_SECONDS:
             break
-    seconds, computed = time.monotonic() - started, sum(encoded.computed for encoded in kept[1:])
+    seconds = time.monotonic() - started
     if not computed:  # a plan of one batch: time it again, warm
         started = time.monotonic()
         computed = sum(e.computed for e in encode(model, plan.corpus, plan.read(), layers))
         seconds = time.monotonic() - started
-    stored = sum(len(encoded.ids) for encoded in kept)
     return Speed(
         computed / max(seconds, 1e-9),
         stored / max(_seconds_to_store(kept, plan, model, layers, settings), 1e-9),

@@ -368,7 +368,7 @@ class LanguageModel:
         Args:
             forward: runs the decoder, directly or through the vision-language model around it.
             layers: which layers' hidden states to return.
-            tokens: how many tokens go through, for the message if they are too many.
+            tokens: how many tokens go through, padding counted.
 
         Returns:
             Per layer [batch, tokens, hidden]; nothing is run if no layer is asked for.
@@ -388,7 +388,10 @@ class LanguageModel:
                     f"The memory of {self.device} is too small for {tokens:,} tokens of {self.name} in one forward "
                     "pass: use a smaller --batch or --dtype bfloat16."
                 ) from None
-        if any(state.dim() != 3 or state.shape[-1] != self.hidden_size for state in states.values()):
+        if any(
+            state.dim() != 3 or state.shape[-1] != self.hidden_size or state.shape[:-1].numel() != tokens
+            for state in states.values()
+        ):
             raise ModelError(
                 f"The blocks of {self.name} pass on more than one residual stream: use another model."
             )

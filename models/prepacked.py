@@ -1,9 +1,8 @@
 """Linear layers whose weights oneDNN has laid out for the processor, once, when the model was loaded.
 
 PyTorch multiplies float32 matrices on the CPU with MKL, which runs at less than half of an AMD processor's speed.
-oneDNN does not: on an EPYC of the Zen 5 generation the blocks of SmolLM2 run 2.3 times as fast (benchmarks/ingest.py),
-and the results agree to float32's rounding. Only frozen layers are swapped: gradients flow to the input, never to
-the weights.
+oneDNN does not (benchmarks/linear.py compares them), and the results agree to float32's rounding. Only frozen layers
+are swapped: gradients flow to the input, never to the weights.
 """
 
 from __future__ import annotations

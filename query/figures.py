@@ -42,8 +42,10 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
         for row in evaluation.rows:
             if row.layer != evaluation.about["visual_layers"][0] or row.distinct != distinct:
                 continue
-            same = {"projector": row.projector, "images": row.images, "distinct": distinct}
-            rows = [evaluation.row(row.lens, layer, **same) for layer in evaluation.about["visual_layers"]]  # type: ignore[arg-type]
+            rows = [
+                evaluation.row(row.lens, layer, projector=row.projector, images=row.images, distinct=distinct)
+                for layer in evaluation.about["visual_layers"]
+            ]
             true = (row.projector, row.images) == ("trained", "true")
             label = _NAMES.get(row.lens, row.lens)
             if not true:

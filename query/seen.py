@@ -49,7 +49,7 @@ def see(
 
     Raises:
         ImageError: an image cannot be read.
-        ModelError: the model refuses an image, or a hidden state has no direction.
+        ModelError: the model refuses an image; or a hidden state is not finite or zero, also where `broken` is given.
     """
     stream = opened(images, broken)
     while part := list(itertools.islice(stream, batch)):
@@ -66,8 +66,6 @@ def _look(
 ) -> Iterator[Seen]:
     try:
         found = model.visual_tokens([image for _, image in part], layers, prompt)
-        for (name, _), tokens in zip(part, found, strict=True):
-            check_states(tokens, name, model)
     except (ImageError, ModelError) as error:
         if len(part) > 1:  # one of them is to blame: the others are read alone
             for single in part:
@@ -80,6 +78,9 @@ def _look(
         broken(name, named)
         return
     for (name, image), tokens in zip(part, found, strict=True):
+        check_states(
+            tokens, name, model
+        )  # the model and its dtype are to blame, not the image: this stops the job
         yield Seen(name, image, tokens)
 
 

@@ -6,16 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import latentbank
+from tests.commands import Run, caller
 from tests.tiny import save_tiny
 
 SENTENCES = ["The dog chased a cat.", "", "A red apple lies on the table.", "The river bank was muddy."]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +25,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run a command in a data folder of its own; gives exit code, standard output and standard error."""
-    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "150")
-    for name in ("LATENTBANK_URL", "LATENTBANK_BANK", "LATENTBANK_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latentbank", *map(str, words)])
-        capfd.readouterr()
-        try:
-            latentbank.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return caller(monkeypatch, capfd, tmp_path / "data", 150)
 
 
 @pytest.fixture

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-import latentbank
 import latentbank_evaluate
-from bank.bank import create_bank
-from ingest import job
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan
 from latentbank_errors import QueryError
 from latentbank_lenses import lens_names, lenses_of
 from models.language import load_language_model
 from models.scenes import Picture, Thing
 from query.lenses import EmbeddingLens
-from tests.query.conftest import SENTENCES
+from tests.commands import Run, caller
+from tests.query.banks import SENTENCES, TWO, fill
 from tests.query.pixels import pixel_vlm
 from tests.tiny import save_tiny
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = ("dog", "cat", "apple", "river", "fire truck")
 
 
@@ -46,22 +39,7 @@ def banks(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("banks")
     llm = load_language_model(str(model_dir))
     for metric, name in (("cosine", "plain"), ("centred", "centred")):
-        with create_bank(
-            name,
-            data_dir=folder,
-            url="",
-            model=llm.name,
-            fingerprint=llm.fingerprint(),
-            layers=[1, 2],
-            num_layers=llm.num_layers,
-            hidden_size=llm.hidden_size,
-            metric=metric,  # type: ignore[arg-type]  # a literal, but in a loop
-        ) as bank:
-            for corpus, half in (("first", SENTENCES[:4]), ("second", SENTENCES[4:])):
-                plan = ready_plan(
-                    bank, corpus_from_sentences(corpus, half), llm, folder / "plans" / name / corpus
-                )
-                job.run(bank, plan, llm)
+        fill(name, folder, llm, TWO, metric=metric).close()
     return folder
 
 
@@ -70,10 +48,6 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], banks: Path, model_dir: Path
 ) -> Run:
     """Run a command; the VLM and the things in scenes are the tests' own."""
-    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(banks))
-    monkeypatch.setenv("COLUMNS", "200")
-    for name in ("LATENTBANK_URL", "LATENTBANK_BANK", "LATENTBANK_METRIC"):
-        monkeypatch.delenv(name, raising=False)
 
     def load(name: str, *_: Any) -> Any:
         vlm = pixel_vlm(load_language_model(str(model_dir)), seed=len(name))
@@ -83,18 +57,7 @@ def run(
     monkeypatch.setattr(latentbank_evaluate, "load_vlm", load)
     monkeypatch.setattr("models.scenes.load_things", lambda: tuple(shape(n) for n in range(len(NAMES))))
 
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latentbank", *map(str, words)])
-        capfd.readouterr()
-        try:
-            latentbank.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return caller(monkeypatch, capfd, banks, 200)
 
 
 FEW = ("--scenes", "3", "--visual-layers", "0,2", "--calibration", "2", "--coverage", "0.3")

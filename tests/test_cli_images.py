@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,15 @@ import pandas
 import pytest
 from PIL import Image
 
-import latentbank
 from models.language import load_language_model
 from models.vision_language import load_vision_language_model
+from tests.commands import Run, caller
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
 
 SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
 LENSES = ["latent", "logit", "embedding"]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +44,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchEye]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run a command in a data folder of its own; gives exit code, standard output and standard error."""
-    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "100")
-    for name in ("LATENTBANK_URL", "LATENTBANK_BANK", "LATENTBANK_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latentbank", *map(str, words)])
-        capfd.readouterr()
-        try:
-            latentbank.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return caller(monkeypatch, capfd, tmp_path / "data", 100)
 
 
 @pytest.fixture

@@ -42,10 +42,10 @@ _DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
 _UPSERT = 32
-# Contexts in one indexed segment of a large layer. The engine indexes a segment in memory, 4 KB a context (most of it
-# for the words of captions): segments of one size keep the memory of an ingestion the same whatever the corpus.
+# Contexts in one indexed segment of a large layer. The engine indexes a segment in memory, most of it for the
+# phrases of captions: small segments keep that down.
 SEGMENT = 75_000
-# More of them would cost a search more than memory is worth; the segments of a layer that needs more grow.
+# A search costs more the more there are; the segments of a layer that would need more grow instead.
 MOST_SEGMENTS = 4
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
@@ -57,7 +57,7 @@ _INDEXES = edge.Memory.Cold
 _KINDS: dict[str, Any] = {
     "keyword": edge.KeywordIndexParams(memory=_INDEXES),
     # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest, so
-    # that a search in the graph reads from fewer places; it is a sixth faster.
+    # that a search in the graph reads from fewer places.
     "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True),
     "integer": edge.IntegerIndexParams(memory=_INDEXES),
 }
@@ -167,9 +167,8 @@ class EmbeddedStore:
     def defer_index(self, layer: int, expected: int) -> None:
         """See `Store`; the embedded engine never builds an index unasked.
 
-        A layer that will get a graph is divided while it is loaded, for the sake of memory. Searching loses nothing:
-        the engine takes the segments in parallel, and several small graphs with few candidates each find as much in
-        the same time as a large one with many.
+        A layer that will get a graph is divided while it is loaded: the engine searches segments in parallel, and
+        indexing a smaller one takes less memory.
         """
         if expected >= self._settings.graph_from:
             segments = min(MOST_SEGMENTS, max(2, round(expected / SEGMENT)))

@@ -13,7 +13,7 @@ from bank.words import Words, tight
 from models.language import LanguageModel
 from models.scenes import Scene, SceneObject
 from models.vision_language import VisualTokens
-from tests.query.conftest import SENTENCES
+from tests.query.banks import SENTENCES
 
 GRID = (2, 3)
 PLACES = ("top left", "right", "bottom")

@@ -11,33 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from bank.bank import Bank, create_bank
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan, run
+from bank.bank import Bank
 from latentbank_errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from models.language import LanguageModel
 from query.centring import Means, load_means, means_of, save_means
 from query.lenses import LatentLens
 from query.reading import read_hidden, read_text
-from tests.query.conftest import SENTENCES
+from tests.query.banks import ONE, SENTENCES, fill
 
 ROWS = np.random.default_rng(1).normal(size=(6, 32)).astype(np.float32) + 5
 
 
 @pytest.fixture
 def centred(tiny: LanguageModel, tmp_path: Path) -> Iterator[Bank]:
-    with create_bank(
-        "centred",
-        data_dir=tmp_path,
-        url="",
-        model=tiny.name,
-        fingerprint=tiny.fingerprint(),
-        layers=[1, 2],
-        num_layers=tiny.num_layers,
-        hidden_size=tiny.hidden_size,
-        metric="centred",
-    ) as bank:
-        run(bank, ready_plan(bank, corpus_from_sentences("c", SENTENCES), tiny, tmp_path / "plan"), tiny)
+    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
         yield bank
 
 

@@ -13,11 +13,9 @@ import pytest
 from torch import Tensor
 
 import query.evaluate
-from bank.bank import Bank, create_bank
+from bank.bank import Bank
 from bank.points import Neighbor
 from bank.where import Where
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan, run
 from latentbank_errors import BankMismatch, ModelError, QueryError
 from models.language import LanguageModel, load_language_model
 from models.scenes import Scene
@@ -25,7 +23,7 @@ from query.calibrate import measure_means
 from query.evaluate import evaluate, evaluation_layers, grid_of, look, read_patches
 from query.lenses import EmbeddingLens, LatentLens, mean_embedding
 from query.tables import Evaluation
-from tests.query.conftest import SENTENCES
+from tests.query.banks import ONE, fill
 from tests.query.seer import GRID, Seer, scene_of
 from tests.tiny import save_tiny
 
@@ -65,18 +63,7 @@ class Says:
 
 @pytest.fixture
 def centred(tiny: LanguageModel, tmp_path: Path) -> Iterator[Bank]:
-    with create_bank(
-        "centred",
-        data_dir=tmp_path,
-        url="",
-        model=tiny.name,
-        fingerprint=tiny.fingerprint(),
-        layers=[1, 2],
-        num_layers=tiny.num_layers,
-        hidden_size=tiny.hidden_size,
-        metric="centred",
-    ) as bank:
-        run(bank, ready_plan(bank, corpus_from_sentences("c", SENTENCES), tiny, tmp_path / "plan"), tiny)
+    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
         yield bank
 
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from bank.bank import Bank, create_bank
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan, run
+from bank.bank import Bank
 from latentbank_errors import QueryError
 from latentbank_scores import show_alignment, show_compared, show_evaluation, write_scores
 from models.language import LanguageModel
@@ -19,7 +17,7 @@ from query.experiments.alignment import align, peaks
 from query.experiments.compare import Setup, compare_corpora, compare_metrics, compare_projectors, lines
 from query.figures import draw_bank_layers, draw_compared, draw_evaluation
 from query.lenses import EmbeddingLens, LatentLens
-from tests.query.conftest import SENTENCES
+from tests.query.banks import TWO, fill
 from tests.query.seer import Seer
 from tests.query.test_evaluate import OTHERS, SCENES, seer
 
@@ -37,21 +35,7 @@ def setup() -> Setup:
 
 
 def metric_bank(tiny: LanguageModel, folder: Path, name: str, **given: Any) -> Bank:
-    bank = create_bank(
-        name,
-        data_dir=folder,
-        url="",
-        model=tiny.name,
-        fingerprint=tiny.fingerprint(),
-        layers=[1, 2],
-        num_layers=tiny.num_layers,
-        hidden_size=tiny.hidden_size,
-        **given,
-    )
-    for corpus, sentences in (("first", SENTENCES[:4]), ("second", SENTENCES[4:])):
-        plan = ready_plan(bank, corpus_from_sentences(corpus, sentences), tiny, folder / name / corpus)
-        run(bank, plan, tiny)
-    return bank
+    return fill(name, folder, tiny, TWO, **given)
 
 
 def test_the_leap_is_found_where_it_was_put(

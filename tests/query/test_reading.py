@@ -17,7 +17,7 @@ from ingest.plan import PlanSettings
 from latentbank_errors import BankMismatch, LayerNotFound, QueryError
 from models.language import LanguageModel, load_language_model
 from query.reading import excerpt, read_hidden, read_text
-from tests.query.conftest import SENTENCES
+from tests.query.banks import SENTENCES
 from tests.tiny import save_tiny
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bank.bank import Bank, create_bank
+from bank.bank import Bank
 from bank.points import Neighbor
 from bank.where import Where
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan, run
 from latentbank_errors import BankMismatch, ImageError, LayerNotFound, ModelError, QueryError
 from models.language import LanguageModel, load_language_model
 from query.centring import means_of
@@ -28,7 +27,7 @@ from query.lenses import EmbeddingLens, LatentLens
 from query.reading import Reading, read_hidden, read_text
 from query.report import draw_reading, png_bytes, save_reading
 from query.visual import default_visual_layers, read_image, read_images
-from tests.query.conftest import SENTENCES
+from tests.query.banks import ONE, fill
 from tests.query.eye import GRID, PatchEye, picture
 from tests.tiny import save_tiny
 
@@ -241,6 +240,23 @@ def test_states_that_overflow_name_layer_image_and_dtype(bank: Bank, tiny: Langu
         read_image(bank, PatchEye(tiny, gain=0), picture(), 0)
 
 
+def test_states_that_overflow_stop_the_job_also_where_broken_images_are_skipped(
+    bank: Bank, tiny: LanguageModel
+) -> None:
+    told: list[str] = []
+    with pytest.raises(ModelError, match="not finite in float32"):
+        list(
+            read_images(
+                PatchEye(tiny, gain=math.inf),
+                [picture(), picture(1)],
+                [LatentLens(bank)],
+                [0],
+                broken=lambda name, _: told.append(name),
+            )
+        )
+    assert told == []
+
+
 def test_norms_beyond_float16_are_warned_about_before_the_reading(
     tmp_path: Path, tiny_dir: Path, bank: Bank
 ) -> None:
@@ -271,18 +287,7 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
 
 def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, tmp_path: Path) -> None:
     """Each image's own mean, whatever images it shares a batch with; or one that was measured on many."""
-    with create_bank(
-        "centred",
-        data_dir=tmp_path,
-        url="",
-        model=tiny.name,
-        fingerprint=tiny.fingerprint(),
-        layers=[1, 2],
-        num_layers=tiny.num_layers,
-        hidden_size=tiny.hidden_size,
-        metric="centred",
-    ) as bank:
-        run(bank, ready_plan(bank, corpus_from_sentences("c", SENTENCES), tiny, tmp_path / "plan"), tiny)
+    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
         eye, images = PatchEye(tiny), [picture(seed) for seed in range(3)]
         lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
         together = list(read_images(eye, images, lenses, [0, 2], top_k=2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.corpus import corpus_from_sentences, open_corpus
-from ingest.equal import TOLERANCE, equal_plans, spread
+from ingest.equal_plans import TOLERANCE, equal_plans, spread
 from ingest.plan import PlanSettings
 from latentbank_errors import CorpusError
 from models.language import LanguageModel

@@ -1,0 +1,51 @@
+"""Small banks of a tiny LLM, filled by real jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bank.bank import Bank, create_bank
+from ingest.corpus import corpus_from_sentences
+from ingest.job import ready_plan, run
+from models.language import LanguageModel
+
+SENTENCES = [
+    "The dog chased a cat in the garden.",
+    "A red apple lies on the wooden table.",
+    "The bank of the river was muddy.",
+    "She went to the bank to deposit money.",
+    "My dog is called Rex and likes the garden.",
+    "The fire truck is red and loud.",
+]
+ONE = {"c": SENTENCES}
+TWO = {"first": SENTENCES[:4], "second": SENTENCES[4:]}
+
+
+def fill(
+    name: str,
+    folder: Path,
+    model: LanguageModel,
+    corpora: Mapping[str, Sequence[str]],
+    layers: Iterable[int] = (1, 2),
+    **given: Any,
+) -> Bank:
+    """Give an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank`."""
+    bank = create_bank(
+        name,
+        data_dir=folder,
+        url="",
+        model=model.name,
+        fingerprint=model.fingerprint(),
+        layers=layers,
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        **given,
+    )
+    for corpus, sentences in corpora.items():
+        plan = ready_plan(
+            bank, corpus_from_sentences(corpus, sentences), model, folder / ".plans" / name / corpus
+        )
+        run(bank, plan, model)
+    return bank
