@@ -39,6 +39,15 @@ def conditions(where: Filter | None, engine: ModuleType, range_type: Any) -> Any
     raise QueryError(f"A filter is built from Where with &, | and ~, not from {type(where).__name__}.")
 
 
+def reads_captions(where: Filter | None) -> bool:
+    """Tell whether a filter has a condition on captions."""
+    if isinstance(where, All | AnyOf):
+        return any(map(reads_captions, where.parts))
+    if isinstance(where, Not):
+        return reads_captions(where.part)
+    return isinstance(where, Where) and where.caption_contains is not None
+
+
 def _fields(where: Where, engine: ModuleType, range_type: Any) -> list[Any]:
     found: list[Any] = []
     for name, value in where.given().items():

@@ -10,6 +10,7 @@ every shard; a process killed between two commits loses at most what was written
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -27,10 +28,13 @@ import qdrant_edge as edge
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
 from bank.store import Floats, Hit, LayerInfo, Points, Stored
-from bank.store.conditions import conditions
+from bank.store.conditions import conditions, reads_captions
+from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, read_ahead
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
 from latentbank_memory import give_back
+
+log = logging.getLogger("latentbank")
 
 # Kept free on the disk: the engine writes through memory maps, and a process that touches a mapped
 # page for which there is no disk left is killed, so we stop before that. Loading a layer writes too: 56 MiB the
@@ -42,25 +46,18 @@ _DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
 _UPSERT = 32
-# Contexts in one indexed segment of a large layer. The engine indexes a segment in memory, most of it for the
-# phrases of captions: small segments keep that down.
-SEGMENT = 75_000
-# A search costs more the more there are; the segments of a layer that would need more grow instead.
-MOST_SEGMENTS = 4
+# Contexts of a layer that is being loaded which are put away at once, quantized and mapped from their files. Until then
+# the engine keeps their ids and payload indexes in memory, over a kilobyte each.
+PIECE = 20_000
+# Contexts in one searchable segment of a large layer. A search costs more the more segments there are, building one
+# takes memory that grows with its size; two at least, for they are searched in parallel.
+SEGMENT = 300_000
+# Segments while a layer is loaded: none is merged with another.
+_MANY = 1_000_000
+# Contexts whose captions take more than a second to index.
+_WORTH_SAYING = 50_000
 # How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
-
-# In the page cache, not copied to this process's own memory: opening a bank takes a fifth of the time, searching it
-# as long, and the system can take the memory back. Indexes are read where a filter needs them.
-_CODES = _GRAPH = edge.Memory.Cached
-_INDEXES = edge.Memory.Cold
-_KINDS: dict[str, Any] = {
-    "keyword": edge.KeywordIndexParams(memory=_INDEXES),
-    # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest, so
-    # that a search in the graph reads from fewer places.
-    "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True),
-    "integer": edge.IntegerIndexParams(memory=_INDEXES),
-}
 
 
 def embedded_bank_names(settings: Settings) -> list[str]:
@@ -77,7 +74,7 @@ class EmbeddedStore:
         self._path = settings.data_dir / bank
         self._shards: dict[int, edge.EdgeShard] = {}
         self._dirty: set[int] = set()
-        self._segment_sizes: dict[int, int] = {}  # of the layers that are being loaded
+        self._pieces: dict[int, int] = {}  # their sizes, of the layers that are being loaded
         self._guard = threading.RLock()
         self._lock: Any = None
         try:
@@ -157,22 +154,18 @@ class EmbeddedStore:
                 if left_by_a_kill.exists():
                     shutil.rmtree(left_by_a_kill)
             fresh.mkdir()
-            shard = edge.EdgeShard.create(str(fresh), self._config(hidden_size, quantization))
+            config = layer_config(hidden_size, quantization, self._settings.hnsw_ef_construct)
+            shard = edge.EdgeShard.create(str(fresh), config)
             for field, kind in INDEXED_FIELDS.items():
-                shard.update(edge.UpdateOperation.create_field_index(field, _KINDS[kind]))
+                shard.update(edge.UpdateOperation.create_field_index(field, KINDS[kind]))
             shard.flush()
             shard.close()
             fresh.replace(path)
 
     def defer_index(self, layer: int, expected: int) -> None:
-        """See `Store`; the embedded engine never builds an index unasked.
-
-        A layer that will get a graph is divided while it is loaded: the engine searches segments in parallel, and
-        indexing a smaller one takes less memory.
-        """
-        if expected >= self._settings.graph_from:
-            segments = min(MOST_SEGMENTS, max(2, round(expected / SEGMENT)))
-            self._segment_sizes[layer] = -(-expected // segments)
+        """See `Store`; the embedded engine never builds an index unasked."""
+        has_graph = expected >= self._settings.graph_from
+        self._pieces[layer] = min(PIECE, -(-expected // 2)) if has_graph else PIECE
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`."""
@@ -191,12 +184,11 @@ class EmbeddedStore:
         with _engine_errors(self._bank):
             for layer in sorted(self._dirty):
                 self._shard(layer).flush()
-        full = [
-            layer for layer in self._dirty if self._unindexed(layer) >= self._segment_sizes.get(layer, inf)
-        ]
+        full = [layer for layer in self._dirty if self._unindexed(layer) >= self._pieces.get(layer, inf)]
         self._dirty.clear()
         for layer in full:
-            self._optimize(layer, self._settings.hnsw_m)
+            # A layer that has a graph keeps it: another setting would apply to all its segments.
+            self._optimize(layer, graph_of(self._layer_path(layer)), PIECE, _MANY)
 
     def _unindexed(self, layer: int) -> int:
         state = self._shard(layer).info()
@@ -209,23 +201,64 @@ class EmbeddedStore:
 
     def index(self, layer: int) -> None:
         """See `Store`."""
-        self._segment_sizes.pop(layer, None)
-        graph = self._settings.hnsw_m if self.count(layer) >= self._settings.graph_from else 0
-        self._optimize(layer, graph)
+        self._pieces.pop(layer, None)
+        count = self.count(layer)
+        graph, segments = 0, 1
+        if count >= self._settings.graph_from:
+            graph, segments = self._settings.hnsw_m, max(2, round(count / SEGMENT))
+        # The engine merges the smallest segments until one is full: with room for a piece more than the average, as
+        # many as we want come out, of about one size.
+        self._optimize(layer, graph, -(-count // segments) + PIECE, segments)
 
-    def _optimize(self, layer: int, graph: int) -> None:
-        """Index what is not, with graphs of `graph` edges a node (0: none)."""
-        shard = self._shard(layer)
+    def _optimize(self, layer: int, graph: int, largest: int, segments: int) -> None:
+        """Index what is not, with graphs of `graph` edges a node (0: none), and merge segments.
+
+        Args:
+            layer: the layer.
+            graph: edges a node.
+            largest: contexts in a segment that comes from merging, at most.
+            segments: how many there may be; only what is more is merged.
+        """
         self._room(self._used(layer))  # segments are rewritten beside the old ones
         with _engine_errors(self._bank), self._guard:
-            if "caption" not in shard.info().payload_schema:
-                shard.update(edge.UpdateOperation.create_field_index("caption", _caption_index()))
-            shard.flush()
-            # The engine takes another graph setting only while it loads a shard.
+            self._shard(layer).flush()
+            # The engine takes other settings only while it loads a shard.
             self._let_go(layer)
-            shard = edge.EdgeShard.load(str(self._layer_path(layer)), self._known_config(graph))
+            head = (self.read_manifest() or ({}, {}))[0]
+            config = layer_config(
+                head["hidden_size"],
+                head["quantization"],
+                self._settings.hnsw_ef_construct,
+                graph,
+                largest,
+                segments,
+            )
+            shard = edge.EdgeShard.load(str(self._layer_path(layer)), config)
             self._shards[layer] = shard
             shard.optimize()
+            shard.flush()
+            give_back()
+
+    def _index_captions(self, layer: int, where: Filter | None) -> None:
+        """Index the words of captions if a filter needs them and they are not indexed yet.
+
+        Not while a layer is loaded: few are ever searched by caption, and the index takes more memory to build than
+        everything else together.
+        """
+        if not reads_captions(where):
+            return
+        with _engine_errors(self._bank), self._guard:
+            shard = self._shard(layer)
+            if "caption" in shard.info().payload_schema:
+                return
+            self._room(0)
+            if (count := self.count(layer)) >= _WORTH_SAYING:
+                log.warning(
+                    "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
+                    f"{count:,}",
+                    layer,
+                )
+            shard.update(edge.UpdateOperation.create_field_index("caption", CAPTION_INDEX))
             shard.flush()
             give_back()
 
@@ -241,6 +274,7 @@ class EmbeddedStore:
         payloads: bool = True,
     ) -> list[list[Hit]]:
         """See `Store`."""
+        self._index_captions(layer, where)
         params = edge.SearchParams(
             # More segments need fewer candidates each, though more in all.
             hnsw_ef=max(limit, math.ceil(self._settings.ef / math.sqrt(self._segments(layer)))),
@@ -275,12 +309,14 @@ class EmbeddedStore:
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
+        self._index_captions(layer, where)
         with _engine_errors(self._bank):
             request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
             return self._shard(layer).count(request)
 
     def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
         """See `Store`."""
+        self._index_captions(layer, where)
         selected = conditions(where, edge, edge.RangeFloat)
         with _engine_errors(self._bank):
             answer = self._shard(layer).facet(edge.FacetRequest(field, limit, True, selected))
@@ -297,6 +333,7 @@ class EmbeddedStore:
         self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
     ) -> Iterator[Stored]:
         """See `Store`."""
+        self._index_captions(layer, where)
         selected = conditions(where, edge, edge.RangeFloat)
         offset = None
         while True:
@@ -375,35 +412,9 @@ class EmbeddedStore:
                     raise LayerNotFound(f"The bank '{self._bank}' has no layer {layer}.")
                 self._room(0)
                 with _engine_errors(self._bank):
-                    _read_ahead(path)
+                    read_ahead(path)
                     self._shards[layer] = edge.EdgeShard.load(str(path), None)
             return self._shards[layer]
-
-    def _known_config(self, graph: int) -> edge.EdgeConfig:
-        head = (self.read_manifest() or ({}, {}))[0]
-        return self._config(head["hidden_size"], head["quantization"], graph)
-
-    def _config(self, hidden_size: int, quantization: str, graph: int = 0) -> edge.EdgeConfig:
-        return edge.EdgeConfig(
-            vectors=edge.EdgeVectorParams(
-                size=hidden_size,
-                distance=edge.Distance.Cosine,
-                datatype=edge.VectorStorageDatatype.Float16,
-                memory=edge.Memory.Cold,
-                quantization_config=_quantization(quantization),
-            ),
-            hnsw_config=edge.HnswIndexConfig(
-                m=graph,
-                ef_construct=self._settings.hnsw_ef_construct,
-                full_scan_threshold=10_000,
-                memory=_GRAPH,
-            ),
-            optimizers=edge.EdgeOptimizersConfig(
-                indexing_threshold=1, default_segment_number=MOST_SEGMENTS + 1
-            ),
-            payload_memory=edge.Memory.Cold,
-            wal_enabled=False,
-        )
 
     def _room(self, needed: int) -> None:
         free = shutil.disk_usage(self._path).free
@@ -412,34 +423,6 @@ class EmbeddedStore:
                 f"The disk of {self._path} is full ({free >> 20} MiB free); make room and run the command "
                 "again, it continues where it stopped."
             )
-
-
-def _read_ahead(path: Path) -> None:
-    """Bring what the engine is about to map into the page cache: left to itself it reads page by page.
-
-    Not the originals and the payloads, of which a search needs a few, nor the words of captions.
-    """
-    buffer = bytearray(1 << 20)
-    for file in path.rglob("*"):
-        kept_cold = file.name == "matrix.dat" or file.parent.name == "payload_storage"
-        if not kept_cold and not file.parent.name.endswith("-text") and file.is_file():
-            with file.open("rb", buffering=0) as raw:
-                while raw.readinto(buffer):
-                    pass
-
-
-def _quantization(kind: str) -> Any:
-    if kind == "int8":
-        return edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, memory=_CODES)
-    if kind == "turbo":
-        return edge.TurboQuantQuantizationConfig(memory=_CODES)
-    return None
-
-
-def _caption_index() -> edge.TextIndexParams:
-    return edge.TextIndexParams(
-        tokenizer=edge.TokenizerType.Word, lowercase=True, phrase_matching=True, memory=_INDEXES
-    )
 
 
 def _take_lock(path: Path, bank: str) -> Any:
