@@ -177,7 +177,7 @@ class Bank:
         search = Search(self._store, layers, where, exact, payloads=unique == "word")
         found = search.ask(vectors, top_k)
         if unique == "word":
-            search.deepen(found, vectors, top_k)
+            search.find_words(found, vectors, top_k)
         return search.neighbors([merge(candidates, top_k, unique) for candidates in found])
 
     def require_query_mean(self, *, given: bool) -> None:

@@ -1,8 +1,9 @@
-"""Searching a bank: queries made ready, sent to every bank layer, and searched deeper where words repeat."""
+"""Searching a bank: queries made ready, sent to every bank layer, and searched further where words repeat."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -15,13 +16,11 @@ from bank.merge import merge
 from bank.points import Neighbor
 from bank.rotation import rotate, unit
 from bank.store import Floats, Hit, Store
-from bank.where import Filter
+from bank.where import Filter, Where
 from latentbank_errors import QueryError
 
 # Queries sent to the store in one batch: enough to share the engine's work, small enough to spread.
 QUERY_BATCH = 288
-# How deep a search for distinct words goes before it settles for fewer of them.
-DEEPEST = 1280
 
 
 def prepare(
@@ -134,44 +133,68 @@ class Search:
     payloads: bool  # of all hits at once; else only of those that are kept
 
     def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
-        """Give each query's `depth` nearest contexts of every layer, layer after layer.
+        """Give each query's `depth` nearest contexts of every layer, layer after layer."""
+        everyone = range(len(vectors))
+        answers = self._ask(
+            {layer: [(row, self.where) for row in everyone] for layer in self.layers}, vectors, depth
+        )
+        return [[one for layer in self.layers for one in answers[row, layer]] for row in everyone]
+
+    def _ask(
+        self, asked: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
+    ) -> dict[tuple[int, int], list[Candidate]]:
+        """Search each layer for rows of `vectors`, each with its filter; give the answers by row and layer.
 
         Layers and batches of queries are searched several at once: the engine works outside Python's lock.
         """
-        tasks = [(layer, at) for layer in self.layers for at in range(0, len(vectors), QUERY_BATCH)]
+        tasks = [
+            (layer, queries[at : at + QUERY_BATCH])
+            for layer, queries in asked.items()
+            for at in range(0, len(queries), QUERY_BATCH)
+        ]
 
-        def run(task: tuple[int, int]) -> list[list[Hit]]:
-            layer, at = task
-            part = vectors[at : at + QUERY_BATCH]
-            return self.store.search(layer, part, depth, self.where, self.exact, self.payloads)
+        def run(task: tuple[int, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
+            layer, queries = task
+            rows, wheres = zip(*queries, strict=True)
+            return self.store.search(layer, vectors[list(rows)], depth, wheres, self.exact, self.payloads)
 
-        found: list[list[Candidate]] = [[] for _ in vectors]
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
-            for (layer, at), answers in zip(tasks, pool.map(run, tasks), strict=True):
-                for row, hits in enumerate(answers, at):
-                    found[row] += [Candidate(layer, hit) for hit in hits]
-        return found
+            return {
+                (row, layer): [Candidate(layer, hit) for hit in hits]
+                for (layer, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
+                for (row, _), hits in zip(queries, answers, strict=True)
+            }
 
-    def deepen(self, found: list[list[Candidate]], vectors: Floats, top_k: int) -> None:
-        """Search deeper, in place, for the queries whose neighbors hold fewer than `top_k` words for sure."""
-        depth = top_k
-        while depth < DEEPEST:
-            short = [i for i, neighbors in enumerate(found) if self._unsure(neighbors, top_k, depth)]
-            if not short:
-                break
-            depth = min(depth * 4, DEEPEST)
-            for i, neighbors in zip(short, self.ask(vectors[short], depth), strict=True):
-                found[i] = neighbors
+    def find_words(self, found: list[list[Candidate]], vectors: Floats, top_k: int) -> None:
+        """Search on, in place, until the best `top_k` words of each query are among its candidates for sure.
 
-    def _unsure(self, neighbors: Sequence[Candidate], top_k: int, depth: int) -> bool:
-        """Tell whether a deeper search could change the distinct words of one query."""
-        best = merge(neighbors, top_k, "word")
-        for layer in self.layers:
-            cosines = [n.cosine for n in neighbors if n.bank_layer == layer]
-            # A layer cut off above the last kept cosine may hide a better word below its cut.
-            if len(cosines) >= depth and (len(best) < top_k or min(cosines) > best[-1].cosine):
-                return True
-        return False
+        A layer is asked again, without the words that it gave already, while its answer was cut off above what is kept:
+        every round brings a word at least, the layer's nearest of those that are left.
+        """
+        last = {
+            (row, layer): [one for one in candidates if one.bank_layer == layer]
+            for row, candidates in enumerate(found)
+            for layer in self.layers
+        }
+        while last:
+            worst = {row: self._worst_kept(found[row], top_k) for row in {row for row, _ in last}}
+            asked: dict[int, list[tuple[int, Filter | None]]] = {}
+            for (row, layer), answer in last.items():
+                if len(answer) >= top_k and answer[-1].cosine > worst[row]:
+                    seen = {one.word: None for one in found[row] if one.bank_layer == layer}
+                    others = ~Where(word=tuple(seen))
+                    asked.setdefault(layer, []).append(
+                        (row, others if self.where is None else self.where & others)
+                    )
+            last = self._ask(asked, vectors, top_k)
+            for (row, _), answer in last.items():
+                found[row] += answer
+
+    @staticmethod
+    def _worst_kept(candidates: Sequence[Candidate], top_k: int) -> float:
+        """Give the lowest cosine among the best words, below every cosine while there are too few of them."""
+        best = merge(candidates, top_k, "word")
+        return best[-1].cosine if len(best) == top_k else -math.inf
 
     def neighbors(self, kept: Sequence[Sequence[Candidate]]) -> list[list[Neighbor]]:
         """Give the neighbors that each query's candidates are, reading the payloads that are not there yet."""

@@ -91,11 +91,11 @@ class Store(Protocol):
         layer: int,
         queries: Floats,
         limit: int,
-        where: Filter | None = None,
+        where: Filter | Sequence[Filter | None] | None = None,
         exact: bool = False,
         payloads: bool = True,
     ) -> list[list[Hit]]:
-        """Give the nearest points of each query `[queries, hidden]`, best first."""
+        """Give the nearest points of each query `[queries, hidden]`, best first; `where` for all or for each."""
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """Give the payloads of those points of `ids` that the layer holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from types import ModuleType
 from typing import Any
@@ -39,8 +39,19 @@ def conditions(where: Filter | None, engine: ModuleType, range_type: Any) -> Any
     raise QueryError(f"A filter is built from Where with &, | and ~, not from {type(where).__name__}.")
 
 
-def reads_captions(where: Filter | None) -> bool:
-    """Tell whether a filter has a condition on captions."""
+def each_condition(
+    where: Filter | Sequence[Filter | None] | None, count: int, engine: ModuleType, range_type: Any
+) -> list[Any]:
+    """Translate the filters of `count` queries: one for all of them, or one for each."""
+    if isinstance(where, Sequence):
+        return [conditions(one, engine, range_type) for one in where]
+    return [conditions(where, engine, range_type)] * count
+
+
+def reads_captions(where: Filter | Sequence[Filter | None] | None) -> bool:
+    """Tell whether a filter, or one of several, has a condition on captions."""
+    if isinstance(where, Sequence):
+        return any(map(reads_captions, where))
     if isinstance(where, All | AnyOf):
         return any(map(reads_captions, where.parts))
     if isinstance(where, Not):

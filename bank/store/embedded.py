@@ -28,7 +28,7 @@ import qdrant_edge as edge
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
 from bank.store import Floats, Hit, LayerInfo, Points, Stored
-from bank.store.conditions import conditions, reads_captions
+from bank.store.conditions import conditions, each_condition, reads_captions
 from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, read_ahead
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
@@ -239,7 +239,7 @@ class EmbeddedStore:
             shard.flush()
             give_back()
 
-    def _index_captions(self, layer: int, where: Filter | None) -> None:
+    def _index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
         """Index the words of captions if a filter needs them and they are not indexed yet.
 
         Not while a layer is loaded: few are ever searched by caption, and the index takes more memory to build than
@@ -269,7 +269,7 @@ class EmbeddedStore:
         layer: int,
         queries: Floats,
         limit: int,
-        where: Filter | None = None,
+        where: Filter | Sequence[Filter | None] | None = None,
         exact: bool = False,
         payloads: bool = True,
     ) -> list[list[Hit]]:
@@ -283,16 +283,18 @@ class EmbeddedStore:
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling
             ),
         )
-        selected = conditions(where, edge, edge.RangeFloat)
+        rows = np.asarray(queries, dtype=np.float32).tolist()
         requests = [
             edge.QueryRequest(
                 limit=limit,
                 query=edge.Query.Nearest(row),
-                filter=selected,
+                filter=condition,
                 params=params,
                 with_payload=payloads,
             )
-            for row in np.asarray(queries, dtype=np.float32).tolist()
+            for row, condition in zip(
+                rows, each_condition(where, len(rows), edge, edge.RangeFloat), strict=True
+            )
         ]
         with _engine_errors(self._bank):
             answers = self._shard(layer).query_batch(edge.QueryBatchRequest(requests))

@@ -27,7 +27,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
 from bank.store import Floats, Hit, LayerInfo, Points, Stored
-from bank.store.conditions import conditions
+from bank.store.conditions import conditions, each_condition
 from bank.store.retrying import call, exists_already, refused, too_often
 from bank.where import Filter, Where
 from latentbank_errors import BankNotFound, BankUnavailable
@@ -247,7 +247,7 @@ class ServerStore:
         layer: int,
         queries: Floats,
         limit: int,
-        where: Filter | None = None,
+        where: Filter | Sequence[Filter | None] | None = None,
         exact: bool = False,
         payloads: bool = True,
     ) -> list[list[Hit]]:
@@ -259,16 +259,18 @@ class ServerStore:
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling
             ),
         )
-        selected = conditions(where, models, models.Range)
+        rows = np.asarray(queries, dtype=np.float32).tolist()
         requests = [
             models.QueryRequest(
                 query=models.NearestQuery(nearest=row),
                 limit=limit,
-                filter=selected,
+                filter=condition,
                 params=params,
                 with_payload=payloads,
             )
-            for row in np.asarray(queries, dtype=np.float32).tolist()
+            for row, condition in zip(
+                rows, each_condition(where, len(rows), models, models.Range), strict=True
+            )
         ]
         name = self._collection(layer)
         answers = self._call(partial(self._fast().query_batch_points, name, requests))

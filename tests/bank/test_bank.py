@@ -489,26 +489,39 @@ def test_unique_words_are_found_below_a_crowd(place: Place) -> None:
         assert [n.word for n in others] == ["snow", "cat"]
 
 
-def test_a_search_for_words_ends(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A word that fills everything within reach: fewer words come back, after a bounded search."""
-    monkeypatch.setattr(bank.search, "DEEPEST", 20)
+def test_words_are_searched_only_where_they_can_be(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each further search leaves out the words that its layer gave, and stops when none could change the answer."""
     settings = {"data_dir": data_dir}
     with make_bank(Place("embedded", _settings(settings))) as made:
         fill(made, 240, states=crowded)
-        depths: list[int] = []
+        asked: list[tuple[int, int]] = []
         search = made.store.search
 
         def spy(layer: int, queries: Any, limit: int, *rest: Any) -> Any:
-            depths.append(limit)
+            asked.append((layer, limit))
             return search(layer, queries, limit, *rest)
 
         monkeypatch.setattr(made.store, "search", spy)
         (found,) = made.search(np.eye(WIDTH)[:1], "all", 3, unique="word")
-        assert {n.word.casefold() for n in found} == {"dog"}
-        assert sorted(depths) == [3, 3, 12, 12, 20, 20]
-        depths.clear()
-        made.search(units(3, seed=1), "all", 3, unique="word")
-        assert max(depths) <= 20
+        assert [n.word.casefold() for n in found] == ["dog", "snow", "cat"]
+        assert {limit for _, limit in asked} == {3}
+        assert len(asked) <= 2 * 8  # words are written in two ways at most
+        asked.clear()
+        made.search(units(3, seed=1), "all", 3, Where(word="snow"), unique="word")
+        assert asked
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4, 5])
+def test_unique_words_are_the_best_of_all_contexts(filled: Bank, top_k: int) -> None:
+    states = {layer: units(120, seed=layer) for layer in filled.layers}
+    queries = units(40, seed=top_k)
+    found = filled.search(queries, "all", top_k, exact=True, unique="word")
+    for neighbors, best in zip(found, expected(states, queries, filled.layers), strict=True):
+        kept: dict[str, float] = {}
+        for cosine, _, number in best:
+            kept.setdefault(payload(number)["word"].casefold(), cosine)
+        np.testing.assert_allclose([n.cosine for n in neighbors], list(kept.values())[:top_k], atol=5e-4)
+        assert len({n.word.casefold() for n in neighbors}) == len(neighbors)
 
 
 def _settings(given: dict[str, Any]) -> Any:
