@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
     )
     ef: int = Field(
-        144,
+        160,
         gt=0,
         description="Candidates while a graph is searched; embedded, each of n segments gets them divided by √n.",
     )

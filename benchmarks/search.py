@@ -49,7 +49,7 @@ def main() -> None:
     """Measure both sides and print the table."""
     arguments = _parser().parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
-    states = _states(arguments, layers)
+    states = search_states(arguments, layers, arguments.queries, make=arguments.states_only)
     if arguments.states_only:
         return
     count = arguments.contexts or states.about["contexts"]
@@ -108,8 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _states(arguments: argparse.Namespace, layers: Sequence[int]) -> States:
-    if (arguments.states / "states.json").exists() and not arguments.states_only:
+def search_states(
+    arguments: argparse.Namespace, layers: Sequence[int], queries: int = 0, *, make: bool = False
+) -> States:
+    """Open the states that the arguments name, or make them: anew where `make` says so, or if there are none."""
+    if (arguments.states / "states.json").exists() and not make:
         states = open_states(arguments.states)
         missing = set(layers) - set(states.layers)
         if missing or (arguments.contexts or 0) > states.about["contexts"]:
@@ -124,7 +127,7 @@ def _states(arguments: argparse.Namespace, layers: Sequence[int]) -> States:
         arguments.contexts,
         layers,
         arguments.contexts_per_token,
-        max(1000, arguments.queries),
+        max(1000, queries),
     )
 
 

@@ -83,12 +83,14 @@ def graph_of(path: Path) -> int:
 def read_ahead(path: Path) -> None:
     """Bring what the engine is about to map into the page cache: left to itself it reads page by page.
 
-    Not the originals and the payloads, of which a search needs a few, nor the words of captions.
+    Not the originals and the payloads, of which a search needs a few, nor the payload indexes.
     """
-    buffer = bytearray(1 << 20)
+    buffer = bytearray(1 << 18)  # fits into a processor's cache
     for file in path.rglob("*"):
-        kept_cold = file.name == "matrix.dat" or file.parent.name == "payload_storage"
-        if not kept_cold and not file.parent.name.endswith("-text") and file.is_file():
+        cold = file.name == "matrix.dat" or {"payload_storage", "payload_index"} & {
+            *file.relative_to(path).parts
+        }
+        if not cold and file.is_file():
             with file.open("rb", buffering=0) as raw:
                 while raw.readinto(buffer):
                     pass

@@ -1,0 +1,152 @@
+"""Reading one image with the demo VLM: how long, and how much of it the forward pass and the searches take.
+
+    python -m benchmarks.reading --states DIR --contexts 100000 --json reading.json
+
+The bank holds hidden states of real sentences, made and kept in DIR as search.py makes them. The image is a held-out
+scene of 224 x 224 pixels, read at nine visual layers through every bank layer in `--layers`, each scene once, after
+another one has been read: model, bank and page cache are warm. The reference library has nothing to compare with; it
+reads no VLMs of this kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
+from benchmarks.search import BANK, build_latentbank, search_states
+
+_MODULE = "benchmarks.reading"
+
+
+def main() -> None:
+    """Measure and print the table."""
+    arguments = _parser().parse_args()
+    layers = [int(layer) for layer in arguments.layers.split(",")]
+    states = search_states(arguments, layers)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (arguments.work or Path(temporary)).resolve()
+        if not (work / "banks" / BANK).exists():
+            in_child(
+                _MODULE,
+                "build",
+                states=states.directory.resolve(),
+                work=work,
+                count=arguments.contexts,
+                layers=layers,
+            )
+        found = in_child(_MODULE, "read", work=work, layers=layers, images=arguments.images)
+    seconds = statistics.median(found["seconds"])
+    rows = [
+        Row(
+            "one image, after loading",
+            "",
+            f"{seconds:.2f} s ({min(found['seconds']):.2f} to {max(found['seconds']):.2f})",
+            seconds,
+            " s",
+            most=3.0,
+        ),
+        Row(
+            "share of the forward pass and the searches",
+            "",
+            f"{statistics.median(found['forward']):.2f} s and {statistics.median(found['searches']):.2f} s",
+            statistics.median(found["share"]),
+            "",
+            least=0.8,
+        ),
+    ]
+    sizes = {
+        "contexts a layer": arguments.contexts,
+        "bank layers": arguments.layers,
+        "visual layers": ",".join(map(str, found["visual_layers"])),
+        "visual tokens": found["tokens"],
+        "images": arguments.images,
+    }
+    where = machine()
+    show("Reading an image", sizes, rows, where)
+    write_json(arguments.json, sizes, rows, found, where)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--states", type=Path, required=True, help="folder that keeps the encoded contexts")
+    add("--model", help="the LLM, when states have to be made: a directory or GGUF (the wheel's GGUF)")
+    add("--contexts", type=int, default=100_000, help="contexts a layer")
+    add("--contexts-per-token", type=int, default=50, help="of the states, when they have to be made")
+    add("--layers", default="4,8,12,16", help="bank layers")
+    add("--images", type=int, default=10, help="scenes that are read")
+    add("--work", type=Path, help="folder that keeps the bank (a temporary one)")
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+class _Busy:
+    """How long at least one of some calls is under way, also when several are at once."""
+
+    def __init__(self) -> None:
+        self.seconds, self._under_way, self._since, self._guard = 0.0, 0, 0.0, threading.Lock()
+
+    def watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Give `call`, watched."""
+
+        def watched(*given: Any, **named: Any) -> Any:
+            with self._guard:
+                if not self._under_way:
+                    self._since = time.perf_counter()
+                self._under_way += 1
+            try:
+                return call(*given, **named)
+            finally:
+                with self._guard:
+                    self._under_way -= 1
+                    if not self._under_way:
+                        self.seconds += time.perf_counter() - self._since
+
+        return watched
+
+
+def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
+    """Read scenes one by one, and time each as a whole and in its parts."""
+    from bank.bank import open_bank
+    from models.demo import load_demo
+    from models.scenes import EVALUATION, load_things, make_scene
+    from query.evaluate import evaluation_layers, grid_of
+    from query.visual import read_image
+
+    things = load_things()
+    result: dict[str, Any] = {"seconds": [], "forward": [], "searches": [], "share": []}
+    model = load_demo(deepest_layer=lambda total: max(evaluation_layers(total)))
+    visual_layers = evaluation_layers(model.num_layers)
+    scenes = [make_scene(things, seed, grid_of(model)) for seed in EVALUATION[: images + 1]]
+    with open_bank(BANK, data_dir=Path(work) / "banks") as bank:
+        forward, searches = _Busy(), _Busy()
+        # Both are what they are for every caller; here a clock stands beside them.
+        model.visual_tokens = forward.watched(model.visual_tokens)  # type: ignore[method-assign]
+        bank.store.search = searches.watched(bank.store.search)  # type: ignore[method-assign]
+        for number, scene in enumerate(scenes):
+            forward.seconds = searches.seconds = 0.0
+            began = time.perf_counter()
+            reading = read_image(bank, model, scene.image, visual_layers, bank_layers=layers)
+            seconds = time.perf_counter() - began
+            if number:  # the first warms up
+                result["seconds"].append(seconds)
+                result["forward"].append(forward.seconds)
+                result["searches"].append(searches.seconds)
+                result["share"].append((forward.seconds + searches.seconds) / seconds)
+    return result | {"visual_layers": visual_layers, "tokens": len(reading.tokens) // len(visual_layers)}
+
+
+_TASKS = {"build": build_latentbank, "read": read}
+
+if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
+    main()
