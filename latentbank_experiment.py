@@ -42,7 +42,7 @@ from latentbank_options import (
     numbers,
     plan_folder,
 )
-from latentbank_scores import show_alignment, show_compared, write_scores
+from latentbank_scores import show_alignment, show_cards, show_compared, write_scores
 
 if TYPE_CHECKING:
     from bank.bank import Bank
@@ -121,7 +121,7 @@ def experiment_metric(
     scenes: ScenesOption = 300,
     calibration: CalibrationOption = 100,
     coverage: CoverageOption = 0.5,
-    random: RandomOption = False,
+    random: RandomOption = True,
     output: OutputOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -176,7 +176,7 @@ def experiment_corpus_swap(
     scenes: ScenesOption = 300,
     calibration: CalibrationOption = 100,
     coverage: CoverageOption = 0.5,
-    random: RandomOption = False,
+    random: RandomOption = True,
     output: OutputOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -285,6 +285,7 @@ def experiment_projector(
     scenes: ScenesOption = 300,
     calibration: CalibrationOption = 100,
     coverage: CoverageOption = 0.5,
+    random: RandomOption = True,
     output: OutputOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -296,23 +297,31 @@ def experiment_projector(
 
     names = [name for name in lens_names(lens) if name != "latent"]
     with opened_bank(bank) as opened:
-        benches = {
-            Path(name).stem: make_bench(
-                name, visual_layers, scenes, calibration, False, device, dtype, None, False
+        labels = [_projector_label(Path(name)) for name in projectors]
+        if len(set(labels)) < max(2, len(labels)):
+            raise LatentBankError(
+                "Name at least two projector files, with different names or in different folders."
             )
-            for name in projectors
+        benches = {
+            label: make_bench(name, visual_layers, scenes, calibration, random, device, dtype, None, False)
+            for label, name in zip(labels, projectors, strict=True)
         }
         first = next(iter(benches.values()))
-        if len(benches) < 2:
-            raise LatentBankError("Name at least two projector files, with different names.")
         others = lenses_of(names, first.model, None)
         with shown("evaluating", "scenes") as progress:
             compared = compare_projectors(
                 first.setup(progress, coverage),
-                {label: bench.model for label, bench in benches.items()},
+                {label: (bench.model, bench.random) for label, bench in benches.items()},
                 opened,
                 others,
                 bank_layers_of(bank_layers),
             )
     cards = {label: dict(getattr(bench.model, "card", {})) for label, bench in benches.items()}
+    if not as_json:
+        show_cards(cards)
     show_compared(compared, output, "projector", as_json=as_json, more={"cards": cards})
+
+
+def _projector_label(file: Path) -> str:
+    """Give what a projector is called in tables: its file's name, or its folder's where all are named alike."""
+    return file.resolve().parent.name if file.stem == "projector" else file.stem

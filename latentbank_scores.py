@@ -173,6 +173,26 @@ def show_compared(
             show_alignment(evaluation)
 
 
+def show_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print how projectors were trained, from their cards."""
+    table = Table("", "kind", "rows of data", "steps", "loss", "validation loss", title_justify="left")
+    table.title = "how the projectors were trained"
+    for label, card in cards.items():
+        training = card.get("training", {})
+        losses = [
+            "" if training.get(name) is None else f"{training[name]:.2f}"
+            for name in ("loss", "validation_loss")
+        ]
+        table.add_row(
+            label,
+            str(card.get("projector", {}).get("kind", "")),
+            " + ".join(f"{part['rows']:,}" for part in card.get("data", ())),
+            f"{training['steps']:,}" if "steps" in training else "",
+            *losses,
+        )
+    Console().print(table)
+
+
 def _means(evaluation: Evaluation, distinct: bool) -> Sequence[Row]:
     return [row for row in evaluation.rows if row.layer is None and row.distinct == distinct]
 

@@ -183,6 +183,15 @@ def folder_bytes(path: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
 
 
+def warm(path: Path) -> None:
+    """Read all files under `path`, so that they are in the page cache."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            with file.open("rb", buffering=0) as raw:
+                while raw.read(1 << 20):
+                    pass
+
+
 def mib(size: float) -> str:
     """Write a number of bytes in MiB."""
     return f"{size / MIB:,.0f} MiB"

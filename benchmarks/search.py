@@ -35,6 +35,7 @@ from benchmarks.common import (
     model_file,
     sentences_file,
     show,
+    warm,
     write_json,
 )
 from benchmarks.states import CORPUS, States, make_states, open_states, subset
@@ -61,7 +62,9 @@ def main() -> None:
         np.save(work / "queries.npy", queries)
         given = {"work": work, "layers": layers, "top_k": arguments.top_k}
         settings = {name: getattr(arguments, name) for name in ("ef", "oversampling")}
+        warm(work / "reference")
         theirs = in_child("benchmarks.search", "ask-reference", **given)
+        warm(work / "banks")
         ours = in_child("benchmarks.search", "ask-latentbank", **given, settings=settings)
         judged = judge(states, count, layers, queries, arguments.top_k, theirs, ours)
         disk = {"reference": folder_bytes(work / "reference"), "latentbank": folder_bytes(work / "banks")}

@@ -63,17 +63,21 @@ class Recipe:
 
     Attributes:
         region_seconds: how long single regions are trained on; 0: not at all.
+        region_steps: how many steps instead, which compares projectors on any machine.
         region_batch: rows in a step.
         region_rate: the highest learning rate.
         scene_seconds: how long whole scenes are trained on.
+        scene_steps: how many steps instead.
         scene_batch: rows in a step.
         scene_rate: the highest learning rate.
     """
 
     region_seconds: float = 24 * 60.0
+    region_steps: int | None = None
     region_batch: int = 24
     region_rate: float = 1e-3
     scene_seconds: float = 34 * 60.0
+    scene_steps: int | None = None
     scene_batch: int = 12
     scene_rate: float = 8e-4
 
@@ -122,8 +126,24 @@ def _some(random: Generator, patches: np.ndarray[tuple[int], np.dtype[np.int64]]
     return tuple(int(patch) for patch in np.sort(random.choice(patches, count, replace=False)))
 
 
-def train_demo(folder: Path, recipe: Recipe, *, scenes: int = SCENES, held_out: int = HELD_OUT) -> Path:
+def train_demo(
+    folder: Path,
+    recipe: Recipe,
+    *,
+    projector: str = SETTINGS.projector,
+    run: str = "run",
+    scenes: int = SCENES,
+    held_out: int = HELD_OUT,
+) -> Path:
     """Train the demo's projector in `folder`, and go on where an earlier run was stopped.
+
+    Args:
+        folder: for the encoded scenes and the LLM, which all runs in it share.
+        recipe: how long.
+        projector: `linear`, `mlp` or `mlp3`.
+        run: this run's folder in `folder`.
+        scenes: for training.
+        held_out: scenes that the result is scored on.
 
     Returns:
         The projector's file.
@@ -147,25 +167,27 @@ def train_demo(folder: Path, recipe: Recipe, *, scenes: int = SCENES, held_out: 
             progress=progress,
         )
     stages = []
-    for regions, seconds, batch, rate in (
-        (True, recipe.region_seconds, recipe.region_batch, recipe.region_rate),
-        (False, recipe.scene_seconds, recipe.scene_batch, recipe.scene_rate),
+    for regions, steps, seconds, batch, rate in (
+        (True, recipe.region_steps, recipe.region_seconds, recipe.region_batch, recipe.region_rate),
+        (False, recipe.scene_steps, recipe.scene_seconds, recipe.scene_batch, recipe.scene_rate),
     ):
+        if not (seconds if steps is None else steps):
+            continue
         rows = [number for number, row in enumerate(training.rows) if (row.patches is not None) is regions]
-        if seconds:
-            stages.append(Stage(training.select(rows), seconds=seconds, batch=batch, rate=rate, floor=0.02))
+        length: dict[str, Any] = {"seconds": seconds} if steps is None else {"steps": steps}
+        stages.append(Stage(training.select(rows), **length, batch=batch, rate=rate, floor=0.02))
     with shown("training", "steps") as progress:
         path = train_projector(
             stages,
             language,
-            SETTINGS,
-            folder / "run",
+            replace(SETTINGS, projector=projector),
+            folder / run,
             validation=validation.select(range(min(_VALIDATED, held_out))),
             progress=progress,
         )
-    projector, _ = load_projector(path)
-    report = score(language, projector, validation, [_names(things, seed) for seed in VALIDATION[:held_out]])
-    (folder / "run" / "scores.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    trained, _ = load_projector(path)
+    report = score(language, trained, validation, [_names(things, seed) for seed in VALIDATION[:held_out]])
+    (folder / run / "scores.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in report.items() if key != "captions"}, indent=2))
     for line in report["captions"][:12]:
         print(f"  {line['caption']}\n    -> {line['written']}")
@@ -276,16 +298,27 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--region-minutes", type=float, default=Recipe.region_seconds / 60)
     parser.add_argument("--scene-minutes", type=float, default=Recipe.scene_seconds / 60)
+    parser.add_argument("--region-steps", type=int, help="instead of --region-minutes")
+    parser.add_argument("--scene-steps", type=int, help="instead of --scene-minutes")
+    parser.add_argument("--projector", default=SETTINGS.projector, help="linear, mlp or mlp3")
+    parser.add_argument("--run", default="run", help="this run's folder in --folder")
     parser.add_argument(
         "--scenes-only", action="store_true", help="whole scenes all the time, as in the paper"
     )
     parser.add_argument("--install", action="store_true", help="put the projector where the demo finds it")
     arguments = parser.parse_args()
-    minutes = (arguments.region_minutes, arguments.scene_minutes)
+    minutes, steps = (arguments.region_minutes, arguments.scene_minutes), arguments.region_steps
     if arguments.scenes_only:
-        minutes = (0.0, sum(minutes))
-    recipe = Recipe(region_seconds=60 * minutes[0], scene_seconds=60 * minutes[1])
-    path = train_demo(arguments.folder, recipe, scenes=arguments.scenes)
+        minutes, steps = (0.0, sum(minutes)), 0
+    recipe = Recipe(
+        region_seconds=60 * minutes[0],
+        region_steps=steps,
+        scene_seconds=60 * minutes[1],
+        scene_steps=arguments.scene_steps,
+    )
+    path = train_demo(
+        arguments.folder, recipe, projector=arguments.projector, run=arguments.run, scenes=arguments.scenes
+    )
     if arguments.install:
         shutil.copyfile(path, demo.PROJECTOR)
         shutil.copyfile(path.with_suffix(".json"), demo.PROJECTOR.with_suffix(".json"))

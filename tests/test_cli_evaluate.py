@@ -121,9 +121,7 @@ def test_experiment_metric(run: Run, tmp_path: Path) -> None:
 
 
 def test_experiment_corpus_swap(run: Run, tmp_path: Path) -> None:
-    code, out, err = run(
-        "experiment", "corpus-swap", "--bank", "plain", *FEW, "--random", "-o", tmp_path / "c"
-    )
+    code, out, err = run("experiment", "corpus-swap", "--bank", "plain", *FEW, "-o", tmp_path / "c")
     assert code == 0, err
     assert "second" in out
     written = json.loads((tmp_path / "c" / "corpus-swap.json").read_text())
@@ -186,6 +184,7 @@ def test_experiment_projector(run: Run, tmp_path: Path) -> None:
     code, out, err = run(*words, "--lens", "embedding", "-o", tmp_path / "p")
     assert code == 0, err
     assert "mlp3:" in out
+    assert "how the projectors were trained" in out
     written = json.loads((tmp_path / "p" / "projector.json").read_text())
     assert written["cards"]["linear"]["losses"] == "a/linear.safetensors"
     assert [one["label"] for one in written["evaluations"]] == ["linear", "mlp3"]

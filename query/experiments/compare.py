@@ -143,14 +143,20 @@ def compare_corpora(
 
 def compare_projectors(
     setup: Setup,
-    models: Mapping[str, VisualModel],
+    models: Mapping[str, tuple[VisualModel, VisualModel | None]],
     bank: Bank,
     others: Sequence[Lens],
     bank_layers: BankLayers,
 ) -> Compared:
-    """Compare VLMs that differ in their projector; each bank layer is searched alone at visual layer 0, too."""
+    """Compare VLMs that differ in their projector; each bank layer is searched alone at visual layer 0, too.
+
+    `models` gives for each label the VLM, and the same with a projector of random weights or None.
+    """
     lens = LatentLens(bank, bank_layers)
-    return [(label, setup.run(model, [lens, *others], None, alone=[0])) for label, model in models.items()]
+    return [
+        (label, setup.run(model, [lens, *others], random, alone=[0]))
+        for label, (model, random) in models.items()
+    ]
 
 
 def lines(compared: Compared) -> list[Line]:

@@ -104,11 +104,11 @@ def test_one_corpus_is_none_to_compare(tiny: LanguageModel, setup: Setup, tmp_pa
 
 
 def test_projectors(bank: Bank, tiny: LanguageModel, setup: Setup, blind: Seer) -> None:
-    compared = compare_projectors(setup, {"good": seer(tiny), "bad": blind}, bank, [], [2])
+    compared = compare_projectors(setup, {"good": (seer(tiny), blind), "bad": (blind, None)}, bank, [], [2])
     good, bad = lines(compared)
     assert (good.label, good.mean.value) == ("good", 1)
     assert bad.mean.value < 0.5
-    assert good.random is None
+    assert (good.random is None, bad.random is None) == (False, True)
     assert all(
         (one.named is not None) == (one.visual_layer == 0) for _, found in compared for one in found.alignment
     )
