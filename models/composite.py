@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,20 @@ class CompositeVLM:
         num_layers: of the whole LLM.
         hidden_size: width of a hidden state.
         geometry: for people: how boxes are found.
+        means_file: where the means of its visual tokens are kept, beside the projector's file; None: it has none.
     """
 
     revision: str | None = None
 
     def __init__(
-        self, encoder: Encoder, projector: Projector, language: LanguageModel, card: Mapping[str, Any]
+        self,
+        encoder: Encoder,
+        projector: Projector,
+        language: LanguageModel,
+        card: Mapping[str, Any],
+        file: str | Path | None = None,
     ) -> None:
-        """Put the parts together.
+        """Put the parts together; `file` is the projector's, if it comes from one.
 
         Raises:
             ModelError: the projector was trained between other models, or its sizes are not theirs.
@@ -59,6 +66,7 @@ class CompositeVLM:
         self.name = f"{encoder.name} + {projector.kind} + {language.name}"
         self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
         self.geometry = f"exact, {encoder.name}, {encoder.grid[0]} x {encoder.grid[1]}"
+        self.means_file = None if file is None else Path(file).with_suffix(".means.safetensors")
         self._head: CaptionLoss | None = None
 
     def fingerprint(self) -> str:

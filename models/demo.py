@@ -127,4 +127,4 @@ def load_demo(
     """
     trained, card = load_projector(projector)
     language = load_demo_language(folder, device=device, deepest_layer=deepest_layer, say=say)
-    return CompositeVLM(load_demo_encoder(), trained, language, card)
+    return CompositeVLM(load_demo_encoder(), trained, language, card, projector)

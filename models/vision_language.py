@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -78,6 +79,8 @@ class VisualModel(Protocol):
         language: the LLM inside, with its tokenizer.
         num_layers: of the whole LLM.
         hidden_size: width of a hidden state.
+        means_file: where the means of its visual tokens are kept, once they were measured; None: it comes from no
+            file or folder of its own.
     """
 
     name: str
@@ -85,6 +88,7 @@ class VisualModel(Protocol):
     language: LanguageModel
     num_layers: int
     hidden_size: int
+    means_file: Path | None
 
     @property
     def geometry(self) -> str:
@@ -170,6 +174,8 @@ class VisionLanguageModel:
         self.language = language
         self.num_layers = language.num_layers
         self.hidden_size = language.hidden_size
+        folder = Path(self.name)
+        self.means_file = folder / "latentbank-means.safetensors" if folder.is_dir() else None
         self.model = model
         self.processor = processor
         self._token_id = _image_token_id(self.name, model.config)

@@ -134,4 +134,4 @@ def _load_composite(
         deepest_layer=deepest_layer,
         trust_remote_code=trust_remote_code,
     )
-    return CompositeVLM(encoder, projector, language, card)
+    return CompositeVLM(encoder, projector, language, card, path)

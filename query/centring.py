@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from bank.bank import Bank
 from bank.search import as_floats
 from latentbank_errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
+
+if TYPE_CHECKING:
+    from models.vision_language import VisualModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -131,6 +134,18 @@ def load_means(path: Path, fingerprint: str | None = None) -> Means:
             "measure them again."
         )
     return means
+
+
+def kept_means(model: VisualModel) -> Means | None:
+    """Give the means of visual tokens that are kept with a VLM, or None where none are.
+
+    Raises:
+        LatentBankError: the file holds no means.
+        BankMismatch: they are of another LLM.
+    """
+    if model.means_file is None or not model.means_file.is_file():
+        return None
+    return load_means(model.means_file, model.fingerprint())
 
 
 def resolve_mean(

@@ -15,7 +15,7 @@ from bank.merge import Unique
 from bank.points import Neighbor
 from bank.where import Filter
 from latentbank_errors import QueryError
-from query.centring import QueryMean, described, resolve_mean
+from query.centring import QueryMean, described, kept_means, resolve_mean
 from query.images import Source
 from query.lenses import LatentLens, Lens
 from query.norms import beyond_range
@@ -108,8 +108,8 @@ def read_images(
         prompt: the text beside the image; None: the model's own way.
         batch: images in one forward pass.
         query_mean: for a centred bank, the mean that LatentLens takes from visual tokens: `Means` measured on many
-            images, or "batch", each image's own at each layer (None does the same). A LatentLens that has a mean of its
-            own keeps it; other lenses take none.
+            images, or "batch", each image's own at each layer; None: the means kept with the VLM, else "batch". A
+            LatentLens that has a mean of its own keeps it; other lenses take none.
         broken: told the name of an image that cannot be read, or that the model refuses, and why; the others are read.
             None: raise.
         warn: told once if visual norms are beyond what the model's dtype holds; None: a Python warning.
@@ -135,7 +135,7 @@ def read_images(
             lens.bank.require_model(model.name, model.fingerprint())
             lens.bank.choose_layers(lens.bank_layers)
             if lens.bank.metric == "centred" and lens.query_mean is None and query_mean is None:
-                query_mean = "batch"
+                query_mean = kept_means(model) or "batch"
     batches = see(model, images, wanted, prompt, batch, broken)
     return _read_batches(model, batches, lenses, wanted, top_k, prompt, query_mean, warn)
 

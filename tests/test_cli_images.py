@@ -313,7 +313,12 @@ def test_help_names_an_example_and_loads_no_heavy_library(command: str) -> None:
 
 
 def test_means_are_measured_once_and_used_for_a_centred_bank(
-    run: Run, loaded: list[PatchEye], photos: Path, model_dir: Path, tmp_path: Path
+    run: Run,
+    loaded: list[PatchEye],
+    photos: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     corpus = tmp_path / "few.txt"
     corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
@@ -333,6 +338,13 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     code, _, err = run(*words[:3], "--visual-layers", "2", "--means", kept, "--json")
     assert code == 2
     assert "have no layer 2; they have 0, 1" in err
+    # Kept with the VLM, they are what is taken when nothing is said.
+    code, _, err = run("query", "means", photos)
+    assert (code, "comes from no folder of yours: say with --output" in err) == (2, True)
+    monkeypatch.setattr(PatchEye, "means_file", tmp_path / "eye.means.safetensors")
+    assert json.loads(run(*words)[1])[0]["tokens"] == own["tokens"]
+    assert run("query", "means", photos, "--visual-layers", "0,1")[0] == 1
+    assert json.loads(run(*words)[1])[0] == measured
 
 
 def test_a_folder_of_readings_holds_those_of_the_same_means(

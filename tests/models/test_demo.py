@@ -22,7 +22,9 @@ from models.features import cache_features
 from models.images import open_image
 from models.language import load_language_model
 from models.projector import Projector
-from models.scenes import EVALUATION, TRAINING, Thing, load_things, make_scene
+from models.scenes import EVALUATION, TRAINING, VALIDATION, Thing, load_things, make_scene
+from query.calibrate import measure_means
+from query.centring import kept_means
 from tests.models.pixels import PixelEncoder, pairs
 from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer
 
@@ -161,6 +163,18 @@ def test_rows_are_a_whole_scene_and_then_its_regions(things: tuple[Thing, ...]) 
         assert len(parts) - len(scene.objects) in (0, 1)
     assert 0.03 < background / regions < 0.25
     assert [row.patches for row in scene_rows(things, range(5), regions=False)] == [None] * 5
+
+
+def test_the_means_of_its_visual_tokens_are_kept(vlm: CompositeVLM) -> None:
+    means = kept_means(vlm)
+    assert means is not None
+    assert sorted(means.by_layer) == list(range(vlm.num_layers + 1))
+    things = load_things()
+    scenes = [make_scene(things, seed).image for seed in VALIDATION[500:516]]
+    here = measure_means(vlm, scenes, [0, 8, 29])
+    for layer, mean in here.by_layer.items():
+        kept = means.at(layer)
+        assert mean @ kept > 0.9 * np.linalg.norm(mean) * np.linalg.norm(kept)
 
 
 def test_tokens_of_names_are_found_in_order() -> None:

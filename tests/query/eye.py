@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class PatchEye:
     """
 
     revision = None
+    means_file: Path | None = None
     geometry = "exact, 2 x 3 patches"
 
     def __init__(self, language: LanguageModel, gain: float = 1.0, tiles: int = 1) -> None:

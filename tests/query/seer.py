@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Seer:
     """
 
     revision = None
+    means_file: Path | None = None
     geometry = "exact, 2 x 3"
 
     def __init__(
