@@ -16,11 +16,12 @@ from ingest.plan import Plan
 from latentbank_errors import LatentBankError
 from models.language import LanguageModel
 
-# A context's payload beside its caption, and the engine's own bookkeeping (id, versions, payload indexes); and how
-# often its caption counts (itself, and the index of its words). Measured on layers of 150,000 contexts of
-# concepts.txt, which took 2,750 bytes a context with captions of 167.
-_PAYLOAD_BYTES = 420
-_CAPTIONS = 2.5
+# A context's payload beside its caption, and the engine's own bookkeeping (id, versions, payload indexes). Measured on
+# layers of 150,000 contexts of concepts.txt, which took 2,430 bytes a context with captions of 167.
+_PAYLOAD_BYTES = 400
+# How often its caption counts: itself, and on a server, which indexes them while it loads, the index of its words.
+# Embedded, the first filter by caption adds that.
+_CAPTIONS, _CAPTIONS_ON_SERVER = 1.0, 2.5
 _BYTES_PER_CODE = {"int8": 1.0, "turbo": 0.5, "none": 0.0}
 # Planned sentences that the calibration runs the LLM on, at most, and for how long.
 _CALIBRATION_SENTENCES = 2000
@@ -62,7 +63,8 @@ def estimate(
     """
     codes = hidden_size * _BYTES_PER_CODE[settings.quantization]
     graph = settings.hnsw_m * 2 * 4 * 1.1 if plan.contexts >= settings.graph_from else 0.0
-    caption = _CAPTIONS * plan.caption_bytes / plan.contexts
+    captions = _CAPTIONS_ON_SERVER if settings.url else _CAPTIONS
+    caption = captions * plan.caption_bytes / plan.contexts
     disk = plan.contexts * (2 * hidden_size + codes + graph + _PAYLOAD_BYTES + caption)
     ram = plan.contexts * (codes + graph)
     seconds = None
