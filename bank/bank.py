@@ -59,6 +59,11 @@ class Bank:
         return self._store
 
     @property
+    def settings(self) -> Settings:
+        """Where it is, and how it is searched."""
+        return self._store.settings
+
+    @property
     def layers(self) -> list[int]:
         """The bank layers, ascending."""
         return list(self._manifest.layers)
@@ -144,6 +149,7 @@ class Bank:
         exact: bool = False,
         unique: Unique | None = None,
         query_mean: npt.ArrayLike | None = None,
+        ef: int | None = None,
     ) -> list[list[Neighbor]]:
         """Find the contexts nearest to each query by cosine, merged over bank layers.
 
@@ -158,6 +164,8 @@ class Bank:
             query_mean: for a centred bank, and only there: the mean of what the queries are examples of (visual
                 tokens of their visual layer; for text, `text_mean` of its layer), `[hidden]`, or one for each
                 query, `[queries, hidden]`.
+            ef: contexts looked at on the way through a large layer's graph, which finds more of the nearest the more
+                they are; None: the setting. Visual tokens need more (`settings.ef_visual`).
 
         Returns:
             For each query its neighbors, highest cosine first; fewer than `top_k` if there are no more.
@@ -174,7 +182,7 @@ class Bank:
         layers = self.choose_layers(bank_layers)
         self.require_query_mean(given=query_mean is not None)
         vectors = self._prepare(queries, "queries", query_mean)
-        search = Search(self._store, layers, where, exact, payloads=unique == "word")
+        search = Search(self._store, layers, where, exact, payloads=unique == "word", ef=ef)
         found = search.ask(vectors, top_k)
         if unique == "word":
             search.find_words(found, vectors, top_k)

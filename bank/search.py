@@ -131,6 +131,7 @@ class Search:
     where: Filter | None
     exact: bool
     payloads: bool  # of all hits at once; else only of those that are kept
+    ef: int | None = None  # candidates in a graph; None: the setting
 
     def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
         """Give each query's `depth` nearest contexts of every layer, layer after layer."""
@@ -156,7 +157,9 @@ class Search:
         def run(task: tuple[int, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
             layer, queries = task
             rows, wheres = zip(*queries, strict=True)
-            return self.store.search(layer, vectors[list(rows)], depth, wheres, self.exact, self.payloads)
+            return self.store.search(
+                layer, vectors[list(rows)], depth, wheres, self.exact, self.payloads, self.ef
+            )
 
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
             return {

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Candidates while a graph is searched; embedded, each of n segments gets them divided by √n.",
     )
+    ef_visual: int = Field(
+        640,
+        gt=0,
+        description="The same for visual tokens: far from all text, they lose their way in a graph of it sooner.",
+    )
     oversampling: float = Field(6.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
 
     @field_validator("url")

@@ -20,8 +20,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
 from benchmarks.search import BANK, build_latentbank, search_states
+from benchmarks.truth import TIE
 
 _MODULE = "benchmarks.reading"
 
@@ -61,6 +64,16 @@ def main() -> None:
             "",
             least=0.8,
         ),
+    ]
+    rows += [
+        Row(
+            f"recall@5 of visual layer {layer}, ties within {TIE:g} count",
+            "",
+            f"{found['recall'][layer]:.4f}",
+            found["recall"][layer],
+            "",
+        )
+        for layer in found["recall"]
     ]
     sizes = {
         "contexts a layer": arguments.contexts,
@@ -115,6 +128,16 @@ class _Busy:
         return watched
 
 
+def _recall(bank: Any, rows: Any, layers: Sequence[int]) -> float:
+    """Give the share of neighbors in each bank layer that are as near as the fifth nearest, or nearer."""
+    shares = []
+    for layer in layers:
+        found = bank.search(rows, layer, 5, ef=bank.settings.ef_visual)
+        for near, nearest in zip(found, bank.search(rows, layer, 5, exact=True), strict=True):
+            shares.append(sum(one.cosine >= nearest[-1].cosine - TIE for one in near) / len(nearest))
+    return statistics.mean(shares)
+
+
 def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
     """Read scenes one by one, and time each as a whole and in its parts."""
     from bank.bank import open_bank
@@ -143,6 +166,11 @@ def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
                 result["forward"].append(forward.seconds)
                 result["searches"].append(searches.seconds)
                 result["share"].append((forward.seconds + searches.seconds) / seconds)
+        seen = model.visual_tokens([scene.image for scene in scenes[1:]], visual_layers)
+        result["recall"] = {
+            layer: _recall(bank, np.concatenate([tokens.states[layer].numpy() for tokens in seen]), layers)
+            for layer in visual_layers
+        }
     return result | {"visual_layers": visual_layers, "tokens": len(reading.tokens) // len(visual_layers)}
 
 

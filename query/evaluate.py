@@ -134,6 +134,8 @@ def lens_at(lens: Lens, means: Means | None, layer: int) -> Callable[[Floats, in
     matrix goes without its own mean, as the contexts of a centred bank do, which is measured here unless the lens holds
     it; LogitLens ranks the same either way.
     """
+    if isinstance(lens, LatentLens):
+        lens = lens.for_visual_tokens()
     if means is None:
         return lens.read
     if isinstance(lens, LatentLens):

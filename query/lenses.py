@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy.typing as npt
@@ -55,6 +55,7 @@ class LatentLens:
         exact: compare with every context in full precision.
         query_mean: for a centred bank, the mean of what the hidden states are examples of, as `Bank.search` takes it
             (query/centring.py finds it).
+        ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the setting, for visual tokens theirs.
     """
 
     bank: Bank
@@ -63,6 +64,7 @@ class LatentLens:
     unique: Unique | None = None
     exact: bool = False
     query_mean: npt.ArrayLike | None = None
+    ef: int | None = None
 
     name = "latent"
 
@@ -76,7 +78,12 @@ class LatentLens:
             exact=self.exact,
             unique=self.unique,
             query_mean=self.query_mean,
+            ef=self.ef,
         )
+
+    def for_visual_tokens(self) -> LatentLens:
+        """Give the same lens with as many candidates as visual tokens need, unless it says how many."""
+        return replace(self, ef=self.bank.settings.ef_visual) if self.ef is None else self
 
 
 @dataclass(frozen=True)

@@ -158,17 +158,21 @@ def _read_batches(
             (warn or _python_warning)(said)
         rows = torch.cat([tokens.states[layer] for tokens in seen for layer in layers])
         found = {
-            lens.name: iter(_centred(lens, query_mean, seen, layers).read(rows, top_k)) for lens in lenses
+            lens.name: iter(_for_visual_tokens(lens, query_mean, seen, layers).read(rows, top_k))
+            for lens in lenses
         }
         for one in part:
             yield _reading(model, one.name, one.image, one.tokens, lenses, layers, found, prompt, query_mean)
 
 
-def _centred(
+def _for_visual_tokens(
     lens: Lens, query_mean: QueryMean | None, seen: Sequence[VisualTokens], layers: Sequence[int]
 ) -> Lens:
-    """Tell a LatentLens the mean of each row it will be given, where its bank is centred."""
-    if not isinstance(lens, LatentLens) or lens.query_mean is not None:
+    """Tell a LatentLens that it reads visual tokens, and where its bank is centred the mean of each row it is given."""
+    if not isinstance(lens, LatentLens):
+        return lens
+    lens = lens.for_visual_tokens()
+    if lens.query_mean is not None:
         return lens
     means = []
     for tokens in seen:

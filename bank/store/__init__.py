@@ -59,6 +59,10 @@ class LayerInfo:
 class Store(Protocol):
     """One bank's layer collections and its manifest."""
 
+    @property
+    def settings(self) -> Settings:
+        """Where it is, and how it is searched."""
+
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """Give the manifest's head and its ledger, or None where there is no such bank."""
 
@@ -94,8 +98,13 @@ class Store(Protocol):
         where: Filter | Sequence[Filter | None] | None = None,
         exact: bool = False,
         payloads: bool = True,
+        ef: int | None = None,
     ) -> list[list[Hit]]:
-        """Give the nearest points of each query `[queries, hidden]`, best first; `where` for all or for each."""
+        """Give the nearest points of each query `[queries, hidden]`, best first.
+
+        `where` is for all queries or one for each; `ef` says how many candidates are looked at in a graph (None: the
+        setting).
+        """
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """Give the payloads of those points of `ids` that the layer holds."""

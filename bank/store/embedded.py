@@ -96,6 +96,11 @@ class EmbeddedStore:
                     shutil.rmtree(layer)
                 (self._path / _DELETING).unlink()
 
+    @property
+    def settings(self) -> Settings:
+        """See `Store`."""
+        return self._settings
+
     # -- manifest ------------------------------------------------------------------------------
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
@@ -272,12 +277,13 @@ class EmbeddedStore:
         where: Filter | Sequence[Filter | None] | None = None,
         exact: bool = False,
         payloads: bool = True,
+        ef: int | None = None,
     ) -> list[list[Hit]]:
         """See `Store`."""
         self._index_captions(layer, where)
         params = edge.SearchParams(
             # More segments need fewer candidates each, though more in all.
-            hnsw_ef=max(limit, math.ceil(self._settings.ef / math.sqrt(self._segments(layer)))),
+            hnsw_ef=max(limit, math.ceil((ef or self._settings.ef) / math.sqrt(self._segments(layer)))),
             exact=exact,
             quantization=edge.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling

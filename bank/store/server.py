@@ -99,6 +99,11 @@ class ServerStore:
         self._bulk: QdrantRemote | None = None
         self._guard = threading.Lock()
 
+    @property
+    def settings(self) -> Settings:
+        """See `Store`."""
+        return self._settings
+
     # -- manifest ------------------------------------------------------------------------------
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
@@ -250,10 +255,11 @@ class ServerStore:
         where: Filter | Sequence[Filter | None] | None = None,
         exact: bool = False,
         payloads: bool = True,
+        ef: int | None = None,
     ) -> list[list[Hit]]:
         """See `Store`."""
         params = models.SearchParams(
-            hnsw_ef=max(self._settings.ef, limit),
+            hnsw_ef=max(ef or self._settings.ef, limit),
             exact=exact,
             quantization=models.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling

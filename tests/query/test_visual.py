@@ -498,3 +498,26 @@ def test_images_that_were_found_are_read_under_their_names(bank: Bank, eye: Patc
         picture(number).save(tmp_path / f"{number}.png")
     readings = list(read_images(eye, find_images([tmp_path]), [LatentLens(bank)], [0]))
     assert [r.source for r in readings] == [str(tmp_path / "1.png"), str(tmp_path / "2.png")]
+
+
+def test_visual_tokens_are_searched_with_more_candidates(
+    bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie far from text, where a graph of text is easily left on the wrong side."""
+    images = [picture()]
+    asked: list[Any] = []
+    search = bank.store.search
+
+    def spy(*given: Any) -> Any:
+        asked.append(given[-1])
+        return search(*given)
+
+    monkeypatch.setattr(bank.store, "search", spy)
+    list(read_images(eye, images, [LatentLens(bank, "all")], [0], top_k=2))
+    assert set(asked) == {bank.settings.ef_visual}
+    asked.clear()
+    list(read_images(eye, images, [LatentLens(bank, "all", ef=7)], [0], top_k=2))
+    assert set(asked) == {7}
+    asked.clear()
+    bank.search(eye.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2)
+    assert set(asked) == {None}
