@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 TOP_K = 5
+CONTROLLED = 100
+"""Scenes that a projector of random weights is scored on, at most: next to nothing is told exactly enough by fewer."""
 # Scenes in one forward pass, rows given to a lens at once.
 _BATCH = 16
 _ROWS = 2048
@@ -200,7 +202,8 @@ def evaluate(
             centred.
         scenes: held out, made for the VLM's grid (`grid_of`), at least two.
         layers: the visual layers; None: `evaluation_layers`.
-        random: the same VLM with a projector of random weights, the second control; None: without it.
+        random: the same VLM with a projector of random weights, the second control, on the first `CONTROLLED` scenes;
+            None: without it.
         calibration: other scenes, whose visual tokens give the means for a centred bank.
         coverage: the share of a patch that its thing covers in an object patch.
         alone: visual layers at which every bank layer is searched alone, too.
@@ -231,9 +234,9 @@ def evaluate(
         if vlm is None:
             continue
         progress.stage(f"looking ({projector} projector)", "scenes")
-        looked = look(vlm, scenes, wanted, progress)
+        looked = look(vlm, scenes[:CONTROLLED] if projector == "random" else scenes, wanted, progress)
         means = _calibrated(vlm, calibration, wanted) if metric == "centred" else None
-        tables.require(looked.truths)
+        tables.require(projector, looked.truths)
         progress.stage(f"reading ({projector} projector)", "layers and lenses")
         for done, (layer, lens) in enumerate((layer, lens) for layer in wanted for lens in lenses):
             progress.update(done, len(wanted) * len(lenses))
@@ -260,6 +263,7 @@ def evaluate(
         "top_k": TOP_K,
         "coverage": coverage,
         "scenes": len(scenes),
+        "random_scenes": min(len(scenes), CONTROLLED) if random is not None else 0,
         "calibration_scenes": len(calibration) if metric == "centred" else 0,
         **tables.counts,
     }

@@ -127,17 +127,17 @@ class Tables:
             raise QueryError("Give at least two scenes: one alone cannot be shuffled or resampled.")
         self._coverage = coverage
         self._bootstrap = Bootstrap(scenes, resamples)
-        self._truths: Sequence[Truth] = ()
+        self._truths: dict[Weights, Sequence[Truth]] = {}
         self._scored: dict[tuple[Weights, Pictures, str, bool], dict[int, _Scored]] = {}
         self.aligned: list[Aligned] = []
 
-    def require(self, truths: Sequence[Truth]) -> None:
-        """Take the patches that will be scored; the same for every projector.
+    def require(self, projector: Weights, truths: Sequence[Truth]) -> None:
+        """Take the patches that will be scored with a projector.
 
         Raises:
             QueryError: they are too few for the control of shuffled images.
         """
-        self._truths = truths
+        self._truths[projector] = truths
         if len({truths[i].scene for i in self.object_patches(truths)}) < 2:
             raise QueryError(
                 f"Fewer than two scenes have a patch of which a thing covers {self._coverage:.0%}; give more scenes."
@@ -146,7 +146,8 @@ class Tables:
     @property
     def counts(self) -> dict[str, int]:
         """How many object patches and things there are."""
-        chosen = [self._truths[i] for i in self.object_patches(self._truths)]
+        truths = self._truths["trained"]
+        chosen = [truths[i] for i in self.object_patches(truths)]
         return {"patches": len(chosen), "things": len({(truth.scene, truth.thing) for truth in chosen})}
 
     def object_patches(self, truths: Sequence[Truth]) -> list[int]:
@@ -200,10 +201,10 @@ class Tables:
 
     def rows(self, metric: str) -> Iterator[Row]:
         """Make the rows: of each layer, and of the mean over all layers."""
-        truths = self._truths
-        main = [truths[i] for i in self.object_patches(truths)]
-        groups = [[truths[i] for i in group] for group in _groups(truths)]
         for (projector, images, lens, distinct), by_layer in self._scored.items():
+            truths = self._truths[projector]
+            main = [truths[i] for i in self.object_patches(truths)]
+            groups = [[truths[i] for i in group] for group in _groups(truths)]
             for layer in (*by_layer, None):
                 scored = [by_layer[layer]] if layer is not None else list(by_layer.values())
                 verdicts = np.stack([one.main for one in scored])

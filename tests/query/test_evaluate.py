@@ -153,6 +153,18 @@ def test_a_random_projector_stands_beside(bank: Bank, tiny: LanguageModel) -> No
     assert all(row.projector == "trained" for row in evaluate(seer(tiny), [lens(bank)], SCENES, [0]).rows)
 
 
+def test_a_random_projector_is_scored_on_fewer_scenes(
+    bank: Bank, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("query.evaluate.CONTROLLED", 3)
+    blind = seer(tiny, lambda *_: "nothing that is in a sentence")
+    found = evaluate(seer(tiny), [Says(("dog",))], SCENES, [1], random=blind)
+    assert found.about["random_scenes"] == 3
+    control = found.row("says", projector="random")
+    assert 0 < control.concrete.of < found.row("says").concrete.of
+    assert control.things.of < found.row("says").things.of
+
+
 def test_each_bank_layer_alone(bank: Bank, tiny: LanguageModel) -> None:
     found = evaluate(seer(tiny, text_layer=3), [lens(bank)], SCENES, [0, 4], alone=[4])
     assert [(one.visual_layer, one.bank_layer) for one in found.alignment] == [
