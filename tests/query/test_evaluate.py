@@ -156,10 +156,10 @@ def test_a_random_projector_stands_beside(bank: Bank, tiny: LanguageModel) -> No
 def test_a_random_projector_is_scored_on_fewer_scenes(
     bank: Bank, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("query.evaluate.CONTROLLED", 3)
+    monkeypatch.setattr("query.evaluate.CONTROLLED", 2)
     blind = seer(tiny, lambda *_: "nothing that is in a sentence")
     found = evaluate(seer(tiny), [Says(("dog",))], SCENES, [1], random=blind)
-    assert found.about["random_scenes"] == 3
+    assert found.about["random_scenes"] == 2
     control = found.row("says", projector="random")
     assert 0 < control.concrete.of < found.row("says").concrete.of
     assert control.things.of < found.row("says").things.of
