@@ -66,7 +66,7 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
         axes.set_xlabel("visual layer")
         axes.set_ylabel("object patches named, %")
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
+    _legend(figure)
     return _save(figure, path)
 
 
@@ -100,7 +100,7 @@ def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
         axes.set_ylabel(title)
         if what == "named":
             axes.set_ylim(bottom=0)
-        axes.legend(fontsize=6)
+    _legend(figure)
     return _save(figure, path)
 
 
@@ -129,7 +129,7 @@ def draw_first(evaluation: Evaluation, path: Path) -> Path:
         axes.set_title(f"{projector} projector")
         axes.set_xlabel("visual layer")
         axes.set_ylabel("nearest neighbor's bank layer, % of object patches")
-        axes.legend(fontsize=6)
+    _legend(figure)
     return _save(figure, path)
 
 
@@ -148,10 +148,17 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
     left.set_xlabel("visual layer")
     left.set_ylabel(f"object patches named by {_NAMES.get(lens, lens)}, %")
     left.set_ylim(bottom=0)
-    left.legend(fontsize=7)
     right.set_xlabel("mean over the visual layers, %")
     right.invert_yaxis()
+    _legend(figure)
     return _save(figure, path)
+
+
+def _legend(figure: Any) -> None:
+    """One legend for all axes, below them, where it covers no line."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = min(len(labels), 5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _line(
