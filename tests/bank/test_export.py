@@ -135,7 +135,7 @@ def test_a_centred_banks_vectors_are_without_its_means(embedded: Place, folder: 
             assert_alike(source, back)
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 9])
+@pytest.mark.parametrize("after", [0, 5, 13])
 def test_an_export_that_stopped_goes_on_with_the_missing_files(
     embedded: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -209,9 +209,15 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink])
 @pytest.mark.parametrize(
-    "name", ["animals/L08-00001.safetensors", "animals/contexts-00001.parquet", "bank.json"]
+    ("damage", "name"),
+    [
+        (_cut, "animals/L08-00001.safetensors"),
+        (_flip, "animals/contexts-00001.parquet"),
+        (Path.unlink, "animals/L08-00001.safetensors"),
+        (_flip, "bank.json"),
+        (Path.unlink, "bank.json"),
+    ],
 )
 def test_damaged_files_stop_an_import(
     exported: Bank, embedded: Place, folder: Path, damage: Any, name: str
@@ -226,24 +232,25 @@ def test_damaged_files_stop_an_import(
     assert import_bank(folder, embedded.settings, "back").wrong == []
 
 
-@pytest.mark.parametrize(
-    ("change", "saying"),
-    [
-        ({"vectors": np.full((32, 32), np.nan, np.float16)}, "length 1"),
-        ({"vectors": np.ones((32, 32), np.float16)}, "length 1"),
-        ({"vectors": units(32).astype(np.float32)}, "float32"),
-        ({"vectors": units(31).astype(np.float16)}, r"\[31, 32\]"),
-        ({"ids": np.zeros((32, 16), np.uint8)}, "other contexts"),
-    ],
-)
 def test_vectors_that_cannot_be_are_refused_even_with_a_right_sum(
-    exported: Bank, embedded: Place, folder: Path, change: dict[str, Any], saying: str
+    exported: Bank, embedded: Place, folder: Path
 ) -> None:
     path = folder / "animals/L04-00000.safetensors"
-    path.write_bytes(save({**load_file(path), **change}))
-    sum_again(folder)
-    with pytest.raises(CorpusError, match=saying):
-        import_bank(folder, embedded.settings, "back")
+    sound = load_file(path)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"vectors": np.full((32, 32), np.nan, np.float16)}, "length 1"),
+        ({"vectors": np.ones((32, 32), np.float16)}, "length 1"),
+        ({"vectors": units(32)}, "float32"),
+        ({"vectors": units(31).astype(np.float16)}, r"\[31, 32\]"),
+        ({"ids": np.zeros((32, 16), np.uint8)}, "other contexts"),
+    ]
+    for change, saying in changes:
+        path.write_bytes(save({**sound, **change}))
+        sum_again(folder)
+        with pytest.raises(CorpusError, match=saying):
+            import_bank(folder, embedded.settings, "back")
+    with open_bank("back", embedded.settings) as back:
+        assert back.count() == 0
 
 
 def test_payloads_of_another_corpus_are_refused_even_with_a_right_sum(
@@ -291,7 +298,7 @@ def test_an_import_that_stopped_goes_on(
         assert back.count(4) + back.count(8) > 64
     report = import_bank(folder, embedded.settings, "back")
     assert (report.written, report.wrong) == (
-        200 - 64,
+        200 - 96,
         [],
     )  # whole files that are stored are not stored again
     with open_bank("back", embedded.settings) as back:
