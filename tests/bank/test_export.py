@@ -182,6 +182,25 @@ def test_a_folder_holds_one_state_of_one_bank(exported: Bank, embedded: Place, f
     assert is_one_sentence(caught.value)
 
 
+def test_the_order_of_a_ledger_does_not_matter(
+    embedded: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server gives its metadata in any order."""
+    real = EmbeddedStore.read_manifest
+
+    def backwards(self: EmbeddedStore) -> Any:
+        head, corpora = real(self) or ({}, {})
+        return dict(reversed(head.items())), dict(reversed(corpora.items()))
+
+    with make_bank(embedded) as source:
+        fill(source, 40)
+        fill(source, 10, "plants")
+        export_bank(source, folder)
+        monkeypatch.setattr(EmbeddedStore, "read_manifest", backwards)
+        assert list(source.corpora) == ["plants", "animals"]
+        assert export_bank(source, folder).written == 0
+
+
 def test_layers_that_differ_are_not_exported(embedded: Place, folder: Path) -> None:
     with make_bank(embedded) as source:
         fill(source, 40)
