@@ -28,7 +28,7 @@ from safetensors.numpy import save as save_tensors
 
 from bank.bank import Bank
 from bank.manifest import CorpusEntry
-from bank.receive import BATCH, batches, complete_corpora
+from bank.receive import BATCH, batches, complete_corpora, incomplete_corpora
 from bank.rotation import unrotate
 from bank.store import Stored
 from bank.where import Where
@@ -102,7 +102,8 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
         check_folder(entry.name)
     manifest = replace(bank.manifest, corpora={entry.name: entry for entry in entries})
     described = {"format": FORMAT, "contexts_per_file": PART, "manifest": manifest.to_dict()}
-    text = json.dumps(described, ensure_ascii=False, indent=1)
+    # Sorted: of the same bank the same text, in whatever order a server gives its metadata.
+    text = json.dumps(described, ensure_ascii=False, indent=1, sort_keys=True)
     _check_same(folder, text)
     writer = _Writer(folder)
     if not writer.whole(DESCRIPTION):
@@ -123,7 +124,7 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
         files=len(writer.sums) + 1,
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         written=writer.written,
-        left_out=[name for name, entry in bank.manifest.corpora.items() if not entry.complete],
+        left_out=incomplete_corpora(bank.manifest),
     )
 
 

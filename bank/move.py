@@ -16,6 +16,7 @@ from bank.receive import (
     Receiver,
     batches,
     complete_corpora,
+    incomplete_corpora,
     receiving_bank,
     verify_corpora,
 )
@@ -74,7 +75,7 @@ def copy_bank(
         corpora=[entry.name for entry in entries],
         contexts=sum(entry.contexts for entry in entries),
         written=receiver.written,
-        left_out=[name for name, entry in manifest.corpora.items() if not entry.complete],
+        left_out=incomplete_corpora(manifest),
         wrong=wrong,
     )
 

@@ -94,7 +94,10 @@ def complete_corpora(manifest: Manifest, wanted: Sequence[str] | None = None) ->
                 f"The corpus '{name}' of bank '{manifest.bank}' is incomplete; finish its `latentbank ingest run` "
                 "first."
             )
-    found = [entry for name, entry in known.items() if entry.complete and (wanted is None or name in wanted)]
+    # By name: a server gives its ledger in any order.
+    found = [
+        known[name] for name in sorted(known) if known[name].complete and (wanted is None or name in wanted)
+    ]
     if not found:
         raise CorpusError(f"The bank '{manifest.bank}' has no complete corpus: there is nothing to move.")
     return found
@@ -105,6 +108,11 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+def incomplete_corpora(manifest: Manifest) -> list[str]:
+    """Give the names of the ledger's incomplete corpora."""
+    return sorted(name for name, entry in manifest.corpora.items() if not entry.complete)
 
 
 class Receiver:
