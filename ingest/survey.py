@@ -136,7 +136,6 @@ class Survey:
     cosines: dict[int, float] = field(default_factory=dict)
     common: Keys | None = None  # of the contexts that all layers have, sorted
     _counts: dict[int, int] = field(default_factory=dict)
-    _done: int = 0
 
     def add(self, layer: int, file: Path) -> None:
         """Check one layer's file and note its contexts."""
@@ -206,6 +205,7 @@ class Survey:
         captions = list(dict.fromkeys(meta["caption"] for meta in part))
         encoded = self.model.tokenizer(
             captions,
+            split_special_tokens=False,
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
             return_attention_mask=False,
@@ -218,9 +218,8 @@ class Survey:
         for caption, ids, spans, special in zip(captions, *columns, strict=True):
             allowed = [not mark and id_ not in special_ids for mark, id_ in zip(special, ids, strict=True)]
             if True in allowed:
-                allowed[allowed.index(True)] = (
-                    False  # the first token has no context and is the attention sink
-                )
+                # The first token has no context and is the attention sink.
+                allowed[allowed.index(True)] = False
             keys = list(prefix_ids(self.corpus, ids))
             found[caption] = _Sentence(caption, ids, spans, allowed, keys, Words(caption))
         return found
