@@ -15,7 +15,7 @@ from latentbank_images import VisualModelOption, load_vlm
 from latentbank_lenses import opened_bank
 from latentbank_options import BankOption, DeviceOption, DtypeOption, RevisionOption, TrustOption
 
-# Held-out scenes that the page offers, where their pictures are installed: a shield and a toothbrush, and two more.
+# Held-out scenes that the page offers, where their pictures are installed.
 _SCENES = (0, 3, 8)
 
 

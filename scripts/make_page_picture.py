@@ -23,9 +23,9 @@ from query.web.file import save_html
 
 OUTPUT = Path("docs/page.png")
 DEMO = Path(".demo")
-SCENE = 0
+SCENE = 3
 LAYERS = (0, 4, 8, 15)
-PINNED = (9, 39)  # tokens: background and toothbrush
+PINNED = (16, 18)  # tokens on the shield and on the toothbrush
 SIZE = {"width": 1280, "height": 800}
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = save_html(reading, Path(folder) / "page.html")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=SIZE, color_scheme="light")  # type: ignore[arg-type]
+        page = browser.new_page(viewport=SIZE, color_scheme="light")
         page.goto(f"{file.as_uri()}#layer=8&lens=latent,logit&pins={','.join(map(str, PINNED))}")
         page.screenshot(path=OUTPUT)
         browser.close()
