@@ -126,6 +126,22 @@ def test_views_and_lenses(window: Watched, saved: Path) -> None:
     for name in ("LatentLens", "EmbeddingLens"):
         page.get_by_role("checkbox", name=name).click()
     assert page.locator("figure").count() == 1  # the last stays
+    for height in (
+        900,
+        300,
+    ):  # in a low window the image is not drawn higher than it, nor its tokens beside it
+        page.set_viewport_size({"width": 1280, "height": height})
+        image, first, last = (
+            page.locator(what).bounding_box() for what in ("img", "[data-token='0']", "[data-token='5']")
+        )
+        assert image is not None
+        assert first is not None
+        assert last is not None
+        assert (first["x"], first["y"]) == pytest.approx((image["x"], image["y"]), abs=3)
+        assert last["x"] + last["width"] == pytest.approx(image["x"] + image["width"], abs=3)
+        assert last["y"] + last["height"] == pytest.approx(image["y"] + image["height"], abs=3)
+        assert image["height"] <= height
+        assert image["width"] / image["height"] == pytest.approx(1.5, abs=0.02)
 
 
 def test_the_address_says_it_all(window: Watched, saved: Path, browser: Browser) -> None:

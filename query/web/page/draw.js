@@ -45,7 +45,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   const name = LENS_NAMES[lens] ?? lens;
   const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}`)];
   const tokens = reading.tokens.filter((token) => token.row >= 0 && token.tile === tile);
-  const [low, high] = reading.range(lens);
+  const [low, high] = reading.range(lens, layer);
   const paint = (token) => {
     if (view === "heat") {
       const score = reading.bestScore(lens, layer, token.number);
@@ -81,6 +81,7 @@ function picture(reading, tokens, name, { lens, layer, view, paint, said }) {
   const rows = byRow(tokens);
   const grid = shape("svg", {
     viewBox: `0 0 ${width} ${height}`,
+    preserveAspectRatio: "none", // as the image under it: a token's box stays on what it shows
     role: "grid",
     "aria-label": `Visual tokens of ${reading.data.source}, read by ${name}`,
   });
@@ -108,6 +109,7 @@ function picture(reading, tokens, name, { lens, layer, view, paint, said }) {
   const image = element("img", { alt: "", src: reading.data.image ?? undefined, draggable: "false" });
   const frame = element("div", { class: "picture" }, ...(reading.data.image ? [image] : []), grid);
   frame.style.aspectRatio = `${width} / ${height}`;
+  frame.style.maxWidth = `${((80 * width) / height).toFixed(2)}vh`; // not higher than the window
   return frame;
 }
 

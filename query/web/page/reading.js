@@ -40,9 +40,9 @@ export function openReading(data) {
   /** The best neighbor's [context, bank layer, score], or undefined. */
   const best = (lens, layer, token) => data.found[lens][layer][token][0];
 
-  /** The lowest and highest best score of a lens, over all layers, so that layers can be compared. */
-  function range(lens) {
-    const scores = data.found[lens].flat().flatMap((found) => (found.length ? [found[0][2]] : []));
+  /** The lowest and highest best score of a lens at one layer. */
+  function range(lens, layer) {
+    const scores = data.found[lens][layer].flatMap((found) => (found.length ? [found[0][2]] : []));
     return scores.length ? [Math.min(...scores), Math.max(...scores)] : [0, 1];
   }
 
