@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentbank_errors import LatentBankError, QueryError
-from query.export import write_whole
+from latentbank_files import write_whole
 from query.grids import fitted
 
 if TYPE_CHECKING:

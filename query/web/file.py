@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from query.export import write_whole
+from latentbank_files import write_whole
 from query.web.data import page_json
 
 if TYPE_CHECKING:
