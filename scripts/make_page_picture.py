@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bank.bank import open_bank
+from bank.where import Where
 from models.demo import load_demo
 from models.scenes import EVALUATION, load_things, make_scene
 from models.visual import unembedding_of
@@ -24,7 +25,7 @@ from query.web.file import save_html
 OUTPUT = Path("docs/page.png")
 DEMO = Path(".demo")
 SCENE = 3
-LAYERS = (0, 4, 8, 15)
+LAYERS = (0, 8, 12, 16)
 PINNED = (16, 18)  # tokens on the shield and on the toothbrush
 SIZE = {"width": 1280, "height": 800}
 
@@ -38,7 +39,7 @@ def main() -> None:
     scene = ImageSource("scene", "", png_bytes(make_scene(load_things(), EVALUATION[SCENE]).image))
     with open_bank("demo", data_dir=DEMO / "banks", url="") as bank:
         lenses = [
-            LatentLens(bank, "all", unique="word"),
+            LatentLens(bank, "all", Where(corpus="descriptions"), unique="word"),
             LogitLens(unembedding_of(vlm), language.tokenizer),
             EmbeddingLens(language.embedding, language.tokenizer),
         ]
@@ -47,7 +48,7 @@ def main() -> None:
         file = save_html(reading, Path(folder) / "page.html")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light")
-        page.goto(f"{file.as_uri()}#layer=8&lens=latent,logit&pins={','.join(map(str, PINNED))}")
+        page.goto(f"{file.as_uri()}#layer=16&lens=latent,logit&pins={','.join(map(str, PINNED))}")
         page.screenshot(path=OUTPUT)
         browser.close()
     print(f"{OUTPUT}: {OUTPUT.stat().st_size:,} bytes")
