@@ -509,7 +509,7 @@ def test_other_plan_settings(embedded: Place, model: LanguageModel, unbroken: Un
             CorpusError, match=r"planned with bos=tokenizer, skip=1, .*, not with .*skip=0"
         ) as caught:
             embedded.plan(bank, model, SENTENCES, skip=0)
-        assert str(caught.value).endswith("drop the corpus first.")
+        assert str(caught.value).endswith("another name, or --replace.")
         assert load_plan(embedded.folder / "plans" / "c") == before
     check_complete(embedded, model, unbroken)
 
