@@ -411,7 +411,8 @@ def _load_if_readable(directory: Path) -> Plan | None:
 def _changed(bank: Bank, corpus: str) -> CorpusError:
     return CorpusError(
         f"The corpus '{corpus}' has changed since it was ingested into bank '{bank.name}'; give the changed one "
-        "another name, or put it in the old one's place with --replace."
+        "another name, put it in the old one's place with --replace, or drop the old one first "
+        "(`latentbank bank drop-corpus`)."
     )
 
 
