@@ -40,6 +40,7 @@ from latentbank_options import (
     ModelOption,
     NameOption,
     PlanOption,
+    RayOption,
     ReplaceOption,
     RevisionOption,
     ShardOption,
@@ -47,6 +48,7 @@ from latentbank_options import (
     SourcesArgument,
     SplitOption,
     TrustOption,
+    WorkersOption,
     bank_layers_of,
     bank_name,
     corpus_of,
@@ -215,6 +217,8 @@ def ingest_run(
     quantization: Annotated[str | None, typer.Option(help="int8, turbo or none; for a new bank.")] = None,
     metric: MetricOption = None,
     shard: ShardOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     replace: ReplaceOption = False,
     batch: BatchOption = None,
     device: DeviceOption = None,
@@ -232,10 +236,10 @@ def ingest_run(
     from latentbank_show import show_job
 
     share = parse_share(shard) if shard else None
-    if share and (sources or not plan):
+    if (share or ray) and (sources or not plan):
         raise LatentBankError(
-            "--shard takes a plan that is made already, the same for all workers: make it once with "
-            "`latentbank ingest plan SOURCES --plan DIR` and give each worker `--plan DIR` instead of sources."
+            f"--{'shard' if share else 'ray'} takes a plan that is made already, the same for all workers: make it "
+            "once with `latentbank ingest plan SOURCES --plan DIR`, then name only `--plan DIR`."
         )
     settings = writer_settings(quantization=quantization)
     choice = PlanSettings(cast("Any", bos), skip, contexts_per_token, max_tokens)
@@ -255,6 +259,30 @@ def ingest_run(
             "bank name."
         )
     wanted = numbers(layers) or (list(known.layers) if known else None)
+    if ray:
+        from ingest.distributed import Fleet, run_on_ray
+
+        if not wanted:
+            raise LatentBankError("Name the layers of the new bank with --layers, such as 4,8,12,16.")
+        assert plan is not None
+        assert model is not None
+        fleet = Fleet(
+            bank=bank or settings.bank or (known.bank if known else bank_name(model)),
+            settings=settings,
+            plan=plan.absolute(),
+            model=model,
+            layers=tuple(wanted),
+            metric=cast("Any", metric),
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            batch=batch,
+            replacing=replace,
+        )
+        with shown("ingesting", "shares") as progress:
+            together = run_on_ray(fleet, ray, workers, progress)
+        show_job(together, fleet.bank, fleet.layers, as_json=as_json)
+        return
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
     with create_bank(

@@ -66,6 +66,16 @@ PlanOption = Annotated[
 ShardOption = Annotated[
     str | None, typer.Option(help="Store only this share of the plan, such as 0/4, the first of four.")
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Store all shares of the plan with Ray: local (this machine), auto (its cluster) or ray://HOST:10001.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="With --ray: how many workers; by default one for each GPU.")
+]
 ReplaceOption = Annotated[
     bool,
     typer.Option(

@@ -82,6 +82,9 @@ def test_a_share_of_no_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: P
         code, _, err = run("ingest", "run", *words, "--model", model_dir, "--shard", "0/2")
         assert code == 2
         assert "--shard takes a plan that is made already" in err
+    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--ray", "local")
+    assert code == 2
+    assert "--ray takes a plan that is made already" in err
     code, _, err = run("ingest", "run", "--plan", tmp_path, "--shard", "2/2")
     assert (code, err.count("\n")) == (2, 1)
     assert "'2/2' is no share" in err
