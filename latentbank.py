@@ -21,6 +21,7 @@ from latentbank_errors import BankMismatch, LatentBankError
 from latentbank_evaluate import evaluate_app
 from latentbank_experiment import experiment_app
 from latentbank_images import query_image, query_means, query_norms
+from latentbank_move import bank_export, bank_import, bank_pull, bank_push, ingest_official
 from latentbank_options import (
     BankOption,
     BatchOption,
@@ -74,11 +75,15 @@ _HOME = {
         "QueryError",
     ),
     "bank.bank": ("Bank", "create_bank", "delete_bank", "list_banks", "open_bank"),
+    "bank.export": ("export_bank",),
+    "bank.load": ("import_bank",),
+    "bank.move": ("copy_bank",),
     "bank.points": ("Neighbor",),
     "bank.settings": ("Settings", "load_settings"),
     "bank.where": ("Where",),
     "ingest.corpus": ("Corpus", "corpus_from_sentences", "open_corpus"),
     "ingest.job": ("ready_plan", "run"),
+    "ingest.official": ("import_official",),
     "ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
     "models.composite": ("CompositeVLM",),
     "models.encoders": ("load_encoder",),
@@ -427,6 +432,19 @@ def bank_token(
             "Tokens are signed with the server's admin key; set LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE."
         )
     show_token(read_token(key, names, chosen, until), names, chosen, until, as_json=as_json)
+
+
+ingest_app.command(
+    "official", epilog="Example: latentbank ingest official cache --model meta-llama/Meta-Llama-3-8B"
+)(ingest_official)
+bank_app.command("export", epilog="Example: latentbank bank export SmolLM2-135M export")(bank_export)
+bank_app.command("import", epilog="Example: latentbank bank import export --name SmolLM2-135M")(bank_import)
+bank_app.command(
+    "pull", epilog="Example: latentbank --url https://qdrant.example.org:6333 bank pull SmolLM2-135M"
+)(bank_pull)
+bank_app.command(
+    "push", epilog="Example: latentbank --url https://qdrant.example.org:6333 bank push SmolLM2-135M"
+)(bank_push)
 
 
 @query_app.command(

@@ -17,9 +17,12 @@ from latentbank_progress import duration
 
 if TYPE_CHECKING:
     from bank.bank import BankInfo
+    from bank.export import ExportReport
     from bank.manifest import CorpusEntry
+    from bank.receive import MoveReport
     from ingest.estimate import Estimate
     from ingest.job import JobReport
+    from ingest.official import OfficialReport
     from ingest.plan import Plan
     from ingest.shares import ShareState
     from query.reading import Reading
@@ -204,6 +207,67 @@ def show_token(
         return _print_json({"token": token, "banks": list(banks), "layers": list(layers), "expires": until})
     print(token)
     return None
+
+
+def show_export(report: ExportReport, *, as_json: bool) -> None:
+    """Print what an export is."""
+    if as_json:
+        return _print_json(asdict(report))
+    _facts(
+        [
+            ("bank", report.bank),
+            ("corpora", _corpora(report.corpora, report.left_out)),
+            (
+                "contexts",
+                f"{report.contexts:,} in each of the layers {', '.join(map(str, report.layers))}",
+            ),
+            (
+                "files",
+                f"{report.files:,} in {report.directory}, {_size(report.bytes)} ({report.written:,} written now)",
+            ),
+        ]
+    )
+    return None
+
+
+def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
+    """Print what a move of contexts into a bank did, and what its verification found."""
+    if as_json:
+        return _print_json({"where": where, **asdict(report), "sound": not report.wrong})
+    for sentence in report.wrong:
+        print(sentence)
+    verdict = "It is verified" if not report.wrong else "It is not sound"
+    _console().print(
+        f"The bank '{report.bank}' in {where} holds {_corpora(report.corpora, report.left_out)}: "
+        f"{report.contexts:,} contexts in each of the layers {', '.join(map(str, report.layers))}, "
+        f"{report.written:,} vectors written now. {verdict}.",
+        highlight=False,
+        markup=False,
+    )
+    return None
+
+
+def show_official(report: OfficialReport, where: str, *, as_json: bool) -> None:
+    """Print what the import of a cache of latentlens did."""
+    if as_json:
+        move = {**asdict(report.move), "sound": not report.move.wrong}
+        return _print_json({"where": where, **asdict(report), "move": move})
+    show_move(report.move, where, as_json=False)
+    cosines = ", ".join(f"{layer}: {cosine:.3f}" for layer, cosine in report.cosines.items())
+    _facts(
+        [
+            ("rows of the first layer", f"{report.rows:,}"),
+            ("repeated prefixes", f"{report.repeated:,} in all layers"),
+            ("special and first tokens", f"{report.left_out:,} in all layers"),
+            ("not in every layer", f"{report.not_everywhere:,}"),
+            ("cosine with the LLM", cosines),
+        ]
+    )
+    return None
+
+
+def _corpora(moved: Sequence[str], left_out: Sequence[str]) -> str:
+    return ", ".join(moved) + (f" (without {', '.join(left_out)}: incomplete)" if left_out else "")
 
 
 def show_reading(reading: Reading, *, as_json: bool = False, title: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from types import TracebackType
@@ -502,6 +502,45 @@ def create_bank(
             if outside
             else f"No layer was named for the bank '{name}'; {model} has 0 (the input) to {num_layers}."
         )
+
+    def agree(bank: Bank) -> None:
+        bank.require_model(model, fingerprint)
+        if wanted != bank.manifest.layers:
+            raise BankMismatch(
+                f"The bank '{name}' has layers {_listed(bank.layers)}, not {_listed(wanted)}; leave the "
+                "layers out or choose another bank name."
+            )
+        if metric not in (None, bank.metric):
+            raise BankMismatch(
+                f"The bank '{name}' was made with metric '{bank.metric}', not '{metric}'; leave the metric "
+                "out or choose another bank name."
+            )
+
+    manifest = Manifest(
+        bank=name,
+        model=model,
+        revision=revision,
+        fingerprint=fingerprint,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        layers=wanted,
+        rotation_seed=ROTATION_SEED,
+        quantization=settings.quantization,
+        metric=metric or settings.metric,
+    )
+    return make_bank(manifest, settings, agree)
+
+
+def make_bank(manifest: Manifest, settings: Settings, agree: Callable[[Bank], None]) -> Bank:
+    """Create the bank that a manifest describes, without its corpora, or open the one of that name.
+
+    Args:
+        manifest: what the bank will be.
+        settings: where to make it.
+        agree: called with a bank that is there already; raises if it is not the one that is wanted.
+    """
+    name = manifest.bank
+    check_name(name)
     store = open_store(name, settings, create=True)
     try:
         found = store.read_manifest()
@@ -513,49 +552,25 @@ def create_bank(
                     f"The bank '{name}' has contexts but no manifest; restore the manifest, or remove what is left "
                     f"with `latentbank bank delete {name}`."
                 )
-            if found is None and not set(left) <= set(wanted):
+            if found is None and not set(left) <= set(manifest.layers):
                 store.delete()  # a killed creation left them, empty
                 store.close()
                 store = open_store(name, settings, create=True)
+        bank = Bank(store, replace(manifest, corpora={}) if found is None else Manifest.from_dict(*found))
         if found is not None:
-            bank = Bank(store, Manifest.from_dict(*found))
-            bank.require_model(model, fingerprint)
-            if wanted != bank.manifest.layers:
-                raise BankMismatch(
-                    f"The bank '{name}' has layers {_listed(bank.layers)}, not {_listed(wanted)}; leave the "
-                    "layers out or choose another bank name."
-                )
-            if metric not in (None, bank.metric):
-                raise BankMismatch(
-                    f"The bank '{name}' was made with metric '{bank.metric}', not '{metric}'; leave the metric "
-                    "out or choose another bank name."
-                )
-        else:
-            manifest = Manifest(
-                bank=name,
-                model=model,
-                revision=revision,
-                fingerprint=fingerprint,
-                num_layers=num_layers,
-                hidden_size=hidden_size,
-                layers=wanted,
-                rotation_seed=ROTATION_SEED,
-                quantization=settings.quantization,
-                metric=metric or settings.metric,
-            )
-            bank = Bank(store, manifest)
+            agree(bank)
         # The manifest comes last, so a creation that is killed leaves no bank. A layer of a bank that is there
         # can be missing only because it was deleted by other means: it is made again, empty.
         # What a killed creation left is made again; what another process makes at this moment stays (`create`).
         there = set(store.layers()) if found is not None else set()
-        for layer in wanted:
+        for layer in bank.layers:
             if layer not in there:
-                store.create(layer, hidden_size, bank.manifest.quantization)
+                store.create(layer, manifest.hidden_size, bank.manifest.quantization)
         if found is None:
             if not store.shared or store.read_manifest() is None:
                 store.write_manifest(bank.manifest.head())
             bank.reload()
-            bank.require_model(model, fingerprint)
+            agree(bank)
     except BaseException:
         store.close()
         raise

@@ -9,6 +9,7 @@ import numpy as np
 
 from bank.manifest import Manifest
 from bank.store import Store
+from bank.where import Filter
 from latentbank_progress import Progress
 
 # A unit vector in float16 differs from length 1 by rounding only.
@@ -19,8 +20,13 @@ _CORPORA = 1_000_000
 _TELL = 10_000
 
 
-def verify(store: Store, manifest: Manifest, sample: int, progress: Progress) -> list[str]:
-    """Check a bank; see `Bank.verify`."""
+def verify(
+    store: Store, manifest: Manifest, sample: int, progress: Progress, where: Filter | None = None
+) -> list[str]:
+    """Check a bank; see `Bank.verify`.
+
+    Of a manifest with fewer layers or corpora only those are looked at; `where` then selects their contexts.
+    """
     there = store.layers()
     wrong = [
         f"Layer {layer} has no collection; ingest the bank's corpora again (`latentbank ingest run`) to fill it."
@@ -32,15 +38,15 @@ def verify(store: Store, manifest: Manifest, sample: int, progress: Progress) ->
         wrong.append(
             f"The bank '{manifest.bank}' is centred, but its means are lost; restore its manifest from a backup."
         )
-    wrong += _counts(store, manifest, layers)
-    wrong += _ids(store, layers, progress)
-    wrong += _vectors(store, manifest, layers, sample)
+    wrong += _counts(store, manifest, layers, where)
+    wrong += _ids(store, layers, progress, where)
+    wrong += _vectors(store, manifest, layers, sample, where)
     return wrong
 
 
-def _counts(store: Store, manifest: Manifest, layers: list[int]) -> list[str]:
+def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter | None) -> list[str]:
     wrong = []
-    held = {layer: store.facet(layer, "corpus", limit=_CORPORA) for layer in layers}
+    held = {layer: store.facet(layer, "corpus", where, limit=_CORPORA) for layer in layers}
     for name, entry in manifest.corpora.items():
         drop = f"`latentbank bank drop-corpus {manifest.bank} {name}`"
         if not entry.complete:
@@ -76,12 +82,12 @@ def _counts(store: Store, manifest: Manifest, layers: list[int]) -> list[str]:
     return wrong
 
 
-def _ids(store: Store, layers: list[int], progress: Progress) -> list[str]:
+def _ids(store: Store, layers: list[int], progress: Progress, where: Filter | None) -> list[str]:
     """Compare the layers by a digest of their ids in order: no list of ids is held in memory."""
-    digests, done, total = {}, 0, sum(store.count(layer) for layer in layers)
+    digests, done, total = {}, 0, sum(store.count(layer, where) for layer in layers)
     for layer in layers:
         digest = hashlib.blake2b(digest_size=16)
-        for point in store.scroll(layer):
+        for point in store.scroll(layer, where):
             digest.update(point.id.encode())
             done += 1
             if done % _TELL == 0:
@@ -97,10 +103,12 @@ def _ids(store: Store, layers: list[int], progress: Progress) -> list[str]:
     ]
 
 
-def _vectors(store: Store, manifest: Manifest, layers: list[int], sample: int) -> list[str]:
+def _vectors(
+    store: Store, manifest: Manifest, layers: list[int], sample: int, where: Filter | None
+) -> list[str]:
     wrong = []
     for layer in layers:
-        for point in islice(store.scroll(layer, vectors=True), sample):
+        for point in islice(store.scroll(layer, where, vectors=True), sample):
             norm = float(np.linalg.norm(point.vector)) if point.vector is not None else 0.0
             if point.vector is None or len(point.vector) != manifest.hidden_size:
                 wrong.append(f"Layer {layer}, context {point.id}: its vector has the wrong size.")

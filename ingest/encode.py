@@ -133,7 +133,7 @@ def encode(
         ModelError: a hidden state is not finite, or zero; the message names layer, sentence and dtype.
     """
     size = batch or BATCH.get(model.device.type, BATCH["cuda"])
-    names = _TokenNames(model)
+    names = TokenNames(model)
     if model.packs if packed is None else packed:
         for rows in _batches(fill_rows(sentences, min(ROW, size)), lambda row: len(row.tokens), size):
             yield _encode_rows(model, corpus, rows, layers, names)
@@ -142,7 +142,7 @@ def encode(
             yield _encode_padded(model, corpus, group, layers, names)
 
 
-class _TokenNames:
+class TokenNames:
     """Tokens as decoded, with their leading space, each looked up once."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -177,7 +177,7 @@ def _batches(items: Iterable[T], length: Callable[[T], int], size: int) -> Itera
 
 
 def _encode_rows(
-    model: LanguageModel, corpus: str, rows: list[Row], layers: Sequence[int], names: _TokenNames
+    model: LanguageModel, corpus: str, rows: list[Row], layers: Sequence[int], names: TokenNames
 ) -> Encoded:
     width = max(len(row.tokens) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -211,7 +211,7 @@ def _encode_padded(
     corpus: str,
     sentences: list[PlannedSentence],
     layers: Sequence[int],
-    names: _TokenNames,
+    names: TokenNames,
 ) -> Encoded:
     states = model.hidden_states([sentence.token_ids for sentence in sentences], layers)
     picked = {
@@ -229,7 +229,7 @@ def _finish(
     sentences: list[PlannedSentence],
     picked: dict[int, torch.Tensor],
     computed: int,
-    names: _TokenNames,
+    names: TokenNames,
 ) -> Encoded:
     owners = [sentence for sentence in sentences for _ in sentence.positions]
     states = {}
@@ -266,7 +266,7 @@ def _refusal(model: LanguageModel, layer: int, suspects: list[PlannedSentence]) 
     )
 
 
-def _contexts(corpus: str, sentence: PlannedSentence, names: _TokenNames) -> Iterator[tuple[str, Payload]]:
+def _contexts(corpus: str, sentence: PlannedSentence, names: TokenNames) -> Iterator[tuple[str, Payload]]:
     ids = context_ids(corpus, sentence)
     spans = zip(ids, sentence.positions, sentence.starts, sentence.ends, sentence.words, strict=True)
     for id_, position, start, end, word in spans:

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from bank.points import Neighbor
 from latentbank_errors import ModelError, QueryError
 from latentbank_progress import Progress, Silent
-from query.calibrate import measure_means
-from query.centring import Means
+from query.centring import Means, means_of
 from query.lenses import EmbeddingLens, LatentLens, Lens, mean_embedding
 from query.scoring import Truth, truths_of
 from query.tables import OBJECT, Evaluation, Tables, Weights
@@ -235,7 +234,7 @@ def evaluate(
             continue
         progress.stage(f"looking ({projector} projector)", "scenes")
         looked = look(vlm, scenes[:CONTROLLED] if projector == "random" else scenes, wanted, progress)
-        means = _calibrated(vlm, calibration, wanted) if metric == "centred" else None
+        means = object_means(vlm, calibration, wanted, coverage) if metric == "centred" else None
         tables.require(projector, looked.truths)
         progress.stage(f"reading ({projector} projector)", "layers and lenses")
         for done, (layer, lens) in enumerate((layer, lens) for layer in wanted for lens in lenses):
@@ -272,8 +271,34 @@ def evaluate(
     return Evaluation(about, tuple(tables.rows(metric)), tuple(tables.aligned))
 
 
-def _calibrated(model: VisualModel, scenes: Sequence[Scene], layers: Sequence[int]) -> Means:
-    return measure_means(model, [scene.image for scene in scenes], layers, what="scenes", batch=_BATCH)
+def object_means(
+    model: VisualModel,
+    scenes: Sequence[Scene],
+    layers: Sequence[int],
+    coverage: float = OBJECT,
+    progress: Progress | None = None,
+) -> Means:
+    """Measure the mean at each layer of the visual tokens that show a thing: what queries of a centred bank go without.
+
+    Not of all tokens: most show nothing but background, whose hidden states are alike and longer than others. A mean of
+    all is nearly that of the background, and takes from a thing what it never had (docs/findings.md has the shares).
+
+    Args:
+        model: the VLM.
+        scenes: other ones than those that will be read, made for the VLM's grid (`grid_of`).
+        layers: the visual layers.
+        coverage: the share of a patch that its thing covers in a token that counts.
+        progress: told scenes done.
+
+    Raises:
+        QueryError: no token shows a thing.
+        ModelError: the scenes were made for another grid.
+    """
+    looked = look(model, scenes, layers, progress)
+    chosen = [number for number, truth in enumerate(looked.truths) if truth.coverage >= coverage]
+    states = {layer: rows[chosen] for layer, rows in looked.states.items()}
+    means = means_of([states] if chosen else [], "visual tokens that show a thing", model.fingerprint())
+    return replace(means, kind=f"{means.kind}, of {looked.scenes:,} scenes")
 
 
 def _in_parts(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latentbank_errors import LatentBankError
+from latentbank_files import write_whole
 from query.images import ImageSource
 from query.reading import Reading
 
@@ -96,24 +96,3 @@ class ReadingFolder:
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd")
         return write_whole(self.path(image), buffer.getvalue().to_pybytes())
-
-
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file so that it is never there in part, also after a kill.
-
-    Raises:
-        LatentBankError: it cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise LatentBankError(
-            f"{path} cannot be written ({error.strerror or error}); check the folder and the disk."
-        ) from None
-    return path

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from latentbank_errors import LatentBankError, QueryError
-from query.export import write_whole
+from latentbank_files import write_whole
 from query.grids import fitted
 from query.reading import Reading, TokenReading
 

@@ -136,9 +136,14 @@ class Store(Protocol):
         """Tell which of `ids` the layer holds."""
 
     def scroll(
-        self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
+        self,
+        layer: int,
+        where: Filter | None = None,
+        vectors: bool = False,
+        payloads: bool = False,
+        start: str | None = None,
     ) -> Iterator[Stored]:
-        """Go through a layer's points in the order of their ids."""
+        """Go through a layer's points in the order of their ids, from the id `start` (inclusive) on."""
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """Delete every point of a corpus."""

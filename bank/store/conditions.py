@@ -50,7 +50,9 @@ def each_condition(
 
 def reads_captions(where: Filter | Sequence[Filter | None] | None) -> bool:
     """Tell whether a filter, or one of several, has a condition on captions."""
-    if isinstance(where, Sequence) and not isinstance(where, str):
+    if isinstance(where, Sequence) and not isinstance(
+        where, str
+    ):  # a text is no filter; `conditions` says so
         return any(map(reads_captions, where))
     if isinstance(where, All | AnyOf):
         return any(map(reads_captions, where.parts))

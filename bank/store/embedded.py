@@ -364,12 +364,17 @@ class EmbeddedStore:
         return {str(record.id) for record in found}
 
     def scroll(
-        self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
+        self,
+        layer: int,
+        where: Filter | None = None,
+        vectors: bool = False,
+        payloads: bool = False,
+        start: str | None = None,
     ) -> Iterator[Stored]:
         """See `Store`."""
         self._index_captions(layer, where)
         selected = conditions(where, edge, edge.RangeFloat)
-        offset = None
+        offset: Any = start
         while True:
             request = edge.ScrollRequest(
                 offset=offset, limit=_SCROLL, filter=selected, with_payload=payloads, with_vector=vectors

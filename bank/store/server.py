@@ -385,12 +385,17 @@ class ServerStore:
             )
 
     def scroll(
-        self, layer: int, where: Filter | None = None, vectors: bool = False, payloads: bool = False
+        self,
+        layer: int,
+        where: Filter | None = None,
+        vectors: bool = False,
+        payloads: bool = False,
+        start: str | None = None,
     ) -> Iterator[Stored]:
         """See `Store`."""
         selected = conditions(where, models, models.Range)
         name = self._collection(layer)
-        offset: Any = None
+        offset: Any = start
         while True:
             records, offset = self._call(
                 partial(

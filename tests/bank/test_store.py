@@ -195,6 +195,15 @@ class TestStore:
         assert len(list(store.scroll(4))) == 240
         assert store.present(4, given.ids) == set(given.ids)
 
+    def test_scrolling_begins_at_an_id(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("embedded", "server"):
+            monkeypatch.setattr(f"bank.store.{module}._SCROLL", 16)
+        given, _ = two_corpora(store)
+        order = sorted(given.ids)
+        found = store.scroll(4, Where(corpus="animals"), vectors=True, payloads=True, start=order[50])
+        assert [p.id for p in found] == order[50:]
+        assert [p.id for p in store.scroll(4, Where(corpus="animals"), start=order[-1])] == order[-1:]
+
     def test_upserting_again_changes_nothing(self, store: Store) -> None:
         given = points(120)
         store.upsert(4, given)

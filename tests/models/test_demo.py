@@ -23,8 +23,8 @@ from models.images import open_image
 from models.language import load_language_model
 from models.projector import Projector
 from models.scenes import EVALUATION, TRAINING, VALIDATION, Thing, load_things, make_scene
-from query.calibrate import measure_means
 from query.centring import kept_means
+from query.evaluate import object_means
 from tests.models.pixels import PixelEncoder, pairs
 from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer
 
@@ -170,8 +170,8 @@ def test_the_means_of_its_visual_tokens_are_kept(vlm: CompositeVLM) -> None:
     assert means is not None
     assert sorted(means.by_layer) == list(range(vlm.num_layers + 1))
     things = load_things()
-    scenes = [make_scene(things, seed).image for seed in VALIDATION[500:516]]
-    here = measure_means(vlm, scenes, [0, 8, 29])
+    scenes = [make_scene(things, seed) for seed in VALIDATION[500:530]]
+    here = object_means(vlm, scenes, [0, 8, 29])
     for layer, mean in here.by_layer.items():
         kept = means.at(layer)
         assert mean @ kept > 0.9 * np.linalg.norm(mean) * np.linalg.norm(kept)

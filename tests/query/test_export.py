@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pandas
@@ -13,7 +12,7 @@ import pytest
 from bank.bank import Bank
 from latentbank_errors import LatentBankError
 from models.language import LanguageModel
-from query.export import ReadingFolder, write_whole
+from query.export import ReadingFolder
 from query.images import find_images
 from query.lenses import EmbeddingLens, LatentLens
 from query.reading import Reading
@@ -58,18 +57,3 @@ def test_a_folder_is_opened_again_with_the_same_settings_only(tmp_path: Path) ->
     (tmp_path / "out" / "_settings.json").write_text("{")
     with pytest.raises(LatentBankError, match="choose another folder"):
         ReadingFolder(tmp_path / "out", SETTINGS)
-
-
-def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "file"
-    write_whole(path, b"old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LatentBankError, match=r"cannot be written .No space left on device"):
-        write_whole(path, b"new and longer")
-    assert path.read_bytes() == b"old"
-    with pytest.raises(LatentBankError, match="cannot be written"):
-        write_whole(path / "below", b"a file is no folder")
