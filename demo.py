@@ -16,6 +16,7 @@ from latentbank import (
     CompositeVLM,
     LanguageModel,
     LatentLens,
+    Where,
     corpus_from_sentences,
     create_bank,
     load_settings,
@@ -48,7 +49,7 @@ HELD_OUT = (
 DESCRIPTIONS = 5_000
 # Held-out scenes that are read, and at which visual layers.
 SCENES = (0, 3, 8)
-VISUAL_LAYERS = (0, 8)
+VISUAL_LAYERS = (0, 16)
 
 
 def fill(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> None:
@@ -67,7 +68,7 @@ def look(bank: Bank, vlm: CompositeVLM) -> None:
     """Read three scenes that the projector has not seen, and a photo: grids of words, and pictures of them."""
     things = load_things()
     scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
-    lens = LatentLens(bank, "all", unique="word")
+    lens = LatentLens(bank, "all", Where(corpus="descriptions"), unique="word")
     names = [f"a scene: {scene.caption}" for scene in scenes] + ["a photo of a cat"]
     files = [f"scene-{number}" for number in SCENES] + ["photo"]
     images = [*(scene.image for scene in scenes), open_image(PHOTO)]

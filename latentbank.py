@@ -61,6 +61,7 @@ from latentbank_options import (
     plan_folder,
     writer_settings,
 )
+from latentbank_view import view
 
 _HOME = {
     "latentbank_errors": (
@@ -100,9 +101,11 @@ _HOME = {
     "query.images": ("find_images",),
     "query.lenses": ("EmbeddingLens", "LatentLens", "LogitLens"),
     "query.norms": ("measure_norms",),
+    "query.plots": ("plot_reading", "save_plot"),
     "query.reading": ("Reading", "read_hidden", "read_text"),
     "query.report": ("draw_reading", "save_reading"),
     "query.visual": ("read_image", "read_images"),
+    "query.web.file": ("reading_html", "save_html"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -518,6 +521,7 @@ query_app.command("means", epilog="Example: latentbank query means photos --mode
 query_app.command("norms", epilog="Example: latentbank query norms photos --model llava-hf/llava-1.5-7b-hf")(
     query_norms
 )
+app.command("view", epilog="Example: latentbank view --model demo")(view)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from query.images import Images, ImageSource
     from query.norms import Norms
     from query.reading import Reading
+    from query.targets import Targets
 
 ImagesArgument = Annotated[
     list[str],
@@ -103,12 +104,21 @@ def query_image(
     pictures: Annotated[
         Path | None, typer.Option(help="Write a PNG of each image here, the best word on each patch.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page to look at: a file for one image, else a folder.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write a figure for a paper: a file for one image, else a folder.")
+    ] = None,
+    pdf: Annotated[Path | None, typer.Option(help="The same as --png, as PDF.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="The same as --png, as SVG.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the visual tokens of images through one lens or several. Exits 1 if an image could not be read."""
     from bank.where import parse_where
     from query.centring import described, load_means
     from query.images import find_images
+    from query.targets import Targets
     from query.visual import default_visual_layers, read_images
 
     if as_json and parquet is not None:
@@ -121,6 +131,9 @@ def query_image(
         raise QueryError(f"'{unique}' is nothing to be unique by: --unique context or --unique word.")
     once = cast("Any", unique)
     found = find_images(images, column=column, config=config, split=split, limit=limit)
+    files = {"html": html, "png": png, "pdf": pdf, "svg": svg}
+    targets = Targets({kind: path.expanduser() for kind, path in files.items() if path is not None})
+    targets.check(found.total)
     with ExitStack() as stack:
         opened, name, known_revision = _bank_and_model(
             stack, bank, model, needed="latent" in lenses, include_incomplete=include_incomplete
@@ -140,7 +153,7 @@ def query_image(
             means = vlm.means_file if vlm.means_file is not None and vlm.means_file.is_file() else None
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
         through = lenses_of(lenses, vlm, opened, chosen_layers, condition, once, exact)
-        job = _ImageJob(found, as_json, pictures)
+        job = _ImageJob(found, as_json, pictures, targets)
         if parquet is not None:
             choice = {
                 "lenses": lenses,
@@ -315,10 +328,13 @@ def load_vlm(
 class _ImageJob:
     """Reading the images of one command: what is skipped, what failed, and where readings go."""
 
-    def __init__(self, images: Images, as_json: bool, pictures: Path | None) -> None:
+    def __init__(
+        self, images: Images, as_json: bool, pictures: Path | None, targets: Targets | None = None
+    ) -> None:
         self.images = images
         self.as_json = as_json
         self.pictures = pictures
+        self.targets = targets
         self.folder: ReadingFolder | None = None
         self.read = self.found = self.failed = 0
         self._sources: dict[str, ImageSource] = {}
@@ -354,6 +370,8 @@ class _ImageJob:
                     from query.report import save_reading
 
                     save_reading(reading, self.pictures / image.file_name(".png"))
+                if self.targets is not None:
+                    self.targets.write(image, reading)
                 if self.folder is not None:
                     self.folder.write(image, reading)  # last: an image that has this file is done
                 elif self.as_json:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from query.experiments.compare import Compared
     from query.scoring import Share
     from query.tables import Evaluation, Row
+
+_WIDE = 180
 
 
 def write_scores(
@@ -42,7 +46,7 @@ def write_scores(
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print an evaluation: shares by layer with both controls, the kinds of words, the groups of coverage."""
     about = evaluation.about
-    console = Console()
+    console = _console()
     layers = about["visual_layers"]
     for distinct in (False, True):
         table = Table(
@@ -112,7 +116,7 @@ def show_alignment(evaluation: Evaluation) -> None:
             *(_percent(share) if share else "" for share in shares),
             *(f"bank L{layer}" for layer in (peak.most_named, peak.nearest, peak.most_first)),
         )
-    Console().print(table)
+    _console().print(table)
 
 
 def show_compared(
@@ -166,10 +170,10 @@ def show_compared(
             _percent(line.shuffled),
             *([_percent(line.random) if line.random else ""] if random else []),
         )
-    Console().print(table)
+    _console().print(table)
     for label, evaluation in compared:
         if any(one.named for one in evaluation.alignment):
-            Console().print(f"\n{label}:", highlight=False)
+            _console().print(f"\n{label}:", highlight=False)
             show_alignment(evaluation)
 
 
@@ -190,7 +194,12 @@ def show_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
             f"{training['steps']:,}" if "steps" in training else "",
             *losses,
         )
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """A console as wide as the terminal; in a file or a pipe as wide as the widest of these tables."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDE)
 
 
 def _means(evaluation: Evaluation, distinct: bool) -> Sequence[Row]:

@@ -157,7 +157,7 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
 def _legend(figure: Any) -> None:
     """One legend for all axes, below them, where it covers no line."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns = min(len(labels), 5)
+    columns = min(len(labels), 4)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 

@@ -228,6 +228,29 @@ class Reading:
                 lines.append(f"  {'':<{len(layer) + width}}  {excerpt(best)}")
         return "\n".join(lines)
 
+    def plot(
+        self,
+        layer: int | None = None,
+        lens: str | None = None,
+        tile: int | None = None,
+        axis: Any = None,
+        *,
+        words: bool = True,
+        heat: bool = True,
+    ) -> Any:
+        """Draw one layer of an image's reading and give the matplotlib axis; see `query.plots.plot_reading`."""
+        from query.plots import plot_reading
+
+        return plot_reading(self, layer, lens, tile, axis, words=words, heat=heat)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the page to look through the lens, in a frame of its own."""
+        if self.size is not None and self.image is None:
+            return None
+        from query.web.file import framed
+
+        return framed(self, 720 if self.size else 480)
+
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows for the reading of an image: the best word on each patch."""
         if self.image is None:

@@ -136,6 +136,36 @@ def test_a_killed_job_goes_on_with_what_is_missing(
     assert "another top_k (5, not 3)" in err
 
 
+def test_pages_and_figures_go_to_files_or_folders(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+) -> None:
+    words = ("--visual-layers", "0,1", "--top-k", "2")
+    page, figure = tmp_path / "out.html", tmp_path / "figure.pdf"
+    code, out, err = run("query", "image", photos / "a.png", *words, "--html", page, "--pdf", figure)
+    assert code == 0, err
+    assert "latent lens, visual layer 1" in out
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert figure.read_bytes().startswith(b"%PDF")
+
+    folder = tmp_path / "pages"
+    code, _, err = run("query", "image", photos, *words, "--html", folder, "--png", folder, "--svg", folder)
+    assert code == 1, err  # one is broken
+    assert sorted(path.suffix for path in folder.iterdir()) == [
+        ".html",
+        ".html",
+        ".png",
+        ".png",
+        ".svg",
+        ".svg",
+    ]
+
+    code, _, err = run("query", "image", photos, *words, "--html", page)
+    assert (code, err) == (
+        2,
+        f"latentbank: --html {page} is one file, but there may be more images; name a folder.\n",
+    )
+
+
 def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchEye], photos: Path) -> None:
     code, out, err = run(
         "query", "image", photos / "a.png", "--model", model_dir, "--lens", "embedding", "--visual-layers", "0",

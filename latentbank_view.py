@@ -1,0 +1,119 @@
+"""The command that shows the page: `latentbank view`."""
+
+from __future__ import annotations
+
+import io
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from typing import Annotated
+
+import typer
+
+from latentbank_errors import LatentBankError, ModelError
+from latentbank_images import VisualModelOption, load_vlm
+from latentbank_lenses import opened_bank
+from latentbank_options import BankOption, DeviceOption, DtypeOption, RevisionOption, TrustOption
+
+# Held-out scenes that the page offers, where their pictures are installed.
+_SCENES = (0, 3, 8)
+
+
+def view(
+    bank: BankOption = None,
+    model: VisualModelOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")
+    ] = 8265,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LATENTBANK_TOKEN", help="Secret that visitors must give; needed beyond this machine."
+        ),
+    ] = None,
+    saved_only: Annotated[
+        bool, typer.Option("--saved-only", help="Load no model: only saved readings can be opened.")
+    ] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Show a page to look through the lens: any image, any sentence, over a bank. Ctrl-C ends it."""
+    try:
+        import uvicorn
+
+        from query.web.guard import LOOPBACK, SHORTEST_TOKEN, Guard
+        from query.web.server import create_app
+    except ImportError:
+        raise LatentBankError(
+            "The page needs fastapi and uvicorn: install latentbank with its extra, `pip install latentbank[web]`."
+        ) from None
+    if token is None and host not in LOOPBACK:
+        raise LatentBankError(
+            f"On {host} others can reach the page: give a --token (or LATENTBANK_TOKEN) that they must bring."
+        )
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise LatentBankError(
+            f"The token is short enough to guess; give one of {SHORTEST_TOKEN} letters or more."
+        )
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))  # first: loading a model takes a while
+        desk, pictures = None, {}
+        if not saved_only:
+            from query.web.desk import Desk
+
+            print("opening the bank and loading the model ...", file=sys.stderr)
+            opened = stack.enter_context(opened_bank(bank))
+            own = opened.manifest
+            vlm = load_vlm(
+                model or own.model,
+                lambda count: count,
+                device,
+                dtype,
+                revision or (None if model else own.revision),
+                trust_remote_code,
+            )
+            desk, pictures = Desk(opened, vlm), shipped_pictures()
+        app = Guard(create_app(desk, pictures), token)
+        # No access log: it would hold what people typed.
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+        )
+        print(f"The page is at {_address(listening)}; Ctrl-C ends it.", file=sys.stderr)
+        with suppress(KeyboardInterrupt):  # that is how it ends
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def shipped_pictures() -> dict[str, bytes]:
+    """Give the images that the page offers: a photo, and scenes where the demo's pictures are installed."""
+    from models.demo import PHOTO
+    from models.scenes import EVALUATION, load_things, make_scene
+
+    pictures = {"a cat": PHOTO.read_bytes()}
+    try:
+        things = load_things()
+    except ModelError:
+        return pictures
+    for number, seed in enumerate(_SCENES, 1):
+        buffer = io.BytesIO()
+        make_scene(things, EVALUATION[seed]).image.save(buffer, "PNG")
+        pictures[f"scene {number}"] = buffer.getvalue()
+    return pictures
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise LatentBankError(
+            f"The page cannot be shown on {host}, port {port} ({error.strerror or error}): give another --port or "
+            "--host."
+        ) from None
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

@@ -1,0 +1,98 @@
+"""A reading as the page's modules take it: JSON in which nothing is written twice."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bank.points import Neighbor
+    from query.reading import Reading
+
+FORMAT = 1
+LARGEST_SIDE = 1280
+"""Pixels of the longer side of an image that goes into a page; a larger one is scaled down, boxes stay as they are."""
+
+
+def page_data(reading: Reading) -> dict[str, Any]:
+    """Give what page/reading.js opens.
+
+    Captions and contexts stand in tables, to which the neighbors point: a caption serves many tokens. A token is
+    its label and, of an image, tile, row, column and box. `found` has, by lens, for each layer and token its
+    neighbors as [context, bank layer, score], the score being the cosine, or LogitLens's probability.
+    """
+    captions: dict[str, int] = {}
+    corpora: dict[str, int] = {}
+    contexts: dict[tuple[Any, ...], int] = {}
+
+    def number(table: dict[Any, int], key: Any) -> int:
+        return table.setdefault(key, len(table))
+
+    def found(neighbor: Neighbor) -> list[Any]:
+        context = (
+            neighbor.word,
+            neighbor.token,
+            number(captions, neighbor.caption),
+            neighbor.start,
+            neighbor.end,
+            number(corpora, neighbor.corpus),
+        )
+        return [number(contexts, context), neighbor.bank_layer, _short(neighbor.score)]
+
+    read = {
+        lens: [
+            [[found(neighbor) for neighbor in token.neighbors] for token in reading.at(layer, lens)]
+            for layer in reading.layers
+        ]
+        for lens in reading.lenses
+    }
+    return {
+        "format": FORMAT,
+        "source": reading.source,
+        "bank": reading.bank,
+        "model": reading.model,
+        "lenses": list(reading.lenses),
+        "bank_layers": list(reading.bank_layers),
+        "layers": list(reading.layers),
+        "metric": reading.metric,
+        "query_mean": reading.query_mean,
+        "size": None if reading.size is None else list(reading.size),
+        "geometry": reading.geometry,
+        "prompt": reading.prompt,
+        "image": None if reading.image is None else image_uri(reading.image),
+        "tokens": [
+            [token.label]
+            if (at := token.place) is None
+            else [token.label, at.tile, at.row, at.column, *(round(edge, 2) for edge in at.box)]
+            for token in reading.at(reading.layers[0])
+        ],
+        "norms": [[_short(token.norm) for token in reading.at(layer)] for layer in reading.layers],
+        "captions": list(captions),
+        "corpora": list(corpora),
+        "contexts": [list(context) for context in contexts],
+        "found": read,
+    }
+
+
+def page_json(reading: Reading) -> str:
+    """Give `page_data` as JSON that may stand inside an HTML script element: it has no `<`."""
+    text = json.dumps(page_data(reading), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+def image_uri(image: Image.Image) -> str:
+    """Give an image as a data URI: a JPEG of at most `LARGEST_SIDE` pixels a side."""
+    small = image.convert("RGB")
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _short(number: float) -> float:
+    """Four significant digits: more than a page shows."""
+    return float(f"{number:.4g}")

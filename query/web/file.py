@@ -1,0 +1,87 @@
+"""A reading as one HTML file that needs nothing else: page, style and data inside, opened from disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentbank_files import write_whole
+from query.web.data import page_json
+
+if TYPE_CHECKING:
+    from query.reading import Reading
+
+PAGE = Path(__file__).parent / "page"
+_MODULES = ("reading.js", "draw.js", "view.js")  # each imports from those before it alone
+_START = """
+showReading(document.querySelector("main"), JSON.parse(document.getElementById("reading").textContent));
+"""
+
+
+def reading_html(reading: Reading) -> str:
+    """Give a reading as an HTML page; see `page_html`."""
+    return page_html(page_json(reading), reading.source)
+
+
+def page_html(data: str, title: str) -> str:
+    """Make a page of what `page_json` gave.
+
+    The page's policy lets nothing run but its own script, which is named by its hash, and lets nothing be fetched.
+    """
+    script, style = _script(), (PAGE / "style.css").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)} – latentbank</title>\n"
+        f"<style>{style}</style>\n</head>\n<body>\n<main></main>\n"
+        f'<script type="application/json" id="reading">{data}</script>\n'
+        f'<script type="module">{script}</script>\n</body>\n</html>\n'
+    )
+
+
+def save_html(reading: Reading, path: str | Path) -> Path:
+    """Write a reading as an HTML file, whole or not at all.
+
+    Raises:
+        LatentBankError: it cannot be written.
+    """
+    return write_whole(Path(path), reading_html(reading).encode("utf-8", "replace"))
+
+
+def framed(reading: Reading, height: int = 720) -> str:
+    """Give a reading as HTML for a notebook: the page in a frame of its own, which cannot reach the notebook.
+
+    Args:
+        reading: of an image or of text.
+        height: of the frame, in pixels.
+    """
+    page = html.escape(reading_html(reading))
+    return (
+        f'<iframe title="{html.escape(reading.title())}" sandbox="allow-scripts" width="100%" height="{height}" '
+        f'frameborder="0" srcdoc="{page}"></iframe>'
+    )
+
+
+@cache
+def _script() -> str:
+    """The page's modules as one, as a file from disk cannot import others."""
+    parts = []
+    for name in _MODULES:
+        text = (PAGE / name).read_text(encoding="utf-8")
+        text = re.sub(r"^import .*;\n", "", text, flags=re.MULTILINE)
+        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
+    return "\n".join([*parts, _START])
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

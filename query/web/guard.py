@@ -1,0 +1,151 @@
+"""Who may use the page, and what a browser may do with it: token, hosts, origins, headers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SHORTEST_TOKEN = 12
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+_COOKIE = "latentbank"
+_LONGEST_FORM = 4096
+_OPEN = (
+    "/static/"  # script and style hold nothing secret, and the page that asks for the token needs the style
+)
+_FORM = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>latentbank</title>
+<link rel="stylesheet" href="/static/style.css">
+</head>
+<body>
+<main>
+<h1>latentbank</h1>
+<p>This page is shared by a token; ask whoever started it.</p>
+<form method="post">
+<p><label>Token <input type="password" name="token" required autocomplete="off"></label>
+<button class="main">Open</button></p>
+</form>
+</main>
+</body>
+</html>
+"""
+
+
+class Guard:
+    """Stands before an app and lets in who may use it.
+
+    Without a token, only requests that name one of `hosts` are answered, so that no foreign site reaches the page
+    through a name of its own. With one, a request must bring it (`Authorization: Bearer TOKEN`), or the cookie that the
+    form gives for it. A request that another site's page makes is refused either way.
+
+    Args:
+        app: what is guarded.
+        token: the secret; None: whoever reaches the page may use it.
+        hosts: names by which it may be reached without a token.
+    """
+
+    def __init__(self, app: App, token: str | None = None, hosts: Sequence[str] = LOOPBACK) -> None:
+        self._app = app
+        self._token = None if token is None else _digest(token)
+        self._hosts = {host.lower() for host in hosts}
+        self._session = secrets.token_urlsafe(32)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or let the app answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        send = _with_headers(send)
+        origin = headers.get("origin")
+        host = headers.get("host", "")
+        if origin is not None and urlsplit(origin).netloc != host:
+            await _answer(send, 403, "Another site's page may not use this one.")
+        elif self._token is None:
+            if urlsplit(f"//{host}").hostname in self._hosts:
+                await self._app(scope, receive, send)
+            else:
+                await _answer(send, 421, "Use the address that `latentbank view` printed.")
+        elif scope["path"].startswith(_OPEN) or self._known(headers):
+            await self._app(scope, receive, send)
+        elif scope["path"] != "/":
+            await _answer(send, 401, "This page needs its token.")
+        elif scope["method"] == "POST" and self._matches(await _form(receive)):
+            query = scope["query_string"].decode("latin-1")
+            cookie = f"{_COOKIE}={self._session}; HttpOnly; SameSite=Strict; Path=/"
+            await _answer(send, 303, "", {"location": f"/?{query}" if query else "/", "set-cookie": cookie})
+        else:
+            await _answer(send, 401, _FORM, {"content-type": "text/html; charset=utf-8"})
+
+    def _known(self, headers: dict[str, str]) -> bool:
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self._matches(given):
+            return True
+        try:
+            morsel = SimpleCookie(headers.get("cookie", "")).get(_COOKIE)
+        except CookieError:
+            return False
+        return morsel is not None and hmac.compare_digest(_digest(morsel.value), _digest(self._session))
+
+    def _matches(self, given: str) -> bool:
+        assert self._token is not None
+        return hmac.compare_digest(_digest(given), self._token)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+async def _form(receive: Receive) -> str:
+    """The token in a form's body; "" where there is none, or the body is too long for one."""
+    body, more = b"", True
+    while more and len(body) <= _LONGEST_FORM:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if len(body) > _LONGEST_FORM:
+        return ""
+    return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
+
+
+async def _answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+    given = {"content-type": "text/plain; charset=utf-8"} | (headers or {})
+    encoded = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in given.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
+            kept = [(key, value) for key, value in message["headers"] if key.lower().decode() not in HEADERS]
+            message = {**message, "headers": [*kept, *own]}
+        await send(message)
+
+    return sent

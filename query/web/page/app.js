@@ -1,0 +1,245 @@
+// The live page: what to read, how far it is, and the view of what was found. The address says it all again.
+
+import { element } from "./draw.js";
+import { LENS_NAMES } from "./reading.js";
+import { showReading } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const FIELDS = ["layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption"];
+let about;
+let chosen = null; // {file} or {picture}
+let job = null; // {id, events} of what is being read
+let turn = 0; // of the last reading asked for; an answer to an earlier one is not shown
+
+start().catch((error) => say(error.message, true));
+
+async function start() {
+  about = await (await answer(fetch("/api/about"))).json();
+  $("saved").addEventListener("change", () => $("saved").files[0] && openSaved($("saved").files[0]));
+  if (!about.model) {
+    $("about").textContent = "No model is loaded: open a saved reading.";
+    return;
+  }
+  const corpora = about.corpora.length ? `, corpora ${about.corpora.join(", ")}` : "";
+  $("about").textContent = `${about.model} · bank ${about.bank}, layers ${about.bank_layers.join(", ")}${corpora}`;
+  $("layers").placeholder = about.visual_layers.join(",");
+  $("corpus").append(...about.corpora.map((name) => element("option", {}, name)));
+  for (const lens of about.lenses) {
+    const box = element("input", { type: "checkbox", name: "lens", value: lens, checked: lens === "latent" });
+    $("lenses").append(element("label", {}, box, ` ${LENS_NAMES[lens]}`));
+  }
+  for (const name of about.pictures) {
+    const source = `/api/pictures/${encodeURIComponent(name)}`;
+    const button = element(
+      "button",
+      { type: "button", class: "thumb", "data-picture": name },
+      element("img", { src: source, alt: "" }),
+      element("span", {}, name),
+    );
+    button.addEventListener("click", () => (choose({ picture: name }), read()));
+    $("pictures").append(button);
+  }
+  $("ask").hidden = false;
+  $("ask").addEventListener("submit", (event) => (event.preventDefault(), read()));
+  $("ask").addEventListener("change", refilter);
+  $("cancel").addEventListener("click", () => job && drop(job.id));
+  $("look").addEventListener("click", look);
+  $("where").addEventListener("keydown", (event) => event.key === "Enter" && (event.preventDefault(), look()));
+  $("file").addEventListener("change", () => $("file").files[0] && (choose({ file: $("file").files[0] }), read()));
+  $("tabs").addEventListener("change", showTab);
+  takeDrops();
+  recall();
+}
+
+// -- what is asked -----------------------------------------------------------------------------
+
+function kind() {
+  return $("tabs").querySelector(":checked").value;
+}
+
+function showTab() {
+  const text = kind() === "text";
+  $("image-part").hidden = text;
+  $("text-part").hidden = !text;
+  $("where-part").hidden = text;
+  $("lenses").hidden = text;
+  $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
+}
+
+function choose(what) {
+  chosen = what;
+  for (const button of $("pictures").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.picture === what.picture));
+  }
+}
+
+function asked(change = {}) {
+  const text = kind() === "text";
+  const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
+  const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
+  given.lens = text ? "latent" : lenses.join(",") || "latent";
+  if (text) given.sentence = $("sentence").value.trim();
+  else if (chosen?.picture) given.picture = chosen.picture;
+  const query = new URLSearchParams({ ...given, ...change });
+  for (const [name, value] of [...query]) if (!value) query.delete(name);
+  return query;
+}
+
+/** A filter that changes reads again, if there is something to read. */
+function refilter(event) {
+  if (["corpus", "word", "caption", "unique"].includes(event.target.id) && (chosen || kind() === "text")) read();
+}
+
+function recall() {
+  const query = new URLSearchParams(location.search);
+  for (const name of FIELDS) if (query.has(name)) $(name).value = query.get(name);
+  const lenses = query.get("lens")?.split(",");
+  if (lenses) for (const box of $("lenses").querySelectorAll("input")) box.checked = lenses.includes(box.value);
+  if (query.has("sentence")) {
+    $("sentence").value = query.get("sentence");
+    $("tabs").querySelector("[value=text]").checked = true;
+  } else if (about.pictures.includes(query.get("picture"))) {
+    choose({ picture: query.get("picture") });
+  }
+  showTab();
+  if (chosen || query.has("sentence")) read();
+}
+
+/** Where is a word or phrase? The nearest of its contexts for each token, as a heat map. */
+function look() {
+  const phrase = $("where").value.trim();
+  if (!phrase) return say("Write the word to look for.", true);
+  if (!chosen) return say("Choose an image first.", true);
+  const change = /\s/.test(phrase) ? { word: "", caption: phrase } : { word: phrase, caption: "" };
+  const kept = new URLSearchParams(location.hash.slice(1));
+  kept.set("view", "heat");
+  kept.set("lens", "latent");
+  return read({ ...change, lens: "latent", bank_layers: "all" }, `#${kept}`);
+}
+
+function takeDrops() {
+  const over = (event, on) => (event.preventDefault(), $("drop").classList.toggle("over", on));
+  document.addEventListener("dragover", (event) => over(event, true));
+  document.addEventListener("dragleave", (event) => over(event, false));
+  document.addEventListener("drop", (event) => {
+    over(event, false);
+    const [file] = event.dataTransfer.files;
+    if (!file) return;
+    if (/\.html?$/i.test(file.name)) return openSaved(file);
+    $("tabs").querySelector("[value=image]").checked = true;
+    showTab();
+    choose({ file });
+    read();
+  });
+}
+
+// -- reading -----------------------------------------------------------------------------------
+
+async function read(change = {}, hash = location.hash) {
+  const query = asked(change);
+  if (!query.has("sentence") && !chosen) return say("Choose an image or write a sentence first.", true);
+  abandon();
+  const mine = ++turn;
+  const file = query.has("sentence") ? null : chosen.file;
+  if (file && file.size > about.limits.bytes) {
+    return say(`The image is larger than ${Math.floor(about.limits.bytes / 1e6)} MB; make it smaller.`, true);
+  }
+  history.replaceState(null, "", `?${query}${hash}`);
+  if (file) query.set("name", file.name);
+  say("sent");
+  busy(true);
+  try {
+    const response = await answer(fetch(`/api/readings?${query}`, { method: "POST", body: file }));
+    const { job: id } = await response.json();
+    if (mine === turn) follow(id);
+    else drop(id);
+  } catch (error) {
+    if (mine !== turn) return;
+    busy(false);
+    say(error.message, true);
+  }
+}
+
+/** Ask the server to end a job. */
+function drop(id) {
+  return fetch(`/api/jobs/${id}`, { method: "DELETE" }).catch(() => {});
+}
+
+/** Forget the job that runs: something else is wanted. */
+function abandon() {
+  if (!job) return;
+  job.events.close();
+  drop(job.id);
+  job = null;
+}
+
+function follow(id) {
+  const events = new EventSource(`/api/jobs/${id}/events`);
+  job = { id, events };
+  events.addEventListener("message", async (event) => {
+    const now = JSON.parse(event.data);
+    if (now.state === "waiting" || now.state === "running") {
+      say(now.what);
+      if (now.total) [$("progress").max, $("progress").value] = [now.total, now.done];
+      else $("progress").removeAttribute("value");
+      return;
+    }
+    events.close();
+    job = null;
+    busy(false);
+    if (now.state !== "done") return say(now.error || "Cancelled.", now.state === "failed");
+    try {
+      const data = await (await answer(fetch(`/api/readings/${now.reading}`))).json();
+      showReading($("view"), data);
+      $("save").href = `/api/readings/${now.reading}/page`;
+      $("save").hidden = false;
+      say("done");
+    } catch (error) {
+      say(error.message, true);
+    }
+  });
+  events.addEventListener("error", () => {
+    if (events.readyState !== EventSource.CLOSED) return;
+    job = null;
+    busy(false);
+    say("The connection is lost; is `latentbank view` still running?", true);
+  });
+}
+
+async function openSaved(file) {
+  try {
+    // query/web/data.py writes no "<" into the JSON, so it ends at the next one.
+    const saved = /<script type="application\/json" id="reading">([^<]*)</.exec(await file.text());
+    if (!saved) throw new Error("This file holds no reading; choose one that latentbank wrote.");
+    showReading($("view"), JSON.parse(saved[1]));
+    $("save").hidden = true;
+    say(`opened ${file.name}`);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+// -- saying ------------------------------------------------------------------------------------
+
+async function answer(promise) {
+  let response;
+  try {
+    response = await promise;
+  } catch {
+    throw new Error("The page's server does not answer; is `latentbank view` still running?");
+  }
+  if (response.ok) return response;
+  const told = await response.json().catch(() => null);
+  throw new Error(told?.error ?? `The server answered ${response.status}.`);
+}
+
+function say(text, wrong = false) {
+  $("said").textContent = text;
+  $("said").classList.toggle("wrong", wrong);
+}
+
+function busy(on) {
+  $("progress").hidden = !on;
+  $("progress").removeAttribute("value");
+  $("cancel").hidden = !on;
+}

@@ -1,0 +1,299 @@
+// The view of one reading: layers, lenses, the grid, and the neighbors of the token looked at and of those pinned.
+
+import { bankColour, drawShares, drawStage, element } from "./draw.js";
+import { LENS_NAMES, excerpt, openReading, shownScore } from "./reading.js";
+
+const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer", image: "Image alone" };
+let shownBefore;
+
+/**
+ * Show a reading in `root`, in place of what is there. The address's fragment holds the state of the view.
+ *
+ * @param root an element
+ * @param data what query/web/data.py wrote
+ */
+export function showReading(root, data) {
+  const reading = openReading(data);
+  shownBefore?.abort();
+  const life = (shownBefore = new AbortController());
+  const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [] };
+  const state = { ...plain, token: null };
+
+  const stages = element("div", { class: "stages" });
+  const cards = element("section", { class: "cards", "aria-label": "Neighbors" });
+  const shares = element("div", {});
+  const status = element("p", { class: "unseen", role: "status" });
+  const controls = makeControls(reading, state, (change) => {
+    Object.assign(state, change);
+    draw();
+  });
+  root.replaceChildren(
+    element("h2", { class: "title" }, data.source),
+    element("p", { class: "about" }, about(data)),
+    controls.element,
+    element("div", { class: "columns" }, element("div", { class: "left" }, stages, shares), cards),
+    element(
+      "p",
+      { class: "help" },
+      "Point at a token, or walk with the arrow keys. Click, Enter or Space pins it, a second one is compared with it, ",
+      "Escape unpins. Page up and down change the layer.",
+    ),
+    status,
+  );
+
+  // -- state ---------------------------------------------------------------------------------
+
+  function remember() {
+    const kept = new URLSearchParams({ layer: data.layers[state.layer], view: state.view });
+    if (state.lenses.length < data.lenses.length) kept.set("lens", state.lenses.join(","));
+    if (reading.tiles.length > 1) kept.set("tile", state.tile);
+    if (state.pins.length) kept.set("pins", state.pins.join(","));
+    try {
+      history.replaceState(null, "", `#${kept}`);
+    } catch {
+      // Inside a notebook the page has no address of its own.
+    }
+  }
+
+  function recall() {
+    Object.assign(state, plain);
+    const kept = new URLSearchParams(location.hash.slice(1));
+    const layer = data.layers.indexOf(Number(kept.get("layer")));
+    if (kept.has("layer") && layer >= 0) state.layer = layer;
+    if (kept.get("view") in VIEWS) state.view = kept.get("view");
+    const lenses = (kept.get("lens") ?? "").split(",").filter((lens) => data.lenses.includes(lens));
+    if (lenses.length) state.lenses = lenses;
+    if (reading.tiles.includes(Number(kept.get("tile")))) state.tile = Number(kept.get("tile"));
+    const pins = (kept.get("pins") ?? "").split(",").filter((pin) => /^\d+$/.test(pin)).map(Number);
+    state.pins = [...new Set(pins.filter((pin) => pin < reading.tokens.length))].slice(0, 2);
+  }
+
+  // -- drawing -------------------------------------------------------------------------------
+
+  function draw() {
+    const focused = stages.contains(document.activeElement) ? document.activeElement.dataset.token : null;
+    const lens = document.activeElement?.closest?.("figure")?.dataset.lens;
+    stages.replaceChildren(...state.lenses.map((one) => drawStage(reading, { ...state, lens: one })));
+    shares.replaceChildren(...(state.view === "bank" && data.bank_layers.length ? [drawShares(reading)] : []));
+    controls.update();
+    mark();
+    if (focused !== null) {
+      stages.querySelector(`[data-lens="${lens}"] [data-token="${focused}"]`)?.focus({ preventScroll: true });
+    }
+  }
+
+  /** Mark the token looked at and those pinned, and show their neighbors. */
+  function mark() {
+    for (const grid of stages.querySelectorAll("[role=grid]")) {
+      const cells = [...grid.querySelectorAll("[data-token]")];
+      const stop = cells.find((cell) => Number(cell.dataset.token) === state.token) ?? cells[0];
+      for (const cell of cells) {
+        const number = Number(cell.dataset.token);
+        cell.classList.toggle("active", number === state.token);
+        cell.classList.toggle("pinned", state.pins.includes(number));
+        cell.setAttribute("aria-selected", state.pins.includes(number));
+        cell.setAttribute("tabindex", cell === stop ? 0 : -1);
+      }
+    }
+    const shown = [...state.pins];
+    if (shown.length < 2 && state.token !== null && !shown.includes(state.token)) shown.push(state.token);
+    if (!shown.length) {
+      cards.replaceChildren(element("p", { class: "about" }, "Point at a token to see its neighbors."));
+    } else {
+      const common = shown.length === 2 ? wordsInCommon(reading, state, shown) : new Set();
+      cards.replaceChildren(...shown.map((number) => drawCard(reading, state, number, common, pin)));
+      if (shown.length === 2) {
+        const words = [...common].join(", ") || "none";
+        cards.append(element("p", { class: "common" }, `Words in common: ${words}`));
+      }
+    }
+    remember();
+  }
+
+  function look(number) {
+    if (number === state.token) return;
+    state.token = number;
+    mark();
+  }
+
+  function pin(number) {
+    const pinned = state.pins.includes(number);
+    state.pins = pinned ? state.pins.filter((one) => one !== number) : [...state.pins.slice(0, 1), number];
+    state.token = number;
+    status.textContent = `${reading.tokenName(number)} ${pinned ? "unpinned" : "pinned"}`;
+    mark();
+  }
+
+  // -- pointer and keys ----------------------------------------------------------------------
+
+  const cellOf = (event) => event.target.closest?.("[data-token]");
+  const listen = (kind, act) => stages.addEventListener(kind, act);
+  for (const kind of ["pointerover", "focusin"]) {
+    listen(kind, (event) => cellOf(event) && look(Number(cellOf(event).dataset.token)));
+  }
+  listen("click", (event) => {
+    const cell = cellOf(event);
+    if (!cell) return;
+    cell.focus({ preventScroll: true });
+    pin(Number(cell.dataset.token));
+  });
+  listen("keydown", (event) => {
+    const cell = cellOf(event);
+    if (!cell || event.ctrlKey || event.metaKey || event.altKey) return;
+    const number = Number(cell.dataset.token);
+    const turn = { PageUp: -1, PageDown: 1 }[event.key];
+    if (event.key === "Enter" || event.key === " ") {
+      pin(number);
+    } else if (event.key === "Escape" && state.pins.length) {
+      state.pins = [];
+      status.textContent = "Nothing is pinned";
+      mark();
+    } else if (turn) {
+      state.layer = Math.min(data.layers.length - 1, Math.max(0, state.layer + turn));
+      status.textContent = reading.layerName(state.layer);
+      draw();
+    } else {
+      const next = neighboringCell(reading, cell, event.key);
+      if (!next) return;
+      next.focus();
+    }
+    event.preventDefault();
+  });
+  window.addEventListener("hashchange", () => (recall(), draw()), { signal: life.signal });
+
+  recall();
+  draw();
+}
+
+/** The cell that a key leads to, within the same grid. */
+function neighboringCell(reading, cell, key) {
+  const grid = cell.closest("[role=grid]");
+  const at = reading.tokens[Number(cell.dataset.token)];
+  const cells = [...grid.querySelectorAll("[data-token]")];
+  const place = cells.indexOf(cell);
+  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[key];
+  if (key === "Home" || key === "End") {
+    const row = cells.filter((one) => one.parentNode === cell.parentNode);
+    return row.at(key === "Home" ? 0 : -1);
+  }
+  if (step === undefined) return null;
+  if (key === "ArrowLeft" || key === "ArrowRight" || at.row < 0) return cells[place + step];
+  return cells.find((one) => {
+    const other = reading.tokens[Number(one.dataset.token)];
+    return other.row === at.row + step && other.column === at.column;
+  });
+}
+
+function wordsInCommon(reading, state, [one, other]) {
+  const words = (token) =>
+    state.lenses.flatMap((lens) => reading.neighbors(lens, state.layer, token).map((found) => found.word));
+  const others = new Set(words(other).map((word) => word.toLowerCase()));
+  return new Set(words(one).map((word) => word.toLowerCase()).filter((word) => word.trim() && others.has(word)));
+}
+
+function about(data) {
+  const parts = [data.model];
+  if (data.bank) parts.push(`bank ${data.bank}, layers ${data.bank_layers.join(", ")}`);
+  if (data.metric !== "cosine") parts.push(data.metric);
+  if (data.geometry) parts.push(`boxes: ${data.geometry}`);
+  return parts.join(" · ");
+}
+
+// -- controls ----------------------------------------------------------------------------------
+
+function makeControls(reading, state, change) {
+  const { data } = reading;
+  const slider = element("input", { type: "range", id: "layer", min: 0, max: data.layers.length - 1, step: 1 });
+  const shown = element("output", { for: "layer" });
+  slider.addEventListener("input", () => change({ layer: Number(slider.value) }));
+  const views = choices("View", "radio", VIEWS, (key) => change({ view: key }));
+  const lensNames = Object.fromEntries(data.lenses.map((lens) => [lens, LENS_NAMES[lens] ?? lens]));
+  const lenses = choices("Lenses", "checkbox", lensNames, () => {
+    const chosen = data.lenses.filter((lens) => lenses.inputs[lens].checked);
+    change({ lenses: chosen.length ? chosen : state.lenses });
+  });
+  const made = element(
+    "div",
+    { class: "controls" },
+    element("label", { for: "layer", class: "layer" }, data.size ? "Visual layer " : "Layer ", shown, slider),
+    views.element,
+  );
+  if (data.lenses.length > 1) made.append(lenses.element);
+  const tiles = element("select", { id: "tile" });
+  if (reading.tiles.length > 1) {
+    for (const tile of reading.tiles) {
+      tiles.append(element("option", { value: tile }, tile ? `tile ${tile}` : "whole image"));
+    }
+    tiles.addEventListener("change", () => change({ tile: Number(tiles.value) }));
+    made.append(element("label", {}, "Tile ", tiles));
+  }
+  return {
+    element: made,
+    update() {
+      slider.value = state.layer;
+      slider.setAttribute("aria-valuetext", reading.layerName(state.layer));
+      shown.textContent = data.layers[state.layer];
+      for (const [key, input] of Object.entries(views.inputs)) input.checked = key === state.view;
+      for (const [key, input] of Object.entries(lenses.inputs)) input.checked = state.lenses.includes(key);
+      tiles.value = state.tile;
+    },
+  };
+}
+
+function choices(legend, type, names, act) {
+  const inputs = {};
+  const labels = Object.entries(names).map(([key, name]) => {
+    inputs[key] = element("input", { type, name: legend.toLowerCase(), value: key });
+    inputs[key].addEventListener("change", () => act(key));
+    return element("label", {}, inputs[key], ` ${name}`);
+  });
+  return { element: element("fieldset", {}, element("legend", {}, legend), ...labels), inputs };
+}
+
+// -- neighbors ---------------------------------------------------------------------------------
+
+function drawCard(reading, state, number, common, pin) {
+  const pinned = state.pins.includes(number);
+  const button = element("button", { type: "button", "aria-pressed": String(pinned) }, pinned ? "Unpin" : "Pin");
+  button.addEventListener("click", () => pin(number));
+  const name = reading.tokenName(number);
+  const norm = reading.data.norms[state.layer][number];
+  const card = element(
+    "article",
+    { class: pinned ? "card held" : "card", "aria-label": name },
+    element("header", {}, element("h3", {}, name), button),
+    element("p", { class: "about" }, `${reading.layerName(state.layer)}, norm ${norm}`),
+  );
+  for (const lens of state.lenses) {
+    const found = reading.neighbors(lens, state.layer, number);
+    if (state.lenses.length > 1) card.append(element("h4", {}, LENS_NAMES[lens] ?? lens));
+    if (!found.length) card.append(element("p", { class: "about" }, "No neighbor; a filter may leave none."));
+    card.append(element("ol", {}, ...found.map((one) => drawNeighbor(reading, lens, one, common))));
+  }
+  return card;
+}
+
+function drawNeighbor(reading, lens, found, common) {
+  const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
+  bar.firstChild.style.width = `${Math.max(0, Math.min(1, found.score)) * 100}%`;
+  const word = element("b", { dir: "auto" }, found.word.trim() || JSON.stringify(found.token));
+  if (common.has(found.word.toLowerCase())) word.classList.add("shared");
+  const line = element(
+    "div",
+    { class: "neighbor" },
+    word,
+    bar,
+    element("span", { class: "score", title: reading.scoreName(lens) }, shownScore(found.score)),
+  );
+  const item = element("li", {}, line);
+  if (found.caption) {
+    const [before, token, after] = excerpt(found);
+    item.append(element("p", { class: "caption", dir: "auto" }, before, element("mark", {}, token), after));
+  }
+  if (found.bankLayer >= 0) {
+    const swatch = element("span", { class: "swatch" });
+    swatch.style.background = bankColour(reading.data.bank_layers, found.bankLayer);
+    line.append(element("span", { class: "from" }, swatch, ` layer ${found.bankLayer}`, ` · ${found.corpus}`));
+  }
+  return item;
+}

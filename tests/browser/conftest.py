@@ -1,0 +1,120 @@
+"""A real browser, and the page in it: as a file from disk, and live over a real bank of a tiny LLM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bank.bank import Bank
+from models.language import LanguageModel, load_language_model
+from tests.query.banks import SENTENCES, fill
+from tests.query.eye import PatchEye, picture
+from tests.query.web.readings import HOSTILE, png
+from tests.tiny import save_tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_AXE = Path(__file__).parent / "axe.min.js"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a screen; LATENTBANK_BROWSER names its file, and where it is set nothing is skipped."""
+    named = os.environ.get("LATENTBANK_BROWSER")
+    found = named or next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Containers' root cannot have Chromium's sandbox.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page whose complaints and requests are noted."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.page: Page = context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on(
+            "console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text)
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def check(self, origin: str) -> None:
+        """Nothing went wrong, nothing hostile ran, and nothing was asked of anybody but `origin`."""
+        assert self.complaints == []
+        assert self.page.evaluate("window.hit") is None
+        away = [url for url in self.requests if not url.startswith((origin, "data:", "blob:"))]
+        assert away == []
+
+    def serious(self) -> list[str]:
+        """What axe finds seriously wrong with the page as it is now."""
+        # Not as a script element, which the page's policy would not let in.
+        self.page.evaluate(_AXE.read_text(encoding="utf-8"))
+        found = self.page.evaluate("axe.run()")["violations"]
+        return [
+            f"{one['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]
+        ]
+
+
+@pytest.fixture
+def window(browser: Browser) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield Watched(context)
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return load_language_model(str(save_tiny(tmp_path_factory.mktemp("tiny") / "llama-tiny")))
+
+
+@pytest.fixture(scope="session")
+def eye(language: LanguageModel) -> PatchEye:
+    return PatchEye(language)
+
+
+@pytest.fixture(scope="session")
+def bank(language: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    corpora = {"sentences": SENTENCES, "hostile": [HOSTILE, f"A dog says {HOSTILE}"]}
+    with fill("small", tmp_path_factory.mktemp("banks"), language, corpora, (1, 2, 3)) as filled:
+        yield filled
+
+
+@pytest.fixture(scope="session")
+def live(bank: Bank, eye: PatchEye) -> Iterator[str]:
+    """The address of the live page."""
+    import socket
+
+    import uvicorn
+
+    from query.web.desk import Desk
+    from query.web.guard import Guard
+    from query.web.server import create_app
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = Guard(create_app(Desk(bank, eye), {"a cat": png(picture(1, (300, 200)))}))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+    listening.close()

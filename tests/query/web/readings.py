@@ -1,0 +1,84 @@
+"""Readings for the page's tests, with the neighbors they are given."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image
+
+from bank.points import Neighbor
+from query.reading import Place, Reading, TokenReading
+
+HOSTILE = '</script><img src=x onerror="window.hit=1"> 🐕 dog & cat'
+
+
+def neighbor(
+    word: str, score: float = 0.5, caption: str = "", lens: str = "latent", layer: int = 1
+) -> Neighbor:
+    """A neighbor of a lens; a LatentLens's has its word at the end of its caption."""
+    if lens == "logit":
+        return Neighbor(word, f" {word}", math.nan, probability=score)
+    if lens == "embedding":
+        return Neighbor(word, f" {word}", score)
+    text = caption or f"Here is a {word}"
+    start = text.rfind(word)
+    return Neighbor(
+        word, f" {word}", score, text, start, start + len(word), layer, "first", id=f"{text} {layer}"
+    )
+
+
+def reading_of(
+    captions: Sequence[str] = ("",),
+    lenses: Sequence[str] = ("latent", "logit"),
+    layers: Sequence[int] = (0, 8),
+    size: tuple[int, int] = (60, 40),
+    source: str = "a photo.png",
+    image: bool = True,
+    grid: tuple[int, int] = (2, 3),
+) -> Reading:
+    """An image's reading of 2 x 3 patches, each with two neighbors, the word telling layer, row and column."""
+    rows, columns = grid
+    wide, high = size[0] / columns, size[1] / rows
+    places = [
+        Place(0, row, column, (column * wide, row * high, (column + 1) * wide, (row + 1) * high))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    tokens = [
+        TokenReading(
+            number,
+            f"{place.row},{place.column}",
+            layer,
+            10.0 + number,
+            (
+                neighbor(f"w{layer}x{number}", 0.4 + number / 20, lens=lens, layer=1 + number % 2),
+                neighbor("dog", 0.3, captions[number % len(captions)], lens, 2),
+            ),
+            lens,
+            place,
+        )
+        for lens in lenses
+        for layer in layers
+        for number, place in enumerate(places)
+    ]
+    return Reading(
+        source=source,
+        bank="small",
+        model="eye",
+        lenses=tuple(lenses),
+        bank_layers=(1, 2),
+        layers=tuple(layers),
+        tokens=tuple(tokens),
+        size=size,
+        geometry="exact",
+        image=Image.linear_gradient("L").resize(size).convert("RGB") if image else None,
+    )
+
+
+def png(image: Image.Image) -> bytes:
+    """An image as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

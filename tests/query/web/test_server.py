@@ -1,0 +1,383 @@
+"""The live page's server over a real bank: what it reads, what it refuses, and what a browser is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from bank.bank import Bank
+from bank.where import All, Where
+from ingest.corpus import corpus_from_sentences
+from ingest.job import ready_plan, run
+from latentbank_errors import BankMismatch
+from models.language import LanguageModel, load_language_model
+from query.lenses import EmbeddingLens, LatentLens
+from query.reading import read_text
+from query.visual import read_images
+from query.web import server
+from query.web.data import page_data, page_json
+from query.web.desk import Desk
+from query.web.guard import Guard
+from query.web.server import create_app, where_of
+from tests.query.banks import SENTENCES, fill
+from tests.query.eye import PatchEye, picture
+from tests.query.web.readings import HOSTILE, png
+from tests.tiny import save_tiny
+
+HOME = "http://127.0.0.1:8265"
+
+
+@pytest.fixture
+def eye(tiny: LanguageModel) -> PatchEye:
+    return PatchEye(tiny)
+
+
+@pytest.fixture
+def client(bank: Bank, eye: PatchEye) -> Iterator[TestClient]:
+    pictures = {"a cat": png(picture(1))}
+    with TestClient(Guard(create_app(Desk(bank, eye), pictures)), base_url=HOME) as made:
+        yield made
+
+
+def events(client: TestClient, job: str) -> list[dict[str, Any]]:
+    response = client.get(f"/api/jobs/{job}/events")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [
+        json.loads(line.removeprefix("data: "))
+        for line in response.text.splitlines()
+        if line.startswith("data")
+    ]
+
+
+def outcome(client: TestClient, image: bytes | None = None, **asked: Any) -> dict[str, Any]:
+    response = client.post("/api/readings", params=asked, content=image)
+    assert response.status_code == 202, response.text
+    return events(client, response.json()["job"])[-1]
+
+
+def reading(client: TestClient, image: bytes | None = None, **asked: Any) -> dict[str, Any]:
+    last = outcome(client, image, **asked)
+    assert last["state"] == "done", last
+    return client.get(f"/api/readings/{last['reading']}").json()
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def test_an_image_is_read_as_the_library_reads_it(client: TestClient, bank: Bank, eye: PatchEye) -> None:
+    image = picture(3)
+    asked = {"layers": "0,2", "bank_layers": "1,2", "lens": "latent,embedding", "top_k": 3, "corpus": "first"}
+    data = reading(client, png(image), name="cat.png", unique="word", **asked)
+    language = eye.language
+    lenses = [
+        LatentLens(bank, (1, 2), Where(corpus="first"), "word"),
+        EmbeddingLens(language.embedding, language.tokenizer, "word"),
+    ]
+    (expected,) = read_images(eye, [image], lenses, [0, 2], top_k=3)
+    wanted = json.loads(json.dumps(page_data(expected)))
+    assert data | {"source": ""} == wanted | {"source": ""}
+    assert data["source"] == "cat.png"
+
+
+def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: LanguageModel) -> None:
+    assert client.get("/api/about").json()["pictures"] == ["a cat"]
+    data = reading(client, picture="a cat", layers="1")
+    assert (data["source"], data["size"]) == ("a cat", [30, 20])
+    sentence = "The dog chased a cat."
+    data = reading(client, sentence=sentence, layers="1,2", bank_layers="all")
+    expected = read_text(bank, tiny, sentence, [1, 2], bank_layers="all")
+    assert data == json.loads(page_json(expected))
+
+
+def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
+    tmp_path: Path, tiny: LanguageModel, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("query.web.desk._PIECE", 4)
+    with fill("centred", tmp_path, tiny, {"c": SENTENCES}, metric="centred") as bank:
+        (expected,) = read_images(eye, [picture()], [LatentLens(bank)], [1, 2])
+        with TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
+            data = reading(client, png(picture()), layers="1,2")
+    wanted = json.loads(page_json(expected))
+    assert data["found"] == wanted["found"]
+    assert (data["metric"], data["contexts"]) == ("centred", wanted["contexts"])
+
+
+def test_another_filter_needs_no_other_forward_pass_and_the_same_ask_no_other_job(
+    client: TestClient, eye: PatchEye
+) -> None:
+    image = png(picture(4))
+    data = reading(client, image, layers="0")
+    filtered = reading(client, image, layers="0", word="DOG", bank_layers="all")
+    assert eye.calls == [1]
+    words = {context[0] for context in filtered["contexts"]}
+    assert words == {"dog"}
+    first, again = outcome(client, image, layers="0"), outcome(client, image, layers="0")
+    assert first["reading"] == again["reading"]
+    assert client.get(f"/api/readings/{first['reading']}").json() == data
+    assert eye.calls == [1]
+
+
+def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("query.web.server._LOOK", 0.001)
+    monkeypatch.setattr("query.web.desk._PIECE", 1)
+    job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
+    told = events(client, job)
+    assert told[-1]["state"] == "done"
+    assert {"latent"} <= {word for event in told for word in event["what"].split()}
+    assert outcome(client, picture="a cat", layers="77") == {
+        **told[-1], "state": "failed", "reading": "", "what": "looking at the image", "done": 0, "total": 0,
+        "error": outcome(client, picture="a cat", layers="77")["error"],
+    }  # fmt: skip
+    assert "no layer 77" in outcome(client, picture="a cat", layers="77")["error"]
+    assert "no layer 9" in outcome(client, picture="a cat", bank_layers="9")["error"]
+
+
+def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
+    client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, go = threading.Event(), threading.Event()
+    look = eye.visual_tokens
+
+    def slow(*given: Any, **more: Any) -> Any:
+        looking.set()
+        assert go.wait(20)
+        return look(*given, **more)
+
+    monkeypatch.setattr(eye, "visual_tokens", slow)
+    ask: Callable[[str], str] = lambda layers: client.post(  # noqa: E731
+        "/api/readings", params={"picture": "a cat", "layers": layers}
+    ).json()["job"]
+    running, waiting = ask("0"), ask("1")
+    assert looking.wait(20)
+    for job in (running, waiting):
+        assert client.delete(f"/api/jobs/{job}").status_code == 204
+    go.set()
+    assert [events(client, job)[-1]["state"] for job in (running, waiting)] == ["cancelled", "cancelled"]
+    assert eye.calls == [1]
+    assert outcome(client, picture="a cat", layers="2")["state"] == "done"
+
+
+def test_an_unexpected_failure_is_told_without_its_insides(
+    client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(eye, "visual_tokens", broken)
+    last = outcome(client, picture="a cat")
+    assert last["state"] == "failed"
+    assert "RuntimeError" in last["error"]
+    assert "secret" not in last["error"]
+
+
+def test_twenty_readers_at_once_all_get_theirs(client: TestClient) -> None:
+    def one(number: int) -> tuple[int, list[int]]:
+        data = reading(client, png(picture(number, (30 + number, 20))), layers="1")
+        return number, data["size"]
+
+    with ThreadPoolExecutor(20) as pool:
+        found = dict(pool.map(one, range(20)))
+    assert found == {number: [30 + number, 20] for number in range(20)}
+
+
+def test_the_page_of_a_reading_can_be_kept(client: TestClient) -> None:
+    key = outcome(client, picture="a cat")["reading"]
+    response = client.get(f"/api/readings/{key}/page")
+    assert response.headers["content-disposition"] == 'attachment; filename="reading.html"'
+    assert '<script type="application/json" id="reading">' in response.text
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def refused(client: TestClient, content: bytes | None = None, **asked: Any) -> tuple[int, str]:
+    response = client.post("/api/readings", params=asked, content=content)
+    return response.status_code, response.json()["error"]
+
+
+def test_uploads_are_limited_in_bytes_and_pixels(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LARGEST_UPLOAD", 1_000_000)
+    code, said = refused(client, b"\x89PNG" + bytes(1_000_000))
+    assert (code, said) == (413, "The image is larger than 1 MB; make it smaller.")
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield bytes(100_000)
+
+    assert client.post("/api/readings", content=endless()).status_code == 413
+
+    header = bytearray(png(Image.new("1", (8, 8))))
+    header[16:24] = (10_000).to_bytes(4, "big") + (5_000).to_bytes(4, "big")  # 50 megapixels
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    code, said = refused(client, bytes(header))
+    assert (code, said) == (400, "The image has more than 40 million pixels; make it smaller.")
+
+
+def test_what_is_no_image_is_refused_at_once(client: TestClient) -> None:
+    for body in (b"", b"no image", b"<svg onload=alert(1)>", png(picture())[:40]):
+        code, said = refused(client, body)
+        assert code == 400
+        assert "Pillow can read" in said
+    cut = png(picture(9, (64, 64)))[:2000]
+    assert "cannot be read to its end" in outcome(client, cut)["error"]
+
+
+def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
+    for asked, said in (
+        ({"picture": "../../etc/passwd"}, "no such picture"),
+        ({"picture": "a cat", "lens": "crystal"}, "There is no lens 'crystal'"),
+        ({"picture": "a cat", "layers": "one"}, "names no layers"),
+        ({"picture": "a cat", "top_k": 0}, "top_k"),
+        ({"picture": "a cat", "unique": "day"}, "unique"),
+        ({"sentence": "x" * 2001}, "sentence"),
+    ):
+        code, told = refused(client, **asked)
+        assert 400 <= code < 500
+        assert said in told
+        assert told.endswith(".")
+
+
+def test_too_many_waiting_jobs_are_refused(
+    client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("query.web.desk.WAITING", 2)
+    go, look = threading.Event(), eye.visual_tokens
+    monkeypatch.setattr(eye, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
+    try:
+        for layer in range(3):
+            outcome_of = client.post("/api/readings", params={"picture": "a cat", "layers": str(layer)})
+            assert outcome_of.status_code == 202
+        assert refused(client, picture="a cat", layers="3")[1].startswith("Too many readings are waiting")
+    finally:
+        go.set()
+
+
+def test_no_path_reaches_the_disk(client: TestClient) -> None:
+    for path in (
+        "/static/..%2f..%2f..%2fpyproject.toml", "/static/%2e%2e/server.py", "/static//etc/passwd",
+        "/static/server.py", "/api/pictures/..%2f..%2fphoto.jpg", "/api/readings/..%2f..%2fx", "/docs", "/openapi.json",
+    ):  # fmt: skip
+        assert client.get(path).status_code == 404, path
+    assert client.get("/static/view.js").headers["content-type"].startswith("text/javascript")
+
+
+def test_another_models_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
+    other = PatchEye(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+    with pytest.raises(BankMismatch):
+        Desk(bank, other)
+
+
+def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
+    with TestClient(Guard(create_app(None, {"a cat": b""})), base_url=HOME) as client:
+        assert client.get("/").status_code == 200
+        about = client.get("/api/about").json()
+        assert (about["model"], about["pictures"]) == (None, [])
+        assert refused(client, sentence="Hello")[0] == 409
+
+
+# --- what is hostile ----------------------------------------------------------------------------
+
+
+def test_hostile_captions_and_file_names_stay_text(
+    tmp_path: Path, tiny: LanguageModel, eye: PatchEye
+) -> None:
+    bank = fill("hostile", tmp_path, tiny, {})
+    plan = ready_plan(bank, corpus_from_sentences("c", [HOSTILE] * 2), tiny, tmp_path / "plan")
+    run(bank, plan, tiny)
+    name = f"../../{HOSTILE}\x00\n.png"
+    with bank, TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
+        last = outcome(client, png(picture()), name=name)
+        response = client.get(f"/api/readings/{last['reading']}")
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "<" not in response.text
+        assert HOSTILE in response.json()["captions"]
+        assert response.json()["source"].startswith("../../</script>")
+        assert "\n" not in response.json()["source"]
+        assert "<img" not in client.get(f"/api/readings/{last['reading']}/page").text
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_every_answer_carries_the_policy(client: TestClient) -> None:
+    for path in ("/", "/static/app.js", "/api/about", "/nothing"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    page = client.get("/").text
+    assert "<script>" not in page
+    assert "style=" not in page
+    assert "http" not in page
+    total = len(page) + sum(len(client.get(f"/static/{path.name}").content) for path in server.PAGE.iterdir())
+    assert total < 300_000
+
+
+def test_a_foreign_name_or_site_gets_nothing(client: TestClient) -> None:
+    assert client.get("/api/about", headers={"host": "evil.example:8265"}).status_code == 421
+    assert client.get("/api/about", headers={"host": "localhost:8265"}).status_code == 200
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9999"):
+        code = client.post(
+            "/api/readings", params={"picture": "a cat"}, headers={"origin": origin}
+        ).status_code
+        assert code == 403
+    assert (
+        client.post("/api/readings", params={"picture": "a cat"}, headers={"origin": HOME}).status_code == 202
+    )
+
+
+# --- the token ----------------------------------------------------------------------------------
+
+TOKEN = "correct-horse-battery"
+
+
+@pytest.fixture
+def shared() -> Iterator[TestClient]:
+    app = Guard(create_app(None), TOKEN)
+    with TestClient(app, base_url="http://lab.example:8265", follow_redirects=False) as made:
+        yield made
+
+
+def test_nothing_is_answered_without_the_token(shared: TestClient) -> None:
+    for path in ("/", "/api/about", "/api/readings/x", "/nothing"):
+        response = shared.get(path)
+        assert response.status_code == 401
+        assert TOKEN not in response.text
+    assert 'type="password"' in shared.get("/").text
+    assert shared.get("/static/style.css").status_code == 200
+    for value in (TOKEN[:-1], "", TOKEN.upper()):
+        assert shared.get("/api/about", headers={"authorization": f"Bearer {value}"}).status_code == 401
+        assert shared.get("/api/about", headers={"cookie": f"latentbank={value}"}).status_code == 401
+        assert shared.post("/", data={"token": value}).status_code == 401
+    assert shared.post("/", data={"token": TOKEN, "more": "x" * 5000}).status_code == 401
+
+
+def test_the_token_opens_the_page_once_and_for_all(shared: TestClient) -> None:
+    assert shared.get("/api/about", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    response = shared.post("/?picture=a+cat", data={"token": TOKEN})
+    assert (response.status_code, response.headers["location"]) == (303, "/?picture=a+cat")
+    cookie = response.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert urllib.parse.quote(TOKEN) not in cookie
+    assert shared.get("/api/about").status_code == 200  # the client has kept the cookie
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+
+def test_filters_of_the_page() -> None:
+    assert where_of("", " ", "") is None
+    assert where_of("c", "", "") == Where(corpus="c")
+    assert where_of("", "Dog", "") == Where(word=("Dog", "dog", "DOG"))
+    assert where_of("c", "", "red dog") == All((Where(corpus="c"), Where(caption_contains="red dog")))
