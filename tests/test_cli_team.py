@@ -108,7 +108,7 @@ def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:
 
 
 def test_a_token_for_a_reader(
-    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, corpus: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("bank", "token", "--read", "--expires", "30d", "--banks", "tiny-llama", "--layers", "1,2")
     code, _, err = run(*words)
@@ -143,6 +143,9 @@ def test_a_token_for_a_reader(
                 ("bank", "drop-corpus", "tiny-llama", "few"),
                 ("bank", "delete", "tiny-llama"),
                 ("experiment", "corpus-swap", corpus, corpus),
+                ("bank", "push", "no-such-bank"),
+                ("bank", "import", tmp_path / "no-such-export"),
+                ("ingest", "official", tmp_path / "no-such-cache", "--model", "no-such-model"),
             ):
                 code, out, err = run(*writes)
                 assert (code, out) == (2, ""), writes

@@ -59,6 +59,13 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has these banks open while they are filled, but in tests that say so."""
+    for module in ("bank.bank", "bank.receive"):
+        monkeypatch.setattr(f"{module}.LEDGER_SECONDS", 0.0)
+
+
 @pytest.fixture
 def double() -> Iterator[Callable[..., QdrantDouble]]:
     """Starts doubles (with a QdrantDouble's arguments), stops them, and checks what they were asked."""
