@@ -33,7 +33,7 @@ def model(tiny: Tiny) -> LanguageModel:
 
 @pytest.fixture
 def plan(model: LanguageModel, tmp_path: Path) -> Plan:
-    corpus = corpus_from_sentences("c", some_sentences(30))
+    corpus = corpus_from_sentences("c", some_sentences(12))
     return make_plan(corpus, model, tmp_path / "plan", PlanSettings(contexts_per_token=100))
 
 
@@ -63,14 +63,16 @@ def test_two_workers_one_killed_in_the_middle(
     quick_folder: Path,
     plan: Plan,
     model: LanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ingest.distributed.SHARES_PER_WORKER", 2)
     place = Place(tiny_dir(), quick_folder)
     with place.bank(model) as bank:
         run(bank, plan, model)
         wanted = contents(bank)
     with QdrantDouble() as server:
         remote = Place(tiny_dir(), quick_folder, server.url, server.grpc_port)
-        server.inject(Fault.hang, operation="upsert", after=4, seconds=4.0)
+        server.inject(Fault.hang, operation="upsert", after=2, seconds=4.0)
         killed: list[int] = []
 
         def kill_one() -> None:
@@ -100,7 +102,7 @@ def test_two_workers_one_killed_in_the_middle(
         assert len(killed) == 1
         assert (report.corpus, report.contexts) == ("c", plan.contexts)
         assert report.encoded + report.found >= plan.contexts
-        assert told == [(done, 8) for done in range(1, 9)]
+        assert told == [(done, 4) for done in range(1, 5)]
         with remote.bank(model) as bank:
             assert bank.corpora["c"].complete
             assert bank.verify() == []
