@@ -32,6 +32,7 @@ from latentbank_options import (
     ConfigOption,
     DeviceOption,
     DtypeOption,
+    IncompleteOption,
     JsonOption,
     LayersOption,
     LimitOption,
@@ -40,11 +41,15 @@ from latentbank_options import (
     ModelOption,
     NameOption,
     PlanOption,
+    RayOption,
+    ReplaceOption,
     RevisionOption,
+    ShardOption,
     SkipOption,
     SourcesArgument,
     SplitOption,
     TrustOption,
+    WorkersOption,
     bank_layers_of,
     bank_name,
     corpus_of,
@@ -54,6 +59,7 @@ from latentbank_options import (
     numbers,
     only_bank,
     plan_folder,
+    writer_settings,
 )
 from latentbank_view import view
 
@@ -218,6 +224,10 @@ def ingest_run(
     max_tokens: MaxTokensOption = 512,
     quantization: Annotated[str | None, typer.Option(help="int8, turbo or none; for a new bank.")] = None,
     metric: MetricOption = None,
+    shard: ShardOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    replace: ReplaceOption = False,
     batch: BatchOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -229,10 +239,17 @@ def ingest_run(
     from bank.bank import create_bank
     from ingest import job
     from ingest.plan import PlanSettings, load_plan
+    from ingest.shares import parse_share
     from latentbank_progress import shown
     from latentbank_show import show_job
 
-    settings = Common.settings(quantization=quantization)
+    share = parse_share(shard) if shard else None
+    if (share or ray) and (sources or not plan):
+        raise LatentBankError(
+            f"--{'shard' if share else 'ray'} takes a plan that is made already, the same for all workers: make it "
+            "once with `latentbank ingest plan SOURCES --plan DIR`, then name only `--plan DIR`."
+        )
+    settings = writer_settings(quantization=quantization)
     choice = PlanSettings(cast("Any", bos), skip, contexts_per_token, max_tokens)
     made = load_plan(plan) if plan and not sources else None
     if plan and not sources and made is None:
@@ -250,6 +267,30 @@ def ingest_run(
             "bank name."
         )
     wanted = numbers(layers) or (list(known.layers) if known else None)
+    if ray:
+        from ingest.distributed import Fleet, run_on_ray
+
+        if not wanted:
+            raise LatentBankError("Name the layers of the new bank with --layers, such as 4,8,12,16.")
+        assert plan is not None
+        assert model is not None
+        fleet = Fleet(
+            bank=bank or settings.bank or (known.bank if known else bank_name(model)),
+            settings=settings,
+            plan=plan.absolute(),
+            model=model,
+            layers=tuple(wanted),
+            metric=cast("Any", metric),
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            batch=batch,
+            replacing=replace,
+        )
+        with shown("ingesting", "shares") as progress:
+            together = run_on_ray(fleet, ray, workers, progress)
+        show_job(together, fleet.bank, fleet.layers, as_json=as_json)
+        return
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
     with create_bank(
@@ -268,23 +309,29 @@ def ingest_run(
             assert corpus is not None
             where = plan or plan_folder(settings, opened.name, corpus.name)
             with shown("planning", "sentences") as progress:
-                made = job.ready_plan(opened, corpus, llm, where, choice, progress)
+                made = job.ready_plan(opened, corpus, llm, where, choice, progress, replacing=replace)
         with shown("ingesting", "contexts") as progress:
-            report = job.run(opened, made, llm, progress, batch=batch)
+            report = job.run(opened, made, llm, progress, batch=batch, share=share, replacing=replace)
         show_job(report, opened.name, opened.layers, as_json=as_json)
 
 
 @ingest_app.command("status", epilog="Example: latentbank ingest status --bank SmolLM2-135M")
 def ingest_status(bank: BankOption = None, as_json: JsonOption = False) -> None:
-    """Show how far each corpus's ingestion is."""
+    """Show how far each corpus's ingestion is, and each worker's share of it."""
     from bank.bank import open_bank
     from bank.where import Where
+    from ingest.shares import share_states
     from latentbank_show import show_status
 
     settings = Common.settings()
     with open_bank(only_bank(bank, settings), settings) as opened:
+        store = opened.store
         rows = [
-            (entry, min(opened.count(layer, Where(corpus=entry.name)) for layer in opened.layers))
+            (
+                entry,
+                min(store.count(layer, Where(corpus=entry.stored)) for layer in opened.layers),
+                [] if entry.complete else share_states(store.read_shares(entry.stored)),
+            )
             for entry in opened.corpora.values()
         ]
         show_status(opened.name, rows, as_json=as_json)
@@ -338,7 +385,7 @@ def bank_drop_corpus(
     """Remove one corpus from a bank."""
     from bank.bank import open_bank
 
-    settings = Common.settings()
+    settings = writer_settings()
     with open_bank(bank, settings) as opened:
         held = opened.drop_corpus(corpus)
     shutil.rmtree(plan_folder(settings, bank, corpus), ignore_errors=True)
@@ -353,12 +400,41 @@ def bank_delete(
     """Delete a bank with everything in it."""
     from bank.bank import delete_bank
 
+    settings = writer_settings()
     if not yes:
         typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
-    settings = Common.settings()
     delete_bank(bank, settings)
     shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
     typer.echo(f"Deleted '{bank}'.")
+
+
+@bank_app.command(
+    "token",
+    epilog="Example: latentbank bank token --read --expires 30d --banks SmolLM2-135M --layers 4,8,12,16",
+)
+def bank_token(
+    banks: Annotated[str, typer.Option(help="The banks it opens, with commas.")],
+    layers: Annotated[str, typer.Option(help="Their layers, such as 4,8,12,16 (`bank info` shows them).")],
+    expires: Annotated[str, typer.Option(help="When it ends, from now: 12h, 30d, 8w.")],
+    read: Annotated[bool, typer.Option("--read", help="It allows reading; there are no others.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key that reads some banks on a server and nothing else, signed here with the admin key."""
+    from bank.bank import check_name
+    from bank.token import expiry, read_token
+    from latentbank_show import show_token
+
+    names, chosen, until = [name.strip() for name in banks.split(",")], numbers(layers) or [], expiry(expires)
+    for name in names:
+        check_name(name)
+    if not read:
+        raise LatentBankError("Say what the token allows: --read; whoever writes needs the admin key itself.")
+    key = Common.settings().key()
+    if key is None:
+        raise LatentBankError(
+            "Tokens are signed with the server's admin key; set LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE."
+        )
+    show_token(read_token(key, names, chosen, until), names, chosen, until, as_json=as_json)
 
 
 ingest_app.command(
@@ -394,6 +470,7 @@ def query_text(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare with every context in full precision.")
     ] = False,
+    include_incomplete: IncompleteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     revision: RevisionOption = None,
@@ -409,7 +486,8 @@ def query_text(
     settings = Common.settings()
     chosen = numbers(layer)
     condition = parse_where(where or [])
-    with open_bank(only_bank(bank, settings), settings) as opened:
+    name = only_bank(bank, settings)
+    with open_bank(name, settings, include_incomplete=include_incomplete) as opened:
         deepest = chosen or opened.layers
         llm = load_llm(
             model or opened.manifest.model,

@@ -41,6 +41,7 @@ from latentbank_options import (
     known_bank,
     numbers,
     plan_folder,
+    writer_settings,
 )
 from latentbank_scores import show_alignment, show_cards, show_compared, write_scores
 
@@ -189,13 +190,13 @@ def experiment_corpus_swap(
     from latentbank_progress import shown
     from query.experiments.compare import compare_corpora
 
-    settings = Common.settings()
+    settings = writer_settings() if sources else Common.settings()
     known = known_bank(bank, None, settings) if sources else None
     stored = numbers(layers) or (list(known.layers) if known else None)
     with ExitStack() as stack:
         if not sources:
             opened = stack.enter_context(opened_bank(bank))
-            names = list(opened.corpora)
+            names = list(opened.shown_corpora)
         bench = make_bench(
             model,
             visual_layers,

@@ -20,6 +20,7 @@ from latentbank_options import (
     ConfigOption,
     DeviceOption,
     DtypeOption,
+    IncompleteOption,
     JsonOption,
     RevisionOption,
     SplitOption,
@@ -79,6 +80,7 @@ def query_image(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare with every context in full precision.")
     ] = False,
+    include_incomplete: IncompleteOption = False,
     prompt: PromptOption = None,
     means: Annotated[
         Path | None,
@@ -133,7 +135,9 @@ def query_image(
     targets = Targets({kind: path.expanduser() for kind, path in files.items() if path is not None})
     targets.check(found.total)
     with ExitStack() as stack:
-        opened, name, known_revision = _bank_and_model(stack, bank, model, needed="latent" in lenses)
+        opened, name, known_revision = _bank_and_model(
+            stack, bank, model, needed="latent" in lenses, include_incomplete=include_incomplete
+        )
         if opened is not None:
             opened.choose_layers(chosen_layers)
         vlm = load_vlm(
@@ -399,12 +403,12 @@ class _ImageJob:
 
 
 def _bank_and_model(
-    stack: ExitStack, bank: str | None, model: str | None, *, needed: bool
+    stack: ExitStack, bank: str | None, model: str | None, *, needed: bool, include_incomplete: bool = False
 ) -> tuple[Bank | None, str, str | None]:
     """Open the bank a command means, if it is needed or names the model; give it, the model and its revision."""
     if model is not None and not needed:
         return None, model, None
-    opened = stack.enter_context(opened_bank(bank))
+    opened = stack.enter_context(opened_bank(bank, include_incomplete=include_incomplete))
     if model is not None:
         return opened, model, None
     return opened, opened.manifest.model, opened.manifest.revision
@@ -429,7 +433,7 @@ def _folder(
             "bank": bank.name,
             "metric": bank.metric,
             "bank_layers": bank.choose_layers(bank_layers),
-            "corpora": {entry.name: entry.content_hash for entry in bank.corpora.values()},
+            "corpora": {entry.name: entry.content_hash for entry in bank.shown_corpora.values()},
         }
     return ReadingFolder(path, settings)
 

@@ -68,10 +68,11 @@ def lenses_of(
 
 
 @contextmanager
-def opened_bank(bank: str | None) -> Iterator[Bank]:
+def opened_bank(bank: str | None, *, include_incomplete: bool = False) -> Iterator[Bank]:
     """Open the bank that a command means, for as long as it is needed."""
     from bank.bank import open_bank
 
     settings = Common.settings()
-    with open_bank(only_bank(bank, settings), settings) as opened:
+    name = only_bank(bank, settings)
+    with open_bank(name, settings, include_incomplete=include_incomplete) as opened:
         yield opened

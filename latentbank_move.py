@@ -23,6 +23,7 @@ from latentbank_options import (
     known_bank,
     load_llm,
     numbers,
+    writer_settings,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def bank_import(
     from latentbank_progress import shown
     from latentbank_show import show_move
 
-    settings = Common.settings()
+    settings = writer_settings()
     with shown("importing", "contexts") as progress:
         report = import_bank(directory, settings, name, progress, sample)
     show_move(report, _place(settings), as_json=as_json)
@@ -91,7 +92,7 @@ def bank_pull(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a server's bank into an embedded one, and compare both. Run again, it goes on where it stopped."""
-    server, here = _both_sides(directory)
+    server, here = _both_sides(directory, Common.settings())
     _copy(bank, server, here, layers, corpus, sample, as_json)
 
 
@@ -104,7 +105,7 @@ def bank_push(
     as_json: JsonOption = False,
 ) -> None:
     """Copy an embedded bank to the server, and compare both. Run again, it goes on where it stopped."""
-    server, here = _both_sides(directory)
+    server, here = _both_sides(directory, writer_settings())
     _copy(bank, here, server, layers, corpus, sample, as_json)
 
 
@@ -131,7 +132,7 @@ def ingest_official(
     from latentbank_progress import shown
     from latentbank_show import show_official
 
-    settings = Common.settings(quantization=quantization)
+    settings = writer_settings(quantization=quantization)
     corpus = Corpus(name or directory.expanduser().resolve().name, ())
     known = known_bank(bank, model, settings)
     wanted = numbers(layers) or (list(known.layers) if known else None)
@@ -159,8 +160,7 @@ def ingest_official(
         raise typer.Exit(1)
 
 
-def _both_sides(directory: Path | None) -> tuple[Settings, Settings]:
-    settings = Common.settings()
+def _both_sides(directory: Path | None, settings: Settings) -> tuple[Settings, Settings]:
     if not settings.url:
         raise LatentBankError("Name the server with --url before the command, or LATENTBANK_URL.")
     folder = settings.data_dir if directory is None else directory.expanduser()

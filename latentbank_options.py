@@ -63,8 +63,30 @@ MetricOption = Annotated[
 PlanOption = Annotated[
     Path | None, typer.Option("--plan", help="Folder of the plan; by default beside the banks.")
 ]
+ShardOption = Annotated[
+    str | None, typer.Option(help="Store only this share of the plan, such as 0/4, the first of four.")
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Store all shares of the plan with Ray: local (this machine), auto (its cluster) or ray://HOST:10001.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="With --ray: how many workers; by default one for each GPU.")
+]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace", help="Put the corpus in the place of the one of its name, once it is complete."
+    ),
+]
 BatchOption = Annotated[
     int | None, typer.Option(help="Tokens in one forward pass; by default by the device.")
+]
+IncompleteOption = Annotated[
+    bool, typer.Option("--include-incomplete", help="Search corpora that are not complete, too.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")]
 
@@ -82,6 +104,15 @@ class Common:
         from bank.settings import load_settings
 
         return load_settings(url=cls.url, data_dir=cls.data_dir, **given)
+
+
+def writer_settings(**given: Any) -> Settings:
+    """Give the settings of a command that changes banks; stops it before any work if the key is a reader's."""
+    from bank.store import require_writer
+
+    settings = Common.settings(**given)
+    require_writer(settings)
+    return settings
 
 
 def default_layers(num_layers: int) -> list[int]:

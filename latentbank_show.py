@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ingest.job import JobReport
     from ingest.official import OfficialReport
     from ingest.plan import Plan
+    from ingest.shares import ShareState
     from query.reading import Reading
 
 
@@ -88,6 +90,14 @@ def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bo
     """Print what an ingestion did."""
     if as_json:
         return _print_json({"bank": bank, "layers": list(layers), **asdict(report)})
+    if not report.complete:
+        _console().print(
+            f"Share {report.share} of '{report.corpus}' is stored in '{bank}': {report.contexts:,} contexts in each "
+            f"layer ({report.found:,} were there before). Other shares are not done yet; whoever stores the last one "
+            "completes the corpus.",
+            highlight=False,
+        )
+        return None
     if not report.encoded:
         _console().print(
             f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each layer."
@@ -103,16 +113,25 @@ def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bo
     return None
 
 
-def show_status(bank: str, rows: Sequence[tuple[CorpusEntry, int]], *, as_json: bool) -> None:
-    """Print how far each corpus is."""
+def show_status(
+    bank: str, rows: Sequence[tuple[CorpusEntry, int, Sequence[ShareState]]], *, as_json: bool
+) -> None:
+    """Print how far each corpus is, and each share of it."""
     if as_json:
-        data = [{**entry.to_dict(), "stored": stored} for entry, stored in rows]
+        data = [
+            {**entry.to_dict(), "stored": stored, "shares": [asdict(one) for one in shares]}
+            for entry, stored, shares in rows
+        ]
         return _print_json({"bank": bank, "corpora": data})
     table = Table("corpus", "state", "stored", "planned", "updated", title=bank)
-    for entry, stored in rows:
+    for entry, stored, shares in rows:
         share = stored / max(entry.contexts, 1)
         state = "complete" if entry.complete else f"incomplete, {share:.0%}"
         table.add_row(Text(entry.name), state, f"{stored:,}", f"{entry.contexts:,}", entry.updated)
+        for one in shares:
+            held = ["" if count is None else f"{count:,}" for count in (one.stored, one.contexts)]
+            by = f" ({one.worker})" if one.worker and one.state != "done" else ""
+            table.add_row(Text(f"  {one.share}"), Text(one.state + by), *held, one.heartbeat)
     _console().print(table if rows else f"The bank '{bank}' has no corpus yet.")
     return None
 
@@ -176,6 +195,17 @@ def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
         print(sentence)
     if not wrong:
         print(f"The bank '{bank}' is sound.")
+    return None
+
+
+def show_token(
+    token: str, banks: Sequence[str], layers: Sequence[int], expires: datetime, *, as_json: bool
+) -> None:
+    """Print a token: alone on standard output, so that it can go into a file."""
+    until = expires.isoformat(timespec="seconds")
+    if as_json:
+        return _print_json({"token": token, "banks": list(banks), "layers": list(layers), "expires": until})
+    print(token)
     return None
 
 

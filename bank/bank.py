@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -12,7 +13,8 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from bank.manifest import CorpusEntry, Manifest, write_mean
+from bank.ledger import LEDGER_SECONDS, named, visible
+from bank.manifest import CorpusEntry, Manifest, now, write_mean
 from bank.merge import Unique, merge
 from bank.points import Neighbor, Payload
 from bank.search import Search, prepare
@@ -37,11 +39,17 @@ class BankInfo:
 
 
 class Bank:
-    """One LLM's layer collections. Made by `open_bank` or `create_bank`; a context manager."""
+    """One LLM's layer collections. Made by `open_bank` or `create_bank`; a context manager.
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    `search`, `count` and `words` are shown complete corpora only, unless it was opened with `include_incomplete`.
+    What another process changes in a server's bank they see within a second.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, *, include_incomplete: bool = False) -> None:
         self._store = store
         self._manifest = manifest
+        self._read_at = time.monotonic()
+        self._include_incomplete = include_incomplete
 
     @property
     def name(self) -> str:
@@ -75,6 +83,12 @@ class Bank:
         return dict(self._manifest.corpora)
 
     @property
+    def shown_corpora(self) -> dict[str, CorpusEntry]:
+        """Those corpora of the ledger whose contexts `search`, `count` and `words` are shown."""
+        found = self.corpora
+        return {name: one for name, one in found.items() if one.complete or self._include_incomplete}
+
+    @property
     def hidden_size(self) -> int:
         """Width of the LLM's hidden states."""
         return self._manifest.hidden_size
@@ -97,6 +111,13 @@ class Bank:
                 "corpus of this one (`latentbank bank drop-corpus`) and run it again."
             )
         self._manifest = fresh
+        self._read_at = time.monotonic()
+
+    def _visible(self, where: Filter | None) -> Filter | None:
+        """Narrow a reader's filter to what readers are shown."""
+        if self._store.shared and time.monotonic() - self._read_at > LEDGER_SECONDS:
+            self.reload()
+        return visible(where, self._manifest.corpora, incomplete=self._include_incomplete)
 
     def require_model(self, name: str, fingerprint: str) -> None:
         """Check that hidden states of a model belong to this bank.
@@ -182,11 +203,12 @@ class Bank:
         layers = self.choose_layers(bank_layers)
         self.require_query_mean(given=query_mean is not None)
         vectors = self._prepare(queries, "queries", query_mean)
-        search = Search(self._store, layers, where, exact, payloads=unique == "word", ef=ef)
+        search = Search(self._store, layers, self._visible(where), exact, payloads=unique == "word", ef=ef)
         found = search.ask(vectors, top_k)
         if unique == "word":
             search.find_words(found, vectors, top_k)
-        return search.neighbors([merge(candidates, top_k, unique) for candidates in found])
+        neighbors = search.neighbors([merge(candidates, top_k, unique) for candidates in found])
+        return [named(row, self._manifest.corpora) for row in neighbors]
 
     def require_query_mean(self, *, given: bool) -> None:
         """Check that queries come with a mean of theirs where the bank is centred, and only there.
@@ -227,11 +249,11 @@ class Bank:
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""
         (chosen,) = self.choose_layers(self.layers[0] if layer is None else layer)
-        return self._store.count(chosen, where)
+        return self._store.count(chosen, self._visible(where))
 
     def words(self, where: Filter | None = None, limit: int = 20) -> dict[str, int]:
         """Count contexts by their word, most frequent first, as far as `limit`."""
-        return self._store.facet(self.layers[0], "word", where, limit)
+        return self._store.facet(self.layers[0], "word", self._visible(where), limit)
 
     def info(self) -> BankInfo:
         """Give the manifest and the state of every layer collection."""
@@ -268,10 +290,15 @@ class Bank:
         mean = self._manifest.mean(layer)
         self._store.upsert(layer, Points(ids, self._prepare(states, "hidden states", mean), payloads))
 
-    def fix_means(self, means: Mapping[int, npt.ArrayLike]) -> None:
+    def fix_means(self, means: Mapping[int, npt.ArrayLike], settle: float = 0.0) -> None:
         """Fix a centred bank's means, one `[hidden]` for each layer, for all its contexts to come.
 
         Where they are fixed already, they stay as they are.
+
+        Args:
+            means: by layer.
+            settle: seconds to wait before the means are taken for fixed, where several workers may fix them at the
+                same moment, each its own: afterwards all go by the last ones.
 
         Raises:
             BankMismatch: the bank is not centred, or these are no means of its layers.
@@ -290,8 +317,8 @@ class Bank:
                 f"{_listed(self.layers)}."
             )
         fixed = {layer: write_mean(given[layer]) for layer in self.layers}
-        self._manifest = replace(self._manifest, means=fixed)
-        self._store.write_manifest(self._manifest.head())
+        self._store.write_manifest(replace(self._manifest, means=fixed).head())
+        time.sleep(settle)
         self.reload()
 
     def commit(self) -> None:
@@ -303,6 +330,39 @@ class Bank:
         self._store.write_entry(entry.name, entry.to_dict())
         self.reload()
 
+    def supersede(self, entry: CorpusEntry) -> None:
+        """Let a complete corpus take the place of the one it `replaces`, in one step for all readers.
+
+        What was replaced is deleted afterwards; a killed job leaves that to `forget_obsolete`.
+        """
+        old = self.corpora.get(entry.replaces)
+        if old is not None and old.stored == entry.stored:
+            return  # another worker has done it
+        obsolete = (*old.obsolete, old.stored) if old else ()
+        new = replace(
+            entry,
+            name=entry.replaces,
+            replaces="",
+            stored_as=entry.stored,
+            obsolete=obsolete,
+            complete=True,
+            updated=now(),
+        )
+        self._store.write_entries({entry.name: None, new.name: new.to_dict()})
+        self.reload()
+        if self._store.shared:
+            time.sleep(LEDGER_SECONDS)  # until no reader goes by the old ledger
+        self.forget_obsolete(new.name)
+
+    def forget_obsolete(self, corpus: str) -> None:
+        """Delete the contexts that a corpus's replacement has left behind."""
+        entry = self.corpora.get(corpus)
+        if entry is None or not entry.obsolete:
+            return
+        for name in entry.obsolete:
+            self._delete_contexts(name)
+        self.record(replace(entry, obsolete=()))
+
     def drop_corpus(self, corpus: str) -> int:
         """Remove a corpus from every layer and from the ledger; gives how many contexts a layer held of it.
 
@@ -312,19 +372,32 @@ class Bank:
             LatentBankError: the bank has no such corpus.
         """
         entry = self.corpora.get(corpus)
-        held = max(self._store.count(layer, Where(corpus=corpus)) for layer in self.layers)
+        stored = entry.stored if entry else corpus
+        held = max(self._store.count(layer, Where(corpus=stored)) for layer in self.layers)
+        others = {one.stored for one in self._manifest.corpora.values() if one != entry}
         if entry is not None:
             # Incomplete first: interrupted here, the ledger never promises contexts that are gone.
             self.record(replace(entry, complete=False))
-        elif not held:
+        elif not held or stored in others:
             known = ", ".join(sorted(self._manifest.corpora)) or "none"
             raise LatentBankError(f"The bank '{self.name}' has no corpus '{corpus}'; it has {known}.")
-        for layer in self.layers:
-            self._store.delete_corpus(layer, corpus)
-        self._store.commit()
+        for name in (stored, *(entry.obsolete if entry else ())):
+            self._delete_contexts(name)
         self._store.write_entry(corpus, None)
         self.reload()
         return held
+
+    def _delete_contexts(self, stored: str) -> None:
+        """Delete what carries a corpus name in the layer collections, and the records of its ingestion's shares."""
+        for layer in self.layers:
+            self._store.delete_corpus(layer, stored)
+        self._store.commit()
+        self.clear_shares(stored)
+
+    def clear_shares(self, stored: str) -> None:
+        """Remove the records of an ingestion's shares."""
+        if records := self._store.read_shares(stored):
+            self._store.write_shares(stored, dict.fromkeys(records))
 
     def close(self) -> None:
         """Release files, locks and connections."""
@@ -354,6 +427,7 @@ def open_bank(
     *,
     model: str | None = None,
     fingerprint: str | None = None,
+    include_incomplete: bool = False,
     **given: Any,
 ) -> Bank:
     """Open a bank, embedded or on a server as the settings say.
@@ -363,6 +437,7 @@ def open_bank(
         settings: where it is; read from arguments and environment when None.
         model: with `fingerprint`, the model whose hidden states will be used, checked at once.
         fingerprint: that model's fingerprint.
+        include_incomplete: search corpora whose ingestion is not complete, too.
         given: settings as arguments (`url=…`, `data_dir=…`).
 
     Raises:
@@ -373,7 +448,7 @@ def open_bank(
     check_name(name)
     store = open_store(name, settings)
     try:
-        bank = Bank(store, _read_manifest(store, name))
+        bank = Bank(store, _read_manifest(store, name), include_incomplete=include_incomplete)
         if fingerprint is not None:
             bank.require_model(model or "the given model", fingerprint)
     except BaseException:
@@ -470,25 +545,32 @@ def make_bank(manifest: Manifest, settings: Settings, agree: Callable[[Bank], No
     try:
         found = store.read_manifest()
         if found is None and (left := store.layers()):
-            if any(store.count(layer) for layer in left):
+            held = any(store.count(layer) for layer in left)
+            found = store.read_manifest()  # another process may have made it meanwhile, and begun to fill it
+            if found is None and held:
                 raise BankMismatch(
                     f"The bank '{name}' has contexts but no manifest; restore the manifest, or remove what is left "
                     f"with `latentbank bank delete {name}`."
                 )
-            store.delete()  # a killed creation left them, empty
-            store.close()
-            store = open_store(name, settings, create=True)
+            if found is None and not set(left) <= set(manifest.layers):
+                store.delete()  # a killed creation left them, empty
+                store.close()
+                store = open_store(name, settings, create=True)
         bank = Bank(store, replace(manifest, corpora={}) if found is None else Manifest.from_dict(*found))
         if found is not None:
             agree(bank)
         # The manifest comes last, so a creation that is killed leaves no bank. A layer of a bank that is there
         # can be missing only because it was deleted by other means: it is made again, empty.
-        there = set(store.layers())
+        # What a killed creation left is made again; what another process makes at this moment stays (`create`).
+        there = set(store.layers()) if found is not None else set()
         for layer in bank.layers:
             if layer not in there:
                 store.create(layer, manifest.hidden_size, bank.manifest.quantization)
         if found is None:
-            store.write_manifest(bank.manifest.head())
+            if not store.shared or store.read_manifest() is None:
+                store.write_manifest(bank.manifest.head())
+            bank.reload()
+            agree(bank)
     except BaseException:
         store.close()
         raise

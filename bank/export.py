@@ -6,7 +6,8 @@
     {corpus}/L04-00000.safetensors   their `vectors` [n, hidden] float16 in layer 4, and `ids` [n, 16] uint8
 
 Vectors have length 1 and are not rotated: a hidden state scaled to length 1 (in a centred bank after its layer's mean
-was subtracted; the manifest has the means) can be compared with them by a dot product.
+was subtracted; the manifest has the means) can be compared with them by a dot product. Payloads name the corpus as
+it is stored: one that has replaced another of its name `name@2`, which is the `stored_as` of its ledger entry.
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ def _export_layer(bank: Bank, layer: int, entry: CorpusEntry, writer: _Writer) -
 def _after(
     bank: Bank, layer: int, entry: CorpusEntry, last: str | None, *, payloads: bool
 ) -> Iterator[Stored]:
-    points = bank.store.scroll(layer, Where(corpus=entry.name), vectors=True, payloads=payloads, start=last)
+    points = bank.store.scroll(layer, Where(corpus=entry.stored), vectors=True, payloads=payloads, start=last)
     return points if last is None else islice(points, 1, None)
 
 

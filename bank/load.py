@@ -74,7 +74,7 @@ def import_bank(
     with receiving_bank(replace(manifest, bank=name or manifest.bank), settings) as target:
         receiver = Receiver(target, entries, progress)
         for entry in receiver.todo:
-            begun = any(receiver.held(layer, entry.name) for layer in target.layers)
+            begun = any(receiver.held(layer, entry.stored) for layer in target.layers)
             for number, count in parts_of(entry, export.part):
                 _import_part(target, export, entry, number, count, receiver, look=begun)
         receiver.finish()
@@ -141,7 +141,7 @@ class _Export:
             raise self.damaged(name, str(error).splitlines()[0]) from None
         rows = table.to_pylist()
         ids = [row.pop("id") for row in rows]
-        if len(rows) != count or any(row["corpus"] != entry.name for row in rows):
+        if len(rows) != count or any(row["corpus"] != entry.stored for row in rows):
             raise self.damaged(name, f"it holds not {count:,} contexts of '{entry.name}'")
         if any(column.null_count for column in table.columns):
             raise self.damaged(name, "a field is empty")

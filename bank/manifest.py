@@ -19,6 +19,7 @@ from bank.settings import Metric
 from latentbank_errors import BankMismatch
 
 SCHEMA = 1
+_OF_A_REPLACEMENT = ("replaces", "stored_as", "obsolete")
 
 
 def latentbank_version() -> str:
@@ -40,6 +41,10 @@ class CorpusEntry:
 
     `contexts` is how many contexts each layer collection holds of it once `complete`. `content_hash`
     covers the sentences in their order; `plan` the settings the contexts were chosen with.
+
+    A corpus that replaces another of its name is stored under a name of its own: first as an incomplete entry of that
+    name which `replaces` the other, then as the entry of the old name, `stored_as` the new one. `obsolete` names what
+    was replaced and is not deleted yet.
     """
 
     name: str
@@ -51,10 +56,19 @@ class CorpusEntry:
     complete: bool = False
     updated: str = field(default_factory=now)
     version: str = field(default_factory=latentbank_version)
+    replaces: str = ""
+    stored_as: str = ""
+    obsolete: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> str:
+        """The corpus name that its contexts carry in the layer collections."""
+        return self.stored_as or self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the entry as JSON-ready data."""
-        return asdict(self) | {"plan": dict(self.plan)}
+        """Give the entry as JSON-ready data; what only a replacement needs is left out where there is none."""
+        data = asdict(self) | {"plan": dict(self.plan), "obsolete": list(self.obsolete)}
+        return {key: value for key, value in data.items() if value or key not in _OF_A_REPLACEMENT}
 
 
 @dataclass(frozen=True)

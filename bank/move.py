@@ -81,9 +81,9 @@ def copy_bank(
 
 
 def _copy(source: Store, target: Store, layer: int, entry: CorpusEntry, receiver: Receiver) -> None:
-    where = Where(corpus=entry.name)
+    where = Where(corpus=entry.stored)
     start: str | None = None
-    if held := receiver.held(layer, entry.name):
+    if held := receiver.held(layer, entry.stored):
         if held == entry.contexts:
             receiver.skip(held)
             return
@@ -125,7 +125,7 @@ def _compare(
         for side, bank in (("copy", target), ("source", source))
         for said in verify_corpora(bank, target.layers, entries, sample, progress)
     ]
-    where = Where(corpus=[entry.name for entry in entries])
+    where = Where(corpus=[entry.stored for entry in entries])
     mend = "drop its corpora (`latentbank bank drop-corpus`) and run the command again."
     first = target.layers[0]
     both = zip_longest(source.store.scroll(first, where), target.store.scroll(first, where))

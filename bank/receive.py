@@ -1,16 +1,19 @@
 """Banks that are filled from elsewhere: from another bank, or from files. Nothing is encoded anew.
 
-Ids, rotation seed and means stay what they were there, so vectors can be moved as they are stored.
+Ids, rotation seed and means stay what they were there, so vectors can be moved as they are stored. So does the name a
+corpus is stored under, from which its ids are made, where it has replaced another of its name.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
 from bank.bank import Bank, make_bank
+from bank.ledger import LEDGER_SECONDS
 from bank.manifest import CorpusEntry, Manifest, read_mean
 from bank.settings import Settings
 from bank.store import Points
@@ -94,9 +97,11 @@ def complete_corpora(manifest: Manifest, wanted: Sequence[str] | None = None) ->
                 f"The corpus '{name}' of bank '{manifest.bank}' is incomplete; finish its `latentbank ingest run` "
                 "first."
             )
-    # By name: a server gives its ledger in any order.
+    # By name: a server gives its ledger in any order. What a replacement has left behind does not move.
     found = [
-        known[name] for name in sorted(known) if known[name].complete and (wanted is None or name in wanted)
+        replace(known[name], obsolete=())
+        for name in sorted(known)
+        if known[name].complete and (wanted is None or name in wanted)
     ]
     if not found:
         raise CorpusError(f"The bank '{manifest.bank}' has no complete corpus: there is nothing to move.")
@@ -130,13 +135,15 @@ class Receiver:
         self._total = sum(entry.contexts for entry in self.todo) * len(target.layers)
         for entry in self.todo:
             target.record(replace(entry, complete=False))
+        # No reader may go by a ledger in which the corpora are not announced when their first context comes.
+        self._begins = time.monotonic() + LEDGER_SECONDS if self.todo and target.store.shared else 0.0
         for layer in target.layers if self.todo else ():
             expected = sum(entry.contexts for entry in self.todo)
             target.store.defer_index(layer, target.store.count(layer) + expected)
 
-    def held(self, layer: int, corpus: str) -> int:
-        """Count the contexts of a corpus that a layer holds."""
-        return self._target.store.count(layer, Where(corpus=corpus))
+    def held(self, layer: int, stored: str) -> int:
+        """Count the contexts that a layer holds of a corpus, by the name it is stored under."""
+        return self._target.store.count(layer, Where(corpus=stored))
 
     def skip(self, contexts: int) -> None:
         """Say that so many contexts of a layer are there already."""
@@ -145,6 +152,7 @@ class Receiver:
 
     def put(self, layer: int, points: Points) -> None:
         """Store contexts whose vectors are as the bank stores them: unit length, rotated."""
+        time.sleep(max(0.0, self._begins - time.monotonic()))
         self._target.store.upsert(layer, points)
         self.written += len(points.ids)
         self._open += len(points.ids)
@@ -167,7 +175,7 @@ class Receiver:
             self._progress.update(done, len(self._target.layers))
             self._target.store.index(layer)
         for entry in self.todo:
-            held = _counts(self._target, entry.name)
+            held = _counts(self._target, entry.stored)
             if held != {entry.contexts}:
                 raise LatentBankError(
                     f"The layers hold {', '.join(f'{n:,}' for n in sorted(held))} contexts of '{entry.name}' instead "
@@ -186,7 +194,7 @@ def verify_corpora(
     some = {name: entry for name, entry in bank.manifest.corpora.items() if name in names}
     progress.stage("comparing", "contexts")
     part = replace(bank.manifest, layers=tuple(layers), corpora=some)
-    return verify(bank.store, part, sample, progress, Where(corpus=sorted(names)))
+    return verify(bank.store, part, sample, progress, Where(corpus=sorted(entry.stored for entry in entries)))
 
 
 def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
@@ -198,13 +206,19 @@ def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
     held = target.corpora.get(entry.name)
     if held is None:
         return False
-    if held.content_hash != entry.content_hash or dict(held.plan) != dict(entry.plan):
+    same = held.content_hash == entry.content_hash and dict(held.plan) == dict(entry.plan)
+    if not same or held.stored != entry.stored:
+        how = (
+            f"stored as '{held.stored}', not '{entry.stored}'"
+            if same
+            else "other sentences or other plan settings"
+        )
         raise CorpusError(
-            f"The bank '{target.name}' holds another corpus '{entry.name}' (other sentences or other plan settings); "
+            f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); "
             f"drop it first with `latentbank bank drop-corpus {target.name} {entry.name}`."
         )
-    return held.complete and _counts(target, entry.name) == {entry.contexts}
+    return held.complete and _counts(target, entry.stored) == {entry.contexts}
 
 
-def _counts(bank: Bank, corpus: str) -> set[int]:
-    return {bank.store.count(layer, Where(corpus=corpus)) for layer in bank.layers}
+def _counts(bank: Bank, stored: str) -> set[int]:
+    return {bank.store.count(layer, Where(corpus=stored)) for layer in bank.layers}

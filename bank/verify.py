@@ -55,7 +55,7 @@ def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter |
             )
             continue
         for layer in layers:
-            there = held[layer].get(name, 0)
+            there = held[layer].get(entry.stored, 0)
             if there != entry.contexts:
                 mend = (
                     "run its `latentbank ingest run` again, it adds what is missing"
@@ -66,8 +66,15 @@ def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter |
                     f"Layer {layer} holds {there:,} contexts of corpus '{name}', the ledger says "
                     f"{entry.contexts:,}; {mend}."
                 )
+    known = {name for entry in manifest.corpora.values() for name in (entry.stored, *entry.obsolete)}
+    wrong += [
+        f"Corpus '{name}' was replaced, but its old contexts are not all deleted; run its `latentbank ingest run` "
+        "again."
+        for name, entry in manifest.corpora.items()
+        if entry.obsolete
+    ]
     for layer in layers:
-        for name in sorted(held[layer].keys() - manifest.corpora.keys()):
+        for name in sorted(held[layer].keys() - known):
             wrong.append(
                 f"Layer {layer} holds {held[layer][name]:,} contexts of corpus '{name}', which is not in the "
                 f"ledger; drop it with `latentbank bank drop-corpus {manifest.bank} {name}`."

@@ -128,13 +128,28 @@ class Plan:
     planned_sentences: int
     caption_bytes: int
 
-    def read(self) -> Iterator[PlannedSentence]:
-        """Give the planned sentences in encoding order, streamed from disk."""
+    def read(self, first: int = 0, stop: int | None = None) -> Iterator[PlannedSentence]:
+        """Give the planned sentences in encoding order, streamed from disk; those from `first` to before `stop`."""
+        for batch in self._batches(first, stop):
+            for row in batch.to_pylist():
+                yield PlannedSentence(**row)
+
+    def count_contexts(self, first: int = 0, stop: int | None = None) -> int:
+        """Count the contexts of the planned sentences from `first` to before `stop`."""
+        return sum(len(batch["positions"].flatten()) for batch in self._batches(first, stop))
+
+    def _batches(self, first: int, stop: int | None) -> Iterator[pa.RecordBatch]:
+        stop = self.planned_sentences if stop is None else stop
         with pa.memory_map(str(self.directory / _SENTENCES)) as source:
             reader = pa.ipc.open_file(source)
+            begin = 0
             for i in range(reader.num_record_batches):
-                for row in reader.get_batch(i).to_pylist():
-                    yield PlannedSentence(**row)
+                batch = reader.get_batch(i)
+                end = begin + batch.num_rows
+                if first < end and begin < stop:
+                    skip = max(first - begin, 0)
+                    yield batch.slice(skip, min(stop, end) - begin - skip)
+                begin = end
 
     def sample(self, count: int) -> Iterator[PlannedSentence]:
         """Give `count` planned sentences (all, if there are no more), evenly spread: each time the same ones."""

@@ -254,7 +254,9 @@ def evaluate(
         "fingerprint": model.fingerprint(),
         "geometry": model.geometry,
         "bank": bank.name if bank is not None else None,
-        "corpora": {name: entry.contexts for name, entry in bank.corpora.items()} if bank is not None else {},
+        "corpora": {name: entry.contexts for name, entry in bank.shown_corpora.items()}
+        if bank is not None
+        else {},
         "bank_layers": _bank_layers(lenses),
         "metric": metric,
         "visual_layers": wanted,

@@ -63,6 +63,10 @@ class Store(Protocol):
     def settings(self) -> Settings:
         """Where it is, and how it is searched."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may read and write the bank at the same time."""
+
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """Give the manifest's head and its ledger, or None where there is no such bank."""
 
@@ -72,11 +76,24 @@ class Store(Protocol):
     def write_entry(self, corpus: str, entry: Mapping[str, Any] | None) -> None:
         """Store one corpus's ledger entry, or remove it (None), without touching the others."""
 
+    def write_entries(self, entries: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Store ledger entries by corpus, or remove them (None), all in one step, without touching others."""
+
+    def read_shares(self, corpus: str) -> Mapping[str, Mapping[str, Any]]:
+        """Give what `write_shares` stored of a corpus, by key."""
+
+    def write_shares(self, corpus: str, records: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Store records about shares of a corpus's ingestion, or remove them (None), without touching others."""
+
     def layers(self) -> list[int]:
         """Give the layers that have a collection, ascending."""
 
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
-        """Create a layer's collection with its payload indexes; it is loaded unindexed until `index`."""
+        """Create a layer's collection with its payload indexes; it is loaded unindexed until `index`.
+
+        What is there is replaced, but for a shared collection of this size and quantization: another process
+        may be making the same bank.
+        """
 
     def defer_index(self, layer: int, expected: int) -> None:
         """Leave indexing to `index` while a layer is loaded; `expected` is how many points it will hold."""
@@ -141,6 +158,22 @@ class Store(Protocol):
         """Release files, locks and connections."""
 
 
+def collection_name(bank: str, layer: int) -> str:
+    """Name a layer's collection on a server."""
+    return f"{bank}--L{layer:02d}"
+
+
+def share_path(corpus: str, key: str) -> str:
+    """Name a record about a share so that neither corpora nor keys can be confused: corpora hold no slash."""
+    return f"{key}/{corpus}"
+
+
+def share_key(path: str, corpus: str) -> str | None:
+    """Give the key of a name made by `share_path`; None if it is another corpus's."""
+    key, _, owner = path.rpartition("/")
+    return key if owner == corpus else None
+
+
 def open_store(bank: str, settings: Settings, *, create: bool = False) -> Store:
     """Open the store of `bank`, by `settings` on a server or embedded.
 
@@ -171,3 +204,15 @@ def bank_names(settings: Settings) -> list[str]:
     from bank.store.embedded import embedded_bank_names
 
     return embedded_bank_names(settings)
+
+
+def require_writer(settings: Settings) -> None:
+    """Check that the settings' key may change banks, before any work is done for it; embedded there is no key.
+
+    Raises:
+        BankUnavailable: it is a reader's key, or the server cannot be used.
+    """
+    if settings.url:
+        from bank.store.server import require_server_writer
+
+        require_server_writer(settings)

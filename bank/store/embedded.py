@@ -27,7 +27,7 @@ import qdrant_edge as edge
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
-from bank.store import Floats, Hit, LayerInfo, Points, Stored
+from bank.store import Floats, Hit, LayerInfo, Points, Stored, share_key, share_path
 from bank.store.conditions import conditions, each_condition, reads_captions
 from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, read_ahead
 from bank.where import Filter, Where
@@ -68,6 +68,8 @@ def embedded_bank_names(settings: Settings) -> list[str]:
 class EmbeddedStore:
     """See `bank.store.Store`."""
 
+    shared = False
+
     def __init__(self, bank: str, settings: Settings, *, create: bool = False) -> None:
         self._bank = bank
         self._settings = settings
@@ -105,6 +107,13 @@ class EmbeddedStore:
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """See `Store`."""
+        data = self._read_file()
+        if data is None:
+            return None
+        data.pop("shares", None)
+        return data, data.pop("corpora", {})
+
+    def _read_file(self) -> dict[str, Any] | None:
         try:
             data = json.loads((self._path / "manifest.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -113,24 +122,41 @@ class EmbeddedStore:
             raise _damaged(self._bank, self._path, type(error).__name__) from None
         if not isinstance(data, dict):
             raise _damaged(self._bank, self._path, "it is no table")
-        return data, data.pop("corpora", {})
+        return data
 
     def write_manifest(self, head: Mapping[str, Any]) -> None:
         """See `Store`."""
         with self._guard:
-            found = self.read_manifest()
-            self._replace_manifest({**head, "corpora": dict(found[1]) if found else {}})
+            found = self._read_file() or {}
+            tables = {key: found.get(key, {}) for key in ("shares", "corpora")}
+            self._replace_manifest({**head, **tables})
 
     def write_entry(self, corpus: str, entry: Mapping[str, Any] | None) -> None:
         """See `Store`."""
+        self.write_entries({corpus: entry})
+
+    def write_entries(self, entries: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """See `Store`."""
+        self._merge("corpora", entries)
+
+    def read_shares(self, corpus: str) -> Mapping[str, Mapping[str, Any]]:
+        """See `Store`."""
+        found = (self._read_file() or {}).get("shares", {})
+        return {key: one for path, one in found.items() if (key := share_key(path, corpus)) is not None}
+
+    def write_shares(self, corpus: str, records: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """See `Store`."""
+        self._merge("shares", {share_path(corpus, key): record for key, record in records.items()})
+
+    def _merge(self, table: str, changes: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Change rows of one of the manifest's tables, or remove them (None)."""
         with self._guard:
-            found = self.read_manifest()
-            if found is None:
+            data = self._read_file()
+            if data is None:
                 raise BankNotFound(f"There is no bank '{self._bank}' in {self._settings.data_dir}.")
-            corpora = {name: kept for name, kept in found[1].items() if name != corpus}
-            if entry is not None:
-                corpora[corpus] = entry
-            self._replace_manifest({**found[0], "corpora": corpora})
+            rows = {key: row for key, row in data.get(table, {}).items() if key not in changes}
+            rows |= {key: row for key, row in changes.items() if row is not None}
+            self._replace_manifest({**data, table: rows})
 
     def _replace_manifest(self, data: Mapping[str, Any]) -> None:
         target, fresh = self._path / "manifest.json", self._path / "manifest.json.new"

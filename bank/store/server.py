@@ -1,9 +1,9 @@
 """The server store: layer collections on a Qdrant server or cluster, shared by a team.
 
 Bulk work goes over gRPC where the server answers there, everything else over REST. The manifest is
-collection metadata of the bank's lowest layer: its head under one key and each corpus's ledger entry
-under a key of its own, so that a change to one entry cannot overwrite another's (the server merges
-metadata by key).
+collection metadata of the bank's lowest layer: its head under one key, each corpus's ledger entry and each
+record about a share of an ingestion under a key of its own, so that a change to one cannot overwrite
+another's (the server merges metadata by key).
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ import grpc
 import numpy as np
 from qdrant_client import models
 from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
-from bank.store import Floats, Hit, LayerInfo, Points, Stored
+from bank.store import Floats, Hit, LayerInfo, Points, Stored, collection_name, share_key, share_path
 from bank.store.conditions import conditions, each_condition
 from bank.store.retrying import call, exists_already, refused, too_often
+from bank.token import claims_of, only_reads
 from bank.where import Filter, Where
 from latentbank_errors import BankNotFound, BankUnavailable
 
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 _HEAD = "latentbank"
 _ENTRY = "corpus/"
+_SHARE = "share/"
 _COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
 _SCROLL = 1000
 # The first Qdrant with everything that a layer collection asks for.
@@ -62,8 +65,34 @@ def server_bank_names(settings: Settings) -> list[str]:
         return sorted(
             bank
             for bank, layers in banks.items()
-            if _HEAD in _metadata(client, settings, _collection(bank, layers[0]))
+            if _HEAD in _metadata(client, settings, collection_name(bank, layers[0]))
         )
+    finally:
+        client.close()
+
+
+def require_server_writer(settings: Settings) -> None:
+    """See `bank.store.require_writer`. What is asked for changes nothing, but only who may manage may ask for it."""
+    reader = BankUnavailable(
+        f"The key for the server {settings.url} is a reader's: it may read banks, not make or change them; set "
+        "LATENTBANK_API_KEY to a key that may write."
+    )
+    claims = claims_of(settings.key() or "")
+    if claims is not None and only_reads(claims):
+        raise reader
+    client = _connect(settings, prefer_grpc=False)
+
+    def ask() -> None:
+        try:
+            client.update_collection_aliases(change_aliases_operations=[])
+        except UnexpectedResponse as error:
+            # Else it is a token that has expired or was signed with another key.
+            if error.status_code == 403 and b"access is required" in error.content:
+                raise reader from None
+            raise
+
+    try:
+        _call(settings, ask)
     finally:
         client.close()
 
@@ -81,8 +110,8 @@ def _metadata(client: QdrantRemote, settings: Settings, collection: str) -> dict
     return _call(settings, partial(client.get_collection, collection)).config.metadata or {}
 
 
-def _collection(bank: str, layer: int) -> str:
-    return f"{bank}--L{layer:02d}"
+def _beginning(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key[len(prefix) :]: value for key, value in metadata.items() if key.startswith(prefix)}
 
 
 def _call(settings: Settings, request: Callable[[], T]) -> T:
@@ -92,12 +121,15 @@ def _call(settings: Settings, request: Callable[[], T]) -> T:
 class ServerStore:
     """See `bank.store.Store`."""
 
+    shared = True
+
     def __init__(self, bank: str, settings: Settings) -> None:
         self._bank = bank
         self._settings = settings
         self._rest = _connect(settings, prefer_grpc=False)
         self._bulk: QdrantRemote | None = None
         self._guard = threading.Lock()
+        self._checked = False
 
     @property
     def settings(self) -> Settings:
@@ -109,17 +141,19 @@ class ServerStore:
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """See `Store`."""
         self._check_version()
-        layers = self.layers()
-        if not layers:
-            return None
-        metadata = _metadata(self._rest, self._settings, self._collection(layers[0]))
+        metadata = self._read_metadata()
         if _HEAD not in metadata:
             return None
-        entries = {key[len(_ENTRY) :]: value for key, value in metadata.items() if key.startswith(_ENTRY)}
-        return metadata[_HEAD], entries
+        return metadata[_HEAD], _beginning(metadata, _ENTRY)
+
+    def _read_metadata(self) -> dict[str, Any]:
+        layers = self.layers()
+        return _metadata(self._rest, self._settings, self._collection(layers[0])) if layers else {}
 
     def _check_version(self) -> None:
-        """Refuse a server that would drop parts of what a bank is without a word."""
+        """Refuse a server that would drop parts of what a bank is without a word; asked once."""
+        if self._checked:
+            return
         version = self._call(self._rest.info).version
         found = re.match(r"(\d+)\.(\d+)", version)
         if found and (int(found[1]), int(found[2])) < _OLDEST:
@@ -127,6 +161,7 @@ class ServerStore:
                 f"The server {self._settings.url} runs Qdrant {version}; a bank needs "
                 f"{'.'.join(map(str, _OLDEST))} or newer: update it."
             )
+        self._checked = True
 
     def write_manifest(self, head: Mapping[str, Any]) -> None:
         """See `Store`."""
@@ -134,7 +169,23 @@ class ServerStore:
 
     def write_entry(self, corpus: str, entry: Mapping[str, Any] | None) -> None:
         """See `Store`."""
-        self._merge_metadata({_ENTRY + corpus: None if entry is None else dict(entry)})
+        self.write_entries({corpus: entry})
+
+    def write_entries(self, entries: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """See `Store`. One request, which the server applies whole."""
+        self._merge_rows(_ENTRY, entries)
+
+    def read_shares(self, corpus: str) -> Mapping[str, Mapping[str, Any]]:
+        """See `Store`."""
+        found = _beginning(self._read_metadata(), _SHARE)
+        return {key: one for path, one in found.items() if (key := share_key(path, corpus)) is not None}
+
+    def write_shares(self, corpus: str, records: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """See `Store`."""
+        self._merge_rows(_SHARE, {share_path(corpus, key): one for key, one in records.items()})
+
+    def _merge_rows(self, prefix: str, rows: Mapping[str, Mapping[str, Any] | None]) -> None:
+        self._merge_metadata({prefix + key: None if row is None else dict(row) for key, row in rows.items()})
 
     def _merge_metadata(self, change: dict[str, Any]) -> None:
         layers = self.layers()
@@ -152,7 +203,7 @@ class ServerStore:
         """See `Store`."""
         name, settings = self._collection(layer), self._settings
 
-        def make() -> None:
+        def make() -> bool:
             try:
                 self._rest.create_collection(
                     name,
@@ -170,14 +221,29 @@ class ServerStore:
                     replication_factor=settings.replication_factor,
                 )
             except Exception as error:
-                # A first try whose answer was lost has made it.
                 if not exists_already(error):
                     raise
+                return False
+            return True
 
-        self._call(partial(self._rest.delete_collection, name))
-        self._call(make)
+        # It is there if a first try's answer was lost, if another process makes the same bank at this moment, or if
+        # a killed creation left it.
+        if not self._call(make) and not self._is_made(name, hidden_size, quantization):
+            self._call(partial(self._rest.delete_collection, name))
+            self._call(make)
         for field, kind in INDEXED_FIELDS.items():
             self._create_index(layer, field, _KINDS[kind])
+
+    def _is_made(self, collection: str, hidden_size: int, quantization: str) -> bool:
+        """Tell whether a collection holds what a layer of this size and quantization does."""
+        config = self._call(partial(self._rest.get_collection, collection)).config
+        vectors = config.params.vectors
+        wanted = _quantization(quantization)
+        return (
+            isinstance(vectors, models.VectorParams)
+            and vectors.size == hidden_size
+            and type(config.quantization_config) is type(wanted)
+        )
 
     def _create_index(self, layer: int, field: str, schema: Any) -> None:
         collection = self._collection(layer)
@@ -376,7 +442,7 @@ class ServerStore:
             self._bulk.close()
 
     def _collection(self, layer: int) -> str:
-        return _collection(self._bank, layer)
+        return collection_name(self._bank, layer)
 
     def _call(self, request: Callable[[], T]) -> T:
         return _call(self._settings, request)

@@ -101,7 +101,7 @@ def compare_metrics(
             f"Give a bank of plain cosine and a centred one: '{plain.name}' is {plain.metric}, '{centred.name}' is "
             f"{centred.metric}."
         )
-    held = [{name: entry.contexts for name, entry in bank.corpora.items()} for bank in (plain, centred)]
+    held = [{name: entry.contexts for name, entry in bank.shown_corpora.items()} for bank in (plain, centred)]
     if held[0] != held[1]:
         raise QueryError(
             f"The banks '{plain.name}' and '{centred.name}' hold other corpora; fill them alike."
@@ -130,7 +130,7 @@ def compare_corpora(
     Raises:
         QueryError: there are fewer than two.
     """
-    corpora = list(bank.corpora if names is None else names)
+    corpora = list(bank.shown_corpora if names is None else names)
     if len(corpora) < 2:
         raise QueryError(
             f"The bank '{bank.name}' holds {len(corpora)} corpus; a comparison needs two or more of about one size."

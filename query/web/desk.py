@@ -143,7 +143,7 @@ class Desk:
             "num_layers": self.model.num_layers,
             "visual_layers": default_visual_layers(self.model.num_layers),
             "bank_layers": self.bank.layers,
-            "corpora": sorted(self.bank.manifest.corpora),
+            "corpora": sorted(self.bank.shown_corpora),
             "lenses": list(LENSES),
         }
 

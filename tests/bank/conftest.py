@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ def quick_disk() -> Iterator[Path]:
     shared = Path("/dev/shm")
     usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
     folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
+    multiprocessing.util.get_temp_dir()  # that of processes outlives these tests, so it is made elsewhere
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     yield folder
     tempfile.tempdir = before
@@ -55,6 +57,13 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         if name.startswith("LATENTBANK_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has these banks open while they are filled, but in tests that say so."""
+    for module in ("bank.bank", "bank.receive"):
+        monkeypatch.setattr(f"{module}.LEDGER_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Call:
 CALLS = {
     "create": Call("create_collection", lambda s: s.create(8, WIDTH, "int8"), writes=True),
     "create: indexes": Call("create_index", lambda s: s.create(8, WIDTH, "int8"), writes=True, after=1),
-    "create again": Call("delete_collection", lambda s: s.create(4, WIDTH, "int8"), writes=True),
+    "create again": Call("delete_collection", lambda s: s.create(4, WIDTH + 1, "int8"), writes=True),
     "defer index": Call("update_collection", lambda s: s.defer_index(4, 100), writes=True),
     "index": Call("get_collection", lambda s: s.index(4), writes=True),
     "upsert": Call("upsert", lambda s: s.upsert(4, points(50, first=20)), bulk=True, writes=True, after=1),
@@ -50,6 +50,8 @@ CALLS = {
     "head": Call("update_collection", lambda s: s.write_manifest(HEAD | {"model": "x"}), writes=True),
     "entry": Call("update_collection", lambda s: s.write_entry("late", {"name": "late"}), writes=True),
     "no entry": Call("update_collection", lambda s: s.write_entry("animals", None), writes=True),
+    "shares": Call("get_collection", lambda s: s.read_shares("animals")),
+    "share": Call("update_collection", lambda s: s.write_shares("animals", {"0/2/done": {}}), writes=True),
     "delete corpus": Call("delete", lambda s: s.delete_corpus(4, "plants"), writes=True),
     "delete": Call("delete_collection", lambda s: s.delete(), writes=True),
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bank.bank import Bank, list_banks, open_bank
+from bank.manifest import write_mean
 from bank.rotation import rotate, unit
 from bank.settings import load_settings
 from latentbank_errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
@@ -190,6 +191,23 @@ def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
         with pytest.raises(BankMismatch, match=r"fixed other means.*drop the corpus of this one") as said:
             fill(bank, 60, states=around)
         assert is_one_sentence(said.value)
+
+
+def test_workers_that_fix_means_at_the_same_moment_all_go_by_the_last(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_bank(place, metric="centred") as bank:
+        other = {layer: mean * 2 for layer, mean in TEXT.items()}
+
+        def meanwhile(seconds: float) -> None:
+            assert seconds == 3.0
+            theirs = {str(layer): write_mean(mean) for layer, mean in other.items()}
+            bank.store.write_manifest(bank.manifest.head() | {"means": theirs})
+
+        monkeypatch.setattr("bank.bank.time.sleep", meanwhile)
+        bank.fix_means(TEXT, settle=3.0)
+        np.testing.assert_array_equal(bank.text_mean(4), other[4])
+        fill(bank, 60, states=around)
 
 
 def test_lost_means_are_found(centred: Bank, place: Place) -> None:

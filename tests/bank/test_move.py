@@ -63,6 +63,18 @@ def assert_alike(one: Bank, other: Bank, layers: tuple[int, ...] = (4, 8), corpu
             np.testing.assert_allclose(vector, right[id_][1], atol=1e-3)
 
 
+def stored_contexts(bank: Bank) -> int:
+    """How many contexts the layers hold together, also those that readers are not shown."""
+    return sum(bank.store.count(layer) for layer in bank.layers)
+
+
+def supersede(bank: Bank, count: int, corpus: str = "animals") -> None:
+    """Let a new corpus of `count` contexts take the place of one of its name; it is stored under `name@2`."""
+    stored = f"{corpus}@2"
+    fill(bank, count, stored, states=lambda layer: units(count, seed=100 + layer), complete=False)
+    bank.supersede(replace(bank.corpora[stored], replaces=corpus, content_hash="new"))
+
+
 def test_a_pulled_bank_is_the_servers(server: QdrantDouble, here: Settings, transport: str) -> None:
     there = settings_of(server, transport)
     with a_bank(there, quantization="turbo") as source:
@@ -154,7 +166,8 @@ def test_a_pull_that_failed_goes_on_where_it_stopped(
             copy_bank(source, here)
         with open_bank("bank", here) as copy:
             assert not copy.corpora["animals"].complete
-            kept = copy.count(4) + copy.count(8)
+            assert copy.count(4) == copy.count(8) == 0
+            kept = stored_contexts(copy)
         assert kept == 50 * after
         report = copy_bank(source, here)
         assert (report.written, report.wrong) == (400 - kept, [])
@@ -209,7 +222,7 @@ def test_a_pull_that_was_killed_goes_on_and_loses_nothing(
         child.send_signal(signal.SIGKILL)
         child.wait()
         with open_bank("bank", here) as copy:
-            kept = copy.count(4) + copy.count(8)
+            kept = stored_contexts(copy)
         assert kept >= reached - 64 - 32
         report = copy_bank(source, here)
         assert report.wrong == []
@@ -227,6 +240,87 @@ def test_a_centred_bank_takes_its_means_along(server: QdrantDouble, here: Settin
             for layer in (4, 8):
                 np.testing.assert_array_equal(copy.text_mean(layer), means[layer])
             assert_alike(source, copy)
+
+
+def test_a_replaced_corpus_is_copied_under_the_name_it_is_stored_under(
+    server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bank.move.BATCH", 10)
+    with a_bank(settings_of(server)) as source:
+        fill(source, 60)
+        assert copy_bank(source, here).wrong == []
+        fill(source, 20, "plants")
+        supersede(source, 30)
+        with pytest.raises(CorpusError, match=r"another corpus 'animals' .*drop it first") as caught:
+            copy_bank(source, here)
+        assert is_one_sentence(caught.value)
+        with open_bank("bank", here) as copy:
+            copy.drop_corpus("animals")
+        server.inject(Fault.error500, operation="scroll", after=1)
+        with pytest.raises(BankUnavailable):
+            copy_bank(source, here)
+        report = copy_bank(source, here)
+        assert (report.corpora, report.contexts, report.wrong) == (["animals", "plants"], 50, [])
+        with open_bank("bank", here) as copy:
+            assert copy.corpora == source.corpora
+            assert copy.corpora["animals"].stored == "animals@2"
+            assert_alike(source, copy, corpus="animals@2")
+            assert_alike(source, copy, corpus="plants")
+            found = copy.search(units(3), "all", 100, Where(corpus="animals"))
+            assert {(one.corpus, len(row)) for row in found for one in row} == {("animals", 60)}
+            assert (copy.verify(), stored_contexts(copy)) == ([], 2 * 50)
+        assert copy_bank(source, here).written == 0
+
+
+def test_what_a_replacement_left_behind_is_not_copied(
+    server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_bank(settings_of(server)) as source:
+        fill(source, 40)
+        monkeypatch.setattr(source, "forget_obsolete", lambda _: None)  # as if killed before
+        supersede(source, 30)
+        (said,) = copy_bank(source, here).wrong
+        assert said.startswith("In the source: Corpus 'animals' was replaced")
+        with open_bank("bank", here) as copy:
+            assert copy.corpora["animals"].obsolete == ()
+            assert_alike(source, copy, corpus="animals@2")
+            assert (copy.verify(), stored_contexts(copy)) == ([], 2 * 30)
+
+
+def test_the_same_sentences_stored_under_another_name_are_not_taken_for_a_copy(
+    server: QdrantDouble, here: Settings
+) -> None:
+    with a_bank(settings_of(server)) as source, a_bank(here) as copy:
+        fill(source, 40)
+        supersede(source, 30)
+        fill(copy, 30)
+        copy.record(entry("animals", 30, content_hash="new"))
+        copy.close()
+        with pytest.raises(
+            CorpusError, match=r"another corpus 'animals' \(stored as 'animals', not"
+        ) as caught:
+            copy_bank(source, here)
+        assert is_one_sentence(caught.value)
+
+
+def test_a_corpus_is_announced_to_readers_before_its_first_context_is_pushed(
+    server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = settings_of(server)
+    a_bank(there).close()
+    seen: list[tuple[bool, int]] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds > 500 and not seen:
+            with open_bank("bank", there) as reader:
+                seen.append((reader.corpora["animals"].complete, stored_contexts(reader)))
+
+    monkeypatch.setattr("bank.receive.LEDGER_SECONDS", 1000.0)
+    monkeypatch.setattr("bank.receive.time.sleep", sleep)
+    with a_bank(here) as source:
+        fill(source, 20)
+        assert copy_bank(source, there).written == 40
+    assert seen == [(False, 0)]
 
 
 def test_a_copy_that_differs_is_found(server: QdrantDouble, here: Settings) -> None:

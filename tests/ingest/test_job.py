@@ -276,14 +276,14 @@ def test_only_committed_contexts_count_after_a_kill_between_layers(
         upsert = bank.store.upsert
 
         def half(layer: int, points: Any) -> None:
-            if layer == LAYERS[1] and bank.count(layer):
+            if layer == LAYERS[1] and bank.store.count(layer):
                 raise BankUnavailable("gone")
             upsert(layer, points)
 
         monkeypatch.setattr(bank.store, "upsert", half)
         with pytest.raises(BankUnavailable, match="gone"):
             run(bank, plan, model, batch=BATCH)
-        counts = [bank.count(layer) for layer in LAYERS]
+        counts = [bank.store.count(layer) for layer in LAYERS]
         assert counts[0] > counts[1] == counts[2] == stored_contexts(bank, "c") > 0
     assert embedded.job(model, SENTENCES).found == counts[2]
     check_complete(embedded, model, unbroken)
@@ -509,7 +509,7 @@ def test_other_plan_settings(embedded: Place, model: LanguageModel, unbroken: Un
             CorpusError, match=r"planned with bos=tokenizer, skip=1, .*, not with .*skip=0"
         ) as caught:
             embedded.plan(bank, model, SENTENCES, skip=0)
-        assert str(caught.value).endswith("drop the corpus first.")
+        assert str(caught.value).endswith("another name, or --replace.")
         assert load_plan(embedded.folder / "plans" / "c") == before
     check_complete(embedded, model, unbroken)
 

@@ -1,6 +1,11 @@
 """Where both transports hand in their requests: keys are checked, requests recorded, faults delivered."""
 
+import base64
+import hashlib
 import hmac
+import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,18 +57,53 @@ class Keys:
         """Say nothing about the keys."""
         return "Keys(...)"
 
-    def check(self, given: str | None, operation: str) -> None:
-        """Raise WireError unless this key may ask for this operation."""
+    def check(self, given: str | None, operation: str, collection: str | None = None) -> None:
+        """Raise WireError unless this key, or token signed with the full key, may ask for this operation."""
         if operation in QUIET or (self.full is None and self.read_only is None):
             return
         if given is None:
             raise WireError(Refusal.UNAUTHORIZED, "Must provide an API key or an Authorization bearer token")
         if _same(given, self.full):
             return
+        if (access := self._access(given)) is not None:
+            if operation in WRITES and access != "m":
+                raise WireError(Refusal.FORBIDDEN, "Global manage access is required")
+            if collection is not None and not _opens(access, collection):
+                raise WireError(Refusal.FORBIDDEN, f"Access to collection {collection} is required")
+            return
         if not _same(given, self.read_only):
             raise WireError(Refusal.UNAUTHORIZED, "Invalid API key or JWT")
         if operation in WRITES:
             raise WireError(Refusal.FORBIDDEN, "Global manage access is required")
+
+    def _access(self, given: str) -> Any:
+        """What a token's "access" says; None if it is no token or none of ours."""
+        head, _, signature = given.rpartition(".")
+        if self.full is None or head.count(".") != 1:
+            return None
+        right = hmac.new(self.full.encode(), head.encode(), hashlib.sha256).digest()
+        if not _same(signature, base64.urlsafe_b64encode(right).rstrip(b"=").decode()):
+            return None
+        first, claims = (json.loads(base64.urlsafe_b64decode(part + "===")) for part in head.split("."))
+        if first["alg"] != "HS256":
+            raise WireError(Refusal.UNAUTHORIZED, "Invalid API key or JWT")
+        if claims.get("exp", math.inf) < time.time():
+            raise WireError(Refusal.FORBIDDEN, "ExpiredSignature")
+        return claims.get("access", "r")
+
+    def shown(self, given: str | None, result: Any) -> Any:
+        """What this key is told of an answer: of the collections only those that it opens."""
+        access = None if given is None or _same(given, self.full) else self._access(given)
+        if access is None or not isinstance(result, m.CollectionsResponse):
+            return result
+        return m.CollectionsResponse(
+            collections=[one for one in result.collections if _opens(access, one.name)]
+        )
+
+
+def _opens(access: Any, collection: str) -> bool:
+    """Whether a token's "access" lets its holder read a collection."""
+    return access in ("r", "m") or any(one["collection"] == collection for one in access)
 
 
 class Struck(Exception):
@@ -102,7 +142,7 @@ class Desk:
         fault that comes before the request is applied.
         """
         try:
-            self._keys.check(key, operation)
+            self._keys.check(key, operation, collection)
         except WireError:
             self.requests.append(Recorded(transport, operation, collection, {}, False, None))
             raise
@@ -118,7 +158,7 @@ class Desk:
         self.requests.append(Recorded(transport, operation, collection, summary, True, fault))
         if trouble and not trouble.fault.applies:
             raise Struck(trouble)
-        result = self.engine.apply(operation, collection, body)
+        result = self._keys.shown(key, self.engine.apply(operation, collection, body))
         if wait is False and isinstance(result, m.UpdateResult):
             result = result.model_copy(update={"status": m.UpdateStatus.ACKNOWLEDGED})
         return result, trouble

@@ -8,6 +8,7 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def test_an_image_is_read_as_the_library_reads_it(client: TestClient, bank: Bank
     wanted = json.loads(json.dumps(page_data(expected)))
     assert data | {"source": ""} == wanted | {"source": ""}
     assert data["source"] == "cat.png"
+
+
+def test_corpora_that_are_not_complete_are_not_offered(client: TestClient, bank: Bank) -> None:
+    offered = client.get("/api/about").json()["corpora"]
+    assert offered == sorted(bank.corpora) != []
+    bank.record(replace(bank.corpora[offered[0]], name="unfinished", complete=False))
+    try:
+        assert client.get("/api/about").json()["corpora"] == offered
+    finally:
+        bank.drop_corpus("unfinished")
 
 
 def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: LanguageModel) -> None:

@@ -1,0 +1,88 @@
+"""Tokens that let their holders read some banks on a server, signed here with the server's admin key."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bank.store import collection_name
+from latentbank_errors import LatentBankError
+
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+# Ten years: a token cannot be taken back, but by another admin key.
+_LONGEST = timedelta(days=3653)
+
+
+def read_token(key: str, banks: Iterable[str], layers: Sequence[int], expires: datetime) -> str:
+    """Make a JSON Web Token (HS256) with which Qdrant lets its holder read these banks and nothing else.
+
+    Nothing is sent: the server checks the signature with the admin key it has itself (`jwt_rbac: true`).
+
+    Args:
+        key: the server's admin key.
+        banks: their names.
+        layers: the layers of all of them; a layer that a bank does not have does no harm.
+        expires: when the token ends, with a time zone.
+
+    Raises:
+        LatentBankError: the key is itself a token, which can sign nothing.
+    """
+    if claims_of(key) is not None:
+        raise LatentBankError(
+            "LATENTBANK_API_KEY holds a token, and only the server's admin key can sign others; set it to that key."
+        )
+    access = [
+        {"collection": collection_name(bank, layer), "access": "r"} for bank in banks for layer in layers
+    ]
+    head = _written({"alg": "HS256", "typ": "JWT"})
+    signed = f"{head}.{_written({'exp': int(expires.timestamp()), 'access': access})}"
+    signature = hmac.new(key.encode(), signed.encode(), hashlib.sha256).digest()
+    return f"{signed}.{_base64(signature)}"
+
+
+def claims_of(key: str) -> Mapping[str, Any] | None:
+    """Give what a token claims, its signature unchecked; None if a key is no token."""
+    parts = key.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        head, claims = (json.loads(_bytes(part)) for part in parts[:2])
+    except ValueError:
+        return None
+    return claims if isinstance(head, dict) and "alg" in head and isinstance(claims, dict) else None
+
+
+def only_reads(claims: Mapping[str, Any]) -> bool:
+    """Tell whether a token's holder may not make and change collections; only "m" (manage) may."""
+    return bool(claims.get("access", "m") != "m")  # where it says nothing, the server has to
+
+
+def expiry(text: str, now: datetime | None = None) -> datetime:
+    """Read after which time a token expires: 30d, 12h, 2w or 45m from now.
+
+    Raises:
+        LatentBankError: it is no time, or longer than ten years.
+    """
+    match = re.fullmatch(r"(\d{1,6})\s*([mhdw])", text.strip())
+    after = timedelta(seconds=int(match[1]) * _SECONDS[match[2]]) if match else timedelta()
+    if not timedelta() < after <= _LONGEST:
+        raise LatentBankError(f"'{text}' is no time after which a token expires; write 12h, 30d or 8w.")
+    return (now or datetime.now(UTC)) + after
+
+
+def _written(data: Mapping[str, Any]) -> str:
+    return _base64(json.dumps(data, separators=(",", ":")).encode())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

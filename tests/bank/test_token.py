@@ -1,0 +1,154 @@
+"""Readers' tokens: what they claim, what a server lets their holders do, and who may not sign them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bank.bank import list_banks, open_bank
+from bank.settings import Settings
+from bank.store import require_writer
+from bank.token import claims_of, expiry, only_reads, read_token
+from latentbank_errors import BankUnavailable, LatentBankError
+from tests.bank.samples import Place, fill, is_one_sentence, make_bank, units
+from tests.bank.servers import KEY, Doubles, settings
+from tests.wire.double import QdrantDouble
+
+READER = "a-key-that-only-reads"
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def token(**changes: object) -> str:
+    given = {
+        "key": KEY,
+        "banks": ["bank"],
+        "layers": [4, 8],
+        "expires": datetime.now(UTC) + timedelta(days=1),
+    }
+    return read_token(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_a_token_is_what_its_standard_says() -> None:
+    made = token(banks=["a", "b.c"], layers=[4, 120], expires=NOW)
+    head, claims, signature = made.split(".")
+    assert "=" not in made
+    parts = [json.loads(base64.urlsafe_b64decode(part + "==")) for part in (head, claims)]
+    assert parts[0] == {"alg": "HS256", "typ": "JWT"}
+    assert parts[1] == {
+        "exp": int(NOW.timestamp()),
+        "access": [
+            {"collection": name, "access": "r"} for name in ("a--L04", "a--L120", "b.c--L04", "b.c--L120")
+        ],
+    }
+    wanted = hmac.new(KEY.encode(), f"{head}.{claims}".encode(), hashlib.sha256).digest()
+    assert base64.urlsafe_b64decode(signature + "=") == wanted
+    assert claims_of(made) == parts[1]
+    assert only_reads(parts[1])
+    assert not only_reads({"access": "m"})
+
+
+@pytest.mark.parametrize("key", ["", "plain", "a.b.c", "a.b", f"{KEY}.{KEY}.{KEY}", "ä.ö.ü"])
+def test_what_is_no_token(key: str) -> None:
+    assert claims_of(key) is None
+
+
+def test_a_token_signs_no_token() -> None:
+    with pytest.raises(LatentBankError, match="only the server's admin key can sign") as caught:
+        token(key=token())
+    assert token() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("45m", timedelta(minutes=45)),
+        ("12h", timedelta(hours=12)),
+        (" 30 d", timedelta(days=30)),
+        ("2w", timedelta(14)),
+    ],
+)
+def test_expiry(text: str, after: timedelta) -> None:
+    assert expiry(text, NOW) == NOW + after
+    assert datetime.now(UTC) < expiry(text)
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "0d", "-1d", "1y", "1.5d", "999999w", "30d 1h"])
+def test_what_is_no_expiry(text: str) -> None:
+    with pytest.raises(LatentBankError, match="write 12h, 30d or 8w"):
+        expiry(text)
+
+
+@pytest.fixture
+def team(double: Doubles, transport: str) -> tuple[QdrantDouble, Callable[[str], Settings]]:
+    """A server with two banks, and the settings of somebody with a key."""
+    server = double(api_key=KEY, read_only_key=READER)
+
+    def somebody(key: str) -> Settings:
+        return settings(server, transport, api_key=key)
+
+    for name in ("bank", "secret"):
+        with make_bank(Place("server", somebody(KEY)), name) as made:
+            fill(made, 10)
+    return server, somebody
+
+
+def test_a_token_opens_its_banks_for_reading_and_nothing_else(
+    team: tuple[QdrantDouble, Callable[[str], Settings]],
+) -> None:
+    somebody = team[1]
+    reader = somebody(token())
+    assert list_banks(reader) == ["bank"]
+    with open_bank("bank", reader) as opened:
+        assert len(opened.search(units(1), "all", 20)[0]) == 20
+        assert opened.count() == 10
+        assert opened.words() != {}
+        assert opened.verify() == []
+        assert opened.info().layers.keys() == {4, 8}
+        with pytest.raises(BankUnavailable, match="refuses the key"):
+            fill(opened, 5)
+        with pytest.raises(BankUnavailable, match="refuses the key"):
+            opened.drop_corpus("animals")
+    with pytest.raises(LatentBankError, match="no bank 'secret'"):
+        open_bank("secret", reader)
+    assert list_banks(somebody(token(banks=["secret"], layers=[4]))) == ["secret"]
+
+
+@pytest.mark.parametrize(
+    "made", [token(expires=datetime.now(UTC) - timedelta(hours=1)), token(key="another"), token()[:-2]]
+)
+def test_a_token_that_has_expired_or_is_none(
+    team: tuple[QdrantDouble, Callable[[str], Settings]], made: str
+) -> None:
+    with pytest.raises(BankUnavailable, match="refuses the key") as caught:
+        list_banks(team[1](made))
+    assert made not in str(caught.value)
+
+
+def test_a_readers_key_stops_writers_before_any_work(
+    team: tuple[QdrantDouble, Callable[[str], Settings]],
+) -> None:
+    server, somebody = team
+    server.requests.clear()
+    require_writer(somebody(KEY))
+    assert [one.operation for one in server.requests] == ["update_aliases"]
+    assert server.requests[0].summary == {"actions": []}
+    for key in (READER, token()):
+        with pytest.raises(
+            BankUnavailable, match="is a reader's: it may read banks, not make or change"
+        ) as caught:
+            require_writer(somebody(key))
+        assert is_one_sentence(caught.value)
+        assert key not in str(caught.value)
+    assert len(server.requests) == 2  # the token itself says that it only reads
+    with pytest.raises(BankUnavailable, match="refuses the key"):
+        require_writer(somebody("a-wrong-key"))
+
+
+def test_embedded_banks_need_no_key(tmp_path: object) -> None:
+    require_writer(Settings(url=""))

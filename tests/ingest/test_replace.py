@@ -1,0 +1,191 @@
+"""A corpus replaced while others read: the old one until the new one is complete, then only the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bank.bank import Bank
+from bank.where import Where
+from ingest.job import run
+from ingest.plan import Plan
+from ingest.shares import Share
+from latentbank_errors import CorpusError
+from models.language import LanguageModel
+from tests.ingest.conftest import Tiny, assert_same_bank, contents
+from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences
+from tests.wire.double import QdrantDouble
+
+OLD = some_sentences(15)
+NEW = [*OLD[:5], *some_sentences(30)[20:]]
+
+
+@pytest.fixture
+def model(tiny: Tiny) -> LanguageModel:
+    return tiny()
+
+
+@pytest.fixture(params=["embedded", "server"])
+def place(
+    request: pytest.FixtureRequest, tiny_dir: Callable[..., Path], quick_folder: Path
+) -> Iterator[Place]:
+    made = Place(tiny_dir(), quick_folder)
+    if request.param == "embedded":
+        yield made
+        return
+    with QdrantDouble() as double:
+        yield replace(made, url=double.url, grpc_port=double.grpc_port)
+        assert double.invalid_requests == []
+
+
+def new_plan(place: Place, bank: Bank, model: LanguageModel, sentences: list[str] = NEW) -> Plan:
+    return place.plan(bank, model, sentences, replacing=True)
+
+
+def captions(bank: Bank, model: LanguageModel) -> set[str]:
+    """The sentences that a reader's search finds; all of one corpus."""
+    (state,) = model.hidden_states([[5, 6]], [2])
+    found = bank.search(state[2][1:].numpy(), 2, 10_000)[0]
+    assert {one.corpus for one in found} == {"c"}
+    assert len(found) == bank.count(2) == bank.count(2, Where(corpus="c"))
+    return {one.caption for one in found}
+
+
+def test_readers_see_the_old_corpus_and_then_the_new_one(
+    place: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, quick_folder: Path
+) -> None:
+    place.job(model, OLD)
+    with place.bank(model) as bank:
+        with pytest.raises(CorpusError, match=r"put it in the old one's place with --replace"):
+            place.plan(bank, model, NEW)
+        old = captions(bank, model)
+        assert old <= set(OLD)
+        plan = new_plan(place, bank, model)
+
+        def killed(layer: int) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bank.store, "index", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(bank, plan, model, batch=BATCH, replacing=True)
+        assert captions(bank, model) == old
+        assert {name: one.complete for name, one in bank.corpora.items()} == {"c": True, "c@2": False}
+    with place.bank(model) as bank:
+        assert captions(bank, model) == old
+        report = run(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
+        assert (report.corpus, report.found, report.contexts) == ("c", plan.contexts, plan.contexts)
+        assert captions(bank, model) <= set(NEW)
+        assert bank.count(2) == plan.contexts
+        assert list(bank.corpora) == ["c"]
+        assert bank.verify() == []
+        assert [bank.store.count(layer) for layer in LAYERS] == [plan.contexts] * len(LAYERS)
+
+        # All the same if it is told again, with --replace or without.
+        for replacing in (True, False):
+            again = run(bank, place.plan(bank, model, NEW), model, replacing=replacing)
+            assert (again.encoded, again.contexts) == (0, plan.contexts)
+
+        # What it holds is what a bank holds that never had another, but for the names.
+        fresh = Place(place.model, quick_folder / "fresh")
+        with fresh.bank(model) as other:
+            run(other, fresh.plan(other, model, NEW), model, batch=BATCH)
+            wanted = contents(other)
+        held = contents(bank)
+        for layer in LAYERS:
+            assert {payload["corpus"] for payload, _ in held[layer].values()} == {"c@2"}
+            for points in (held, wanted):
+                named = {
+                    f"{payload['sentence']} {payload['position']}": (
+                        payload | {"corpus": "c"},  # type: ignore[operator]
+                        vector,
+                    )
+                    for payload, vector in points[layer].values()
+                }
+                assert len(named) == plan.contexts
+                points[layer] = named
+        assert_same_bank(held, wanted)
+
+
+def test_a_replacement_of_a_replacement_that_is_killed_before_it_deletes(
+    place: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.job(model, OLD)
+    with place.bank(model) as bank:
+        run(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
+        plan = new_plan(place, bank, model, OLD)
+
+        def killed(corpus: str) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bank, "forget_obsolete", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(bank, plan, model, batch=BATCH, replacing=True)
+        assert captions(bank, model) <= set(OLD)
+        assert bank.store.count(2) > plan.contexts
+    with place.bank(model) as bank:
+        assert run(bank, plan, model, batch=BATCH, replacing=True).encoded == 0
+        assert bank.corpora["c"].stored == "c@3"
+        assert bank.store.count(2) == plan.contexts
+        assert bank.verify() == []
+
+
+def test_another_replacement_that_is_not_complete(place: Place, model: LanguageModel) -> None:
+    place.job(model, OLD)
+    with place.bank(model) as bank:
+        plan = new_plan(place, bank, model)
+        run(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True)
+        other = new_plan(place, bank, model, NEW[:5])
+        with pytest.raises(CorpusError, match=r"another replacement of 'c' .*drop-corpus bank c@2"):
+            run(bank, other, model, batch=BATCH, replacing=True)
+        bank.drop_corpus("c@2")
+        run(bank, other, model, batch=BATCH, replacing=True)
+        assert captions(bank, model) <= set(NEW[:5])
+        assert bank.verify() == []
+
+
+def test_nothing_to_replace(place: Place, model: LanguageModel) -> None:
+    with place.bank(model) as bank:
+        plan = new_plan(place, bank, model)
+        assert run(bank, plan, model, batch=BATCH, replacing=True).encoded == plan.contexts
+        assert bank.corpora["c"].stored == "c"
+        assert bank.verify() == []
+
+
+def test_shares_of_a_replacement(place: Place, model: LanguageModel) -> None:
+    place.job(model, OLD)
+    with place.bank(model) as bank:
+        old = captions(bank, model)
+        plan = new_plan(place, bank, model)
+        first = run(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True)
+        assert not first.complete
+        assert captions(bank, model) == old
+        assert run(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True).complete
+        assert captions(bank, model) <= set(NEW)
+        assert bank.verify() == []
+        assert run(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True).encoded == 0
+        assert bank.verify() == []
+
+
+def test_an_old_corpus_is_announced_before_its_first_context(
+    place: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server a writer gives readers the time to learn of the corpus before it stores any of it."""
+    waits: list[float] = []
+    with place.bank(model) as bank:
+        plan = place.plan(bank, model, NEW)
+
+        def sleep(seconds: float) -> None:
+            if seconds > 500:
+                assert not bank.corpora["c"].complete
+                waits.append(bank.store.count(2))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("ingest.job.LEDGER_SECONDS", 1000.0)
+            patch.setattr("ingest.job.time.sleep", sleep)
+            run(bank, plan, model, batch=BATCH)
+        assert waits[:1] == ([0] if place.url else [])
