@@ -501,51 +501,6 @@ class TestStore:
         assert recall(store, given, units(20, seed=9), exact=True) == 1.0
         store.close()
 
-    def test_pieces_of_a_layer_get_their_graph_at_the_end(
-        self, store: Store, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        if place.kind != "embedded":
-            pytest.skip("a server divides a layer by itself")
-        monkeypatch.setattr("bank.store.embedded.PIECE", 60)
-        store.close()
-        store = place.open(graph_from=400)
-        layer = place.settings.data_dir / "bank" / "L04"
-
-        def graphs() -> list[int]:
-            return [json.loads(file.read_text())["m"] for file in layer.rglob("hnsw_config.json")]
-
-        def load(first: int) -> Points:
-            parts = [points(20, first=start, seed=start) for start in range(first, first + 600, 20)]
-            store.defer_index(4, first + 600)
-            for one in parts:
-                store.upsert(4, one)
-                store.commit()
-            return joined(*parts)
-
-        given = load(0)
-        assert graphs() == [0] * 10
-        store.index(4)
-        assert graphs() == [16] * 2
-        sizes = [file.stat().st_size for file in layer.rglob("matrix.dat")]
-        assert max(sizes) <= 1.5 * min(sizes)
-        # Another corpus on top: the graphs that are there stay.
-        given = joined(given, load(600))
-        assert set(graphs()) == {16}
-        store.index(4)
-        assert (store.info(4).points, store.info(4).indexed) == (1200, 1200)
-        assert recall(store, given, units(20, seed=9), exact=False) >= 0.99
-        store.close()
-
-    def test_captions_are_indexed_when_a_filter_first_reads_them(self, store: Store, place: Place) -> None:
-        if place.kind != "embedded":
-            pytest.skip("a server indexes captions while it loads")
-        two_corpora(store)
-        store.index(4)
-        layer = place.settings.data_dir / "bank" / "L04"
-        assert not [*layer.rglob("*caption*")]
-        assert store.count(4, Where(caption_contains="red dog") & ~Where(corpus="plants")) > 0
-        assert [*layer.rglob("*caption*")]
-
     def test_indexing_again_and_an_empty_layer_do_no_harm(self, store: Store) -> None:
         store.index(4)
         assert store.count(4) == 0

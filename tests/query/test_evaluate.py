@@ -19,8 +19,7 @@ from bank.where import Where
 from latentbank_errors import BankMismatch, ModelError, QueryError
 from models.language import LanguageModel, load_language_model
 from models.scenes import Scene
-from query.calibrate import measure_means
-from query.evaluate import evaluate, evaluation_layers, grid_of, look, read_patches
+from query.evaluate import evaluate, evaluation_layers, grid_of, look, object_means, read_patches
 from query.lenses import EmbeddingLens, LatentLens, mean_embedding
 from query.tables import Evaluation
 from tests.query.banks import ONE, fill
@@ -240,9 +239,12 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     assert found.about["metric"] == "centred"
     assert {row.metric for row in found.rows} == {"centred"}
     assert found.about["calibration_scenes"] == 4
-    assert shares(found)["concrete"] > 0.5  # the mean of 24 visual tokens is not that of the text
-    means = measure_means(vlm, [scene.image for scene in OTHERS], [1], what="scenes")
-    assert (means.kind, means.count) == ("visual tokens of 4 scenes", 24)
+    assert shares(found)["concrete"] > 0.5  # the mean of a few visual tokens is not that of the text
+    means = object_means(vlm, OTHERS, [1])
+    seen = look(vlm, OTHERS, [1])
+    assert 0 < means.count == sum(truth.coverage >= 0.5 for truth in seen.truths) < 24
+    assert means.kind == "visual tokens that show a thing, of 4 scenes"
+    np.testing.assert_allclose(means.at(1), seen.states[1].mean(axis=0), atol=1e-4)
     expected = look(vlm, SCENES, [1]).states[1] - means.at(1)
     np.testing.assert_allclose(other.given[0], expected, atol=1e-4)
     assert np.abs(other.given[0]).max() < 30
@@ -255,6 +257,8 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     assert [row[0].token_id for row in plain] == best.tolist()
     with pytest.raises(QueryError, match="give calibration scenes"):
         evaluate(vlm, [lens(centred)], SCENES, [1])
+    with pytest.raises(QueryError, match="no visual tokens that show a thing"):
+        object_means(vlm, OTHERS, [1], coverage=1.5)
 
 
 def test_the_mean_of_the_embedding_is_measured_once_for_all_layers(
