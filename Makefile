@@ -56,7 +56,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## bench: both benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench)
+## bench: the benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench)
 BENCH = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 bench: $(VENV)/.installed
 	mkdir -p .bench

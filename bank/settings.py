@@ -63,10 +63,11 @@ class Settings(BaseSettings):
     ef: int = Field(
         160,
         gt=0,
-        description="Candidates while a graph is searched; embedded, each of n segments gets them divided by √n.",
+        description="Candidates while a graph is searched; embedded, that is for a graph of 600,000 contexts, and "
+        "smaller ones get fewer.",
     )
     ef_visual: int = Field(
-        640,
+        1024,
         gt=0,
         description="The same for visual tokens: far from all text, they lose their way in a graph of it sooner.",
     )
