@@ -312,15 +312,14 @@ class _WatchedLatent(LatentLens):
 
         def piece(start: int, stop: int) -> list[list[Neighbor]]:
             mean = means if means is None or means.ndim == 1 else means[start:stop]
-            lens = LatentLens(self.bank, self.bank_layers, self.where, self.unique, self.exact, mean)
-            return lens.read(hidden_states[start:stop], top_k)
+            return LatentLens.read(replace(self, query_mean=mean), hidden_states[start:stop], top_k)
 
         return _in_pieces(self.name, len(hidden_states), self.job, piece)
 
 
 def _watched(lens: Lens, job: Job) -> Lens:
     if isinstance(lens, LatentLens):
-        return _WatchedLatent(lens.bank, lens.bank_layers, lens.where, lens.unique, lens.exact, job=job)
+        return _WatchedLatent(**vars(lens), job=job)
     return _Watched(lens, job)
 
 

@@ -289,6 +289,21 @@ def test_another_models_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
         Desk(bank, other)
 
 
+def test_images_are_searched_with_as_many_candidates_as_visual_tokens_need(
+    bank: Bank, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    search = bank.store.search
+
+    def spy(*given: Any) -> Any:
+        asked.append(given[-1])
+        return search(*given)
+
+    monkeypatch.setattr(bank.store, "search", spy)
+    outcome(client, png(picture(7)))
+    assert set(asked) == {bank.settings.ef_visual}
+
+
 def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
     with TestClient(Guard(create_app(None, {"a cat": b""})), base_url=HOME) as client:
         assert client.get("/").status_code == 200
