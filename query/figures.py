@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from query.tables import Evaluation, Weights
 
 _COLOURS = {"latent": "tab:blue", "logit": "tab:orange", "embedding": "tab:green"}
-_NAMES = {"latent": "LatentLens", "logit": "LogitLens", "embedding": "EmbeddingLens"}
+LENS_NAMES = {"latent": "LatentLens", "logit": "LogitLens", "embedding": "EmbeddingLens"}
 
 
 def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -47,7 +48,7 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
                 for layer in evaluation.about["visual_layers"]
             ]
             true = (row.projector, row.images) == ("trained", "true")
-            label = _NAMES.get(row.lens, row.lens)
+            label = LENS_NAMES.get(row.lens, row.lens)
             if not true:
                 label += ", random projector" if row.projector == "random" else ""
                 label += ", shuffled images" if row.images == "shuffled" else ""
@@ -146,7 +147,7 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
         errors = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
         right.barh([label], [100 * mean.value], xerr=errors, color=colour, capsize=3)
     left.set_xlabel("visual layer")
-    left.set_ylabel(f"object patches named by {_NAMES.get(lens, lens)}, %")
+    left.set_ylabel(f"object patches named by {LENS_NAMES.get(lens, lens)}, %")
     left.set_ylim(bottom=0)
     right.set_xlabel("mean over the visual layers, %")
     right.invert_yaxis()
@@ -178,13 +179,24 @@ def _line(
         axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def _figure(width: float, height: float) -> Any:
+def need_matplotlib() -> None:
+    """Check that figures can be drawn, before anything is computed for them.
+
+    Raises:
+        LatentBankError: matplotlib is not installed.
+    """
     try:
-        from matplotlib.figure import Figure
+        import_module("matplotlib")
     except ImportError:
         raise LatentBankError(
             "Figures need matplotlib: install latentbank with its extra, `pip install latentbank[train]`."
         ) from None
+
+
+def _figure(width: float, height: float) -> Any:
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
+from latentbank_errors import QueryError
+
 if TYPE_CHECKING:
     from query.reading import Reading
 
@@ -30,6 +32,17 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                     cells = (set_cell_size(fitted(word, cell), cell) for word in row)
                     lines.append(("  " + " ".join(cells)).rstrip())
     return lines
+
+
+def drawn_tile(reading: Reading, tile: int | None) -> int:
+    """Give the tile of an image's reading that is drawn: the one that is named, else the first.
+
+    Raises:
+        QueryError: it is not the reading of an image, or does not hold the image any more.
+    """
+    if reading.image is None or not reading.tiles:
+        raise QueryError("Only the reading of an image can be drawn, by the process that read it.")
+    return reading.tiles[0] if tile is None else tile
 
 
 def fitted(word: str, width: int) -> str:

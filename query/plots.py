@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentbank_errors import LatentBankError, QueryError
+from latentbank_errors import QueryError
 from latentbank_files import write_whole
-from query.grids import fitted
+from query.figures import LENS_NAMES, need_matplotlib
+from query.grids import drawn_tile, fitted
 
 if TYPE_CHECKING:
     from query.reading import Reading, TokenReading
 
 FORMATS = ("png", "pdf", "svg")
-_NAMES = {"latent": "LatentLens", "logit": "LogitLens", "embedding": "EmbeddingLens"}
 _SIDE = 3.4  # inches that an image is wide or high at most
 _LARGEST, _SMALLEST = 9.0, 3.5  # points of a word
 _LETTER = 0.62  # a letter's width, of the font's size
@@ -58,8 +58,8 @@ def plot_reading(
     """
     chosen = reading.layers[0] if layer is None else layer
     name = lens or reading.lenses[0]
-    tokens = _placed(reading, chosen, name, tile)
-    _need_matplotlib()
+    tokens = reading.patches(chosen, name, drawn_tile(reading, tile))
+    need_matplotlib()
     if axis is None:
         from matplotlib import pyplot
 
@@ -92,8 +92,9 @@ def save_plot(
     if kind not in FORMATS:
         raise QueryError(f"{path} names no format of a figure; let it end with .png, .pdf or .svg.")
     rows, columns = list(reading.layers if layers is None else layers), list(lenses or reading.lenses)
-    panels = [[_placed(reading, layer, lens, tile) for lens in columns] for layer in rows]
-    _need_matplotlib()
+    shown = drawn_tile(reading, tile)
+    panels = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
+    need_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -108,30 +109,6 @@ def save_plot(
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
         figure.savefig(buffer, format=kind, dpi=200, metadata=undated.get(kind))
     return write_whole(Path(path), buffer.getvalue())
-
-
-def _placed(reading: Reading, layer: int, lens: str, tile: int | None) -> list[TokenReading]:
-    """The tokens that are drawn: those with a place in the tile."""
-    if reading.image is None or not reading.tiles:
-        raise QueryError("Only the reading of an image can be drawn, by the process that read it.")
-    chosen = reading.tiles[0] if tile is None else tile
-    tokens = [
-        token
-        for token in reading.at(layer, lens)
-        if token.place is not None and token.place.tile == chosen and token.place.row >= 0
-    ]
-    if not tokens:
-        raise QueryError(f"The reading has no tile {tile}; it has {', '.join(map(str, reading.tiles))}.")
-    return tokens
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise LatentBankError(
-            "Figures need matplotlib: install latentbank with its extra, `pip install latentbank[train]`."
-        ) from None
 
 
 def _size(reading: Reading, rows: int, columns: int) -> tuple[float, float]:
@@ -176,7 +153,7 @@ def _draw(
         inch = _SIDE / max(width, height)
         for token, box in zip(drawn, boxes, strict=True):
             _write(axis, token.neighbors[0].word, box, 72 * inch)
-    axis.set_title(f"{_NAMES.get(lens, lens)}, visual layer {layer}", fontsize=9)
+    axis.set_title(f"{LENS_NAMES.get(lens, lens)}, visual layer {layer}", fontsize=9)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
 
 

@@ -125,8 +125,8 @@ class Reading:
         """The tiles that an image's tokens lie in, ascending; empty where it was no image."""
         return sorted({token.place.tile for token in self.tokens if token.place is not None})
 
-    def grid(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[list[str]]:
-        """Give the best word of each visual token, as rows and columns of a tile; "" where there is no token.
+    def patches(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[TokenReading]:
+        """Give the token readings of one layer that have a place in a tile.
 
         Args:
             layer: the visual layer.
@@ -137,14 +137,26 @@ class Reading:
             LayerNotFound, QueryError: as for `at`; what was read is no image, or has no such tile.
         """
         chosen = self.tiles[0] if tile is None and self.tiles else tile
-        cells = {
-            (token.place.row, token.place.column): token.neighbors[0].word if token.neighbors else ""
+        found = [
+            token
             for token in self.at(layer, lens)
             if token.place is not None and token.place.tile == chosen and token.place.row >= 0
-        }
-        if not cells:
+        ]
+        if not found:
             has = f"it has {', '.join(map(str, self.tiles))}" if self.tiles else "what was read is no image"
             raise QueryError(f"The reading has no tile {tile}; {has}.")
+        return found
+
+    def grid(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[list[str]]:
+        """Give the best word of each visual token, as rows and columns of a tile; "" where there is no token.
+
+        Arguments and errors are those of `patches`.
+        """
+        cells = {
+            (token.place.row, token.place.column): token.neighbors[0].word if token.neighbors else ""
+            for token in self.patches(layer, lens, tile)
+            if token.place is not None
+        }
         rows, columns = (max(place) + 1 for place in zip(*cells, strict=True))
         return [[cells.get((row, column), "") for column in range(columns)] for row in range(rows)]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from latentbank_errors import LatentBankError, QueryError
+from latentbank_errors import LatentBankError
 from latentbank_files import write_whole
-from query.grids import fitted
+from query.grids import drawn_tile, fitted
 from query.reading import Reading, TokenReading
 
 # The first of these that the system has writes the words; they know many scripts, best first.
@@ -41,9 +41,7 @@ def draw_reading(
     Raises:
         QueryError: not the reading of an image, or a lens, layer or tile that it does not have.
     """
-    if reading.image is None or not reading.tiles:
-        raise QueryError("Only the reading of an image can be drawn, by the process that read it.")
-    chosen = reading.tiles[0] if tile is None else tile
+    chosen = drawn_tile(reading, tile)
     panels = [
         [_panel(reading, layer, lens, chosen) for lens in lenses or reading.lenses]
         for layer in (reading.layers if layers is None else layers)
@@ -87,13 +85,7 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def _panel(reading: Reading, layer: int, lens: str, tile: int) -> Image.Image:
-    tokens = [
-        token
-        for token in reading.at(layer, lens)
-        if token.place is not None and token.place.tile == tile and token.place.row >= 0
-    ]
-    if not tokens:
-        raise QueryError(f"The reading has no tile {tile}; it has {', '.join(map(str, reading.tiles))}.")
+    tokens = reading.patches(layer, lens, tile)
     assert reading.image is not None
     width, height = reading.image.size
     narrowest = min(t.place.box[2] - t.place.box[0] for t in tokens if t.place)
