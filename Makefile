@@ -13,7 +13,7 @@ train-demo: $(VENV)/.installed
 	$(TRAIN) --install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.make_means
 
-## scores: the lenses on 300 held-out scenes, as README shows them (about 20 minutes on 2 cores); after make demo
+## scores: the lenses on 300 held-out scenes, as README shows them (up to an hour on 2 cores); after make demo
 SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
 SCORED = 0,1,2,4,8,12,16,20,24,28
 FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers $(SCORED)

@@ -319,7 +319,6 @@ def ingest_run(
 def ingest_status(bank: BankOption = None, as_json: JsonOption = False) -> None:
     """Show how far each corpus's ingestion is, and each worker's share of it."""
     from bank.bank import open_bank
-    from bank.where import Where
     from ingest.shares import share_states
     from latentbank_show import show_status
 
@@ -329,7 +328,7 @@ def ingest_status(bank: BankOption = None, as_json: JsonOption = False) -> None:
         rows = [
             (
                 entry,
-                min(store.count(layer, Where(corpus=entry.stored)) for layer in opened.layers),
+                min(opened.held(entry.stored)),
                 [] if entry.complete else share_states(store.read_shares(entry.stored)),
             )
             for entry in opened.corpora.values()

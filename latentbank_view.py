@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import sys
 from contextlib import ExitStack, suppress
@@ -90,6 +89,7 @@ def shipped_pictures() -> dict[str, bytes]:
     """Give the images that the page offers: a photo, and scenes where the demo's pictures are installed."""
     from models.demo import PHOTO
     from models.scenes import EVALUATION, load_things, make_scene
+    from query.report import png_bytes
 
     pictures = {"a cat": PHOTO.read_bytes()}
     try:
@@ -97,9 +97,7 @@ def shipped_pictures() -> dict[str, bytes]:
     except ModelError:
         return pictures
     for number, seed in enumerate(_SCENES, 1):
-        buffer = io.BytesIO()
-        make_scene(things, EVALUATION[seed]).image.save(buffer, "PNG")
-        pictures[f"scene {number}"] = buffer.getvalue()
+        pictures[f"scene {number}"] = png_bytes(make_scene(things, EVALUATION[seed]).image)
     return pictures
 
 

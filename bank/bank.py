@@ -251,6 +251,13 @@ class Bank:
         (chosen,) = self.choose_layers(self.layers[0] if layer is None else layer)
         return self._store.count(chosen, self._visible(where))
 
+    def held(self, stored: str) -> set[int]:
+        """Count the contexts that each layer holds of a corpus, complete or not, by the name it is stored under.
+
+        One number if the layers agree, as those of a complete corpus do.
+        """
+        return {self._store.count(layer, Where(corpus=stored)) for layer in self.layers}
+
     def words(self, where: Filter | None = None, limit: int = 20) -> dict[str, int]:
         """Count contexts by their word, most frequent first, as far as `limit`."""
         return self._store.facet(self.layers[0], "word", self._visible(where), limit)
@@ -373,7 +380,7 @@ class Bank:
         """
         entry = self.corpora.get(corpus)
         stored = entry.stored if entry else corpus
-        held = max(self._store.count(layer, Where(corpus=stored)) for layer in self.layers)
+        held = max(self.held(stored))
         others = {one.stored for one in self._manifest.corpora.values() if one != entry}
         if entry is not None:
             # Incomplete first: interrupted here, the ledger never promises contexts that are gone.

@@ -35,11 +35,9 @@ from bank.receive import BATCH, MoveReport, Receiver, complete_corpora, receivin
 from bank.rotation import rotate, unit
 from bank.settings import Settings
 from bank.store import Points
+from bank.verify import NORM_TOLERANCE
 from latentbank_errors import CorpusError
 from latentbank_progress import Progress, Silent
-
-# A unit vector in float16 differs from length 1 by rounding only.
-_NORM_TOLERANCE = 5e-3
 
 
 def import_bank(
@@ -163,7 +161,7 @@ class _Export:
         if not np.array_equal(own, packed_ids(ids)):
             raise self.damaged(name, "its vectors are of other contexts")
         norms = np.linalg.norm(rows.astype(np.float32), axis=1)
-        if not (abs(norms - 1.0) <= _NORM_TOLERANCE).all():
+        if not (abs(norms - 1.0) <= NORM_TOLERANCE).all():
             raise self.damaged(name, "its vectors do not have length 1")
         return rows
 

@@ -175,7 +175,7 @@ class Receiver:
             self._progress.update(done, len(self._target.layers))
             self._target.store.index(layer)
         for entry in self.todo:
-            held = _counts(self._target, entry.stored)
+            held = self._target.held(entry.stored)
             if held != {entry.contexts}:
                 raise LatentBankError(
                     f"The layers hold {', '.join(f'{n:,}' for n in sorted(held))} contexts of '{entry.name}' instead "
@@ -217,8 +217,4 @@ def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
             f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); "
             f"drop it first with `latentbank bank drop-corpus {target.name} {entry.name}`."
         )
-    return held.complete and _counts(target, entry.stored) == {entry.contexts}
-
-
-def _counts(bank: Bank, stored: str) -> set[int]:
-    return {bank.store.count(layer, Where(corpus=stored)) for layer in bank.layers}
+    return held.complete and target.held(entry.stored) == {entry.contexts}

@@ -13,7 +13,7 @@ from bank.where import Filter
 from latentbank_progress import Progress
 
 # A unit vector in float16 differs from length 1 by rounding only.
-_NORM_TOLERANCE = 5e-3
+NORM_TOLERANCE = 5e-3
 # More corpora than any bank has.
 _CORPORA = 1_000_000
 # Contexts between two tellings of progress.
@@ -113,7 +113,7 @@ def _vectors(
             if point.vector is None or len(point.vector) != manifest.hidden_size:
                 wrong.append(f"Layer {layer}, context {point.id}: its vector has the wrong size.")
                 break
-            if not abs(norm - 1.0) <= _NORM_TOLERANCE:
+            if not abs(norm - 1.0) <= NORM_TOLERANCE:
                 wrong.append(
                     f"Layer {layer}, context {point.id}: its vector has length {norm:.4f} instead of 1; drop "
                     "its corpus and ingest it again."

@@ -21,7 +21,6 @@ from types import TracebackType
 from bank.bank import Bank
 from bank.ledger import LEDGER_SECONDS, replacement_name
 from bank.manifest import CorpusEntry, now
-from bank.where import Where
 from ingest.corpus import Corpus
 from ingest.encode import Encoded, context_ids, encode
 from ingest.means import text_means
@@ -173,7 +172,7 @@ def run(
     first, stop = share.rows(plan) if share else (0, plan.planned_sentences)
     contexts = plan.count_contexts(first, stop) if share else plan.contexts
     label = str(share) if share else None
-    full = _counts(bank, plan) == {plan.contexts}
+    full = bank.held(plan.corpus) == {plan.contexts}
     if entry is not None and entry.complete and full:
         bank.forget_obsolete(entry.name)
         for layer in bank.layers if share else ():
@@ -196,7 +195,7 @@ def run(
             bank.store.defer_index(layer, bank.store.count(layer) + plan.contexts)
 
     started = time.monotonic()
-    todo = _Todo(bank, plan, first, stop, look=_counts(bank, plan) != {0})
+    todo = _Todo(bank, plan, first, stop, look=bank.held(plan.corpus) != {0})
     computed = 0
     # No reader may go by a ledger in which the corpus is not announced when its first context comes.
     writer = _Writer(bank, contexts, progress, announced + LEDGER_SECONDS if bank.store.shared else 0.0)
@@ -231,7 +230,7 @@ def _all_stored(bank: Bank, plan: Plan) -> bool:
     Every worker counts after its last context was acknowledged, so the last of them finds all contexts.
     """
     for _ in range(_RECOUNTS):
-        if max(held := _counts(bank, plan)) >= plan.contexts and len(held) == 1:
+        if max(held := bank.held(plan.corpus)) >= plan.contexts and len(held) == 1:
             return True
         states = share_states(bank.store.read_shares(plan.corpus))
         if any(one.state != "done" for one in states):
@@ -246,7 +245,7 @@ def _complete(bank: Bank, plan: Plan, entry: CorpusEntry, progress: Progress) ->
     for done, layer in enumerate(bank.layers):
         progress.update(done, len(bank.layers))
         bank.store.index(layer)
-    held = _counts(bank, plan)
+    held = bank.held(plan.corpus)
     if held != {plan.contexts}:
         raise LatentBankError(
             f"The layers hold {', '.join(f'{n:,}' for n in sorted(held))} contexts of '{entry.name}' instead of "
@@ -379,10 +378,6 @@ class _Writer:
 def plan_settings(plan: Plan) -> dict[str, str | int]:
     """Give a plan's settings as the ledger keeps them."""
     return asdict(plan.settings)
-
-
-def _counts(bank: Bank, plan: Plan) -> set[int]:
-    return {bank.store.count(layer, Where(corpus=plan.corpus)) for layer in bank.layers}
 
 
 def _entry(plan: Plan, name: str, replaces: str) -> CorpusEntry:

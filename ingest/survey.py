@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from bank.export import COLUMNS
 from bank.manifest import CorpusEntry
 from bank.points import Payload, prefix_ids
 from bank.words import Words, tight
@@ -30,18 +31,9 @@ _TRIED = 8
 # Half-precision LLMs and caches of 8 bits stay well above this; another LLM or another layer far below.
 _ALIKE = 0.95
 
+# An export's columns, with the raw key in place of the id; the corpus is the same in all rows.
 _CATALOGUE = pa.schema(
-    [
-        ("key", pa.binary(16)),
-        ("sentence", pa.int64()),
-        ("position", pa.int32()),
-        ("token_id", pa.int32()),
-        ("token", pa.string()),
-        ("word", pa.string()),
-        ("caption", pa.string()),
-        ("start", pa.int32()),
-        ("end", pa.int32()),
-    ]
+    [pa.field("key", pa.binary(16)), *(one for one in COLUMNS if one.name not in ("id", "corpus"))]
 )
 
 # Ids as 16 raw bytes each: numpy sorts and compares them as bytes.

@@ -137,10 +137,9 @@ def lens_at(lens: Lens, means: Means | None, layer: int) -> Callable[[Floats, in
     """
     if isinstance(lens, LatentLens):
         lens = lens.for_visual_tokens()
+        return (lens if means is None else replace(lens, query_mean=means.at(layer))).read
     if means is None:
         return lens.read
-    if isinstance(lens, LatentLens):
-        return replace(lens, query_mean=means.at(layer)).read
     read = _with_mean(lens).read
     return lambda rows, top_k: read(means.centre(layer, rows), top_k)
 

@@ -43,8 +43,9 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path, help="where the sentences go, one a line")
     file = parser.parse_args().file
-    file.write_text("\n".join(sentences()) + "\n", encoding="utf-8")
-    print(f"{file}: {sum(1 for _ in sentences()):,} sentences.")
+    found = list(sentences())
+    file.write_text("\n".join(found) + "\n", encoding="utf-8")
+    print(f"{file}: {len(found):,} sentences.")
 
 
 if __name__ == "__main__":

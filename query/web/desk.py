@@ -75,6 +75,8 @@ class Kept:
 
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+OVER: tuple[State, ...] = ("done", "failed", "cancelled")
+"""States in which nothing more changes."""
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Job:
     @property
     def over(self) -> bool:
         """Whether nothing more will change."""
-        return self.state in ("done", "failed", "cancelled")
+        return self.state in OVER
 
     def check(self) -> None:
         """End the work if nobody wants it any more."""

@@ -18,7 +18,7 @@ from PIL import Image
 from bank.bank import BankLayers
 from bank.where import All, Filter, Where
 from latentbank_errors import ImageError, LatentBankError, QueryError
-from query.web.desk import LENSES, Ask, Desk
+from query.web.desk import LENSES, OVER, Ask, Desk
 from query.web.file import PAGE, page_html
 
 LARGEST_UPLOAD = 20_000_000
@@ -136,7 +136,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
                         for key in ("state", "what", "done", "total", "reading", "error")
                     }
                     yield f"data: {json.dumps(state)}\n\n"
-                    if state["state"] in ("done", "failed", "cancelled"):
+                    if state["state"] in OVER:
                         return
                     continue
                 await asyncio.sleep(_LOOK)
