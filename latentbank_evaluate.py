@@ -13,7 +13,6 @@ import typer
 
 from latentbank_errors import LatentBankError
 from latentbank_images import VisualLayersOption, load_vlm
-from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
     DeviceOption,
@@ -23,8 +22,10 @@ from latentbank_options import (
     TrustOption,
     bank_layers_of,
     numbers,
+    opened_bank,
 )
 from latentbank_scores import show_evaluation, write_scores
+from query.named_lenses import lens_names, lenses_of
 
 if TYPE_CHECKING:
     from latentbank_progress import Progress

@@ -24,7 +24,6 @@ from latentbank_evaluate import (
     make_bench,
 )
 from latentbank_images import VisualLayersOption
-from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
     Common,
@@ -40,10 +39,12 @@ from latentbank_options import (
     default_layers,
     known_bank,
     numbers,
+    opened_bank,
     plan_folder,
     writer_settings,
 )
 from latentbank_scores import show_alignment, show_cards, show_compared, write_scores
+from query.named_lenses import lens_names, lenses_of
 
 if TYPE_CHECKING:
     from bank.bank import Bank

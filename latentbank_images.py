@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentbank_errors import ImageError, LatentBankError, QueryError
-from latentbank_lenses import lens_names, lenses_of, opened_bank
 from latentbank_options import (
     BankOption,
     Common,
@@ -28,7 +27,9 @@ from latentbank_options import (
     bank_layers_of,
     models_folder,
     numbers,
+    opened_bank,
 )
+from query.named_lenses import lens_names, lenses_of
 
 if TYPE_CHECKING:
     from bank.bank import Bank, BankLayers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,7 +13,7 @@ import typer
 from latentbank_errors import LatentBankError
 
 if TYPE_CHECKING:
-    from bank.bank import BankLayers
+    from bank.bank import Bank, BankLayers
     from bank.manifest import Manifest
     from bank.settings import Settings
     from models.language import LanguageModel
@@ -195,6 +197,17 @@ def only_bank(bank: str | None, settings: Settings) -> str:
         f"there are {', '.join(banks)}" if banks else "there is none yet: `latentbank ingest run` makes one"
     )
     raise LatentBankError(f"Name a bank; {found}.")
+
+
+@contextmanager
+def opened_bank(bank: str | None, *, include_incomplete: bool = False) -> Iterator[Bank]:
+    """Open the bank that a command means, for as long as it is needed."""
+    from bank.bank import open_bank
+
+    settings = Common.settings()
+    name = only_bank(bank, settings)
+    with open_bank(name, settings, include_incomplete=include_incomplete) as opened:
+        yield opened
 
 
 def bank_name(model: str) -> str:

@@ -11,8 +11,7 @@ import typer
 
 from latentbank_errors import LatentBankError, ModelError
 from latentbank_images import VisualModelOption, load_vlm
-from latentbank_lenses import opened_bank
-from latentbank_options import BankOption, DeviceOption, DtypeOption, RevisionOption, TrustOption
+from latentbank_options import BankOption, DeviceOption, DtypeOption, RevisionOption, TrustOption, opened_bank
 
 # Held-out scenes that the page offers, where their pictures are installed.
 _SCENES = (0, 3, 8)

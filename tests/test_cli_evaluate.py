@@ -11,10 +11,10 @@ from PIL import Image
 
 import latentbank_evaluate
 from latentbank_errors import QueryError
-from latentbank_lenses import lens_names, lenses_of
 from models.language import load_language_model
 from models.scenes import Picture, Thing
 from query.lenses import EmbeddingLens
+from query.named_lenses import lens_names, lenses_of
 from tests.commands import Run, caller
 from tests.query.banks import SENTENCES, TWO, fill
 from tests.query.pixels import pixel_vlm

@@ -20,9 +20,9 @@ from bank.merge import Unique
 from bank.points import Neighbor
 from bank.where import Filter
 from latentbank_errors import LatentBankError, QueryError
-from models.visual import unembedding_of
 from query.images import ImageSource
-from query.lenses import EmbeddingLens, LatentLens, Lens, LogitLens
+from query.lenses import LatentLens, Lens
+from query.named_lenses import LENSES, lenses_of
 from query.reading import Reading, read_text
 from query.visual import default_visual_layers, read_images
 from query.web.data import page_json
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LENSES = ("latent", "logit", "embedding")
 WAITING = 32
 """Jobs that may wait; more are refused."""
 _KEPT_READINGS = 64
@@ -230,21 +229,14 @@ class Desk:
         assert ask.image is not None
         layers = ask.layers or tuple(default_visual_layers(self.model.num_layers))
         self.bank.choose_layers(ask.bank_layers)  # what is wrong shows before anything is computed
-        lenses = [_watched(self._lens(name, ask), job) for name in ask.lenses]
+        lenses = [
+            _watched(lens, job)
+            for lens in lenses_of(ask.lenses, self.model, self.bank, ask.bank_layers, ask.where, ask.unique)
+        ]
         source = ImageSource(ask.name, "", ask.image)
         self._seen.before = job.check
         (reading,) = read_images(self._seen, [source], lenses, layers, top_k=ask.top_k)
         return reading
-
-    def _lens(self, name: str, ask: Ask) -> Lens:
-        language = self.model.language
-        if name == "latent":
-            return LatentLens(self.bank, ask.bank_layers, ask.where, ask.unique)
-        if name == "logit":
-            return LogitLens(unembedding_of(self.model), language.tokenizer, ask.unique)
-        if name == "embedding":
-            return EmbeddingLens(language.embedding, language.tokenizer, ask.unique)
-        raise QueryError(f"There is no lens '{name}'; there are {', '.join(LENSES)}.")
 
 
 class _Remembering:

@@ -18,7 +18,8 @@ from PIL import Image
 from bank.bank import BankLayers
 from bank.where import All, Filter, Where
 from latentbank_errors import ImageError, LatentBankError, QueryError
-from query.web.desk import LENSES, OVER, Ask, Desk
+from query.named_lenses import LENSES
+from query.web.desk import OVER, Ask, Desk
 from query.web.file import PAGE, page_html
 
 LARGEST_UPLOAD = 20_000_000

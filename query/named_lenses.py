@@ -1,13 +1,11 @@
-"""The bank and the lenses that a command names; shared by the commands that read and those that score."""
+"""Lenses by the names that people give them. Nothing heavy is imported before one is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from latentbank_errors import QueryError
-from latentbank_options import Common, only_bank
 
 if TYPE_CHECKING:
     from bank.bank import Bank, BankLayers
@@ -65,14 +63,3 @@ def lenses_of(
         "embedding": lambda: EmbeddingLens(model.language.embedding, tokenizer, unique),
     }
     return [make[name]() for name in names]
-
-
-@contextmanager
-def opened_bank(bank: str | None, *, include_incomplete: bool = False) -> Iterator[Bank]:
-    """Open the bank that a command means, for as long as it is needed."""
-    from bank.bank import open_bank
-
-    settings = Common.settings()
-    name = only_bank(bank, settings)
-    with open_bank(name, settings, include_incomplete=include_incomplete) as opened:
-        yield opened
