@@ -110,8 +110,12 @@ def bank_push(
 
 
 def ingest_official(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder with layer_N/embeddings_cache.pt of latentlens.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|HUB_ID",
+            help="Folder with layer_N/embeddings_cache.pt of latentlens, or a repository of the hub.",
+        ),
     ],
     model: ModelOption = None,
     bank: BankOption = None,
@@ -128,14 +132,16 @@ def ingest_official(
     """Import a cache of the reference library, latentlens, as a corpus. Run again, it goes on where it stopped."""
     from bank.bank import create_bank
     from ingest.corpus import Corpus
+    from ingest.hub import fetch_cache
     from ingest.official import import_official, official_layers
     from latentbank_progress import shown
     from latentbank_show import show_official
 
     settings = writer_settings(quantization=quantization)
-    corpus = Corpus(name or directory.expanduser().resolve().name, ())
+    corpus = Corpus(name or Path(source).expanduser().resolve().name, ())
     known = known_bank(bank, model, settings)
     wanted = numbers(layers) or (list(known.layers) if known else None)
+    directory = fetch_cache(source, wanted)
     found = official_layers(directory, wanted)
     llm = load_llm(
         model or (known.model if known else None), list(found), device, dtype, revision, trust_remote_code

@@ -30,7 +30,7 @@ from latentbank_errors import BankMismatch, CorpusError, LayerNotFound
 from latentbank_progress import Progress, Silent
 from models.language import LanguageModel
 
-_FILE = "embeddings_cache.pt"
+CACHE_FILE = "embeddings_cache.pt"
 _FOLDER = re.compile(r"layer_(\d+)")
 
 
@@ -59,12 +59,12 @@ def official_layers(folder: Path, wanted: Sequence[int] | None = None) -> dict[i
         LayerNotFound: one that is wanted is not there.
     """
     found = {
-        int(match[1]): path / _FILE
+        int(match[1]): path / CACHE_FILE
         for path in folder.expanduser().glob("layer_*")
-        if (match := _FOLDER.fullmatch(path.name)) and (path / _FILE).is_file()
+        if (match := _FOLDER.fullmatch(path.name)) and (path / CACHE_FILE).is_file()
     }
     if not found:
-        raise CorpusError(f"{folder} holds no cache of latentlens: no layer_N/{_FILE} is in it.")
+        raise CorpusError(f"{folder} holds no cache of latentlens: no layer_N/{CACHE_FILE} is in it.")
     missing = sorted(set(wanted or ()) - found.keys())
     if missing:
         raise LayerNotFound(
