@@ -28,6 +28,7 @@ from latentbank_options import (
 
 if TYPE_CHECKING:
     from bank.settings import Settings
+    from bank.snapshots import Way
 
 _SampleOption = Annotated[
     int, typer.Option("--sample", min=0, help="Vectors of each layer that are verified at the end.")
@@ -42,6 +43,15 @@ _CorporaOption = Annotated[
 _FolderArgument = Annotated[
     Path | None,
     typer.Argument(metavar="[DIR]", help="Folder of embedded banks; by default LATENTBANK_DATA_DIR."),
+]
+
+
+_ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        help="snapshot or scroll; by default snapshots, where both sides allow them and they are faster.",
+    ),
 ]
 
 
@@ -88,12 +98,13 @@ def bank_pull(
     directory: _FolderArgument = None,
     layers: _CopyLayersOption = None,
     corpus: _CorporaOption = None,
+    by: _ByOption = None,
     sample: _SampleOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a server's bank into an embedded one, and compare both. Run again, it goes on where it stopped."""
     server, here = _both_sides(directory, Common.settings())
-    _copy(bank, server, here, layers, corpus, sample, as_json)
+    _copy(bank, server, here, layers, corpus, sample, as_json, _way(by))
 
 
 def bank_push(
@@ -181,6 +192,7 @@ def _copy(
     corpora: list[str] | None,
     sample: int,
     as_json: bool,
+    by: Way | None = None,
 ) -> None:
     from bank.bank import open_bank
     from bank.move import copy_bank
@@ -188,10 +200,19 @@ def _copy(
     from latentbank_show import show_move
 
     with open_bank(bank, source) as opened, shown("copying", "contexts") as progress:
-        report = copy_bank(opened, target, numbers(layers) or "all", corpora, progress, sample)
+        report = copy_bank(opened, target, numbers(layers) or "all", corpora, progress, sample, by)
     show_move(report, _place(target), as_json=as_json)
     if report.wrong:
         raise typer.Exit(1)
+
+
+def _way(by: str | None) -> Way | None:
+    if by is None:
+        return None
+    for way in ("snapshot", "scroll"):
+        if by == way:
+            return way
+    raise LatentBankError(f"'{by}' is no way to copy a bank; write --by snapshot or --by scroll.")
 
 
 def _place(settings: Settings) -> str:

@@ -237,10 +237,11 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
     for sentence in report.wrong:
         print(sentence)
     verdict = "It is verified" if not report.wrong else "It is not sound"
+    by = f" ({report.snapshots} layers by snapshot)" if report.snapshots else ""
     _console().print(
         f"The bank '{report.bank}' in {where} holds {_corpora(report.corpora, report.left_out)}: "
         f"{report.contexts:,} contexts in each of the layers {', '.join(map(str, report.layers))}, "
-        f"{report.written:,} vectors written now. {verdict}.",
+        f"{report.written:,} vectors written now{by}. {verdict}.",
         highlight=False,
         markup=False,
     )

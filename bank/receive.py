@@ -35,7 +35,8 @@ class MoveReport:
     """What a move did.
 
     `contexts` is how many each layer holds of the moved `corpora`, `written` how many were stored in this run over all
-    layers, `left_out` the corpora that are incomplete where they come from, `wrong` what the verification found.
+    layers, `left_out` the corpora that are incomplete where they come from, `wrong` what the verification found,
+    `snapshots` how many layers came as snapshots in this run.
     """
 
     bank: str
@@ -45,6 +46,7 @@ class MoveReport:
     written: int
     left_out: list[str]
     wrong: list[str]
+    snapshots: int = 0
 
 
 def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:

@@ -6,8 +6,9 @@ server, by the settings; both answer to the same interface, and the same tests r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from bank.points import Payload
 from bank.settings import Settings
 from bank.where import Filter
+from latentbank_errors import LatentBankError
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,6 +56,10 @@ class LayerInfo:
     points: int
     indexed: int
     bytes_on_disk: int | None
+
+
+class NoSnapshot(LatentBankError):
+    """A layer cannot be moved as a snapshot, only context by context; the message is the reason, a clause."""
 
 
 class Store(Protocol):
@@ -147,6 +153,19 @@ class Store(Protocol):
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """Delete every point of a corpus."""
+
+    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+        """Write a layer whole, indexes and all, to a file that `load_snapshot` of an embedded store reads.
+
+        `told` hears how many bytes have come. Raises NoSnapshot where this store, or this key, gives none.
+        """
+
+    def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
+        """Let a layer hold what a snapshot holds instead of what it held, in one step.
+
+        `save` writes the file that it is given. `expected` are the contexts by the name their corpus is stored under;
+        of a snapshot that holds others, or that this store cannot read, nothing is taken, and NoSnapshot raised.
+        """
 
     def info(self, layer: int) -> LayerInfo:
         """Give the state of a layer collection."""

@@ -1,6 +1,7 @@
 """The embedded store: the Qdrant engine inside this process, one folder a bank, one process at a time.
 
-Layout: `{data_dir}/{bank}/manifest.json`, `lock`, and one engine shard a layer in `L{layer:02d}/`.
+Layout: `{data_dir}/{bank}/manifest.json`, `lock`, and one engine shard a layer in `L{layer:02d}/`. Beside it are, for a
+time, `.new` (a layer that is being made), `.snapshot` (a file that one is made from) and `.old` (one that is replaced).
 
 The engine's write-ahead log is switched off: it keeps a second copy of everything just written (64 MB
 a layer) and costs a fifth of the writing time. What makes a write durable is `commit`, which flushes
@@ -15,7 +16,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -27,9 +28,10 @@ import qdrant_edge as edge
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
-from bank.store import Floats, Hit, LayerInfo, Points, Stored, share_key, share_path
+from bank.store import Floats, Hit, LayerInfo, NoSnapshot, Points, Stored, share_key, share_path
 from bank.store.conditions import conditions, each_condition, reads_captions
-from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, read_ahead
+from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, no_room, read_ahead
+from bank.store.unpacking import came_indexed, unpack
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
 from latentbank_memory import give_back
@@ -58,8 +60,6 @@ LARGE, FEWEST = 600_000, 64
 _MANY = 1_000_000
 # Contexts whose captions take more than a second to index.
 _WORTH_SAYING = 50_000
-# How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
-_NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
 
 def embedded_bank_names(settings: Settings) -> list[str]:
@@ -92,6 +92,7 @@ class EmbeddedStore:
         if there:
             self._lock = _take_lock(self._path / "lock", bank)
             self._finish_deletion()
+            self._finish_snapshots()
 
     def _finish_deletion(self) -> None:
         if (self._path / _DELETING).exists():
@@ -99,6 +100,17 @@ class EmbeddedStore:
                 for layer in self._path.glob("L*"):
                     shutil.rmtree(layer)
                 (self._path / _DELETING).unlink()
+
+    def _finish_snapshots(self) -> None:
+        """Remove what a kill left of snapshots; a layer that was about to be replaced is itself again."""
+        with _engine_errors(self._bank):
+            for old in self._path.glob("L*.old"):
+                if old.with_suffix("").exists():
+                    shutil.rmtree(old)
+                else:
+                    old.replace(old.with_suffix(""))
+            for file in self._path.glob("L*.snapshot"):
+                file.unlink()
 
     @property
     def settings(self) -> Settings:
@@ -239,9 +251,11 @@ class EmbeddedStore:
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / segments / LARGE)))
 
     def index(self, layer: int) -> None:
-        """See `Store`."""
+        """See `Store`. A layer that came indexed, in a snapshot, stays as it is until something is added to it."""
         self._pieces.pop(layer, None)
         count = self.count(layer)
+        if came_indexed(self._layer_path(layer)) and not self._unindexed(layer):
+            return
         graph, segments = 0, 1
         if count >= self._settings.graph_from:
             graph, segments = self._settings.hnsw_m, max(2, round(count / SEGMENT))
@@ -402,6 +416,33 @@ class EmbeddedStore:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
+    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+        """See `Store`. The engine reads snapshots but makes none."""
+        del layer, file, told
+        raise NoSnapshot("an embedded bank makes no snapshots")
+
+    def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
+        """See `Store`."""
+        path = self._layer_path(layer)
+        file, fresh, old = (path.with_suffix(end) for end in (".snapshot", ".new", ".old"))
+        head = (self.read_manifest() or ({}, {}))[0]
+        self._room(0)
+        try:
+            save(file)
+            self._room(file.stat().st_size)
+            with _engine_errors(self._bank):
+                if fresh.exists():
+                    shutil.rmtree(fresh)
+                unpack(file, fresh, head["hidden_size"], head["quantization"], expected)
+                with self._guard:
+                    self._let_go(layer)
+                    path.replace(old)
+                    fresh.replace(path)
+                    shutil.rmtree(old)
+        finally:
+            file.unlink(missing_ok=True)
+            shutil.rmtree(fresh, ignore_errors=True)
+
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""
         with _engine_errors(self._bank):
@@ -514,7 +555,7 @@ def _engine_errors(bank: str) -> Iterator[None]:
         ):
             raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if any(sign in text for sign in _NO_ROOM):
+        if no_room(text):
             raise BankUnavailable(
                 f"The disk of bank '{bank}' is full or its quota used up; make room and run the command again, "
                 "it continues where it stopped."

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -27,8 +28,19 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
-from bank.store import Floats, Hit, LayerInfo, Points, Stored, collection_name, share_key, share_path
+from bank.store import (
+    Floats,
+    Hit,
+    LayerInfo,
+    NoSnapshot,
+    Points,
+    Stored,
+    collection_name,
+    share_key,
+    share_path,
+)
 from bank.store.conditions import conditions, each_condition
+from bank.store.downloading import save_snapshot
 from bank.store.retrying import call, exists_already, refused, too_often
 from bank.token import claims_of, only_reads
 from bank.where import Filter, Where
@@ -419,6 +431,15 @@ class ServerStore:
         selector = models.FilterSelector(filter=conditions(Where(corpus=corpus), models, models.Range))
         name = self._collection(layer)
         self._call(partial(self._rest.delete, name, selector, wait=True))
+
+    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+        """See `Store`."""
+        save_snapshot(self._rest, self._settings, self._collection(layer), file, told)
+
+    def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
+        """See `Store`. The embedded engine makes no snapshots that a server could take."""
+        del layer, save, expected
+        raise NoSnapshot("only an embedded bank can be filled from snapshots")
 
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""

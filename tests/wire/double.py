@@ -12,6 +12,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ from qdrant_client.http import models as m
 
 from tests.wire import translate
 from tests.wire.certificates import Certificates, make_certificates
+from tests.wire.collection import Upsert
 from tests.wire.desk import Desk, Invalid, Keys, Recorded
 from tests.wire.engine import Engine
 from tests.wire.faults import FAMILIES, Fault, Trouble
@@ -177,6 +179,17 @@ class QdrantDouble:
             translate.plain_id(one.id): (np.asarray(one.vector, dtype=np.float32), one.payload or {})
             for one in found
         }
+
+    def put(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        payloads: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Store points in the engine itself, past keys and faults; row i of `vectors` is `ids[i]`'s."""
+        rows = zip(ids, vectors.tolist(), map(dict, payloads), strict=True)
+        self._engine.find(collection).upsert(Upsert(list(rows)))
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self._certificates is None:

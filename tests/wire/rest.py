@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pydantic_core
+import zstandard
 from pydantic import TypeAdapter
 from qdrant_client.http import models as m
 
 from tests.wire import openapi
+from tests.wire.archive import Snapshot
 from tests.wire.collection import Upsert, dense
 from tests.wire.desk import Desk, Struck
 from tests.wire.errors import Refusal, WireError, not_spoken
@@ -28,6 +30,9 @@ from tests.wire.faults import Fault, Trouble
 
 MAX_BODY = 32 * 1024 * 1024
 """Bytes a request's body may have, Qdrant's default."""
+
+CUT = 1 << 12
+"""Bytes of a snapshot that are sent before it is cut."""
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -62,6 +67,8 @@ ROUTES = (
     Route("PATCH", _C, "update_collection", TypeAdapter(m.UpdateCollection)),
     Route("DELETE", _C, "delete_collection"),
     Route("GET", _C + "/exists", "collection_exists"),
+    Route("GET", _C + "/cluster", "collection_cluster"),
+    Route("GET", _C + "/shards/{shard_id}/snapshot", "shard_snapshot"),
     Route("GET", _C + "/aliases", "collection_aliases"),
     Route("PUT", _C + "/index", "create_index", TypeAdapter(m.CreateFieldIndex), waits=True),
     Route("PUT", _C + "/points", "upsert", TypeAdapter(m.PointInsertOperations), waits=True),
@@ -75,8 +82,13 @@ ROUTES = (
 )
 
 
-def _parse(route: Route, raw: bytes) -> Any:
-    """The body as a REST model or an Upsert; raises ValueError unless it is what the API describes."""
+def _parse(route: Route, raw: bytes, shard_id: str | None) -> Any:
+    """The body as a REST model or an Upsert; raises ValueError unless it is what the API describes.
+
+    A path that names a shard has no body; its number stands in for one.
+    """
+    if shard_id is not None:
+        return int(shard_id)
     if route.body is None:
         return None
     given = json.loads(raw or b"{}")
@@ -167,6 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             result, trouble = self._serve(raw)
+            if isinstance(result, Snapshot):
+                self._stream(result, trouble)
+                return
             status, answer = 200, _success(result, started)
         except WireError as error:
             self._refuse(error, started)
@@ -205,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 route.operation,
                 None if name is None else unquote(name),
                 self._key(),
-                partial(_parse, route, raw),
+                partial(_parse, route, raw, found.groupdict().get("shard_id")),
                 wait,
             )
         raise not_spoken(f"{self.command} {url.path}")
@@ -247,8 +262,54 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
 
+    def _stream(self, snapshot: Snapshot, trouble: Trouble | None) -> None:
+        """Send a snapshot in chunks: its length is not known before it is made."""
+        if trouble is not None and trouble.fault is not Fault.cut:
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        packed = "zstd" in self.headers.get("Accept-Encoding", "")
+        if packed:
+            self.send_header("Content-Encoding", "zstd")
+        self.end_headers()
+        out = _Chunks(self.wfile, None if trouble is None else CUT)
+        try:
+            if packed:
+                with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as packing:
+                    snapshot.write(packing)
+            else:
+                snapshot.write(out)
+        except _Cut:
+            self.close_connection = True
+            return
+        self.wfile.write(b"0\r\n\r\n")
+
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
+
+
+class _Cut(Exception):
+    """The end of a snapshot that is to be broken off."""
+
+
+class _Chunks:
+    """Writes what it is given as chunks of an HTTP answer; breaks off after `limit` bytes, if there is one."""
+
+    def __init__(self, out: BinaryIO, limit: int | None) -> None:
+        self._out, self._limit, self._sent = out, limit, 0
+
+    def write(self, data: bytes) -> int:
+        if not data:
+            return 0
+        if self._limit is not None and self._sent >= self._limit:
+            raise _Cut
+        self._sent += len(data)
+        self._out.write(b"%x\r\n" % len(data))
+        self._out.write(data)
+        self._out.write(b"\r\n")
+        return len(data)
 
 
 def _success(result: Any, started: float) -> bytes:
