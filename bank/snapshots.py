@@ -22,6 +22,8 @@ Way = Literal["snapshot", "scroll"]
 # Contexts of a layer from which a snapshot is worth its size: the engine's files are long before anything is in them.
 WORTH = 10_000
 _MIB = 1 << 20
+# More corpora than any bank has.
+_CORPORA = 1_000_000
 
 
 def take_snapshots(
@@ -56,7 +58,7 @@ def take_snapshots(
         return 0
     taken = 0
     try:
-        if reason := _obstacle(source, target, entries, receiver):
+        if reason := _obstacle(source, target, entries, receiver, left):
             raise NoSnapshot(reason)
         for layer in left:
             progress.stage(f"downloading layer {layer} ({taken + 1} of {len(left)})", "MiB")
@@ -89,8 +91,14 @@ class _Download:
         self.progress.update(come / _MIB)
 
 
-def _obstacle(source: Bank, target: Bank, entries: Sequence[CorpusEntry], receiver: Receiver) -> str | None:
-    """Say why a snapshot, which holds a layer whole, would not do; None if it would."""
+def _obstacle(
+    source: Bank,
+    target: Bank,
+    entries: Sequence[CorpusEntry],
+    receiver: Receiver,
+    layers: Sequence[int],
+) -> str | None:
+    """Say why snapshots, which hold `layers` whole and replace them, would not do; None if they would."""
     known = source.manifest.corpora
     if target.store.shared:
         return "a server takes no snapshots that an embedded bank could make"
@@ -109,4 +117,7 @@ def _obstacle(source: Bank, target: Bank, entries: Sequence[CorpusEntry], receiv
             f"the copy's vectors are compressed in another way ({target.manifest.quantization}, not "
             f"{source.manifest.quantization})"
         )
+    stored = {entry.stored for entry in entries}
+    if any(target.store.facet(layer, "corpus", limit=_CORPORA).keys() - stored for layer in layers):
+        return "the copy holds contexts of other corpora, which would be replaced"
     return None

@@ -111,6 +111,8 @@ class EmbeddedStore:
                     old.replace(old.with_suffix(""))
             for file in self._path.glob("L*.snapshot"):
                 file.unlink()
+            for fresh in self._path.glob("L*.new"):
+                shutil.rmtree(fresh)
 
     @property
     def settings(self) -> Settings:

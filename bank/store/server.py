@@ -41,6 +41,7 @@ from bank.store import (
 )
 from bank.store.conditions import conditions, each_condition
 from bank.store.downloading import save_snapshot
+from bank.store.messages import point_messages
 from bank.store.retrying import call, exists_already, refused, too_often
 from bank.token import claims_of, only_reads
 from bank.where import Filter, Where
@@ -313,14 +314,12 @@ class ServerStore:
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`. Each request is answered after it was written, so `commit` has nothing to do."""
-        name, step = self._collection(layer), self._settings.upload_batch
+        name, step, client = self._collection(layer), self._settings.upload_batch, self._fast()
+        make = _point_structs if client is self._rest else point_messages
         for at in range(0, len(points.ids), step):
             part = slice(at, at + step)
-            rows = zip(points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True)
-            batch = [
-                models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows
-            ]
-            self._call(partial(self._fast().upsert, name, batch, wait=True))
+            batch = make(Points(points.ids[part], points.vectors[part], points.payloads[part]))
+            self._call(partial(client.upsert, name, batch, wait=True))
 
     def commit(self) -> None:
         """See `Store`."""
@@ -493,6 +492,11 @@ class ServerStore:
                 )
                 return None
         return client
+
+
+def _point_structs(points: Points) -> list[Any]:
+    rows = zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
+    return [models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows]
 
 
 def _quantization(kind: str) -> Any:

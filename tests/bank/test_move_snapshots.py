@@ -72,7 +72,7 @@ def test_a_bank_pulled_by_snapshot_is_the_servers(
                 for bank in (copy, source)
             )
             assert found == wanted
-            assert len(copy.search(queries, 4, 3, Where(caption_phrase="Fire Truck"))[0]) == 3
+            assert len(copy.search(queries, 4, 3, Where(caption_contains="fire truck"))[0]) == 3
 
 
 def test_what_the_server_has_indexed_is_not_indexed_again(
@@ -285,6 +285,18 @@ def test_when_a_layer_is_not_to_be_copied_whole_it_is_scrolled(
         source.record(entry("unfinished", 7, complete=False))
         refused_if_asked_for(source, here, "an incomplete corpus")
         assert copy_bank(source, here).snapshots == 0
+
+
+def test_what_only_the_copy_has_is_never_replaced(
+    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+) -> None:
+    with served(server) as source:
+        with a_bank(here) as copy:
+            fill(copy, 50, "mine")
+        refused_if_asked_for(source, here, "holds contexts of other corpora")
+        assert copy_bank(source, here).wrong == []
+        with open_bank("bank", here) as copy:
+            assert (copy.verify(), copy.count(4)) == ([], COUNT + 50)
 
 
 def test_what_a_replacement_left_behind_does_not_come_along(
