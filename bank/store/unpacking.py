@@ -75,13 +75,20 @@ def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> di
 
 
 def _graph(folder: Path) -> tuple[int, int]:
-    """Give the candidates that a layer's largest graph was built with, and its edges per node (0: no graph)."""
+    """Give the candidates that a layer's largest graph was built with, and its edges per node (0: no graph).
+
+    Raises:
+        NoSnapshot: a segment does not say so in the way that is known.
+    """
     found = [(100, 0)]
     for file in folder.glob("segments/*/segment.json"):
-        for vectors in json.loads(file.read_text(encoding="utf-8"))["config"]["vector_data"].values():
-            index = vectors["index"]
-            if index["type"] == "hnsw":
-                found.append((index["options"]["ef_construct"], index["options"]["m"]))
+        try:
+            for vectors in json.loads(file.read_text(encoding="utf-8"))["config"]["vector_data"].values():
+                index = vectors["index"]
+                if index["type"] == "hnsw":
+                    found.append((index["options"]["ef_construct"], index["options"]["m"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise NoSnapshot("the server's snapshot describes its segments in an unknown way") from None
     return max(found, key=lambda one: one[1])
 
 
