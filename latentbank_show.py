@@ -92,8 +92,9 @@ def _cluster(machines: Machines, cluster: Sizing) -> list[tuple[str, str]]:
         ),
         (
             "... filling it",
-            f"{_hours(cluster.hours)}: the LLM {_hours(cluster.llm_hours)} on {_count(machines.gpus, 'GPU')} at "
-            f"{machines.gpu_flops / 1e12:g} TFLOP/s, meanwhile storing {_hours(cluster.store_hours)}, then indexing "
+            f"{_hours(cluster.hours)}: the LLM (weights {_size(cluster.weights_bytes)} in 16 bits) "
+            f"{_hours(cluster.llm_hours)} on {_count(machines.gpus, 'GPU')} at {machines.gpu_flops / 1e12:g} TFLOP/s, "
+            f"meanwhile storing {_hours(cluster.store_hours)}, then indexing "
             f"{_hours(cluster.index_hours)} on {_count(machines.node_cores, 'core')} a node",
         ),
         (

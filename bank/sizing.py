@@ -37,8 +37,8 @@ USABLE = 0.8
 
 # Seconds of one core to store a context and to index it, measured at the size below: so much for each context, and
 # so much for each of its dimensions. Indexing one costs the more the more candidates a graph has: the logarithm.
-_STORE, _STORE_DIMENSION = 1e-4, 5e-7
-_INDEX_DIMENSION, _INDEX_AT = 1.5e-6, 333_333
+_STORE, _STORE_DIMENSION = 6.0e-5, 1.04e-7
+_INDEX_DIMENSION, _INDEX_AT = 5.6e-7, 333_333
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ class Sizing:
     """What a bank needs. Bytes are of the whole bank with all its copies, disk with the room that indexing takes.
 
     `hours` to fill it: the LLM and the storing of what it gives go on at the same time, indexing comes after. `shards`
-    is what `shard_number` should be for every node to hold as much of each layer.
+    is what `shard_number` should be for every node to hold as much of each layer. `weights_bytes` are the LLM's in 16
+    bits: each worker's GPU holds all of them.
     """
 
     layer: LayerBytes
@@ -181,6 +182,7 @@ class Sizing:
     replicas: int
     node_ram_bytes: float
     node_disk_bytes: float
+    weights_bytes: float
     llm_hours: float
     store_hours: float
     index_hours: float
@@ -233,6 +235,7 @@ def size(shape: Shape, machines: Machines, tokens: float, parameters: float) -> 
         replicas=copies,
         node_ram_bytes=ram / nodes,
         node_disk_bytes=disk / nodes,
+        weights_bytes=2.0 * parameters,
         llm_hours=llm,
         store_hours=store,
         index_hours=index,

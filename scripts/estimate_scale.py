@@ -41,7 +41,8 @@ class Scenario:
 def scenarios() -> list[Scenario]:
     """Give the banks of docs/scale.md.
 
-    Corpora that nobody has planned are taken to be like concepts.txt: as many tokens a context, captions as long.
+    Corpora that nobody has planned are taken to be like concepts.txt: as many tokens a context, captions as long. The
+    7 B LLM runs to its last block, the 70 B LLM as far as the middle of its blocks.
     """
     caption, per_context = CAPTION_BYTES / CONTEXTS, PREFIXES / CONTEXTS
     paper, large = 2_500_000, 100_000_000
@@ -68,13 +69,13 @@ def scenarios() -> list[Scenario]:
             7e9,
         ),
         Scenario(
-            "(c) 70 B, 100 M contexts",
+            "(c) 70 B to its middle, 100 M contexts",
             Shape(large, 12, 8192, caption),
             Machines(
-                replicas=2, node_ram=512 * GB, node_disk=4000 * GB, node_cores=64, node_price=5.0, gpus=256
+                replicas=2, node_ram=512 * GB, node_disk=4000 * GB, node_cores=64, node_price=5.0, gpus=64
             ),
             large * per_context,
-            70e9,
+            35e9,
         ),
     ]
 
@@ -111,6 +112,7 @@ def _column(scenario: Scenario) -> dict[str, str]:
         "nodes": f"{found.nodes}",
         "shards of a layer": f"{found.shards}",
         "tokens through the LLM": f"{scenario.tokens / 1e6:,.1f} M",
+        "weights on each GPU, 16 bits": _gb(found.weights_bytes),
         "GPUs × TFLOP/s": f"{machines.gpus} × {machines.gpu_flops / 1e12:g}",
         "hours: LLM": _number(found.llm_hours),
         "... storing, meanwhile": _number(found.store_hours),

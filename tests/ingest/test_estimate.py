@@ -71,7 +71,9 @@ def test_a_cluster_runs_the_llm_only_as_deep_as_the_layers(plan: Plan, tiny: Tin
     one = estimate_cluster(plan, model, [1], Settings(), machines)
     three = estimate_cluster(plan, model, [3], Settings(), machines)
     assert three.llm_hours == pytest.approx(3 * one.llm_hours)
-    block = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32  # queries and outputs, keys and values, MLP, norms
+    block = (
+        2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
+    )  # queries and outputs, keys and values, MLP, norms
     assert one.llm_hours * 3600 == pytest.approx(2 * block * plan.prefixes / 1e6)
     assert one.layer.caption_index > 0  # which a server makes, whatever the settings say
     whole = estimate_cluster(plan, model, [1], Settings(), machines, held=99 * plan.contexts)
