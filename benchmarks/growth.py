@@ -46,7 +46,7 @@ _TOP_K = 5
 # Of a size, the share whose rate is the rate at the start and at the end, in whole pieces: a layer is loaded in pieces
 # of 20,000 contexts, which are full after so many batches, and neither end may have one more of them than the other.
 _ENDS, _PIECE = 5, 20 * _BATCH
-_POINTS = 50  # of the curves, as they are kept
+_SHORT = 200  # points of a curve that is kept whole
 _NOISE = 0.5  # of a vector's length
 # The end may be slower than the start by this, at the size for which it was asked.
 _LEAST, _LEAST_AT = 0.8, 1_000_000
@@ -192,9 +192,8 @@ def wide(rows: Floats, width: int) -> Floats:
 
 
 def thin(curve: Sequence[list[float]]) -> list[list[float]]:
-    """Keep about so many points of a curve, whole pieces apart where there are enough, and the last."""
-    every = max(len(curve) // _POINTS, 1)
-    every = every // 20 * 20 or every
+    """Keep of a long curve the ends of the pieces, and the last point."""
+    every = _PIECE // _BATCH if len(curve) > _SHORT else 1
     return [point for i, point in enumerate(curve, 1) if i % every == 0 or i == len(curve)]
 
 
@@ -331,11 +330,19 @@ def plot(found: dict[str, Any], file: Path) -> None:
     sizes = sorted(found, key=int)
     at = [found[size]["contexts"] for size in sizes]
     figure, (times, memories, rates) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for name, label in (("load_seconds", "loading"), ("index_seconds", "indexing")):
-        times.loglog(at, [found[size][name] for size in sizes], "o-", label=label)
+    for name in ("load", "index"):
+        (line,) = times.loglog(
+            at,
+            [found[size][f"{name}_cpu_seconds"] for size in sizes],
+            "o-",
+            label=f"{name}ing, of the processor",
+        )
+        clock = [found[size][f"{name}_seconds"] for size in sizes]
+        times.loglog(at, clock, ":", color=line.get_color(), label=f"{name}ing, of the clock")
     searched = [min(found[size]["search_seconds"]) for size in sizes]
     times.loglog(at, searched, "o-", label=f"searching, {found[sizes[0]]['queries']} queries")
-    times.loglog(at, [at_ / at[0] * found[sizes[0]]["load_seconds"] for at_ in at], ":", label="linear")
+    linear = [count / at[0] * found[sizes[0]]["load_cpu_seconds"] for count in at]
+    times.loglog(at, linear, "--", color="gray", label="as the contexts")
     times.set(title="time", ylabel="seconds")
     for name, label in (
         ("disk", "disk"),
@@ -346,10 +353,15 @@ def plot(found: dict[str, Any], file: Path) -> None:
         memories.loglog(at, [max(found[size][name], 1) / 2**20 for size in sizes], "o-", label=label)
     memories.set(title="memory and disk", ylabel="MiB")
     for size in sizes:
-        curve = [[0.0, 0.0], *found[size]["load_curve"]]
-        steps = [(b[0], (b[0] - a[0]) / max(b[1] - a[1], 1e-9)) for a, b in pairwise(curve)]
-        rates.semilogx(*zip(*steps, strict=True), label=f"{int(size):,} contexts", alpha=0.8)
-    rates.set(title="loading", ylabel="contexts per second", ylim=(0, None))
+        points = found[size]["load_curve"]
+        if int(size) > _SHORT * _BATCH:  # whole pieces already, but the last
+            points = points[:-1]
+        else:
+            points = points[_PIECE // _BATCH - 1 :: _PIECE // _BATCH] or points
+        curve = [[0.0, 0.0, 0.0], *points]
+        steps = [(b[0], (b[0] - a[0]) / max(b[2] - a[2], 1e-9)) for a, b in pairwise(curve)]
+        rates.semilogx(*zip(*steps, strict=True), ".-", label=f"{int(size):,} contexts", alpha=0.8)
+    rates.set(title="loading", ylabel="contexts per second of the processor", ylim=(0, None))
     for axes in (times, memories, rates):
         axes.set_xlabel("contexts in the layer")
         axes.grid(alpha=0.3)
