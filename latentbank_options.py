@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import LatentBankError
+from latentbank_errors import BankMismatch, LatentBankError
 
 if TYPE_CHECKING:
     from bank.bank import Bank, BankLayers
     from bank.manifest import Manifest
     from bank.settings import Settings
+    from bank.sizing import Machines
     from models.language import LanguageModel
 
 BankOption = Annotated[
@@ -91,6 +92,18 @@ IncompleteOption = Annotated[
     bool, typer.Option("--include-incomplete", help="Search corpora that are not complete, too.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")]
+EstimateOption = Annotated[
+    bool, typer.Option("--estimate", help="Say too what a Qdrant cluster needs; so do the options below.")
+]
+NodeRamOption = Annotated[float | None, typer.Option(help="GB of RAM of a cluster's node (64).")]
+NodeDiskOption = Annotated[float | None, typer.Option(help="GB of disk of a node (1000).")]
+NodeCoresOption = Annotated[int | None, typer.Option(help="Cores of a node (16).")]
+NodePriceOption = Annotated[float | None, typer.Option(help="Price of a node's hour (1.00).")]
+GpusOption = Annotated[int | None, typer.Option(help="GPUs that run the LLM, a worker for each (1).")]
+GpuTflopsOption = Annotated[
+    float | None, typer.Option(help="10¹² operations that a GPU really gets done in a second (100).")
+]
+GpuPriceOption = Annotated[float | None, typer.Option(help="Price of a GPU's hour (2.00).")]
 
 
 class Common:
@@ -184,6 +197,18 @@ def known_bank(bank: str | None, model: str | None, settings: Settings) -> Manif
         return opened.manifest
 
 
+def check_quantization(known: Manifest | None, quantization: str | None) -> None:
+    """Make sure that a command does not ask for another quantization than a bank that is there has.
+
+    Raises:
+        BankMismatch: it does.
+    """
+    if known and quantization not in (None, known.quantization):
+        raise BankMismatch(
+            f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
+        )
+
+
 def only_bank(bank: str | None, settings: Settings) -> str:
     """Give the name of the bank a command means: the one named, the setting's, or the only one."""
     from bank.bank import list_banks
@@ -218,6 +243,41 @@ def bank_name(model: str) -> str:
 def plan_folder(settings: Settings, bank: str, corpus: str) -> Path:
     """Give the folder where the plan of a bank's corpus is kept."""
     return settings.data_dir / ".plans" / bank / corpus  # no bank's name begins with a dot
+
+
+def machines_of(
+    settings: Settings,
+    wanted: bool,
+    node_ram: float | None,
+    node_disk: float | None,
+    node_cores: int | None,
+    node_price: float | None,
+    gpus: int | None,
+    gpu_tflops: float | None,
+    gpu_price: float | None,
+) -> Machines | None:
+    """Give the machines that an estimate is for; None where it is not `wanted` and no option names one.
+
+    Shards and replicas are those of the settings.
+
+    Raises:
+        LatentBankError: there cannot be such machines.
+    """
+    from bank.sizing import GB, Machines
+
+    given = {
+        "node_ram": None if node_ram is None else node_ram * GB,
+        "node_disk": None if node_disk is None else node_disk * GB,
+        "node_cores": node_cores,
+        "node_price": node_price,
+        "gpus": gpus,
+        "gpu_flops": None if gpu_tflops is None else gpu_tflops * 1e12,
+        "gpu_price": gpu_price,
+    }
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not wanted and not named:
+        return None
+    return Machines(replicas=settings.replication_factor, shards=settings.shard_number, **named)
 
 
 def models_folder(settings: Settings) -> Path:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bank.export import ExportReport
     from bank.manifest import CorpusEntry
     from bank.receive import MoveReport
+    from bank.sizing import Machines, Sizing
     from ingest.estimate import Estimate
     from ingest.job import JobReport
     from ingest.official import OfficialReport
@@ -28,8 +29,16 @@ if TYPE_CHECKING:
     from query.reading import Reading
 
 
-def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> None:
-    """Print a plan and what it will cost."""
+def show_plan(
+    plan: Plan,
+    costs: Estimate,
+    packing: str,
+    machines: Machines | None = None,
+    cluster: Sizing | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a plan and what it will cost, and what a cluster of such machines needs."""
     data = {
         **asdict(plan),
         "directory": str(plan.directory),
@@ -38,8 +47,12 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         "ram_bytes_per_layer": costs.ram_bytes,
         "tokens_per_second": costs.speed and costs.speed.tokens_per_second,
         "contexts_stored_per_second": costs.speed and costs.speed.contexts_stored_per_second,
+        "contexts_indexed_per_second": costs.speed and costs.speed.contexts_indexed_per_second,
         "seconds": costs.seconds,
+        "index_seconds": costs.index_seconds,
         "packing": packing,
+        "machines": machines and asdict(machines),
+        "cluster": cluster and asdict(cluster),
     }
     if as_json:
         return _print_json(data)
@@ -52,15 +65,52 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         ("disk", f"{_size(costs.disk_bytes)} a layer, {_size(costs.disk_bytes * len(costs.layers))} in all"),
         ("RAM", f"{_size(costs.ram_bytes)} a layer, {_size(costs.ram_bytes * len(costs.layers))} in all"),
     ]
-    if costs.seconds is not None and costs.speed is not None:
+    if costs.seconds is not None and costs.index_seconds is not None and costs.speed is not None:
         speeds = (
-            f"{costs.speed.tokens_per_second:,.0f} tokens/s, "
-            f"{costs.speed.contexts_stored_per_second:,.0f} contexts stored and indexed/s"
+            f"{costs.speed.tokens_per_second:,.0f} tokens/s, {costs.speed.contexts_stored_per_second:,.0f} contexts "
+            f"stored/s, and {duration(costs.index_seconds)} of indexing"
         )
         rows.append(("time", f"about {duration(costs.seconds)} ({speeds})"))
     rows.append(("plan", str(plan.directory)))
+    if machines and cluster:
+        rows += _cluster(machines, cluster)
     _facts(rows)
     return None
+
+
+def _cluster(machines: Machines, cluster: Sizing) -> list[tuple[str, str]]:
+    """Say what a cluster needs; "in all" is with every copy."""
+    nodes = f"{_count(cluster.nodes, 'node')} of {_size(machines.node_ram)} RAM and {_size(machines.node_disk)} disk"
+    ram, disk = _size(cluster.node_ram_bytes), _size(cluster.node_disk_bytes)
+    return [
+        ("cluster", f"{nodes}; the bank fills {ram} and {disk} of each while it is indexed"),
+        ("... in all", f"{_size(cluster.ram_bytes)} RAM, {_size(cluster.disk_bytes)} disk"),
+        (
+            "... of each layer",
+            f"{_count(cluster.shards, 'shard')} (LATENTBANK_SHARD_NUMBER), "
+            f"{_count(cluster.replicas, 'copy', 'copies')} of each (LATENTBANK_REPLICATION_FACTOR)",
+        ),
+        (
+            "... filling it",
+            f"{_hours(cluster.hours)}: the LLM (weights {_size(cluster.weights_bytes)} in 16 bits) "
+            f"{_hours(cluster.llm_hours)} on {_count(machines.gpus, 'GPU')} at {machines.gpu_flops / 1e12:g} TFLOP/s, "
+            f"meanwhile storing {_hours(cluster.store_hours)}, then indexing "
+            f"{_hours(cluster.index_hours)} on {_count(machines.node_cores, 'core')} a node",
+        ),
+        (
+            "... costs",
+            f"{cluster.cost:,.2f} to fill it, {cluster.month_cost:,.2f} a month to keep it, at {machines.gpu_price:g} "
+            f"a GPU hour and {machines.node_price:g} a node hour",
+        ),
+    ]
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+def _hours(hours: float) -> str:
+    return duration(hours * 3600)
 
 
 def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
@@ -328,7 +378,7 @@ def _console() -> Console:
     return Console()
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

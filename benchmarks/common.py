@@ -204,7 +204,7 @@ def show(
     where: Mapping[str, Any],
     sides: tuple[str, str] = ("reference", "latentbank"),
 ) -> None:
-    """Print machine, sizes, date and the table, in which both `sides` are named."""
+    """Print machine, sizes, date and the table, whose columns of figures are called `sides`."""
     from rich.console import Console
     from rich.table import Table
 

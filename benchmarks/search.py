@@ -203,7 +203,9 @@ def build_reference(states: str, work: str, count: int, layers: Sequence[int]) -
     return {"save_seconds": time.monotonic() - began}
 
 
-def build_latentbank(states: str, work: str, count: int, layers: Sequence[int]) -> dict[str, Any]:
+def build_latentbank(
+    states: str, work: str, count: int, layers: Sequence[int], quantization: str = "int8"
+) -> dict[str, Any]:
     """Fill a bank with the states and index it."""
     from bank import CorpusEntry, create_bank
 
@@ -221,6 +223,7 @@ def build_latentbank(states: str, work: str, count: int, layers: Sequence[int]) 
         layers=layers,
         num_layers=max(layers),
         hidden_size=source.hidden(layers[0]).shape[1],
+        quantization=quantization,
     ) as bank:
         for layer in layers:
             bank.store.defer_index(layer, count)
