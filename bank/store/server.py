@@ -232,6 +232,7 @@ class ServerStore:
                     on_disk_payload=True,
                     shard_number=settings.shard_number,
                     replication_factor=settings.replication_factor,
+                    write_consistency_factor=settings.write_consistency_factor,
                 )
             except Exception as error:
                 if not exists_already(error):

@@ -288,7 +288,9 @@ def test_a_bank_that_is_gone(double: Doubles, transport: str) -> None:
 
 
 def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) -> None:
-    where = settings(shared, shard_number=2, replication_factor=1, hnsw_ef_construct=77)
+    where = settings(
+        shared, shard_number=2, replication_factor=3, write_consistency_factor=2, hnsw_ef_construct=77
+    )
     with make_bank(Place("server", where), layers=[4]):
         client = QdrantClient(url=shared.url, check_compatibility=False, verify=False)
         info = client.get_collection("bank--L04")
@@ -300,7 +302,9 @@ def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) ->
     quantization = info.config.quantization_config
     assert isinstance(quantization, models.ScalarQuantization)
     assert (quantization.scalar.type, quantization.scalar.always_ram) == (models.ScalarType.INT8, True)
-    assert (info.config.params.shard_number, info.config.params.on_disk_payload) == (2, True)
+    params = info.config.params
+    assert (params.shard_number, params.replication_factor, params.write_consistency_factor) == (2, 3, 2)
+    assert params.on_disk_payload is True
     assert (info.config.hnsw_config.m, info.config.hnsw_config.ef_construct) == (0, 77)
     assert info.config.optimizer_config.indexing_threshold == 0
     kinds = {field: index.data_type.value for field, index in info.payload_schema.items()}
