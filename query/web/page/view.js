@@ -11,9 +11,10 @@ let shownBefore;
  *
  * @param root an element
  * @param data what query/web/data.py wrote
+ * @returns a function that shows more of the same reading, once more of it is there
  */
 export function showReading(root, data) {
-  const reading = openReading(data);
+  let reading = openReading(data);
   shownBefore?.abort();
   const life = (shownBefore = new AbortController());
   const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [] };
@@ -163,6 +164,10 @@ export function showReading(root, data) {
 
   recall();
   draw();
+  return (more) => {
+    reading = openReading(more);
+    draw();
+  };
 }
 
 /** The cell that a key leads to, within the same grid. */
@@ -257,17 +262,18 @@ function drawCard(reading, state, number, common, pin) {
   const button = element("button", { type: "button", "aria-pressed": String(pinned) }, pinned ? "Unpin" : "Pin");
   button.addEventListener("click", () => pin(number));
   const name = reading.tokenName(number);
-  const norm = reading.data.norms[state.layer][number];
+  const norm = reading.data.norms[state.layer]?.[number];
   const card = element(
     "article",
     { class: pinned ? "card held" : "card", "aria-label": name },
     element("header", {}, element("h3", {}, name), button),
-    element("p", { class: "about" }, `${reading.layerName(state.layer)}, norm ${norm}`),
+    element("p", { class: "about" }, reading.layerName(state.layer) + (norm === undefined ? "" : `, norm ${norm}`)),
   );
   for (const lens of state.lenses) {
     const found = reading.neighbors(lens, state.layer, number);
     if (state.lenses.length > 1) card.append(element("h4", {}, LENS_NAMES[lens] ?? lens));
-    if (!found.length) card.append(element("p", { class: "about" }, "No neighbor; a filter may leave none."));
+    const none = reading.isRead(state.layer) ? "No neighbor; a filter may leave none." : "Not read yet.";
+    if (!found.length) card.append(element("p", { class: "about" }, none));
     card.append(element("ol", {}, ...found.map((one) => drawNeighbor(reading, lens, one, common))));
   }
   return card;
