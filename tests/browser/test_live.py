@@ -78,6 +78,7 @@ def test_a_sentence_is_read_token_by_token(window: Watched, live: str) -> None:
     page.locator(".chip").nth(2).hover()
     expect(page.locator(".card li").first).to_be_visible()
     assert "sentence=The+dog+chased+a+cat." in page.url
+    assert page.locator("[name=view]").count() == 3  # there is no image to be alone
     assert window.serious() == []
     window.check(live)
 
@@ -156,18 +157,18 @@ def test_another_model_is_chosen_and_stands_in_the_address(window: Watched, live
     page.get_by_role("button", name="a cat").click()
     done(page)
     own = norms(page)
-    page.get_by_label("Model", exact=True).select_option("loud")  # reads again by itself
-    expect(page.locator(".card .about").first).not_to_have_text(own)
+    page.locator("#model").select_option("loud")  # reads again by itself
     done(page)
     loud, address = norms(page), page.url
+    assert loud != own
     assert "model=loud" in address
     page.goto("about:blank")
     page.goto(address)
     done(page)
-    expect(page.get_by_label("Model", exact=True)).to_have_value("loud")
+    expect(page.locator("#model")).to_have_value("loud")
     assert norms(page) == loud
     page.get_by_label("a sentence").check()
-    expect(page.get_by_label("Model", exact=True)).to_be_hidden()  # a sentence is read by the bank's LLM
+    expect(page.locator("#model")).to_be_hidden()  # a sentence is read by the bank's LLM
     assert window.serious() == []
     window.check(live)
 
@@ -218,21 +219,21 @@ def test_a_layer_is_shown_and_used_while_the_next_is_read(
     first_layer_is_there(page, 501)
     page.locator("[data-token='4']").click()
     assert page.locator(".card li").count() == 5
-    page.get_by_label("Visual layer", exact=True).fill("1")
+    page.locator("#layer").fill("1")
     expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 2: not read yet")
     expect(page.locator(".card")).to_contain_text("Not read yet.")
     assert page.locator(".word").count() == 0
     for view in ("Heat map", "Bank layer", "Words"):
         page.get_by_role("radio", name=view).check()
     assert window.serious() == []
-    page.get_by_label("Visual layer", exact=True).focus()
+    page.locator("#layer").focus()
     second_layer.set()
     done(page)
     expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 2")
     assert all(page.locator(".word").all_text_contents())
     assert cards(page) == ["row 1, column 1"]  # what was pinned stays
     assert page.locator(".card li").count() == 5
-    expect(page.get_by_label("Visual layer", exact=True)).to_be_focused()
+    expect(page.locator("#layer")).to_be_focused()
     expect(page.get_by_role("link", name="Save this page")).to_be_visible()
     window.check(live)
 

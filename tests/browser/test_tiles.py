@@ -46,7 +46,7 @@ def test_tokens_of_every_tile_are_drawn_over_what_they_see(
     assert len(tiles) > 1
     tried, drawn = [], {}
     for tile in tiles:
-        page.get_by_label("Tile").select_option(str(tile))
+        page.locator("#tile").select_option(str(tile))
         boxes = {int(one): box for one, *box in page.evaluate(_DRAWN.replace("WIDTH", str(SIZE[0])))}
         assert sorted(boxes) == np.flatnonzero(before.tiles == tile).tolist()
         drawn |= boxes
