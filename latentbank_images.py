@@ -310,8 +310,12 @@ def load_vlm(
     dtype: str | None,
     revision: str | None,
     trust_remote_code: bool,
+    say: Callable[[str], None] | None = None,
 ) -> VisualModel:
-    """Load what a command calls --model; see `load_visual_model`. The demo's LLM is kept beside the banks."""
+    """Load what a command calls --model; see `load_visual_model`. The demo's LLM is kept beside the banks.
+
+    `say` is told of what takes long; None: standard error is.
+    """
     from models.visual import load_visual_model
 
     return load_visual_model(
@@ -322,7 +326,7 @@ def load_vlm(
         deepest_layer=deepest_layer,
         trust_remote_code=trust_remote_code,
         folder=models_folder(Common.settings()) / "demo",
-        say=lambda text: print(text, file=sys.stderr),
+        say=say or (lambda text: print(text, file=sys.stderr)),
     )
 
 
