@@ -405,19 +405,18 @@ def _pull(url: str, grpc_port: str, folder: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
-@pytest.mark.parametrize("layer", LAYERS)
 def test_a_pull_that_was_killed_goes_on_with_that_layer(
-    server: QdrantDouble, here: Settings, start: Start, layer: int
+    server: QdrantDouble, here: Settings, start: Start
 ) -> None:
     with served(server, LAYERS) as source:
         child = start(_pull, server.url, server.grpc_port, here.data_dir)
-        while not said_by(child).startswith(f"downloading layer {layer} "):
+        while not said_by(child).startswith("downloading layer 8 "):
             pass
         assert said_by(child) == "come"
         child.send_signal(signal.SIGKILL)
         child.wait()
         report = copy_bank(source, here, by="snapshot")
-        assert (report.snapshots, report.wrong) == (2 - LAYERS.index(layer), [])
+        assert (report.snapshots, report.wrong) == (1, [])
         assert leftovers(here) == []
         with open_bank("bank", here) as copy:
             assert_alike(source, copy)
@@ -471,4 +470,5 @@ def test_progress_is_told_of_each_download(server: QdrantDouble, here: Settings)
         ("downloading layer 8 (2 of 2)", "MiB"),
         ("copying", "contexts"),
     ]
-    assert max(told.come) > 0.05
+    assert len(told.come) > 2
+    assert max(told.come) > told.come[0] > 0
