@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from bank.bank import create_bank
 from bank.settings import Settings
 from bank.sizing import Machines, Shape, Sizing, layer_bytes, size
+from bank.sizing import index_seconds as seconds_to_index
 from ingest.encode import Encoded, encode
 from ingest.plan import Plan
 from latentbank_errors import LatentBankError
@@ -66,7 +66,7 @@ def estimate(
     """Estimate what a plan needs; time only with a speed from `calibrate`.
 
     The LLM and the writer are taken to share the processor, which they do where the LLM runs on it. Indexing takes in
-    the contexts that the bank holds already; a context costs the more the more there are, as their logarithm.
+    the contexts that the bank holds already; in a graph a context costs the more the more there are.
 
     Args:
         plan: what will be stored.
@@ -77,14 +77,15 @@ def estimate(
         held: contexts that each layer of the bank holds already, of other corpora.
     """
     total = plan.contexts + held
-    whole = layer_bytes(shape_of(plan, hidden_size, layers, settings, held))
+    shape = shape_of(plan, hidden_size, layers, settings, held)
+    whole = layer_bytes(shape)
     share = plan.contexts / total
     seconds = index_seconds = None
     if speed is not None:
-        deeper = (
-            math.log(total) / math.log(max(speed.trial, 2)) if speed.graph and total > speed.trial else 1.0
-        )
-        index_seconds = total / speed.contexts_indexed_per_second * deeper
+        index_seconds = total / speed.contexts_indexed_per_second
+        if speed.graph:
+            tried = replace(shape, contexts=speed.trial, graph_from=0, server=False)
+            index_seconds *= seconds_to_index(replace(tried, contexts=total)) / seconds_to_index(tried)
         storing = plan.contexts / speed.contexts_stored_per_second
         seconds = plan.prefixes / speed.tokens_per_second + storing + index_seconds
     return Estimate(

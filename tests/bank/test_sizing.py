@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bank.settings import Settings
@@ -50,6 +50,7 @@ machines = st.builds(
 TOKENS, PARAMETERS = 8e6, 7e9
 
 
+@settings(deadline=None)
 @given(shapes, st.sampled_from(["contexts", "hidden_size", "caption_bytes", "hnsw_m"]), st.integers(2, 9))
 def test_a_layer_with_more_of_anything_is_no_smaller(shape: Shape, field: str, times: int) -> None:
     less = layer_bytes(shape)
@@ -60,6 +61,7 @@ def test_a_layer_with_more_of_anything_is_no_smaller(shape: Shape, field: str, t
         assert more.disk >= less.disk * times * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(shapes)
 def test_fewer_bits_take_less_ram_and_no_codes_take_most(shape: Shape) -> None:
     none, int8, turbo = (layer_bytes(replace(shape, quantization=kind)) for kind in ("none", "int8", "turbo"))
@@ -68,6 +70,7 @@ def test_fewer_bits_take_less_ram_and_no_codes_take_most(shape: Shape) -> None:
     assert none.disk < turbo.disk < int8.disk  # codes lie on the disk too
 
 
+@settings(deadline=None)
 @given(shapes, machines)
 def test_every_node_holds_its_part(shape: Shape, on: Machines) -> None:
     found = size(shape, on, TOKENS, PARAMETERS)
@@ -79,6 +82,7 @@ def test_every_node_holds_its_part(shape: Shape, on: Machines) -> None:
     assert found.ram_bytes == pytest.approx(on.replicas * shape.layers * found.layer.ram)
 
 
+@settings(deadline=None)
 @given(shapes, machines)
 def test_not_a_node_more_than_it_takes(shape: Shape, on: Machines) -> None:
     found = size(shape, on, TOKENS, PARAMETERS)
@@ -90,6 +94,7 @@ def test_not_a_node_more_than_it_takes(shape: Shape, on: Machines) -> None:
         assert not (fits and disk <= fewer * (USABLE * on.node_disk - logs))
 
 
+@settings(deadline=None)
 @given(shapes, machines, st.integers(2, 4))
 def test_more_of_the_bank_takes_no_fewer_machines_and_no_less_time(
     shape: Shape, on: Machines, times: int
@@ -105,6 +110,7 @@ def test_more_of_the_bank_takes_no_fewer_machines_and_no_less_time(
         assert more.month_cost >= less.month_cost
 
 
+@settings(deadline=None)
 @given(shapes, machines, st.integers(2, 9))
 def test_time_and_prices(shape: Shape, on: Machines, times: int) -> None:
     one = size(shape, on, TOKENS, PARAMETERS)
