@@ -70,6 +70,9 @@ bench: $(VENV)/.installed
 	$(BENCH).page --states .bench/states-150k --json .bench/page.json
 	$(BENCH).move --json .bench/move.json
 	$(BENCH).upload --json .bench/upload.json
+	$(BENCH).while_adding --states .bench/states-150k --json .bench/while-adding.json
+	$(BENCH).shards --json .bench/shards.json
+	$(BENCH).faults --json .bench/faults.json
 
 ## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
 scale: $(VENV)/.installed

@@ -573,6 +573,11 @@ def make_bank(manifest: Manifest, settings: Settings, agree: Callable[[Bank], No
         for layer in bank.layers:
             if layer not in there:
                 store.create(layer, manifest.hidden_size, bank.manifest.quantization)
+        if found is not None and bank.layers[0] not in there and store.read_manifest() is None:
+            # A server that lost everything while another process made the bank: its lowest layer, which carries the
+            # manifest, is one of those that were missing.
+            store.write_manifest(bank.manifest.head())
+            store.write_entries({name: one.to_dict() for name, one in bank.manifest.corpora.items()})
         if found is None:
             if not store.shared or store.read_manifest() is None:
                 store.write_manifest(bank.manifest.head())

@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
@@ -80,6 +81,10 @@ class EmbeddedStore:
         self._dirty: set[int] = set()
         self._pieces: dict[int, int] = {}  # their sizes, of the layers that are being loaded
         self._guard = threading.RLock()
+        # Readers of each layer at this moment: a shard is let go only when it has none. New ones wait meanwhile.
+        self._free = threading.Condition(self._guard)
+        self._users: Counter[int] = Counter()
+        self._leaving: set[int] = set()
         self._lock: Any = None
         try:
             if create:
@@ -217,20 +222,25 @@ class EmbeddedStore:
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`."""
         self._room(points.vectors.nbytes)
-        shard = self._shard(layer)
-        self._dirty.add(layer)
-        for at in range(0, len(points.ids), _UPSERT):
-            part = slice(at, at + _UPSERT)
-            rows = zip(points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True)
-            with _engine_errors(self._bank):
-                built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
-                shard.update(edge.UpdateOperation.upsert_points(built))
+        with self._use(layer) as shard:
+            self._dirty.add(layer)
+            for at in range(0, len(points.ids), _UPSERT):
+                part = slice(at, at + _UPSERT)
+                rows = zip(
+                    points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True
+                )
+                with _engine_errors(self._bank):
+                    built = [
+                        edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows
+                    ]
+                    shard.update(edge.UpdateOperation.upsert_points(built))
 
     def commit(self) -> None:
         """See `Store`."""
         with _engine_errors(self._bank):
             for layer in sorted(self._dirty):
-                self._shard(layer).flush()
+                with self._use(layer) as shard:
+                    shard.flush()
         full = [layer for layer in self._dirty if self._unindexed(layer) >= self._pieces.get(layer, inf)]
         self._dirty.clear()
         for layer in full:
@@ -238,7 +248,8 @@ class EmbeddedStore:
             self._optimize(layer, graph_of(self._layer_path(layer)), PIECE, _MANY)
 
     def _unindexed(self, layer: int) -> int:
-        state = self._shard(layer).info()
+        with self._use(layer) as shard:
+            state = shard.info()
         return state.points_count - state.indexed_vectors_count
 
     def _candidates(self, layer: int, ef: int) -> int:
@@ -247,8 +258,8 @@ class EmbeddedStore:
         Measured on layers of 150,000 and 600,000 contexts in two segments: with 80 and 127 of them recall is 0.996 and
         0.990 (benchmarks/search.py).
         """
-        with _engine_errors(self._bank):
-            state = self._shard(layer).info()
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            state = shard.info()
         segments = max(1, state.segments_count - 1)  # the engine keeps one more for new points
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / segments / LARGE)))
 
@@ -307,7 +318,7 @@ class EmbeddedStore:
             if "caption" in shard.info().payload_schema:
                 return
             self._room(0)
-            if (count := self.count(layer)) >= _WORTH_SAYING:
+            if (count := shard.info().points_count) >= _WORTH_SAYING:
                 log.warning(
                     "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
                     f"{count:,}",
@@ -351,8 +362,8 @@ class EmbeddedStore:
                 rows, each_condition(where, len(rows), edge, edge.RangeFloat), strict=True
             )
         ]
-        with _engine_errors(self._bank):
-            answers = self._shard(layer).query_batch(edge.QueryBatchRequest(requests))
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            answers = shard.query_batch(edge.QueryBatchRequest(requests))
         return [
             [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer]
             for answer in answers
@@ -360,30 +371,30 @@ class EmbeddedStore:
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """See `Store`."""
-        with _engine_errors(self._bank):
-            found = self._shard(layer).retrieve(list(ids), with_payload=True, with_vector=False)
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            found = shard.retrieve(list(ids), with_payload=True, with_vector=False)
         return {str(record.id): cast("Payload", record.payload) for record in found}
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
         self._index_captions(layer, where)
-        with _engine_errors(self._bank):
-            request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
-            return self._shard(layer).count(request)
+        request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            return shard.count(request)
 
     def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
         """See `Store`."""
         self._index_captions(layer, where)
         selected = conditions(where, edge, edge.RangeFloat)
-        with _engine_errors(self._bank):
-            answer = self._shard(layer).facet(edge.FacetRequest(field, limit, True, selected))
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            answer = shard.facet(edge.FacetRequest(field, limit, True, selected))
         # Values whose points are all deleted are still known to the index.
         return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def present(self, layer: int, ids: Sequence[str]) -> set[str]:
         """See `Store`."""
-        with _engine_errors(self._bank):
-            found = self._shard(layer).retrieve(list(ids), with_payload=False, with_vector=False)
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            found = shard.retrieve(list(ids), with_payload=False, with_vector=False)
         return {str(record.id) for record in found}
 
     def scroll(
@@ -402,8 +413,8 @@ class EmbeddedStore:
             request = edge.ScrollRequest(
                 offset=offset, limit=_SCROLL, filter=selected, with_payload=payloads, with_vector=vectors
             )
-            with _engine_errors(self._bank):
-                records, offset = self._shard(layer).scroll(request)
+            with _engine_errors(self._bank), self._use(layer) as shard:
+                records, offset = shard.scroll(request)
             for record in records:
                 row = np.asarray(record.vector, dtype=np.float32) if vectors else None
                 yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
@@ -413,8 +424,7 @@ class EmbeddedStore:
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
         selected = conditions(Where(corpus=corpus), edge, edge.RangeFloat)
-        with _engine_errors(self._bank):
-            shard = self._shard(layer)
+        with _engine_errors(self._bank), self._use(layer) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
@@ -447,8 +457,8 @@ class EmbeddedStore:
 
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""
-        with _engine_errors(self._bank):
-            state = self._shard(layer).info()
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            state = shard.info()
         points = self.count(layer)
         return LayerInfo(points, min(state.indexed_vectors_count, points), self._used(layer))
 
@@ -480,9 +490,29 @@ class EmbeddedStore:
                 self._let_go(layer)
 
     def _let_go(self, layer: int) -> None:
-        self._dirty.discard(layer)
-        if layer in self._shards:
-            self._shards.pop(layer).close()
+        """Close a layer's shard, when nobody uses it any more."""
+        with self._free:
+            self._leaving.add(layer)
+            self._free.wait_for(lambda: not self._users[layer])
+            self._leaving.discard(layer)
+            self._free.notify_all()
+            self._dirty.discard(layer)
+            if layer in self._shards:
+                self._shards.pop(layer).close()
+
+    @contextmanager
+    def _use(self, layer: int) -> Iterator[edge.EdgeShard]:
+        """Give a layer's shard, which stays open meanwhile."""
+        with self._free:
+            self._free.wait_for(lambda: layer not in self._leaving)
+            shard = self._shard(layer)
+            self._users[layer] += 1
+        try:
+            yield shard
+        finally:
+            with self._free:
+                self._users[layer] -= 1
+                self._free.notify_all()
 
     def _layer_path(self, layer: int) -> Path:
         return self._path / f"L{layer:02d}"

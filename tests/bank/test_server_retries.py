@@ -47,7 +47,9 @@ def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, An
         yield run
 
 
-@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault", [one for one in Fault if one is not Fault.slow], ids=lambda fault: fault.name
+)
 @pytest.mark.parametrize(("name", "transport"), ROUTES)
 def test_a_call_outlasts_faults(
     shared: QdrantDouble,

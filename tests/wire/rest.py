@@ -34,6 +34,8 @@ MAX_BODY = 32 * 1024 * 1024
 CUT = 1 << 12
 """Bytes of a snapshot that are sent before it is cut."""
 
+# Pieces of an answer that comes slowly.
+_PIECES = 4
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -197,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, answer)
         elif trouble.fault is Fault.cut:
             self._answer(status, answer, cut=True)
+        elif trouble.fault is Fault.slow:
+            self._answer(status, answer, seconds=trouble.seconds)
         else:
             self.close_connection = True
 
@@ -252,21 +256,33 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(error.refusal.http, pydantic_core.to_json(body), headers)
 
     def _answer(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        cut: bool = False,
+        seconds: float = 0.0,
     ) -> None:
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        if seconds:
+            self._trickle(body, seconds)
+        else:
+            self.wfile.write(body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
 
     def _stream(self, snapshot: Snapshot, trouble: Trouble | None) -> None:
         """Send a snapshot in chunks: its length is not known before it is made."""
-        if trouble is not None and trouble.fault is not Fault.cut:
+        fault = trouble.fault if trouble else None
+        if fault is Fault.drop_after_apply:
             self.close_connection = True
             return
+        if trouble is not None and fault is Fault.slow:
+            # Readable once the client gives up, or the server stops.
+            select.select([self.connection], [], [], trouble.seconds)
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -274,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         if packed:
             self.send_header("Content-Encoding", "zstd")
         self.end_headers()
-        out = _Chunks(self.wfile, None if trouble is None else CUT)
+        out = _Chunks(self.wfile, CUT if fault is Fault.cut else None)
         try:
             if packed:
                 with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as packing:
@@ -285,6 +301,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(b"0\r\n\r\n")
+
+    def _trickle(self, body: bytes, seconds: float) -> None:
+        step = -(-len(body) // _PIECES)
+        for at in range(0, len(body), step):
+            self.wfile.write(body[at : at + step])
+            self.wfile.flush()
+            # Readable once the client gives up, or the server stops.
+            if select.select([self.connection], [], [], seconds / _PIECES)[0]:
+                self.close_connection = True
+                return
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
