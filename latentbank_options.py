@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import BankMismatch, LatentBankError
+from latentbank_errors import BankMismatch, BankNotFound, LatentBankError
 
 if TYPE_CHECKING:
     from bank.bank import Bank, BankLayers
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 BankOption = Annotated[
     str | None,
-    typer.Option("--bank", "-b", help="The bank; by default LATENTBANK_BANK, else the only one there is."),
+    typer.Option(
+        "--bank",
+        "-b",
+        help="The bank, or a version such as NAME@2; by default LATENTBANK_BANK, else the only one.",
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -189,12 +193,17 @@ def known_bank(bank: str | None, model: str | None, settings: Settings) -> Manif
     """
     from bank.bank import list_banks, open_bank
 
-    banks = list_banks(settings)
-    name = bank or settings.bank or (bank_name(model) if model else banks[0] if len(banks) == 1 else None)
-    if name not in banks:
+    name = bank or settings.bank or (bank_name(model) if model else None)
+    if name is None:
+        banks = list_banks(settings)
+        if len(banks) != 1:
+            return None
+        (name,) = banks
+    try:
+        with open_bank(name, settings) as opened:
+            return opened.manifest
+    except BankNotFound:
         return None
-    with open_bank(name, settings) as opened:
-        return opened.manifest
 
 
 def check_quantization(known: Manifest | None, quantization: str | None) -> None:

@@ -32,7 +32,9 @@ from bank.settings import Settings
 from bank.store import Floats, Hit, LayerInfo, NoSnapshot, Points, Stored, share_key, share_path
 from bank.store.conditions import conditions, each_condition, reads_captions
 from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, no_room, read_ahead
+from bank.store.pointer import read_pointer
 from bank.store.unpacking import came_indexed, unpack
+from bank.versions import split_name
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
 from latentbank_memory import give_back
@@ -64,7 +66,7 @@ _WORTH_SAYING = 50_000
 
 
 def embedded_bank_names(settings: Settings) -> list[str]:
-    """Give the names of the banks in `data_dir`, sorted."""
+    """Give the stored names of all versions of the banks in `data_dir`, sorted."""
     return sorted(path.parent.name for path in settings.data_dir.glob("*/manifest.json"))
 
 
@@ -120,30 +122,27 @@ class EmbeddedStore:
                 shutil.rmtree(fresh)
 
     @property
+    def bank(self) -> str:
+        """See `Store`."""
+        return self._bank
+
+    @property
     def settings(self) -> Settings:
         """See `Store`."""
         return self._settings
+
+    def in_use(self) -> str:
+        """See `Store`."""
+        return read_pointer(split_name(self._bank)[0], self._settings)
 
     # -- manifest ------------------------------------------------------------------------------
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """See `Store`."""
-        data = self._read_file()
-        if data is None:
-            return None
-        data.pop("shares", None)
-        return data, data.pop("corpora", {})
+        return split_manifest(self._read_file())
 
     def _read_file(self) -> dict[str, Any] | None:
-        try:
-            data = json.loads((self._path / "manifest.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError) as error:
-            raise _damaged(self._bank, self._path, type(error).__name__) from None
-        if not isinstance(data, dict):
-            raise _damaged(self._bank, self._path, "it is no table")
-        return data
+        return read_manifest_file(self._bank, self._path)
 
     def write_manifest(self, head: Mapping[str, Any]) -> None:
         """See `Store`."""
@@ -542,6 +541,33 @@ class EmbeddedStore:
                 f"The disk of {self._path} is full ({free >> 20} MiB free); make room and run the command "
                 "again, it continues where it stopped."
             )
+
+
+def read_manifest_file(bank: str, path: Path) -> dict[str, Any] | None:
+    """Read a bank's file whole, by the folder it is in; None where there is no such bank.
+
+    Raises:
+        BankUnavailable: it is damaged, or cannot be read.
+    """
+    try:
+        data = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(bank, path, type(error).__name__) from None
+    if not isinstance(data, dict):
+        raise _damaged(bank, path, "it is no table")
+    return data
+
+
+def split_manifest(
+    data: dict[str, Any] | None,
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
+    """Give a file's head and ledger, as `Store.read_manifest` does."""
+    if data is None:
+        return None
+    head = {key: value for key, value in data.items() if key not in ("shares", "corpora")}
+    return head, data.get("corpora", {})
 
 
 def _take_lock(path: Path, bank: str) -> Any:

@@ -14,8 +14,8 @@ import ssl
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -38,12 +38,15 @@ from bank.store import (
     collection_name,
     share_key,
     share_path,
+    split_collection,
 )
+from bank.store.aliases import switch, version_in_use
 from bank.store.conditions import conditions, each_condition
 from bank.store.downloading import save_snapshot
 from bank.store.messages import point_messages
 from bank.store.retrying import call, exists_already, refused, too_often
 from bank.token import claims_of, only_reads
+from bank.versions import split_name
 from bank.where import Filter, Where
 from latentbank_errors import BankNotFound, BankUnavailable
 
@@ -53,7 +56,6 @@ T = TypeVar("T")
 _HEAD = "latentbank"
 _ENTRY = "corpus/"
 _SHARE = "share/"
-_COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
 _SCROLL = 1000
 # The first Qdrant with everything that a layer collection asks for.
 _OLDEST = (1, 18)
@@ -70,7 +72,7 @@ _KINDS: dict[str, Any] = {
 
 
 def server_bank_names(settings: Settings) -> list[str]:
-    """Give the names of the banks on the server that this key may see, sorted."""
+    """Give the stored names of all versions of all banks on the server that this key may see, sorted."""
     client = _connect(settings, prefer_grpc=False)
     try:
         banks = _bank_layers(client, settings)
@@ -80,6 +82,24 @@ def server_bank_names(settings: Settings) -> list[str]:
             for bank, layers in banks.items()
             if _HEAD in _metadata(client, settings, collection_name(bank, layers[0]))
         )
+    finally:
+        client.close()
+
+
+def server_names_in_use(banks: Iterable[str], settings: Settings) -> dict[str, str]:
+    """See `bank.store.names_in_use`."""
+    client = _connect(settings, prefer_grpc=False)
+    try:
+        return {bank: _version_in_use(client, settings, bank) for bank in banks}
+    finally:
+        client.close()
+
+
+def switch_on_server(bank: str, stored: str, layers: Iterable[int], settings: Settings) -> None:
+    """See `bank.store.put_in_use`."""
+    client = _connect(settings, prefer_grpc=False)
+    try:
+        switch(client, partial(_call, settings), bank, stored, layers)
     finally:
         client.close()
 
@@ -110,12 +130,17 @@ def require_server_writer(settings: Settings) -> None:
         client.close()
 
 
+def _version_in_use(client: QdrantRemote, settings: Settings, bank: str) -> str:
+    by_token = claims_of(settings.key() or "") is not None
+    return version_in_use(client, partial(_call, settings), bank, by_token=by_token)
+
+
 def _bank_layers(client: QdrantRemote, settings: Settings) -> dict[str, list[int]]:
     """Give the layers, ascending, of everything on the server that is named like a layer collection."""
     found: dict[str, list[int]] = {}
     for collection in _call(settings, client.get_collections).collections:
-        if match := _COLLECTION.fullmatch(collection.name):
-            found.setdefault(match["bank"], []).append(int(match["layer"]))
+        if parts := split_collection(collection.name):
+            found.setdefault(parts[0], []).append(parts[1])
     return {bank: sorted(layers) for bank, layers in found.items()}
 
 
@@ -145,9 +170,18 @@ class ServerStore:
         self._checked = False
 
     @property
+    def bank(self) -> str:
+        """See `Store`."""
+        return self._bank
+
+    @property
     def settings(self) -> Settings:
         """See `Store`."""
         return self._settings
+
+    def in_use(self) -> str:
+        """See `Store`."""
+        return _version_in_use(self._rest, self._settings, split_name(self._bank)[0])
 
     # -- manifest ------------------------------------------------------------------------------
 
@@ -509,6 +543,12 @@ def _quantization(kind: str) -> Any:
     return None
 
 
+@lru_cache
+def warn_unencrypted(url: str) -> None:
+    """Say that the key can be read on its way to a server: once in a process, which connects several times."""
+    log.warning("%s: the API key is sent unencrypted; use https:// outside a trusted network", url)
+
+
 def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
     key, secure = settings.key(), settings.url.startswith("https://")
     options: dict[str, Any] = {"grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS}
@@ -523,10 +563,8 @@ def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
                 f"The certificate file {settings.tls_ca} cannot be read ({error.strerror}); correct "
                 "LATENTBANK_TLS_CA."
             ) from None
-    if key is not None and not secure and not prefer_grpc:  # every store connects over REST first
-        log.warning(
-            "%s: the API key is sent unencrypted; use https:// outside a trusted network", settings.url
-        )
+    if key is not None and not secure:
+        warn_unencrypted(settings.url)
     # Not QdrantRemote's wrapper QdrantClient: it looks for texts to embed in every request, and for that copies
     # each query number by number, which takes longer than the search.
     with warnings.catch_warnings():

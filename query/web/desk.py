@@ -88,7 +88,8 @@ class Desk:
         if ask.model and ask.model not in names:
             raise QueryError(f"There is no model '{ask.model}' on this page; there are {', '.join(names)}.")
         ask = replace(ask, model=ask.model or names[0])
-        job, key = Job(secrets.token_urlsafe(12)), ask.key(self.bank.shown_corpora.values())
+        shown = self.bank.shown_corpora.values()
+        job, key = Job(secrets.token_urlsafe(12)), ask.key(shown, self.bank.version)
         with self._guard:
             if key in self._readings:
                 self._readings.move_to_end(key)

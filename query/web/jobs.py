@@ -32,14 +32,15 @@ class Ask:
     where: Filter | None = None
     unique: Unique | None = None
 
-    def key(self, corpora: Iterable[CorpusEntry] = ()) -> str:
+    def key(self, corpora: Iterable[CorpusEntry] = (), version: int = 1) -> str:
         """Give a digest that tells this from other asks, and from the same one over other corpora.
 
         Args:
             corpora: those that readers of the bank are shown now.
+            version: the bank's, that is read now.
         """
         shown = sorted((one.name, one.stored, one.content_hash, sorted(one.plan.items())) for one in corpora)
-        rest = repr((replace(self, image=None), shown)).encode("utf-8", "surrogateescape")
+        rest = repr((replace(self, image=None), shown, version)).encode("utf-8", "surrogateescape")
         return hashlib.blake2b((self.image or b"") + rest, digest_size=16).hexdigest()
 
 

@@ -209,6 +209,16 @@ def test_after_a_corpus_was_replaced_it_is_read_anew(
     assert set(after["captions"]) <= set(SENTENCES[2:])
 
 
+def test_what_another_version_of_the_bank_says_is_read_anew(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"sentence": "The dog chased a cat.", "layers": "1"}
+    first = outcome(client, **asked)["reading"]
+    assert outcome(client, **asked)["reading"] == first
+    monkeypatch.setattr(Bank, "version", 2)
+    assert outcome(client, **asked)["reading"] != first
+
+
 # --- several models -----------------------------------------------------------------------------
 
 
