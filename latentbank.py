@@ -269,7 +269,7 @@ def ingest_run(
     as_json: JsonOption = False,
 ) -> None:
     """Store a corpus's contexts in a bank, made if it is new. Run again, it continues where it stopped."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
     from ingest import job
     from ingest.plan import PlanSettings, load_plan
     from ingest.shares import parse_share
@@ -350,7 +350,7 @@ def ingest_run(
 @ingest_app.command("status", epilog="Example: latentbank ingest status --bank SmolLM2-135M")
 def ingest_status(bank: BankOption = None, as_json: JsonOption = False) -> None:
     """Show how far each corpus's ingestion is, and each worker's share of it."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from ingest.shares import share_states
     from latentbank_show import show_status
 
@@ -421,7 +421,7 @@ def query_text(
     as_json: JsonOption = False,
 ) -> None:
     """Read the tokens of a sentence against a bank."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from bank.where import parse_where
     from latentbank_show import show_reading
     from query.reading import read_text

@@ -32,7 +32,8 @@ from latentbank_options import (
 from query.named_lenses import lens_names, lenses_of
 
 if TYPE_CHECKING:
-    from bank.bank import Bank, BankLayers
+    from bank.bank import Bank
+    from bank.layers import BankLayers
     from models.vision_language import VisualModel
     from query.export import ReadingFolder
     from query.images import Images, ImageSource

@@ -61,8 +61,8 @@ def bank_export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a bank as safetensors and Parquet files. Run again, it goes on where it stopped."""
-    from bank.bank import open_bank
     from bank.export import export_bank
+    from bank.opening import open_bank
     from latentbank_progress import shown
     from latentbank_show import show_export
 
@@ -141,7 +141,7 @@ def ingest_official(
     as_json: JsonOption = False,
 ) -> None:
     """Import a cache of the reference library, latentlens, as a corpus. Run again, it goes on where it stopped."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
     from ingest.corpus import Corpus
     from ingest.hub import fetch_cache
     from ingest.official import import_official, official_layers
@@ -194,8 +194,8 @@ def _copy(
     as_json: bool,
     by: Way | None = None,
 ) -> None:
-    from bank.bank import open_bank
     from bank.move import copy_bank
+    from bank.opening import open_bank
     from latentbank_progress import shown
     from latentbank_show import show_move
 

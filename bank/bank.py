@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,31 +23,6 @@ from bank.versions import version_of
 from bank.where import Filter, Where
 from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
 from latentbank_progress import Progress, Silent
-
-if TYPE_CHECKING:
-    from bank.opening import (
-        check_name,
-        create_bank,
-        delete_bank,
-        list_banks,
-        make_bank,
-        open_bank,
-    )
-
-_OPENING = ("check_name", "create_bank", "delete_bank", "list_banks", "make_bank", "open_bank")
-
-__all__ = [
-    "Bank",
-    "BankInfo",
-    "BankLayers",
-    "check_name",
-    "create_bank",
-    "delete_bank",
-    "list_banks",
-    "make_bank",
-    "open_bank",
-    "read_manifest",
-]
 
 
 @dataclass(frozen=True)
@@ -523,10 +496,3 @@ def read_manifest(store: Store, name: str) -> Manifest:
 
 def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
     return prepare(states, what, manifest.hidden_size, manifest.rotation_seed, mean)
-
-
-def __getattr__(name: str) -> Any:
-    # Banks are made and opened in bank.opening, which needs the class: imported here when it is first asked for.
-    if name not in _OPENING:
-        raise AttributeError(f"module 'bank.bank' has no attribute '{name}'")
-    return getattr(importlib.import_module("bank.opening"), name)

@@ -8,7 +8,8 @@ from itertools import islice, zip_longest
 
 import numpy as np
 
-from bank.bank import Bank, BankLayers
+from bank.bank import Bank
+from bank.layers import BankLayers
 from bank.manifest import CorpusEntry
 from bank.receive import (
     BATCH,

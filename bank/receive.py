@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-from bank.bank import Bank, make_bank
+from bank.bank import Bank
 from bank.ledger import LEDGER_SECONDS
 from bank.manifest import CorpusEntry, Manifest, read_mean
+from bank.opening import make_bank
 from bank.settings import Settings
 from bank.store import Points
 from bank.verify import verify

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bank.bank import open_bank
 from bank.move import copy_bank
+from bank.opening import open_bank
 from bank.settings import load_settings
 from bank.snapshots import Way
 from benchmarks.common import Row, answer_child, folder_bytes, in_child, machine, mib, show, write_json

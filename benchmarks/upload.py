@@ -124,7 +124,7 @@ def upload_points(url: str, grpc_port: int, contexts: int, width: int, batch: in
 
 def upload_with_bank(url: str, grpc_port: int, contexts: int, width: int, batch: int) -> dict[str, Any]:
     """Upload hidden states through a bank."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
 
     points = made_points(contexts, width, LAYER)
     settings = Address(url, grpc_port).settings().model_copy(update={"upload_batch": batch})
@@ -178,7 +178,7 @@ def _about(width: int) -> dict[str, Any]:
 
 def _collection(address: Address, width: int) -> str:
     """Make a bank, and give its layer's name."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
     from bank.store import collection_name
 
     with create_bank("bank", address.settings(), **_about(width)):

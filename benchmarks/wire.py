@@ -102,8 +102,8 @@ def _serve(folder: Path, contexts: int, layers: list[int], width: int) -> None:
 
 def _fill(server: object, address: Address, contexts: int, layers: list[int], width: int) -> None:
     """Fill a bank past the wire, and index it as `ingest run` does."""
-    from bank.bank import create_bank
     from bank.manifest import CorpusEntry
+    from bank.opening import create_bank
     from bank.store import collection_name
 
     with create_bank(

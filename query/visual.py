@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bank.bank import Bank, BankLayers
+from bank.bank import Bank
+from bank.layers import BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
 from bank.where import Filter

@@ -104,7 +104,7 @@ def test_both_need_a_server(run: Run, command: str) -> None:
 def test_a_pull_that_is_not_sound_exits_with_1(
     run: Run, contexts: int, server: QdrantDouble, tmp_path: Path
 ) -> None:
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from bank.where import Where
     from tests.bank.samples import units
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bank.bank import BankLayers
+from bank.layers import BankLayers
 from bank.manifest import CorpusEntry
 from bank.merge import Unique
 from bank.where import Filter

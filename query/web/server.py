@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
-from bank.bank import BankLayers
+from bank.layers import BankLayers
 from bank.where import All, Filter, Where
 from latentbank_errors import ImageError, LatentBankError, QueryError
 from query.named_lenses import LENSES

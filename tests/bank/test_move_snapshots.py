@@ -15,8 +15,9 @@ import httpx
 import numpy as np
 import pytest
 
-from bank.bank import Bank, open_bank
+from bank.bank import Bank
 from bank.move import copy_bank
+from bank.opening import open_bank
 from bank.settings import Settings, load_settings
 from bank.store.embedded import EmbeddedStore
 from bank.where import Where

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient, models
 
-from bank.bank import delete_bank, list_banks, open_bank
+from bank.opening import delete_bank, list_banks, open_bank
 from bank.store import open_store
 from bank.store.server import warn_unencrypted
 from bank.where import Where

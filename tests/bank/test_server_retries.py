@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient
 
-from bank.bank import delete_bank, list_banks, open_bank
+from bank.opening import delete_bank, list_banks, open_bank
 from latentbank_errors import BankUnavailable
 from tests.bank.samples import Place, is_one_sentence, make_bank, points, units
 from tests.bank.servers import CALLS, ROUTES, Doubles, filled, settings, warned

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bank.bank import list_banks, open_bank
+from bank.opening import list_banks, open_bank
 from bank.settings import Settings
 from bank.store import require_writer
 from bank.token import claims_of, expiry, only_reads, read_token

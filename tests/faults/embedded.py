@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bank.bank import delete_bank
+from bank.opening import delete_bank
 from bank.settings import load_settings
 from ingest.plan import load_plan
 from tests.faults.trial import BATCH, Ground, Outcome, Trial

@@ -14,7 +14,7 @@ from unittest import mock
 
 import tenacity
 
-from bank.bank import delete_bank
+from bank.opening import delete_bank
 from bank.settings import load_settings
 from tests.faults.trial import BATCH, Outcome, Site, Trial
 from tests.ingest.jobs import LAYERS, Calls, acknowledged, start_job, start_worker

@@ -23,7 +23,8 @@ import bank.manifest
 import ingest.job
 import ingest.plan
 import ingest.shares
-from bank.bank import Bank, create_bank
+from bank.bank import Bank
+from bank.opening import create_bank
 from bank.settings import Metric
 from bank.where import Where
 from ingest.corpus import corpus_from_sentences
