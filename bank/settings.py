@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     write_consistency_factor: int = Field(
         1,
         gt=0,
-        description="Copies of a shard that must have stored a write before it is acknowledged; no more than there are.",
+        description="Copies of a shard that must have stored a write before it is acknowledged.",
     )
 
     quantization: Quantization = Field("int8", description="How vectors are compressed in RAM.")

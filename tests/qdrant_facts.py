@@ -3,10 +3,10 @@
 Qdrant reads past keys that it does not know, and Prometheus past metrics that nobody exports; a misspelled name does
 nothing and says nothing. These lists stand in for the server, which tests have not.
 
-Sources, all of the repository qdrant/qdrant: the keys from config/config.yaml, src/settings.rs, lib/storage/src/types.rs,
-and audit.rs as both 1.17 and 1.19 have them, and so 1.18. The metrics from
-src/common/metrics/ and qdrant.tech/documentation/guides/monitoring (each is said there to be of 1.17 or older). Those of
-Kubernetes from the documentation of kube-state-metrics (CronJob, Job) and of the kubelet.
+Sources, all of the repository qdrant/qdrant: the keys from config/config.yaml, src/settings.rs,
+lib/storage/src/types.rs and audit.rs as both 1.17 and 1.19 have them, and so 1.18. The metrics from src/common/metrics/
+and qdrant.tech/documentation/guides/monitoring. Those of Kubernetes from the documentation of kube-state-metrics
+(CronJob, Job) and of the kubelet.
 """
 
 from __future__ import annotations
@@ -37,24 +37,56 @@ _SECTIONS = {
 KEYS = {f"{section}.{key}".lstrip(".") for section, keys in _SECTIONS.items() for key in keys.split()}
 """Paths of configuration keys, such as storage.wal.wal_capacity_mb."""
 
-METRICS = set(
-    """
-    app_info app_status_recovery_mode
-    collections_total collection_points collection_vectors collections_vector_total
-    collection_indexed_only_excluded_points collection_active_replicas_min collection_active_replicas_max
-    collection_dead_replicas collection_running_optimizations collection_shard_transfer_incoming
-    collection_shard_transfer_outgoing collection_update_queue_length collection_update_queue_deferred_points
-    snapshot_creation_running snapshot_recovery_running snapshot_created_total
-    rest_responses_total rest_responses_fail_total rest_responses_avg_duration_seconds
-    rest_responses_min_duration_seconds rest_responses_max_duration_seconds rest_responses_duration_seconds_bucket
-    grpc_responses_total grpc_responses_fail_total grpc_responses_avg_duration_seconds
-    grpc_responses_min_duration_seconds grpc_responses_max_duration_seconds grpc_responses_duration_seconds_bucket
-    memory_active_bytes memory_allocated_bytes memory_metadata_bytes memory_resident_bytes memory_retained_bytes
-    process_threads process_open_mmaps system_max_mmaps process_open_fds process_max_fds
-    process_minor_page_faults_total process_major_page_faults_total
-    cluster_enabled cluster_peers_total cluster_term cluster_commit cluster_pending_operations_total cluster_voter
-    """.split()
-)
+METRICS = {
+    "app_info",
+    "app_status_recovery_mode",
+    "collections_total",
+    "collection_points",
+    "collection_vectors",
+    "collections_vector_total",
+    "collection_indexed_only_excluded_points",
+    "collection_active_replicas_min",
+    "collection_active_replicas_max",
+    "collection_dead_replicas",
+    "collection_running_optimizations",
+    "collection_shard_transfer_incoming",
+    "collection_shard_transfer_outgoing",
+    "collection_update_queue_length",
+    "collection_update_queue_deferred_points",
+    "snapshot_creation_running",
+    "snapshot_recovery_running",
+    "snapshot_created_total",
+    "rest_responses_total",
+    "rest_responses_fail_total",
+    "rest_responses_avg_duration_seconds",
+    "rest_responses_min_duration_seconds",
+    "rest_responses_max_duration_seconds",
+    "rest_responses_duration_seconds_bucket",
+    "grpc_responses_total",
+    "grpc_responses_fail_total",
+    "grpc_responses_avg_duration_seconds",
+    "grpc_responses_min_duration_seconds",
+    "grpc_responses_max_duration_seconds",
+    "grpc_responses_duration_seconds_bucket",
+    "memory_active_bytes",
+    "memory_allocated_bytes",
+    "memory_metadata_bytes",
+    "memory_resident_bytes",
+    "memory_retained_bytes",
+    "process_threads",
+    "process_open_mmaps",
+    "system_max_mmaps",
+    "process_open_fds",
+    "process_max_fds",
+    "process_minor_page_faults_total",
+    "process_major_page_faults_total",
+    "cluster_enabled",
+    "cluster_peers_total",
+    "cluster_term",
+    "cluster_commit",
+    "cluster_pending_operations_total",
+    "cluster_voter",
+}
 """What /metrics of a node exports."""
 
 KUBERNETES_METRICS = {
