@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import ipaddress
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,11 @@ from qdrant_client import models
 from bank.search import QUERY_BATCH
 from bank.settings import Settings
 from bank.store import server
+from tests.qdrant_facts import KEYS, leaves
 
 PATH = Path(__file__).parent.parent / "qdrant-config.yaml"
 TEXT = PATH.read_text(encoding="utf-8")
 
-# Qdrant reads past keys that it does not know, so these stand in for it: the paths of the sections we use,
-# as both Qdrant 1.17 and 1.19 know them (config/config.yaml, src/settings.rs, lib/storage/src/types.rs and
-# audit.rs of qdrant/qdrant), and so 1.18.
-SECTIONS = {
-    "": "log_level telemetry_disabled",
-    "service": "host http_port grpc_port metrics_port max_request_size_mb max_workers enable_cors enable_tls "
-    "verify_https_client_certificate api_key alt_api_key read_only_api_key jwt_rbac hide_jwt_dashboard "
-    "static_content_dir enable_static_content slow_query_secs hardware_reporting metrics_prefix",
-    "storage": "storage_path snapshots_path temp_path on_disk_payload update_concurrency node_type mmap_advice "
-    "update_queue_size handle_collection_load_errors recovery_mode shard_transfer_method max_collections",
-    "storage.wal": "wal_capacity_mb wal_segments_ahead wal_retain_closed",
-    "storage.performance": "max_search_threads max_optimization_runtime_threads update_rate_limit "
-    "search_timeout_sec optimizer_cpu_budget optimizer_io_budget incoming_shard_transfers_limit "
-    "outgoing_shard_transfers_limit async_scorer max_concurrent_collection_loads max_concurrent_shard_loads "
-    "max_concurrent_segment_loads",
-    "storage.optimizers": "deleted_threshold vacuum_min_vector_number default_segment_number "
-    "max_segment_size_kb indexing_threshold_kb flush_interval_sec max_optimization_threads",
-    "cluster": "enabled",
-    "cluster.p2p": "port enable_tls",
-    "tls": "cert key ca_cert cert_ttl",
-    "audit": "enabled dir rotation max_log_files trust_forwarded_headers",
-}
-KNOWN = {f"{section}.{key}".lstrip(".") for section, keys in SECTIONS.items() for key in keys.split()}
 SECRET = re.compile(r"key$|token|secret|password")
 
 
@@ -52,16 +29,8 @@ def config() -> dict[str, Any]:
     return yaml.safe_load(TEXT)
 
 
-def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
 def _unknown(config: dict[str, Any]) -> set[str]:
-    return {path for path, _ in _leaves(config)} - KNOWN
+    return {path for path, _ in leaves(config)} - KEYS
 
 
 def _default(setting: str) -> Any:
@@ -72,7 +41,7 @@ def test_qdrant_knows_every_key(config: dict[str, Any]) -> None:
     assert _unknown(config) == set()
     named = re.findall(r"QDRANT__(\w+)", TEXT)
     assert "SERVICE__API_KEY" in named
-    assert {name.replace("__", ".").lower() for name in named} <= KNOWN
+    assert {name.replace("__", ".").lower() for name in named} <= KEYS
 
 
 @pytest.mark.parametrize(
@@ -112,7 +81,7 @@ def test_requests_of_the_widest_models_fit(config: dict[str, Any]) -> None:
 
 
 def test_no_secret_is_in_it(config: dict[str, Any]) -> None:
-    for path, value in _leaves(config):
+    for path, value in leaves(config):
         assert not SECRET.search(path), path
         # A word, a path or an address; a key would be none of them.
         assert not isinstance(value, str) or re.fullmatch(r"[A-Za-z]{1,10}|\./[a-z/]+|[\d.]+", value), path
