@@ -56,7 +56,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## bench: the benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench)
+## bench: the benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench); the page's takes Chromium
 BENCH = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 bench: $(VENV)/.installed
 	mkdir -p .bench
@@ -67,6 +67,12 @@ bench: $(VENV)/.installed
 	$(BENCH).search --states .bench/states-600k --contexts 600000 --layers 4 --contexts-per-token 400 \
 		--json .bench/search-600k.json
 	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
+	$(BENCH).page --states .bench/states-150k --json .bench/page.json
+	$(BENCH).move --json .bench/move.json
+	$(BENCH).upload --json .bench/upload.json
+	$(BENCH).while_adding --states .bench/states-150k --json .bench/while-adding.json
+	$(BENCH).shards --json .bench/shards.json
+	$(BENCH).faults --json .bench/faults.json
 
 ## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
 scale: $(VENV)/.installed

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import BankMismatch, LatentBankError
+from latentbank_errors import BankMismatch, BankNotFound, LatentBankError
 
 if TYPE_CHECKING:
-    from bank.bank import Bank, BankLayers
+    from bank.bank import Bank
+    from bank.layers import BankLayers
     from bank.manifest import Manifest
     from bank.settings import Settings
     from bank.sizing import Machines
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 BankOption = Annotated[
     str | None,
-    typer.Option("--bank", "-b", help="The bank; by default LATENTBANK_BANK, else the only one there is."),
+    typer.Option(
+        "--bank",
+        "-b",
+        help="The bank, or a version such as NAME@2; by default LATENTBANK_BANK, else the only one.",
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -187,14 +192,19 @@ def known_bank(bank: str | None, model: str | None, settings: Settings) -> Manif
 
     That is the one named, else the one called like the model, else, without a model, the only one.
     """
-    from bank.bank import list_banks, open_bank
+    from bank.opening import list_banks, open_bank
 
-    banks = list_banks(settings)
-    name = bank or settings.bank or (bank_name(model) if model else banks[0] if len(banks) == 1 else None)
-    if name not in banks:
+    name = bank or settings.bank or (bank_name(model) if model else None)
+    if name is None:
+        banks = list_banks(settings)
+        if len(banks) != 1:
+            return None
+        (name,) = banks
+    try:
+        with open_bank(name, settings) as opened:
+            return opened.manifest
+    except BankNotFound:
         return None
-    with open_bank(name, settings) as opened:
-        return opened.manifest
 
 
 def check_quantization(known: Manifest | None, quantization: str | None) -> None:
@@ -211,7 +221,7 @@ def check_quantization(known: Manifest | None, quantization: str | None) -> None
 
 def only_bank(bank: str | None, settings: Settings) -> str:
     """Give the name of the bank a command means: the one named, the setting's, or the only one."""
-    from bank.bank import list_banks
+    from bank.opening import list_banks
 
     if bank or settings.bank:
         return bank or settings.bank
@@ -227,7 +237,7 @@ def only_bank(bank: str | None, settings: Settings) -> str:
 @contextmanager
 def opened_bank(bank: str | None, *, include_incomplete: bool = False) -> Iterator[Bank]:
     """Open the bank that a command means, for as long as it is needed."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
 
     settings = Common.settings()
     name = only_bank(bank, settings)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bank.manifest import CorpusEntry
     from bank.receive import MoveReport
     from bank.sizing import Machines, Sizing
+    from bank.versions import Versions
     from ingest.estimate import Estimate
     from ingest.job import JobReport
     from ingest.official import OfficialReport
@@ -186,12 +187,14 @@ def show_status(
     return None
 
 
-def show_banks(banks: Sequence[str], where: str, *, as_json: bool) -> None:
-    """Print the names of banks."""
+def show_banks(banks: Sequence[Versions], where: str, *, as_json: bool) -> None:
+    """Print the names of banks, with their versions where there are several."""
     if as_json:
-        return _print_json({"where": where, "banks": list(banks)})
-    for bank in banks:
-        print(bank)
+        versions = {one.bank: _versions(one) for one in banks}
+        return _print_json({"where": where, "banks": [one.bank for one in banks], "versions": versions})
+    for one in banks:
+        several = one.versions != (1,)
+        print(f"{one.bank}  ({_said_versions(one)})" if several else one.bank)
     if not banks:
         _console().print(
             f"There is no bank in {where} yet; `latentbank ingest run` makes one.", highlight=False
@@ -199,16 +202,35 @@ def show_banks(banks: Sequence[str], where: str, *, as_json: bool) -> None:
     return None
 
 
-def show_info(info: BankInfo, *, as_json: bool) -> None:
-    """Print a bank's manifest and the state of its layers."""
+def show_use(now: Versions, before: int | None, *, as_json: bool) -> None:
+    """Print which version a bank's plain name means since a switch."""
+    if as_json:
+        return _print_json({"bank": now.bank, **_versions(now), "before": before})
+    back = "" if before in (None, now.in_use) else f"; `latentbank bank use {now.bank}@{before}` goes back"
+    print(f"'{now.bank}' means version {now.in_use} now{back}.")
+    return None
+
+
+def _versions(of: Versions) -> dict[str, Any]:
+    return {"versions": list(of.versions), "in_use": of.in_use}
+
+
+def _said_versions(of: Versions) -> str:
+    numbers = ", ".join(map(str, of.versions))
+    return f"version{'s' if len(of.versions) > 1 else ''} {numbers}; in use: {of.in_use or 'none'}"
+
+
+def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:
+    """Print a bank's manifest, its versions and the state of its layers."""
     manifest = info.manifest
     if as_json:
         layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
         told = {key: value for key, value in manifest.to_dict().items() if key != "means"}
-        return _print_json({**told, "state": layers})
+        return _print_json({**told, "bank_version": version, **_versions(versions), "state": layers})
     _facts(
         [
             ("bank", manifest.bank),
+            *([("version", f"{version} ({_said_versions(versions)})")] if versions.versions != (1,) else []),
             ("model", manifest.model + (f" at {manifest.revision}" if manifest.revision else "")),
             ("fingerprint", manifest.fingerprint),
             ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
@@ -249,12 +271,26 @@ def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
 
 
 def show_token(
-    token: str, banks: Sequence[str], layers: Sequence[int], expires: datetime, *, as_json: bool
+    token: str,
+    banks: Sequence[str],
+    layers: Sequence[int],
+    versions: Sequence[int],
+    expires: datetime,
+    *,
+    as_json: bool,
 ) -> None:
     """Print a token: alone on standard output, so that it can go into a file."""
     until = expires.isoformat(timespec="seconds")
     if as_json:
-        return _print_json({"token": token, "banks": list(banks), "layers": list(layers), "expires": until})
+        return _print_json(
+            {
+                "token": token,
+                "banks": list(banks),
+                "layers": list(layers),
+                "versions": list(versions),
+                "expires": until,
+            }
+        )
     print(token)
     return None
 
@@ -287,10 +323,11 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
     for sentence in report.wrong:
         print(sentence)
     verdict = "It is verified" if not report.wrong else "It is not sound"
+    by = f" ({report.snapshots} layers by snapshot)" if report.snapshots else ""
     _console().print(
         f"The bank '{report.bank}' in {where} holds {_corpora(report.corpora, report.left_out)}: "
         f"{report.contexts:,} contexts in each of the layers {', '.join(map(str, report.layers))}, "
-        f"{report.written:,} vectors written now. {verdict}.",
+        f"{report.written:,} vectors written now{by}. {verdict}.",
         highlight=False,
         markup=False,
     )

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     upload_batch: int = Field(128, gt=0, description="Points in one request to a server.")
     shard_number: int = Field(1, gt=0, description="Shards of each layer collection on a server.")
     replication_factor: int = Field(1, gt=0, description="Copies of each shard on a server.")
+    write_consistency_factor: int = Field(
+        1,
+        gt=0,
+        description="Copies of a shard that must have stored a write before it is acknowledged.",
+    )
 
     quantization: Quantization = Field("int8", description="How vectors are compressed in RAM.")
     metric: Metric = Field(

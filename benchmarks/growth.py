@@ -229,7 +229,7 @@ _PART_OF = {
 
 def ask(states: str, work: str, layer: int, width: int) -> dict[str, Any]:
     """Open the bank and search it, with a warm page cache; recall is against its own exact search."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from benchmarks.common import warm
 
     queries = wide(make_queries(open_states(Path(states)), [layer], 576), width)

@@ -268,14 +268,14 @@ def ask_reference(work: str, layers: Sequence[int], top_k: int) -> dict[str, Any
 def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Open the bank and search it."""
     began = time.monotonic()
-    import bank.bank
+    import bank.opening
     import bank.store.embedded  # which opening would import: the reference has its torch by now
 
     queries = np.load(Path(work) / "queries.npy")
     imported = time.monotonic()
     return _asked(
         imported - began,
-        lambda: bank.bank.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
+        lambda: bank.opening.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
         lambda opened, some: opened.search(queries[:some], layers, top_k),
         len(queries),
         lambda n: (n.bank_layer, n.caption, n.position, n.cosine),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from bank.bank import create_bank
+from bank.opening import create_bank
 from bank.settings import Settings
 from bank.sizing import Machines, Shape, Sizing, layer_bytes, size
 from bank.sizing import index_seconds as seconds_to_index

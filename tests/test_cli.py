@@ -292,7 +292,7 @@ def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPa
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bank.bank.list_banks", interrupted)
+    monkeypatch.setattr("bank.opening.list_versions", interrupted)
     code, _, err = run("bank", "list")
     assert code == 130
     assert "the same command continues" in err

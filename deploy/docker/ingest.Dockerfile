@@ -1,0 +1,56 @@
+# syntax=docker/dockerfile:1.7
+# Fills banks: latentbank with a torch for CUDA and Ray. torch's own wheels bring CUDA's libraries, so a plain Python image
+# will do; the driver comes from the machine (NVIDIA's container toolkit, or the device plugin in Kubernetes).
+#
+#   docker build -f deploy/docker/ingest.Dockerfile -t latentbank-ingest:0.1.0 .
+FROM python:3.11-slim-bookworm AS build
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+RUN python -m venv /opt/latentbank
+ENV PATH=/opt/latentbank/bin:$PATH
+WORKDIR /src
+
+# From what changes least to what changes most, a layer each. The versions are those that everything was tested with.
+COPY constraints.txt ./
+# 3 GB of wheels, and seldom another version. Linux wheels of the package index are those for CUDA.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt torch
+COPY pyproject.toml deploy/docker/requirements.py ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python requirements.py pyproject.toml distributed > requirements.txt \
+    && pip install --constraint constraints.txt --requirement requirements.txt
+
+# Now the source. --no-deps: all that it needs is there.
+COPY README.md LICENSE NOTICE latentbank*.py ./
+COPY bank bank
+COPY models models
+COPY ingest ingest
+COPY query query
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps .
+
+# The image that runs: no pip cache, no source tree.
+FROM python:3.11-slim-bookworm
+
+# tini passes signals on and reaps what ends; as process 1, Python would let SIGTERM pass.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --create-home --home-dir /home/latentbank latentbank \
+    && mkdir /models /data \
+    && chown latentbank /models /data
+COPY --from=build /opt/latentbank /opt/latentbank
+COPY deploy/docker/entrypoint.sh /usr/local/bin/latentbank-entrypoint
+
+# Models of the hub and ingestions' plans are kept in volumes; without these, they go with the container.
+ENV PATH=/opt/latentbank/bin:$PATH \
+    HF_HOME=/models \
+    LATENTBANK_DATA_DIR=/data/banks \
+    PYTHONUNBUFFERED=1
+VOLUME ["/models", "/data"]
+# By number, so that Kubernetes can check runAsNonRoot.
+USER 10001
+WORKDIR /data
+ENTRYPOINT ["tini", "--", "latentbank-entrypoint"]
+CMD ["--help"]
