@@ -14,11 +14,11 @@ from latentbank_errors import LatentBankError
 
 GB = 10**9
 
-# Bytes of a context as they lie on the disk, measured on layers of SmolLM2-135M with 10⁴ to 10⁶ contexts
+# Bytes of a context as they lie on the disk, measured on layers of SmolLM2-135M with 10,000 and 100,000 contexts
 # (benchmarks/growth.py): its payload without the caption; the indexes of corpus, word, token_id and position; id and
 # version.
 _PAYLOAD, _PAYLOAD_INDEXES, _IDS = 200, 205, 30
-# What the engine keeps of a context's id in memory of its own, measured there too.
+# What the engine keeps of a context in memory of its own: how much more it has for 600,000 (benchmarks/search.py).
 _IDS_RAM = 64
 # Codes: bytes for each dimension, and for each vector beside them (its offset or its norm).
 _CODE = {"int8": (1.0, 4), "turbo": (0.5, 8), "none": (0.0, 0)}

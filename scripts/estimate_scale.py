@@ -151,7 +151,27 @@ def growth_table() -> str:
             f"{one['recall']:.3f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _measured_on(where)])
+    return "\n".join([*lines, "", _measured_on(where), "", *_other_checks()])
+
+
+def _other_checks() -> list[str]:
+    """Compare with what other benchmarks measured: disk by benchmarks/search.py, indexing by benchmarks/ingest.py."""
+    lines = [
+        "Other benchmarks of README, on the same machine:",
+        "",
+        "| | measured | computed |",
+        "|---|---|---|",
+    ]
+    for layers, contexts, caption, mib in ((4, 150_000, 167.4, 1388), (1, 600_000, 168.8, 1375)):
+        disk = layers * layer_bytes(Shape(contexts, layers, 576, caption, server=False)).disk
+        lines.append(f"| disk, {contexts:,} contexts × {layers} | {_mb(mib * 2**20)} | {_mb(disk)} |")
+    layers, contexts, seconds, cores = 4, 226_938, 185, 2
+    shape = Shape(contexts, layers, 576, CAPTION_BYTES / CONTEXTS, server=False)
+    computed = contexts * layers * index_seconds(shape) / cores
+    lines.append(
+        f"| indexing {contexts:,} contexts × {layers} on {cores} cores | {seconds} s | {computed:,.0f} s |"
+    )
+    return lines
 
 
 def quantization_table() -> str:
@@ -177,11 +197,36 @@ def quantization_table() -> str:
             f"{one['disk'] / vectors:,.0f} ({layer.disk / count:,.0f})",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    said = f"{sizes['queries']} queries on layers {sizes['layers']} of {sizes['model']}, {count:,} contexts each."
+    where_asked = f"layer {sizes['layers'].replace(',', ', ')} of {sizes['model']}"
+    said = f"{sizes['queries']} queries on {where_asked}, {count:,} contexts in each."
     return "\n".join([*lines, "", said, _measured_on(where)])
 
 
-TABLES = {"scenarios": scenario_tables, "growth": growth_table, "quantization": quantization_table}
+def core_table() -> str:
+    """Give a Markdown table of microseconds of a core for each context, with graphs from 1,000 contexts on."""
+    lines = [
+        "| contexts × dimensions | storing a context, µs of a core: measured (computed) | indexing it |",
+        "|---|---|---|",
+    ]
+    for name in ("growth-graphs.json", "growth-4096.json"):
+        found, where = _results(name)
+        for one in found.values():
+            count, width = one["contexts"], one["hidden_size"]
+            shape = Shape(count, 1, width, one["caption_bytes"], graph_from=1000, server=False)
+            store, index = (one[f"{what}_cpu_seconds"] / count * 1e6 for what in ("load", "index"))
+            lines.append(
+                f"| {count:,} × {width:,} | {store:,.0f} ({store_seconds(shape) * 1e6:,.0f}) | "
+                f"{index:,.0f} ({index_seconds(shape) * 1e6:,.0f}) |"
+            )
+    return "\n".join([*lines, "", _measured_on(where)])
+
+
+TABLES = {
+    "scenarios": scenario_tables,
+    "growth": growth_table,
+    "cores": core_table,
+    "quantization": quantization_table,
+}
 
 
 def written(text: str) -> str:
