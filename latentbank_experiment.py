@@ -187,7 +187,7 @@ def experiment_corpus_swap(
     as_json: JsonOption = False,
 ) -> None:
     """How much a corpus matters: corpora of one size, each read by itself. --layers and --metric are a new bank's."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
     from latentbank_progress import shown
     from query.experiments.compare import compare_corpora
 

@@ -32,7 +32,8 @@ from latentbank_options import (
 from query.named_lenses import lens_names, lenses_of
 
 if TYPE_CHECKING:
-    from bank.bank import Bank, BankLayers
+    from bank.bank import Bank
+    from bank.layers import BankLayers
     from models.vision_language import VisualModel
     from query.export import ReadingFolder
     from query.images import Images, ImageSource
@@ -310,8 +311,12 @@ def load_vlm(
     dtype: str | None,
     revision: str | None,
     trust_remote_code: bool,
+    say: Callable[[str], None] | None = None,
 ) -> VisualModel:
-    """Load what a command calls --model; see `load_visual_model`. The demo's LLM is kept beside the banks."""
+    """Load what a command calls --model; see `load_visual_model`. The demo's LLM is kept beside the banks.
+
+    `say` is told of what takes long; None: standard error is.
+    """
     from models.visual import load_visual_model
 
     return load_visual_model(
@@ -322,7 +327,7 @@ def load_vlm(
         deepest_layer=deepest_layer,
         trust_remote_code=trust_remote_code,
         folder=models_folder(Common.settings()) / "demo",
-        say=lambda text: print(text, file=sys.stderr),
+        say=say or (lambda text: print(text, file=sys.stderr)),
     )
 
 

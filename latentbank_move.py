@@ -28,6 +28,7 @@ from latentbank_options import (
 
 if TYPE_CHECKING:
     from bank.settings import Settings
+    from bank.snapshots import Way
 
 _SampleOption = Annotated[
     int, typer.Option("--sample", min=0, help="Vectors of each layer that are verified at the end.")
@@ -45,14 +46,23 @@ _FolderArgument = Annotated[
 ]
 
 
+_ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        help="snapshot or scroll; by default snapshots, where both sides allow them and they are faster.",
+    ),
+]
+
+
 def bank_export(
     bank: Annotated[str, typer.Argument()],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, or to go on with.")],
     as_json: JsonOption = False,
 ) -> None:
     """Write a bank as safetensors and Parquet files. Run again, it goes on where it stopped."""
-    from bank.bank import open_bank
     from bank.export import export_bank
+    from bank.opening import open_bank
     from latentbank_progress import shown
     from latentbank_show import show_export
 
@@ -88,12 +98,13 @@ def bank_pull(
     directory: _FolderArgument = None,
     layers: _CopyLayersOption = None,
     corpus: _CorporaOption = None,
+    by: _ByOption = None,
     sample: _SampleOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a server's bank into an embedded one, and compare both. Run again, it goes on where it stopped."""
     server, here = _both_sides(directory, Common.settings())
-    _copy(bank, server, here, layers, corpus, sample, as_json)
+    _copy(bank, server, here, layers, corpus, sample, as_json, _way(by))
 
 
 def bank_push(
@@ -130,7 +141,7 @@ def ingest_official(
     as_json: JsonOption = False,
 ) -> None:
     """Import a cache of the reference library, latentlens, as a corpus. Run again, it goes on where it stopped."""
-    from bank.bank import create_bank
+    from bank.opening import create_bank
     from ingest.corpus import Corpus
     from ingest.hub import fetch_cache
     from ingest.official import import_official, official_layers
@@ -181,17 +192,27 @@ def _copy(
     corpora: list[str] | None,
     sample: int,
     as_json: bool,
+    by: Way | None = None,
 ) -> None:
-    from bank.bank import open_bank
     from bank.move import copy_bank
+    from bank.opening import open_bank
     from latentbank_progress import shown
     from latentbank_show import show_move
 
     with open_bank(bank, source) as opened, shown("copying", "contexts") as progress:
-        report = copy_bank(opened, target, numbers(layers) or "all", corpora, progress, sample)
+        report = copy_bank(opened, target, numbers(layers) or "all", corpora, progress, sample, by)
     show_move(report, _place(target), as_json=as_json)
     if report.wrong:
         raise typer.Exit(1)
+
+
+def _way(by: str | None) -> Way | None:
+    if by is None:
+        return None
+    for way in ("snapshot", "scroll"):
+        if by == way:
+            return way
+    raise LatentBankError(f"'{by}' is no way to copy a bank; write --by snapshot or --by scroll.")
 
 
 def _place(settings: Settings) -> str:

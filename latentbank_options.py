@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank_errors import LatentBankError
+from latentbank_errors import BankMismatch, BankNotFound, LatentBankError
 
 if TYPE_CHECKING:
-    from bank.bank import Bank, BankLayers
+    from bank.bank import Bank
+    from bank.layers import BankLayers
     from bank.manifest import Manifest
     from bank.settings import Settings
+    from bank.sizing import Machines
     from models.language import LanguageModel
 
 BankOption = Annotated[
     str | None,
-    typer.Option("--bank", "-b", help="The bank; by default LATENTBANK_BANK, else the only one there is."),
+    typer.Option(
+        "--bank",
+        "-b",
+        help="The bank, or a version such as NAME@2; by default LATENTBANK_BANK, else the only one.",
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -91,6 +97,18 @@ IncompleteOption = Annotated[
     bool, typer.Option("--include-incomplete", help="Search corpora that are not complete, too.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")]
+EstimateOption = Annotated[
+    bool, typer.Option("--estimate", help="Say too what a Qdrant cluster needs; so do the options below.")
+]
+NodeRamOption = Annotated[float | None, typer.Option(help="GB of RAM of a cluster's node (64).")]
+NodeDiskOption = Annotated[float | None, typer.Option(help="GB of disk of a node (1000).")]
+NodeCoresOption = Annotated[int | None, typer.Option(help="Cores of a node (16).")]
+NodePriceOption = Annotated[float | None, typer.Option(help="Price of a node's hour (1.00).")]
+GpusOption = Annotated[int | None, typer.Option(help="GPUs that run the LLM, a worker for each (1).")]
+GpuTflopsOption = Annotated[
+    float | None, typer.Option(help="10¹² operations that a GPU really gets done in a second (100).")
+]
+GpuPriceOption = Annotated[float | None, typer.Option(help="Price of a GPU's hour (2.00).")]
 
 
 class Common:
@@ -174,19 +192,36 @@ def known_bank(bank: str | None, model: str | None, settings: Settings) -> Manif
 
     That is the one named, else the one called like the model, else, without a model, the only one.
     """
-    from bank.bank import list_banks, open_bank
+    from bank.opening import list_banks, open_bank
 
-    banks = list_banks(settings)
-    name = bank or settings.bank or (bank_name(model) if model else banks[0] if len(banks) == 1 else None)
-    if name not in banks:
+    name = bank or settings.bank or (bank_name(model) if model else None)
+    if name is None:
+        banks = list_banks(settings)
+        if len(banks) != 1:
+            return None
+        (name,) = banks
+    try:
+        with open_bank(name, settings) as opened:
+            return opened.manifest
+    except BankNotFound:
         return None
-    with open_bank(name, settings) as opened:
-        return opened.manifest
+
+
+def check_quantization(known: Manifest | None, quantization: str | None) -> None:
+    """Make sure that a command does not ask for another quantization than a bank that is there has.
+
+    Raises:
+        BankMismatch: it does.
+    """
+    if known and quantization not in (None, known.quantization):
+        raise BankMismatch(
+            f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
+        )
 
 
 def only_bank(bank: str | None, settings: Settings) -> str:
     """Give the name of the bank a command means: the one named, the setting's, or the only one."""
-    from bank.bank import list_banks
+    from bank.opening import list_banks
 
     if bank or settings.bank:
         return bank or settings.bank
@@ -202,7 +237,7 @@ def only_bank(bank: str | None, settings: Settings) -> str:
 @contextmanager
 def opened_bank(bank: str | None, *, include_incomplete: bool = False) -> Iterator[Bank]:
     """Open the bank that a command means, for as long as it is needed."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
 
     settings = Common.settings()
     name = only_bank(bank, settings)
@@ -218,6 +253,41 @@ def bank_name(model: str) -> str:
 def plan_folder(settings: Settings, bank: str, corpus: str) -> Path:
     """Give the folder where the plan of a bank's corpus is kept."""
     return settings.data_dir / ".plans" / bank / corpus  # no bank's name begins with a dot
+
+
+def machines_of(
+    settings: Settings,
+    wanted: bool,
+    node_ram: float | None,
+    node_disk: float | None,
+    node_cores: int | None,
+    node_price: float | None,
+    gpus: int | None,
+    gpu_tflops: float | None,
+    gpu_price: float | None,
+) -> Machines | None:
+    """Give the machines that an estimate is for; None where it is not `wanted` and no option names one.
+
+    Shards and replicas are those of the settings.
+
+    Raises:
+        LatentBankError: there cannot be such machines.
+    """
+    from bank.sizing import GB, Machines
+
+    given = {
+        "node_ram": None if node_ram is None else node_ram * GB,
+        "node_disk": None if node_disk is None else node_disk * GB,
+        "node_cores": node_cores,
+        "node_price": node_price,
+        "gpus": gpus,
+        "gpu_flops": None if gpu_tflops is None else gpu_tflops * 1e12,
+        "gpu_price": gpu_price,
+    }
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not wanted and not named:
+        return None
+    return Machines(replicas=settings.replication_factor, shards=settings.shard_number, **named)
 
 
 def models_folder(settings: Settings) -> Path:

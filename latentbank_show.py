@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bank.export import ExportReport
     from bank.manifest import CorpusEntry
     from bank.receive import MoveReport
+    from bank.sizing import Machines, Sizing
+    from bank.versions import Versions
     from ingest.estimate import Estimate
     from ingest.job import JobReport
     from ingest.official import OfficialReport
@@ -28,8 +30,16 @@ if TYPE_CHECKING:
     from query.reading import Reading
 
 
-def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> None:
-    """Print a plan and what it will cost."""
+def show_plan(
+    plan: Plan,
+    costs: Estimate,
+    packing: str,
+    machines: Machines | None = None,
+    cluster: Sizing | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a plan and what it will cost, and what a cluster of such machines needs."""
     data = {
         **asdict(plan),
         "directory": str(plan.directory),
@@ -38,8 +48,12 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         "ram_bytes_per_layer": costs.ram_bytes,
         "tokens_per_second": costs.speed and costs.speed.tokens_per_second,
         "contexts_stored_per_second": costs.speed and costs.speed.contexts_stored_per_second,
+        "contexts_indexed_per_second": costs.speed and costs.speed.contexts_indexed_per_second,
         "seconds": costs.seconds,
+        "index_seconds": costs.index_seconds,
         "packing": packing,
+        "machines": machines and asdict(machines),
+        "cluster": cluster and asdict(cluster),
     }
     if as_json:
         return _print_json(data)
@@ -52,15 +66,52 @@ def show_plan(plan: Plan, costs: Estimate, packing: str, *, as_json: bool) -> No
         ("disk", f"{_size(costs.disk_bytes)} a layer, {_size(costs.disk_bytes * len(costs.layers))} in all"),
         ("RAM", f"{_size(costs.ram_bytes)} a layer, {_size(costs.ram_bytes * len(costs.layers))} in all"),
     ]
-    if costs.seconds is not None and costs.speed is not None:
+    if costs.seconds is not None and costs.index_seconds is not None and costs.speed is not None:
         speeds = (
-            f"{costs.speed.tokens_per_second:,.0f} tokens/s, "
-            f"{costs.speed.contexts_stored_per_second:,.0f} contexts stored and indexed/s"
+            f"{costs.speed.tokens_per_second:,.0f} tokens/s, {costs.speed.contexts_stored_per_second:,.0f} contexts "
+            f"stored/s, and {duration(costs.index_seconds)} of indexing"
         )
         rows.append(("time", f"about {duration(costs.seconds)} ({speeds})"))
     rows.append(("plan", str(plan.directory)))
+    if machines and cluster:
+        rows += _cluster(machines, cluster)
     _facts(rows)
     return None
+
+
+def _cluster(machines: Machines, cluster: Sizing) -> list[tuple[str, str]]:
+    """Say what a cluster needs; "in all" is with every copy."""
+    nodes = f"{_count(cluster.nodes, 'node')} of {_size(machines.node_ram)} RAM and {_size(machines.node_disk)} disk"
+    ram, disk = _size(cluster.node_ram_bytes), _size(cluster.node_disk_bytes)
+    return [
+        ("cluster", f"{nodes}; the bank fills {ram} and {disk} of each while it is indexed"),
+        ("... in all", f"{_size(cluster.ram_bytes)} RAM, {_size(cluster.disk_bytes)} disk"),
+        (
+            "... of each layer",
+            f"{_count(cluster.shards, 'shard')} (LATENTBANK_SHARD_NUMBER), "
+            f"{_count(cluster.replicas, 'copy', 'copies')} of each (LATENTBANK_REPLICATION_FACTOR)",
+        ),
+        (
+            "... filling it",
+            f"{_hours(cluster.hours)}: the LLM (weights {_size(cluster.weights_bytes)} in 16 bits) "
+            f"{_hours(cluster.llm_hours)} on {_count(machines.gpus, 'GPU')} at {machines.gpu_flops / 1e12:g} TFLOP/s, "
+            f"meanwhile storing {_hours(cluster.store_hours)}, then indexing "
+            f"{_hours(cluster.index_hours)} on {_count(machines.node_cores, 'core')} a node",
+        ),
+        (
+            "... costs",
+            f"{cluster.cost:,.2f} to fill it, {cluster.month_cost:,.2f} a month to keep it, at {machines.gpu_price:g} "
+            f"a GPU hour and {machines.node_price:g} a node hour",
+        ),
+    ]
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+def _hours(hours: float) -> str:
+    return duration(hours * 3600)
 
 
 def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
@@ -136,12 +187,14 @@ def show_status(
     return None
 
 
-def show_banks(banks: Sequence[str], where: str, *, as_json: bool) -> None:
-    """Print the names of banks."""
+def show_banks(banks: Sequence[Versions], where: str, *, as_json: bool) -> None:
+    """Print the names of banks, with their versions where there are several."""
     if as_json:
-        return _print_json({"where": where, "banks": list(banks)})
-    for bank in banks:
-        print(bank)
+        versions = {one.bank: _versions(one) for one in banks}
+        return _print_json({"where": where, "banks": [one.bank for one in banks], "versions": versions})
+    for one in banks:
+        several = one.versions != (1,)
+        print(f"{one.bank}  ({_said_versions(one)})" if several else one.bank)
     if not banks:
         _console().print(
             f"There is no bank in {where} yet; `latentbank ingest run` makes one.", highlight=False
@@ -149,16 +202,35 @@ def show_banks(banks: Sequence[str], where: str, *, as_json: bool) -> None:
     return None
 
 
-def show_info(info: BankInfo, *, as_json: bool) -> None:
-    """Print a bank's manifest and the state of its layers."""
+def show_use(now: Versions, before: int | None, *, as_json: bool) -> None:
+    """Print which version a bank's plain name means since a switch."""
+    if as_json:
+        return _print_json({"bank": now.bank, **_versions(now), "before": before})
+    back = "" if before in (None, now.in_use) else f"; `latentbank bank use {now.bank}@{before}` goes back"
+    print(f"'{now.bank}' means version {now.in_use} now{back}.")
+    return None
+
+
+def _versions(of: Versions) -> dict[str, Any]:
+    return {"versions": list(of.versions), "in_use": of.in_use}
+
+
+def _said_versions(of: Versions) -> str:
+    numbers = ", ".join(map(str, of.versions))
+    return f"version{'s' if len(of.versions) > 1 else ''} {numbers}; in use: {of.in_use or 'none'}"
+
+
+def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:
+    """Print a bank's manifest, its versions and the state of its layers."""
     manifest = info.manifest
     if as_json:
         layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
         told = {key: value for key, value in manifest.to_dict().items() if key != "means"}
-        return _print_json({**told, "state": layers})
+        return _print_json({**told, "bank_version": version, **_versions(versions), "state": layers})
     _facts(
         [
             ("bank", manifest.bank),
+            *([("version", f"{version} ({_said_versions(versions)})")] if versions.versions != (1,) else []),
             ("model", manifest.model + (f" at {manifest.revision}" if manifest.revision else "")),
             ("fingerprint", manifest.fingerprint),
             ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
@@ -199,12 +271,26 @@ def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
 
 
 def show_token(
-    token: str, banks: Sequence[str], layers: Sequence[int], expires: datetime, *, as_json: bool
+    token: str,
+    banks: Sequence[str],
+    layers: Sequence[int],
+    versions: Sequence[int],
+    expires: datetime,
+    *,
+    as_json: bool,
 ) -> None:
     """Print a token: alone on standard output, so that it can go into a file."""
     until = expires.isoformat(timespec="seconds")
     if as_json:
-        return _print_json({"token": token, "banks": list(banks), "layers": list(layers), "expires": until})
+        return _print_json(
+            {
+                "token": token,
+                "banks": list(banks),
+                "layers": list(layers),
+                "versions": list(versions),
+                "expires": until,
+            }
+        )
     print(token)
     return None
 
@@ -237,10 +323,11 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
     for sentence in report.wrong:
         print(sentence)
     verdict = "It is verified" if not report.wrong else "It is not sound"
+    by = f" ({report.snapshots} layers by snapshot)" if report.snapshots else ""
     _console().print(
         f"The bank '{report.bank}' in {where} holds {_corpora(report.corpora, report.left_out)}: "
         f"{report.contexts:,} contexts in each of the layers {', '.join(map(str, report.layers))}, "
-        f"{report.written:,} vectors written now. {verdict}.",
+        f"{report.written:,} vectors written now{by}. {verdict}.",
         highlight=False,
         markup=False,
     )
@@ -327,7 +414,7 @@ def _console() -> Console:
     return Console()
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentbank_errors import LatentBankError, ModelError
-from latentbank_images import VisualModelOption, load_vlm
+from latentbank_images import load_vlm
 from latentbank_options import BankOption, DeviceOption, DtypeOption, RevisionOption, TrustOption, opened_bank
+
+if TYPE_CHECKING:
+    from models.vision_language import VisualModel
 
 # Held-out scenes that the page offers, where their pictures are installed.
 _SCENES = (0, 3, 8)
@@ -19,7 +25,14 @@ _SCENES = (0, 3, 8)
 
 def view(
     bank: BankOption = None,
-    model: VisualModelOption = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="As for `query image`; by default the bank's own model. Give several to choose from on the page.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")
@@ -56,6 +69,8 @@ def view(
         raise LatentBankError(
             f"The token is short enough to guess; give one of {SHORTEST_TOKEN} letters or more."
         )
+    if revision is not None and model and len(model) > 1:
+        raise LatentBankError("A --revision is one model's: leave it out, or show one --model.")
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))  # first: loading a model takes a while
         desk, pictures = None, {}
@@ -65,15 +80,18 @@ def view(
             print("opening the bank and loading the model ...", file=sys.stderr)
             opened = stack.enter_context(opened_bank(bank))
             own = opened.manifest
-            vlm = load_vlm(
-                model or own.model,
-                lambda count: count,
-                device,
-                dtype,
-                revision or (None if model else own.revision),
-                trust_remote_code,
+            load = partial(
+                load_vlm,
+                deepest_layer=lambda count: count,
+                device=device,
+                dtype=dtype,
+                revision=revision or (None if model else own.revision),
+                trust_remote_code=trust_remote_code,
             )
-            desk, pictures = Desk(opened, vlm), shipped_pictures()
+            (name, first), *others = shown_names(model or [own.model]).items()
+            # The first shows at once what is wrong; the others are loaded when somebody chooses them.
+            later = {other: partial(_load, load, path) for other, path in others}
+            desk, pictures = Desk(opened, load(first), later, name), shipped_pictures()
         app = Guard(create_app(desk, pictures), token)
         # No access log: it would hold what people typed.
         config = uvicorn.Config(
@@ -98,6 +116,23 @@ def shipped_pictures() -> dict[str, bytes]:
     for number, seed in enumerate(_SCENES, 1):
         pictures[f"scene {number}"] = png_bytes(make_scene(things, EVALUATION[seed]).image)
     return pictures
+
+
+def shown_names(models: Sequence[str]) -> dict[str, str]:
+    """Give the models by the names that people choose them by: a path by its end, as the rest is nobody's business."""
+    found: dict[str, str] = {}
+    for model in dict.fromkeys(models):
+        plain = Path(model).resolve().name if Path(model).exists() else model
+        name, number = plain, 1
+        while name in found:
+            number += 1
+            name = f"{plain} ({number})"
+        found[name] = model
+    return found
+
+
+def _load(load: Callable[..., VisualModel], model: str, say: Callable[[str], None]) -> VisualModel:
+    return load(model, say=say)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,18 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bank.bank import Bank, create_bank, delete_bank, list_banks, open_bank
+    from bank.bank import Bank
     from bank.manifest import CorpusEntry, Manifest
+    from bank.opening import create_bank, delete_bank, list_banks, open_bank, use_bank
     from bank.points import Neighbor, Payload, context_id
     from bank.settings import Settings, load_settings
     from bank.where import Where, parse_where
 
 _HOME = {
     "Bank": "bank.bank",
-    "create_bank": "bank.bank",
-    "delete_bank": "bank.bank",
-    "list_banks": "bank.bank",
-    "open_bank": "bank.bank",
+    "create_bank": "bank.opening",
+    "delete_bank": "bank.opening",
+    "list_banks": "bank.opening",
+    "open_bank": "bank.opening",
+    "use_bank": "bank.opening",
     "CorpusEntry": "bank.manifest",
     "Manifest": "bank.manifest",
     "Neighbor": "bank.points",
@@ -44,6 +46,7 @@ __all__ = [
     "load_settings",
     "open_bank",
     "parse_where",
+    "use_bank",
 ]
 
 

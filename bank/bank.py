@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from types import TracebackType
-from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from bank.layers import BankLayers, choose, listed
 from bank.ledger import LEDGER_SECONDS, named, visible
 from bank.manifest import CorpusEntry, Manifest, now, write_mean
 from bank.merge import Unique, merge
 from bank.points import Neighbor, Payload
 from bank.search import Search, prepare
-from bank.settings import Metric, Settings, load_settings
-from bank.store import Floats, LayerInfo, Points, Store, bank_names, open_store
+from bank.settings import Metric, Settings
+from bank.store import Floats, LayerInfo, Points, Store, open_store
+from bank.versions import version_of
 from bank.where import Filter, Where
 from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
 from latentbank_progress import Progress, Silent
-
-BankLayers = Literal["mid", "all"] | int | Iterable[int]
-
-_NAME = re.compile(r"[a-zA-Z0-9](?!.*--)[a-zA-Z0-9._-]{0,63}")
-ROTATION_SEED = 2602_00462
 
 
 @dataclass(frozen=True)
@@ -38,23 +33,51 @@ class BankInfo:
     layers: dict[int, LayerInfo]
 
 
+@dataclass(frozen=True)
+class _View:
+    """What one reading goes by: a version's store and manifest, and when that was read."""
+
+    store: Store
+    manifest: Manifest
+    read_at: float
+
+
 class Bank:
     """One LLM's layer collections. Made by `open_bank` or `create_bank`; a context manager.
 
     `search`, `count` and `words` are shown complete corpora only, unless it was opened with `include_incomplete`.
-    What another process changes in a server's bank they see within a second.
+    What another process changes in a server's bank they see within a second, also that its plain name means another
+    version: each search reads one version only. What writes never goes to another version by itself, and a bank from
+    `create_bank` stays the version it is.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, *, include_incomplete: bool = False) -> None:
-        self._store = store
-        self._manifest = manifest
-        self._read_at = time.monotonic()
+    def __init__(
+        self, store: Store, manifest: Manifest, *, include_incomplete: bool = False, follows: bool = False
+    ) -> None:
+        """Take over an open store; `follows` says that the bank was asked for by its plain name."""
+        self._view = _View(store, manifest, time.monotonic())
         self._include_incomplete = include_incomplete
+        self._follows = follows and store.shared
+        self._guard = threading.Lock()
+        self._left: list[Store] = []  # of versions that are no longer in use: a search may be under way there
+
+    @property
+    def _store(self) -> Store:
+        return self._view.store
+
+    @property
+    def _manifest(self) -> Manifest:
+        return self._view.manifest
 
     @property
     def name(self) -> str:
-        """The bank's name."""
+        """The name that the bank was asked for by."""
         return self._manifest.bank
+
+    @property
+    def version(self) -> int:
+        """Which of the bank's versions this is."""
+        return version_of(self._store.bank)
 
     @property
     def manifest(self) -> Manifest:
@@ -85,7 +108,7 @@ class Bank:
     @property
     def shown_corpora(self) -> dict[str, CorpusEntry]:
         """Those corpora of the ledger whose contexts `search`, `count` and `words` are shown."""
-        found = self.corpora
+        found = self._refresh(self._view).manifest.corpora
         return {name: one for name, one in found.items() if one.complete or self._include_incomplete}
 
     @property
@@ -104,20 +127,60 @@ class Bank:
         Raises:
             BankMismatch: the means of a centred bank are other ones now, so what was done with it is worthless.
         """
-        fresh = _read_manifest(self._store, self.name)
+        store = self._store
+        fresh = read_manifest(store, self.name)
         if self._manifest.means and dict(self._manifest.means) != dict(fresh.means):
             raise BankMismatch(
                 f"Another job fixed other means in the centred bank '{self.name}' at the same moment; drop the "
                 "corpus of this one (`latentbank bank drop-corpus`) and run it again."
             )
-        self._manifest = fresh
-        self._read_at = time.monotonic()
+        if self._store is store:  # else another thread has gone to another version meanwhile
+            self._view = _View(store, fresh, time.monotonic())
 
-    def _visible(self, where: Filter | None) -> Filter | None:
+    def _current(self) -> _View:
+        """Give what a reading goes by, in a shared bank as it is within `LEDGER_SECONDS`."""
+        view = self._view
+        if view.store.shared and time.monotonic() - view.read_at > LEDGER_SECONDS:
+            return self._refresh(view)
+        return view
+
+    def _refresh(self, seen: _View) -> _View:
+        """Read the manifest again, that of another version if the bank's plain name means another one now."""
+        with self._guard:
+            if self._view is seen:
+                meant = self._store.in_use() if self._follows else self._store.bank
+                if meant == self._store.bank:
+                    self.reload()
+                else:
+                    self._go_to(meant)
+            return self._view
+
+    def _go_to(self, stored: str) -> None:
+        """Read another version from now on.
+
+        Raises:
+            BankMismatch: what readers hold from this one (queries, means) is none for that one.
+        """
+        store, own = open_store(stored, self.settings), self._manifest
+        try:
+            fresh = read_manifest(store, self.name)
+            now_means = f"The bank '{self.name}' means its version {version_of(stored)} now"
+            if fresh.fingerprint != own.fingerprint:
+                raise BankMismatch(
+                    f"{now_means}, which holds contexts of {fresh.model} (fingerprint {fresh.fingerprint}), not of "
+                    f"{own.model} (fingerprint {own.fingerprint}); open it again, with that model."
+                )
+            if fresh.metric != own.metric or (own.means and dict(fresh.means) != dict(own.means)):
+                raise BankMismatch(f"{now_means}, which is centred otherwise; open it again.")
+        except BaseException:
+            store.close()
+            raise
+        self._left.append(self._store)
+        self._view = _View(store, fresh, time.monotonic())
+
+    def _shown(self, where: Filter | None, view: _View) -> Filter | None:
         """Narrow a reader's filter to what readers are shown."""
-        if self._store.shared and time.monotonic() - self._read_at > LEDGER_SECONDS:
-            self.reload()
-        return visible(where, self._manifest.corpora, incomplete=self._include_incomplete)
+        return visible(where, view.manifest.corpora, incomplete=self._include_incomplete)
 
     def require_model(self, name: str, fingerprint: str) -> None:
         """Check that hidden states of a model belong to this bank.
@@ -140,23 +203,7 @@ class Bank:
         Raises:
             LayerNotFound: a layer without a collection; the message names those there are.
         """
-        if isinstance(bank_layers, str):  # asked first: an array compared with text is no truth value
-            if bank_layers == "all":
-                return self.layers
-            if bank_layers == "mid":
-                total = self._manifest.num_layers
-                return [layer for layer in self.layers if total / 4 <= layer <= total / 2] or self.layers
-            raise LayerNotFound(f"'{bank_layers}' names no bank layers; use mid, all or numbers.")
-        given = [bank_layers] if isinstance(bank_layers, Integral) else bank_layers
-        wanted = sorted({int(layer) for layer in cast("Iterable[int]", given)})
-        missing = [layer for layer in wanted if layer not in self._manifest.layers]
-        if not wanted:
-            raise LayerNotFound(f"No bank layer was named; '{self.name}' has {_listed(self.layers)}.")
-        if missing:
-            raise LayerNotFound(
-                f"The bank '{self.name}' has no layer {_listed(missing)}; it has {_listed(self.layers)}."
-            )
-        return wanted
+        return choose(self._manifest, bank_layers)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -200,15 +247,16 @@ class Bank:
             raise QueryError(f"top_k is {top_k}; ask for at least 1 neighbor.")
         if unique not in (None, "context", "word"):
             raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
-        layers = self.choose_layers(bank_layers)
+        view = self._current()
+        layers = choose(view.manifest, bank_layers)
         self.require_query_mean(given=query_mean is not None)
-        vectors = self._prepare(queries, "queries", query_mean)
-        search = Search(self._store, layers, self._visible(where), exact, payloads=unique == "word", ef=ef)
+        vectors = _prepared(view.manifest, queries, "queries", query_mean)
+        search = Search(view.store, layers, self._shown(where, view), exact, payloads=unique == "word", ef=ef)
         found = search.ask(vectors, top_k)
         if unique == "word":
             search.find_words(found, vectors, top_k)
         neighbors = search.neighbors([merge(candidates, top_k, unique) for candidates in found])
-        return [named(row, self._manifest.corpora) for row in neighbors]
+        return [named(row, view.manifest.corpora) for row in neighbors]
 
     def require_query_mean(self, *, given: bool) -> None:
         """Check that queries come with a mean of theirs where the bank is centred, and only there.
@@ -239,7 +287,7 @@ class Bank:
             where = f"layer {layer}" if layer >= 0 else "a layer that is not known"
             raise LayerNotFound(
                 f"The bank '{self.name}' does not know the mean of text at {where}; it knows that of "
-                f"{_listed(self.layers)}."
+                f"{listed(self.layers)}."
             )
         mean = self._manifest.mean(layer)
         if mean is None:
@@ -248,8 +296,9 @@ class Bank:
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""
-        (chosen,) = self.choose_layers(self.layers[0] if layer is None else layer)
-        return self._store.count(chosen, self._visible(where))
+        view = self._current()
+        (chosen,) = choose(view.manifest, view.manifest.layers[0] if layer is None else layer)
+        return view.store.count(chosen, self._shown(where, view))
 
     def held(self, stored: str) -> set[int]:
         """Count the contexts that each layer holds of a corpus, complete or not, by the name it is stored under.
@@ -260,7 +309,8 @@ class Bank:
 
     def words(self, where: Filter | None = None, limit: int = 20) -> dict[str, int]:
         """Count contexts by their word, most frequent first, as far as `limit`."""
-        return self._store.facet(self.layers[0], "word", self._visible(where), limit)
+        view = self._current()
+        return view.store.facet(view.manifest.layers[0], "word", self._shown(where, view), limit)
 
     def info(self) -> BankInfo:
         """Give the manifest and the state of every layer collection."""
@@ -295,7 +345,8 @@ class Bank:
             BankMismatch: the bank is centred and has no means yet (`fix_means`).
         """
         mean = self._manifest.mean(layer)
-        self._store.upsert(layer, Points(ids, self._prepare(states, "hidden states", mean), payloads))
+        vectors = _prepared(self._manifest, states, "hidden states", mean)
+        self._store.upsert(layer, Points(ids, vectors, payloads))
 
     def fix_means(self, means: Mapping[int, npt.ArrayLike], settle: float = 0.0) -> None:
         """Fix a centred bank's means, one `[hidden]` for each layer, for all its contexts to come.
@@ -321,10 +372,10 @@ class Bank:
         ):
             raise BankMismatch(
                 f"The bank '{self.name}' needs a mean of {self.hidden_size} finite numbers for each of its layers "
-                f"{_listed(self.layers)}."
+                f"{listed(self.layers)}."
             )
         fixed = {layer: write_mean(given[layer]) for layer in self.layers}
-        self._store.write_manifest(replace(self._manifest, means=fixed).head())
+        self._store.write_manifest(replace(self._manifest, bank=self._store.bank, means=fixed).head())
         time.sleep(settle)
         self.reload()
 
@@ -408,7 +459,8 @@ class Bank:
 
     def close(self) -> None:
         """Release files, locks and connections."""
-        self._store.close()
+        for store in (self._store, *self._left):
+            store.close()
 
     def __enter__(self) -> Bank:
         return self
@@ -422,211 +474,25 @@ class Bank:
         m = self._manifest
         corpora = ", ".join(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
         metric = "" if m.metric == "cosine" else f"{m.metric}, "
-        return f"<Bank {m.bank}: {m.model}, {metric}layers {_listed(m.layers)}, {corpora}>"
-
-    def _prepare(self, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
-        return prepare(states, what, self.hidden_size, self._manifest.rotation_seed, mean)
+        version = f" (version {self.version})" if self.version > 1 and "@" not in m.bank else ""
+        return f"<Bank {m.bank}{version}: {m.model}, {metric}layers {listed(m.layers)}, {corpora}>"
 
 
-def open_bank(
-    name: str,
-    settings: Settings | None = None,
-    *,
-    model: str | None = None,
-    fingerprint: str | None = None,
-    include_incomplete: bool = False,
-    **given: Any,
-) -> Bank:
-    """Open a bank, embedded or on a server as the settings say.
-
-    Args:
-        name: the bank's name.
-        settings: where it is; read from arguments and environment when None.
-        model: with `fingerprint`, the model whose hidden states will be used, checked at once.
-        fingerprint: that model's fingerprint.
-        include_incomplete: search corpora whose ingestion is not complete, too.
-        given: settings as arguments (`url=…`, `data_dir=…`).
+def read_manifest(store: Store, name: str) -> Manifest:
+    """Read the manifest of a store's bank, `bank` in it the name that the bank was asked for by.
 
     Raises:
         BankNotFound: there is no such bank.
-        BankUnavailable, BankBusy, BankMismatch: see there.
+        BankMismatch: it is damaged, or of another schema.
     """
-    settings = settings or load_settings(**given)
-    check_name(name)
-    store = open_store(name, settings)
-    try:
-        bank = Bank(store, _read_manifest(store, name), include_incomplete=include_incomplete)
-        if fingerprint is not None:
-            bank.require_model(model or "the given model", fingerprint)
-    except BaseException:
-        store.close()
-        raise
-    return bank
-
-
-def create_bank(
-    name: str,
-    settings: Settings | None = None,
-    *,
-    model: str,
-    fingerprint: str,
-    layers: Iterable[int],
-    num_layers: int,
-    hidden_size: int,
-    revision: str | None = None,
-    metric: Metric | None = None,
-    **given: Any,
-) -> Bank:
-    """Create a bank, or open the one that is there if it was made for the same model and layers.
-
-    Args:
-        name: 1 to 64 letters, digits, `.`, `_`, `-`; no double hyphen.
-        settings: where to make it; read from arguments and environment when None.
-        model: the LLM's name, as people will read it.
-        fingerprint: the LLM's fingerprint.
-        layers: the bank layers, each from 0 to `num_layers`.
-        num_layers: blocks of the whole LLM.
-        hidden_size: width of its hidden states.
-        revision: the LLM's revision, where known.
-        metric: "cosine" compares hidden states as they are, "centred" takes the mean of their kind from them
-            first. None: the bank's own; for a new bank the settings' (`LATENTBANK_METRIC`, else "cosine").
-        given: settings as arguments.
-
-    Raises:
-        BankMismatch: there is a bank of that name with another model, other layers or another metric.
-        LayerNotFound: a layer that the LLM does not have.
-        LatentBankError: there is no such metric.
-    """
-    if metric not in (None, "cosine", "centred"):
-        raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.")
-    settings = settings or load_settings(**given)
-    check_name(name)
-    wanted = tuple(sorted(set(layers)))
-    outside = [layer for layer in wanted if not 0 <= layer <= num_layers]
-    if outside or not wanted:
-        raise LayerNotFound(
-            f"{model} has no layer {_listed(outside)}; its layers are 0 (the input) to {num_layers}."
-            if outside
-            else f"No layer was named for the bank '{name}'; {model} has 0 (the input) to {num_layers}."
-        )
-
-    def agree(bank: Bank) -> None:
-        bank.require_model(model, fingerprint)
-        if wanted != bank.manifest.layers:
-            raise BankMismatch(
-                f"The bank '{name}' has layers {_listed(bank.layers)}, not {_listed(wanted)}; leave the "
-                "layers out or choose another bank name."
-            )
-        if metric not in (None, bank.metric):
-            raise BankMismatch(
-                f"The bank '{name}' was made with metric '{bank.metric}', not '{metric}'; leave the metric "
-                "out or choose another bank name."
-            )
-
-    manifest = Manifest(
-        bank=name,
-        model=model,
-        revision=revision,
-        fingerprint=fingerprint,
-        num_layers=num_layers,
-        hidden_size=hidden_size,
-        layers=wanted,
-        rotation_seed=ROTATION_SEED,
-        quantization=settings.quantization,
-        metric=metric or settings.metric,
-    )
-    return make_bank(manifest, settings, agree)
-
-
-def make_bank(manifest: Manifest, settings: Settings, agree: Callable[[Bank], None]) -> Bank:
-    """Create the bank that a manifest describes, without its corpora, or open the one of that name.
-
-    Args:
-        manifest: what the bank will be.
-        settings: where to make it.
-        agree: called with a bank that is there already; raises if it is not the one that is wanted.
-    """
-    name = manifest.bank
-    check_name(name)
-    store = open_store(name, settings, create=True)
-    try:
-        found = store.read_manifest()
-        if found is None and (left := store.layers()):
-            held = any(store.count(layer) for layer in left)
-            found = store.read_manifest()  # another process may have made it meanwhile, and begun to fill it
-            if found is None and held:
-                raise BankMismatch(
-                    f"The bank '{name}' has contexts but no manifest; restore the manifest, or remove what is left "
-                    f"with `latentbank bank delete {name}`."
-                )
-            if found is None and not set(left) <= set(manifest.layers):
-                store.delete()  # a killed creation left them, empty
-                store.close()
-                store = open_store(name, settings, create=True)
-        bank = Bank(store, replace(manifest, corpora={}) if found is None else Manifest.from_dict(*found))
-        if found is not None:
-            agree(bank)
-        # The manifest comes last, so a creation that is killed leaves no bank. A layer of a bank that is there
-        # can be missing only because it was deleted by other means: it is made again, empty.
-        # What a killed creation left is made again; what another process makes at this moment stays (`create`).
-        there = set(store.layers()) if found is not None else set()
-        for layer in bank.layers:
-            if layer not in there:
-                store.create(layer, manifest.hidden_size, bank.manifest.quantization)
-        if found is None:
-            if not store.shared or store.read_manifest() is None:
-                store.write_manifest(bank.manifest.head())
-            bank.reload()
-            agree(bank)
-    except BaseException:
-        store.close()
-        raise
-    return bank
-
-
-def list_banks(settings: Settings | None = None, **given: Any) -> list[str]:
-    """Give the names of all banks the settings reach."""
-    return bank_names(settings or load_settings(**given))
-
-
-def delete_bank(name: str, settings: Settings | None = None, **given: Any) -> None:
-    """Delete a bank with all its layer collections, also what an interrupted deletion left of it.
-
-    Raises:
-        BankNotFound: there is no such bank.
-    """
-    check_name(name)
-    store = open_store(name, settings or load_settings(**given))
-    try:
-        if not store.layers():
-            _read_manifest(store, name)
-        store.delete()
-    finally:
-        store.close()
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot name a bank.
-
-    Raises:
-        LatentBankError: the name is none.
-    """
-    if not _NAME.fullmatch(name):
-        raise LatentBankError(
-            f"'{name}' cannot name a bank: use 1 to 64 letters, digits, '.', '_' and single '-', "
-            "starting with a letter or a digit."
-        )
-
-
-def _read_manifest(store: Store, name: str) -> Manifest:
     found = store.read_manifest()
     if found is None:
         raise BankNotFound(
             f"There is no bank '{name}' here; `latentbank bank list` shows those there are, "
             "`latentbank ingest run` makes one."
         )
-    return Manifest.from_dict(*found)
+    return replace(Manifest.from_dict(*found), bank=name)
 
 
-def _listed(layers: Iterable[int]) -> str:
-    return ", ".join(map(str, layers))
+def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
+    return prepare(states, what, manifest.hidden_size, manifest.rotation_seed, mean)

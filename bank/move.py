@@ -1,4 +1,4 @@
-"""Moving a bank between a server and this machine: contexts as they are stored, by scroll and upsert."""
+"""Moving a bank between a server and this machine: contexts as they are stored, by snapshot or by scroll and upsert."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import islice, zip_longest
 
 import numpy as np
 
-from bank.bank import Bank, BankLayers
+from bank.bank import Bank
+from bank.layers import BankLayers
 from bank.manifest import CorpusEntry
 from bank.receive import (
     BATCH,
@@ -21,6 +22,7 @@ from bank.receive import (
     verify_corpora,
 )
 from bank.settings import Settings
+from bank.snapshots import Way, take_snapshots
 from bank.store import Points, Store, Stored
 from bank.where import Filter, Where
 from latentbank_progress import Progress, Silent
@@ -36,6 +38,7 @@ def copy_bank(
     corpora: Sequence[str] | None = None,
     progress: Progress | None = None,
     sample: int = 1000,
+    by: Way | None = None,
 ) -> MoveReport:
     """Copy a bank's complete corpora to the bank of the same name in another place, and compare both.
 
@@ -49,11 +52,14 @@ def copy_bank(
         corpora: which corpora; None: all that are complete.
         progress: told contexts copied of all contexts in all layers, then layers indexed, then contexts compared.
         sample: how many vectors of each layer are compared.
+        by: "snapshot": layers come whole, with their indexes, several times faster, or not at all; "scroll": context
+            by context; None: by snapshot where both sides allow it and there are enough contexts.
 
     Raises:
         BankMismatch: a bank of that name is there, of another LLM or with other layers.
         CorpusError: a corpus is missing, incomplete, or another one of that name is there.
         LayerNotFound: the source does not have a layer.
+        LatentBankError: snapshots cannot be had, but were asked for.
     """
     progress = progress or Silent()
     chosen = tuple(source.choose_layers(layers))
@@ -64,6 +70,7 @@ def copy_bank(
     wanted = replace(manifest, layers=chosen, means=means, corpora={})
     with receiving_bank(wanted, settings) as target:
         receiver = Receiver(target, entries, progress)
+        snapshots = take_snapshots(source, target, entries, receiver, progress, by)
         for entry in receiver.todo:
             for layer in target.layers:
                 _copy(source.store, target.store, layer, entry, receiver)
@@ -77,6 +84,7 @@ def copy_bank(
         written=receiver.written,
         left_out=incomplete_corpora(manifest),
         wrong=wrong,
+        snapshots=snapshots,
     )
 
 

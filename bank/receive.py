@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-from bank.bank import Bank, make_bank
+from bank.bank import Bank
 from bank.ledger import LEDGER_SECONDS
 from bank.manifest import CorpusEntry, Manifest, read_mean
+from bank.opening import make_bank
 from bank.settings import Settings
 from bank.store import Points
 from bank.verify import verify
@@ -35,7 +36,8 @@ class MoveReport:
     """What a move did.
 
     `contexts` is how many each layer holds of the moved `corpora`, `written` how many were stored in this run over all
-    layers, `left_out` the corpora that are incomplete where they come from, `wrong` what the verification found.
+    layers, `left_out` the corpora that are incomplete where they come from, `wrong` what the verification found,
+    `snapshots` how many layers came as snapshots in this run.
     """
 
     bank: str
@@ -45,6 +47,7 @@ class MoveReport:
     written: int
     left_out: list[str]
     wrong: list[str]
+    snapshots: int = 0
 
 
 def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:

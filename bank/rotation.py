@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
+# The seed of every new bank.
+ROTATION_SEED = 2602_00462
+
 
 def rotate(vectors: npt.ArrayLike, seed: int) -> Floats:
     """Rotate each row of `vectors` `[n, hidden]`; gives float32 `[n, hidden]`."""

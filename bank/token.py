@@ -11,24 +11,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bank.store import collection_name
+from bank.store import alias_name, collection_name
+from bank.versions import split_name, stored_name
 from latentbank_errors import LatentBankError
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 # Ten years: a token cannot be taken back, but by another admin key.
 _LONGEST = timedelta(days=3653)
+# Versions of a bank that a token opens where none are named.
+VERSIONS = (1, 2, 3, 4, 5)
 
 
-def read_token(key: str, banks: Iterable[str], layers: Sequence[int], expires: datetime) -> str:
+def read_token(
+    key: str,
+    banks: Iterable[str],
+    layers: Sequence[int],
+    expires: datetime,
+    versions: Sequence[int] = VERSIONS,
+) -> str:
     """Make a JSON Web Token (HS256) with which Qdrant lets its holder read these banks and nothing else.
 
     Nothing is sent: the server checks the signature with the admin key it has itself (`jwt_rbac: true`).
 
     Args:
         key: the server's admin key.
-        banks: their names.
+        banks: their names. A plain name opens the versions given and whichever of them is in use, one as in name@2
+            that version alone.
         layers: the layers of all of them; a layer that a bank does not have does no harm.
         expires: when the token ends, with a time zone.
+        versions: of the banks that are named plainly, also those to come; one that is not there does no harm.
 
     Raises:
         LatentBankError: the key is itself a token, which can sign nothing.
@@ -38,12 +49,24 @@ def read_token(key: str, banks: Iterable[str], layers: Sequence[int], expires: d
             "LATENTBANK_API_KEY holds a token, and only the server's admin key can sign others; set it to that key."
         )
     access = [
-        {"collection": collection_name(bank, layer), "access": "r"} for bank in banks for layer in layers
+        {"collection": collection, "access": "r"}
+        for bank in banks
+        for collection in _opened(bank, layers, versions)
     ]
     head = _written({"alg": "HS256", "typ": "JWT"})
     signed = f"{head}.{_written({'exp': int(expires.timestamp()), 'access': access})}"
     signature = hmac.new(key.encode(), signed.encode(), hashlib.sha256).digest()
     return f"{signed}.{_base64(signature)}"
+
+
+def _opened(name: str, layers: Sequence[int], versions: Sequence[int]) -> list[str]:
+    """Name the collections and aliases of a bank or version."""
+    bank, version = split_name(name)
+    if version is not None:
+        return [collection_name(stored_name(bank, version), layer) for layer in layers]
+    # The server shows an alias only to those who may see it and what it leads to.
+    stored = [collection_name(stored_name(bank, one), layer) for one in versions for layer in layers]
+    return stored + [alias_name(bank, layer) for layer in layers]
 
 
 def claims_of(key: str) -> Mapping[str, Any] | None:

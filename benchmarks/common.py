@@ -197,13 +197,19 @@ def mib(size: float) -> str:
     return f"{size / MIB:,.0f} MiB"
 
 
-def show(title: str, sizes: Mapping[str, Any], rows: Sequence[Row], where: Mapping[str, Any]) -> None:
-    """Print machine, sizes, date and the table."""
+def show(
+    title: str,
+    sizes: Mapping[str, Any],
+    rows: Sequence[Row],
+    where: Mapping[str, Any],
+    sides: tuple[str, str] = ("reference", "latentbank"),
+) -> None:
+    """Print machine, sizes, date and the table, whose columns of figures are called `sides`."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("", "reference", "latentbank", "result", "bound"):
+    for column in ("", *sides, "result", "bound"):
         table.add_column(column, justify="left" if not column else "right", overflow="fold")
     for row in rows:
         result = "" if row.result is None else f"{row.result:.3f}{row.unit}"

@@ -140,7 +140,7 @@ def _recall(bank: Any, rows: Any, layers: Sequence[int]) -> float:
 
 def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
     """Read scenes one by one, and time each as a whole and in its parts."""
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from models.demo import load_demo
     from models.scenes import EVALUATION, load_things, make_scene
     from query.evaluate import evaluation_layers, grid_of

@@ -203,7 +203,9 @@ def build_reference(states: str, work: str, count: int, layers: Sequence[int]) -
     return {"save_seconds": time.monotonic() - began}
 
 
-def build_latentbank(states: str, work: str, count: int, layers: Sequence[int]) -> dict[str, Any]:
+def build_latentbank(
+    states: str, work: str, count: int, layers: Sequence[int], quantization: str = "int8"
+) -> dict[str, Any]:
     """Fill a bank with the states and index it."""
     from bank import CorpusEntry, create_bank
 
@@ -221,6 +223,7 @@ def build_latentbank(states: str, work: str, count: int, layers: Sequence[int]) 
         layers=layers,
         num_layers=max(layers),
         hidden_size=source.hidden(layers[0]).shape[1],
+        quantization=quantization,
     ) as bank:
         for layer in layers:
             bank.store.defer_index(layer, count)
@@ -265,14 +268,14 @@ def ask_reference(work: str, layers: Sequence[int], top_k: int) -> dict[str, Any
 def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Open the bank and search it."""
     began = time.monotonic()
-    import bank.bank
+    import bank.opening
     import bank.store.embedded  # which opening would import: the reference has its torch by now
 
     queries = np.load(Path(work) / "queries.npy")
     imported = time.monotonic()
     return _asked(
         imported - began,
-        lambda: bank.bank.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
+        lambda: bank.opening.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
         lambda opened, some: opened.search(queries[:some], layers, top_k),
         len(queries),
         lambda n: (n.bank_layer, n.caption, n.position, n.cosine),

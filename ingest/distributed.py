@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import SecretStr
 
-from bank.bank import create_bank
+from bank.opening import create_bank
 from bank.settings import Metric, Settings
 from ingest import job
 from ingest.plan import Plan, load_plan

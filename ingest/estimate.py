@@ -1,28 +1,23 @@
-"""What a plan will cost: bytes a layer on disk and in RAM, and time on this machine."""
+"""What a plan will cost: bytes a layer on disk and in RAM, time on this machine, and what a cluster would need."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from bank.bank import create_bank
+from bank.opening import create_bank
 from bank.settings import Settings
+from bank.sizing import Machines, Shape, Sizing, layer_bytes, size
+from bank.sizing import index_seconds as seconds_to_index
 from ingest.encode import Encoded, encode
 from ingest.plan import Plan
 from latentbank_errors import LatentBankError
 from models.language import LanguageModel
 
-# A context's payload beside its caption, and the engine's own bookkeeping (id, versions, payload indexes). Measured on
-# layers of 150,000 contexts of concepts.txt, which took 2,430 bytes a context with captions of 167.
-_PAYLOAD_BYTES = 400
-# How often its caption counts: itself, and on a server, which indexes them while it loads, the index of its words.
-# Embedded, the first filter by caption adds that.
-_CAPTIONS, _CAPTIONS_ON_SERVER = 1.0, 2.5
-_BYTES_PER_CODE = {"int8": 1.0, "turbo": 0.5, "none": 0.0}
 # Planned sentences that the calibration runs the LLM on, at most, and for how long.
 _CALIBRATION_SENTENCES = 2000
 _CALIBRATION_SECONDS = 5.0
@@ -33,21 +28,31 @@ _TRIAL = "calibration"
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast this machine is: the LLM, and storing and indexing a context in all layers."""
+    """How fast this machine is: the LLM, and storing and indexing a context in all layers.
+
+    `trial` is how many contexts were stored and indexed; `graph` whether they got a graph.
+    """
 
     tokens_per_second: float
     contexts_stored_per_second: float
+    contexts_indexed_per_second: float
+    trial: int
+    graph: bool
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs of storing a plan, `disk_bytes` and `ram_bytes` per layer; `seconds` None: not calibrated."""
+    """Costs of storing a plan, `disk_bytes` and `ram_bytes` per layer; `seconds` None: not calibrated.
+
+    `index_seconds` is the part of them that indexing takes.
+    """
 
     layers: tuple[int, ...]
     disk_bytes: int
     ram_bytes: int
     speed: Speed | None
     seconds: float | None
+    index_seconds: float | None
 
 
 def estimate(
@@ -56,26 +61,76 @@ def estimate(
     layers: Sequence[int],
     settings: Settings,
     speed: Speed | None = None,
+    held: int = 0,
 ) -> Estimate:
     """Estimate what a plan needs; time only with a speed from `calibrate`.
 
-    The LLM and the writer are taken to share the processor, which they do where the LLM runs on it.
+    The LLM and the writer are taken to share the processor, which they do where the LLM runs on it. Indexing takes in
+    the contexts that the bank holds already; in a graph a context costs the more the more there are.
+
+    Args:
+        plan: what will be stored.
+        hidden_size: the LLM's.
+        layers: the bank's.
+        settings: of the bank.
+        speed: of this machine.
+        held: contexts that each layer of the bank holds already, of other corpora.
     """
-    codes = hidden_size * _BYTES_PER_CODE[settings.quantization]
-    graph = settings.hnsw_m * 2 * 4 * 1.1 if plan.contexts >= settings.graph_from else 0.0
-    captions = _CAPTIONS_ON_SERVER if settings.url else _CAPTIONS
-    caption = captions * plan.caption_bytes / plan.contexts
-    disk = plan.contexts * (2 * hidden_size + codes + graph + _PAYLOAD_BYTES + caption)
-    ram = plan.contexts * (codes + graph)
-    seconds = None
+    total = plan.contexts + held
+    shape = shape_of(plan, hidden_size, layers, settings, held)
+    whole = layer_bytes(shape)
+    share = plan.contexts / total
+    seconds = index_seconds = None
     if speed is not None:
+        index_seconds = total / speed.contexts_indexed_per_second
+        if speed.graph:
+            tried = replace(shape, contexts=speed.trial, graph_from=0, server=False)
+            index_seconds *= seconds_to_index(replace(tried, contexts=total)) / seconds_to_index(tried)
         storing = plan.contexts / speed.contexts_stored_per_second
-        seconds = plan.prefixes / speed.tokens_per_second + storing
-    return Estimate(tuple(layers), round(disk), round(ram), speed, seconds)
+        seconds = plan.prefixes / speed.tokens_per_second + storing + index_seconds
+    return Estimate(
+        tuple(layers), round(whole.disk * share), round(whole.ram * share), speed, seconds, index_seconds
+    )
 
 
-def calibrate(plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings) -> Speed:
-    """Run the LLM on part of the plan for a few seconds, and store what it gives in a bank that is thrown away."""
+def estimate_cluster(
+    plan: Plan,
+    model: LanguageModel,
+    layers: Sequence[int],
+    settings: Settings,
+    machines: Machines,
+    held: int = 0,
+) -> Sizing:
+    """Estimate what a Qdrant cluster needs for the bank with this plan in it, and what filling it takes.
+
+    Raises:
+        LatentBankError: such machines cannot hold it.
+    """
+    shape = shape_of(plan, model.hidden_size, layers, settings.model_copy(update={"url": "cluster"}), held)
+    return size(shape, machines, plan.prefixes, model.parameters_to(max(layers)))
+
+
+def shape_of(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settings, held: int = 0) -> Shape:
+    """Give the shape of the bank with this plan in it; what it `held` before is taken to have captions as long."""
+    return Shape(
+        contexts=plan.contexts + held,
+        layers=len(layers),
+        hidden_size=hidden_size,
+        caption_bytes=plan.caption_bytes / plan.contexts,
+        quantization=settings.quantization,
+        hnsw_m=settings.hnsw_m,
+        graph_from=settings.graph_from,
+        server=bool(settings.url),
+    )
+
+
+def calibrate(
+    plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings, held: int = 0
+) -> Speed:
+    """Run the LLM on part of the plan for a few seconds, and store what it gives in a bank that is thrown away.
+
+    It gets graphs where the bank with the plan, and what it `held` before, has them.
+    """
     part = islice(plan.read(), _CALIBRATION_SENTENCES)
     kept: list[Encoded] = []
     computed, stored, started = 0, 0, 0.0
@@ -94,17 +149,22 @@ def calibrate(plan: Plan, model: LanguageModel, layers: Sequence[int], settings:
         started = time.monotonic()
         computed = sum(e.computed for e in encode(model, plan.corpus, plan.read(), layers))
         seconds = time.monotonic() - started
+    graph = plan.contexts + held >= settings.graph_from
+    storing, indexing = _seconds_to_store(kept, model, layers, settings, graph)
     return Speed(
         computed / max(seconds, 1e-9),
-        stored / max(_seconds_to_store(kept, plan, model, layers, settings), 1e-9),
+        stored / max(storing, 1e-9),
+        stored / max(indexing, 1e-9),
+        stored,
+        graph,
     )
 
 
 def _seconds_to_store(
-    kept: Sequence[Encoded], plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings
-) -> float:
-    """Time storing and indexing in an embedded bank, with graphs where the whole plan would get them."""
-    graph_from = 0 if plan.contexts >= settings.graph_from else plan.contexts + 1
+    kept: Sequence[Encoded], model: LanguageModel, layers: Sequence[int], settings: Settings, graph: bool
+) -> tuple[float, float]:
+    """Time storing and indexing in an embedded bank, with graphs or without."""
+    graph_from = 0 if graph else 1 << 62
     with _folder_of(settings.data_dir) as folder:
         trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
         with create_bank(
@@ -122,9 +182,10 @@ def _seconds_to_store(
                 for layer, states in encoded.states.items():
                     bank.add(layer, encoded.ids, states, encoded.payloads)
             bank.commit()
+            stored = time.monotonic()
             for layer in layers:
                 bank.store.index(layer)
-            return time.monotonic() - started
+            return stored - started, time.monotonic() - stored
 
 
 def _folder_of(data_dir: Path) -> tempfile.TemporaryDirectory[str]:

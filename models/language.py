@@ -150,6 +150,10 @@ class LanguageModel:
         """The input embedding, [vocab, hidden]."""
         return self._embedding
 
+    def parameters_to(self, layer: int) -> int:
+        """Count the parameters of the blocks up to a layer (which must be loaded): all that a forward multiplies."""
+        return sum(weight.numel() for block in self._blocks[:layer] for weight in prepacked.weights(block))
+
     def fingerprint(self) -> str:
         """32 hex digits that tell this LLM from others, whatever dtype, device or depth it is loaded with.
 

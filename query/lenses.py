@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bank.bank import Bank, BankLayers
+from bank.bank import Bank
+from bank.layers import BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
 from bank.search import as_floats

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from latentbank_errors import QueryError
 
 if TYPE_CHECKING:
-    from bank.bank import Bank, BankLayers
+    from bank.bank import Bank
+    from bank.layers import BankLayers
     from bank.merge import Unique
     from bank.where import Filter
     from models.vision_language import VisualModel

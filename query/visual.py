@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bank.bank import Bank, BankLayers
+from bank.bank import Bank
+from bank.layers import BankLayers
 from bank.merge import Unique
 from bank.points import Neighbor
 from bank.where import Filter
@@ -123,21 +124,80 @@ def read_images(
         ImageError: an image cannot be read.
         ModelError: a hidden state is not finite.
     """
+    wanted, query_mean = _checked(model, lenses, layers, query_mean)
+    if batch < 1:
+        raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
+    batches = see(model, images, wanted, prompt, batch, broken)
+    return _read_batches(model, batches, lenses, wanted, top_k, prompt, query_mean, warn or _python_warning)
+
+
+def read_layers(
+    model: VisualModel,
+    image: Source,
+    lenses: Sequence[Lens],
+    layers: Sequence[int],
+    *,
+    top_k: int = 5,
+    prompt: str | None = None,
+    query_mean: QueryMean | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Iterator[Reading]:
+    """Read one image layer by layer, for who wants to see the first before the last is read.
+
+    Arguments and errors are those of `read_images`.
+
+    Yields:
+        A reading of each visual layer alone, in their order; `join_layers` makes them one.
+    """
+    wanted, query_mean = _checked(model, lenses, layers, query_mean)
+    return _read_one(model, image, lenses, wanted, top_k, prompt, query_mean, warn or _python_warning)
+
+
+def join_layers(readings: Sequence[Reading]) -> Reading:
+    """Make one reading of those that `read_layers` gives: the one that `read_images` gives."""
+    tokens = {
+        lens: [token for one in readings for token in one.tokens if token.lens == lens]
+        for lens in readings[0].lenses
+    }
+    return replace(
+        readings[0],
+        layers=tuple(layer for one in readings for layer in one.layers),
+        tokens=tuple(token for of_lens in tokens.values() for token in of_lens),
+    )
+
+
+def _checked(
+    model: VisualModel, lenses: Sequence[Lens], layers: Sequence[int], query_mean: QueryMean | None
+) -> tuple[list[int], QueryMean | None]:
+    """Check what an image is to be read by; give the layers, each once, and the mean that a centred bank takes."""
     wanted = list(dict.fromkeys(layers))
     if not wanted or not lenses:
         raise QueryError(f"Name at least one {'lens' if wanted else 'visual layer'}.")
     if len({lens.name for lens in lenses}) != len(lenses):
         raise QueryError("Two lenses have the same name; read the images twice instead.")
-    if batch < 1:
-        raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
     for lens in lenses:
         if isinstance(lens, LatentLens):
             lens.bank.require_model(model.name, model.fingerprint())
             lens.bank.choose_layers(lens.bank_layers)
             if lens.bank.metric == "centred" and lens.query_mean is None and query_mean is None:
                 query_mean = kept_means(model) or "batch"
-    batches = see(model, images, wanted, prompt, batch, broken)
-    return _read_batches(model, batches, lenses, wanted, top_k, prompt, query_mean, warn)
+    return wanted, query_mean
+
+
+def _read_one(
+    model: VisualModel,
+    image: Source,
+    lenses: Sequence[Lens],
+    layers: Sequence[int],
+    top_k: int,
+    prompt: str | None,
+    query_mean: QueryMean | None,
+    warn: Callable[[str], None],
+) -> Iterator[Reading]:
+    for part in see(model, [image], layers, prompt, 1, None):
+        for layer in layers:
+            yield from _read_batches(model, iter([part]), lenses, [layer], top_k, prompt, query_mean, warn)
+            warn = _said_before
 
 
 def _read_batches(
@@ -148,14 +208,14 @@ def _read_batches(
     top_k: int,
     prompt: str | None,
     query_mean: QueryMean | None,
-    warn: Callable[[str], None] | None,
+    warn: Callable[[str], None],
 ) -> Iterator[Reading]:
     warned = False
     for part in batches:
         seen = [one.tokens for one in part]
         if not warned and (said := beyond_range(model, seen)):
             warned = True
-            (warn or _python_warning)(said)
+            warn(said)
         rows = torch.cat([tokens.states[layer] for tokens in seen for layer in layers])
         found = {
             lens.name: iter(_for_visual_tokens(lens, query_mean, seen, layers).read(rows, top_k))
@@ -247,3 +307,7 @@ def _label(place: Place) -> str:
 
 def _python_warning(said: str) -> None:
     warnings.warn(said, RuntimeWarning, stacklevel=3)
+
+
+def _said_before(_said: str) -> None:
+    """What the first layer's reading has said already."""

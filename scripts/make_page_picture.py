@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bank.bank import open_bank
+from bank.opening import open_bank
 from bank.where import Where
 from models.demo import load_demo
 from models.scenes import EVALUATION, load_things, make_scene

@@ -116,9 +116,38 @@ def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
     run: Run, corpus: Path, model_dir: Path
 ) -> None:
     words = ("ingest", "plan", corpus, "--model", model_dir, "--no-calibrate", "--json")
-    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > 0
+    quantized = json.loads(run(*words)[1])["ram_bytes_per_layer"]
     assert run("ingest", "run", corpus, "--model", model_dir, "--quantization", "none")[0] == 0
-    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] == 0
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > quantized  # the originals are searched
+    code, _, err = run(*words, "--quantization", "turbo")
+    assert code == 2
+    assert "is quantized as none; leave --quantization out" in err
+
+
+def test_an_estimate_for_a_cluster(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--layers", "1,2", "--no-calibrate")
+    assert json.loads(run(*words, "--json")[1])["cluster"] is None
+    monkeypatch.setenv("LATENTBANK_REPLICATION_FACTOR", "3")
+    monkeypatch.setenv("LATENTBANK_SHARD_NUMBER", "2")
+    code, out, _ = run(*words, "--node-price", "2.5", "--gpus", "4", "--json")
+    plan = json.loads(out)
+    assert (code, plan["machines"]["gpus"], plan["machines"]["node_price"]) == (0, 4, 2.5)
+    cluster = plan["cluster"]
+    assert (cluster["nodes"], cluster["replicas"], cluster["shards"]) == (3, 3, 2)
+    assert cluster["ram_bytes"] > 6 * plan["ram_bytes_per_layer"] * 0.99  # three copies of two layers
+    assert cluster["month_cost"] == pytest.approx(3 * 2.5 * 730)
+
+    code, out, _ = run(*words, "--estimate")
+    said = " ".join(out.split())
+    assert code == 0
+    assert "3 nodes of 64.0 GB RAM" in said
+    assert "2 shards (LATENTBANK_SHARD_NUMBER), 3 copies of each (LATENTBANK_REPLICATION_FACTOR)" in said
+
+    code, _, err = run(*words, "--node-ram", "0")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "RAM, disk and speed above zero" in err
 
 
 def test_planning_a_centred_bank_is_calibrated_like_any_other(
@@ -263,7 +292,7 @@ def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPa
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bank.bank.list_banks", interrupted)
+    monkeypatch.setattr("bank.opening.list_versions", interrupted)
     code, _, err = run("bank", "list")
     assert code == 130
     assert "the same command continues" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,51 @@ def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:
     assert run("bank", "verify")[0] == 0
 
 
+def test_versions_of_a_bank(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
+    words = ("ingest", "run", corpus, "--model", model_dir)
+    assert run(*words, "--layers", "1")[0] == 0
+    assert run("bank", "list")[1] == "tiny-llama\n"
+    assert not re.search(r"^version", run("bank", "info")[1], re.MULTILINE)
+    corpus.write_text("A new sentence about a dog.", encoding="utf-8")
+    assert run(*words, "--bank", "tiny-llama@2", "--layers", "1,2")[0] == 0
+    assert run("bank", "list")[1] == "tiny-llama  (versions 1, 2; in use: 1)\n"
+    for bank, version in (("tiny-llama", 1), ("tiny-llama@1", 1), ("tiny-llama@2", 2)):
+        info = json.loads(run("bank", "info", bank, "--json")[1])
+        assert (info["bank"], info["bank_version"], info["in_use"]) == (bank, version, 1)
+        assert (info["versions"], info["layers"]) == ([1, 2], [1, 2] if version == 2 else [1])
+
+    code, out, _ = run("bank", "use", "tiny-llama@2")
+    assert (code, out) == (
+        0,
+        "'tiny-llama' means version 2 now; `latentbank bank use tiny-llama@1` goes back.\n",
+    )
+    assert re.search(r"version\s+2 \(versions 1, 2; in use: 2\)", run("bank", "info")[1])
+    reading = json.loads(run("query", "text", "The dog ran.", "--bank-layers", "all", "--json")[1])
+    assert (reading["bank"], reading["bank_layers"]) == ("tiny-llama", [1, 2])
+    captions = {neighbor["caption"] for one in reading["tokens"] for neighbor in one["neighbors"]}
+    assert captions == {"A new sentence about a dog."}
+    assert json.loads(run("bank", "use", "tiny-llama@1", "--json")[1]) == {
+        "bank": "tiny-llama",
+        "versions": [1, 2],
+        "in_use": 1,
+        "before": 2,
+    }
+    for words, said in (
+        (("delete", "tiny-llama@1", "--yes"), "is in use; switch to another one first"),
+        (("delete", "tiny-llama"), "has other versions than the one in use (tiny-llama@2)"),
+        (("use", "tiny-llama"), "Say which version"),
+        (("use", "tiny-llama@3"), "has no version 3; it has tiny-llama@1, tiny-llama@2"),
+        (("info", "tiny-llama@0"), "cannot name a bank"),
+    ):
+        code, out, err = run("bank", *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+    assert run("bank", "delete", "tiny-llama@2", "--yes")[0] == 0
+    assert json.loads(run("bank", "list", "--json")[1])["versions"] == {
+        "tiny-llama": {"versions": [1], "in_use": 1}
+    }
+
+
 def test_a_token_for_a_reader(
     run: Run, corpus: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +170,9 @@ def test_a_token_for_a_reader(
         assert (code, err, server.requests) == (0, "", [])
         token = out.strip()
         assert claims_of(token)
-        assert json.loads(run(*words, "--json")[1])["banks"] == ["tiny-llama"]
+        made = json.loads(run(*words, "--versions", "2,1", "--json")[1])
+        assert (made["banks"], made["versions"]) == (["tiny-llama"], [1, 2])
+        assert "'0' names no versions" in run(*words, "--versions", "0")[2]
         assert "Say what the token allows" in run(*(word for word in words if word != "--read"))[2]
 
         for key in (token, READER):
@@ -142,6 +190,7 @@ def test_a_token_for_a_reader(
                 ("ingest", "run", corpus, "--model", "no-such-model"),
                 ("bank", "drop-corpus", "tiny-llama", "few"),
                 ("bank", "delete", "tiny-llama"),
+                ("bank", "use", "tiny-llama@2"),
                 ("experiment", "corpus-swap", corpus, corpus),
                 ("bank", "push", "no-such-bank"),
                 ("bank", "import", tmp_path / "no-such-export"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from latentbank_errors import ModelError
-from latentbank_view import shipped_pictures
+from latentbank_view import shipped_pictures, shown_names
 from tests.commands import Run, caller
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,7 @@ def test_what_the_user_can_mend_is_one_line(run: Run) -> None:
         (("--token", "short"), "give one of 12 letters or more"),
         (("--port", port), f"cannot be shown on 127.0.0.1, port {port}"),
         (("--port", "0"), "Name a bank; there is none yet"),
+        (("--model", "a", "--model", "b", "--revision", "main"), "A --revision is one model's"),
     ):
         code, out, err = run("view", *words)
         assert (code, out) == (2, "")
@@ -72,3 +73,15 @@ def test_without_the_demos_pictures_there_is_a_photo(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("models.scenes.load_things", missing)
     assert list(shipped_pictures()) == ["a cat"]
+
+
+def test_models_are_chosen_by_names_without_their_paths(tmp_path: Path) -> None:
+    for folder in ("one/llava", "two/llava"):
+        (tmp_path / folder).mkdir(parents=True)
+    one, two = (str(tmp_path / folder) for folder in ("one/llava", "two/llava"))
+    assert shown_names(["demo", one, "org/llava", two, "demo"]) == {
+        "demo": "demo",
+        "llava": one,
+        "org/llava": "org/llava",
+        "llava (2)": two,
+    }

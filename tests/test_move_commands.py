@@ -78,6 +78,20 @@ def test_push_and_pull(run: Run, contexts: int, server: QdrantDouble, tmp_path: 
     assert run("--url", server.url, "bank", "pull", "tiny-llama", laptop)[0] == 2
 
 
+def test_pull_by_snapshot(run: Run, contexts: int, server: QdrantDouble, tmp_path: Path) -> None:
+    assert run("--url", server.url, "bank", "push", "tiny-llama")[0] == 0
+    pull = ("--url", server.url, "bank", "pull", "tiny-llama", tmp_path / "laptop", "--layers", "2", "--by")
+    code, _, err = run(*pull, "pigeon")
+    assert (code, err) == (
+        2,
+        "latentbank: 'pigeon' is no way to copy a bank; write --by snapshot or --by scroll.\n",
+    )
+    code, out, _ = run(*pull, "snapshot", "--json")
+    pulled = json.loads(out)
+    assert (code, pulled["snapshots"], pulled["written"], pulled["sound"]) == (0, 1, contexts, True)
+    assert json.loads(run("--data-dir", tmp_path / "laptop", "bank", "verify", "--json")[1])["sound"]
+
+
 @pytest.mark.parametrize("command", ["pull", "push"])
 def test_both_need_a_server(run: Run, command: str) -> None:
     code, _, err = run("bank", command, "tiny-llama")
@@ -90,7 +104,7 @@ def test_both_need_a_server(run: Run, command: str) -> None:
 def test_a_pull_that_is_not_sound_exits_with_1(
     run: Run, contexts: int, server: QdrantDouble, tmp_path: Path
 ) -> None:
-    from bank.bank import open_bank
+    from bank.opening import open_bank
     from bank.where import Where
     from tests.bank.samples import units
 

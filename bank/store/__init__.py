@@ -6,8 +6,10 @@ server, by the settings; both answer to the same interface, and the same tests r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +18,11 @@ import numpy.typing as npt
 from bank.points import Payload
 from bank.settings import Settings
 from bank.where import Filter
+from latentbank_errors import LatentBankError
 
 Floats = npt.NDArray[np.float32]
+
+_COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,16 @@ class LayerInfo:
     bytes_on_disk: int | None
 
 
+class NoSnapshot(LatentBankError):
+    """A layer cannot be moved as a snapshot, only context by context; the message is the reason, a clause."""
+
+
 class Store(Protocol):
-    """One bank's layer collections and its manifest."""
+    """The layer collections and the manifest of one version of a bank."""
+
+    @property
+    def bank(self) -> str:
+        """The name it is stored under: the bank's for version 1, else as in name@2."""
 
     @property
     def settings(self) -> Settings:
@@ -66,6 +79,9 @@ class Store(Protocol):
     @property
     def shared(self) -> bool:
         """Whether other processes may read and write the bank at the same time."""
+
+    def in_use(self) -> str:
+        """Give the name under which the version is stored that the bank's plain name means now."""
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """Give the manifest's head and its ledger, or None where there is no such bank."""
@@ -148,6 +164,19 @@ class Store(Protocol):
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """Delete every point of a corpus."""
 
+    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+        """Write a layer whole, indexes and all, to a file that `load_snapshot` of an embedded store reads.
+
+        `told` hears how many bytes have come. Raises NoSnapshot where this store, or this key, gives none.
+        """
+
+    def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
+        """Let a layer hold what a snapshot holds instead of what it held, in one step.
+
+        `save` writes the file that it is given. `expected` are the contexts by the name their corpus is stored under;
+        of a snapshot that holds others, or that this store cannot read, nothing is taken, and NoSnapshot raised.
+        """
+
     def info(self, layer: int) -> LayerInfo:
         """Give the state of a layer collection."""
 
@@ -163,6 +192,22 @@ def collection_name(bank: str, layer: int) -> str:
     return f"{bank}--L{layer:02d}"
 
 
+def in_use_name(bank: str) -> str:
+    """Name what says which version of a bank is in use: no bank's or version's name looks like this."""
+    return f"{bank}@in-use"
+
+
+def alias_name(bank: str, layer: int) -> str:
+    """Name the alias on a server that leads to a layer of the version in use."""
+    return collection_name(in_use_name(bank), layer)
+
+
+def split_collection(collection: str) -> tuple[str, int] | None:
+    """Give bank and layer of a collection named by `collection_name`; None if it is another's."""
+    match = _COLLECTION.fullmatch(collection)
+    return (match["bank"], int(match["layer"])) if match else None
+
+
 def share_path(corpus: str, key: str) -> str:
     """Name a record about a share so that neither corpora nor keys can be confused: corpora hold no slash."""
     return f"{key}/{corpus}"
@@ -175,10 +220,10 @@ def share_key(path: str, corpus: str) -> str | None:
 
 
 def open_store(bank: str, settings: Settings, *, create: bool = False) -> Store:
-    """Open the store of `bank`, by `settings` on a server or embedded.
+    """Open the store of one version of a bank, by `settings` on a server or embedded.
 
     Args:
-        bank: the bank's name.
+        bank: the name that the version is stored under.
         settings: `url` chooses the server; empty, the embedded engine in `data_dir`.
         create: make the embedded bank's folder if there is none.
 
@@ -195,8 +240,84 @@ def open_store(bank: str, settings: Settings, *, create: bool = False) -> Store:
     return EmbeddedStore(bank, settings, create=create)
 
 
+def open_store_in_use(bank: str, settings: Settings, *, create: bool = False) -> Store:
+    """Open the store of the version that a bank's plain name means; see `open_store`."""
+    if not settings.url:
+        from bank.store.pointer import read_pointer
+
+        return open_store(read_pointer(bank, settings), settings, create=create)
+    store = open_store(bank, settings)
+    try:
+        meant = store.in_use()
+    except BaseException:
+        store.close()
+        raise
+    if meant == bank:
+        return store
+    store.close()
+    return open_store(meant, settings)
+
+
+def names_in_use(banks: Iterable[str], settings: Settings) -> dict[str, str]:
+    """Give the name under which the version is stored that each bank's plain name means."""
+    if settings.url:
+        from bank.store.server import server_names_in_use
+
+        return server_names_in_use(banks, settings)
+    from bank.store.pointer import read_pointer
+
+    return {bank: read_pointer(bank, settings) for bank in banks}
+
+
+def put_in_use(bank: str, stored: str, layers: Iterable[int], settings: Settings) -> None:
+    """Let a bank's plain name mean a version, in one step for all its layers.
+
+    Args:
+        bank: the plain name.
+        stored: the name that the version is stored under.
+        layers: the version's layers.
+        settings: where the bank is.
+
+    Raises:
+        BankUnavailable: the server or the folder cannot be used.
+        BankMismatch: a layer is not there.
+        BankBusy: another process does the same at the same moment.
+    """
+    if settings.url:
+        from bank.store.server import switch_on_server
+
+        switch_on_server(bank, stored, layers, settings)
+    else:
+        from bank.store.pointer import write_pointer
+
+        write_pointer(bank, stored, settings)
+
+
+def forget_in_use(bank: str, settings: Settings) -> None:
+    """Remove what says which version a bank's plain name means; on a server that goes with the collections."""
+    if not settings.url:
+        from bank.store.pointer import remove_pointer
+
+        remove_pointer(bank, settings)
+
+
+def peek_manifest(
+    stored: str, settings: Settings
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
+    """Give a version's manifest as `Store.read_manifest` does, also of an embedded one that is open elsewhere."""
+    if not settings.url:
+        from bank.store.embedded import read_manifest_file, split_manifest
+
+        return split_manifest(read_manifest_file(stored, settings.data_dir / stored))
+    store = open_store(stored, settings)
+    try:
+        return store.read_manifest()
+    finally:
+        store.close()
+
+
 def bank_names(settings: Settings) -> list[str]:
-    """Give the names of all banks that `settings` reaches, sorted."""
+    """Give the names of all versions of all banks that `settings` reaches, as they are stored, sorted."""
     if settings.url:
         from bank.store.server import server_bank_names
 

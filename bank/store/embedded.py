@@ -1,6 +1,7 @@
 """The embedded store: the Qdrant engine inside this process, one folder a bank, one process at a time.
 
-Layout: `{data_dir}/{bank}/manifest.json`, `lock`, and one engine shard a layer in `L{layer:02d}/`.
+Layout: `{data_dir}/{bank}/manifest.json`, `lock`, and one engine shard a layer in `L{layer:02d}/`. Beside it are, for a
+time, `.new` (a layer that is being made), `.snapshot` (a file that one is made from) and `.old` (one that is replaced).
 
 The engine's write-ahead log is switched off: it keeps a second copy of everything just written (64 MB
 a layer) and costs a fifth of the writing time. What makes a write durable is `commit`, which flushes
@@ -15,7 +16,8 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -27,9 +29,12 @@ import qdrant_edge as edge
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
-from bank.store import Floats, Hit, LayerInfo, Points, Stored, share_key, share_path
+from bank.store import Floats, Hit, LayerInfo, NoSnapshot, Points, Stored, share_key, share_path
 from bank.store.conditions import conditions, each_condition, reads_captions
-from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, read_ahead
+from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, no_room, read_ahead
+from bank.store.pointer import read_pointer
+from bank.store.unpacking import came_indexed, unpack
+from bank.versions import split_name
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
 from latentbank_memory import give_back
@@ -58,12 +63,10 @@ LARGE, FEWEST = 600_000, 64
 _MANY = 1_000_000
 # Contexts whose captions take more than a second to index.
 _WORTH_SAYING = 50_000
-# How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
-_NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
 
 def embedded_bank_names(settings: Settings) -> list[str]:
-    """Give the names of the banks in `data_dir`, sorted."""
+    """Give the stored names of all versions of the banks in `data_dir`, sorted."""
     return sorted(path.parent.name for path in settings.data_dir.glob("*/manifest.json"))
 
 
@@ -80,6 +83,10 @@ class EmbeddedStore:
         self._dirty: set[int] = set()
         self._pieces: dict[int, int] = {}  # their sizes, of the layers that are being loaded
         self._guard = threading.RLock()
+        # Readers of each layer at this moment: a shard is let go only when it has none. New ones wait meanwhile.
+        self._free = threading.Condition(self._guard)
+        self._users: Counter[int] = Counter()
+        self._leaving: set[int] = set()
         self._lock: Any = None
         try:
             if create:
@@ -92,6 +99,7 @@ class EmbeddedStore:
         if there:
             self._lock = _take_lock(self._path / "lock", bank)
             self._finish_deletion()
+            self._finish_snapshots()
 
     def _finish_deletion(self) -> None:
         if (self._path / _DELETING).exists():
@@ -100,31 +108,41 @@ class EmbeddedStore:
                     shutil.rmtree(layer)
                 (self._path / _DELETING).unlink()
 
+    def _finish_snapshots(self) -> None:
+        """Remove what a kill left of snapshots; a layer that was about to be replaced is itself again."""
+        with _engine_errors(self._bank):
+            for old in self._path.glob("L*.old"):
+                if old.with_suffix("").exists():
+                    shutil.rmtree(old)
+                else:
+                    old.replace(old.with_suffix(""))
+            for file in self._path.glob("L*.snapshot"):
+                file.unlink()
+            for fresh in self._path.glob("L*.new"):
+                shutil.rmtree(fresh)
+
+    @property
+    def bank(self) -> str:
+        """See `Store`."""
+        return self._bank
+
     @property
     def settings(self) -> Settings:
         """See `Store`."""
         return self._settings
 
+    def in_use(self) -> str:
+        """See `Store`."""
+        return read_pointer(split_name(self._bank)[0], self._settings)
+
     # -- manifest ------------------------------------------------------------------------------
 
     def read_manifest(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
         """See `Store`."""
-        data = self._read_file()
-        if data is None:
-            return None
-        data.pop("shares", None)
-        return data, data.pop("corpora", {})
+        return split_manifest(self._read_file())
 
     def _read_file(self) -> dict[str, Any] | None:
-        try:
-            data = json.loads((self._path / "manifest.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError) as error:
-            raise _damaged(self._bank, self._path, type(error).__name__) from None
-        if not isinstance(data, dict):
-            raise _damaged(self._bank, self._path, "it is no table")
-        return data
+        return read_manifest_file(self._bank, self._path)
 
     def write_manifest(self, head: Mapping[str, Any]) -> None:
         """See `Store`."""
@@ -203,20 +221,25 @@ class EmbeddedStore:
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`."""
         self._room(points.vectors.nbytes)
-        shard = self._shard(layer)
-        self._dirty.add(layer)
-        for at in range(0, len(points.ids), _UPSERT):
-            part = slice(at, at + _UPSERT)
-            rows = zip(points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True)
-            with _engine_errors(self._bank):
-                built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
-                shard.update(edge.UpdateOperation.upsert_points(built))
+        with self._use(layer) as shard:
+            self._dirty.add(layer)
+            for at in range(0, len(points.ids), _UPSERT):
+                part = slice(at, at + _UPSERT)
+                rows = zip(
+                    points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True
+                )
+                with _engine_errors(self._bank):
+                    built = [
+                        edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows
+                    ]
+                    shard.update(edge.UpdateOperation.upsert_points(built))
 
     def commit(self) -> None:
         """See `Store`."""
         with _engine_errors(self._bank):
             for layer in sorted(self._dirty):
-                self._shard(layer).flush()
+                with self._use(layer) as shard:
+                    shard.flush()
         full = [layer for layer in self._dirty if self._unindexed(layer) >= self._pieces.get(layer, inf)]
         self._dirty.clear()
         for layer in full:
@@ -224,7 +247,8 @@ class EmbeddedStore:
             self._optimize(layer, graph_of(self._layer_path(layer)), PIECE, _MANY)
 
     def _unindexed(self, layer: int) -> int:
-        state = self._shard(layer).info()
+        with self._use(layer) as shard:
+            state = shard.info()
         return state.points_count - state.indexed_vectors_count
 
     def _candidates(self, layer: int, ef: int) -> int:
@@ -233,15 +257,17 @@ class EmbeddedStore:
         Measured on layers of 150,000 and 600,000 contexts in two segments: with 80 and 127 of them recall is 0.996 and
         0.990 (benchmarks/search.py).
         """
-        with _engine_errors(self._bank):
-            state = self._shard(layer).info()
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            state = shard.info()
         segments = max(1, state.segments_count - 1)  # the engine keeps one more for new points
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / segments / LARGE)))
 
     def index(self, layer: int) -> None:
-        """See `Store`."""
+        """See `Store`. A layer that came indexed, in a snapshot, stays as it is until something is added to it."""
         self._pieces.pop(layer, None)
         count = self.count(layer)
+        if came_indexed(self._layer_path(layer)) and not self._unindexed(layer):
+            return
         graph, segments = 0, 1
         if count >= self._settings.graph_from:
             graph, segments = self._settings.hnsw_m, max(2, round(count / SEGMENT))
@@ -291,7 +317,7 @@ class EmbeddedStore:
             if "caption" in shard.info().payload_schema:
                 return
             self._room(0)
-            if (count := self.count(layer)) >= _WORTH_SAYING:
+            if (count := shard.info().points_count) >= _WORTH_SAYING:
                 log.warning(
                     "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
                     f"{count:,}",
@@ -335,8 +361,8 @@ class EmbeddedStore:
                 rows, each_condition(where, len(rows), edge, edge.RangeFloat), strict=True
             )
         ]
-        with _engine_errors(self._bank):
-            answers = self._shard(layer).query_batch(edge.QueryBatchRequest(requests))
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            answers = shard.query_batch(edge.QueryBatchRequest(requests))
         return [
             [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer]
             for answer in answers
@@ -344,30 +370,30 @@ class EmbeddedStore:
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """See `Store`."""
-        with _engine_errors(self._bank):
-            found = self._shard(layer).retrieve(list(ids), with_payload=True, with_vector=False)
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            found = shard.retrieve(list(ids), with_payload=True, with_vector=False)
         return {str(record.id): cast("Payload", record.payload) for record in found}
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
         self._index_captions(layer, where)
-        with _engine_errors(self._bank):
-            request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
-            return self._shard(layer).count(request)
+        request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            return shard.count(request)
 
     def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
         """See `Store`."""
         self._index_captions(layer, where)
         selected = conditions(where, edge, edge.RangeFloat)
-        with _engine_errors(self._bank):
-            answer = self._shard(layer).facet(edge.FacetRequest(field, limit, True, selected))
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            answer = shard.facet(edge.FacetRequest(field, limit, True, selected))
         # Values whose points are all deleted are still known to the index.
         return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def present(self, layer: int, ids: Sequence[str]) -> set[str]:
         """See `Store`."""
-        with _engine_errors(self._bank):
-            found = self._shard(layer).retrieve(list(ids), with_payload=False, with_vector=False)
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            found = shard.retrieve(list(ids), with_payload=False, with_vector=False)
         return {str(record.id) for record in found}
 
     def scroll(
@@ -386,8 +412,8 @@ class EmbeddedStore:
             request = edge.ScrollRequest(
                 offset=offset, limit=_SCROLL, filter=selected, with_payload=payloads, with_vector=vectors
             )
-            with _engine_errors(self._bank):
-                records, offset = self._shard(layer).scroll(request)
+            with _engine_errors(self._bank), self._use(layer) as shard:
+                records, offset = shard.scroll(request)
             for record in records:
                 row = np.asarray(record.vector, dtype=np.float32) if vectors else None
                 yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
@@ -397,15 +423,41 @@ class EmbeddedStore:
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
         selected = conditions(Where(corpus=corpus), edge, edge.RangeFloat)
-        with _engine_errors(self._bank):
-            shard = self._shard(layer)
+        with _engine_errors(self._bank), self._use(layer) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
+    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+        """See `Store`. The engine reads snapshots but makes none."""
+        del layer, file, told
+        raise NoSnapshot("an embedded bank makes no snapshots")
+
+    def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
+        """See `Store`."""
+        path = self._layer_path(layer)
+        file, fresh, old = (path.with_suffix(end) for end in (".snapshot", ".new", ".old"))
+        head = (self.read_manifest() or ({}, {}))[0]
+        self._room(0)
+        try:
+            save(file)
+            self._room(file.stat().st_size)
+            with _engine_errors(self._bank):
+                if fresh.exists():
+                    shutil.rmtree(fresh)
+                unpack(file, fresh, head["hidden_size"], head["quantization"], expected)
+                with self._guard:
+                    self._let_go(layer)
+                    path.replace(old)
+                    fresh.replace(path)
+                    shutil.rmtree(old)
+        finally:
+            file.unlink(missing_ok=True)
+            shutil.rmtree(fresh, ignore_errors=True)
+
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""
-        with _engine_errors(self._bank):
-            state = self._shard(layer).info()
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            state = shard.info()
         points = self.count(layer)
         return LayerInfo(points, min(state.indexed_vectors_count, points), self._used(layer))
 
@@ -437,9 +489,29 @@ class EmbeddedStore:
                 self._let_go(layer)
 
     def _let_go(self, layer: int) -> None:
-        self._dirty.discard(layer)
-        if layer in self._shards:
-            self._shards.pop(layer).close()
+        """Close a layer's shard, when nobody uses it any more."""
+        with self._free:
+            self._leaving.add(layer)
+            self._free.wait_for(lambda: not self._users[layer])
+            self._leaving.discard(layer)
+            self._free.notify_all()
+            self._dirty.discard(layer)
+            if layer in self._shards:
+                self._shards.pop(layer).close()
+
+    @contextmanager
+    def _use(self, layer: int) -> Iterator[edge.EdgeShard]:
+        """Give a layer's shard, which stays open meanwhile."""
+        with self._free:
+            self._free.wait_for(lambda: layer not in self._leaving)
+            shard = self._shard(layer)
+            self._users[layer] += 1
+        try:
+            yield shard
+        finally:
+            with self._free:
+                self._users[layer] -= 1
+                self._free.notify_all()
 
     def _layer_path(self, layer: int) -> Path:
         return self._path / f"L{layer:02d}"
@@ -469,6 +541,33 @@ class EmbeddedStore:
                 f"The disk of {self._path} is full ({free >> 20} MiB free); make room and run the command "
                 "again, it continues where it stopped."
             )
+
+
+def read_manifest_file(bank: str, path: Path) -> dict[str, Any] | None:
+    """Read a bank's file whole, by the folder it is in; None where there is no such bank.
+
+    Raises:
+        BankUnavailable: it is damaged, or cannot be read.
+    """
+    try:
+        data = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(bank, path, type(error).__name__) from None
+    if not isinstance(data, dict):
+        raise _damaged(bank, path, "it is no table")
+    return data
+
+
+def split_manifest(
+    data: dict[str, Any] | None,
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]] | None:
+    """Give a file's head and ledger, as `Store.read_manifest` does."""
+    if data is None:
+        return None
+    head = {key: value for key, value in data.items() if key not in ("shares", "corpora")}
+    return head, data.get("corpora", {})
 
 
 def _take_lock(path: Path, bank: str) -> Any:
@@ -514,7 +613,7 @@ def _engine_errors(bank: str) -> Iterator[None]:
         ):
             raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if any(sign in text for sign in _NO_ROOM):
+        if no_room(text):
             raise BankUnavailable(
                 f"The disk of bank '{bank}' is full or its quota used up; make room and run the command again, "
                 "it continues where it stopped."

@@ -13,6 +13,9 @@ import qdrant_edge as edge
 _CODES = _GRAPH = edge.Memory.Cached
 _INDEXES = edge.Memory.Cold
 
+# How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
+_NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
+
 KINDS: dict[str, Any] = {
     "keyword": edge.KeywordIndexParams(memory=_INDEXES),
     # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest, so
@@ -78,6 +81,11 @@ def _quantization(kind: str) -> Any:
 def graph_of(path: Path) -> int:
     """Give the edges per node of the graph that a layer's folder says it has; 0: none."""
     return int(json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]["m"])
+
+
+def no_room(text: str) -> bool:
+    """Tell whether an error's text says that there is no room on the disk."""
+    return any(sign in text for sign in _NO_ROOM)
 
 
 def read_ahead(path: Path) -> None:

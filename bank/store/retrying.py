@@ -129,7 +129,10 @@ def explain(error: BaseException, server: str) -> BaseException:
             "the authority that signed it."
         )
     if missing(error):
-        return BankNotFound(f"The server {server} has no such bank: {_reason(error)}.")
+        return BankNotFound(
+            f"The server {server} has no such bank, or lost a part of it: {_reason(error)}; `latentbank bank list` "
+            "shows those there are, `latentbank ingest run` makes one and fills what is missing."
+        )
     if passing(error):
         return BankUnavailable(
             f"The server {server} cannot be used: {_reason(error)}; check that it runs and has room, then run "

@@ -14,8 +14,9 @@ import ssl
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -27,10 +28,25 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
-from bank.store import Floats, Hit, LayerInfo, Points, Stored, collection_name, share_key, share_path
+from bank.store import (
+    Floats,
+    Hit,
+    LayerInfo,
+    NoSnapshot,
+    Points,
+    Stored,
+    collection_name,
+    share_key,
+    share_path,
+    split_collection,
+)
+from bank.store.aliases import switch, version_in_use
 from bank.store.conditions import conditions, each_condition
+from bank.store.downloading import save_snapshot
+from bank.store.messages import point_messages
 from bank.store.retrying import call, exists_already, refused, too_often
 from bank.token import claims_of, only_reads
+from bank.versions import split_name
 from bank.where import Filter, Where
 from latentbank_errors import BankNotFound, BankUnavailable
 
@@ -40,7 +56,6 @@ T = TypeVar("T")
 _HEAD = "latentbank"
 _ENTRY = "corpus/"
 _SHARE = "share/"
-_COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
 _SCROLL = 1000
 # The first Qdrant with everything that a layer collection asks for.
 _OLDEST = (1, 18)
@@ -57,7 +72,7 @@ _KINDS: dict[str, Any] = {
 
 
 def server_bank_names(settings: Settings) -> list[str]:
-    """Give the names of the banks on the server that this key may see, sorted."""
+    """Give the stored names of all versions of all banks on the server that this key may see, sorted."""
     client = _connect(settings, prefer_grpc=False)
     try:
         banks = _bank_layers(client, settings)
@@ -67,6 +82,24 @@ def server_bank_names(settings: Settings) -> list[str]:
             for bank, layers in banks.items()
             if _HEAD in _metadata(client, settings, collection_name(bank, layers[0]))
         )
+    finally:
+        client.close()
+
+
+def server_names_in_use(banks: Iterable[str], settings: Settings) -> dict[str, str]:
+    """See `bank.store.names_in_use`."""
+    client = _connect(settings, prefer_grpc=False)
+    try:
+        return {bank: _version_in_use(client, settings, bank) for bank in banks}
+    finally:
+        client.close()
+
+
+def switch_on_server(bank: str, stored: str, layers: Iterable[int], settings: Settings) -> None:
+    """See `bank.store.put_in_use`."""
+    client = _connect(settings, prefer_grpc=False)
+    try:
+        switch(client, partial(_call, settings), bank, stored, layers)
     finally:
         client.close()
 
@@ -97,12 +130,17 @@ def require_server_writer(settings: Settings) -> None:
         client.close()
 
 
+def _version_in_use(client: QdrantRemote, settings: Settings, bank: str) -> str:
+    by_token = claims_of(settings.key() or "") is not None
+    return version_in_use(client, partial(_call, settings), bank, by_token=by_token)
+
+
 def _bank_layers(client: QdrantRemote, settings: Settings) -> dict[str, list[int]]:
     """Give the layers, ascending, of everything on the server that is named like a layer collection."""
     found: dict[str, list[int]] = {}
     for collection in _call(settings, client.get_collections).collections:
-        if match := _COLLECTION.fullmatch(collection.name):
-            found.setdefault(match["bank"], []).append(int(match["layer"]))
+        if parts := split_collection(collection.name):
+            found.setdefault(parts[0], []).append(parts[1])
     return {bank: sorted(layers) for bank, layers in found.items()}
 
 
@@ -132,9 +170,18 @@ class ServerStore:
         self._checked = False
 
     @property
+    def bank(self) -> str:
+        """See `Store`."""
+        return self._bank
+
+    @property
     def settings(self) -> Settings:
         """See `Store`."""
         return self._settings
+
+    def in_use(self) -> str:
+        """See `Store`."""
+        return _version_in_use(self._rest, self._settings, split_name(self._bank)[0])
 
     # -- manifest ------------------------------------------------------------------------------
 
@@ -302,14 +349,12 @@ class ServerStore:
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`. Each request is answered after it was written, so `commit` has nothing to do."""
-        name, step = self._collection(layer), self._settings.upload_batch
+        name, step, client = self._collection(layer), self._settings.upload_batch, self._fast()
+        make = _point_structs if client is self._rest else point_messages
         for at in range(0, len(points.ids), step):
             part = slice(at, at + step)
-            rows = zip(points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True)
-            batch = [
-                models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows
-            ]
-            self._call(partial(self._fast().upsert, name, batch, wait=True))
+            batch = make(Points(points.ids[part], points.vectors[part], points.payloads[part]))
+            self._call(partial(client.upsert, name, batch, wait=True))
 
     def commit(self) -> None:
         """See `Store`."""
@@ -421,6 +466,15 @@ class ServerStore:
         name = self._collection(layer)
         self._call(partial(self._rest.delete, name, selector, wait=True))
 
+    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+        """See `Store`."""
+        save_snapshot(self._rest, self._settings, self._collection(layer), file, told)
+
+    def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
+        """See `Store`. The embedded engine makes no snapshots that a server could take."""
+        del layer, save, expected
+        raise NoSnapshot("only an embedded bank can be filled from snapshots")
+
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""
         name = self._collection(layer)
@@ -475,6 +529,11 @@ class ServerStore:
         return client
 
 
+def _point_structs(points: Points) -> list[Any]:
+    rows = zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
+    return [models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows]
+
+
 def _quantization(kind: str) -> Any:
     if kind == "int8":
         int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
@@ -482,6 +541,12 @@ def _quantization(kind: str) -> Any:
     if kind == "turbo":
         return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(always_ram=True))
     return None
+
+
+@lru_cache
+def warn_unencrypted(url: str) -> None:
+    """Say that the key can be read on its way to a server: once in a process, which connects several times."""
+    log.warning("%s: the API key is sent unencrypted; use https:// outside a trusted network", url)
 
 
 def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
@@ -498,10 +563,8 @@ def _connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
                 f"The certificate file {settings.tls_ca} cannot be read ({error.strerror}); correct "
                 "LATENTBANK_TLS_CA."
             ) from None
-    if key is not None and not secure and not prefer_grpc:  # every store connects over REST first
-        log.warning(
-            "%s: the API key is sent unencrypted; use https:// outside a trusted network", settings.url
-        )
+    if key is not None and not secure:
+        warn_unencrypted(settings.url)
     # Not QdrantRemote's wrapper QdrantClient: it looks for texts to embed in every request, and for that copies
     # each query number by number, which takes longer than the search.
     with warnings.catch_warnings():

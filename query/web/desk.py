@@ -2,67 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bank.bank import Bank, BankLayers
-from bank.merge import Unique
-from bank.points import Neighbor
-from bank.where import Filter
+from bank.bank import Bank
 from latentbank_errors import LatentBankError, QueryError
 from query.images import ImageSource
-from query.lenses import LatentLens, Lens
 from query.named_lenses import LENSES, lenses_of
 from query.reading import Reading, read_text
-from query.visual import default_visual_layers, read_images
+from query.visual import default_visual_layers, join_layers, read_layers
 from query.web.data import page_json
+from query.web.jobs import Ask, Cancelled, Job
+from query.web.vlms import Load, Models
+from query.web.watched import watched
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from models.language import LanguageModel
-    from models.vision_language import VisualModel, VisualTokens
+    from models.vision_language import VisualModel
 
 log = logging.getLogger(__name__)
 
 WAITING = 32
 """Jobs that may wait; more are refused."""
 _KEPT_READINGS = 64
-_KEPT_IMAGES = 4  # whose visual tokens are kept, so that another filter needs no other forward pass
 _KEPT_JOBS = 256
-_PIECE = (
-    256  # hidden states that a lens is given at once: between pieces a job tells its progress and can end
-)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What is to be read, and how: the bytes of an image, or a sentence; the rest as for `read_image`."""
-
-    name: str
-    image: bytes | None = None
-    sentence: str = ""
-    layers: tuple[int, ...] | None = None
-    bank_layers: BankLayers = "mid"
-    lenses: tuple[str, ...] = ("latent",)
-    top_k: int = 5
-    where: Filter | None = None
-    unique: Unique | None = None
-
-    def key(self) -> str:
-        """What tells this from other asks: a digest."""
-        rest = repr(replace(self, image=None)).encode("utf-8", "surrogateescape")
-        return hashlib.blake2b((self.image or b"") + rest, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -73,88 +42,54 @@ class Kept:
     data: str
 
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
-OVER: tuple[State, ...] = ("done", "failed", "cancelled")
-"""States in which nothing more changes."""
-
-
-@dataclass
-class Job:
-    """One ask being answered.
-
-    `version` grows with every change, `reading` is the answer's key, `error` says what went wrong.
-    """
-
-    id: str
-    state: State = "waiting"
-    what: str = "waiting for its turn"
-    done: int = 0
-    total: int = 0
-    reading: str = ""
-    error: str = ""
-    version: int = 0
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def tell(self, **changes: Any) -> None:
-        """Change it, and let those see who look."""
-        for name, value in changes.items():
-            setattr(self, name, value)
-        self.version += 1
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will change."""
-        return self.state in OVER
-
-    def check(self) -> None:
-        """End the work if nobody wants it any more."""
-        if self.cancelled.is_set():
-            raise _Cancelled
-
-
-class _Cancelled(Exception):
-    pass
-
-
 class Desk:
-    """A bank, the VLM over its LLM, and one thread that reads.
+    """A bank, VLMs over its LLM, and one thread that reads.
 
     Args:
         bank: open for as long as the desk is.
         model: of the bank's LLM.
+        others: further models that may be chosen, by name; each is loaded when it is first used.
+        name: what people choose the first model by; "": its own name.
 
     Raises:
-        BankMismatch: the bank belongs to another model.
+        BankMismatch: the bank belongs to another model than the first.
     """
 
-    def __init__(self, bank: Bank, model: VisualModel) -> None:
-        bank.require_model(model.name, model.fingerprint())
-        self.bank, self.model = bank, model
-        self._seen = _Remembering(model)
+    def __init__(
+        self, bank: Bank, model: VisualModel, others: Mapping[str, Load] | None = None, name: str = ""
+    ) -> None:
+        self.bank = bank
+        self._models = Models(bank, name or model.name, model, others or {})
+        self._language, self._num_layers = model.language, model.num_layers
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reading")
         self._guard = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._readings: OrderedDict[str, Kept] = OrderedDict()
 
     def about(self) -> dict[str, Any]:
-        """Say what can be asked for, as JSON-ready data."""
+        """Say what can be asked for, as JSON-ready data. All models have the bank's LLM, so layers are the same."""
         return {
             "bank": self.bank.name,
-            "model": self.model.name,
-            "num_layers": self.model.num_layers,
-            "visual_layers": default_visual_layers(self.model.num_layers),
+            "models": list(self._models.names),
+            "num_layers": self._num_layers,
+            "visual_layers": default_visual_layers(self._num_layers),
             "bank_layers": self.bank.layers,
             "corpora": sorted(self.bank.shown_corpora),
             "lenses": list(LENSES),
         }
 
     def ask(self, ask: Ask) -> Job:
-        """Put an ask in the queue; one that was answered before is done at once.
+        """Put an ask in the queue; one that was answered before, over the same corpora, is done at once.
 
         Raises:
-            QueryError: too many wait already.
+            QueryError: too many wait already; there is no such model.
         """
-        job, key = Job(secrets.token_urlsafe(12)), ask.key()
+        names = self._models.names
+        if ask.model and ask.model not in names:
+            raise QueryError(f"There is no model '{ask.model}' on this page; there are {', '.join(names)}.")
+        ask = replace(ask, model=ask.model or names[0])
+        shown = self.bank.shown_corpora.values()
+        job, key = Job(secrets.token_urlsafe(12)), ask.key(shown, self.bank.version)
         with self._guard:
             if key in self._readings:
                 self._readings.move_to_end(key)
@@ -199,7 +134,7 @@ class Desk:
                 while len(self._readings) > _KEPT_READINGS:
                     self._readings.popitem(last=False)
             job.tell(state="done", reading=key)
-        except _Cancelled:
+        except Cancelled:
             job.tell(state="cancelled")
         except LatentBankError as error:
             job.tell(state="failed", error=str(error))
@@ -209,13 +144,14 @@ class Desk:
                 state="failed",
                 error=f"The reading failed ({type(error).__name__}); the server's log says more.",
             )
+        finally:
+            job.parts = ()  # the whole is there, or nobody wants it
 
     def _read_text(self, job: Job, ask: Ask) -> Reading:
         job.tell(what="reading the sentence")
-        language: LanguageModel = self.model.language
         return read_text(
             self.bank,
-            language,
+            self._language,
             ask.sentence,
             ask.layers,
             bank_layers=ask.bank_layers,
@@ -225,104 +161,37 @@ class Desk:
         )
 
     def _read_image(self, job: Job, ask: Ask) -> Reading:
-        job.tell(what="looking at the image")
+        """Read an image layer by layer, and tell each layer as soon as it is read."""
         assert ask.image is not None
-        layers = ask.layers or tuple(default_visual_layers(self.model.num_layers))
+        layers = ask.layers or tuple(default_visual_layers(self._num_layers))
         self.bank.choose_layers(ask.bank_layers)  # what is wrong shows before anything is computed
-        lenses = [
-            _watched(lens, job)
-            for lens in lenses_of(ask.lenses, self.model, self.bank, ask.bank_layers, ask.where, ask.unique)
-        ]
-        source = ImageSource(ask.name, "", ask.image)
-        self._seen.before = job.check
-        (reading,) = read_images(self._seen, [source], lenses, layers, top_k=ask.top_k)
-        return reading
-
-
-class _Remembering:
-    """A VLM that keeps the visual tokens of the last images."""
-
-    def __init__(self, model: VisualModel) -> None:
-        self._model = model
-        self.name, self.revision, self.means_file = model.name, model.revision, model.means_file
-        self.language, self.num_layers, self.hidden_size = model.language, model.num_layers, model.hidden_size
-        self._fingerprint = model.fingerprint()
-        self._kept: OrderedDict[tuple[Any, ...], VisualTokens] = OrderedDict()
-        self.before: Callable[[], None] = lambda: None
-
-    @property
-    def geometry(self) -> str:
-        return self._model.geometry
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def visual_tokens(
-        self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
-    ) -> list[VisualTokens]:
-        self.before()
-        found = []
-        for image in images:
-            pixels = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-            key = (pixels, image.size, tuple(layers), prompt)
-            if key not in self._kept:
-                (self._kept[key],) = self._model.visual_tokens([image], layers, prompt)
-            self._kept.move_to_end(key)
-            found.append(self._kept[key])
-        while len(self._kept) > _KEPT_IMAGES:
-            self._kept.popitem(last=False)
-        return found
-
-
-Read = Callable[[Any, int], list[list[Neighbor]]]
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """A lens that reads piece by piece and tells its job how far it is."""
-
-    lens: Lens
-    job: Job
-
-    @property
-    def name(self) -> str:
-        return self.lens.name
-
-    def read(self, hidden_states: Any, top_k: int = 5) -> list[list[Neighbor]]:
-        def piece(start: int, stop: int) -> list[list[Neighbor]]:
-            return self.lens.read(hidden_states[start:stop], top_k)
-
-        return _in_pieces(self.name, len(hidden_states), self.job, piece)
-
-
-@dataclass(frozen=True)
-class _WatchedLatent(LatentLens):
-    """The same for a LatentLens, which must stay one: readings give it the means of a centred bank."""
-
-    job: Job = field(default_factory=lambda: Job(""))
-
-    def read(self, hidden_states: Any, top_k: int = 5) -> list[list[Neighbor]]:
-        means: npt.NDArray[Any] | None = None if self.query_mean is None else np.asarray(self.query_mean)
-
-        def piece(start: int, stop: int) -> list[list[Neighbor]]:
-            mean = means if means is None or means.ndim == 1 else means[start:stop]
-            return LatentLens.read(replace(self, query_mean=mean), hidden_states[start:stop], top_k)
-
-        return _in_pieces(self.name, len(hidden_states), self.job, piece)
-
-
-def _watched(lens: Lens, job: Job) -> Lens:
-    if isinstance(lens, LatentLens):
-        return _WatchedLatent(**vars(lens), job=job)
-    return _Watched(lens, job)
-
-
-def _in_pieces(
-    name: str, count: int, job: Job, read: Callable[[int, int], list[list[Neighbor]]]
-) -> list[list[Neighbor]]:
-    found: list[list[Neighbor]] = []
-    for start in range(0, count, _PIECE):
+        model = self._models.get(ask.model, lambda text: job.tell(what=text))
         job.check()
-        job.tell(what=f"reading through the {name} lens", done=start, total=count)
-        found += read(start, min(count, start + _PIECE))
-    return found
+        job.tell(what="looking at the image")
+        lenses = lenses_of(ask.lenses, model.model, self.bank, ask.bank_layers, ask.where, ask.unique)
+        model.before = job.check
+        found: list[Reading] = []
+        for reading in read_layers(
+            model,
+            ImageSource(ask.name, "", ask.image),
+            [watched(lens, job) for lens in lenses],
+            layers,
+            top_k=ask.top_k,
+        ):
+            job.check()
+            found.append(reading)
+            tokens = len(reading.tokens)
+            job.tell(
+                what=f"visual layer {reading.layers[0]} is read, {len(found)} of {len(layers)}",
+                done=tokens * len(found),
+                total=tokens * len(layers),
+                parts=(*job.parts, _part(reading, len(found) - 1, layers)),
+            )
+        return join_layers(found)
+
+
+def _part(reading: Reading, number: int, layers: tuple[int, ...]) -> str:
+    """Give one layer's reading as page/parts.js takes it; the first brings the image."""
+    if number:
+        reading = replace(reading, image=None)
+    return f'{{"number":{number},"layers":{json.dumps(layers)},"reading":{page_json(reading)}}}'

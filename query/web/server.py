@@ -15,12 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
-from bank.bank import BankLayers
+from bank.layers import BankLayers
 from bank.where import All, Filter, Where
 from latentbank_errors import ImageError, LatentBankError, QueryError
 from query.named_lenses import LENSES
-from query.web.desk import OVER, Ask, Desk
+from query.web.desk import Desk
 from query.web.file import PAGE, page_html
+from query.web.jobs import OVER, Ask
 
 LARGEST_UPLOAD = 20_000_000
 """Bytes of an image that is sent."""
@@ -65,7 +66,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
     @app.get("/api/about")
     def about() -> dict[str, Any]:
         limits = {"bytes": LARGEST_UPLOAD, "pixels": MOST_PIXELS}
-        return {"pictures": list(offered), "limits": limits} | (desk.about() if desk else {"model": None})
+        return {"pictures": list(offered), "limits": limits} | (desk.about() if desk else {"models": []})
 
     @app.get("/api/pictures/{name}")
     def picture(name: str) -> Response:
@@ -80,6 +81,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
         picture: Short = "",
         name: Annotated[str, Query(max_length=400)] = "",
         sentence: Annotated[str, Query(max_length=2000)] = "",
+        model: Short = "",
         layers: Short = "",
         bank_layers: Short = "mid",
         lens: Short = "latent",
@@ -106,19 +108,19 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
                 )
             await asyncio.to_thread(check_image, body)
             image = body
-        job = desk.ask(
-            Ask(
-                name=sentence or picture or _plain(name) or "image",
-                image=image,
-                sentence=sentence,
-                layers=_numbers(layers) or None,
-                bank_layers=_bank_layers(bank_layers),
-                lenses=_lenses(lens),
-                top_k=top_k,
-                where=where_of(corpus, word, caption),
-                unique=cast("Any", unique or None),
-            )
+        ask = Ask(
+            name=sentence or picture or _plain(name) or "image",
+            image=image,
+            sentence=sentence,
+            model=model,
+            layers=_numbers(layers) or None,
+            bank_layers=_bank_layers(bank_layers),
+            lenses=_lenses(lens),
+            top_k=top_k,
+            where=where_of(corpus, word, caption),
+            unique=cast("Any", unique or None),
         )
+        job = await asyncio.to_thread(desk.ask, ask)  # it reads the bank's ledger
         return JSONResponse({"job": job.id}, 202)
 
     @app.get("/api/jobs/{number}/events")
@@ -127,8 +129,8 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
         if job is None:
             return _error(404, "There is no such job.")
 
-        async def stream() -> AsyncIterator[str]:
-            told, quiet = -1, 0.0
+        async def stream() -> AsyncIterator[bytes]:
+            told, parts, quiet = -1, 0, 0.0
             while True:
                 if job.version != told:
                     told, quiet = job.version, 0.0
@@ -136,7 +138,10 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
                         key: getattr(job, key)
                         for key in ("state", "what", "done", "total", "reading", "error")
                     }
-                    yield f"data: {json.dumps(state)}\n\n"
+                    for part in job.parts[parts:]:
+                        parts += 1
+                        yield f"event: part\ndata: {part}\n\n".encode("utf-8", "replace")
+                    yield f"data: {json.dumps(state)}\n\n".encode()
                     if state["state"] in OVER:
                         return
                     continue
@@ -144,7 +149,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
                 quiet += _LOOK
                 if quiet >= _ALIVE:
                     quiet = 0.0
-                    yield ": still there\n\n"
+                    yield b": still there\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 

@@ -62,7 +62,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 @pytest.fixture(autouse=True)
 def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has these banks open while they are filled, but in tests that say so."""
-    for module in ("bank.bank", "bank.receive"):
+    for module in ("bank.bank", "bank.opening", "bank.receive"):
         monkeypatch.setattr(f"{module}.LEDGER_SECONDS", 0.0)
 
 

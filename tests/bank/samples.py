@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank.bank import Bank, create_bank
+from bank.bank import Bank
 from bank.manifest import CorpusEntry
+from bank.opening import create_bank
 from bank.points import Payload, context_id
 from bank.settings import Settings
 from bank.store import Points, Store, open_store

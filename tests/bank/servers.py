@@ -46,6 +46,7 @@ CALLS = {
     "facet": Call("facet", lambda s: s.facet(4, "word")),
     "info": Call("get_collection", lambda s: s.info(4)),
     "layers": Call("list_collections", lambda s: s.layers()),
+    "in use": Call("list_aliases", lambda s: s.in_use()),
     "manifest": Call("get_collection", lambda s: s.read_manifest()),
     "head": Call("update_collection", lambda s: s.write_manifest(HEAD | {"model": "x"}), writes=True),
     "entry": Call("update_collection", lambda s: s.write_entry("late", {"name": "late"}), writes=True),

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 import bank.search
-from bank.bank import Bank, create_bank, delete_bank, list_banks, open_bank
+from bank.bank import Bank
 from bank.manifest import SCHEMA
+from bank.opening import create_bank, delete_bank, list_banks, open_bank
 from bank.points import Neighbor
 from bank.rotation import rotate
 from bank.store import Points

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bank.bank import Bank, list_banks, open_bank
+from bank.bank import Bank
 from bank.manifest import write_mean
+from bank.opening import list_banks, open_bank
 from bank.rotation import rotate, unit
 from bank.settings import load_settings
 from latentbank_errors import BankMismatch, LatentBankError, LayerNotFound, QueryError

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bank.bank import Bank, delete_bank, list_banks, open_bank
+from bank.bank import Bank
+from bank.opening import delete_bank, list_banks, open_bank
 from bank.settings import Settings, load_settings
 from latentbank_errors import BankBusy, BankMismatch, BankNotFound, BankUnavailable
 from tests.bank.samples import Place, Start, fill, is_one_sentence, make_bank, said_by, units

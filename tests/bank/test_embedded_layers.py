@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import qdrant_edge as edge
 
 from bank.settings import load_settings
 from bank.store import Points, Store
@@ -67,3 +69,25 @@ def test_captions_are_indexed_when_a_filter_first_reads_them(place: Place) -> No
     assert not [*layer.rglob("*caption*")]
     assert store.count(4, Where(caption_contains="red dog") & ~Where(corpus="plants")) > 0
     assert [*layer.rglob("*caption*")]
+
+
+def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To index a layer, its shard is closed and opened again; a search that is under way comes first."""
+    store = made(place)
+    store.upsert(4, points(50))
+    store.commit()
+    request = edge.QueryBatchRequest
+    writer = threading.Thread(target=store.index, args=(4,))
+
+    def while_it_is_indexed(requests: Any) -> Any:
+        monkeypatch.undo()
+        writer.start()
+        writer.join(0.5)  # it has time to close the shard
+        return request(requests)
+
+    monkeypatch.setattr(edge, "QueryBatchRequest", while_it_is_indexed)
+    assert len(store.search(4, units(1), 5)[0]) == 5
+    writer.join()
+    assert store.info(4).indexed == 50
+    assert len(store.search(4, units(1), 5)[0]) == 5
+    store.close()

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bank.bank import Bank, delete_bank, list_banks, open_bank
+from bank.bank import Bank
+from bank.opening import delete_bank, list_banks, open_bank
 from bank.rotation import rotate
 from bank.settings import load_settings
 from bank.store.embedded import RESERVE_BYTES

@@ -16,10 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import bank.export
-from bank.bank import Bank, open_bank
+from bank.bank import Bank
 from bank.export import DESCRIPTION, SUMS, export_bank
 from bank.ledger import replacement_name
 from bank.load import import_bank
+from bank.opening import open_bank
 from bank.receive import MoveReport
 from bank.store.embedded import EmbeddedStore
 from bank.where import Where

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from bank.bank import Bank, open_bank
+from bank.bank import Bank
 from bank.ledger import replacement_name, visible
+from bank.opening import open_bank
 from bank.where import Filter, Where
 from latentbank_errors import LatentBankError, QueryError
 from tests.bank.samples import Place, entry, fill, ids, make_bank, payload, units

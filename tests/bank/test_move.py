@@ -14,9 +14,10 @@ import pytest
 
 import bank.move
 import bank.receive
-from bank.bank import Bank, make_bank, open_bank
+from bank.bank import Bank
 from bank.manifest import Manifest
 from bank.move import copy_bank
+from bank.opening import make_bank, open_bank
 from bank.receive import MoveReport
 from bank.settings import Settings, load_settings
 from bank.store import Points

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bank.bank import list_banks, open_bank
+from bank.opening import list_banks, open_bank
 from bank.settings import Settings
 from bank.store import require_writer
 from bank.token import claims_of, expiry, only_reads, read_token
@@ -35,7 +35,7 @@ def token(**changes: object) -> str:
 
 
 def test_a_token_is_what_its_standard_says() -> None:
-    made = token(banks=["a", "b.c"], layers=[4, 120], expires=NOW)
+    made = token(banks=["a", "b.c@7"], layers=[4, 120], expires=NOW, versions=[1, 2])
     head, claims, signature = made.split(".")
     assert "=" not in made
     parts = [json.loads(base64.urlsafe_b64decode(part + "==")) for part in (head, claims)]
@@ -43,7 +43,11 @@ def test_a_token_is_what_its_standard_says() -> None:
     assert parts[1] == {
         "exp": int(NOW.timestamp()),
         "access": [
-            {"collection": name, "access": "r"} for name in ("a--L04", "a--L120", "b.c--L04", "b.c--L120")
+            {"collection": name, "access": "r"}
+            for name in (
+                *("a--L04", "a--L120", "a@2--L04", "a@2--L120", "a@in-use--L04", "a@in-use--L120"),
+                *("b.c@7--L04", "b.c@7--L120"),
+            )
         ],
     }
     wanted = hmac.new(KEY.encode(), f"{head}.{claims}".encode(), hashlib.sha256).digest()

@@ -13,8 +13,11 @@ import pytest
 
 from bank.bank import Bank
 from models.language import LanguageModel, load_language_model
+from query.lenses import EmbeddingLens, LatentLens, LogitLens
+from query.visual import read_images
+from query.web.file import save_html
 from tests.query.banks import SENTENCES, fill
-from tests.query.eye import PatchEye, picture
+from tests.query.eye import PatchEye, Unembedded, picture
 from tests.query.web.readings import HOSTILE, png
 from tests.tiny import save_tiny
 
@@ -39,6 +42,11 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def cards(page: Page) -> list[str]:
+    """The tokens whose neighbors are shown."""
+    return page.locator(".card h3").all_text_contents()
 
 
 class Watched:
@@ -99,8 +107,26 @@ def bank(language: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="session")
-def live(bank: Bank, eye: PatchEye) -> Iterator[str]:
-    """The address of the live page."""
+def saved(
+    bank: Bank, eye: PatchEye, language: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A file of a reading with three lenses, three layers and hostile captions and name."""
+    folder = tmp_path_factory.mktemp("files")
+    image = folder / "<img src=x onerror='window.hit=1'>.png"
+    picture(5, (300, 200)).save(image)
+    lenses = [
+        LatentLens(bank, "all"),
+        LogitLens(Unembedded(language.embedding), language.tokenizer),
+        EmbeddingLens(language.embedding, language.tokenizer),
+    ]
+    (reading,) = read_images(eye, [image], lenses, [0, 2, 3], top_k=8)
+    assert any(HOSTILE in n.caption for token in reading.tokens for n in token.neighbors)
+    return save_html(reading, folder / "out.html")
+
+
+@pytest.fixture(scope="session")
+def live(bank: Bank, eye: PatchEye, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the live page; besides `patch-eye` there are `loud`, and `stranger`, whose LLM is another one."""
     import socket
 
     import uvicorn
@@ -110,7 +136,12 @@ def live(bank: Bank, eye: PatchEye) -> Iterator[str]:
     from query.web.server import create_app
 
     listening = socket.create_server(("127.0.0.1", 0))
-    app = Guard(create_app(Desk(bank, eye), {"a cat": png(picture(1, (300, 200)))}))
+    folder = tmp_path_factory.mktemp("stranger") / "llama-other"
+    others = {
+        "loud": lambda say: PatchEye(eye.language, gain=9.0),
+        "stranger": lambda say: PatchEye(load_language_model(str(save_tiny(folder, seed=7)))),
+    }
+    app = Guard(create_app(Desk(bank, eye, others), {"a cat": png(picture(1, (300, 200)))}))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import bank.manifest
 import ingest.job
 import ingest.plan
-from bank.bank import Bank, create_bank
+import ingest.shares
+from bank.bank import Bank
+from bank.opening import create_bank
 from bank.settings import Metric
 from bank.where import Where
 from ingest.corpus import corpus_from_sentences
 from ingest.job import JobReport, ready_plan, run
 from ingest.plan import Plan, PlanSettings, load_plan
 from ingest.shares import parse_share
+from latentbank_errors import LatentBankError
 from latentbank_progress import Progress
 from models.language import LanguageModel, load_language_model
 
@@ -56,6 +62,9 @@ class Place:
     grpc_port: int = 6334
     graph_from: int = 200
     metric: Metric = "cosine"
+    prefer_grpc: bool = True
+    timeout: int = 10
+    retries: int = 2
 
     def bank(self, model: LanguageModel) -> Bank:
         """Open the bank, made if it is new."""
@@ -69,9 +78,10 @@ class Place:
             url=self.url,
             grpc_port=self.grpc_port,
             data_dir=self.folder,
-            retries=2,
+            prefer_grpc=self.prefer_grpc,
+            retries=self.retries,
             retry_wait=0.01,
-            timeout=10,
+            timeout=self.timeout,
             graph_from=self.graph_from,
             metric=self.metric,
         )
@@ -98,26 +108,60 @@ class Place:
             return run(bank, self.plan(bank, model, sentences, corpus), model, batch=BATCH)
 
 
+@dataclass
+class Calls:
+    """Progress that counts its calls before the first stage, and does something at the nth."""
+
+    at: int = 0
+    do: Callable[[], object] = lambda: None
+    calls: int = 0
+    last: tuple[float, float | None] = (0, None)
+    stages: list[str] = field(default_factory=list)
+
+    def stage(self, what: str, unit: str) -> None:
+        self.stages.append(f"{what} {unit}")
+
+    def update(self, done: float, total: float | None = None) -> None:
+        if self.stages:
+            return
+        self.calls += 1
+        self.last = (done, total)
+        if self.calls == self.at:
+            self.do()
+
+
 # -- a process that can be killed ----------------------------------------------------------------
 
+# A job's writer and its LLM speak at the same time.
+_speaking = threading.Lock()
 _SPIED = ("write_entry", "defer_index", "present", "upsert", "commit", "index")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What the other process said: it begins or has ended something, with so many contexts."""
+    """What the other process said: it begins or has ended something.
+
+    An upsert was of these contexts of a layer; a job that stopped says with what error.
+    """
 
     name: str
     begins: bool
-    contexts: int = 0
+    layer: int = -1
+    ids: tuple[str, ...] = ()
+    error: str = ""
+
+
+def _say(line: Connection, event: Event) -> None:
+    with _speaking:
+        line.send(event)
 
 
 def _spied(name: str, method: Callable[..., Any], line: Connection) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*given: Any, **named: Any) -> Any:
-        line.send(Event(name, True))
+        _say(line, Event(name, True))
         found = method(*given, **named)
-        line.send(Event(name, False, len(given[1].ids) if name == "upsert" and given[0] == LAYERS[-1] else 0))
+        _say(line, Event(name, False, *((given[0], tuple(given[1].ids)) if name == "upsert" else ())))
         return found
 
     return call
@@ -139,8 +183,23 @@ class _Telling:
         """Nothing to tell."""
 
 
-def _share(place: Place, directory: Path, text: str, line: Connection, batch: int, replacing: bool) -> None:
+def set_clock(hours: float) -> None:
+    """Let this process's clock be so many hours ahead."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    for module in (bank.manifest, ingest.shares):
+        module.datetime = Clock  # type: ignore[attr-defined]
+
+
+def _share(
+    place: Place, directory: Path, text: str, line: Connection, batch: int, replacing: bool, clock: float
+) -> None:
     torch.set_num_threads(1)
+    set_clock(clock)
     ingest.job.LEDGER_SECONDS = 0.0
     model, plan = load_language_model(str(place.model), device="cpu"), load_plan(directory)
     assert plan is not None
@@ -181,28 +240,41 @@ class Worker:
 
 
 def start_worker(
-    place: Place, directory: Path, share: str, batch: int = BATCH, replacing: bool = False
+    place: Place,
+    directory: Path,
+    share: str,
+    batch: int = BATCH,
+    replacing: bool = False,
+    clock: float = 0.0,
 ) -> Worker:
-    """Start a worker at a share of the plan in `directory`."""
+    """Start a worker at a share of the plan in `directory`; its clock is `clock` hours ahead."""
     ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(target=_share, args=(place, directory, share, theirs, batch, replacing))
+    process = _context().Process(
+        target=_share, args=(place, directory, share, theirs, batch, replacing, clock)
+    )
     process.start()
     theirs.close()
     return Worker(process, ours)
 
 
-def _work(place: Place, sentences: list[str], line: Connection, planning: int) -> None:
+def _work(place: Place, sentences: list[str], line: Connection, planning: int, batch: int) -> None:
     torch.set_num_threads(1)
     ingest.job.COMMIT_SECONDS = 0.0  # after every batch
     ingest.job.LEDGER_SECONDS = 0.0
     ingest.plan._BATCH = 32
     model = load_language_model(str(place.model), device="cpu")
-    with place.bank(model) as bank:
-        for name in _SPIED:
-            setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
-        plan = place.plan(bank, model, sentences, progress=_Telling(line, planning))
-        run(bank, plan, model, batch=BATCH)
-    line.send(Event("end", True))
+    model._run = _spied("forward", model._run, line)  # type: ignore[method-assign]
+    line.send(Event("open", True))
+    try:
+        with place.bank(model) as bank:
+            for name in _SPIED:
+                setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
+            plan = place.plan(bank, model, sentences, progress=_Telling(line, planning))
+            run(bank, plan, model, batch=batch)
+    except LatentBankError as error:
+        line.send(Event("stopped", True, error=str(error)))
+    else:
+        line.send(Event("end", True))
 
 
 @functools.cache
@@ -226,33 +298,71 @@ def kill_job(place: Place, sentences: list[str], name: str, times: int, delay: f
 
     Returns what it said before it died.
     """
-    ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(
-        target=_work, args=(place, sentences, theirs, times if name == "planning" else 0)
+    job = start_job(place, sentences, times if name == "planning" else 0)
+    return job.killed(
+        lambda said: said[-1].begins and sum(e.begins and e.name == name for e in said) == times, delay
     )
+
+
+@dataclass
+class Job:
+    """A whole job in a process of its own."""
+
+    process: Any
+    line: Connection
+
+    def killed(self, when: Callable[[list[Event]], bool], delay: float) -> list[Event]:
+        """Kill it with signal 9, `delay` seconds after what it has said so far makes `when` true.
+
+        Gives all it said. If `when` never is true, it ends by itself.
+        """
+        said: list[Event] = []
+        for event in _events(self.line):
+            said.append(event)
+            if when(said):
+                time.sleep(delay)
+                os.kill(self.process.pid, signal.SIGKILL)
+                break
+        return said + self.rest()
+
+    def rest(self) -> list[Event]:
+        """Wait until it has ended; gives what it said from now on."""
+        said = list(_events(self.line))
+        self.process.join()
+        self.line.close()
+        return said
+
+
+def start_job(place: Place, sentences: list[str], planning: int = 0, batch: int = BATCH) -> Job:
+    """Start a whole job, which waits to be killed at the nth time that it tells how far its planning is.
+
+    `batch`: tokens in a forward pass.
+    """
+    ours, theirs = _context().Pipe(duplex=False)
+    process = _context().Process(target=_work, args=(place, sentences, theirs, planning, batch))
     process.start()
     theirs.close()
-    said: list[Event] = []
-    for event in _events(ours):
-        said.append(event)
-        if event.begins and sum(one.begins and one.name == name for one in said) == times:
-            time.sleep(delay)
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    said += _events(ours)
-    process.join()
-    ours.close()
-    return said
+    return Job(process, ours)
+
+
+def acknowledged(said: list[Event], *, shared: bool = False) -> set[tuple[int, str]]:
+    """Which contexts (layer and id) were safe for certain when the process died.
+
+    On a server (`shared`) those of upserts that were answered, embedded those that were committed.
+    """
+    added: set[tuple[int, str]] = set()
+    safe: set[tuple[int, str]] = set()
+    for event in said:
+        if not event.begins:
+            added.update((event.layer, id_) for id_ in event.ids)
+            if event.name == "commit" or shared:
+                safe.update(added)
+    return safe
 
 
 def committed(said: list[Event]) -> int:
-    """How many contexts had been committed for certain when the process died."""
-    added = safe = 0
-    for event in said:
-        if not event.begins:
-            added += event.contexts
-            safe = added if event.name == "commit" else safe
-    return safe
+    """How many contexts every layer had committed for certain when the process died."""
+    return sum(layer == LAYERS[-1] for layer, _ in acknowledged(said))
 
 
 def stored_contexts(bank: Bank, corpus: str) -> int:

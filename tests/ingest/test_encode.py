@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bank.bank import create_bank
+from bank.opening import create_bank
 from bank.points import Payload, context_id
 from bank.where import Where
 from ingest.corpus import corpus_from_sentences

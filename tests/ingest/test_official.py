@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import ingest.survey
-from bank.bank import Bank, create_bank, open_bank
+from bank.bank import Bank
+from bank.opening import create_bank, open_bank
 from bank.store.embedded import EmbeddedStore
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run

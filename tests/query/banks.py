@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bank.bank import Bank, create_bank
+from bank.bank import Bank
+from bank.opening import create_bank
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run
 from models.language import LanguageModel

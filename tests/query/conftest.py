@@ -33,7 +33,7 @@ def filled_dir(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def bank(filled_dir: Path) -> Iterator[Bank]:
-    from bank.bank import open_bank
+    from bank.opening import open_bank
 
     with open_bank("small", data_dir=filled_dir, url="") as opened:
         yield opened

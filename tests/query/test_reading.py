@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bank.bank import Bank, create_bank
+from bank.bank import Bank
+from bank.opening import create_bank
 from bank.where import Where
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run

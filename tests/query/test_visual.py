@@ -26,7 +26,7 @@ from query.images import find_images
 from query.lenses import EmbeddingLens, LatentLens
 from query.reading import Reading, read_hidden, read_text
 from query.report import draw_reading, png_bytes, save_reading
-from query.visual import default_visual_layers, read_image, read_images
+from query.visual import default_visual_layers, join_layers, read_image, read_images, read_layers
 from tests.query.banks import ONE, fill
 from tests.query.eye import GRID, PatchEye, picture
 from tests.tiny import save_tiny
@@ -120,6 +120,17 @@ def test_all_visual_layers_of_several_images_are_one_search(
         assert [[n.id for n in t.neighbors] for t in reading.tokens] == [
             [n.id for n in t.neighbors] for t in alone.tokens
         ]
+
+
+def test_layer_by_layer_gives_what_all_at_once_gives(bank: Bank, eye: PatchEye) -> None:
+    lenses = [LatentLens(bank), EmbeddingLens(eye.language.embedding, eye.language.tokenizer)]
+    parts = list(read_layers(eye, picture(), lenses, [2, 0, 2, 1], top_k=3))
+    assert [part.layers for part in parts] == [(2,), (0,), (1,)]
+    assert eye.calls == [1]
+    (whole,) = read_images(eye, [picture()], lenses, [2, 0, 1], top_k=3)
+    assert join_layers(parts) == whole
+    with pytest.raises(QueryError, match="at least one visual layer"):
+        read_layers(eye, picture(), lenses, [])
 
 
 def test_lenses_get_the_same_states_and_stand_beside_each_other(
@@ -269,6 +280,11 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
         assert not lens.asked
         said.append(text)
 
+    said.clear()
+    list(read_layers(large, picture(), [lens], [0, 1], warn=said.append))
+    assert len(said) == 1
+    said.clear()
+    lens = Counting()
     images = [picture(), picture(1)]
     assert len(list(read_images(large, images, [lens], [0], batch=1, warn=warn))) == 2
     (text,) = said

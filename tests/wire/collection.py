@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from qdrant_client.http import models as m
 
 from tests.wire import translate
+from tests.wire.archive import Snapshot
 from tests.wire.errors import Refusal, WireError, not_spoken, wrong
 
 _HNSW = m.HnswConfig(m=16, ef_construct=100, full_scan_threshold=10000, max_indexing_threads=0, on_disk=False)
@@ -115,6 +116,36 @@ class Collection:
                 },
                 update_queue=m.UpdateQueueInfo(length=0),
             )
+
+    def cluster(self) -> m.CollectionClusterInfo:
+        """Where its shards are: all here, and at rest. Only the first holds points, whatever their number."""
+        with self._lock, self._shard_in_use() as shard:
+            points = shard.info().points_count
+        count = self.config.params.shard_number or 1
+        return m.CollectionClusterInfo(
+            peer_id=1,
+            shard_count=count,
+            local_shards=[
+                m.LocalShardInfo(
+                    shard_id=number, points_count=0 if number else points, state=m.ReplicaState.ACTIVE
+                )
+                for number in range(count)
+            ],
+            remote_shards=[],
+            shard_transfers=[],
+        )
+
+    def snapshot(self, shard_id: int) -> Snapshot:
+        """A snapshot of its shard, to be written while it is sent; nothing changes meanwhile."""
+        if shard_id != 0:
+            raise WireError(Refusal.NOT_FOUND, f"Not found: Shard {shard_id} not found")
+
+        def segments() -> dict[str, Any]:
+            with self._shard_in_use() as shard:
+                shard.flush()
+                return dict(shard.snapshot_manifest())
+
+        return Snapshot(self._directory, segments, self._lock)
 
     # Changes
 

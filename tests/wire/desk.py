@@ -92,13 +92,23 @@ class Keys:
         return claims.get("access", "r")
 
     def shown(self, given: str | None, result: Any) -> Any:
-        """What this key is told of an answer: of the collections only those that it opens."""
+        """What this key is told of an answer: collections that it opens, aliases if it opens both names."""
         access = None if given is None or _same(given, self.full) else self._access(given)
-        if access is None or not isinstance(result, m.CollectionsResponse):
+        if access is None:
             return result
-        return m.CollectionsResponse(
-            collections=[one for one in result.collections if _opens(access, one.name)]
-        )
+        if isinstance(result, m.CollectionsResponse):
+            return m.CollectionsResponse(
+                collections=[one for one in result.collections if _opens(access, one.name)]
+            )
+        if isinstance(result, m.CollectionsAliasesResponse):
+            return m.CollectionsAliasesResponse(
+                aliases=[
+                    one
+                    for one in result.aliases
+                    if _opens(access, one.alias_name) and _opens(access, one.collection_name)
+                ]
+            )
+        return result
 
 
 def _opens(access: Any, collection: str) -> bool:

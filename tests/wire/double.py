@@ -12,6 +12,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ from qdrant_client.http import models as m
 
 from tests.wire import translate
 from tests.wire.certificates import Certificates, make_certificates
+from tests.wire.collection import Upsert
 from tests.wire.desk import Desk, Invalid, Keys, Recorded
 from tests.wire.engine import Engine
 from tests.wire.faults import FAMILIES, Fault, Trouble
@@ -136,14 +138,25 @@ class QdrantDouble:
 
         `operation` is one of `operations`, or None for any but the ones clients call on their
         own (version, health); "query" stands for single and batched queries. `retry_after`, in
-        seconds, goes with `Fault.too_many`; `seconds` is how long `Fault.hang` lasts at most.
+        seconds, goes with `Fault.too_many`; `seconds` is how long `Fault.hang` and `Fault.slow` last at most.
         """
         if operation is not None and operation not in self.operations:
             raise ValueError(f"{operation!r} is no operation; there are {', '.join(sorted(self.operations))}")
         self._desk.faults.order(Trouble(fault, retry_after, seconds), operation, times, after)
 
+    def when(self, after: int, do: Callable[[], None]) -> None:
+        """Call `do` in the middle of things: as the next request comes, but for the first `after`.
+
+        Requests are counted that clients do not make on their own. `do` may not stop the server.
+        """
+        self._desk.faults.when(after, do)
+
+    def delete(self, collection: str) -> None:
+        """Delete a collection past keys and faults, as somebody else does."""
+        self._engine.apply("delete_collection", collection, None)
+
     def clear_faults(self) -> None:
-        """Forget the faults that have not struck yet."""
+        """Forget the faults that have not struck yet, and what `when` was told."""
         self._desk.faults.clear()
 
     @property
@@ -177,6 +190,17 @@ class QdrantDouble:
             translate.plain_id(one.id): (np.asarray(one.vector, dtype=np.float32), one.payload or {})
             for one in found
         }
+
+    def put(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        payloads: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Store points in the engine itself, past keys and faults; row i of `vectors` is `ids[i]`'s."""
+        rows = zip(ids, vectors.tolist(), map(dict, payloads), strict=True)
+        self._engine.find(collection).upsert(Upsert(list(rows)))
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self._certificates is None:

@@ -23,9 +23,10 @@ WRITES = frozenset(
         "upsert",
         "delete",
         "update_aliases",
+        "shard_snapshot",
     }
 )
-"""Operations a read-only key may not ask for."""
+"""Operations a read-only key may not ask for; a server gives snapshots only to keys that may write."""
 
 
 class Engine:
@@ -50,6 +51,8 @@ class Engine:
             "update_aliases": lambda _, body: self._update_aliases(body),
             "list_aliases": lambda _, __: self._list_aliases(None),
             "collection_aliases": lambda name, _: self._list_aliases(name),
+            "collection_cluster": lambda name, _: self.find(name).cluster(),
+            "shard_snapshot": lambda name, shard: self.find(name).snapshot(shard),
             "create_index": lambda name, body: self._write(self.find(name).create_index, body),
             "upsert": lambda name, body: self._write(self.find(name).upsert, body),
             "delete": lambda name, body: self._write(self.find(name).delete, body),

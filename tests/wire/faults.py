@@ -1,6 +1,7 @@
 """Faults a test can order: what goes wrong, for which operation, how often."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,11 +24,12 @@ class Fault(Enum):
     unavailable503 = "503 / UNAVAILABLE"
     drop_after_apply = "the request is applied, then the connection is closed without an answer"
     cut = "the request is applied, then the connection is closed in the middle of the answer"
+    slow = "the request is applied, and the answer comes in pieces, for some seconds"
 
     @property
     def applies(self) -> bool:
         """Whether the request takes effect before things go wrong."""
-        return self in (Fault.drop_after_apply, Fault.cut)
+        return self in (Fault.drop_after_apply, Fault.cut, Fault.slow)
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,24 @@ class FaultBook:
         """Start with nothing ordered."""
         self._lock = threading.Lock()
         self._orders: list[_Order] = []
+        self._moments: list[tuple[int, Callable[[], None]]] = []
+        self._asked = 0
 
     def order(self, trouble: Trouble, operation: str | None, times: int, after: int) -> None:
         """Strike the next `times` requests for `operation` (None: any), leaving the first `after` alone."""
         with self._lock:
             self._orders.append(_Order(trouble, operation, times, after))
 
+    def when(self, after: int, do: Callable[[], None]) -> None:
+        """Call `do` as the next request comes for which faults can be ordered, but for the first `after`."""
+        with self._lock:
+            self._moments.append((self._asked + after, do))
+
     def clear(self) -> None:
         """Forget everything ordered."""
         with self._lock:
             self._orders.clear()
+            self._moments.clear()
 
     def left(self) -> int:
         """How many faults are still to be delivered."""
@@ -91,6 +101,7 @@ class FaultBook:
 
     def take(self, operation: str) -> Trouble | None:
         """The fault that strikes this request, if any; at most one order is used up."""
+        self._do_what_is_due(operation)
         with self._lock:
             for order in self._orders:
                 if not order.matches(operation):
@@ -101,3 +112,13 @@ class FaultBook:
                     order.times -= 1
                     return order.trouble
             return None
+
+    def _do_what_is_due(self, operation: str) -> None:
+        if operation in QUIET:
+            return
+        with self._lock:
+            due = [do for at, do in self._moments if at <= self._asked]
+            self._moments = [(at, do) for at, do in self._moments if at > self._asked]
+            self._asked += 1
+        for do in due:
+            do()

@@ -48,7 +48,9 @@ class _Wire:
         except Exception as error:
             # A mistake in the double: tell the test what it was.
             _abort(context, WireError(Refusal.INTERNAL, f"the test double failed: {error!r}"))
-        if trouble is not None:
+        if trouble is not None and trouble.fault is Fault.slow:
+            _wait(context, trouble.seconds)
+        elif trouble is not None:
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         return result
 
@@ -246,15 +248,19 @@ def _abort(context: grpc.ServicerContext, error: WireError) -> NoReturn:
 def _strike(context: grpc.ServicerContext, trouble: Trouble) -> NoReturn:
     error = trouble.error()
     if error is None and trouble.fault is Fault.hang:
-        gone = threading.Event()
-        # Called back once the client gives up, or the server stops.
-        if context.add_callback(gone.set):
-            gone.wait(trouble.seconds)
+        _wait(context, trouble.seconds)
     if error is None:
         context.abort(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer")
     else:
         _abort(context, error)
     raise AssertionError("abort always raises")
+
+
+def _wait(context: grpc.ServicerContext, seconds: float) -> None:
+    gone = threading.Event()
+    # Called back once the client gives up, or the server stops.
+    if context.add_callback(gone.set):
+        gone.wait(seconds)
 
 
 def _key(context: grpc.ServicerContext) -> str | None:

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pydantic_core
+import zstandard
 from pydantic import TypeAdapter
 from qdrant_client.http import models as m
 
 from tests.wire import openapi
+from tests.wire.archive import Snapshot
 from tests.wire.collection import Upsert, dense
 from tests.wire.desk import Desk, Struck
 from tests.wire.errors import Refusal, WireError, not_spoken
@@ -29,6 +31,11 @@ from tests.wire.faults import Fault, Trouble
 MAX_BODY = 32 * 1024 * 1024
 """Bytes a request's body may have, Qdrant's default."""
 
+CUT = 1 << 12
+"""Bytes of a snapshot that are sent before it is cut."""
+
+# Pieces of an answer that comes slowly.
+_PIECES = 4
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -62,6 +69,8 @@ ROUTES = (
     Route("PATCH", _C, "update_collection", TypeAdapter(m.UpdateCollection)),
     Route("DELETE", _C, "delete_collection"),
     Route("GET", _C + "/exists", "collection_exists"),
+    Route("GET", _C + "/cluster", "collection_cluster"),
+    Route("GET", _C + "/shards/{shard_id}/snapshot", "shard_snapshot"),
     Route("GET", _C + "/aliases", "collection_aliases"),
     Route("PUT", _C + "/index", "create_index", TypeAdapter(m.CreateFieldIndex), waits=True),
     Route("PUT", _C + "/points", "upsert", TypeAdapter(m.PointInsertOperations), waits=True),
@@ -75,8 +84,13 @@ ROUTES = (
 )
 
 
-def _parse(route: Route, raw: bytes) -> Any:
-    """The body as a REST model or an Upsert; raises ValueError unless it is what the API describes."""
+def _parse(route: Route, raw: bytes, shard_id: str | None) -> Any:
+    """The body as a REST model or an Upsert; raises ValueError unless it is what the API describes.
+
+    A path that names a shard has no body; its number stands in for one.
+    """
+    if shard_id is not None:
+        return int(shard_id)
     if route.body is None:
         return None
     given = json.loads(raw or b"{}")
@@ -167,6 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             result, trouble = self._serve(raw)
+            if isinstance(result, Snapshot):
+                self._stream(result, trouble)
+                return
             status, answer = 200, _success(result, started)
         except WireError as error:
             self._refuse(error, started)
@@ -182,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, answer)
         elif trouble.fault is Fault.cut:
             self._answer(status, answer, cut=True)
+        elif trouble.fault is Fault.slow:
+            self._answer(status, answer, seconds=trouble.seconds)
         else:
             self.close_connection = True
 
@@ -205,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
                 route.operation,
                 None if name is None else unquote(name),
                 self._key(),
-                partial(_parse, route, raw),
+                partial(_parse, route, raw, found.groupdict().get("shard_id")),
                 wait,
             )
         raise not_spoken(f"{self.command} {url.path}")
@@ -237,18 +256,86 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(error.refusal.http, pydantic_core.to_json(body), headers)
 
     def _answer(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        cut: bool = False,
+        seconds: float = 0.0,
     ) -> None:
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        if seconds:
+            self._trickle(body, seconds)
+        else:
+            self.wfile.write(body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
+
+    def _stream(self, snapshot: Snapshot, trouble: Trouble | None) -> None:
+        """Send a snapshot in chunks: its length is not known before it is made."""
+        fault = trouble.fault if trouble else None
+        if fault is Fault.drop_after_apply:
+            self.close_connection = True
+            return
+        if trouble is not None and fault is Fault.slow:
+            # Readable once the client gives up, or the server stops.
+            select.select([self.connection], [], [], trouble.seconds)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        packed = "zstd" in self.headers.get("Accept-Encoding", "")
+        if packed:
+            self.send_header("Content-Encoding", "zstd")
+        self.end_headers()
+        out = _Chunks(self.wfile, CUT if fault is Fault.cut else None)
+        try:
+            if packed:
+                with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as packing:
+                    snapshot.write(packing)
+            else:
+                snapshot.write(out)
+        except _Cut:
+            self.close_connection = True
+            return
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _trickle(self, body: bytes, seconds: float) -> None:
+        step = -(-len(body) // _PIECES)
+        for at in range(0, len(body), step):
+            self.wfile.write(body[at : at + step])
+            self.wfile.flush()
+            # Readable once the client gives up, or the server stops.
+            if select.select([self.connection], [], [], seconds / _PIECES)[0]:
+                self.close_connection = True
+                return
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
+
+
+class _Cut(Exception):
+    """The end of a snapshot that is to be broken off."""
+
+
+class _Chunks:
+    """Writes what it is given as chunks of an HTTP answer; breaks off after `limit` bytes, if there is one."""
+
+    def __init__(self, out: BinaryIO, limit: int | None) -> None:
+        self._out, self._limit, self._sent = out, limit, 0
+
+    def write(self, data: bytes) -> int:
+        if not data:
+            return 0
+        if self._limit is not None and self._sent >= self._limit:
+            raise _Cut
+        self._sent += len(data)
+        self._out.write(b"%x\r\n" % len(data))
+        self._out.write(data)
+        self._out.write(b"\r\n")
+        return len(data)
 
 
 def _success(result: Any, started: float) -> bytes:

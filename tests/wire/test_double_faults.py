@@ -265,3 +265,33 @@ def test_without_grpc_only_rest_answers(refusal: Refused) -> None:
         assert rest.collection_exists("bank")
         rest.close()
         over_grpc.close()
+
+
+def test_a_slow_answer_is_whole_in_the_end(
+    client: QdrantClient, server: QdrantDouble, transport: str, refusal: Refused
+) -> None:
+    create(client)
+    server.inject(Fault.slow, times=2, operation="upsert", seconds=0.2)
+    client.upsert("bank", POINTS)
+    assert client.count("bank").count == 5
+    impatient = connect(server, transport, timeout=1)
+    server.inject(Fault.slow, operation="retrieve", seconds=60)
+    assert refusal(lambda: impatient.retrieve("bank", [1]))[0] == "late"
+    assert len(impatient.retrieve("bank", [1])) == 1
+    impatient.close()
+
+
+def test_things_happen_between_requests(client: QdrantClient, server: QdrantDouble) -> None:
+    create(client)
+    counts: list[int] = []
+    server.when(1, lambda: counts.append(len(server.points("bank"))))
+    server.when(2, lambda: server.delete("bank"))
+    client.upsert("bank", POINTS[:3])
+    assert counts == []
+    client.upsert("bank", POINTS)
+    assert counts == [3]
+    assert not client.collection_exists("bank")
+    server.when(0, server.wipe)
+    server.clear_faults()
+    create(client)
+    assert client.collection_exists("bank")

@@ -1,11 +1,12 @@
 // The live page: what to read, how far it is, and the view of what was found. The address says it all again.
 
 import { element } from "./draw.js";
+import { addPart, wholeOf } from "./parts.js";
 import { LENS_NAMES } from "./reading.js";
 import { showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = ["layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption"];
+const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption"];
 let about;
 let chosen = null; // {file} or {picture}
 let job = null; // {id, events} of what is being read
@@ -16,13 +17,14 @@ start().catch((error) => say(error.message, true));
 async function start() {
   about = await (await answer(fetch("/api/about"))).json();
   $("saved").addEventListener("change", () => $("saved").files[0] && openSaved($("saved").files[0]));
-  if (!about.model) {
+  if (!about.models.length) {
     $("about").textContent = "No model is loaded: open a saved reading.";
     return;
   }
   const corpora = about.corpora.length ? `, corpora ${about.corpora.join(", ")}` : "";
-  $("about").textContent = `${about.model} · bank ${about.bank}, layers ${about.bank_layers.join(", ")}${corpora}`;
+  $("about").textContent = `${about.models.join(", ")} · bank ${about.bank}, layers ${about.bank_layers.join(", ")}${corpora}`;
   $("layers").placeholder = about.visual_layers.join(",");
+  if (about.models.length > 1) $("model").append(...about.models.map((name) => element("option", {}, name)));
   $("corpus").append(...about.corpora.map((name) => element("option", {}, name)));
   for (const lens of about.lenses) {
     const box = element("input", { type: "checkbox", name: "lens", value: lens, checked: lens === "latent" });
@@ -62,6 +64,7 @@ function showTab() {
   $("image-part").hidden = text;
   $("text-part").hidden = !text;
   $("where-part").hidden = text;
+  $("model-part").hidden = text || about.models.length < 2;
   $("lenses").hidden = text;
   $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
 }
@@ -78,16 +81,16 @@ function asked(change = {}) {
   const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
   const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
   given.lens = text ? "latent" : lenses.join(",") || "latent";
-  if (text) given.sentence = $("sentence").value.trim();
+  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
   const query = new URLSearchParams({ ...given, ...change });
   for (const [name, value] of [...query]) if (!value) query.delete(name);
   return query;
 }
 
-/** A filter that changes reads again, if there is something to read. */
+/** A filter or a model that changes reads again, if there is something to read. */
 function refilter(event) {
-  if (["corpus", "word", "caption", "unique"].includes(event.target.id) && (chosen || kind() === "text")) read();
+  if (["model", "corpus", "word", "caption", "unique"].includes(event.target.id) && (chosen || kind() === "text")) read();
 }
 
 function recall() {
@@ -102,6 +105,10 @@ function recall() {
     choose({ picture: query.get("picture") });
   }
   showTab();
+  if (query.has("model") && !about.models.includes(query.get("model"))) {
+    [$("model").value] = about.models;
+    return say(`There is no model ${query.get("model")} on this page; there are ${about.models.join(", ")}.`, true);
+  }
   if (chosen || query.has("sentence")) read();
 }
 
@@ -176,6 +183,17 @@ function abandon() {
 function follow(id) {
   const events = new EventSource(`/api/jobs/${id}/events`);
   job = { id, events };
+  let whole; // of what is read so far
+  let showMore;
+  events.addEventListener("part", (event) => {
+    const part = JSON.parse(event.data);
+    const first = !showMore;
+    if (first) whole = wholeOf(part);
+    addPart(whole, part);
+    if (first) showMore = showReading($("view"), whole);
+    else showMore(whole);
+    $("save").hidden = true; // until the whole is there
+  });
   events.addEventListener("message", async (event) => {
     const now = JSON.parse(event.data);
     if (now.state === "waiting" || now.state === "running") {
@@ -190,7 +208,8 @@ function follow(id) {
     if (now.state !== "done") return say(now.error || "Cancelled.", now.state === "failed");
     try {
       const data = await (await answer(fetch(`/api/readings/${now.reading}`))).json();
-      showReading($("view"), data);
+      if (showMore) showMore(data);
+      else showReading($("view"), data);
       $("save").href = `/api/readings/${now.reading}/page`;
       $("save").hidden = false;
       say("done");

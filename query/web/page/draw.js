@@ -43,7 +43,8 @@ export function bankColour(bankLayers, bankLayer) {
 /** Draw what one lens sees at one layer: the image under its tokens, or a sentence as tokens, and a legend. */
 export function drawStage(reading, { lens, layer, tile, view }) {
   const name = LENS_NAMES[lens] ?? lens;
-  const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}`)];
+  const unread = reading.isRead(layer) ? "" : ": not read yet";
+  const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}${unread}`)];
   const tokens = reading.tokens.filter((token) => token.row >= 0 && token.tile === tile);
   const [low, high] = reading.range(lens, layer);
   const paint = (token) => {
@@ -61,7 +62,8 @@ export function drawStage(reading, { lens, layer, tile, view }) {
     const word = reading.bestWord(lens, layer, token.number);
     const score = shownScore(reading.bestScore(lens, layer, token.number));
     const from = reading.hasBank(lens) ? `, bank layer ${reading.bestBankLayer(lens, layer, token.number)}` : "";
-    const found = word ? `${word}, ${reading.scoreName(lens)} ${score}${from}` : "nothing found";
+    const none = reading.isRead(layer) ? "nothing found" : "not read yet";
+    const found = word ? `${word}, ${reading.scoreName(lens)} ${score}${from}` : none;
     return `${reading.tokenName(token.number)} ${found}`;
   };
   if (reading.data.size) {
@@ -71,7 +73,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   } else {
     parts.push(chips(reading, reading.tokens, `Tokens, read by ${name}`, { lens, layer, view, paint, said }));
   }
-  if (view === "heat") parts.push(heatLegend(reading.scoreName(lens), low, high));
+  if (view === "heat" && !unread) parts.push(heatLegend(reading.scoreName(lens), low, high));
   if (view === "bank") parts.push(bankLegend(reading, lens));
   return element("figure", { class: "stage", "data-lens": lens }, ...parts);
 }
@@ -208,7 +210,7 @@ export function drawShares(reading) {
       const bar = element("span", { class: "column", "aria-hidden": "true" });
       bar.style.height = `${(share * 2.5).toFixed(2)}rem`;
       bar.style.background = bankColour(reading.data.bank_layers, bankLayer);
-      return element("td", {}, bar, element("span", {}, `${Math.round(share * 100)} %`));
+      return element("td", {}, bar, element("span", {}, reading.isRead(layer) ? `${Math.round(share * 100)} %` : "…"));
     });
     return element("tr", {}, element("th", { scope: "row" }, String(name)), ...cells);
   });

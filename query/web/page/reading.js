@@ -21,8 +21,11 @@ export function openReading(data) {
     box,
   }));
 
+  // A layer that is not read yet has no neighbors.
+  const foundAt = (lens, layer) => data.found[lens][layer] ?? [];
+
   function neighbors(lens, layer, token) {
-    return data.found[lens][layer][token].map(([context, bankLayer, score]) => {
+    return (foundAt(lens, layer)[token] ?? []).map(([context, bankLayer, score]) => {
       const [word, text, caption, start, end, corpus] = data.contexts[context];
       return {
         word,
@@ -38,18 +41,18 @@ export function openReading(data) {
   }
 
   /** The best neighbor's [context, bank layer, score], or undefined. */
-  const best = (lens, layer, token) => data.found[lens][layer][token][0];
+  const best = (lens, layer, token) => foundAt(lens, layer)[token]?.[0];
 
   /** The lowest and highest best score of a lens at one layer. */
   function range(lens, layer) {
-    const scores = data.found[lens][layer].flatMap((found) => (found.length ? [found[0][2]] : []));
+    const scores = foundAt(lens, layer).flatMap((found) => (found.length ? [found[0][2]] : []));
     return scores.length ? [Math.min(...scores), Math.max(...scores)] : [0, 1];
   }
 
   /** Of how many tokens the best neighbor lies in each bank layer, at one layer. */
   function shares(lens, layer) {
     const counts = new Map(data.bank_layers.map((bankLayer) => [bankLayer, 0]));
-    for (const found of data.found[lens][layer]) {
+    for (const found of foundAt(lens, layer)) {
       if (found.length && counts.has(found[0][1])) counts.set(found[0][1], counts.get(found[0][1]) + 1);
     }
     return counts;
@@ -63,6 +66,8 @@ export function openReading(data) {
     neighbors,
     range,
     shares,
+    /** Whether a layer is read; while the server reads, the later ones are not. */
+    isRead: (layer) => data.norms[layer] !== null,
     bestWord: (lens, layer, token) => {
       const found = best(lens, layer, token);
       return found ? data.contexts[found[0]][0] : "";

@@ -3,7 +3,8 @@
 import { bankColour, drawShares, drawStage, element } from "./draw.js";
 import { LENS_NAMES, excerpt, openReading, shownScore } from "./reading.js";
 
-const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer", image: "Image alone" };
+const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer" };
+const OF_IMAGES = { ...VIEWS, image: "Image alone" };
 let shownBefore;
 
 /**
@@ -11,9 +12,10 @@ let shownBefore;
  *
  * @param root an element
  * @param data what query/web/data.py wrote
+ * @returns a function that shows more of the same reading, once more of it is there
  */
 export function showReading(root, data) {
-  const reading = openReading(data);
+  let reading = openReading(data);
   shownBefore?.abort();
   const life = (shownBefore = new AbortController());
   const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [] };
@@ -48,6 +50,7 @@ export function showReading(root, data) {
     if (state.lenses.length < data.lenses.length) kept.set("lens", state.lenses.join(","));
     if (reading.tiles.length > 1) kept.set("tile", state.tile);
     if (state.pins.length) kept.set("pins", state.pins.join(","));
+    if (location.hash === `#${kept}`) return; // browsers refuse what comes too often, and each pointed-at token asks
     try {
       history.replaceState(null, "", `#${kept}`);
     } catch {
@@ -60,7 +63,7 @@ export function showReading(root, data) {
     const kept = new URLSearchParams(location.hash.slice(1));
     const layer = data.layers.indexOf(Number(kept.get("layer")));
     if (kept.has("layer") && layer >= 0) state.layer = layer;
-    if (kept.get("view") in VIEWS) state.view = kept.get("view");
+    if (kept.get("view") in (data.size ? OF_IMAGES : VIEWS)) state.view = kept.get("view");
     const lenses = (kept.get("lens") ?? "").split(",").filter((lens) => data.lenses.includes(lens));
     if (lenses.length) state.lenses = lenses;
     if (reading.tiles.includes(Number(kept.get("tile")))) state.tile = Number(kept.get("tile"));
@@ -91,8 +94,8 @@ export function showReading(root, data) {
         const number = Number(cell.dataset.token);
         cell.classList.toggle("active", number === state.token);
         cell.classList.toggle("pinned", state.pins.includes(number));
-        cell.setAttribute("aria-selected", state.pins.includes(number));
-        cell.setAttribute("tabindex", cell === stop ? 0 : -1);
+        setTo(cell, "aria-selected", String(state.pins.includes(number)));
+        setTo(cell, "tabindex", cell === stop ? "0" : "-1");
       }
     }
     const shown = [...state.pins];
@@ -163,6 +166,15 @@ export function showReading(root, data) {
 
   recall();
   draw();
+  return (more) => {
+    reading = openReading(more);
+    draw();
+  };
+}
+
+/** Set an attribute where it is another one: of thousands of cells, few change. */
+function setTo(cell, name, value) {
+  if (cell.getAttribute(name) !== value) cell.setAttribute(name, value);
 }
 
 /** The cell that a key leads to, within the same grid. */
@@ -206,7 +218,7 @@ function makeControls(reading, state, change) {
   const slider = element("input", { type: "range", id: "layer", min: 0, max: data.layers.length - 1, step: 1 });
   const shown = element("output", { for: "layer" });
   slider.addEventListener("input", () => change({ layer: Number(slider.value) }));
-  const views = choices("View", "radio", VIEWS, (key) => change({ view: key }));
+  const views = choices("View", "radio", data.size ? OF_IMAGES : VIEWS, (key) => change({ view: key }));
   const lensNames = Object.fromEntries(data.lenses.map((lens) => [lens, LENS_NAMES[lens] ?? lens]));
   const lenses = choices("Lenses", "checkbox", lensNames, () => {
     const chosen = data.lenses.filter((lens) => lenses.inputs[lens].checked);
@@ -257,17 +269,18 @@ function drawCard(reading, state, number, common, pin) {
   const button = element("button", { type: "button", "aria-pressed": String(pinned) }, pinned ? "Unpin" : "Pin");
   button.addEventListener("click", () => pin(number));
   const name = reading.tokenName(number);
-  const norm = reading.data.norms[state.layer][number];
+  const norm = reading.data.norms[state.layer]?.[number];
   const card = element(
     "article",
     { class: pinned ? "card held" : "card", "aria-label": name },
     element("header", {}, element("h3", {}, name), button),
-    element("p", { class: "about" }, `${reading.layerName(state.layer)}, norm ${norm}`),
+    element("p", { class: "about" }, reading.layerName(state.layer) + (norm === undefined ? "" : `, norm ${norm}`)),
   );
   for (const lens of state.lenses) {
     const found = reading.neighbors(lens, state.layer, number);
     if (state.lenses.length > 1) card.append(element("h4", {}, LENS_NAMES[lens] ?? lens));
-    if (!found.length) card.append(element("p", { class: "about" }, "No neighbor; a filter may leave none."));
+    const none = reading.isRead(state.layer) ? "No neighbor; a filter may leave none." : "Not read yet.";
+    if (!found.length) card.append(element("p", { class: "about" }, none));
     card.append(element("ol", {}, ...found.map((one) => drawNeighbor(reading, lens, one, common))));
   }
   return card;

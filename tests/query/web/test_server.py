@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,11 +20,11 @@ from bank.bank import Bank
 from bank.where import All, Where
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run
-from latentbank_errors import BankMismatch
+from latentbank_errors import BankMismatch, ModelError
 from models.language import LanguageModel, load_language_model
 from query.lenses import EmbeddingLens, LatentLens
 from query.reading import read_text
-from query.visual import read_images
+from query.visual import read_images, read_layers
 from query.web import server
 from query.web.data import page_data, page_json
 from query.web.desk import Desk
@@ -46,18 +46,21 @@ def eye(tiny: LanguageModel) -> PatchEye:
 @pytest.fixture
 def client(bank: Bank, eye: PatchEye) -> Iterator[TestClient]:
     pictures = {"a cat": png(picture(1))}
-    with TestClient(Guard(create_app(Desk(bank, eye), pictures)), base_url=HOME) as made:
+    desk = Desk(bank, eye)
+    with TestClient(Guard(create_app(desk, pictures)), base_url=HOME) as made:
+        cast("Any", made).desk = desk
         yield made
 
 
-def events(client: TestClient, job: str) -> list[dict[str, Any]]:
+def events(client: TestClient, job: str, kind: str = "message") -> list[dict[str, Any]]:
     response = client.get(f"/api/jobs/{job}/events")
     assert response.headers["content-type"].startswith("text/event-stream")
-    return [
-        json.loads(line.removeprefix("data: "))
-        for line in response.text.splitlines()
-        if line.startswith("data")
-    ]
+    told = []
+    for block in response.text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if line)
+        if "data" in fields and fields.get("event", "message") == kind:
+            told.append(json.loads(fields["data"]))
+    return told
 
 
 def outcome(client: TestClient, image: bytes | None = None, **asked: Any) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: 
 def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
     tmp_path: Path, tiny: LanguageModel, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("query.web.desk._PIECE", 4)
+    monkeypatch.setattr("query.web.watched._PIECE", 4)
     with fill("centred", tmp_path, tiny, {"c": SENTENCES}, metric="centred") as bank:
         (expected,) = read_images(eye, [picture()], [LatentLens(bank)], [1, 2])
         with TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
@@ -138,13 +141,159 @@ def test_another_filter_needs_no_other_forward_pass_and_the_same_ask_no_other_jo
     assert eye.calls == [1]
 
 
+def test_each_layer_is_told_as_soon_as_it_is_read(
+    client: TestClient, bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second layer waits until the first one's neighbors have reached the client."""
+    monkeypatch.setattr("query.web.server._LOOK", 0.001)
+    first_is_there, search, searched = threading.Event(), bank.store.search, []
+
+    def held(layer: int, *given: Any) -> Any:
+        searched.append(layer)
+        if len(searched) > len(bank.choose_layers("mid")):
+            assert first_is_there.wait(20)
+        return search(layer, *given)
+
+    monkeypatch.setattr(bank.store, "search", held)
+    image = picture(8)
+    asked = {"layers": "1,2", "lens": "latent,embedding"}
+    job = client.post("/api/readings", params=asked, content=png(image)).json()["job"]
+    desk_job = cast("Any", client).desk.job(job)
+    while not desk_job.parts:
+        assert not desk_job.over
+    assert len(desk_job.parts) == 1
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(events, client, job, "part")
+        first_is_there.set()
+        parts = told.result()
+    assert [part["number"] for part in parts] == list(range(len(parts)))
+    lenses = [LatentLens(bank), EmbeddingLens(eye.language.embedding, eye.language.tokenizer)]
+    for layer, part in zip((1, 2), parts, strict=False):
+        (expected,) = read_images(eye, [image], lenses, [layer])
+        wanted = json.loads(json.dumps(page_data(expected))) | {"source": ""}
+        assert part["layers"] == [1, 2]
+        assert part["reading"] | {"source": ""} == wanted | ({"image": None} if part["number"] else {})
+
+
+def test_a_reading_that_is_cancelled_between_layers_ends_there(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = cast("Any", client).desk
+    read: list[int] = []
+
+    def cancelling(*given: Any, **more: Any) -> Any:
+        for one in read_layers(*given, **more):
+            read.extend(one.layers)
+            (job,) = desk._jobs.values()
+            assert client.delete(f"/api/jobs/{job.id}").status_code == 204
+            yield one
+
+    monkeypatch.setattr("query.web.desk.read_layers", cancelling)
+    assert outcome(client, picture="a cat", layers="0,1,2")["state"] == "cancelled"
+    assert read == [0]
+
+
+def test_after_a_corpus_was_replaced_it_is_read_anew(
+    tmp_path: Path, tiny: LanguageModel, eye: PatchEye
+) -> None:
+    bank = fill("small", tmp_path, tiny, {"c": ["A red apple lies on the wooden table."]})
+    with bank, TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
+        asked = {"sentence": "The dog chased a cat.", "layers": "1"}
+        before, first = reading(client, **asked), outcome(client, **asked)
+        assert outcome(client, **asked)["reading"] == first["reading"]
+        changed = corpus_from_sentences("c", SENTENCES[2:])
+        plan = ready_plan(bank, changed, tiny, tmp_path / "plan", replacing=True)
+        run(bank, plan, tiny, replacing=True)
+        after = reading(client, **asked)
+    assert set(before["captions"]) == {"A red apple lies on the wooden table."}
+    assert set(after["captions"]) <= set(SENTENCES[2:])
+
+
+def test_what_another_version_of_the_bank_says_is_read_anew(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"sentence": "The dog chased a cat.", "layers": "1"}
+    first = outcome(client, **asked)["reading"]
+    assert outcome(client, **asked)["reading"] == first
+    monkeypatch.setattr(Bank, "version", 2)
+    assert outcome(client, **asked)["reading"] != first
+
+
+# --- several models -----------------------------------------------------------------------------
+
+
+def test_another_model_is_loaded_when_it_is_chosen_and_stays(bank: Bank, tiny: LanguageModel) -> None:
+    eye, loud = PatchEye(tiny), PatchEye(tiny, gain=9.0)
+    loaded: list[str] = []
+
+    def load(say: Callable[[str], None]) -> PatchEye:
+        say("unpacking its weights")
+        loaded.append("loud")
+        return loud
+
+    app = create_app(Desk(bank, eye, {"loud": load}, "quiet"), {"a cat": png(picture(1))})
+    with TestClient(Guard(app), base_url=HOME) as client:
+        assert client.get("/api/about").json()["models"] == ["quiet", "loud"]
+        own = reading(client, picture="a cat", layers="1")
+        assert own == reading(client, picture="a cat", layers="1", model="quiet")
+        assert loaded == []
+        (expected,) = read_images(loud, [picture(1)], [LatentLens(bank)], [1])
+        data = reading(client, picture="a cat", layers="1", model="loud")
+        assert data["norms"] == json.loads(page_json(expected))["norms"] != own["norms"]
+        reading(client, picture="a cat", layers="2", model="loud")
+        assert loaded == ["loud"]
+        code, said = refused(client, picture="a cat", model="crystal")
+        assert (code, said) == (400, "There is no model 'crystal' on this page; there are quiet, loud.")
+
+
+def test_a_model_with_another_llm_is_said_to_be_the_wrong_one_and_loaded_once(
+    bank: Bank, eye: PatchEye, tmp_path: Path
+) -> None:
+    other = PatchEye(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+    loads: list[int] = []
+    with TestClient(
+        Guard(
+            create_app(
+                Desk(bank, eye, {"other": lambda say: loads.append(1) or other}), {"a": png(picture())}
+            )
+        ),
+        base_url=HOME,
+    ) as client:
+        for _ in range(2):
+            last = outcome(client, picture="a", model="other")
+            assert last["state"] == "failed"
+            assert "choose that bank's model or another bank" in last["error"]
+    assert loads == [1]
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, eye: PatchEye) -> None:
+    tries: list[int] = []
+
+    def load(say: Callable[[str], None]) -> PatchEye:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ModelError("Its weights are missing; download them.")
+        return eye
+
+    app = create_app(Desk(bank, eye, {"other": load}), {"a": png(picture())})
+    with TestClient(Guard(app), base_url=HOME) as client:
+        assert (
+            outcome(client, picture="a", model="other")["error"] == "Its weights are missing; download them."
+        )
+        assert outcome(client, picture="a", model="other")["state"] == "done"
+
+
+# --- how far it is ------------------------------------------------------------------------------
+
+
 def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("query.web.server._LOOK", 0.001)
-    monkeypatch.setattr("query.web.desk._PIECE", 1)
+    monkeypatch.setattr("query.web.watched._PIECE", 1)
     job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
     told = events(client, job)
     assert told[-1]["state"] == "done"
-    assert {"latent"} <= {word for event in told for word in event["what"].split()}
+    assert {"looking at the image", "visual layer 1 is read, 2 of 3"} <= {event["what"] for event in told}
+    assert [event["done"] for event in told] == sorted(event["done"] for event in told)
     assert outcome(client, picture="a cat", layers="77") == {
         **told[-1], "state": "failed", "reading": "", "what": "looking at the image", "done": 0, "total": 0,
         "error": outcome(client, picture="a cat", layers="77")["error"],
@@ -308,7 +457,7 @@ def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
     with TestClient(Guard(create_app(None, {"a cat": b""})), base_url=HOME) as client:
         assert client.get("/").status_code == 200
         about = client.get("/api/about").json()
-        assert (about["model"], about["pictures"]) == (None, [])
+        assert (about["models"], about["pictures"]) == ([], [])
         assert refused(client, sentence="Hello")[0] == 409
 
 

@@ -1,0 +1,268 @@
+"""What a bank needs: bytes a layer, machines of a Qdrant cluster, hours and cost of filling it.
+
+Plain arithmetic, no I/O: `ingest plan --estimate` and scripts/estimate_scale.py print what comes out of here, and
+docs/scale.md shows how far it is from what was measured. Bytes are bytes, a GB is 10⁹ of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bank.settings import Quantization
+from latentbank_errors import LatentBankError
+
+GB = 10**9
+
+# Bytes of a context as they lie on the disk, measured on layers of SmolLM2-135M with 10⁴ to 10⁶ contexts
+# (benchmarks/growth.py): its payload without the caption; the indexes of corpus, word, token_id and position; id and
+# version.
+_PAYLOAD, _PAYLOAD_INDEXES, _IDS = 200, 205, 30
+# What the engine keeps of a context's id in memory of its own, measured there too.
+_IDS_RAM = 64
+# Codes: bytes for each dimension, and for each vector beside them (its offset or its norm).
+_CODE = {"int8": (1.0, 4), "turbo": (0.5, 8), "none": (0.0, 0)}
+# A graph's links are as long as a context's number in its segment needs; measured are up to so many of 2m of them.
+_LINKS = 1.25
+# The index of a caption's words, as a share of the caption. A server makes it while it loads; embedded, the first
+# filter by caption does.
+_CAPTION_INDEX = 1.5
+# Contexts of an embedded segment, of which a layer has two at least (bank/store/embedded.py), and bytes of a server's
+# (qdrant-config.yaml).
+_SEGMENT, _SEGMENT_BYTES = 300_000, 8_192_000_000
+# A log of one shard's copy: two files of 32 MiB (qdrant-config.yaml).
+_LOG = 2 * 32 * 2**20
+# Of a node's RAM and disk, what the bank may fill. The rest is for the system, for queries and for the page cache, from
+# which originals are read again.
+USABLE = 0.8
+
+# Seconds of one core to store a context: so much for each, and so much for each of its dimensions; measured at 576 and
+# 4,096 dimensions. Seconds to index one, for each dimension: measured at 100,000 contexts in segments of 50,000, where
+# it takes twice as long as in segments of 2,000; by that power it is taken to grow.
+_STORE, _STORE_DIMENSION = 6.0e-5, 1.04e-7
+_INDEX_DIMENSION, _INDEX_AT, _INDEX_GROWTH = 4.8e-7, 50_000, 0.2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is to be stored.
+
+    Args:
+        contexts: in each layer.
+        layers: how many layers.
+        hidden_size: of the vectors.
+        caption_bytes: of a context's caption, on average.
+        quantization: "int8", "turbo" or "none".
+        hnsw_m: edges of a graph's node.
+        graph_from: contexts from which a layer has a graph.
+        server: a Qdrant server's bank; else an embedded one.
+    """
+
+    contexts: int
+    layers: int
+    hidden_size: int
+    caption_bytes: float
+    quantization: Quantization = "int8"
+    hnsw_m: int = 16
+    graph_from: int = 60_000
+    server: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.contexts, self.layers, self.hidden_size) < 1:
+            raise LatentBankError("A bank's size takes at least one context, layer and dimension.")
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """Bytes of one copy of one layer, by what they hold; `ids_ram` is what the engine keeps of ids in its memory."""
+
+    originals: float
+    codes: float
+    graph: float
+    payload: float
+    payload_indexes: float
+    caption_index: float
+    ids: float
+    ids_ram: float
+    server: bool
+
+    @property
+    def disk(self) -> float:
+        """Everything lies on the disk, what is held in RAM too."""
+        stored = self.originals + self.codes + self.graph + self.payload
+        return stored + self.payload_indexes + self.caption_index + self.ids
+
+    @property
+    def ram(self) -> float:
+        """What a search reads in no order: the codes (the originals, where there are none), the graph, ids.
+
+        A server holds the payload indexes too, but that of captions; embedded, they are read where a filter needs them.
+        """
+        indexes = self.payload_indexes if self.server else 0.0
+        return (self.codes or self.originals) + self.graph + self.ids_ram + indexes
+
+
+def layer_bytes(shape: Shape) -> LayerBytes:
+    """Give the bytes of one copy of one layer."""
+    n, width = shape.contexts, shape.hidden_size
+    each, beside = _CODE[shape.quantization]
+    graph = 0.0
+    if n >= shape.graph_from:
+        graph = n * 2 * shape.hnsw_m * _LINKS * math.ceil(math.log2(_segment(shape) + 1)) / 8
+    return LayerBytes(
+        originals=n * 2 * width,
+        codes=n * (each * width + beside),
+        graph=graph,
+        payload=n * (_PAYLOAD + shape.caption_bytes),
+        payload_indexes=n * _PAYLOAD_INDEXES,
+        caption_index=n * _CAPTION_INDEX * shape.caption_bytes if shape.server else 0.0,
+        ids=n * _IDS,
+        ids_ram=n * _IDS_RAM,
+        server=shape.server,
+    )
+
+
+def _segment(shape: Shape) -> float:
+    """Contexts of each of a large layer's segments."""
+    if shape.server:
+        return min(shape.contexts, max(_SEGMENT_BYTES // (2 * shape.hidden_size), 2))
+    return shape.contexts / max(2, round(shape.contexts / _SEGMENT))
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a bank is kept on and filled by.
+
+    The prices, in any currency, and a GPU's speed are what you say they are; these are only round numbers to start
+    from.
+
+    Args:
+        replicas: copies of each shard (`replication_factor`).
+        shards: of each layer, at least (`shard_number`).
+        node_ram: bytes.
+        node_disk: bytes.
+        node_cores: cores of a node.
+        node_price: of a node's hour.
+        gpus: that run the LLM, each with a worker of its own on one core.
+        gpu_flops: floating-point operations that the LLM gets done on a GPU in a second, not those it is sold for.
+        gpu_price: of a GPU's hour.
+    """
+
+    replicas: int = 1
+    shards: int = 1
+    node_ram: float = 64 * GB
+    node_disk: float = 1000 * GB
+    node_cores: int = 16
+    node_price: float = 1.0
+    gpus: int = 1
+    gpu_flops: float = 1e14
+    gpu_price: float = 2.0
+
+    def __post_init__(self) -> None:
+        counts = (self.replicas, self.shards, self.node_cores, self.gpus)
+        if min(counts) < 1 or min(self.node_ram, self.node_disk, self.gpu_flops) <= 0:
+            raise LatentBankError(
+                "An estimate takes at least one replica, shard, core and GPU, and RAM, disk and speed above zero."
+            )
+        if min(self.node_price, self.gpu_price) < 0:
+            raise LatentBankError("The price of an hour cannot be negative.")
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What a bank needs. Bytes are of the whole bank with all its copies, disk with the room that indexing takes.
+
+    `hours` to fill it: the LLM and the storing of what it gives go on at the same time, indexing comes after. `shards`
+    is what `shard_number` should be for every node to hold as much of each layer. `weights_bytes` are the LLM's in 16
+    bits: each worker's GPU holds all of them.
+    """
+
+    layer: LayerBytes
+    ram_bytes: float
+    disk_bytes: float
+    nodes: int
+    shards: int
+    replicas: int
+    node_ram_bytes: float
+    node_disk_bytes: float
+    weights_bytes: float
+    llm_hours: float
+    store_hours: float
+    index_hours: float
+    hours: float
+    gpu_cost: float
+    node_cost: float
+    cost: float
+    month_cost: float
+
+
+def size(shape: Shape, machines: Machines, tokens: float, parameters: float) -> Sizing:
+    """Size a bank on a Qdrant cluster.
+
+    Args:
+        shape: what is stored.
+        machines: what it is kept on and filled by.
+        tokens: that the LLM runs on, such as a plan's `prefixes`.
+        parameters: of the LLM's blocks up to the deepest layer; the unembedding never runs.
+
+    Raises:
+        LatentBankError: a node's disk is smaller than the logs of its shards.
+    """
+    layer, copies = layer_bytes(shape), machines.replicas
+    # A shard is rewritten while it is indexed, the layers one after the other: one layer lies there twice meanwhile.
+    ram, data = copies * shape.layers * layer.ram, copies * (shape.layers + 1) * layer.disk
+    # A node has at most so many shards of a layer: see _shards.
+    logs = shape.layers * (machines.shards + copies) * _LOG
+    room = USABLE * machines.node_disk - logs
+    if room <= 0:
+        raise LatentBankError(
+            f"The logs of {shape.layers} layers alone take {logs / GB:.1f} GB of a node's disk; give it more."
+        )
+    nodes = max(copies, math.ceil(ram / (USABLE * machines.node_ram)), math.ceil(data / room))
+    shards = _shards(nodes, copies, machines.shards)
+    disk = data + shape.layers * shards * copies * _LOG
+
+    llm = 2.0 * parameters * tokens / (machines.gpus * machines.gpu_flops) / 3600
+    store = shape.contexts * shape.layers * store_seconds(shape) / machines.gpus / 3600
+    index = shape.contexts * shape.layers * copies * index_seconds(shape)
+    index /= nodes * machines.node_cores * 3600
+    hours = max(llm, store) + index
+    gpu_cost = machines.gpus * machines.gpu_price * max(llm, store)
+    node_cost = nodes * machines.node_price * hours
+    return Sizing(
+        layer=layer,
+        ram_bytes=ram,
+        disk_bytes=disk,
+        nodes=nodes,
+        shards=shards,
+        replicas=copies,
+        node_ram_bytes=ram / nodes,
+        node_disk_bytes=disk / nodes,
+        weights_bytes=2.0 * parameters,
+        llm_hours=llm,
+        store_hours=store,
+        index_hours=index,
+        hours=hours,
+        gpu_cost=gpu_cost,
+        node_cost=node_cost,
+        cost=gpu_cost + node_cost,
+        month_cost=nodes * machines.node_price * 730,
+    )
+
+
+def _shards(nodes: int, replicas: int, least: int) -> int:
+    """Give the smallest number of shards, `least` or more, of which every node gets equally many copies."""
+    step = nodes // math.gcd(nodes, replicas)
+    return -(-least // step) * step
+
+
+def store_seconds(shape: Shape) -> float:
+    """Give the seconds of one core that storing a context in one layer takes."""
+    return _STORE + _STORE_DIMENSION * shape.hidden_size
+
+
+def index_seconds(shape: Shape) -> float:
+    """Give the seconds of one core that indexing a context of one layer takes; next to nothing without a graph."""
+    if shape.contexts < shape.graph_from:
+        return 0.0
+    return float(_INDEX_DIMENSION * shape.hidden_size * (_segment(shape) / _INDEX_AT) ** _INDEX_GROWTH)

@@ -1,0 +1,67 @@
+"""Which version an embedded bank's plain name means: one small file beside the folders, replaced in one step.
+
+`{data_dir}/{bank}@in-use` holds the name of the version's folder; where there is none, the bank's own folder is meant.
+No bank's or version's name looks like the file's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bank.settings import Settings
+from bank.store import in_use_name
+from bank.versions import stored_parts
+from latentbank_errors import BankUnavailable
+
+
+def read_pointer(bank: str, settings: Settings) -> str:
+    """Give the folder that a bank's plain name means.
+
+    Raises:
+        BankUnavailable: the file cannot be read, or names no version of this bank.
+    """
+    path = _path(bank, settings)
+    try:
+        stored = path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return bank
+    except (OSError, UnicodeDecodeError) as error:
+        how = getattr(error, "strerror", None) or "it is no text"
+    else:
+        parts = stored_parts(stored)
+        if parts is not None and parts[0] == bank:
+            return stored
+        how = "it names no version of the bank"
+    raise BankUnavailable(
+        f"The file {path} cannot be used ({how}); `latentbank bank use {bank}@N` writes it anew."
+    )
+
+
+def write_pointer(bank: str, stored: str, settings: Settings) -> None:
+    """Let a bank's plain name mean a version's folder.
+
+    Raises:
+        BankUnavailable: the file cannot be written.
+    """
+    path = _path(bank, settings)
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(f"{stored}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise BankUnavailable(
+            f"The file {path} cannot be written ({error.strerror}); make room or mend its permissions."
+        ) from None
+
+
+def remove_pointer(bank: str, settings: Settings) -> None:
+    """Let a bank's plain name mean its own folder again."""
+    _path(bank, settings).unlink(missing_ok=True)
+
+
+def _path(bank: str, settings: Settings) -> Path:
+    return settings.data_dir / in_use_name(bank)

@@ -1,0 +1,139 @@
+"""Faults that an ingestion meets, counted: contexts lost and contexts doubled, both of which must be 0.
+
+    python -m benchmarks.faults --kills 50 --json faults.json
+
+Runs what tests/faults/ runs, more often: a tiny random LLM, the whole job, the embedded engine and a double of a
+server on a real socket, over REST and over gRPC. Nothing is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Row, machine, show, write_json
+from latentbank_progress import shown
+from tests.faults import embedded, scenarios
+from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
+from tests.ingest.jobs import Place
+from tests.tiny import save_tiny
+from tests.wire.double import Fault, QdrantDouble
+
+Runs = dict[str, Callable[[], Outcome]]
+
+
+def main() -> None:
+    """Run every fault everywhere and print the table."""
+    arguments = _parser().parse_args()
+    found: dict[str, Outcome] = {}
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as temporary:
+        folder = Path(temporary)
+        tempfile.tempdir = temporary  # where the double keeps its collections
+        ground = make_ground(save_tiny(folder / "model"), folder / "undisturbed")
+        with QdrantDouble() as server, embedded.small_disk(folder / "disk") as disk:
+            runs = _runs(ground, server, folder, disk, arguments)
+            with shown("trying faults", "faults") as progress:
+                for done, (name, run) in enumerate(runs.items()):
+                    progress.update(done, len(runs))
+                    found[name] = run()
+            assert server.invalid_requests == []
+        tempfile.tempdir = None
+    total = Outcome()
+    for outcome in found.values():
+        total.add(outcome)
+    rows = [_row(name, outcome) for name, outcome in found.items()]
+    rows += [
+        Row("faults tried", "", f"{total.struck:,}", None),
+        Row("contexts counted again", "", f"{total.acknowledged:,}", None),
+        Row("contexts lost", "", f"{total.lost}", total.lost, "", most=0),
+        Row("contexts doubled", "", f"{total.doubled}", total.doubled, "", most=0),
+    ]
+    sizes = {
+        "contexts of the job, all layers": ground.contexts,
+        "seed": arguments.seed,
+        "times": arguments.times,
+        "kills": arguments.kills,
+    }
+    where = machine()
+    show("Faults", sizes, rows, where)
+    write_json(arguments.json, sizes, rows, {name: asdict(one) for name, one in found.items()}, where)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--times", type=int, default=5, help="random moments for each fault that has one")
+    add(
+        "--kills",
+        type=int,
+        default=50,
+        help="kills of the embedded job; of a server's a fifth, each way",
+    )
+    add("--seed", type=int, default=1)
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+def _runs(
+    ground: Ground, server: QdrantDouble, folder: Path, disk: Path | None, arguments: argparse.Namespace
+) -> Runs:
+    """Give every scene by its name, in the order of docs/faults.md."""
+    times, kills, fewer = arguments.times, arguments.kills, max(1, arguments.kills // 5)
+
+    def chance() -> random.Random:
+        return random.Random(arguments.seed)
+
+    runs: Runs = {}
+    for way in ("rest", "grpc"):
+        site = Site(ground, server, folder / way, way)
+        asked = site.calm()
+        runs[f"connection refused, {way}"] = lambda site=site: scenarios.refused(site, chance(), times)
+        for fault in Fault:
+            if fault is not Fault.slow:
+                runs[f"{fault.name} that passes, {way}"] = lambda site=site, fault=fault, asked=asked: (
+                    scenarios.passing(site, fault, asked)
+                )
+            runs[f"{fault.name} that lasts, {way}"] = lambda site=site, fault=fault, asked=asked: (
+                scenarios.lasting(site, fault, asked, chance(), times)
+            )
+        runs[f"slow reads, {way}"] = lambda site=site, asked=asked: scenarios.slow(site, asked)
+        runs[f"server restarted empty, {way}"] = lambda site=site, asked=asked: scenarios.restarted_empty(
+            site, asked, chance(), times
+        )
+        runs[f"collection deleted, {way}"] = lambda site=site, asked=asked: scenarios.collection_deleted(
+            site, asked, chance(), max(times, 3)
+        )
+        runs[f"two jobs on one corpus, {way}"] = lambda site=site: scenarios.two_jobs(site)
+        runs[f"clocks an hour off, {way}"] = lambda site=site: scenarios.clock_skew(site)
+        runs[f"kill -9 of the job, {way}"] = lambda site=site: embedded.kills(site.trial(), chance(), fewer)
+    place = Place(ground.directory, folder / "killed")
+    runs["kill -9 of the job, embedded"] = lambda: embedded.kills(Trial(ground, place), chance(), kills)
+    if disk is not None:
+        runs["full disk, embedded"] = lambda: embedded.full_disk(ground, disk, chance(), times)
+    return runs
+
+
+def _row(name: str, outcome: Outcome) -> Row:
+    said: dict[str, Any] = {
+        "struck": outcome.struck,
+        "runs": outcome.runs,
+        "stopped": len(outcome.stops),
+        "counted": outcome.acknowledged,
+        "lost": outcome.lost,
+        "doubled": outcome.doubled,
+    }
+    return Row(name, "", ", ".join(f"{key} {value:,}" for key, value in said.items()), None)
+
+
+if __name__ == "__main__":
+    main()

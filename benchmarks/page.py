@@ -1,0 +1,260 @@
+"""The page in a real browser: how soon it is there, shows a token's neighbors, and shows a new image's first words.
+
+    python -m benchmarks.page --states DIR --contexts 100000 --json page.json
+
+The bank is that of reading.py, with hidden states of real sentences, made and kept in DIR as search.py makes them.
+`latentbank view` runs in a process of its own with the demo VLM, and Chromium (LATENTBANK_BROWSER, or what PATH has)
+looks at it without a screen. Times are the browser's own: paints from its trace and its Performance API.
+
+- First paint: of a browser that has seen nothing of the page before; bytes are all that it fetched until it was quiet.
+- Hover: the pointer goes from token to token of a reading; from the dispatch of `pointerover` to the frame that was
+  drawn next, in the browser's trace.
+- New image: a held-out scene of 224 x 224 pixels is chosen; from that event to the frame in which the first words
+  stand on it. Visual layers are the default four, bank layers those in `--layers`. The first scene warms up.
+- File: what *Save this page* gives for these scenes; and what it would be for an image with as many visual tokens as
+  all of them have together, no caption of two scenes being shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
+from benchmarks.search import BANK, build_latentbank, search_states
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_MODULE = "benchmarks.page"
+_OPENINGS = 10
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Notes when an image is chosen, when the first frame with words of its reading was drawn, and when the last.
+_WATCH = """() => {
+  const drawn = (then) => requestAnimationFrame(() => setTimeout(() => then(performance.now() - window.chosenAt)));
+  const watched = (target, ready, then) => {
+    const seen = new MutationObserver(() => {
+      if (!ready()) return;
+      seen.disconnect();
+      drawn(then);
+    });
+    seen.observe(target, { childList: true, subtree: true });
+  };
+  const [view, said] = ["#view", "#said"].map((id) => document.querySelector(id));
+  document.querySelector("#file").addEventListener("change", () => {
+    [window.chosenAt, window.firstAfter, window.allAfter] = [performance.now(), null, null];
+    view.replaceChildren();
+    watched(view, () => view.querySelector(".word"), (after) => (window.firstAfter = after));
+    watched(said, () => said.textContent === "done", (after) => (window.allAfter = after));
+  }, { capture: true });
+}"""
+_FETCHED = """() => ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
+  .reduce((sum, one) => sum + one.transferSize, 0)"""
+_PAINTED = """() => performance.getEntriesByName("first-contentful-paint")[0].startTime"""
+
+
+def main() -> None:
+    """Measure and print the table."""
+    arguments = _parser().parse_args()
+    layers = [int(layer) for layer in arguments.layers.split(",")]
+    states = search_states(arguments, layers)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (arguments.work or Path(temporary)).resolve()
+        if not (work / "banks" / BANK).exists():
+            in_child(
+                _MODULE,
+                "build",
+                states=states.directory.resolve(),
+                work=work,
+                count=arguments.contexts,
+                layers=layers,
+            )
+        found = in_child(_MODULE, "look", work=work, layers=layers, images=arguments.images)
+    rows = [
+        _row("first paint", found["paint"], 0.5, " s"),
+        _row("... fetched by then and soon after", [max(found["bytes"]) / 1000], 300, " kB"),
+        _row("hover to neighbors", [1000 * one for one in found["hover"]], 50, " ms", largest=True),
+        _row("a new image, first words on screen", found["first"], 3.0, " s"),
+        _row("... all layers on screen", found["all"], None, " s"),
+        _row("self-contained HTML", [max(found["files"]) / 1e6], 3.0, " MB"),
+        _row(
+            f"... if the image had {found['tokens'] * arguments.images} visual tokens",
+            [found["large"] / 1e6],
+            3.0,
+            " MB",
+        ),
+    ]
+    sizes = {
+        "contexts a layer": arguments.contexts,
+        "bank layers": arguments.layers,
+        "visual layers": ",".join(map(str, found["visual_layers"])),
+        "visual tokens": found["tokens"],
+        "images": arguments.images,
+        "browser": found["browser"],
+    }
+    where = machine()
+    show("The page", sizes, rows, where)
+    write_json(arguments.json, sizes, rows, found, where)
+
+
+def _row(what: str, values: Sequence[float], most: float | None, unit: str, *, largest: bool = False) -> Row:
+    """One line: the median, or the largest, of what was measured, and from where to where it went."""
+    counts = max(values) if largest else statistics.median(values)
+    ends = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    return Row(what, "", f"{statistics.median(values):.3g}{unit}{ends}", counts, unit, most=most)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--states", type=Path, required=True, help="folder that keeps the encoded contexts")
+    add("--model", help="the LLM, when states have to be made: a directory or GGUF (the wheel's GGUF)")
+    add("--contexts", type=int, default=100_000, help="contexts a layer")
+    add("--contexts-per-token", type=int, default=50, help="of the states, when they have to be made")
+    add("--layers", default="4,8,12,16", help="bank layers")
+    add("--images", type=int, default=12, help="scenes that are read")
+    add("--work", type=Path, help="folder that keeps the bank (a temporary one)")
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+def look(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
+    """Open the page in a browser and measure everything."""
+    from playwright.sync_api import sync_playwright
+
+    named = os.environ.get("LATENTBANK_BROWSER")
+    executable = named or next(filter(None, map(shutil.which, _NAMES)), None)
+    if executable is None:
+        raise SystemExit("There is no Chromium: apt-get install chromium, or set LATENTBANK_BROWSER.")
+    with _served(Path(work)) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        found: dict[str, Any] = {"browser": f"Chromium {browser.version}"}
+        found |= _opened(browser, address)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(address)
+        page.locator("#ask").wait_for()
+        found |= _read(page, layers, images) | {"hover": _hovered(browser, page)}
+        browser.close()
+    return found
+
+
+@contextmanager
+def _served(work: Path) -> Iterator[str]:
+    """`latentbank view` over the bank in `work`: its address, once it is there."""
+    command = [sys.executable, "latentbank.py", "--data-dir", str(work / "banks"), "view"]
+    command += ["--bank", BANK, "--model", "demo", "--port", "0"]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    assert process.stderr is not None
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "The page is at " in line:
+                yield line.split("The page is at ")[1].split(";")[0]
+                return
+        raise SystemExit("latentbank view did not start:\n" + "".join(said))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def _opened(browser: Browser, address: str) -> dict[str, Any]:
+    """First paints in seconds and bytes fetched, each time by a browser that has nothing cached."""
+    paint, fetched = [], []
+    for number in range(_OPENINGS + 1):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.goto(address, wait_until="networkidle")
+        if number:  # the first warms up
+            paint.append(page.evaluate(_PAINTED) / 1000)
+            fetched.append(page.evaluate(_FETCHED))
+        context.close()
+    return {"paint": paint, "bytes": fetched}
+
+
+def _read(page: Page, layers: Sequence[int], images: int) -> dict[str, Any]:
+    """Seconds until new images' first words, and all their layers, are on screen; bytes of their files."""
+    from models.scenes import EVALUATION, load_things, make_scene
+    from query.report import png_bytes
+
+    things = load_things()
+    page.get_by_text("Layers, lenses, filters").click()
+    page.locator("#bank_layers").fill(",".join(map(str, layers)))
+    page.evaluate(_WATCH)
+    found: dict[str, Any] = {"first": [], "all": [], "files": []}
+    data = []
+    for number, seed in enumerate(EVALUATION[: images + 1]):
+        picture = png_bytes(make_scene(things, seed).image)
+        page.locator("#file").set_input_files(
+            {"name": f"scene {seed}.png", "mimeType": "image/png", "buffer": picture}
+        )
+        page.locator("#said:text-is('done')").wait_for(timeout=120_000)
+        page.wait_for_timeout(100)  # for the last frame
+        first, last = page.evaluate("[firstAfter, allAfter]")
+        if not number:  # the first warms up
+            continue
+        found["first"].append(first / 1000)
+        found["all"].append(last / 1000)
+        saved = page.evaluate("fetch(document.querySelector('#save').href).then((answer) => answer.text())")
+        found["files"].append(len(saved.encode()))
+        data.append(saved.split('id="reading">')[1].split("</script>")[0])
+    readings = [json.loads(one) for one in data]
+    images_bytes = [len(one["image"]) for one in readings]
+    rest = found["files"][-1] - len(data[-1].encode())  # page, style and script
+    tables = sum(len(one.encode()) - image for one, image in zip(data, images_bytes, strict=True))
+    return found | {
+        "large": rest + max(images_bytes) + tables,
+        "tokens": len(readings[0]["tokens"]),
+        "visual_layers": readings[0]["layers"],
+    }
+
+
+def _hovered(browser: Browser, page: Page) -> list[float]:
+    """Seconds from the dispatch of a `pointerover` to the frame drawn next, for each token, by the browser's trace."""
+    page.locator(".picture").scroll_into_view_if_needed()
+    cells = page.locator("[role=gridcell]")
+    boxes = [cell.bounding_box() for cell in cells.all()]
+    page.mouse.move(1, 1)
+    categories = ["devtools.timeline", "disabled-by-default-devtools.timeline.frame"]
+    browser.start_tracing(page=page, categories=categories)
+    names = []
+    for box in boxes:
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        names.append(page.locator(".card h3").inner_text())
+        page.wait_for_timeout(60)  # the next one is another frame's
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    if len(set(names)) < len(names):
+        raise SystemExit("Not every token that was pointed at showed its neighbors.")
+    over = [
+        one
+        for one in events
+        if one["name"] == "EventDispatch" and one["args"]["data"]["type"] == "pointerover"
+    ]
+    drawn = sorted(one["ts"] for one in events if one["name"] == "DrawFrame" and one["pid"] == over[0]["pid"])
+    seconds = []
+    for one in over:
+        ended = one["ts"] + one["dur"]
+        seconds.append((next(frame for frame in drawn if frame > ended) - one["ts"]) / 1e6)
+    return seconds
+
+
+_TASKS = {"build": build_latentbank, "look": look}
+
+if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
+    main()

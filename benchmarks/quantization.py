@@ -1,0 +1,126 @@
+"""Quantizations side by side: int8, turbo (4 bits) and none, embedded, on the same real contexts and queries.
+
+    python -m benchmarks.quantization --states DIR --contexts 150000 --layers 8,16 --json quantization.json
+
+Each makes a bank of its own from the states (see search.py, whose queries these are) and answers in a process of
+its own, with a warm page cache. Recall is against exact float32 cosines, ties count as right. Every search
+rescores its candidates with the float16 originals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Row, folder_bytes, in_child, machine, mib, show, warm, write_json
+from benchmarks.growth import parts_of
+from benchmarks.search import make_queries
+from benchmarks.states import States, open_states, subset
+from benchmarks.truth import Truth
+
+KINDS = ("int8", "turbo", "none")
+
+
+def main() -> None:
+    """Measure each quantization and print the table."""
+    arguments = _parser().parse_args()
+    layers = [int(layer) for layer in arguments.layers.split(",")]
+    kinds = arguments.kinds.split(",")
+    states = open_states(arguments.states)
+    count = arguments.contexts or states.about["contexts"]
+    queries = make_queries(states, layers, arguments.queries)
+    truth = Truth(states, count, layers, queries, arguments.top_k)
+    found = {}
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+            work = Path(folder).resolve()
+            np.save(work / "queries.npy", queries)
+            built = in_child(
+                "benchmarks.search",
+                "build-latentbank",
+                states=arguments.states.resolve(),
+                work=work,
+                count=count,
+                layers=layers,
+                quantization=kind,
+            )
+            warm(work / "banks")
+            asked = in_child(
+                "benchmarks.search",
+                "ask-latentbank",
+                work=work,
+                layers=layers,
+                top_k=arguments.top_k,
+                settings={"oversampling": arguments.oversampling, "ef": arguments.ef},
+            )
+            score = truth.score(asked["neighbors"])
+            del asked["neighbors"], asked["exact"]
+            disk = {"disk": folder_bytes(work / "banks"), "parts": parts_of(work / "banks")}
+            found[kind] = built | asked | score | disk
+    sizes = {
+        "contexts a layer": count,
+        "layers": arguments.layers,
+        "hidden size": queries.shape[1],
+        "caption bytes": _caption_bytes(states, count),
+        "queries": len(queries),
+        "top-k": arguments.top_k,
+        "model": states.about["model"],
+    }
+    rows, where = _rows(found, count * len(layers), len(queries), arguments.top_k), machine()
+    show("Quantization", sizes, rows, where, ("quantization", "measured"))
+    write_json(arguments.json, sizes, rows, found, where)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quantization",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--states", type=Path, required=True, help="folder of encoded contexts (see benchmarks/search.py)")
+    add("--contexts", type=int, help="contexts a layer (all those in --states)")
+    add("--layers", default="8,16")
+    add("--kinds", default=",".join(KINDS), help="of int8, turbo and none")
+    add("--queries", type=int, default=576)
+    add("--top-k", type=int, default=5)
+    add("--ef", type=int, help="latentbank's setting instead of its default")
+    add("--oversampling", type=float, help="latentbank's setting instead of its default")
+    add("--work", type=Path, help="folder where the banks are made (the system's temporary one)")
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+def _caption_bytes(states: States, count: int) -> float:
+    chosen = set(subset(states, count).tolist())
+    captions = (payload["caption"] for i, (_, payload) in enumerate(states.contexts()) if i in chosen)
+    return sum(len(caption.encode()) for caption in captions) / count
+
+
+def _rows(found: dict[str, Any], vectors: int, queries: int, top_k: int) -> list[Row]:
+    rows: list[Row] = []
+
+    def add(what: str, kind: str, said: str, result: float | None, unit: str = "") -> None:
+        rows.append(Row(what, kind, said, result, unit))
+
+    for kind, one in found.items():
+        add(f"recall@{top_k}", kind, f"top-1 {one['top_1']:.4f}", one["recall"])
+    for kind, one in found.items():
+        add("queries/s", kind, "", queries / min(one["search_seconds"]))
+    for kind, one in found.items():
+        add("codes", kind, mib(one["parts"]["codes"]), one["parts"]["codes"] / vectors, " B/vector")
+    for kind, one in found.items():
+        add("disk", kind, mib(one["disk"]), one["disk"] / vectors, " B/vector")
+    for kind, one in found.items():
+        add("resident memory after the queries", kind, mib(one["after"]["resident"]), None)
+    for kind, one in found.items():
+        add("loading and indexing", kind, f"{one['load_seconds'] + one['index_seconds']:,.0f} s", None)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

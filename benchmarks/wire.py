@@ -1,0 +1,139 @@
+"""What the benchmarks over a wire need: the tests' double of a Qdrant server in a process of its own, and contexts.
+
+The double is the embedded engine behind Qdrant's REST and gRPC APIs, written in Python: what it takes to answer is far
+more than a real server takes, so the benchmarks say how much of the time was spent waiting for it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bank.points import Payload, context_id
+from bank.settings import Settings, load_settings
+from bank.store import Floats, Points
+
+CORPUS = "benchmark"
+BANK = "benchmark"
+# Directions in which contexts differ: hidden states lie near few, and random vectors in all would have no neighbors.
+_DIRECTIONS = 48
+_WORDS = ("river", "bridge", "kettle", "window", "garden", "engine", "harbour", "ladder", "market", "violin")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the double listens."""
+
+    url: str
+    grpc_port: int
+
+    def settings(self) -> Settings:
+        """Give settings that lead there."""
+        return load_settings(url=self.url, grpc_port=self.grpc_port, timeout=600)
+
+
+@contextmanager
+def double(folder: Path, *arguments: str) -> Iterator[Address]:
+    """Run the double until the block ends, in a process of its own, with its files in `folder`.
+
+    `arguments` make it hold a bank before it is asked for anything: contexts, layers (as 4,8) and width.
+    """
+    command = [sys.executable, "-m", "benchmarks.wire", str(folder), *arguments]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        said = child.stdout.readline().split()
+        if len(said) != 2:
+            raise SystemExit("The double of a server did not start; see above.")
+        yield Address(said[0], int(said[1]))
+        child.stdin.close()  # which ends it
+
+
+def made_points(count: int, width: int, layer: int, first: int = 0) -> Points:
+    """Make `count` contexts from number `first` on, the same at every call: unit vectors `[count, width]`."""
+    random = np.random.default_rng((layer, first))
+    plane = np.random.default_rng(layer).standard_normal((_DIRECTIONS, width))
+    rows = random.standard_normal((count, _DIRECTIONS)) @ plane
+    rows += 0.3 * random.standard_normal(rows.shape) * np.sqrt(_DIRECTIONS)
+    vectors: Floats = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    numbers = range(first, first + count)
+    ids = [context_id(CORPUS, [number]) for number in numbers]
+    return Points(ids, vectors, [_payload(number) for number in numbers])
+
+
+def _payload(number: int) -> Payload:
+    word = _WORDS[number % len(_WORDS)]
+    caption = f"Photograph {number // 9}: an old {word} that somebody left beside the road to the {_WORDS[number % 7]}."
+    start = caption.index(word)
+    return Payload(
+        corpus=CORPUS,
+        sentence=number // 9,
+        position=1 + number % 9,
+        token_id=number % 40_000,
+        token=f" {word}",
+        word=word,
+        caption=caption,
+        start=start,
+        end=start + len(word),
+    )
+
+
+def _serve(folder: Path, contexts: int, layers: list[int], width: int) -> None:
+    import tempfile
+
+    from tests.wire.double import QdrantDouble
+
+    tempfile.tempdir = str(folder)
+    with QdrantDouble() as server:
+        address = Address(server.url, server.grpc_port)
+        if contexts:
+            _fill(server, address, contexts, layers, width)
+        print(address.url, address.grpc_port, flush=True)
+        sys.stdin.read()
+
+
+def _fill(server: object, address: Address, contexts: int, layers: list[int], width: int) -> None:
+    """Fill a bank past the wire, and index it as `ingest run` does."""
+    from bank.manifest import CorpusEntry
+    from bank.opening import create_bank
+    from bank.store import collection_name
+
+    with create_bank(
+        BANK,
+        address.settings(),
+        model="benchmark",
+        fingerprint="f00d",
+        num_layers=max(layers) + 1,
+        hidden_size=width,
+        layers=layers,
+    ) as bank:
+        for layer in layers:
+            print(f"filling layer {layer}", file=sys.stderr, flush=True)
+            for first in range(0, contexts, 1000):
+                points = made_points(min(1000, contexts - first), width, layer, first)
+                server.put(collection_name(BANK, layer), points.ids, points.vectors, points.payloads)  # type: ignore[attr-defined]
+            bank.store.index(layer)
+        bank.record(
+            CorpusEntry(
+                name=CORPUS,
+                content_hash="benchmark",
+                sentences=contexts // 9,
+                tokens=contexts,
+                contexts=contexts,
+                plan={},
+                complete=True,
+            )
+        )
+
+
+if __name__ == "__main__":
+    given = sys.argv[2:] or ["0", "0", "0"]
+    _serve(Path(sys.argv[1]), int(given[0]), [int(layer) for layer in given[1].split(",")], int(given[2]))

@@ -1,0 +1,31 @@
+// A reading that is still being made: the server sends one layer after the other, and they grow into one.
+
+/** Data as query/web/data.py writes them, from the first part: all its layers, none of them read yet. */
+export function wholeOf({ layers, reading }) {
+  const none = () => layers.map(() => null);
+  const found = Object.fromEntries(reading.lenses.map((lens) => [lens, none()]));
+  return { ...reading, layers, norms: none(), captions: [], corpora: [], contexts: [], found };
+}
+
+/** Put a part's layer into the whole. */
+export function addPart(whole, { number, reading }) {
+  const [captions, corpora, contexts] = [whole.captions, whole.corpora, whole.contexts].map((table) => table.length);
+  whole.captions = whole.captions.concat(reading.captions);
+  whole.corpora = whole.corpora.concat(reading.corpora);
+  whole.contexts = whole.contexts.concat(
+    reading.contexts.map(([word, token, caption, start, end, corpus]) => [
+      word,
+      token,
+      caption + captions,
+      start,
+      end,
+      corpus + corpora,
+    ]),
+  );
+  whole.norms[number] = reading.norms[0];
+  for (const lens of reading.lenses) {
+    whole.found[lens][number] = reading.found[lens][0].map((neighbors) =>
+      neighbors.map(([context, bankLayer, score]) => [context + contexts, bankLayer, score]),
+    );
+  }
+}

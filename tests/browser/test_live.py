@@ -1,0 +1,289 @@
+"""The live page as people use it: images and sentences, models, filters, what is refused, and many at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from bank.bank import Bank
+from tests.browser.conftest import Watched, cards
+from tests.query.eye import PatchEye, picture
+from tests.query.web.readings import png
+
+
+def opened(window: Watched, live: str) -> Page:
+    """The live page, ready to be used."""
+    window.page.goto(live)
+    expect(window.page.locator("#ask")).to_be_visible()
+    return window.page
+
+
+def done(page: Page) -> None:
+    expect(page.locator("#said")).to_have_text("done")
+
+
+def test_a_shipped_image_is_read_filtered_and_reproduced(window: Watched, live: str) -> None:
+    page = opened(window, live)
+    page.get_by_role("button", name="a cat").click()
+    done(page)
+    expect(page.locator(".title")).to_have_text("a cat")
+    assert page.locator("[role=gridcell]").count() == 6
+    page.get_by_text("Layers, lenses, filters").click()
+    page.get_by_label("Visual layers").fill("1,2")
+    for lens in ("LogitLens", "EmbeddingLens"):
+        page.locator("#lenses").get_by_label(lens).check()
+    page.get_by_label("Word", exact=True).fill("dog")
+    page.get_by_label("Bank layers").fill("all")
+    page.get_by_role("button", name="Read", exact=True).click()
+    expect(page.locator("figure")).to_have_count(3)
+    assert set(page.locator("[data-lens=latent] .word").all_text_contents()) == {"dog"}
+    page.get_by_label("Corpus").select_option("sentences")  # reads again by itself
+    page.locator("[data-lens=latent] [data-token='3']").click()
+    expect(page.locator(".card .from").first).to_contain_text("sentences")
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    done(page)
+    expect(page.locator("figure")).to_have_count(3)
+    expect(page.locator(".card h3")).to_have_text("row 1, column 0")
+    assert window.serious() == []
+    window.check(live)
+
+
+def test_where_is_a_word(window: Watched, live: str) -> None:
+    page = opened(window, live)
+    page.get_by_role("button", name="a cat").click()
+    done(page)
+    page.get_by_label("Where is").fill("garden")
+    page.get_by_label("Where is").press("Enter")
+    expect(page.get_by_label("Heat map")).to_be_checked()
+    page.locator("[data-lens=latent] [data-token='0']").hover()
+    assert {text.strip() for text in page.locator(".card b").all_text_contents()} == {"garden"}
+    fills = page.locator(".patch").evaluate_all("all => all.map(one => one.getAttribute('fill'))")
+    assert len(set(fills)) > 1
+    window.check(live)
+
+
+def test_a_sentence_is_read_token_by_token(window: Watched, live: str) -> None:
+    page = opened(window, live)
+    page.get_by_label("a sentence").check()
+    page.get_by_label("Sentence", exact=True).fill("The dog chased a cat.")
+    page.get_by_role("button", name="Read", exact=True).click()
+    done(page)
+    page.locator(".chip").nth(2).hover()
+    expect(page.locator(".card li").first).to_be_visible()
+    assert "sentence=The+dog+chased+a+cat." in page.url
+    assert page.locator("[name=view]").count() == 3  # there is no image to be alone
+    assert window.serious() == []
+    window.check(live)
+
+
+def test_own_images_hostile_names_and_too_large_ones(window: Watched, live: str, tmp_path: Path) -> None:
+    page = opened(window, live)
+    name = "<img src=x onerror='window.hit=1'>.png"
+    chooser = page.locator("#file")
+    chooser.set_input_files({"name": name, "mimeType": "image/png", "buffer": png(picture(6))})
+    done(page)
+    expect(page.locator(".title")).to_have_text(name)
+    from PIL import Image
+
+    large = png(Image.new("1", (10_000, 5_000)))
+    chooser.set_input_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
+    expect(page.locator("#said")).to_have_text("The image has more than 40 million pixels; make it smaller.")
+    # The browser tells of the refusal by itself.
+    window.complaints = [said for said in window.complaints if "status of 400" not in said]
+    window.check(live)
+
+
+def test_a_saved_page_is_opened_again(window: Watched, live: str, saved: Path, tmp_path: Path) -> None:
+    page = opened(window, live)
+    page.get_by_role("button", name="a cat").click()
+    done(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save this page").click()
+    kept = tmp_path / "kept.html"
+    download.value.save_as(kept)
+    page.get_by_label("Open a saved reading").set_input_files(saved)
+    expect(page.locator("#said")).to_have_text("opened out.html")
+    expect(page.locator("figure")).to_have_count(3)
+    page.get_by_label("Open a saved reading").set_input_files(kept)
+    expect(page.locator(".title")).to_have_text("a cat")
+    page.get_by_label("Open a saved reading").set_input_files(
+        {
+            "name": "x.html",
+            "mimeType": "text/html",
+            "buffer": b"<p>nothing</p><script>window.hit = 1</script>",
+        }
+    )
+    expect(page.locator("#said")).to_contain_text("holds no reading")
+    window.check(live)
+
+
+def test_a_job_is_cancelled_by_its_button(
+    window: Watched, live: str, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, look = threading.Event(), eye.visual_tokens
+    monkeypatch.setattr(eye, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
+    page = opened(window, live)
+    page.locator("#file").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
+    )
+    expect(page.locator("#said")).to_have_text("looking at the image")
+    expect(page.locator("#progress")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    go.set()
+    expect(page.locator("#said")).to_have_text("Cancelled.")
+    expect(page.locator("#progress")).to_be_hidden()
+    assert page.locator("figure").count() == 0
+    window.check(live)
+
+
+# --- several models -----------------------------------------------------------------------------
+
+
+def norms(page: Page) -> str:
+    """What the card of the first token says of its layer and norm."""
+    page.locator("[data-token='0']").first.hover()
+    return page.locator(".card .about").first.inner_text()
+
+
+def test_another_model_is_chosen_and_stands_in_the_address(window: Watched, live: str) -> None:
+    page = opened(window, live)
+    page.get_by_role("button", name="a cat").click()
+    done(page)
+    own = norms(page)
+    page.locator("#model").select_option("loud")  # reads again by itself
+    done(page)
+    loud, address = norms(page), page.url
+    assert loud != own
+    assert "model=loud" in address
+    page.goto("about:blank")
+    page.goto(address)
+    done(page)
+    expect(page.locator("#model")).to_have_value("loud")
+    assert norms(page) == loud
+    page.get_by_label("a sentence").check()
+    expect(page.locator("#model")).to_be_hidden()  # a sentence is read by the bank's LLM
+    assert window.serious() == []
+    window.check(live)
+
+
+def test_a_model_of_another_llm_is_said_to_be_the_wrong_one(window: Watched, live: str) -> None:
+    page = opened(window, f"{live}?picture=a+cat&model=stranger")
+    expect(page.locator("#said")).to_contain_text("choose that bank's model or another bank")
+    page.goto(f"{live}?picture=a+cat&model=<img src=x onerror='window.hit=1'>")
+    expect(page.locator("#said")).to_contain_text("There is no model <img src=x")
+    assert page.locator("figure").count() == 0
+    window.check(live)
+
+
+# --- while it is read ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Lets an image's second visual layer be searched, once it is set."""
+    go, search, searched = threading.Event(), bank.store.search, []
+
+    def held(layer: int, *given: Any) -> Any:
+        searched.append(layer)
+        if len(searched) > len(bank.choose_layers("mid")):
+            assert go.wait(20)
+        return search(layer, *given)
+
+    monkeypatch.setattr(bank.store, "search", held)
+    yield go
+    go.set()
+
+
+def first_layer_is_there(page: Page, seed: int) -> None:
+    page.get_by_text("Layers, lenses, filters").click()
+    page.get_by_label("Visual layers").fill("1,2")
+    page.locator("#file").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(seed, (300, 200)))}
+    )
+    expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 1")
+    expect(page.locator("#said")).to_have_text("visual layer 1 is read, 1 of 2")
+    assert all(page.locator(".word").all_text_contents())
+
+
+def test_a_layer_is_shown_and_used_while_the_next_is_read(
+    window: Watched, live: str, second_layer: threading.Event
+) -> None:
+    page = opened(window, live)
+    first_layer_is_there(page, 501)
+    page.locator("[data-token='4']").click()
+    assert page.locator(".card li").count() == 5
+    page.locator("#layer").fill("1")
+    expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 2: not read yet")
+    expect(page.locator(".card")).to_contain_text("Not read yet.")
+    assert page.locator(".word").count() == 0
+    for view in ("Heat map", "Bank layer", "Words"):
+        page.get_by_role("radio", name=view).check()
+    assert window.serious() == []
+    page.locator("#layer").focus()
+    second_layer.set()
+    done(page)
+    expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 2")
+    assert all(page.locator(".word").all_text_contents())
+    assert cards(page) == ["row 1, column 1"]  # what was pinned stays
+    assert page.locator(".card li").count() == 5
+    expect(page.locator("#layer")).to_be_focused()
+    expect(page.get_by_role("link", name="Save this page")).to_be_visible()
+    window.check(live)
+
+
+def test_what_was_read_stays_when_the_rest_is_cancelled(
+    window: Watched, live: str, second_layer: threading.Event
+) -> None:
+    page = opened(window, live)
+    first_layer_is_there(page, 502)
+    page.get_by_role("button", name="Cancel").click()
+    second_layer.set()
+    expect(page.locator("#said")).to_have_text("Cancelled.")
+    page.locator("[data-token='4']").hover()
+    assert page.locator(".card li").count() == 5
+    expect(page.get_by_role("link", name="Save this page")).to_be_hidden()
+    window.check(live)
+
+
+# --- how it looks, and how many -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (390, "light"), (1280, "dark")])
+def test_the_live_page_fits_and_axe_finds_nothing_serious(
+    browser: Browser, live: str, width: int, scheme: Any
+) -> None:
+    window = Watched(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
+    page = opened(window, live)
+    page.get_by_role("button", name="a cat").click()
+    done(page)
+    page.get_by_text("Layers, lenses, filters").click()
+    page.locator("[data-token='4']").click()
+    assert window.serious() == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_label("a sentence").check()
+    page.get_by_label("Sentence", exact=True).fill("The bank of the river was muddy.")
+    page.get_by_label("Sentence", exact=True).press("Enter")
+    expect(page.locator(".title")).to_have_text("The bank of the river was muddy.")
+    assert window.serious() == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    window.check(live)
+    page.context.close()
+
+
+def test_twenty_readers_at_once(browser: Browser, live: str) -> None:
+    windows = [Watched(browser.new_context()) for _ in range(20)]
+    for number, window in enumerate(windows):
+        # Nothing is waited for until all have asked.
+        window.page.goto(f"{live}?sentence=The+dog+chased+cat+{number}.", wait_until="commit")
+    for number, window in enumerate(windows):
+        expect(window.page.locator(".title")).to_have_text(f"The dog chased cat {number}.")
+        expect(window.page.locator(".chip").first).to_be_visible()
+        window.check(live)
+        window.page.context.close()

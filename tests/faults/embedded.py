@@ -1,0 +1,124 @@
+"""What goes wrong on one machine: the job is killed, or its disk is full."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bank.opening import delete_bank
+from bank.settings import load_settings
+from ingest.plan import load_plan
+from tests.faults.trial import BATCH, Ground, Outcome, Trial
+from tests.ingest.jobs import Calls, Event, Place, acknowledged, start_job
+
+# Seconds after the chosen moment at which a job is killed, at most: long enough for the next thing to begin.
+_AFTER = 0.02
+
+
+def kills(trial: Trial, chance: random.Random, times: int) -> Outcome:
+    """Kill the job with signal 9 at random moments, each time continued; when it ends, it starts on an empty bank.
+
+    A moment is one of the things that an undisturbed job begins or ends (opening and making the bank, planning,
+    forward passes, writes, commits, indexing, the ledger), and up to 20 ms after it.
+    """
+    shared, ground = bool(trial.place.url), trial.ground
+    said = start_job(trial.place, ground.sentences, batch=BATCH).rest()
+    assert said[-1].name == "end", said[-1].error
+    moments, killed = len(said), 0
+    anew(trial)
+    while killed < times:
+        at, delay = chance.randrange(1, moments), chance.random() * _AFTER
+
+        def now(said: list[Event], at: int = at) -> bool:
+            return len(said) == at
+
+        trial.outcome.runs += 1
+        said = start_job(trial.place, ground.sentences, batch=BATCH).killed(now, delay)
+        trial.safe |= acknowledged(said, shared=shared)
+        if said[-1].name != "end":
+            assert said[-1].name != "stopped", said[-1].error
+            killed += 1
+            trial.check()
+        else:
+            trial.count()
+            anew(trial)
+    trial.outcome.struck += killed
+    return trial.finish()
+
+
+def anew(trial: Trial) -> None:
+    """Delete the bank and the plan."""
+    place = trial.place
+    delete_bank("bank", load_settings(url=place.url, grpc_port=place.grpc_port, data_dir=place.folder))
+    shutil.rmtree(place.folder / "plans", ignore_errors=True)
+    trial.safe.clear()
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path | None]:
+    """Give a disk of 400 MB at `path`; None where mounting one is not permitted, which takes root on Linux."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(path)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@dataclass(frozen=True)
+class AtStage:
+    """Progress that does something as a stage begins."""
+
+    what: str
+    do: Callable[[], None]
+
+    def stage(self, what: str, unit: str) -> None:
+        if what == self.what:
+            self.do()
+
+    def update(self, done: float, total: float | None = None) -> None:
+        """Nothing to do."""
+
+
+def full_disk(ground: Ground, disk: Path, chance: random.Random, times: int) -> Outcome:
+    """The disk is full: from the start, while planning, from a random batch on, while indexing.
+
+    There is room again before each next run.
+    """
+    outcome, ballast = Outcome(), disk / "ballast"
+
+    def fill_up(left: int = 0) -> None:
+        # Truly written, unlike truncate.
+        ballast.write_bytes(bytes(max(shutil.disk_usage(disk).free - left, 0)))
+
+    def fill_up_nearly() -> None:
+        fill_up(1 << 20)
+
+    for number in range(times):
+        trial = Trial(ground, Place(ground.directory, disk / str(number)))
+        trial.place.folder.mkdir()
+        fill_up()
+        assert trial.attempt() is None
+        ballast.unlink()
+        assert trial.attempt(planning=AtStage("sorting", fill_up)) is None
+        ballast.unlink()
+        assert load_plan(trial.place.folder / "plans" / "c") is None
+        for progress in (Calls(chance.randint(1, 4), fill_up_nearly), AtStage("indexing", fill_up)):
+            assert trial.attempt(progress) is None
+            ballast.unlink()
+            trial.check()
+        assert trial.safe
+        assert all("room" in said for said in trial.outcome.stops), trial.outcome.stops
+        trial.outcome.struck = 4
+        outcome.add(trial.finish())
+        shutil.rmtree(trial.place.folder)
+    return outcome

@@ -1,0 +1,179 @@
+"""What goes wrong with a server, or with those who share it, while a job runs: one function a fault.
+
+Each gives an `Outcome`; moments come from a seeded `Random`, and what must hold besides is asserted here.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
+
+import tenacity
+
+from bank.opening import delete_bank
+from bank.settings import load_settings
+from tests.faults.trial import BATCH, Outcome, Site, Trial
+from tests.ingest.jobs import LAYERS, Calls, acknowledged, start_job, start_worker
+from tests.wire.double import Fault
+
+# Faults that keep striking.
+_FOR_GOOD = 1_000_000
+
+
+def passing(site: Site, fault: Fault, asked: Counter[str]) -> Outcome:
+    """A fault that passes: of each operation every third request is struck twice. Nobody notices."""
+    trial = site.trial()
+    for operation, number in asked.items():
+        if (
+            operation != "collection_exists"
+        ):  # asked once, by gRPC's client, which would go over REST from then on
+            for at in range(-(-number // 3)):
+                site.server.inject(fault, 2, operation, after=3 * at, seconds=0.02)
+    trial.outcome.struck = site.server.faults_left
+    assert trial.attempt() is not None, trial.outcome.stops
+    assert site.server.faults_left == 0
+    ways = {one.transport for one in site.server.requests if one.operation == "upsert"}
+    assert ways == {site.transport}
+    return trial.count()
+
+
+def lasting(site: Site, fault: Fault, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
+    """A fault that lasts, from a random moment on: the job stops, and continues when it has passed."""
+    outcome = Outcome()
+    # A part of the job for each time, so that the moments are spread over it.
+    for part in range(times):
+        trial = site.trial()
+        after = int(asked.total() * (part + chance.random()) / times)
+        site.server.inject(fault, _FOR_GOOD, after=after, seconds=60)
+        assert trial.attempt(timeout=1, retries=0) is None, after
+        trial.outcome.struck = site.struck
+        assert trial.outcome.struck > 0
+        site.server.clear_faults()
+        outcome.add(trial.finish())
+    return outcome
+
+
+def slow(site: Site, asked: Counter[str]) -> Outcome:
+    """Slow answers to all that is read: the job waits for them, and asks for nothing twice."""
+    trial = site.trial()
+    reads = {name: asked[name] for name in asked if not name.startswith(("create", "update", "upsert"))}
+    for name, number in reads.items():
+        site.server.inject(Fault.slow, number, name, seconds=0.02)
+    assert trial.attempt() is not None
+    trial.outcome.struck = site.struck
+    assert trial.outcome.struck == sum(reads.values())
+    again = Counter(one.operation for one in site.server.requests)
+    assert {name: again[name] for name in asked} == dict(asked)
+    return trial.count()
+
+
+def refused(site: Site, chance: random.Random, times: int) -> Outcome:
+    """The server is down, at the start and from a random batch on; it comes back later, or while the job waits."""
+    outcome = Outcome()
+    for _ in range(times):
+        trial = site.trial()
+        site.server.stop()
+        assert trial.attempt() is None
+        site.server.start()
+        progress = Calls(chance.randint(1, 4), site.server.stop)
+        assert trial.attempt(progress) is None
+        assert progress.calls == progress.at
+        site.server.start()
+        trial.outcome.struck = 2
+        outcome.add(trial.finish())
+
+    trial = site.trial()
+    sleep = time.sleep
+
+    def wait(seconds: float) -> None:
+        site.server.start()
+        sleep(seconds)  # a client of gRPC tries again only after a second
+
+    with mock.patch.object(tenacity.nap, "time", SimpleNamespace(sleep=wait)):
+        progress = Calls(chance.randint(1, 4), site.server.stop)
+        assert trial.attempt(progress, retries=10) is not None, trial.outcome.stops
+    assert progress.calls >= progress.at
+    trial.outcome.struck = 1
+    outcome.add(trial.count())
+    return outcome
+
+
+def restarted_empty(site: Site, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
+    """The server loses everything at a random moment: the job stops, and makes the bank anew when it is run again."""
+    outcome = Outcome()
+    for part in range(times):
+        trial = site.trial()
+
+        def lose(trial: Trial = trial) -> None:
+            site.server.wipe()
+            trial.safe.clear()
+            trial.outcome.struck += 1
+
+        site.server.when(int(asked.total() * (part + chance.random()) / times), lose)
+        trial.attempt()  # nothing was there to lose if it was early
+        assert trial.outcome.struck == 1
+        outcome.add(trial.finish())
+    return outcome
+
+
+def collection_deleted(site: Site, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
+    """Somebody deletes a layer's collection at a random moment: the job stops, and fills the layer again."""
+    outcome = Outcome()
+    for number in range(times):
+        layer, trial = LAYERS[number % len(LAYERS)], site.trial()
+
+        def delete(layer: int = layer, trial: Trial = trial) -> None:
+            site.server.delete(f"bank--L{layer:02d}")
+            trial.safe = {one for one in trial.safe if one[0] != layer}
+            trial.outcome.struck += 1
+
+        # Not before the collections are there, nor after the last look at them.
+        site.server.when(int(asked.total() * chance.uniform(0.45, 0.9)), delete)
+        assert trial.attempt() is None
+        assert trial.outcome.struck == 1
+        if layer == LAYERS[0] and trial.safe:  # which carried the manifest
+            assert trial.attempt() is None
+            assert "latentbank bank delete bank" in trial.outcome.stops[-1]
+            delete_bank("bank", load_settings(url=site.server.url, grpc_port=site.server.grpc_port))
+            trial.safe.clear()
+        outcome.add(trial.finish())
+    return outcome
+
+
+def two_jobs(site: Site) -> Outcome:
+    """Two whole jobs on one corpus at the same time, neither knowing of the other."""
+    trial = site.trial()
+    places = [replace(trial.place, folder=site.folder / name) for name in ("one", "other")]
+    jobs = [start_job(place, site.ground.sentences, batch=BATCH) for place in places]
+    for job in jobs:
+        said = job.rest()
+        assert said[-1].name == "end", said[-1].error
+        trial.safe |= acknowledged(said, shared=True)
+    trial.check()
+    trial.outcome.struck = 1
+    trial.outcome.runs = len(jobs)
+    return trial.count()
+
+
+def clock_skew(site: Site) -> Outcome:
+    """Two workers whose clocks are an hour ahead and an hour behind; one is killed, and runs again on the other's."""
+    trial = site.trial()
+    with trial.place.bank(site.ground.model) as bank:
+        directory = trial.place.plan(bank, site.ground.model, site.ground.sentences).directory
+    doomed = start_worker(trial.place, directory, "1/2", batch=16, clock=1.0)
+    doomed.until("upsert", 4)
+    doomed.kill()
+    workers = [
+        start_worker(trial.place, directory, share, batch=BATCH, clock=clock)
+        for share, clock in (("0/2", 1.0), ("1/2", -1.0))
+    ]
+    reports = [worker.report() for worker in workers]
+    assert any(one.complete for one in reports)
+    assert reports[1].found > 0
+    trial.outcome.struck = 3
+    trial.outcome.runs = 3
+    return trial.count()

@@ -1,0 +1,142 @@
+"""Faults that a job meets: nothing acknowledged is lost, nothing doubled, a rerun completes (docs/faults.md)."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from latentbank_errors import BankBusy
+from tests.faults import embedded, scenarios
+from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
+from tests.ingest.jobs import Place
+from tests.tiny import save_tiny
+from tests.wire.double import Fault, QdrantDouble
+
+SEED = 4
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="module")
+def ground(folder: Path) -> Ground:
+    return make_ground(save_tiny(folder / "model"), folder / "undisturbed")
+
+
+@pytest.fixture(scope="module")
+def double(folder: Path) -> Iterator[QdrantDouble]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        server = QdrantDouble()
+    with server:
+        yield server
+        assert server.invalid_requests == []
+
+
+@pytest.fixture(scope="module", params=["grpc"])
+def site(request: pytest.FixtureRequest, ground: Ground, double: QdrantDouble, folder: Path) -> Site:
+    """A server, over gRPC: there bulk work goes, all else goes over REST. A test may ask for REST alone, too."""
+    return Site(ground, double, folder / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def asked(site: Site) -> Counter[str]:
+    """What an undisturbed job asks for."""
+    return site.calm()
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    return random.Random(SEED)
+
+
+def check(outcome: Outcome) -> None:
+    assert outcome.struck > 0
+    assert outcome.acknowledged > 0
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+
+
+# Of all; benchmarks/faults.py tries the others too, and everything over both ways.
+FAULTS = [Fault.drop_after_apply, Fault.hang, Fault.too_many, Fault.error500, Fault.cut]
+both_ways = pytest.mark.parametrize("site", ["rest", "grpc"], indirect=True, scope="module")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_that_passes(site: Site, asked: Counter[str], fault: Fault) -> None:
+    check(scenarios.passing(site, fault, asked))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_that_lasts(site: Site, asked: Counter[str], fault: Fault, chance: random.Random) -> None:
+    check(scenarios.lasting(site, fault, asked, chance, 1))
+
+
+@both_ways
+def test_slow_reads(site: Site, asked: Counter[str], chance: random.Random) -> None:
+    check(scenarios.slow(site, asked))
+    check(scenarios.lasting(site, Fault.slow, asked, chance, 1))
+
+
+@pytest.mark.parametrize("site", ["rest"], indirect=True, scope="module")
+def test_a_truncated_response_of_bulk_work_over_rest(site: Site, asked: Counter[str]) -> None:
+    check(scenarios.passing(site, Fault.cut, asked))
+
+
+def test_connection_refused(site: Site, chance: random.Random) -> None:
+    check(scenarios.refused(site, chance, 2))
+
+
+def test_a_server_restarted_empty(site: Site, asked: Counter[str], chance: random.Random) -> None:
+    check(scenarios.restarted_empty(site, asked, chance, 2))
+
+
+def test_a_collection_deleted_under_a_running_job(
+    site: Site, asked: Counter[str], chance: random.Random
+) -> None:
+    check(scenarios.collection_deleted(site, asked, chance, 3))
+
+
+def test_two_jobs_on_one_corpus(site: Site) -> None:
+    check(scenarios.two_jobs(site))
+
+
+def test_two_jobs_on_one_corpus_of_an_embedded_bank(ground: Ground, tmp_path: Path) -> None:
+    trial = Trial(ground, Place(ground.directory, tmp_path))
+    with trial.place.bank(ground.model), pytest.raises(BankBusy, match="open in this process already"):
+        trial.place.bank(ground.model)
+    check(replace(trial.finish(), struck=1))
+
+
+def test_clocks_that_are_an_hour_off(site: Site) -> None:
+    check(scenarios.clock_skew(site))
+
+
+@pytest.mark.parametrize("where", ["embedded", "server"])
+def test_kill_9_at_random_moments(
+    where: str, ground: Ground, double: QdrantDouble, folder: Path, chance: random.Random
+) -> None:
+    path = folder / f"killed-{where}"
+    trial = (
+        Site(ground, double, path, "grpc").trial()
+        if where == "server"
+        else Trial(ground, Place(ground.directory, path))
+    )
+    outcome = embedded.kills(trial, chance, 3)
+    assert outcome.struck == 3
+    check(outcome)
+
+
+def test_a_full_disk(ground: Ground, tmp_path: Path, chance: random.Random) -> None:
+    with embedded.small_disk(tmp_path / "disk") as disk:
+        if disk is None:
+            pytest.skip("mounting a small disk takes root on Linux")
+        check(embedded.full_disk(ground, disk, chance, 1))

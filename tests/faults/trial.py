@@ -1,0 +1,209 @@
+"""A job on which faults are tried: what it acknowledged is counted again after each, and at the end everything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from bank.bank import Bank
+from bank.store import Points
+from ingest.job import JobReport, run
+from latentbank_errors import LatentBankError
+from latentbank_progress import Progress
+from models.language import LanguageModel, load_language_model
+from tests.bank.samples import is_one_sentence
+from tests.ingest.conftest import Contents, contents
+from tests.ingest.jobs import Place, some_sentences
+from tests.wire.double import QdrantDouble
+
+SENTENCES = 16
+# Tokens in a forward pass: few, so that there are several batches.
+BATCH = 32
+# A unit vector's numbers in float16, twice rounded.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials share: an LLM, sentences, and the bank of a job that nothing disturbs."""
+
+    model: LanguageModel
+    directory: Path
+    sentences: list[str]
+    expected: Contents
+
+    @property
+    def contexts(self) -> int:
+        """Contexts of the corpus, in all layers."""
+        return sum(map(len, self.expected.values()))
+
+
+def make_ground(model: Path, folder: Path) -> Ground:
+    """Run a job undisturbed; `model` is the LLM's folder."""
+    language, sentences = load_language_model(str(model), device="cpu"), some_sentences(SENTENCES)
+    place = Place(model, folder)
+    place.job(language, sentences)
+    with place.bank(language) as bank:
+        assert bank.verify() == []
+        return Ground(language, model, sentences, contents(bank))
+
+
+@dataclass
+class Outcome:
+    """What came of a fault: how often it struck, the contexts checked afterwards, and what was wrong with them.
+
+    `acknowledged` contexts were counted again after runs that stopped, `lost` and `doubled` are those that were gone
+    then, or gone, different or too many at the end. `stops` are the sentences with which runs stopped.
+    """
+
+    struck: int = 0
+    runs: int = 0
+    acknowledged: int = 0
+    lost: int = 0
+    doubled: int = 0
+    stops: list[str] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        """Count another one in."""
+        for name in ("struck", "runs", "acknowledged", "lost", "doubled"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.stops += other.stops
+
+
+class Trial:
+    """One bank, its job, and what was acknowledged of it so far."""
+
+    def __init__(self, ground: Ground, place: Place) -> None:
+        self.ground, self.place = ground, place
+        self.outcome = Outcome()
+        self.safe: set[tuple[int, str]] = set()
+
+    def attempt(
+        self, progress: Progress | None = None, planning: Progress | None = None, **changes: Any
+    ) -> JobReport | None:
+        """Run the job; gives nothing if it stopped with a sentence. Any other end is a failure of the test.
+
+        Args:
+            progress: told how far it is.
+            planning: told how far its planning is.
+            changes: other settings of its place.
+        """
+        self.outcome.runs += 1
+        place = replace(self.place, **changes)
+        try:
+            with _quick(), place.bank(self.ground.model) as bank:
+                self._watch(bank)
+                plan = place.plan(bank, self.ground.model, self.ground.sentences, progress=planning)
+                return run(bank, plan, self.ground.model, progress, batch=BATCH)
+        except LatentBankError as error:
+            self.stopped(str(error))
+            return None
+
+    def stopped(self, said: str) -> None:
+        """Note that a run stopped, and check that it said so in one sentence."""
+        assert is_one_sentence(LatentBankError(said)), said
+        self.outcome.stops.append(said)
+
+    def check(self) -> None:
+        """Count the acknowledged contexts again."""
+        if not self.safe:
+            return
+        with self.place.bank(self.ground.model) as bank:
+            for layer in bank.layers:
+                ids = [id_ for at, id_ in self.safe if at == layer]
+                self.outcome.lost += len(set(ids) - bank.store.present(layer, ids))
+        self.outcome.acknowledged += len(self.safe)
+
+    def finish(self) -> Outcome:
+        """Run the job undisturbed, to its end, and count everything."""
+        self.check()
+        report = self.attempt()
+        assert report is not None, self.outcome.stops[-1]
+        assert report.found + report.encoded == report.contexts
+        return self.count()
+
+    def count(self) -> Outcome:
+        """Compare a bank that should be complete with the undisturbed one."""
+        with self.place.bank(self.ground.model) as bank:
+            assert bank.verify() == []
+            assert bank.corpora["c"].complete
+            found = contents(bank)
+        self.outcome.acknowledged += self.ground.contexts
+        for layer, expected in self.ground.expected.items():
+            held = found[layer]
+            self.outcome.lost += sum(
+                id_ not in held
+                or held[id_][0] != payload
+                or float(np.abs(held[id_][1] - vector).max()) > _TOLERANCE
+                for id_, (payload, vector) in expected.items()
+            )
+            tokens = Counter((payload["sentence"], payload["position"]) for payload, _ in held.values())
+            twice = sum(number - 1 for number in tokens.values())
+            self.outcome.doubled += max(twice, len(held.keys() - expected.keys()))
+        return self.outcome
+
+    def _watch(self, bank: Bank) -> None:
+        """Note what the store acknowledges: on a server what was answered, embedded what was committed."""
+        store, added = bank.store, set[tuple[int, str]]()
+        upsert, commit = store.upsert, store.commit
+
+        def upsert_and_note(layer: int, points: Points) -> None:
+            upsert(layer, points)
+            # At once, not with the next: somebody may delete them meanwhile.
+            (self.safe if store.shared else added).update((layer, id_) for id_ in points.ids)
+
+        def commit_and_note() -> None:
+            commit()
+            self.safe.update(added)
+            added.clear()
+
+        store.upsert = upsert_and_note  # type: ignore[method-assign]
+        store.commit = commit_and_note  # type: ignore[method-assign]
+
+
+@contextmanager
+def _quick() -> Iterator[None]:
+    """Commit after every batch, and wait for no readers: there are none."""
+    with mock.patch("ingest.job.COMMIT_SECONDS", 0.0), mock.patch("ingest.job.LEDGER_SECONDS", 0.0):
+        yield
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where faults of a server are tried: a double, by one transport."""
+
+    ground: Ground
+    server: QdrantDouble
+    folder: Path
+    transport: str
+
+    def trial(self) -> Trial:
+        """Begin anew, on an empty server."""
+        self.server.start()
+        self.server.clear_faults()
+        self.server.wipe()
+        self.server.requests.clear()
+        grpc = self.transport == "grpc"
+        place = Place(
+            self.ground.directory, self.folder, self.server.url, self.server.grpc_port, prefer_grpc=grpc
+        )
+        return Trial(self.ground, place)
+
+    def calm(self) -> Counter[str]:
+        """Run the job undisturbed; gives how often it asks for each operation for which faults can be ordered."""
+        trial = self.trial()
+        assert trial.attempt() is not None
+        asked = Counter(one.operation for one in self.server.requests)
+        return Counter({name: number for name, number in asked.items() if name not in ("version", "health")})
+
+    @property
+    def struck(self) -> int:
+        """How many requests were struck by a fault."""
+        return sum(one.fault is not None for one in self.server.requests)

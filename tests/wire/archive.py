@@ -1,0 +1,48 @@
+"""Snapshots of a shard, in the form in which a server streams them.
+
+That is a tar with the files of each segment under `segments/{id}/files/`, and beside them a write-ahead log and what
+the server knows of the shard's replicas. The engine makes none itself, but says which files belong to a segment, and
+reads the tar as it reads a server's. What is not true to a server: its write-ahead log here is no more than a name, and
+the two JSON files are empty.
+"""
+
+import io
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+_BESIDE = ("wal/open-1", "shard_config.json", "replica_state.json")
+_PART = 1 << 20
+
+
+class Out(Protocol):
+    """Where a snapshot goes."""
+
+    def write(self, data: bytes) -> Any:
+        """Take the next bytes."""
+
+
+class Snapshot:
+    """A shard's files, made into a tar while they are sent."""
+
+    def __init__(
+        self, directory: Path, manifest: Callable[[], dict[str, Any]], lock: threading.RLock
+    ) -> None:
+        """Of the shard in `directory`, whose segments `manifest` names; `lock` keeps changes away meanwhile."""
+        self._directory, self._manifest, self._lock = directory, manifest, lock
+
+    def write(self, out: Out) -> None:
+        """Write the tar."""
+        with self._lock, tarfile.open(fileobj=out, mode="w|", bufsize=_PART) as tar:  # type: ignore[call-overload]
+            for file, name in self._files():
+                tar.add(file, name)
+            for name in _BESIDE:
+                tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        for segment, about in self._manifest().items():
+            folder = self._directory / "segments" / segment
+            for name in sorted({*about["file_versions"], "segment.json", "version.info"}):
+                yield folder / name, f"segments/{segment}/files/{name}"
