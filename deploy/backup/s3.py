@@ -40,8 +40,8 @@ _PART = 64 << 20
 _LONGEST = 6 * 3600.0
 _ENTRY = "corpus/"
 _PARAMS = ("vectors", "shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
-# A minute for all nodes to hear of a new collection.
-_TRIES, _PAUSE = 120, 0.5
+# Seconds for all nodes to hear of a new collection, and before the second look; doubles, at most 1.
+_NEWS_SECONDS, _FIRST_LOOK = 60.0, 0.05
 
 
 class BackupError(Exception):
@@ -254,14 +254,16 @@ def _owners(collection: str, nodes: Sequence[Node], count: int) -> dict[int, Nod
 
 def _replicas(collection: str, nodes: Sequence[Node], shards: list[int]) -> list[tuple[Node, int]]:
     """Give where the cluster put a new collection's shards, once all nodes have heard of it."""
-    for _ in range(_TRIES):
+    until, pause = time.monotonic() + _NEWS_SECONDS, _FIRST_LOOK
+    while time.monotonic() < until:
         try:
             found = [(node, shard) for node in nodes for shard in node.shards(collection)]
         except BackupError:  # a node that has not heard of it says 404
             found = []
         if sorted({shard for _, shard in found}) == shards:
             return found
-        time.sleep(_PAUSE)
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
     raise BackupError(
         f"The shards of {collection} are not all on the nodes that were named; name every node of the cluster with "
         "--node."

@@ -72,7 +72,7 @@ def test_rest_grpc_and_tls_pass_and_a_node_that_is_away_does_no_harm(tmp_path: P
         assert len(hits) == 5
         store.close()
         asked = used(server)
-        assert {"upsert", "query"} <= asked["grpc"]
+        assert {"upsert", "query_batch"} <= asked["grpc"]
         assert {"create_collection", "count"} <= asked["rest"]
         # The health checks come as REST.
         assert "upsert" not in asked["rest"]
