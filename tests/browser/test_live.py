@@ -238,6 +238,20 @@ def test_a_layer_is_shown_and_used_while_the_next_is_read(
     window.check(live)
 
 
+def test_a_saved_reading_opened_meanwhile_stays(
+    window: Watched, live: str, saved: Path, second_layer: threading.Event
+) -> None:
+    page = opened(window, live)
+    first_layer_is_there(page, 503)
+    page.get_by_label("Open a saved reading").set_input_files(saved)
+    expect(page.locator("figure")).to_have_count(3)
+    second_layer.set()
+    expect(page.locator("#said")).to_have_text("opened out.html")
+    expect(page.locator("#progress")).to_be_hidden()
+    assert page.locator("figure").count() == 3
+    window.check(live)
+
+
 def test_what_was_read_stays_when_the_rest_is_cancelled(
     window: Watched, live: str, second_layer: threading.Event
 ) -> None:

@@ -10,7 +10,7 @@ const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "
 let about;
 let chosen = null; // {file} or {picture}
 let job = null; // {id, events} of what is being read
-let turn = 0; // of the last reading asked for; an answer to an earlier one is not shown
+let turn = 0; // of what was asked for last; an answer to what came before is not shown
 
 start().catch((error) => say(error.message, true));
 
@@ -183,6 +183,7 @@ function abandon() {
 function follow(id) {
   const events = new EventSource(`/api/jobs/${id}/events`);
   job = { id, events };
+  const mine = turn;
   let whole; // of what is read so far
   let showMore;
   events.addEventListener("part", (event) => {
@@ -208,6 +209,7 @@ function follow(id) {
     if (now.state !== "done") return say(now.error || "Cancelled.", now.state === "failed");
     try {
       const data = await (await answer(fetch(`/api/readings/${now.reading}`))).json();
+      if (mine !== turn) return;
       if (showMore) showMore(data);
       else showReading($("view"), data);
       $("save").href = `/api/readings/${now.reading}/page`;
@@ -230,7 +232,11 @@ async function openSaved(file) {
     // query/web/data.py writes no "<" into the JSON, so it ends at the next one.
     const saved = /<script type="application\/json" id="reading">([^<]*)</.exec(await file.text());
     if (!saved) throw new Error("This file holds no reading; choose one that latentbank wrote.");
-    showReading($("view"), JSON.parse(saved[1]));
+    const data = JSON.parse(saved[1]);
+    abandon(); // what is being read would take its place
+    turn += 1;
+    busy(false);
+    showReading($("view"), data);
     $("save").hidden = true;
     say(`opened ${file.name}`);
   } catch (error) {
