@@ -4,7 +4,7 @@
 #   docker build -f deploy/docker/query.Dockerfile -t latentbank-query:0.1.0 .
 FROM python:3.11-slim-bookworm AS build
 
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/latentbank
 ENV PATH=/opt/latentbank/bin:$PATH
 WORKDIR /src

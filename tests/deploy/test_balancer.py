@@ -43,7 +43,9 @@ def _balanced(server: QdrantDouble, directory: Path, tls: bool) -> Iterator[dict
     file.write_text(text, encoding="utf-8")
     program = system_tool("haproxy", "LATENTBANK_HAPROXY", "/usr/sbin/haproxy")
     environment = os.environ | {"QDRANT_TLS": str(tls).lower()}
-    process = subprocess.Popen([program, "-db", "-f", file], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "-db", "-f", file], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for port in ports.values():
             for _ in range(200):

@@ -53,7 +53,7 @@ def test_compose_refuses_what_its_schema_does_not_know(tmp_path: Path) -> None:
     wrong.write_text(text.replace("healthcheck:", "healthchecks:"), encoding="utf-8")
     done = run(tool("docker-compose"), "-f", wrong, "config", "--quiet")
     assert done.returncode != 0
-    assert "additional properties 'healthchecks' not allowed" in done.stderr
+    assert "healthchecks" in done.stderr
 
 
 def test_every_service_is_pinned_confined_and_limited(config: Any) -> None:
