@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Row, machine, show, write_json
-from latentbank_progress import shown
 from tests.faults import embedded, scenarios
 from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
 from tests.ingest.jobs import Place
@@ -38,16 +37,15 @@ def main() -> None:
         ground = make_ground(save_tiny(folder / "model"), folder / "undisturbed")
         with QdrantDouble() as server, embedded.small_disk(folder / "disk") as disk:
             runs = _runs(ground, server, folder, disk, arguments)
-            with shown("trying faults", "faults") as progress:
-                for done, (name, run) in enumerate(runs.items()):
-                    progress.update(done, len(runs))
-                    found[name] = run()
+            for done, (name, run) in enumerate(runs.items()):
+                found[name] = run()
+                print(f"{done + 1}/{len(runs)}  {name}: {_said(found[name])}", flush=True)
             assert server.invalid_requests == []
         tempfile.tempdir = None
     total = Outcome()
     for outcome in found.values():
         total.add(outcome)
-    rows = [_row(name, outcome) for name, outcome in found.items()]
+    rows = [Row(name, "", _said(outcome), None) for name, outcome in found.items()]
     rows += [
         Row("faults tried", "", f"{total.struck:,}", None),
         Row("contexts counted again", "", f"{total.acknowledged:,}", None),
@@ -123,7 +121,7 @@ def _runs(
     return runs
 
 
-def _row(name: str, outcome: Outcome) -> Row:
+def _said(outcome: Outcome) -> str:
     said: dict[str, Any] = {
         "struck": outcome.struck,
         "runs": outcome.runs,
@@ -132,7 +130,7 @@ def _row(name: str, outcome: Outcome) -> Row:
         "lost": outcome.lost,
         "doubled": outcome.doubled,
     }
-    return Row(name, "", ", ".join(f"{key} {value:,}" for key, value in said.items()), None)
+    return ", ".join(f"{key} {value:,}" for key, value in said.items())
 
 
 if __name__ == "__main__":

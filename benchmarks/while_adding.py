@@ -4,9 +4,10 @@
 
 One process holds the bank, as it must: a thread searches it for one token after another, and another adds a corpus as a
 job does, in batches at the rate at which an LLM gives them, with a commit every few seconds, the index and the ledger
-entry at the end. The LLM itself does not run: it would take the same cores from any search. Searches are due at fixed
-times and their time counts from then, so that what waits behind a slow one counts too. Without --states contexts are
-made up: noisy copies of centres, a few for each word.
+entry at the end. The LLM itself does not run: it would take the same cores from any search. The engine holds Python's
+lock while it optimizes, so every search waits until a piece is put away or the layer is indexed. Searches are due at
+fixed times and their time counts from then, so that what waits behind a slow one counts too. Without --states contexts
+are made up: noisy copies of centres, a few for each word.
 """
 
 from __future__ import annotations
@@ -139,15 +140,22 @@ def _contexts(states: str | None, layer: int, first: int, count: int) -> Iterato
 
 
 class _Reader:
-    """A thread that searches at fixed times, and notes how long each answer took and in which part of the run."""
+    """A thread that searches at fixed times, and notes how long each answer took from then on.
+
+    A search belongs to the part of the run in which it was due. At the end all that were due are still answered.
+    """
 
     def __init__(self, bank: Any, queries: Any) -> None:
-        self.part = ""
+        self.parts: list[tuple[float, str]] = []
         self.seconds: dict[str, list[float]] = {}
         self.failure: BaseException | None = None
         self._bank, self._queries = bank, queries
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._read)
+
+    def begin(self, part: str) -> None:
+        """Say that another part of the run begins."""
+        self.parts.append((time.perf_counter(), part))
 
     def __enter__(self) -> _Reader:
         self._thread.start()
@@ -158,16 +166,16 @@ class _Reader:
         self._thread.join()
 
     def _read(self) -> None:
-        number, began = 0, time.perf_counter()
+        due = time.perf_counter() + _EVERY
+        number = 0
         try:
-            while not self._end.is_set():
-                due = began + number * _EVERY
+            while not self._end.is_set() or due < time.perf_counter():
                 time.sleep(max(due - time.perf_counter(), 0.0))
-                part, query = self.part, self._queries[number % len(self._queries)]
-                found = self._bank.search(query, self._bank.layers, 5)
+                found = self._bank.search(self._queries[number % len(self._queries)], self._bank.layers, 5)
+                part = next((name for began, name in reversed(self.parts) if began <= due), "before")
                 self.seconds.setdefault(part, []).append(time.perf_counter() - due)
                 assert len(found[0]) == 5
-                number += 1
+                number, due = number + 1, due + _EVERY
         except BaseException as error:
             self.failure = error
 
@@ -198,11 +206,11 @@ def measure(
         bank.record(CorpusEntry(CORPUS, "", 0, 0, count, {}, complete=True))
         queries = np.concatenate([first[1], next(_contexts(states, layer, count, 1))[1]])
         with _Reader(bank, queries) as reader:
-            reader.part = "warming up"
+            reader.begin("warming up")
             time.sleep(2.0)
-            reader.part = "idle"
+            reader.begin("idle")
             time.sleep(idle)
-            reader.part = "adding"
+            reader.begin("adding")
             entry = CorpusEntry(ADDED, "", 0, 0, added, {}, complete=False)
             bank.record(entry)
             bank.store.defer_index(layer, count + added)
@@ -219,10 +227,11 @@ def measure(
                     time.sleep(max(began + done / rate - time.monotonic(), 0.0))
             bank.commit()
             stored = time.monotonic()
-            reader.part = "indexing"
+            reader.begin("indexing")
             bank.store.index(layer)
             bank.record(CorpusEntry(ADDED, "", 0, 0, added, {}, complete=True))
             indexed = time.monotonic()
+            reader.begin("after")
         if reader.failure is not None:
             raise reader.failure
     seconds = reader.seconds
