@@ -23,9 +23,13 @@ def read_pointer(bank: str, settings: Settings) -> str:
     """
     path = _path(bank, settings)
     try:
+        path.lstat()
+    except OSError:
+        return bank  # no file, or no folder that can be looked into, of which the store says what is wrong with it
+    try:
         stored = path.read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return bank
+    except FileNotFoundError:
+        return bank  # removed meanwhile
     except (OSError, UnicodeDecodeError) as error:
         how = getattr(error, "strerror", None) or "it is no text"
     else:
@@ -59,8 +63,20 @@ def write_pointer(bank: str, stored: str, settings: Settings) -> None:
 
 
 def remove_pointer(bank: str, settings: Settings) -> None:
-    """Let a bank's plain name mean its own folder again."""
-    _path(bank, settings).unlink(missing_ok=True)
+    """Let a bank's plain name mean its own folder again.
+
+    Raises:
+        BankUnavailable: the file cannot be removed.
+    """
+    path = _path(bank, settings)
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise BankUnavailable(
+            f"The file {path} cannot be removed ({error.strerror}); mend its permissions."
+        ) from None
 
 
 def _path(bank: str, settings: Settings) -> Path:
