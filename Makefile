@@ -40,11 +40,11 @@ experiments: $(VENV)/.installed
 TRAIN = HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m models.demo_training
 projectors: $(VENV)/.installed
 	for kind in linear mlp mlp3; do \
-		$(TRAIN) --run $$kind --projector $$kind --region-steps 800 --scene-steps 300 || exit 1; \
+		$(TRAIN) --run $$kind --projector $$kind --region-steps 500 --scene-steps 200 || exit 1; \
 	done
-	$(TRAIN) --run scenes-only --scenes-only
+	$(TRAIN) --run scenes-only --scenes-only --scene-steps 1125
 	$(SCORES) experiment projector $(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
-		--bank descriptive --output .demo/scores/projectors
+		--bank descriptive --scenes 100 --output .demo/scores/projectors
 
 ## test: the whole test suite
 test: $(VENV)/.installed
