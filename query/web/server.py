@@ -22,6 +22,7 @@ from query.named_lenses import LENSES
 from query.web.desk import Desk
 from query.web.file import PAGE, page_html
 from query.web.jobs import OVER, Ask
+from query.web.uploads import Uploads
 
 LARGEST_UPLOAD = 20_000_000
 """Bytes of an image that is sent."""
@@ -42,6 +43,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
         pictures: images that the page offers, by name.
     """
     offered = dict(pictures or {}) if desk else {}
+    uploads = Uploads()
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +81,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
     async def read(
         request: Request,
         picture: Short = "",
+        upload: Short = "",
         name: Annotated[str, Query(max_length=400)] = "",
         sentence: Annotated[str, Query(max_length=2000)] = "",
         model: Short = "",
@@ -95,11 +98,16 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
             return _error(
                 409, "No model is loaded here: open a saved reading, or start `latentbank view` with a bank."
             )
-        image = None
+        image, sent = None, None
         if picture:
             if picture not in offered:
                 return _error(404, "There is no such picture.")
             image = offered[picture]
+        elif upload:
+            sent = uploads.get(upload)
+            if sent is None:
+                return _error(404, "This image is not kept here any more; choose its file again.")
+            image = sent.data
         elif not sentence:
             body = await _body(request)
             if body is None:
@@ -107,9 +115,10 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
                     413, f"The image is larger than {LARGEST_UPLOAD // 1_000_000} MB; make it smaller."
                 )
             await asyncio.to_thread(check_image, body)
-            image = body
+            sent = uploads.keep(_plain(name) or "image", body)
+            image = sent.data
         ask = Ask(
-            name=sentence or picture or _plain(name) or "image",
+            name=sentence or picture or (sent.name if sent else "image"),
             image=image,
             sentence=sentence,
             model=model,
@@ -121,7 +130,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
             unique=cast("Any", unique or None),
         )
         job = await asyncio.to_thread(desk.ask, ask)  # it reads the bank's ledger
-        return JSONResponse({"job": job.id}, 202)
+        return JSONResponse({"job": job.id, "upload": sent.key if sent else ""}, 202)
 
     @app.get("/api/jobs/{number}/events")
     async def events(number: str) -> Response:

@@ -55,6 +55,22 @@ def test_a_shipped_image_is_read_filtered_and_reproduced(window: Watched, live: 
     window.check(live)
 
 
+def test_an_image_of_ones_own_is_in_the_address(window: Watched, live: str) -> None:
+    page = opened(window, live)
+    page.locator("#file").set_input_files(
+        {"name": "mine.png", "mimeType": "image/png", "buffer": png(picture(11))}
+    )
+    done(page)
+    address, words = page.url, page.locator(".word").all_text_contents()
+    assert "upload=" in address
+    page.goto("about:blank")
+    page.goto(address)
+    done(page)
+    expect(page.locator(".title")).to_have_text("mine.png")
+    assert page.locator(".word").all_text_contents() == words
+    window.check(live)
+
+
 def test_where_is_a_word(window: Watched, live: str) -> None:
     page = opened(window, live)
     page.get_by_role("button", name="a cat").click()

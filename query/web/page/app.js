@@ -8,7 +8,7 @@ import { showReading } from "./view.js";
 const $ = (id) => document.getElementById(id);
 const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption"];
 let about;
-let chosen = null; // {file} or {picture}
+let chosen = null; // {file}, {picture} or {upload}: a file that the server has already
 let job = null; // {id, events} of what is being read
 let turn = 0; // of what was asked for last; an answer to what came before is not shown
 
@@ -83,6 +83,7 @@ function asked(change = {}) {
   given.lens = text ? "latent" : lenses.join(",") || "latent";
   if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
+  else if (chosen?.upload) given.upload = chosen.upload;
   const query = new URLSearchParams({ ...given, ...change });
   for (const [name, value] of [...query]) if (!value) query.delete(name);
   return query;
@@ -103,6 +104,8 @@ function recall() {
     $("tabs").querySelector("[value=text]").checked = true;
   } else if (about.pictures.includes(query.get("picture"))) {
     choose({ picture: query.get("picture") });
+  } else if (query.has("upload")) {
+    choose({ upload: query.get("upload") });
   }
   showTab();
   if (query.has("model") && !about.models.includes(query.get("model"))) {
@@ -147,7 +150,8 @@ async function read(change = {}, hash = location.hash) {
   if (!query.has("sentence") && !chosen) return say("Choose an image or write a sentence first.", true);
   abandon();
   const mine = ++turn;
-  const file = query.has("sentence") ? null : chosen.file;
+  // What was sent already goes by its address, unless the server has forgotten it.
+  const file = query.has("sentence") || query.has("upload") ? null : chosen.file;
   if (file && file.size > about.limits.bytes) {
     return say(`The image is larger than ${Math.floor(about.limits.bytes / 1e6)} MB; make it smaller.`, true);
   }
@@ -157,11 +161,21 @@ async function read(change = {}, hash = location.hash) {
   busy(true);
   try {
     const response = await answer(fetch(`/api/readings?${query}`, { method: "POST", body: file }));
-    const { job: id } = await response.json();
-    if (mine === turn) follow(id);
-    else drop(id);
+    const { job: id, upload } = await response.json();
+    if (mine !== turn) return drop(id);
+    if (file) {
+      choose({ upload, file }); // by its address from now on
+      query.delete("name");
+      query.set("upload", upload);
+      history.replaceState(null, "", `?${query}${location.hash}`);
+    }
+    follow(id);
   } catch (error) {
     if (mine !== turn) return;
+    if (error.status === 404 && query.has("upload") && chosen?.file) {
+      choose({ file: chosen.file }); // the server has forgotten it: sent again
+      return read(change, hash);
+    }
     busy(false);
     say(error.message, true);
   }
@@ -255,7 +269,7 @@ async function answer(promise) {
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
-  throw new Error(told?.error ?? `The server answered ${response.status}.`);
+  throw Object.assign(new Error(told?.error ?? `The server answered ${response.status}.`), { status: response.status });
 }
 
 function say(text, wrong = false) {

@@ -357,6 +357,16 @@ def test_the_page_of_a_reading_can_be_kept(client: TestClient) -> None:
     assert '<script type="application/json" id="reading">' in response.text
 
 
+def test_what_was_sent_once_is_read_again_without_sending_it(client: TestClient) -> None:
+    sent = client.post("/api/readings", params={"name": "mine.png"}, content=png(picture())).json()
+    again = client.post("/api/readings", params={"upload": sent["upload"], "top_k": 2})
+    assert again.status_code == 202
+    assert again.json()["upload"] == sent["upload"]
+    missing = client.post("/api/readings", params={"upload": "0" * 32})
+    assert missing.status_code == 404
+    assert missing.json()["error"] == "This image is not kept here any more; choose its file again."
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
