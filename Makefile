@@ -72,7 +72,7 @@ bench: $(VENV)/.installed
 	$(BENCH).upload --json .bench/upload.json
 	$(BENCH).while_adding --states .bench/states-150k --json .bench/while-adding.json
 	$(BENCH).shards --json .bench/shards.json
-	$(BENCH).faults --json .bench/faults.json
+	$(BENCH).faults --kills 50 --json .bench/faults.json
 
 ## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
 scale: $(VENV)/.installed

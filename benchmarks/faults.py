@@ -9,6 +9,7 @@ server on a real socket, over REST and over gRPC. Nothing is timed.
 from __future__ import annotations
 
 import argparse
+import multiprocessing.util
 import random
 import tempfile
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def main() -> None:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as temporary:
         folder = Path(temporary)
+        multiprocessing.util.get_temp_dir()  # chosen for the whole process, so not in a folder that is removed
         tempfile.tempdir = temporary  # where the double keeps its collections
         ground = make_ground(save_tiny(folder / "model"), folder / "undisturbed")
         with QdrantDouble() as server, embedded.small_disk(folder / "disk") as disk:

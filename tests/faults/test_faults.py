@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import random
 import tempfile
 from collections import Counter
@@ -34,6 +35,7 @@ def ground(folder: Path) -> Ground:
 
 @pytest.fixture(scope="module")
 def double(folder: Path) -> Iterator[QdrantDouble]:
+    multiprocessing.util.get_temp_dir()  # chosen for the whole process, so not in a folder that is removed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
         server = QdrantDouble()
