@@ -124,9 +124,10 @@ def test_all_visual_layers_of_several_images_are_one_search(
 
 def test_layer_by_layer_gives_what_all_at_once_gives(bank: Bank, eye: PatchEye) -> None:
     lenses = [LatentLens(bank), EmbeddingLens(eye.language.embedding, eye.language.tokenizer)]
+    before = len(eye.calls)
     parts = list(read_layers(eye, picture(), lenses, [2, 0, 2, 1], top_k=3))
     assert [part.layers for part in parts] == [(2,), (0,), (1,)]
-    assert eye.calls == [1]
+    assert eye.calls[before:] == [1]
     (whole,) = read_images(eye, [picture()], lenses, [2, 0, 1], top_k=3)
     assert join_layers(parts) == whole
     with pytest.raises(QueryError, match="at least one visual layer"):
