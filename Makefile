@@ -46,9 +46,9 @@ projectors: $(VENV)/.installed
 	$(SCORES) experiment projector $(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
 		--bank descriptive --scenes 100 --output .demo/scores/projectors
 
-## test: the whole test suite
+## test: the whole test suite, a file of tests on each of two cores
 test: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 ## lint: style and types
 lint: $(VENV)/.installed
