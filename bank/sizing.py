@@ -27,9 +27,11 @@ _LINKS = 1.25
 # The index of a caption's words, as a share of the caption. A server makes it while it loads; embedded, the first
 # filter by caption does.
 _CAPTION_INDEX = 1.5
-# Contexts of an embedded segment, of which a layer has two at least (bank/store/embedded.py), and bytes of a server's
-# (qdrant-config.yaml).
-_SEGMENT, _SEGMENT_BYTES = 300_000, 8_192_000_000
+# Contexts in one searchable segment of a large embedded layer. A search costs more the more segments there are,
+# building one takes memory that grows with its size.
+_SEGMENT = 300_000
+# Bytes of a server's segment (qdrant-config.yaml).
+_SEGMENT_BYTES = 8_192_000_000
 # A log of one shard's copy: two files of 32 MiB (qdrant-config.yaml).
 _LOG = 2 * 32 * 2**20
 # Of a node's RAM and disk, what the bank may fill. The rest is for the system, for queries and for the page cache, from
@@ -126,7 +128,12 @@ def _segment(shape: Shape) -> float:
     """Contexts of each of a large layer's segments."""
     if shape.server:
         return min(shape.contexts, max(_SEGMENT_BYTES // (2 * shape.hidden_size), 2))
-    return shape.contexts / max(2, round(shape.contexts / _SEGMENT))
+    return shape.contexts / segments_of(shape.contexts)
+
+
+def segments_of(contexts: int) -> int:
+    """Give how many segments an embedded layer with a graph has: two at least, for they are searched in parallel."""
+    return max(2, round(contexts / _SEGMENT))
 
 
 @dataclass(frozen=True)

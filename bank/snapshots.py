@@ -11,7 +11,7 @@ from typing import Literal
 from bank.bank import Bank
 from bank.manifest import CorpusEntry
 from bank.receive import Receiver
-from bank.store import NoSnapshot
+from bank.store import MOST_CORPORA, NoSnapshot
 from latentbank_errors import LatentBankError
 from latentbank_progress import Progress
 
@@ -22,8 +22,6 @@ Way = Literal["snapshot", "scroll"]
 # Contexts of a layer from which a snapshot is worth its size: the engine's files are long before anything is in them.
 WORTH = 10_000
 _MIB = 1 << 20
-# More corpora than any bank has.
-_CORPORA = 1_000_000
 
 
 def take_snapshots(
@@ -53,8 +51,10 @@ def take_snapshots(
     """
     expected = {entry.stored: entry.contexts for entry in entries}
     total = sum(expected.values())
-    left = [layer for layer in target.layers if target.store.count(layer) != total] if receiver.todo else []
-    if way == "scroll" or not left or (way is None and total < WORTH):
+    if way == "scroll" or not receiver.todo or (way is None and total < WORTH):
+        return 0
+    left = [layer for layer in target.layers if target.store.count(layer) != total]
+    if not left:
         return 0
     taken = 0
     try:
@@ -118,6 +118,6 @@ def _obstacle(
             f"{source.manifest.quantization})"
         )
     stored = {entry.stored for entry in entries}
-    if any(target.store.facet(layer, "corpus", limit=_CORPORA).keys() - stored for layer in layers):
+    if any(target.store.facet(layer, "corpus", limit=MOST_CORPORA).keys() - stored for layer in layers):
         return "the copy holds contexts of other corpora, which would be replaced"
     return None

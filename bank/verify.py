@@ -8,14 +8,12 @@ from itertools import islice
 import numpy as np
 
 from bank.manifest import Manifest
-from bank.store import Store
+from bank.store import MOST_CORPORA, Store
 from bank.where import Filter
 from latentbank_progress import Progress
 
 # A unit vector in float16 differs from length 1 by rounding only.
 NORM_TOLERANCE = 5e-3
-# More corpora than any bank has.
-_CORPORA = 1_000_000
 # Contexts between two tellings of progress.
 _TELL = 10_000
 
@@ -46,7 +44,7 @@ def verify(
 
 def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter | None) -> list[str]:
     wrong = []
-    held = {layer: store.facet(layer, "corpus", where, limit=_CORPORA) for layer in layers}
+    held = {layer: store.facet(layer, "corpus", where, limit=MOST_CORPORA) for layer in layers}
     for name, entry in manifest.corpora.items():
         drop = f"`latentbank bank drop-corpus {manifest.bank} {name}`"
         if not entry.complete:

@@ -21,6 +21,8 @@ from bank.where import Filter
 from latentbank_errors import LatentBankError
 
 Floats = npt.NDArray[np.float32]
+MOST_CORPORA = 1_000_000
+"""More corpora than any bank has: the limit of a facet that must give all of them."""
 
 _COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
 

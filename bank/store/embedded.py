@@ -29,11 +29,12 @@ import qdrant_edge as edge
 
 from bank.points import INDEXED_FIELDS, Payload
 from bank.settings import Settings
+from bank.sizing import segments_of
 from bank.store import Floats, Hit, LayerInfo, NoSnapshot, Points, Stored, share_key, share_path
 from bank.store.conditions import conditions, each_condition, reads_captions
-from bank.store.engine import CAPTION_INDEX, KINDS, graph_of, layer_config, no_room, read_ahead
+from bank.store.engine import CAPTION_INDEX, KINDS, engine_failed, graph_of, layer_config, no_room, read_ahead
 from bank.store.pointer import read_pointer
-from bank.store.unpacking import came_indexed, unpack
+from bank.store.unpacking import came_indexed, forget_origin, unpack
 from bank.versions import split_name
 from bank.where import Filter, Where
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable, LayerNotFound
@@ -54,9 +55,6 @@ _UPSERT = 32
 # Contexts of a layer that is being loaded which are put away at once, quantized and mapped from their files. Until then
 # the engine keeps their ids and payload indexes in memory, over a kilobyte each.
 PIECE = 20_000
-# Contexts in one searchable segment of a large layer. A search costs more the more segments there are, building one
-# takes memory that grows with its size; two at least, for they are searched in parallel.
-SEGMENT = 300_000
 # The size of a graph that is searched with `ef` candidates, and the fewest for a small one.
 LARGE, FEWEST = 600_000, 64
 # Segments while a layer is loaded: none is merged with another.
@@ -265,12 +263,12 @@ class EmbeddedStore:
     def index(self, layer: int) -> None:
         """See `Store`. A layer that came indexed, in a snapshot, stays as it is until something is added to it."""
         self._pieces.pop(layer, None)
-        count = self.count(layer)
         if came_indexed(self._layer_path(layer)) and not self._unindexed(layer):
             return
+        count = self.count(layer)
         graph, segments = 0, 1
         if count >= self._settings.graph_from:
-            graph, segments = self._settings.hnsw_m, max(2, round(count / SEGMENT))
+            graph, segments = self._settings.hnsw_m, segments_of(count)
         # The engine merges the smallest segments until one is full: with room for a piece more than the average, as
         # many as we want come out, of about one size.
         self._optimize(layer, graph, -(-count // segments) + PIECE, segments)
@@ -289,6 +287,7 @@ class EmbeddedStore:
             self._shard(layer).flush()
             # The engine takes other settings only while it loads a shard.
             self._let_go(layer)
+            forget_origin(self._layer_path(layer))
             head = (self.read_manifest() or ({}, {}))[0]
             config = layer_config(
                 head["hidden_size"],
@@ -606,11 +605,7 @@ def _engine_errors(bank: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (
-            type(error) is not Exception
-            and type(error).__name__ != "PanicException"
-            and not isinstance(error, OSError)
-        ):
+        if not engine_failed(error) and not isinstance(error, OSError):
             raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if no_room(text):

@@ -83,6 +83,11 @@ def graph_of(path: Path) -> int:
     return int(json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]["m"])
 
 
+def engine_failed(error: BaseException) -> bool:
+    """Tell whether an error is the engine's: it raises plain Exception, or a panic that is none."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
 def no_room(text: str) -> bool:
     """Tell whether an error's text says that there is no room on the disk."""
     return any(sign in text for sign in _NO_ROOM)

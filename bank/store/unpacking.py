@@ -10,18 +10,21 @@ from pathlib import Path
 
 import qdrant_edge as edge
 
-from bank.store import NoSnapshot
-from bank.store.engine import layer_config, no_room
+from bank.store import MOST_CORPORA, NoSnapshot
+from bank.store.engine import engine_failed, layer_config, no_room
 
 # A file in a layer's folder, says that its segments are as a server indexed them.
 _MARK = "from-snapshot"
-# More corpora than any bank has.
-_CORPORA = 1_000_000
 
 
 def came_indexed(path: Path) -> bool:
-    """Tell whether a layer's folder was unpacked from a snapshot."""
+    """Tell whether a layer's folder was unpacked from a snapshot, and its segments are still those."""
     return (path / _MARK).exists()
+
+
+def forget_origin(path: Path) -> None:
+    """Let a layer's folder be like any other: its segments are about to be ours."""
+    (path / _MARK).unlink(missing_ok=True)
 
 
 def unpack(
@@ -42,10 +45,7 @@ def unpack(
     try:
         held = _unpack(file, folder, hidden_size, quantization)
     except BaseException as error:
-        # The engine raises plain Exception, or a panic that is none.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        if no_room(str(error)):
+        if not engine_failed(error) or no_room(str(error)):
             raise
         raise NoSnapshot(f"the engine cannot read the server's snapshot ({_first_line(error)})") from None
     if held != dict(expected):
@@ -67,7 +67,7 @@ def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> di
     config = layer_config(hidden_size, quantization, *_graph(folder))
     shard = edge.EdgeShard.load(str(folder), config)
     try:
-        hits = shard.facet(edge.FacetRequest("corpus", _CORPORA, True)).hits
+        hits = shard.facet(edge.FacetRequest("corpus", MOST_CORPORA, True)).hits
         shard.flush()
     finally:
         shard.close()

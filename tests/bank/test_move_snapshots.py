@@ -115,6 +115,29 @@ def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> 
             assert (copy.verify(), stored_contexts(copy)) == ([], 200)
 
 
+def test_pieces_added_to_a_pulled_layer_are_merged_with_it(
+    server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the last of them was put away at once, so that nothing is left to index."""
+    monkeypatch.setattr("bank.store.embedded.PIECE", 60)
+    with served(server, index=True) as source:
+        assert copy_bank(source, here, by="snapshot").snapshots == 1
+    with open_bank("bank", here) as copy:
+        copy.store.defer_index(4, COUNT + 240)
+        for first in range(0, 240, 60):
+            numbers = range(first, first + 60)
+            copy.add(
+                4, ids(numbers, "plants"), units(60, seed=first), [payload(n, "plants") for n in numbers]
+            )
+            copy.store.commit()
+        assert copy.store.info(4).indexed == COUNT + 240
+        pieces = list((here.data_dir / "bank" / "L04").rglob("matrix.dat"))
+        copy.store.index(4)
+        merged = list((here.data_dir / "bank" / "L04").rglob("matrix.dat"))
+        assert len(merged) < len(pieces)
+        assert copy.count(4) == COUNT + 240
+
+
 def test_small_banks_are_scrolled_unless_snapshots_are_asked_for(
     server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
