@@ -269,8 +269,8 @@ def ingest_run(
     as_json: JsonOption = False,
 ) -> None:
     """Store a corpus's contexts in a bank, made if it is new. Run again, it continues where it stopped."""
-    from bank.opening import create_bank
     from ingest import job
+    from ingest.banks import create_bank_of
     from ingest.plan import PlanSettings, load_plan
     from ingest.shares import parse_share
     from latentbank_progress import shown
@@ -325,15 +325,11 @@ def ingest_run(
         return
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
-    with create_bank(
+    with create_bank_of(
+        llm,
         bank or settings.bank or (known.bank if known else bank_name(llm.name)),
+        wanted or default_layers(llm.num_layers),
         settings,
-        model=llm.name,
-        revision=llm.revision,
-        fingerprint=llm.fingerprint(),
-        layers=wanted or default_layers(llm.num_layers),
-        num_layers=llm.num_layers,
-        hidden_size=llm.hidden_size,
         metric=cast("Any", metric),
     ) as opened:
         print(f"{llm.packing} on {llm.device}, {str(llm.dtype).removeprefix('torch.')}", file=sys.stderr)

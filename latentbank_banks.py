@@ -85,8 +85,8 @@ def bank_delete(
     from bank.opening import check_deletion, delete_bank
 
     settings = writer_settings()
-    check_deletion(bank, settings)
     if not yes:
+        check_deletion(bank, settings)  # before the question
         typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
     delete_bank(bank, settings)
     shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
@@ -98,19 +98,19 @@ def bank_token(
     layers: Annotated[str, typer.Option(help="Their layers, such as 4,8,12,16 (`bank info` shows them).")],
     expires: Annotated[str, typer.Option(help="When it ends, from now: 12h, 30d, 8w.")],
     versions: Annotated[
-        str,
-        typer.Option(help="Versions of those banks that are named plainly, as far as it is to open them."),
-    ] = "1,2,3,4,5",
+        str | None,
+        typer.Option(help="Versions that it opens of banks that are named plainly; by default 1 to 5."),
+    ] = None,
     read: Annotated[bool, typer.Option("--read", help="It allows reading; there are no others.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key that reads some banks on a server and nothing else, signed here with the admin key."""
     from bank.opening import check_name
-    from bank.token import expiry, read_token
+    from bank.token import VERSIONS, expiry, read_token
     from latentbank_show import show_token
 
     names, chosen, until = [name.strip() for name in banks.split(",")], numbers(layers) or [], expiry(expires)
-    opened = _version_numbers(versions)
+    opened = list(VERSIONS) if versions is None else _version_numbers(versions)
     for name in names:
         check_name(name)
     if not read:

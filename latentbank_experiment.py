@@ -187,7 +187,7 @@ def experiment_corpus_swap(
     as_json: JsonOption = False,
 ) -> None:
     """How much a corpus matters: corpora of one size, each read by itself. --layers and --metric are a new bank's."""
-    from bank.opening import create_bank
+    from ingest.banks import create_bank_of
     from latentbank_progress import shown
     from query.experiments.compare import compare_corpora
 
@@ -214,15 +214,11 @@ def experiment_corpus_swap(
         if sources:
             llm = bench.model.language
             opened = stack.enter_context(
-                create_bank(
+                create_bank_of(
+                    llm,
                     bank or settings.bank or "corpus-swap",
+                    stored or default_layers(llm.num_layers),
                     settings,
-                    model=llm.name,
-                    revision=llm.revision,
-                    fingerprint=llm.fingerprint(),
-                    layers=stored or default_layers(llm.num_layers),
-                    num_layers=llm.num_layers,
-                    hidden_size=llm.hidden_size,
                     metric=cast("Any", metric),
                 )
             )

@@ -141,7 +141,7 @@ def ingest_official(
     as_json: JsonOption = False,
 ) -> None:
     """Import a cache of the reference library, latentlens, as a corpus. Run again, it goes on where it stopped."""
-    from bank.opening import create_bank
+    from ingest.banks import create_bank_of
     from ingest.corpus import Corpus
     from ingest.hub import fetch_cache
     from ingest.official import import_official, official_layers
@@ -158,15 +158,11 @@ def ingest_official(
         model or (known.model if known else None), list(found), device, dtype, revision, trust_remote_code
     )
     with (
-        create_bank(
+        create_bank_of(
+            llm,
             bank or settings.bank or (known.bank if known else bank_name(llm.name)),
+            list(found),
             settings,
-            model=llm.name,
-            revision=llm.revision,
-            fingerprint=llm.fingerprint(),
-            layers=list(found),
-            num_layers=llm.num_layers,
-            hidden_size=llm.hidden_size,
             metric=known.metric if known else "cosine",
         ) as opened,
         shown("checking", "rows") as progress,

@@ -198,14 +198,13 @@ def make_bank(manifest: Manifest, settings: Settings, agree: Callable[[Bank], No
         for layer in bank.layers:
             if layer not in there:
                 store.create(layer, manifest.hidden_size, bank.manifest.quantization)
-        if found is not None and bank.layers[0] not in there and store.read_manifest() is None:
-            # A server that lost everything while another process made the bank: its lowest layer, which carries the
-            # manifest, is one of those that were missing.
+        if bank.layers[0] not in there and store.read_manifest() is None:
+            # A new bank; or a server that lost everything while another process made it: the lowest layer, which
+            # carries the manifest, is one of those that were missing.
             store.write_manifest(replace(bank.manifest, bank=store.bank).head())
-            store.write_entries({corpus: one.to_dict() for corpus, one in bank.manifest.corpora.items()})
+            if bank.manifest.corpora:
+                store.write_entries({corpus: one.to_dict() for corpus, one in bank.manifest.corpora.items()})
         if found is None:
-            if not store.shared or store.read_manifest() is None:
-                store.write_manifest(replace(bank.manifest, bank=store.bank).head())
             bank.reload()
             agree(bank)
     except BaseException:
@@ -315,7 +314,7 @@ def check_deletion(name: str, settings: Settings) -> str:
         LatentBankError: it may not be deleted; the message says what to do first.
     """
     bank, version = split_name(name)
-    found = bank_versions(bank, settings).versions
+    found = _numbers(bank, settings)
     meant = names_in_use([bank], settings)[bank]
     stored = meant if version is None else stored_name(bank, version)
     others = [one for one in found if stored_name(bank, one) != stored]
@@ -346,6 +345,11 @@ def _stored(settings: Settings) -> list[tuple[str, int]]:
     return [parts for stored in bank_names(settings) if (parts := stored_parts(stored))]
 
 
+def _numbers(bank: str, settings: Settings) -> list[int]:
+    """Give the versions of one bank that are stored, ascending."""
+    return sorted(version for one, version in _stored(settings) if one == bank)
+
+
 def _versions(bank: str, found: Iterable[int], meant: str) -> Versions:
     versions = tuple(sorted(found))
     in_use = version_of(meant)
@@ -355,7 +359,7 @@ def _versions(bank: str, found: Iterable[int], meant: str) -> Versions:
 def _missing(name: str, settings: Settings) -> BankNotFound | None:
     """Say which versions a bank has that was asked for in vain; None if it has none."""
     bank, version = split_name(name)
-    there = bank_versions(bank, settings).versions
+    there = _numbers(bank, settings)
     if not there:
         return None
     if version is None:

@@ -1,7 +1,8 @@
-"""What both benchmarks need: the machine, the wheels' files, memory readings, child processes, tables."""
+"""What benchmarks need: the machine, the wheels' files, memory readings, child processes, tables."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -147,6 +148,15 @@ class PeakAnonymous:
         self._stop.set()
         self._thread.join()
         self.peak = max(self.peak, memory().anonymous)
+
+
+def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Begin the command line of a benchmark, `python -m MODULE`, described by the module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def in_child(module: str, task: str, **given: Any) -> dict[str, Any]:

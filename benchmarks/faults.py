@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Row, machine, show, write_json
+from benchmarks.common import Row, machine, parser_of, show, write_json
 from tests.faults import embedded, scenarios
 from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
 from tests.ingest.jobs import Place
@@ -66,11 +66,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.faults",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.faults", __doc__)
     add = parser.add_argument
     add("--times", type=int, default=5, help="random moments for each fault that has one")
     add(

@@ -33,6 +33,7 @@ from benchmarks.common import (
     machine,
     memory,
     mib,
+    parser_of,
     show,
     write_json,
 )
@@ -75,11 +76,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.growth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.growth", __doc__)
     add = parser.add_argument
     add("--states", type=Path, required=True, help="folder of encoded contexts (see benchmarks/search.py)")
     add("--contexts", default="10000,100000,1000000", help="sizes of the layer")

@@ -29,6 +29,7 @@ from benchmarks.common import (
     memory,
     mib,
     model_file,
+    parser_of,
     read_lines,
     sentences_file,
     show,
@@ -80,11 +81,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {_MODULE}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(_MODULE, __doc__)
     add = parser.add_argument
     add(
         "--sentences", type=_numbers, default=[3000], help="first so many of the wheel's; several: 3000,30000"
@@ -157,7 +154,7 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
 
 def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
     """Time the whole job, the model preloaded, into a bank in a temporary folder."""
-    from bank import create_bank
+    from ingest.banks import create_bank_of
     from ingest.corpus import open_corpus
     from ingest.job import ready_plan, run
     from latentbank_progress import shown
@@ -167,15 +164,7 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
     loaded = _loaded()
     with tempfile.TemporaryDirectory() as folder, PeakAnonymous() as watched:
         began = time.monotonic()
-        with create_bank(
-            BANK,
-            data_dir=Path(folder, "banks"),
-            model=language.name,
-            fingerprint=language.fingerprint(),
-            layers=layers,
-            num_layers=language.num_layers,
-            hidden_size=language.hidden_size,
-        ) as bank:
+        with create_bank_of(language, BANK, layers, data_dir=Path(folder, "banks")) as bank:
             corpus = open_corpus(CORPUS, sentences_file(), limit=sentences)
             plan = ready_plan(bank, corpus, language, Path(folder, "plan"))
             planned = time.monotonic()

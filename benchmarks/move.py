@@ -22,7 +22,17 @@ from bank.move import copy_bank
 from bank.opening import open_bank
 from bank.settings import load_settings
 from bank.snapshots import Way
-from benchmarks.common import Row, answer_child, folder_bytes, in_child, machine, mib, show, write_json
+from benchmarks.common import (
+    Row,
+    answer_child,
+    folder_bytes,
+    in_child,
+    machine,
+    mib,
+    parser_of,
+    show,
+    write_json,
+)
 from benchmarks.wire import BANK, Address, double
 from latentbank_progress import Silent
 
@@ -59,11 +69,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.move",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.move", __doc__)
     add = parser.add_argument
     add("--contexts", type=int, default=100_000, help="contexts a layer")
     add("--layers", default="4,8,12,16")

@@ -17,7 +17,6 @@ looks at it without a screen. Times are the browser's own: paints from its trace
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -25,14 +24,14 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
-from benchmarks.search import BANK, build_latentbank, search_states
+from benchmarks.scenes import filled_bank, scenes_parser
+from benchmarks.search import BANK
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -66,20 +65,9 @@ _PAINTED = """() => performance.getEntriesByName("first-contentful-paint")[0].st
 
 def main() -> None:
     """Measure and print the table."""
-    arguments = _parser().parse_args()
+    arguments = scenes_parser(_MODULE, __doc__, images=12).parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
-    states = search_states(arguments, layers)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = (arguments.work or Path(temporary)).resolve()
-        if not (work / "banks" / BANK).exists():
-            in_child(
-                _MODULE,
-                "build",
-                states=states.directory.resolve(),
-                work=work,
-                count=arguments.contexts,
-                layers=layers,
-            )
+    with filled_bank(arguments, layers) as work:
         found = in_child(_MODULE, "look", work=work, layers=layers, images=arguments.images)
     rows = [
         _row("first paint", found["paint"], 0.5, " s"),
@@ -113,22 +101,6 @@ def _row(what: str, values: Sequence[float], most: float | None, unit: str, *, l
     counts = max(values) if largest else statistics.median(values)
     ends = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
     return Row(what, "", f"{statistics.median(values):.3g}{unit}{ends}", counts, unit, most=most)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--states", type=Path, required=True, help="folder that keeps the encoded contexts")
-    add("--model", help="the LLM, when states have to be made: a directory or GGUF (the wheel's GGUF)")
-    add("--contexts", type=int, default=100_000, help="contexts a layer")
-    add("--contexts-per-token", type=int, default=50, help="of the states, when they have to be made")
-    add("--layers", default="4,8,12,16", help="bank layers")
-    add("--images", type=int, default=12, help="scenes that are read")
-    add("--work", type=Path, help="folder that keeps the bank (a temporary one)")
-    add("--json", type=Path, help="file for the results")
-    return parser
 
 
 def look(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
@@ -254,7 +226,7 @@ def _hovered(browser: Browser, page: Page) -> list[float]:
     return seconds
 
 
-_TASKS = {"build": build_latentbank, "look": look}
+_TASKS = {"look": look}
 
 if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
     main()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Row, folder_bytes, in_child, machine, mib, show, warm, write_json
+from benchmarks.common import Row, folder_bytes, in_child, machine, mib, parser_of, show, warm, write_json
 from benchmarks.growth import parts_of
 from benchmarks.search import make_queries
 from benchmarks.states import States, open_states, subset
@@ -76,11 +76,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quantization",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.quantization", __doc__)
     add = parser.add_argument
     add("--states", type=Path, required=True, help="folder of encoded contexts (see benchmarks/search.py)")
     add("--contexts", type=int, help="contexts a layer (all those in --states)")

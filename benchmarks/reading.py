@@ -10,10 +10,8 @@ reads no VLMs of this kind.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
-from benchmarks.search import BANK, build_latentbank, search_states
+from benchmarks.scenes import filled_bank, scenes_parser
+from benchmarks.search import BANK
 from benchmarks.truth import TIE
 
 _MODULE = "benchmarks.reading"
@@ -31,20 +30,9 @@ _MODULE = "benchmarks.reading"
 
 def main() -> None:
     """Measure and print the table."""
-    arguments = _parser().parse_args()
+    arguments = scenes_parser(_MODULE, __doc__, images=10).parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
-    states = search_states(arguments, layers)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = (arguments.work or Path(temporary)).resolve()
-        if not (work / "banks" / BANK).exists():
-            in_child(
-                _MODULE,
-                "build",
-                states=states.directory.resolve(),
-                work=work,
-                count=arguments.contexts,
-                layers=layers,
-            )
+    with filled_bank(arguments, layers) as work:
         found = in_child(_MODULE, "read", work=work, layers=layers, images=arguments.images)
     seconds = statistics.median(found["seconds"])
     rows = [
@@ -85,22 +73,6 @@ def main() -> None:
     where = machine()
     show("Reading an image", sizes, rows, where)
     write_json(arguments.json, sizes, rows, found, where)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--states", type=Path, required=True, help="folder that keeps the encoded contexts")
-    add("--model", help="the LLM, when states have to be made: a directory or GGUF (the wheel's GGUF)")
-    add("--contexts", type=int, default=100_000, help="contexts a layer")
-    add("--contexts-per-token", type=int, default=50, help="of the states, when they have to be made")
-    add("--layers", default="4,8,12,16", help="bank layers")
-    add("--images", type=int, default=10, help="scenes that are read")
-    add("--work", type=Path, help="folder that keeps the bank (a temporary one)")
-    add("--json", type=Path, help="file for the results")
-    return parser
 
 
 class _Busy:
@@ -174,7 +146,7 @@ def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
     return result | {"visual_layers": visual_layers, "tokens": len(reading.tokens) // len(visual_layers)}
 
 
-_TASKS = {"build": build_latentbank, "read": read}
+_TASKS = {"read": read}
 
 if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
     main()

@@ -33,6 +33,7 @@ from benchmarks.common import (
     memory,
     mib,
     model_file,
+    parser_of,
     sentences_file,
     show,
     warm,
@@ -90,11 +91,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.search", __doc__)
     add = parser.add_argument
     add("--states", type=Path, required=True, help="folder that keeps the encoded contexts and queries")
     add("--states-only", action="store_true", help="encode what is missing in --states, then stop")

@@ -24,6 +24,7 @@ from benchmarks.common import (
     in_child,
     machine,
     model_file,
+    parser_of,
     sentences_file,
     show,
     write_json,
@@ -81,9 +82,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(_MODULE, __doc__)
     add = parser.add_argument
     add("--sentences", type=int, default=1000, help="first so many of the wheel's")
     add("--layers", default="4,8,12,16")
@@ -153,7 +152,7 @@ def _work(
     """Store one share, beginning when all workers have their LLM."""
     import torch
 
-    from bank import create_bank
+    from ingest.banks import create_bank_of
     from ingest.job import run
     from ingest.plan import load_plan
     from ingest.shares import parse_share
@@ -163,16 +162,7 @@ def _work(
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
     plan = load_plan(Path(directory))
     assert plan is not None
-    with create_bank(
-        BANK,
-        url=url,
-        grpc_port=port,
-        model=language.name,
-        fingerprint=language.fingerprint(),
-        layers=layers,
-        num_layers=language.num_layers,
-        hidden_size=language.hidden_size,
-    ) as bank:
+    with create_bank_of(language, BANK, layers, url=url, grpc_port=port) as bank:
         ready.wait()
         report = run(bank, plan, language, share=parse_share(share))
     said.put(

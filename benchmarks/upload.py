@@ -28,7 +28,7 @@ from bank.bank import Bank
 from bank.opening import create_bank
 from bank.store import Points, collection_name
 from bank.store.messages import point_messages
-from benchmarks.common import Row, machine, show, write_json
+from benchmarks.common import Row, machine, parser_of, show, write_json
 from benchmarks.wire import Address, double, made_points
 
 LAYER = 8
@@ -66,11 +66,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.upload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.upload", __doc__)
     add = parser.add_argument
     add("--contexts", type=int, default=20_000)
     add("--width", type=int, default=576, help="dimensions")

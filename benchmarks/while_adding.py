@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
+from benchmarks.common import Row, answer_child, in_child, machine, parser_of, show, write_json
 from benchmarks.states import CORPUS, open_states
 
 BANK, ADDED = "benchmark", "added"
@@ -78,9 +78,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {_MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(_MODULE, __doc__)
     add = parser.add_argument
     add("--states", type=Path, help="folder with encoded contexts, as benchmarks/search.py makes them")
     add("--layer", type=int, default=8)

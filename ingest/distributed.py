@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import SecretStr
 
-from bank.opening import create_bank
 from bank.settings import Metric, Settings
 from ingest import job
+from ingest.banks import create_bank_of
 from ingest.plan import Plan, load_plan
 from ingest.shares import Share
 from latentbank_errors import LatentBankError
@@ -156,17 +156,7 @@ class _Worker:
         fleet, model = self.fleet, self.model
         reports = []
         for index in rows["id"].tolist():
-            with create_bank(
-                fleet.bank,
-                fleet.settings,
-                model=model.name,
-                revision=model.revision,
-                fingerprint=model.fingerprint(),
-                layers=fleet.layers,
-                num_layers=model.num_layers,
-                hidden_size=model.hidden_size,
-                metric=fleet.metric,
-            ) as bank:
+            with create_bank_of(model, fleet.bank, fleet.layers, fleet.settings, metric=fleet.metric) as bank:
                 share = Share(index, self.shares)
                 report = job.run(
                     bank, self.plan, model, batch=fleet.batch, share=share, replacing=fleet.replacing

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from bank.opening import create_bank
 from bank.settings import Settings
 from bank.sizing import Machines, Shape, Sizing, layer_bytes, size
 from bank.sizing import index_seconds as seconds_to_index
+from ingest.banks import create_bank_of
 from ingest.encode import Encoded, encode
 from ingest.plan import Plan
 from latentbank_errors import LatentBankError
@@ -77,7 +77,7 @@ def estimate(
         held: contexts that each layer of the bank holds already, of other corpora.
     """
     total = plan.contexts + held
-    shape = shape_of(plan, hidden_size, layers, settings, held)
+    shape = _shape(plan, hidden_size, layers, settings, held)
     whole = layer_bytes(shape)
     share = plan.contexts / total
     seconds = index_seconds = None
@@ -106,11 +106,11 @@ def estimate_cluster(
     Raises:
         LatentBankError: such machines cannot hold it.
     """
-    shape = shape_of(plan, model.hidden_size, layers, settings.model_copy(update={"url": "cluster"}), held)
+    shape = replace(_shape(plan, model.hidden_size, layers, settings, held), server=True)
     return size(shape, machines, plan.prefixes, model.parameters_to(max(layers)))
 
 
-def shape_of(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settings, held: int = 0) -> Shape:
+def _shape(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settings, held: int = 0) -> Shape:
     """Give the shape of the bank with this plan in it; what it `held` before is taken to have captions as long."""
     return Shape(
         contexts=plan.contexts + held,
@@ -167,14 +167,11 @@ def _seconds_to_store(
     graph_from = 0 if graph else 1 << 62
     with _folder_of(settings.data_dir) as folder:
         trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
-        with create_bank(
+        with create_bank_of(
+            model,
             _TRIAL,
+            layers,
             trial,
-            model=model.name,
-            fingerprint=model.fingerprint(),
-            layers=layers,
-            num_layers=model.num_layers,
-            hidden_size=model.hidden_size,
             metric="cosine",  # a centred bank would have to be told its means first
         ) as bank:
             started = time.monotonic()

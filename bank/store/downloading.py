@@ -14,7 +14,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from bank.settings import Settings
 from bank.store import NoSnapshot
-from bank.store.retrying import call, missing, refused
+from bank.store.retrying import call, refused
 from latentbank_errors import BankUnavailable
 
 # Bytes that are written at once.
@@ -92,7 +92,7 @@ def _final(error: UnexpectedResponse, settings: Settings) -> Exception:
     """Tell an answer that will stay the same from one that may pass."""
     if refused(error):
         return NoSnapshot(f"the server {settings.url} gives snapshots only to keys that may write")
-    if missing(error) or error.status_code in _NEVER:
+    if error.status_code in _NEVER:
         return NoSnapshot(
             f"the server {settings.url} gives no snapshot here (it answers {error.status_code})"
         )

@@ -6,13 +6,13 @@ No bank's or version's name looks like the file's.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from bank.settings import Settings
 from bank.store import in_use_name
 from bank.versions import stored_parts
-from latentbank_errors import BankUnavailable
+from latentbank_errors import BankUnavailable, LatentBankError
+from latentbank_files import write_whole
 
 
 def read_pointer(bank: str, settings: Settings) -> str:
@@ -48,18 +48,10 @@ def write_pointer(bank: str, stored: str, settings: Settings) -> None:
     Raises:
         BankUnavailable: the file cannot be written.
     """
-    path = _path(bank, settings)
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(f"{stored}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        raise BankUnavailable(
-            f"The file {path} cannot be written ({error.strerror}); make room or mend its permissions."
-        ) from None
+        write_whole(_path(bank, settings), f"{stored}\n".encode())
+    except LatentBankError as error:
+        raise BankUnavailable(str(error)) from None
 
 
 def remove_pointer(bank: str, settings: Settings) -> None:

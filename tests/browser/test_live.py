@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from bank.bank import Bank
 from tests.browser.conftest import Watched, cards
 from tests.query.eye import PatchEye, picture
+from tests.query.searches import hold_second_layer
 from tests.query.web.readings import png
 
 
@@ -204,15 +205,7 @@ def test_a_model_of_another_llm_is_said_to_be_the_wrong_one(window: Watched, liv
 @pytest.fixture
 def second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Lets an image's second visual layer be searched, once it is set."""
-    go, search, searched = threading.Event(), bank.store.search, []
-
-    def held(layer: int, *given: Any) -> Any:
-        searched.append(layer)
-        if len(searched) > len(bank.choose_layers("mid")):
-            assert go.wait(20)
-        return search(layer, *given)
-
-    monkeypatch.setattr(bank.store, "search", held)
+    go = hold_second_layer(bank, monkeypatch)
     yield go
     go.set()
 

@@ -24,9 +24,9 @@ import ingest.job
 import ingest.plan
 import ingest.shares
 from bank.bank import Bank
-from bank.opening import create_bank
 from bank.settings import Metric
 from bank.where import Where
+from ingest.banks import create_bank_of
 from ingest.corpus import corpus_from_sentences
 from ingest.job import JobReport, ready_plan, run
 from ingest.plan import Plan, PlanSettings, load_plan
@@ -68,13 +68,10 @@ class Place:
 
     def bank(self, model: LanguageModel) -> Bank:
         """Open the bank, made if it is new."""
-        return create_bank(
+        return create_bank_of(
+            model,
             "bank",
-            model=model.name,
-            fingerprint=model.fingerprint(),
-            layers=LAYERS,
-            num_layers=model.num_layers,
-            hidden_size=model.hidden_size,
+            LAYERS,
             url=self.url,
             grpc_port=self.grpc_port,
             data_dir=self.folder,

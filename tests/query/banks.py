@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bank.bank import Bank
-from bank.opening import create_bank
+from ingest.banks import create_bank_of
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run
 from models.language import LanguageModel
@@ -32,18 +32,8 @@ def fill(
     layers: Iterable[int] = (1, 2),
     **given: Any,
 ) -> Bank:
-    """Give an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank`."""
-    bank = create_bank(
-        name,
-        data_dir=folder,
-        url="",
-        model=model.name,
-        fingerprint=model.fingerprint(),
-        layers=layers,
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        **given,
-    )
+    """Give an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank_of`."""
+    bank = create_bank_of(model, name, layers, data_dir=folder, url="", **given)
     for corpus, sentences in corpora.items():
         plan = ready_plan(
             bank, corpus_from_sentences(corpus, sentences), model, folder / ".plans" / name / corpus

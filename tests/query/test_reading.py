@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bank.bank import Bank
-from bank.opening import create_bank
 from bank.where import Where
+from ingest.banks import create_bank_of
 from ingest.corpus import corpus_from_sentences
 from ingest.job import ready_plan, run
 from ingest.plan import PlanSettings
@@ -85,16 +85,7 @@ def test_another_model_is_refused(bank: Bank, tmp_path: Path) -> None:
 
 def test_a_bank_planned_with_a_bos_is_read_with_one(tmp_path: Path) -> None:
     model = load_language_model(str(save_tiny(tmp_path / "model", bos=True)))
-    with create_bank(
-        "b",
-        data_dir=tmp_path,
-        url="",
-        model=model.name,
-        fingerprint=model.fingerprint(),
-        layers=[2],
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-    ) as bank:
+    with create_bank_of(model, "b", [2], data_dir=tmp_path, url="") as bank:
         corpus = corpus_from_sentences("c", SENTENCES)
         run(
             bank,

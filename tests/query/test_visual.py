@@ -29,6 +29,7 @@ from query.report import draw_reading, png_bytes, save_reading
 from query.visual import default_visual_layers, join_layers, read_image, read_images, read_layers
 from tests.query.banks import ONE, fill
 from tests.query.eye import GRID, PatchEye, picture
+from tests.query.searches import candidates_asked_for
 from tests.tiny import save_tiny
 
 
@@ -522,14 +523,7 @@ def test_visual_tokens_are_searched_with_more_candidates(
 ) -> None:
     """They lie far from text, where a graph of text is easily left on the wrong side."""
     images = [picture()]
-    asked: list[Any] = []
-    search = bank.store.search
-
-    def spy(*given: Any) -> Any:
-        asked.append(given[-1])
-        return search(*given)
-
-    monkeypatch.setattr(bank.store, "search", spy)
+    asked = candidates_asked_for(bank, monkeypatch)
     list(read_images(eye, images, [LatentLens(bank, "all")], [0], top_k=2))
     assert set(asked) == {bank.settings.ef_visual}
     asked.clear()

@@ -32,6 +32,7 @@ from query.web.guard import Guard
 from query.web.server import create_app, where_of
 from tests.query.banks import SENTENCES, fill
 from tests.query.eye import PatchEye, picture
+from tests.query.searches import candidates_asked_for, hold_second_layer
 from tests.query.web.readings import HOSTILE, png
 from tests.tiny import save_tiny
 
@@ -146,15 +147,7 @@ def test_each_layer_is_told_as_soon_as_it_is_read(
 ) -> None:
     """The second layer waits until the first one's neighbors have reached the client."""
     monkeypatch.setattr("query.web.server._LOOK", 0.001)
-    first_is_there, search, searched = threading.Event(), bank.store.search, []
-
-    def held(layer: int, *given: Any) -> Any:
-        searched.append(layer)
-        if len(searched) > len(bank.choose_layers("mid")):
-            assert first_is_there.wait(20)
-        return search(layer, *given)
-
-    monkeypatch.setattr(bank.store, "search", held)
+    first_is_there = hold_second_layer(bank, monkeypatch)
     image = picture(8)
     asked = {"layers": "1,2", "lens": "latent,embedding"}
     job = client.post("/api/readings", params=asked, content=png(image)).json()["job"]
@@ -451,14 +444,7 @@ def test_another_models_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
 def test_images_are_searched_with_as_many_candidates_as_visual_tokens_need(
     bank: Bank, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
-    search = bank.store.search
-
-    def spy(*given: Any) -> Any:
-        asked.append(given[-1])
-        return search(*given)
-
-    monkeypatch.setattr(bank.store, "search", spy)
+    asked = candidates_asked_for(bank, monkeypatch)
     outcome(client, png(picture(7)))
     assert set(asked) == {bank.settings.ef_visual}
 
