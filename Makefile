@@ -56,7 +56,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## bench: the benchmarks as README shows them (about 90 minutes on 2 cores, 8 GB in .bench); the page's takes Chromium
+## bench: the benchmarks of README and docs/ (more than 90 minutes on 2 cores, 8 GB in .bench); the page's takes Chromium
 BENCH = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 bench: $(VENV)/.installed
 	mkdir -p .bench
@@ -75,8 +75,12 @@ bench: $(VENV)/.installed
 	$(BENCH).faults --kills 50 --json .bench/faults.json
 
 ## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
+GROWTH = $(BENCH).growth --states .bench/states-600k --work .bench
 scale: $(VENV)/.installed
-	$(BENCH).growth --states .bench/states-600k --work .bench --json docs/scale/growth.json --plot docs/scale/growth.png
+	rm -f docs/scale/growth*.json
+	$(GROWTH) --json docs/scale/growth.json --plot docs/scale/growth.png
+	LATENTBANK_GRAPH_FROM=1000 $(GROWTH) --contexts 4096,20000,50000 --json docs/scale/growth-graphs.json
+	LATENTBANK_GRAPH_FROM=1000 $(GROWTH) --contexts 20000 --hidden-size 4096 --json docs/scale/growth-4096.json
 	$(BENCH).quantization --states .bench/states-150k --contexts 100000 --layers 8 --work .bench \
 		--json docs/scale/quantization.json
 	$(BIN)/python -m scripts.estimate_scale

@@ -29,6 +29,7 @@ from benchmarks.common import (
     show,
     write_json,
 )
+from benchmarks.wire import double
 
 BANK, CORPUS = "benchmark", "concepts"
 _MODULE = "benchmarks.shards"
@@ -106,24 +107,17 @@ def plan(model: str, sentences: int, directory: str) -> dict[str, Any]:
 def _measure(workers: int, model: str, layers: list[int], plan: Path) -> dict[str, Any]:
     """Store all shares of a plan at once, in a new bank; gives the slowest worker's seconds."""
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(workers)
-    where, said = context.Queue(), context.Queue()
-    end = context.Event()
-    server = context.Process(target=_serve, args=(where, end))
-    server.start()
-    url, port = where.get()
-    processes = [
-        context.Process(
-            target=_work, args=(model, layers, str(plan), f"{index}/{workers}", url, port, ready, said)
-        )
-        for index in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    end.set()
-    server.join()
+    ready, said = context.Barrier(workers), context.Queue()
+    with tempfile.TemporaryDirectory() as folder, double(Path(folder)) as server:
+        given = (server.url, server.grpc_port, ready, said)
+        processes = [
+            context.Process(target=_work, args=(model, layers, str(plan), f"{index}/{workers}", *given))
+            for index in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
     if any(process.exitcode for process in processes):
         raise SystemExit("A worker failed; its error is above.")
     reports = [said.get() for _ in processes]
@@ -135,15 +129,6 @@ def _measure(workers: int, model: str, layers: list[int], plan: Path) -> dict[st
         "tokens": sum(one["tokens"] for one in reports),
         "workers": reports,
     }
-
-
-def _serve(where: Any, end: Any) -> None:
-    """Run the double until `end`."""
-    from tests.wire.double import QdrantDouble
-
-    with QdrantDouble() as double:
-        where.put((double.url, double.grpc_port))
-        end.wait()
 
 
 def _work(

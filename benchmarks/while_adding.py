@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,9 @@ def measure(
         bank.commit()
         bank.store.index(layer)
         bank.record(CorpusEntry(CORPUS, "", 0, 0, count, {}, complete=True))
-        queries = np.concatenate([first[1], next(_contexts(states, layer, count, 1))[1]])
+        more = _contexts(states, layer, count, added)
+        first_added = next(more)  # the states are looked through before anything is measured
+        queries = np.concatenate([first[1], first_added[1][:1]])
         with _Reader(bank, queries) as reader:
             reader.begin("warming up")
             time.sleep(2.0)
@@ -214,7 +217,7 @@ def measure(
             bank.store.defer_index(layer, count + added)
             began = committed = time.monotonic()
             done = 0
-            for ids, rows, payloads in _contexts(states, layer, count, added):
+            for ids, rows, payloads in chain([first_added], more):
                 mine = [{**payload, "corpus": ADDED} for payload in payloads]
                 bank.add(layer, ids, rows, mine)  # type: ignore[arg-type]
                 done += len(ids)

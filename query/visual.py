@@ -128,7 +128,7 @@ def read_images(
     if batch < 1:
         raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
     batches = see(model, images, wanted, prompt, batch, broken)
-    return _read_batches(model, batches, lenses, wanted, top_k, prompt, query_mean, warn or _python_warning)
+    return _read(model, batches, lenses, [wanted], top_k, prompt, query_mean, warn or _python_warning)
 
 
 def read_layers(
@@ -150,7 +150,9 @@ def read_layers(
         A reading of each visual layer alone, in their order; `join_layers` makes them one.
     """
     wanted, query_mean = _checked(model, lenses, layers, query_mean)
-    return _read_one(model, image, lenses, wanted, top_k, prompt, query_mean, warn or _python_warning)
+    seen = see(model, [image], wanted, prompt, 1, None)
+    alone = [[layer] for layer in wanted]
+    return _read(model, seen, lenses, alone, top_k, prompt, query_mean, warn or _python_warning)
 
 
 def join_layers(readings: Sequence[Reading]) -> Reading:
@@ -184,45 +186,33 @@ def _checked(
     return wanted, query_mean
 
 
-def _read_one(
-    model: VisualModel,
-    image: Source,
-    lenses: Sequence[Lens],
-    layers: Sequence[int],
-    top_k: int,
-    prompt: str | None,
-    query_mean: QueryMean | None,
-    warn: Callable[[str], None],
-) -> Iterator[Reading]:
-    for part in see(model, [image], layers, prompt, 1, None):
-        for layer in layers:
-            yield from _read_batches(model, iter([part]), lenses, [layer], top_k, prompt, query_mean, warn)
-            warn = _said_before
-
-
-def _read_batches(
+def _read(
     model: VisualModel,
     batches: Iterator[list[Seen]],
     lenses: Sequence[Lens],
-    layers: Sequence[int],
+    together: Sequence[Sequence[int]],
     top_k: int,
     prompt: str | None,
     query_mean: QueryMean | None,
     warn: Callable[[str], None],
 ) -> Iterator[Reading]:
+    """Read what was seen; those layers that are `together` become one reading of each image."""
     warned = False
     for part in batches:
         seen = [one.tokens for one in part]
         if not warned and (said := beyond_range(model, seen)):
             warned = True
             warn(said)
-        rows = torch.cat([tokens.states[layer] for tokens in seen for layer in layers])
-        found = {
-            lens.name: iter(_for_visual_tokens(lens, query_mean, seen, layers).read(rows, top_k))
-            for lens in lenses
-        }
-        for one in part:
-            yield _reading(model, one.name, one.image, one.tokens, lenses, layers, found, prompt, query_mean)
+        for layers in together:
+            rows = torch.cat([tokens.states[layer] for tokens in seen for layer in layers])
+            found = {
+                lens.name: iter(_for_visual_tokens(lens, query_mean, seen, layers).read(rows, top_k))
+                for lens in lenses
+            }
+            for one in part:
+                yield _reading(
+                    model, one.name, one.image, one.tokens, lenses, layers, found, prompt, query_mean
+                )
 
 
 def _for_visual_tokens(
@@ -307,7 +297,3 @@ def _label(place: Place) -> str:
 
 def _python_warning(said: str) -> None:
     warnings.warn(said, RuntimeWarning, stacklevel=3)
-
-
-def _said_before(_said: str) -> None:
-    """What the first layer's reading has said already."""

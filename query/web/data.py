@@ -84,12 +84,17 @@ def page_json(reading: Reading) -> str:
     return text.replace("<", "\\u003c")
 
 
-def image_uri(image: Image.Image) -> str:
-    """Give an image as a data URI: a JPEG of at most `LARGEST_SIDE` pixels a side."""
+def shrunk(image: Image.Image) -> Image.Image:
+    """Give a copy of an image as a page shows it, of at most `LARGEST_SIDE` pixels a side."""
     small = image.convert("RGB")
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return small
+
+
+def image_uri(image: Image.Image) -> str:
+    """Give an image as a data URI: a JPEG of what `shrunk` gives."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=88)
+    shrunk(image).save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -18,7 +18,7 @@ from query.images import ImageSource
 from query.named_lenses import LENSES, lenses_of
 from query.reading import Reading, read_text
 from query.visual import default_visual_layers, join_layers, read_layers
-from query.web.data import page_json
+from query.web.data import page_json, shrunk
 from query.web.jobs import Ask, Cancelled, Job
 from query.web.vlms import Load, Models
 from query.web.watched import watched
@@ -179,6 +179,10 @@ class Desk:
             top_k=ask.top_k,
         ):
             job.check()
+            if reading.image is not None and not found:
+                reading = replace(
+                    reading, image=shrunk(reading.image)
+                )  # once, for this part and for the whole
             found.append(reading)
             tokens = len(reading.tokens)
             job.tell(

@@ -18,7 +18,7 @@ from PIL import Image
 from bank.layers import BankLayers
 from bank.where import All, Filter, Where
 from latentbank_errors import ImageError, LatentBankError, QueryError
-from query.named_lenses import LENSES
+from query.named_lenses import lens_names
 from query.web.desk import Desk
 from query.web.file import PAGE, page_html
 from query.web.jobs import OVER, Ask
@@ -124,7 +124,7 @@ def create_app(desk: Desk | None, pictures: Mapping[str, bytes] | None = None) -
             model=model,
             layers=_numbers(layers) or None,
             bank_layers=_bank_layers(bank_layers),
-            lenses=_lenses(lens),
+            lenses=tuple(lens_names(lens)),
             top_k=top_k,
             where=where_of(corpus, word, caption),
             unique=cast("Any", unique or None),
@@ -243,14 +243,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _bank_layers(text: str) -> BankLayers:
     return cast("BankLayers", text) if text in ("mid", "all") else _numbers(text)
-
-
-def _lenses(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in LENSES]
-    if unknown or not names:
-        raise QueryError(f"There is no lens '{text}'; there are {', '.join(LENSES)}.")
-    return names
 
 
 def _plain(name: str) -> str:
