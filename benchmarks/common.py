@@ -7,11 +7,14 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -128,26 +131,49 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-class PeakAnonymous:
-    """Samples this process's anonymous memory while the block runs; `peak` in bytes."""
+def processor_seconds() -> float:
+    """Processor time that this process has used, and the processes it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+class PeakMemory:
+    """Samples what this process and its children use while the block runs; both in bytes.
+
+    `anonymous` memory is added up over them. So is `resident`, where files that several map count several times.
+    """
 
     def __init__(self, every: float = 0.05) -> None:
-        self.peak, self._every, self._stop = 0, every, threading.Event()
+        self.anonymous = self.resident = 0
+        self._every, self._stop = every, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            self.peak = max(self.peak, memory().anonymous)
+            self._look()
 
-    def __enter__(self) -> PeakAnonymous:
-        self.peak = memory().anonymous
+    def _look(self) -> None:
+        all_ = [memory(), *_children_memory()]
+        self.anonymous = max(self.anonymous, sum(one.anonymous for one in all_))
+        self.resident = max(self.resident, sum(one.resident for one in all_))
+
+    def __enter__(self) -> PeakMemory:
+        self._look()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.peak = max(self.peak, memory().anonymous)
+        self._look()
+
+
+def _children_memory() -> Iterator[Memory]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, KeyError):  # it has ended, or is about to and maps nothing any more
+            # After the name, in parentheses: its state, its parent.
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                yield memory(folder.name)
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:

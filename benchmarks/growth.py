@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import (
-    PeakAnonymous,
+    PeakMemory,
     Row,
     answer_child,
     folder_bytes,
@@ -34,6 +34,7 @@ from benchmarks.common import (
     memory,
     mib,
     parser_of,
+    processor_seconds,
     show,
     write_json,
 )
@@ -118,22 +119,22 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
     ) as bank:
         bank.store.defer_index(layer, count)
         done = 0
-        with PeakAnonymous() as loading:
+        with PeakMemory() as loading:
             for ids, rows, payloads in batches(source, layer, count):
-                began, began_cpu = time.monotonic(), time.process_time()
+                began, began_cpu = time.monotonic(), processor_seconds()
                 bank.add(layer, ids, wide(rows, width), payloads)  # type: ignore[arg-type]  # JSON, which has no TypedDicts
                 bank.commit()
                 seconds += time.monotonic() - began
-                cpu += time.process_time() - began_cpu
+                cpu += processor_seconds() - began_cpu
                 done += len(ids)
                 captions += sum(len(payload["caption"].encode()) for payload in payloads)
                 now = memory()
                 grown = (now.anonymous - before.anonymous, now.resident - before.resident)
                 curve.append([done, seconds, cpu, *grown])
-        began, began_cpu = time.monotonic(), time.process_time()
-        with PeakAnonymous() as indexing:
+        began, began_cpu = time.monotonic(), processor_seconds()
+        with PeakMemory() as indexing:
             bank.store.index(layer)
-        indexed, indexed_cpu = time.monotonic() - began, time.process_time() - began_cpu
+        indexed, indexed_cpu = time.monotonic() - began, processor_seconds() - began_cpu
         bank.record(CorpusEntry(CORPUS, "", source.about["used_sentences"], 0, count, {}, complete=True))
         in_index = bank.store.info(layer).indexed
     ends = max(count // _ENDS // _PIECE * _PIECE, min(_PIECE, count // _ENDS))
@@ -152,8 +153,8 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
         "index_seconds": indexed,
         "index_cpu_seconds": indexed_cpu,
         "indexed": in_index,
-        "load_peak_anonymous": loading.peak - before.anonymous,
-        "index_peak_anonymous": indexing.peak - before.anonymous,
+        "load_peak_anonymous": loading.anonymous - before.anonymous,
+        "index_peak_anonymous": indexing.anonymous - before.anonymous,
         "disk": folder_bytes(Path(work)),
         "files": parts_of(Path(work)),
     }

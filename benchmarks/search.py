@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.common import (
     MIB,
-    PeakAnonymous,
+    PeakMemory,
     Row,
     answer_child,
     folder_bytes,
@@ -302,7 +302,7 @@ def _asked(
         search(index, count)
         seconds.append(time.monotonic() - start)
     after = memory()
-    with PeakAnonymous() as watched:
+    with PeakMemory() as watched:
         search(index, count)
     result = {
         "import_seconds": import_seconds,
@@ -311,7 +311,7 @@ def _asked(
         "search_seconds": seconds,
         "imports": vars(before),
         "after": vars(after),
-        "peak_anonymous": watched.peak,
+        "peak_anonymous": watched.anonymous,
         "neighbors": [[plain(one) for one in row] for row in answers],
     }
     if exact is not None:

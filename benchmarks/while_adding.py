@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +202,9 @@ def measure(
         bank.commit()
         bank.store.index(layer)
         bank.record(CorpusEntry(CORPUS, "", 0, 0, count, {}, complete=True))
-        more = _contexts(states, layer, count, added)
-        first_added = next(more)  # the states are looked through before anything is measured
-        queries = np.concatenate([first[1], first_added[1][:1]])
+        # Before anything is measured: an LLM computes hidden states without Python's lock, a file is read with it.
+        more = list(_contexts(states, layer, count, added))
+        queries = np.concatenate([first[1], more[0][1][:1]])
         with _Reader(bank, queries) as reader:
             reader.begin("warming up")
             time.sleep(2.0)
@@ -217,7 +216,7 @@ def measure(
             bank.store.defer_index(layer, count + added)
             began = committed = time.monotonic()
             done = 0
-            for ids, rows, payloads in chain([first_added], more):
+            for ids, rows, payloads in more:
                 mine = [{**payload, "corpus": ADDED} for payload in payloads]
                 bank.add(layer, ids, rows, mine)  # type: ignore[arg-type]
                 done += len(ids)

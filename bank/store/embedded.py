@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ from bank.sizing import segments_of
 from bank.store import Floats, Hit, LayerInfo, NoSnapshot, Points, Stored, share_key, share_path
 from bank.store.conditions import conditions, each_condition, reads_captions
 from bank.store.engine import CAPTION_INDEX, KINDS, engine_failed, graph_of, layer_config, no_room, read_ahead
+from bank.store.optimizing import Optimization, optimize
 from bank.store.pointer import read_pointer
 from bank.store.unpacking import came_indexed, forget_origin, unpack
 from bank.versions import split_name
@@ -51,7 +53,13 @@ _SCROLL = 4096
 _DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
-_UPSERT = 32
+_UPSERT = 16
+# A pause after that, where somebody searches: without one Python hands the lock over every 5 ms only.
+_PAUSE = 2e-5
+# What a killed process left to index is killed with it; so long it may take to be gone.
+_DYING_SECONDS = 5.0
+# For so long after a search more of them are expected.
+_READ_SECONDS = 60.0
 # Contexts of a layer that is being loaded which are put away at once, quantized and mapped from their files. Until then
 # the engine keeps their ids and payload indexes in memory, over a kilobyte each.
 PIECE = 20_000
@@ -81,6 +89,9 @@ class EmbeddedStore:
         self._dirty: set[int] = set()
         self._pieces: dict[int, int] = {}  # their sizes, of the layers that are being loaded
         self._guard = threading.RLock()
+        # Whoever writes to layers has them alone: what is optimized in another process must not change meanwhile.
+        self._writing = threading.RLock()
+        self._searched = -inf
         # Readers of each layer at this moment: a shard is let go only when it has none. New ones wait meanwhile.
         self._free = threading.Condition(self._guard)
         self._users: Counter[int] = Counter()
@@ -197,7 +208,7 @@ class EmbeddedStore:
         path = self._layer_path(layer)
         fresh = path.with_suffix(".new")
         self._room(0)
-        with _engine_errors(self._bank), self._guard:
+        with _engine_errors(self._bank), self._writing, self._guard:
             self._let_go(layer)
             for left_by_a_kill in (path, *self._path.glob("L*.new")):
                 if left_by_a_kill.exists():
@@ -219,7 +230,7 @@ class EmbeddedStore:
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`."""
         self._room(points.vectors.nbytes)
-        with self._use(layer) as shard:
+        with self._writing, self._use(layer) as shard:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
                 part = slice(at, at + _UPSERT)
@@ -231,15 +242,17 @@ class EmbeddedStore:
                         edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows
                     ]
                     shard.update(edge.UpdateOperation.upsert_points(built))
+                if self._is_read():
+                    time.sleep(_PAUSE)
 
     def commit(self) -> None:
         """See `Store`."""
-        with _engine_errors(self._bank):
+        with _engine_errors(self._bank), self._writing:
             for layer in sorted(self._dirty):
                 with self._use(layer) as shard:
                     shard.flush()
-        full = [layer for layer in self._dirty if self._unindexed(layer) >= self._pieces.get(layer, inf)]
-        self._dirty.clear()
+            full = [layer for layer in self._dirty if self._unindexed(layer) >= self._pieces.get(layer, inf)]
+            self._dirty.clear()
         for layer in full:
             # A layer that has a graph keeps it: another setting would apply to all its segments.
             self._optimize(layer, graph_of(self._layer_path(layer)), PIECE, _MANY)
@@ -248,6 +261,9 @@ class EmbeddedStore:
         with self._use(layer) as shard:
             state = shard.info()
         return state.points_count - state.indexed_vectors_count
+
+    def _is_read(self) -> bool:
+        return time.monotonic() - self._searched < _READ_SECONDS
 
     def _candidates(self, layer: int, ef: int) -> int:
         """How many candidates a segment's graph is searched with: by the cube root of its size, at least a few.
@@ -283,13 +299,13 @@ class EmbeddedStore:
             segments: how many there may be; only what is more is merged.
         """
         self._room(self._used(layer))  # segments are rewritten beside the old ones
-        with _engine_errors(self._bank), self._guard:
-            self._shard(layer).flush()
-            # The engine takes other settings only while it loads a shard.
-            self._let_go(layer)
-            forget_origin(self._layer_path(layer))
+        path = self._layer_path(layer)
+        with _engine_errors(self._bank), self._writing:
+            shard = self._shard(layer)
+            shard.flush()
+            forget_origin(path)
             head = (self.read_manifest() or ({}, {}))[0]
-            config = layer_config(
+            wanted = Optimization(
                 head["hidden_size"],
                 head["quantization"],
                 self._settings.hnsw_ef_construct,
@@ -297,11 +313,21 @@ class EmbeddedStore:
                 largest,
                 segments,
             )
-            shard = edge.EdgeShard.load(str(self._layer_path(layer)), config)
-            self._shards[layer] = shard
-            shard.optimize()
-            shard.flush()
-            give_back()
+            contexts, read = shard.info().points_count, self._is_read()
+            fresh = None
+            try:
+                fresh = optimize(path, wanted, contexts, self._lock.fileno(), read=read)
+            finally:
+                # Not before: what is closed drops its files from the page cache, and the new shard maps most of them.
+                with self._guard:
+                    self._let_go(layer)
+                    if fresh is not None:
+                        self._shards[layer] = fresh
+                give_back()
+
+    def _has_captions(self, layer: int) -> bool:
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            return "caption" in shard.info().payload_schema
 
     def _index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
         """Index the words of captions if a filter needs them and they are not indexed yet.
@@ -309,11 +335,10 @@ class EmbeddedStore:
         Not while a layer is loaded: few are ever searched by caption, and the index takes more memory to build than
         everything else together.
         """
-        if not reads_captions(where):
+        if not reads_captions(where) or self._has_captions(layer):
             return
-        with _engine_errors(self._bank), self._guard:
-            shard = self._shard(layer)
-            if "caption" in shard.info().payload_schema:
+        with _engine_errors(self._bank), self._writing, self._use(layer) as shard:
+            if self._has_captions(layer):  # another thread has indexed them meanwhile
                 return
             self._room(0)
             if (count := shard.info().points_count) >= _WORTH_SAYING:
@@ -339,6 +364,7 @@ class EmbeddedStore:
         ef: int | None = None,
     ) -> list[list[Hit]]:
         """See `Store`."""
+        self._searched = time.monotonic()
         self._index_captions(layer, where)
         params = edge.SearchParams(
             hnsw_ef=max(limit, self._candidates(layer, ef or self._settings.ef)),
@@ -422,7 +448,7 @@ class EmbeddedStore:
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
         selected = conditions(Where(corpus=corpus), edge, edge.RangeFloat)
-        with _engine_errors(self._bank), self._use(layer) as shard:
+        with _engine_errors(self._bank), self._writing, self._use(layer) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
@@ -444,7 +470,7 @@ class EmbeddedStore:
                 if fresh.exists():
                     shutil.rmtree(fresh)
                 unpack(file, fresh, head["hidden_size"], head["quantization"], expected)
-                with self._guard:
+                with self._writing, self._guard:
                     self._let_go(layer)
                     path.replace(old)
                     fresh.replace(path)
@@ -483,7 +509,7 @@ class EmbeddedStore:
             self._lock = None
 
     def _close_shards(self) -> None:
-        with self._guard:
+        with self._writing, self._guard:
             for layer in list(self._shards):
                 self._let_go(layer)
 
@@ -574,11 +600,13 @@ def _take_lock(path: Path, bank: str) -> Any:
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise BankUnavailable(f"The bank's lock {path} cannot be opened: {error.strerror}.") from None
-    try:
-        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-    except portalocker.LockException:
+    patience = time.monotonic() + _DYING_SECONDS
+    while not _locked(file):
         file.seek(0)
         holder = file.read().decode(errors="replace").strip() or "?"
+        if time.monotonic() < patience and _has_ended(holder):
+            time.sleep(0.02)
+            continue
         file.close()
         where = (
             "in this process already" if holder == str(os.getpid()) else f"in another process (pid {holder})"
@@ -586,11 +614,30 @@ def _take_lock(path: Path, bank: str) -> Any:
         raise BankBusy(
             f"The embedded bank '{bank}' is open {where}; close it there, or share the bank through a Qdrant "
             "server."
-        ) from None
+        )
     with suppress(OSError):  # on a full disk nobody learns who holds the lock, but it holds
         file.truncate(0)
         file.write(str(os.getpid()).encode())
     return file
+
+
+def _locked(file: Any) -> bool:
+    try:
+        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.LockException:
+        return False
+    return True
+
+
+def _has_ended(holder: str) -> bool:
+    """Tell whether a lock's holder was killed: what it left to index ends in a moment, and with it the lock."""
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError):
+        pass
+    return False
 
 
 def _damaged(bank: str, path: Path, how: str) -> BankUnavailable:

@@ -21,6 +21,7 @@ from bank.bank import Bank
 from bank.opening import delete_bank, list_banks, open_bank
 from bank.rotation import rotate
 from bank.settings import load_settings
+from bank.store import optimizing
 from bank.store.embedded import RESERVE_BYTES
 from latentbank_errors import BankBusy, BankNotFound, BankUnavailable
 from tests.bank.samples import (
@@ -77,8 +78,9 @@ def check_content(bank: Bank, corpora: int) -> None:
             np.testing.assert_allclose([p.vector for p in found], rows, atol=1e-3)
 
 
-def write_on(data_dir: str, first: str) -> None:
+def write_on(data_dir: str, first: str, apart_from: str) -> None:
     """In a process of its own: writes corpora from number `first` on, and says which are committed."""
+    optimizing._APART_FROM = int(apart_from)
     with open_bank("bank", data_dir=data_dir) as bank:
         for number in itertools.count(int(first)):
             write(bank, number)
@@ -88,11 +90,12 @@ def write_on(data_dir: str, first: str) -> None:
                 bank.store.index(4)
 
 
-def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start) -> None:
+@pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
+def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_from: int) -> None:
     make_bank(place).close()
     recorded = 0
-    for pause in (0.0, 0.03, 0.08):  # so that the kills come at different moments of the work
-        writer = start(write_on, place.settings.data_dir, recorded)
+    for pause in (0.0, 0.03, 0.08, 0.25):  # so that the kills come at different moments of the work
+        writer = start(write_on, place.settings.data_dir, recorded, apart_from)
         said = [said_by(writer) for _ in range(3)]
         time.sleep(pause)
         writer.send_signal(signal.SIGKILL)
@@ -224,8 +227,9 @@ def check_it_goes_on(place: Place, bank: Bank, corpora: int) -> None:
         assert opened.store.info(4).indexed == (corpora + 1) * BATCH
 
 
-def on_a_small_disk(data_dir: str) -> None:
+def on_a_small_disk(data_dir: str, apart_from: str) -> None:
     """In a process of its own: fills the disk of `data_dir` until nothing more can be written."""
+    optimizing._APART_FROM = int(apart_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     folder = Path(data_dir)
     bank = make_bank(place, layers=[4])
@@ -259,8 +263,9 @@ def on_a_small_disk(data_dir: str) -> None:
     check_it_goes_on(place, open_bank("bank", place.settings), committed)
 
 
-def with_small_files(data_dir: str) -> None:
+def with_small_files(data_dir: str, apart_from: str) -> None:
     """In a process of its own: may not make large files while it makes, fills and indexes a bank."""
+    optimizing._APART_FROM = int(apart_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     with small_files(100_000):
         fails(lambda: make_bank(place))
@@ -290,10 +295,13 @@ def on_a_disk_of(size: str, folder: Path) -> tuple[str, ...] | None:
     return through
 
 
+@pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
 @pytest.mark.parametrize("limit", ["disk", "files"])
-def test_work_goes_on_when_there_is_room_again(data_dir: Path, start: Start, limit: str) -> None:
+def test_work_goes_on_when_there_is_room_again(
+    data_dir: Path, start: Start, limit: str, apart_from: int
+) -> None:
     through = on_a_disk_of("320m", data_dir) if limit == "disk" else None
     work = with_small_files if through is None else on_a_small_disk
-    child = start(work, data_dir, through=through or ())
+    child = start(work, data_dir, apart_from, through=through or ())
     _, complaint = child.communicate()
     assert child.returncode == 0, complaint
