@@ -45,8 +45,8 @@ from benchmarks.truth import TIE, Floats, unit
 _BATCH = 1024
 _REPEATS = 3
 _TOP_K = 5
-# Of a size, the share whose rate is the rate at the start and at the end, in whole pieces: a layer is loaded in pieces
-# of 20,000 contexts, which are full after so many batches, and neither end may have one more of them than the other.
+# Of a size, the share whose rate is the rate at the start and at the end, in whole pieces. Contexts are committed after
+# so many batches, as a job does every five seconds, and a small layer's pieces of 20,000 contexts are full then.
 _ENDS, _PIECE = 5, 20 * _BATCH
 _SHORT = 200  # points of a curve that is kept whole
 _NOISE = 0.5  # of a vector's length
@@ -118,15 +118,17 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
         hidden_size=width,
     ) as bank:
         bank.store.defer_index(layer, count)
-        done = 0
+        done = committed = 0
         with PeakMemory() as loading:
             for ids, rows, payloads in batches(source, layer, count):
                 began, began_cpu = time.monotonic(), processor_seconds()
                 bank.add(layer, ids, wide(rows, width), payloads)  # type: ignore[arg-type]  # JSON, which has no TypedDicts
-                bank.commit()
+                done += len(ids)
+                if done == count or done - committed >= _PIECE:
+                    bank.commit()
+                    committed = done
                 seconds += time.monotonic() - began
                 cpu += processor_seconds() - began_cpu
-                done += len(ids)
                 captions += sum(len(payload["caption"].encode()) for payload in payloads)
                 now = memory()
                 grown = (now.anonymous - before.anonymous, now.resident - before.resident)
@@ -137,7 +139,7 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
         indexed, indexed_cpu = time.monotonic() - began, processor_seconds() - began_cpu
         bank.record(CorpusEntry(CORPUS, "", source.about["used_sentences"], 0, count, {}, complete=True))
         in_index = bank.store.info(layer).indexed
-    ends = max(count // _ENDS // _PIECE * _PIECE, min(_PIECE, count // _ENDS))
+    ends = count // _ENDS if count < 2 * _PIECE else max(count // _ENDS // _PIECE, 1) * _PIECE
     return {
         "contexts": count,
         "hidden_size": width,

@@ -4,10 +4,9 @@
 
 One process holds the bank, as it must: a thread searches it for one token after another, and another adds a corpus as a
 job does, in batches at the rate at which an LLM gives them, with a commit every few seconds, the index and the ledger
-entry at the end. The LLM itself does not run: it would take the same cores from any search. The engine holds Python's
-lock while it optimizes, so every search waits until a piece is put away or the layer is indexed. Searches are due at
-fixed times and their time counts from then, so that what waits behind a slow one counts too. Without --states contexts
-are made up: noisy copies of centres, a few for each word.
+entry at the end, and Python's threads switched as often as a job has them. The LLM itself does not run: it would take
+the same cores from any search. Searches are due at fixed times and their time counts from then, so that what waits
+behind a slow one counts too. Without --states contexts are made up: noisy copies of centres, a few for each word.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from benchmarks.states import CORPUS, open_states
 BANK, ADDED = "benchmark", "added"
 _MODULE = "benchmarks.while_adding"
 _BATCH = 256
-_COMMIT_SECONDS = 5.0
 _WIDTH = 576
 _CENTRES = 2000
 # Seconds between two searches of the reader.
@@ -183,6 +181,7 @@ def measure(
 ) -> dict[str, Any]:
     """Fill a bank, search it while nothing happens, then while a corpus is added and indexed."""
     from bank import CorpusEntry, create_bank
+    from ingest.job import COMMIT_SECONDS, SWITCH_SECONDS
 
     about = open_states(Path(states)).about if states else {"model": "made up", "fingerprint": "f00d"}
     batches = _contexts(states, layer, 0, count)
@@ -214,19 +213,22 @@ def measure(
             entry = CorpusEntry(ADDED, "", 0, 0, added, {}, complete=False)
             bank.record(entry)
             bank.store.defer_index(layer, count + added)
+            switch = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_SECONDS)
             began = committed = time.monotonic()
             done = 0
             for ids, rows, payloads in more:
                 mine = [{**payload, "corpus": ADDED} for payload in payloads]
                 bank.add(layer, ids, rows, mine)  # type: ignore[arg-type]
                 done += len(ids)
-                if time.monotonic() - committed >= _COMMIT_SECONDS:
+                if time.monotonic() - committed >= COMMIT_SECONDS:
                     bank.commit()
                     committed = time.monotonic()
                 if rate:
                     time.sleep(max(began + done / rate - time.monotonic(), 0.0))
             bank.commit()
             stored = time.monotonic()
+            sys.setswitchinterval(switch)
             reader.begin("indexing")
             bank.store.index(layer)
             bank.record(CorpusEntry(ADDED, "", 0, 0, added, {}, complete=True))

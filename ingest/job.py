@@ -36,7 +36,7 @@ _QUEUE = 4
 COMMIT_SECONDS = 5.0
 # The embedded engine lets go of Python's lock at every string it reads. With Python's usual 5 ms between
 # two switches of threads, the writer would wait those 5 ms for each string of each payload.
-_SWITCH_SECONDS = 1e-4
+SWITCH_SECONDS = 1e-4
 # Sentences whose contexts are looked up in the bank at once when a job continues.
 _LOOKUP = 256
 # Seconds after which several workers that fixed a centred bank's means at the same moment all see the same ones.
@@ -320,7 +320,7 @@ class _Writer:
     def __enter__(self) -> _Writer:
         self._thread.start()
         self._switch = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        sys.setswitchinterval(SWITCH_SECONDS)
         return self
 
     def __exit__(

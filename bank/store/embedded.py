@@ -20,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,15 +53,16 @@ _DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
 _UPSERT = 16
-# A pause after that, where somebody searches: without one Python hands the lock over every 5 ms only.
-_PAUSE = 2e-5
 # What a killed process left to index is killed with it; so long it may take to be gone.
 _DYING_SECONDS = 5.0
+# A pause after that, where somebody searches: a search is many short steps, each of which would wait for the lock.
+_PAUSE = 1e-3
 # For so long after a search more of them are expected.
 _READ_SECONDS = 60.0
 # Contexts of a layer that is being loaded which are put away at once, quantized and mapped from their files. Until then
-# the engine keeps their ids and payload indexes in memory, over a kilobyte each.
-PIECE = 20_000
+# the engine keeps their ids and payload indexes in memory, over a kilobyte each. A large layer's pieces are larger, a
+# tenth of what it holds, for with each the whole layer is loaded anew.
+PIECE, LARGEST_PIECE = 20_000, 100_000
 # The size of a graph that is searched with `ef` candidates, and the fewest for a small one.
 LARGE, FEWEST = 600_000, 64
 # Segments while a layer is loaded: none is merged with another.
@@ -91,7 +91,7 @@ class EmbeddedStore:
         self._guard = threading.RLock()
         # Whoever writes to layers has them alone: what is optimized in another process must not change meanwhile.
         self._writing = threading.RLock()
-        self._searched = -inf
+        self._searched = -math.inf
         # Readers of each layer at this moment: a shard is let go only when it has none. New ones wait meanwhile.
         self._free = threading.Condition(self._guard)
         self._users: Counter[int] = Counter()
@@ -251,16 +251,22 @@ class EmbeddedStore:
             for layer in sorted(self._dirty):
                 with self._use(layer) as shard:
                     shard.flush()
-            full = [layer for layer in self._dirty if self._unindexed(layer) >= self._pieces.get(layer, inf)]
+            full = [layer for layer in self._dirty if layer in self._pieces and self._is_full(layer)]
             self._dirty.clear()
         for layer in full:
             # A layer that has a graph keeps it: another setting would apply to all its segments.
-            self._optimize(layer, graph_of(self._layer_path(layer)), PIECE, _MANY)
+            self._optimize(layer, graph_of(self._layer_path(layer)), LARGEST_PIECE, _MANY)
 
     def _unindexed(self, layer: int) -> int:
         with self._use(layer) as shard:
             state = shard.info()
         return state.points_count - state.indexed_vectors_count
+
+    def _is_full(self, layer: int) -> bool:
+        """Tell whether what was added to a layer that is being loaded is worth putting away."""
+        with self._use(layer) as shard:
+            there = shard.info().points_count
+        return self._unindexed(layer) >= max(self._pieces[layer], _tenth(there))
 
     def _is_read(self) -> bool:
         return time.monotonic() - self._searched < _READ_SECONDS
@@ -287,7 +293,7 @@ class EmbeddedStore:
             graph, segments = self._settings.hnsw_m, segments_of(count)
         # The engine merges the smallest segments until one is full: with room for a piece more than the average, as
         # many as we want come out, of about one size.
-        self._optimize(layer, graph, -(-count // segments) + PIECE, segments)
+        self._optimize(layer, graph, -(-count // segments) + max(PIECE, _tenth(count)), segments)
 
     def _optimize(self, layer: int, graph: int, largest: int, segments: int) -> None:
         """Index what is not, with graphs of `graph` edges a node (0: none), and merge segments.
@@ -566,6 +572,10 @@ class EmbeddedStore:
                 f"The disk of {self._path} is full ({free >> 20} MiB free); make room and run the command "
                 "again, it continues where it stopped."
             )
+
+
+def _tenth(contexts: int) -> int:
+    return min(contexts // 10, LARGEST_PIECE)
 
 
 def read_manifest_file(bank: str, path: Path) -> dict[str, Any] | None:
