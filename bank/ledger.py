@@ -25,6 +25,8 @@ def replacement_name(entry: CorpusEntry) -> str:
 def visible(where: Filter | None, corpora: Mapping[str, CorpusEntry], *, incomplete: bool) -> Filter | None:
     """Narrow a filter to what readers are shown; given back as it is where the ledger hides and renames nothing.
 
+    Contexts of no corpus in the ledger, which `verify` complains of, are hidden while any other corpus is.
+
     Args:
         where: as the reader wrote it, with corpora by the ledger's names.
         corpora: the ledger.

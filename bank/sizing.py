@@ -40,7 +40,7 @@ USABLE = 0.8
 
 # Seconds of one core to store a context: so much for each, and so much for each of its dimensions; measured at 576 and
 # 4,096 dimensions. Seconds to index one, for each dimension: measured at 100,000 contexts in segments of 50,000. It is
-# taken to grow by that power of a segment: between a million contexts' segments of 333,000 and those it is 0.07.
+# taken to grow with the tenth root of a segment's size; docs/scale.md shows how far off that is.
 _STORE, _STORE_DIMENSION = 6.0e-5, 1.04e-7
 _INDEX_DIMENSION, _INDEX_AT, _INDEX_GROWTH = 4.0e-7, 50_000, 0.1
 

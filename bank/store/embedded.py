@@ -53,15 +53,15 @@ _DELETING = "deleting"
 # Points the engine is given at once. It holds Python's lock meanwhile, in which the LLM's thread cannot start its
 # next operation: a millisecond costs nothing, for operations take longer.
 _UPSERT = 16
-# What a killed process left to index is killed with it; so long it may take to be gone.
-_DYING_SECONDS = 5.0
 # A pause after that, where somebody searches: a search is many short steps, each of which would wait for the lock.
 _PAUSE = 1e-3
 # For so long after a search more of them are expected.
 _READ_SECONDS = 60.0
+# A process that indexes is killed with the one it does it for (Linux); so long it may take to be gone.
+_DYING_SECONDS = 5.0
 # Contexts of a layer that is being loaded which are put away at once, quantized and mapped from their files. Until then
 # the engine keeps their ids and payload indexes in memory, over a kilobyte each. A large layer's pieces are larger, a
-# tenth of what it holds, for with each the whole layer is loaded anew.
+# tenth of what it holds but no more than that, for with each the whole layer is loaded anew.
 PIECE, LARGEST_PIECE = 20_000, 100_000
 # The size of a graph that is searched with `ef` candidates, and the fewest for a small one.
 LARGE, FEWEST = 600_000, 64
@@ -266,7 +266,7 @@ class EmbeddedStore:
         """Tell whether what was added to a layer that is being loaded is worth putting away."""
         with self._use(layer) as shard:
             there = shard.info().points_count
-        return self._unindexed(layer) >= max(self._pieces[layer], _tenth(there))
+        return self._unindexed(layer) >= max(self._pieces.get(layer, math.inf), _tenth(there))
 
     def _is_read(self) -> bool:
         return time.monotonic() - self._searched < _READ_SECONDS
@@ -304,9 +304,9 @@ class EmbeddedStore:
             largest: contexts in a segment that comes from merging, at most.
             segments: how many there may be; only what is more is merged.
         """
-        self._room(self._used(layer))  # segments are rewritten beside the old ones
         path = self._layer_path(layer)
         with _engine_errors(self._bank), self._writing:
+            self._room(self._used(layer))  # segments are rewritten beside the old ones
             shard = self._shard(layer)
             shard.flush()
             forget_origin(path)
@@ -508,11 +508,12 @@ class EmbeddedStore:
 
     def close(self) -> None:
         """See `Store`."""
-        self._close_shards()
-        if self._lock is not None:
-            portalocker.unlock(self._lock)
-            self._lock.close()
-            self._lock = None
+        with self._writing, self._guard:
+            self._close_shards()
+            if self._lock is not None:
+                portalocker.unlock(self._lock)
+                self._lock.close()
+                self._lock = None
 
     def _close_shards(self) -> None:
         with self._writing, self._guard:
@@ -523,9 +524,11 @@ class EmbeddedStore:
         """Close a layer's shard, when nobody uses it any more."""
         with self._free:
             self._leaving.add(layer)
-            self._free.wait_for(lambda: not self._users[layer])
-            self._leaving.discard(layer)
-            self._free.notify_all()
+            try:
+                self._free.wait_for(lambda: not self._users[layer])
+            finally:
+                self._leaving.discard(layer)
+                self._free.notify_all()
             self._dirty.discard(layer)
             if layer in self._shards:
                 self._shards.pop(layer).close()
@@ -549,7 +552,12 @@ class EmbeddedStore:
 
     def _used(self, layer: int) -> int:
         """Bytes that a layer takes on the disk: its files are sparse, so their lengths say nothing."""
-        return sum(f.stat().st_blocks * 512 for f in self._layer_path(layer).rglob("*") if f.is_file())
+        used = 0
+        for folder, _, files in os.walk(self._layer_path(layer)):
+            for file in files:
+                with suppress(FileNotFoundError):  # it is being optimized
+                    used += os.stat(os.path.join(folder, file)).st_blocks * 512
+        return used
 
     def _shard(self, layer: int) -> edge.EdgeShard:
         with self._guard:
@@ -641,6 +649,8 @@ def _locked(file: Any) -> bool:
 
 def _has_ended(holder: str) -> bool:
     """Tell whether a lock's holder was killed: what it left to index ends in a moment, and with it the lock."""
+    if os.name != "posix":
+        return False
     try:
         os.kill(int(holder), 0)
     except ProcessLookupError:

@@ -26,6 +26,7 @@ _APART_FROM = 4096
 # How far the process stands back behind others, in steps of `nice`.
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
+_HERE = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def optimize(path: Path, wanted: Optimization, contexts: int, lock: int, *, read
         wanted: see `Optimization`.
         contexts: how many it holds.
         lock: descriptor of the bank's lock, which a process that outlives this one still holds.
-        read: somebody searches meanwhile, and comes first: only processor time that nobody else wants is used, which
-            on a machine that is busy with other things is little.
+        read: somebody searches, and comes first: until the end only processor time that nobody else wants is used,
+            which on a machine that is busy with other things is little.
 
     Returns:
         The layer's shard as it is now; one that was open before must be closed.
@@ -58,26 +59,30 @@ def optimize(path: Path, wanted: Optimization, contexts: int, lock: int, *, read
         OSError: it did not work; the message says why.
         Exception: the engine's, which has no other.
     """
-    # Elsewhere a file that somebody has open cannot be replaced.
-    if contexts < _APART_FROM or os.name != "posix":
+    # A program without Python's own executable (frozen, embedded) cannot start it; elsewhere no lock can be handed on.
+    alone = not sys.executable or getattr(sys, "frozen", False) or os.name != "posix"
+    if contexts < _APART_FROM or alone:
         return _optimize(path, wanted)
     task = json.dumps([str(path), os.getpid(), *astuple(wanted)])
+    # What this process can import, the other one can.
+    paths = [_HERE, *(one for one in sys.path if isinstance(one, str) and one)]
     with subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, task],
-        # What this process can import, the other one can.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         pass_fds=[lock],
+        process_group=0,  # Ctrl-C in the terminal is for us, who decide what becomes of the process
     ) as child:
         try:
             _stand_back(child.pid, read=read)
             said, complaint = child.communicate()
         except BaseException:
             child.kill()
+            child.wait()
             raise
     if child.returncode == -signal.SIGBUS:
         raise OSError("No space left for a page of a mapped file")
@@ -102,8 +107,12 @@ def _stand_back(pid: int, *, read: bool) -> None:
 def _optimize(path: Path, wanted: Optimization) -> edge.EdgeShard:
     # The engine takes other settings only while it loads a shard.
     shard = edge.EdgeShard.load(str(path), layer_config(*astuple(wanted)))
-    shard.optimize()
-    shard.flush()
+    try:
+        shard.optimize()
+        shard.flush()
+    except BaseException:
+        shard.close()
+        raise
     return shard
 
 
@@ -119,7 +128,6 @@ def main() -> None:
     """Do what the one argument says; an error is the last line of the output."""
     path, parent, *wanted = json.loads(sys.argv[1])
     _end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who called decides
     try:
         _optimize(Path(path), Optimization(*wanted)).close()
     except BaseException as error:

@@ -17,7 +17,7 @@ import qdrant_edge as edge
 from bank.settings import load_settings
 from bank.store import Points, Store, optimizing
 from bank.where import Where
-from latentbank_errors import BankUnavailable
+from latentbank_errors import BankNotFound, BankUnavailable
 from tests.bank.samples import HEAD, WIDTH, Place, is_one_sentence, points, units
 from tests.bank.test_store import joined, recall, two_corpora
 
@@ -207,7 +207,10 @@ def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
 
 
 @pytest.mark.usefixtures("apart")
-def test_an_interrupted_caller_ends_the_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["at once", "while it waits"])
+def test_an_interrupted_caller_ends_the_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     store = made(place)
     store.upsert(4, points(50))
     store.commit()
@@ -215,7 +218,11 @@ def test_an_interrupted_caller_ends_the_process(place: Place, monkeypatch: pytes
 
     def interrupt(pid: int) -> None:
         pids.append(pid)
-        raise KeyboardInterrupt
+        if when == "at once":
+            raise KeyboardInterrupt
+        # As from a terminal: Python's main thread, which waits for the process, is interrupted, the process is not.
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     with monkeypatch.context() as patch:
         once_it_runs(patch, interrupt)
@@ -226,6 +233,25 @@ def test_an_interrupted_caller_ends_the_process(place: Place, monkeypatch: pytes
     store.index(4)
     assert store.info(4).indexed == 50
     store.close()
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made(place)
+    store.upsert(4, points(50))
+    store.commit()
+    with ThreadPoolExecutor(1) as other:
+        closed: list[Any] = []
+        once_it_runs(monkeypatch, lambda _pid: closed.append(other.submit(store.close)))
+        store.index(4)
+        closed[0].result(timeout=60)
+    with pytest.raises(BankNotFound):
+        store.count(4)
+    again = place.open()
+    assert again.info(4).indexed == 50
+    again.close()
 
 
 @pytest.mark.usefixtures("apart")
