@@ -41,10 +41,8 @@ def visible(where: Filter | None, corpora: Mapping[str, CorpusEntry], *, incompl
         hidden |= {entry.stored for entry in entries if not entry.complete}
     if not hidden:
         return where
-    shown = sorted({entry.stored for entry in entries} - hidden)
-    # Rather what is shown than what is not: to leave a corpus out, the engine looks at every context that is not
-    # indexed yet (benchmarks/while_adding.py).
-    chosen = Where(corpus=tuple(shown)) if shown else Not(Where(corpus=tuple(sorted(hidden))))
+    # What is shown, not what is hidden: to leave a corpus out, the engine looks at every context not indexed yet.
+    chosen = Where(corpus=tuple(sorted({entry.stored for entry in entries} - hidden)))
     return chosen if where is None else All((where, chosen))
 
 
