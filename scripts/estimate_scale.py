@@ -165,7 +165,7 @@ def _other_checks() -> list[str]:
     for layers, contexts, caption, mib in ((4, 150_000, 167.4, 1388), (1, 600_000, 168.8, 1375)):
         disk = layers * layer_bytes(Shape(contexts, layers, 576, caption, server=False)).disk
         lines.append(f"| disk, {contexts:,} contexts × {layers} | {_mb(mib * 2**20)} | {_mb(disk)} |")
-    layers, contexts, seconds, cores = 4, 226_938, 185, 2
+    layers, contexts, seconds, cores = 4, 226_938, 165, 2
     shape = Shape(contexts, layers, 576, CAPTION_BYTES / CONTEXTS, server=False)
     computed = contexts * layers * index_seconds(shape) / cores
     lines.append(
