@@ -6,6 +6,8 @@ time, `.new` (a layer that is being made), `.snapshot` (a file that one is made 
 The engine's write-ahead log is switched off: it keeps a second copy of everything just written (64 MB
 a layer) and costs a fifth of the writing time. What makes a write durable is `commit`, which flushes
 every shard; a process killed between two commits loses at most what was written since the last one.
+
+Only to index a large layer the engine runs in another process, started from here (see `optimizing`).
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ _READ_SECONDS = 60.0
 # A process that indexes is killed with the one it does it for (Linux); so long it may take to be gone.
 _DYING_SECONDS = 5.0
 # Contexts of a layer that is being loaded which are put away at once, quantized and mapped from their files. Until then
-# the engine keeps their ids and payload indexes in memory, over a kilobyte each. A large layer's pieces are larger, a
-# tenth of what it holds but no more than that, for with each the whole layer is loaded anew.
+# the engine keeps their ids and payload indexes in memory, over a kilobyte each. A large layer's pieces are a tenth of
+# what it holds, up to the second number, for with each the whole layer is loaded anew.
 PIECE, LARGEST_PIECE = 20_000, 100_000
 # The size of a graph that is searched with `ef` candidates, and the fewest for a small one.
 LARGE, FEWEST = 600_000, 64
@@ -251,22 +253,20 @@ class EmbeddedStore:
             for layer in sorted(self._dirty):
                 with self._use(layer) as shard:
                     shard.flush()
-            full = [layer for layer in self._dirty if layer in self._pieces and self._is_full(layer)]
+            full = [layer for layer in self._dirty if self._is_full(layer)]
             self._dirty.clear()
         for layer in full:
             # A layer that has a graph keeps it: another setting would apply to all its segments.
             self._optimize(layer, graph_of(self._layer_path(layer)), LARGEST_PIECE, _MANY)
 
-    def _unindexed(self, layer: int) -> int:
-        with self._use(layer) as shard:
-            state = shard.info()
-        return state.points_count - state.indexed_vectors_count
+    def _state(self, layer: int) -> edge.ShardInfo:
+        with _engine_errors(self._bank), self._use(layer) as shard:
+            return shard.info()
 
     def _is_full(self, layer: int) -> bool:
-        """Tell whether what was added to a layer that is being loaded is worth putting away."""
-        with self._use(layer) as shard:
-            there = shard.info().points_count
-        return self._unindexed(layer) >= max(self._pieces.get(layer, math.inf), _tenth(there))
+        """Tell whether what was added to a layer is worth putting away; never while it is not being loaded."""
+        state = self._state(layer)
+        return _unindexed(state) >= max(self._pieces.get(layer, math.inf), _tenth(state.points_count))
 
     def _is_read(self) -> bool:
         return time.monotonic() - self._searched < _READ_SECONDS
@@ -277,15 +277,14 @@ class EmbeddedStore:
         Measured on layers of 150,000 and 600,000 contexts in two segments: with 80 and 127 of them recall is 0.996 and
         0.990 (benchmarks/search.py).
         """
-        with _engine_errors(self._bank), self._use(layer) as shard:
-            state = shard.info()
+        state = self._state(layer)
         segments = max(1, state.segments_count - 1)  # the engine keeps one more for new points
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / segments / LARGE)))
 
     def index(self, layer: int) -> None:
         """See `Store`. A layer that came indexed, in a snapshot, stays as it is until something is added to it."""
         self._pieces.pop(layer, None)
-        if came_indexed(self._layer_path(layer)) and not self._unindexed(layer):
+        if came_indexed(self._layer_path(layer)) and not _unindexed(self._state(layer)):
             return
         count = self.count(layer)
         graph, segments = 0, 1
@@ -331,23 +330,20 @@ class EmbeddedStore:
                         self._shards[layer] = fresh
                 give_back()
 
-    def _has_captions(self, layer: int) -> bool:
-        with _engine_errors(self._bank), self._use(layer) as shard:
-            return "caption" in shard.info().payload_schema
-
     def _index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
         """Index the words of captions if a filter needs them and they are not indexed yet.
 
         Not while a layer is loaded: few are ever searched by caption, and the index takes more memory to build than
         everything else together.
         """
-        if not reads_captions(where) or self._has_captions(layer):
+        if not reads_captions(where) or "caption" in self._state(layer).payload_schema:
             return
         with _engine_errors(self._bank), self._writing, self._use(layer) as shard:
-            if self._has_captions(layer):  # another thread has indexed them meanwhile
+            state = shard.info()
+            if "caption" in state.payload_schema:  # another thread has indexed them meanwhile
                 return
             self._room(0)
-            if (count := shard.info().points_count) >= _WORTH_SAYING:
+            if (count := state.points_count) >= _WORTH_SAYING:
                 log.warning(
                     "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
                     f"{count:,}",
@@ -487,8 +483,7 @@ class EmbeddedStore:
 
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""
-        with _engine_errors(self._bank), self._use(layer) as shard:
-            state = shard.info()
+        state = self._state(layer)
         points = self.count(layer)
         return LayerInfo(points, min(state.indexed_vectors_count, points), self._used(layer))
 
@@ -582,6 +577,10 @@ class EmbeddedStore:
             )
 
 
+def _unindexed(state: edge.ShardInfo) -> int:
+    return state.points_count - state.indexed_vectors_count
+
+
 def _tenth(contexts: int) -> int:
     return min(contexts // 10, LARGEST_PIECE)
 
@@ -619,7 +618,7 @@ def _take_lock(path: Path, bank: str) -> Any:
     except OSError as error:
         raise BankUnavailable(f"The bank's lock {path} cannot be opened: {error.strerror}.") from None
     patience = time.monotonic() + _DYING_SECONDS
-    while not _locked(file):
+    while not _try_lock(file):
         file.seek(0)
         holder = file.read().decode(errors="replace").strip() or "?"
         if time.monotonic() < patience and _has_ended(holder):
@@ -639,7 +638,7 @@ def _take_lock(path: Path, bank: str) -> Any:
     return file
 
 
-def _locked(file: Any) -> bool:
+def _try_lock(file: Any) -> bool:
     try:
         portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
     except portalocker.LockException:
