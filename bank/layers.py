@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Literal, cast
 
-from bank.manifest import Manifest
-from latentbank_errors import LayerNotFound
+from latentbank.bank.manifest import Manifest
+from latentbank.errors import LayerNotFound
 
 BankLayers = Literal["mid", "all"] | int | Iterable[int]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bank.manifest import CorpusEntry
-from bank.points import Neighbor
-from bank.where import All, Any, Filter, Not, Where
+from latentbank.bank.manifest import CorpusEntry
+from latentbank.bank.points import Neighbor
+from latentbank.bank.where import All, Any, Filter, Not, Where
 
 # Seconds for which a reader of a shared bank may go by the ledger it has read. A writer waits as long between saying
 # that a corpus comes and storing its first context, and between a replacement and deleting what was replaced.

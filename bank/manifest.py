@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
-from bank.settings import Metric
-from latentbank_errors import BankMismatch
+from latentbank.bank.settings import Metric
+from latentbank.errors import BankMismatch
 
 SCHEMA = 1
 _OF_A_REPLACEMENT = ("replaces", "stored_as", "obsolete")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from bank.bank import Bank, read_manifest
-from bank.layers import listed
-from bank.ledger import LEDGER_SECONDS
-from bank.manifest import Manifest
-from bank.rotation import ROTATION_SEED
-from bank.settings import Metric, Settings, load_settings
-from bank.store import (
+from latentbank.bank.bank import Bank, read_manifest
+from latentbank.bank.layers import listed
+from latentbank.bank.ledger import LEDGER_SECONDS
+from latentbank.bank.manifest import Manifest
+from latentbank.bank.rotation import ROTATION_SEED
+from latentbank.bank.settings import Metric, Settings, load_settings
+from latentbank.bank.store.base import (
     Store,
     bank_names,
     forget_in_use,
@@ -23,7 +23,7 @@ from bank.store import (
     peek_manifest,
     put_in_use,
 )
-from bank.versions import (
+from latentbank.bank.versions import (
     Versions,
     check_name,
     listed_versions,
@@ -32,7 +32,7 @@ from bank.versions import (
     stored_parts,
     version_of,
 )
-from latentbank_errors import BankMismatch, BankNotFound, BankUnavailable, LatentBankError, LayerNotFound
+from latentbank.errors import BankMismatch, BankNotFound, BankUnavailable, LatentBankError, LayerNotFound
 
 __all__ = [
     "bank_versions",

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank.merge import merge
-from bank.points import Neighbor
-from bank.rotation import rotate, unit
-from bank.store import Floats, Hit, Store
-from bank.where import Filter, Where
-from latentbank_errors import QueryError
+from latentbank.bank.merge import merge
+from latentbank.bank.points import Neighbor
+from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.store.base import Floats, Hit, Store
+from latentbank.bank.where import Filter, Where
+from latentbank.errors import QueryError
 
 # Queries sent to the store in one batch: enough to share the engine's work, small enough to spread.
 QUERY_BATCH = 288

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from latentbank_errors import LatentBankError
+from latentbank.errors import LatentBankError
 
 Quantization = Literal["int8", "turbo", "none"]
 Metric = Literal["cosine", "centred"]

@@ -1,6 +1,6 @@
 """What a bank needs: bytes a layer, machines of a Qdrant cluster, hours and cost of filling it.
 
-Plain arithmetic, no I/O: `ingest plan --estimate` and scripts/estimate_scale.py print what comes out of here, and
+Plain arithmetic, no I/O: `ingest plan --estimate` and benchmarks/estimate_scale.py print what comes out of here, and
 docs/scale.md shows how far it is from what was measured. Bytes are bytes, a GB is 10⁹ of them.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bank.settings import Quantization
-from latentbank_errors import LatentBankError
+from latentbank.bank.settings import Quantization
+from latentbank.errors import LatentBankError
 
 GB = 10**9
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bank.store import alias_name, collection_name
-from bank.versions import split_name, stored_name
-from latentbank_errors import LatentBankError
+from latentbank.bank.store.base import alias_name, collection_name
+from latentbank.bank.versions import split_name, stored_name
+from latentbank.errors import LatentBankError
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 # Ten years: a token cannot be taken back, but by another admin key.

@@ -7,10 +7,10 @@ from itertools import islice
 
 import numpy as np
 
-from bank.manifest import Manifest
-from bank.store import MOST_CORPORA, Store
-from bank.where import Filter
-from latentbank_progress import Progress
+from latentbank.bank.manifest import Manifest
+from latentbank.bank.store.base import MOST_CORPORA, Store
+from latentbank.bank.where import Filter
+from latentbank.progress import Progress
 
 # A unit vector in float16 differs from length 1 by rounding only.
 NORM_TOLERANCE = 5e-3

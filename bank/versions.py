@@ -1,7 +1,7 @@
 """Names of banks and of their versions: `name` is the version in use, `name@2` the second, however it is stored.
 
 Version 1 is stored under the bank's plain name, so a bank that never had another one is its own version 1. What readers
-of `name` are led to is said beside the versions (bank/store/aliases.py, bank/store/pointer.py).
+of `name` are led to is said beside the versions (bank/store/server/aliases.py, bank/store/embedded/pointer.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from latentbank_errors import LatentBankError
+from latentbank.errors import LatentBankError
 
 _NAME = re.compile(r"(?P<bank>[a-zA-Z0-9](?!.*--)[a-zA-Z0-9._-]{0,63})(@(?P<version>[1-9]\d{0,5}))?")
 

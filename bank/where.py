@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from latentbank_errors import QueryError
+from latentbank.errors import QueryError
 
 
 class Filter:

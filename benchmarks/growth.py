@@ -101,7 +101,8 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str, Any]:
     """Fill and index a bank of one layer; give seconds, and memory beyond what was there before."""
-    from bank import CorpusEntry, create_bank
+    from latentbank.bank.manifest import CorpusEntry
+    from latentbank.bank.opening import create_bank
 
     source = open_states(Path(states))
     before = memory()
@@ -229,8 +230,8 @@ _PART_OF = {
 
 def ask(states: str, work: str, layer: int, width: int) -> dict[str, Any]:
     """Open the bank and search it, with a warm page cache; recall is against its own exact search."""
-    from bank.opening import open_bank
     from benchmarks.common import warm
+    from latentbank.bank.opening import open_bank
 
     queries = wide(make_queries(open_states(Path(states)), [layer], 576), width)
     warm(Path(work))

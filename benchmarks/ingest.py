@@ -154,11 +154,11 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
 
 def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
     """Time the whole job, the model preloaded, into a bank in a temporary folder."""
-    from ingest.banks import create_bank_of
-    from ingest.corpus import open_corpus
-    from ingest.job import ready_plan, run
-    from latentbank_progress import shown
-    from models.language import load_language_model
+    from latentbank.ingest.banks import create_bank_of
+    from latentbank.ingest.corpus import open_corpus
+    from latentbank.ingest.job import ready_plan, run
+    from latentbank.models.language.model import load_language_model
+    from latentbank.progress import shown
 
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
     loaded = _loaded()
@@ -196,10 +196,10 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
     import torch
     from transformers import AutoModel
 
-    from ingest.corpus import open_corpus
-    from ingest.encode import BATCH, ROW, fill_rows
-    from ingest.plan import make_plan
-    from models.language import load_language_model
+    from latentbank.ingest.corpus import open_corpus
+    from latentbank.ingest.encode import BATCH, ROW, fill_rows
+    from latentbank.ingest.plan import make_plan
+    from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import Row, machine, show
-from models.prepacked import PrepackedLinear
+from latentbank.models.language.prepacked import PrepackedLinear
 
 TOKENS = 1024  # in one forward pass on the CPU
 # Input and output width: queries and output, keys and values, the MLP up and down.

@@ -18,10 +18,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bank.move import copy_bank
-from bank.opening import open_bank
-from bank.settings import load_settings
-from bank.snapshots import Way
 from benchmarks.common import (
     Row,
     answer_child,
@@ -34,7 +30,11 @@ from benchmarks.common import (
     write_json,
 )
 from benchmarks.wire import BANK, Address, double
-from latentbank_progress import Silent
+from latentbank.bank.opening import open_bank
+from latentbank.bank.settings import load_settings
+from latentbank.bank.transfer.copy import copy_bank
+from latentbank.bank.transfer.snapshots import Way
+from latentbank.progress import Silent
 
 
 def main() -> None:

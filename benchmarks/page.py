@@ -161,8 +161,8 @@ def _opened(browser: Browser, address: str) -> dict[str, Any]:
 
 def _read(page: Page, layers: Sequence[int], images: int) -> dict[str, Any]:
     """Seconds until new images' first words, and all their layers, are on screen; bytes of their files."""
-    from models.scenes import EVALUATION, load_things, make_scene
-    from query.report import png_bytes
+    from latentbank.demo.scenes import EVALUATION, load_things, make_scene
+    from latentbank.query.output.pictures import png_bytes
 
     things = load_things()
     page.get_by_text("Layers, lenses, filters").click()

@@ -112,11 +112,11 @@ def _recall(bank: Any, rows: Any, layers: Sequence[int]) -> float:
 
 def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
     """Read scenes one by one, and time each as a whole and in its parts."""
-    from bank.opening import open_bank
-    from models.demo import load_demo
-    from models.scenes import EVALUATION, load_things, make_scene
-    from query.evaluate import evaluation_layers, grid_of
-    from query.visual import read_image
+    from latentbank.bank.opening import open_bank
+    from latentbank.demo.scenes import EVALUATION, load_things, make_scene
+    from latentbank.demo.vlm import load_demo
+    from latentbank.query.evaluation.evaluate import evaluation_layers, grid_of
+    from latentbank.query.reading.visual import read_image
 
     things = load_things()
     result: dict[str, Any] = {"seconds": [], "forward": [], "searches": [], "share": []}

@@ -204,7 +204,8 @@ def build_latentbank(
     states: str, work: str, count: int, layers: Sequence[int], quantization: str = "int8"
 ) -> dict[str, Any]:
     """Fill a bank with the states and index it."""
-    from bank import CorpusEntry, create_bank
+    from latentbank.bank.manifest import CorpusEntry
+    from latentbank.bank.opening import create_bank
 
     source = open_states(Path(states))
     about = source.about
@@ -265,14 +266,14 @@ def ask_reference(work: str, layers: Sequence[int], top_k: int) -> dict[str, Any
 def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Open the bank and search it."""
     began = time.monotonic()
-    import bank.opening
-    import bank.store.embedded  # which opening would import: the reference has its torch by now
+    import latentbank.bank.opening
+    import latentbank.bank.store.embedded.store  # which opening would import: the reference has its torch by now
 
     queries = np.load(Path(work) / "queries.npy")
     imported = time.monotonic()
     return _asked(
         imported - began,
-        lambda: bank.opening.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
+        lambda: latentbank.bank.opening.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
         lambda opened, some: opened.search(queries[:some], layers, top_k),
         len(queries),
         lambda n: (n.bank_layer, n.caption, n.position, n.cosine),

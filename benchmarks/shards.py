@@ -106,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def plan(model: str, sentences: int, directory: str) -> dict[str, Any]:
     """Plan the first sentences."""
-    from ingest.corpus import open_corpus
-    from ingest.plan import make_plan
-    from models.language import load_language_model
+    from latentbank.ingest.corpus import open_corpus
+    from latentbank.ingest.plan import make_plan
+    from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)
     made = make_plan(open_corpus(CORPUS, sentences_file(), limit=sentences), language, Path(directory))
@@ -157,11 +157,11 @@ def _work(
     """Store one share, beginning when all workers have their LLM."""
     import torch
 
-    from ingest.banks import create_bank_of
-    from ingest.job import run
-    from ingest.plan import load_plan
-    from ingest.shares import parse_share
-    from models.language import load_language_model
+    from latentbank.ingest.banks import create_bank_of
+    from latentbank.ingest.job import run
+    from latentbank.ingest.plan import load_plan
+    from latentbank.ingest.workers.shares import parse_share
+    from latentbank.models.language.model import load_language_model
 
     torch.set_num_threads(1)
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))

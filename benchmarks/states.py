@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import read_lines
-from latentbank_progress import Progress, shown
+from latentbank.progress import Progress, shown
 
 CORPUS = "concepts"
 _LOOK_AHEAD = 64
@@ -97,9 +97,9 @@ def make_states(
 
     Every so many-th sentence is held out, `held_out` of them spread evenly over the file.
     """
-    from ingest.corpus import corpus_from_sentences
-    from ingest.plan import PlanSettings, load_plan, make_plan, same_request
-    from models.language import load_language_model
+    from latentbank.ingest.corpus import corpus_from_sentences
+    from latentbank.ingest.plan import PlanSettings, load_plan, make_plan, same_request
+    from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, deepest_layer=max(layers))
     wanted = asdict(
@@ -173,7 +173,7 @@ def _encode(
     layers: Sequence[int],
     progress: Progress,
 ) -> None:
-    from ingest.encode import encode
+    from latentbank.ingest.encode import encode
 
     def planned() -> Iterator[Any]:
         for sentence in plan.read():

@@ -24,12 +24,12 @@ import grpc
 from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as messages
 
-from bank.bank import Bank
-from bank.opening import create_bank
-from bank.store import Points, collection_name
-from bank.store.messages import point_messages
 from benchmarks.common import Row, machine, parser_of, show, write_json
 from benchmarks.wire import Address, double, made_points
+from latentbank.bank.bank import Bank
+from latentbank.bank.opening import create_bank
+from latentbank.bank.store.base import Points, collection_name
+from latentbank.bank.store.server.messages import point_messages
 
 LAYER = 8
 TURN = 1024

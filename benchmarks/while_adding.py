@@ -93,7 +93,7 @@ Contexts = tuple[list[str], Any, list[dict[str, Any]]]
 
 def _made_up(first: int, count: int) -> Contexts:
     """Make contexts up: row i is near centre i % `_CENTRES`."""
-    from bank.points import context_id
+    from latentbank.bank.points import context_id
 
     centres = np.random.default_rng(1).standard_normal((_CENTRES, _WIDTH)).astype(np.float32)
     numbers = range(first, first + count)
@@ -180,8 +180,9 @@ def measure(
     work: str, states: str | None, layer: int, count: int, added: int, rate: float, idle: float
 ) -> dict[str, Any]:
     """Fill a bank, search it while nothing happens, then while a corpus is added and indexed."""
-    from bank import CorpusEntry, create_bank
-    from ingest.job import COMMIT_SECONDS, SWITCH_SECONDS
+    from latentbank.bank.manifest import CorpusEntry
+    from latentbank.bank.opening import create_bank
+    from latentbank.ingest.job import COMMIT_SECONDS, SWITCH_SECONDS
 
     about = open_states(Path(states)).about if states else {"model": "made up", "fingerprint": "f00d"}
     batches = _contexts(states, layer, 0, count)

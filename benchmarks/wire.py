@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bank.points import Payload, context_id
-from bank.settings import Settings, load_settings
-from bank.store import Floats, Points
+from latentbank.bank.points import Payload, context_id
+from latentbank.bank.settings import Settings, load_settings
+from latentbank.bank.store.base import Floats, Points
 
 CORPUS = "benchmark"
 BANK = "benchmark"
@@ -102,9 +102,9 @@ def _serve(folder: Path, contexts: int, layers: list[int], width: int) -> None:
 
 def _fill(server: object, address: Address, contexts: int, layers: list[int], width: int) -> None:
     """Fill a bank past the wire, and index it as `ingest run` does."""
-    from bank.manifest import CorpusEntry
-    from bank.opening import create_bank
-    from bank.store import collection_name
+    from latentbank.bank.manifest import CorpusEntry
+    from latentbank.bank.opening import create_bank
+    from latentbank.bank.store.base import collection_name
 
     with create_bank(
         BANK,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bank.bank import Bank
-from bank.opening import create_bank
-from bank.settings import Metric, Settings
-from models.language import LanguageModel
+from latentbank.bank.bank import Bank
+from latentbank.bank.opening import create_bank
+from latentbank.bank.settings import Metric, Settings
+from latentbank.models.language.model import LanguageModel
 
 
 def create_bank_of(

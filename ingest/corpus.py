@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ingest.sources import FORMATS, known_format, read_dataset, read_file, read_lines
-from latentbank_errors import CorpusError
+from latentbank.errors import CorpusError
+from latentbank.ingest.sources import FORMATS, known_format, read_dataset, read_file, read_lines
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")

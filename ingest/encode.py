@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bank.points import Payload, as_uuid, prefix_ids
-from ingest.plan import PlannedSentence
-from latentbank_errors import ModelError
-from models.language import LanguageModel
-from models.packing import ancestors
+from latentbank.bank.points import Payload, as_uuid, prefix_ids
+from latentbank.errors import ModelError
+from latentbank.ingest.plan import PlannedSentence
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.packing import ancestors
 
 # Nodes in a row: attention costs grow with it, repeated prefixes at row ends shrink.
 ROW = 128

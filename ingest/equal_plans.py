@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ingest.corpus import Corpus, Counts, corpus_from_sentences, read_sentences
-from ingest.plan import Plan, PlanSettings, make_plan
-from latentbank_progress import Progress
-from models.language import LanguageModel
+from latentbank.ingest.corpus import Corpus, Counts, corpus_from_sentences, read_sentences
+from latentbank.ingest.plan import Plan, PlanSettings, make_plan
+from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Progress
 
 # How far from the wanted number of contexts a plan may be.
 TOLERANCE = 0.02

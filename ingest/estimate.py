@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from bank.settings import Settings
-from bank.sizing import Machines, Shape, Sizing, layer_bytes, size
-from bank.sizing import index_seconds as seconds_to_index
-from ingest.banks import create_bank_of
-from ingest.encode import Encoded, encode
-from ingest.plan import Plan
-from latentbank_errors import LatentBankError
-from models.language import LanguageModel
+from latentbank.bank.settings import Settings
+from latentbank.bank.sizing import Machines, Shape, Sizing, layer_bytes, size
+from latentbank.bank.sizing import index_seconds as seconds_to_index
+from latentbank.errors import LatentBankError
+from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.encode import Encoded, encode
+from latentbank.ingest.plan import Plan
+from latentbank.models.language.model import LanguageModel
 
 # Planned sentences that the calibration runs the LLM on, at most, and for how long.
 _CALIBRATION_SENTENCES = 2000

@@ -18,17 +18,25 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
-from bank.bank import Bank
-from bank.ledger import LEDGER_SECONDS, replacement_name
-from bank.manifest import CorpusEntry, now
-from ingest.corpus import Corpus
-from ingest.encode import Encoded, context_ids, encode
-from ingest.means import text_means
-from ingest.plan import Plan, PlannedSentence, PlanSettings, content_hash, load_plan, make_plan, same_request
-from ingest.shares import Heart, Share, share_states
-from latentbank_errors import CorpusError, LatentBankError
-from latentbank_progress import Progress, Silent
-from models.language import LanguageModel
+from latentbank.bank.bank import Bank
+from latentbank.bank.ledger import LEDGER_SECONDS, replacement_name
+from latentbank.bank.manifest import CorpusEntry, now
+from latentbank.errors import CorpusError, LatentBankError
+from latentbank.ingest.corpus import Corpus
+from latentbank.ingest.encode import Encoded, context_ids, encode
+from latentbank.ingest.means import text_means
+from latentbank.ingest.plan import (
+    Plan,
+    PlannedSentence,
+    PlanSettings,
+    content_hash,
+    load_plan,
+    make_plan,
+    same_request,
+)
+from latentbank.ingest.workers.shares import Heart, Share, share_states
+from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Progress, Silent
 
 # Batches between the LLM and the writer: a few seconds of work, a few MB.
 _QUEUE = 4

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ingest.encode import encode
-from ingest.plan import Plan
-from latentbank_progress import Progress, Silent
-from models.language import LanguageModel
+from latentbank.ingest.encode import encode
+from latentbank.ingest.plan import Plan
+from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Progress, Silent
 
 # Contexts in the sample: the mean of so many is off by about 1 % of what single contexts differ by.
 SAMPLE = 8192

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bank.points import prefix_ids
-from bank.words import Words, tight
-from ingest.corpus import Corpus, Counts, read_sentences
-from latentbank_errors import CorpusError, LatentBankError, ModelError
-from latentbank_progress import Progress, Silent
-from models.language import LanguageModel
+from latentbank.bank.points import prefix_ids
+from latentbank.bank.words import Words, tight
+from latentbank.errors import CorpusError, LatentBankError, ModelError
+from latentbank.ingest.corpus import Corpus, Counts, read_sentences
+from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Progress, Silent
 
 PLAN_VERSION = 1
 _DESCRIPTION, _SENTENCES = "plan.json", "sentences.arrow"

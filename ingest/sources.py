@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
-from latentbank_errors import CorpusError
+from latentbank.errors import CorpusError
 
 if TYPE_CHECKING:
     import datasets

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentbank_errors import ModelError
+from latentbank.errors import ModelError
 
 if TYPE_CHECKING:
-    from models.unembedding import Unembedding
-    from models.vision_language import VisualModel
+    from latentbank.models.language.unembedding import Unembedding
+    from latentbank.models.vision.vision_language import VisualModel
 
 
 def load_visual_model(
@@ -47,12 +47,12 @@ def load_visual_model(
         _load_demo, device=device, dtype=dtype, deepest_layer=deepest_layer, folder=folder, say=say
     )
     if name == "demo":
-        from models.demo import PROJECTOR
+        from latentbank.demo.vlm import PROJECTOR
 
         return demo(PROJECTOR)
     if name.endswith(".safetensors"):
         return _load_composite(name, device, dtype, deepest_layer, trust_remote_code, demo)
-    from models.vision_language import load_vision_language_model
+    from latentbank.models.vision.vision_language import load_vision_language_model
 
     return load_vision_language_model(
         name,
@@ -73,8 +73,8 @@ def unembedding_of(model: VisualModel) -> Unembedding:
     Raises:
         ModelError: the LLM has none, or it cannot be loaded.
     """
-    from models.unembedding import unembedding_of_language
-    from models.vision_language import VisionLanguageModel
+    from latentbank.models.language.unembedding import unembedding_of_language
+    from latentbank.models.vision.vision_language import VisionLanguageModel
 
     if isinstance(model, VisionLanguageModel):
         return model.unembedding()
@@ -89,7 +89,7 @@ def _load_demo(
     folder: str | Path | None,
     say: Callable[[str], None] | None,
 ) -> VisualModel:
-    from models.demo import load_demo
+    from latentbank.demo.vlm import load_demo
 
     if dtype not in (None, "float32"):
         raise ModelError("The demo VLM runs in float32 only: leave --dtype out.")
@@ -105,11 +105,11 @@ def _load_composite(
     demo: Callable[[str], VisualModel],
 ) -> VisualModel:
     """Load a projector's file and the encoder and the LLM that its card names."""
-    from models.composite import CompositeVLM
-    from models.demo import LANGUAGE_NAME
-    from models.encoders import DEFAULT_LAYER, load_encoder
-    from models.language import load_language_model
-    from models.projector import load_projector
+    from latentbank.demo.vlm import LANGUAGE_NAME
+    from latentbank.models.composite.model import CompositeVLM
+    from latentbank.models.composite.projector import load_projector
+    from latentbank.models.language.model import load_language_model
+    from latentbank.models.vision.encoders import DEFAULT_LAYER, load_encoder
 
     projector, card = load_projector(path)
     if not card.get("encoder") or not card.get("llm"):

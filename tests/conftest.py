@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,15 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 if TYPE_CHECKING:
-    from models.language import LanguageModel
+    from latentbank.models.language.model import LanguageModel
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if a folder was imported from the repository's root, as a second copy of a package of latentbank."""
+    copies = sorted({"bank", "ingest", "models", "query", "demo"} & set(sys.modules))
+    if copies:
+        print(f"\nimported without latentbank: {', '.join(copies)}; write latentbank.{copies[0]} there")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +46,7 @@ def smollm2_dir(pytestconfig: pytest.Config) -> Path:
     key = hashlib.blake2b(made_by.encode(), digest_size=8).hexdigest()
     target = pytestconfig.cache.mkdir("smollm2") / key
     if not target.exists():
-        from models.language import load_language_model
+        from latentbank.models.language.model import load_language_model
 
         unfinished = target.with_name(f"{key}.{os.getpid()}")
         load_language_model(str(source), device="cpu", dtype="float32").save(unfinished)
@@ -51,6 +60,6 @@ def smollm2_dir(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture(scope="session")
 def smollm2(smollm2_dir: Path) -> LanguageModel:
     """SmolLM2-135M-Instruct up to layer 16, float32 on the CPU."""
-    from models.language import load_language_model
+    from latentbank.models.language.model import load_language_model
 
     return load_language_model(str(smollm2_dir), device="cpu", dtype="float32", deepest_layer=16)

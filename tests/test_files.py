@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from latentbank_errors import LatentBankError
-from latentbank_files import write_whole
+from latentbank.errors import LatentBankError
+from latentbank.files import write_whole
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ import io
 
 import pytest
 
-import latentbank_progress
-from latentbank_progress import duration, shown
+import latentbank.progress
+from latentbank.progress import duration, shown
 
 
 def test_plain_lines_tell_done_of_total_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 12.0, 20.0, 100.0, 101.0, 104.0])
-    monkeypatch.setattr(latentbank_progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(latentbank.progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     with shown("ingesting", "contexts", out) as progress:
         progress.update(1000, 3000)  # found, at 10 s: a resumed job starts above zero
@@ -29,7 +29,7 @@ def test_plain_lines_tell_done_of_total_rate_and_time_left(monkeypatch: pytest.M
 
 def test_an_unknown_total_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr(latentbank_progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(latentbank.progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     with shown("planning", "sentences", out) as progress:
         progress.update(500)

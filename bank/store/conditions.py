@@ -7,9 +7,9 @@ from numbers import Integral
 from types import ModuleType
 from typing import Any
 
-from bank.where import All, Filter, Not, Where
-from bank.where import Any as AnyOf
-from latentbank_errors import QueryError
+from latentbank.bank.where import All, Filter, Not, Where
+from latentbank.bank.where import Any as AnyOf
+from latentbank.errors import QueryError
 
 _TEXTS = ("corpus", "word", "caption_contains")
 _LARGEST = 2**63 - 1

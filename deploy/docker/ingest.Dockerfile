@@ -21,11 +21,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install --constraint constraints.txt --requirement requirements.txt
 
 # Now the source. --no-deps: all that it needs is there.
-COPY README.md LICENSE NOTICE latentbank*.py ./
+# latentbank/ leads to the other folders by relative links, which COPY of a folder keeps.
+COPY README.md LICENSE NOTICE ./
+COPY latentbank latentbank
 COPY bank bank
 COPY models models
 COPY ingest ingest
 COPY query query
+COPY demo demo
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps .
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bank.points import Neighbor
-    from query.reading import Reading
+    from latentbank.bank.points import Neighbor
+    from latentbank.query.reading.reading import Reading
 
 FORMAT = 1
 LARGEST_SIDE = 1280

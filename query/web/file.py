@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentbank_files import write_whole
-from query.web.data import page_json
+from latentbank.files import write_whole
+from latentbank.query.web.data import page_json
 
 if TYPE_CHECKING:
-    from query.reading import Reading
+    from latentbank.query.reading.reading import Reading
 
 PAGE = Path(__file__).parent / "page"
 _MODULES = ("reading.js", "draw.js", "view.js")  # each imports from those before it alone

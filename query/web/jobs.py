@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bank.layers import BankLayers
-from bank.manifest import CorpusEntry
-from bank.merge import Unique
-from bank.where import Filter
+from latentbank.bank.layers import BankLayers
+from latentbank.bank.manifest import CorpusEntry
+from latentbank.bank.merge import Unique
+from latentbank.bank.where import Filter
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
-from bank.layers import BankLayers
-from bank.where import All, Filter, Where
-from latentbank_errors import ImageError, LatentBankError, QueryError
-from query.named_lenses import lens_names
-from query.web.desk import Desk
-from query.web.file import PAGE, page_html
-from query.web.jobs import OVER, Ask
-from query.web.uploads import Uploads
+from latentbank.bank.layers import BankLayers
+from latentbank.bank.where import All, Filter, Where
+from latentbank.errors import ImageError, LatentBankError, QueryError
+from latentbank.query.lenses.named import lens_names
+from latentbank.query.web.file import PAGE, page_html
+from latentbank.query.web.jobs import OVER, Ask
+from latentbank.query.web.reader import Desk
+from latentbank.query.web.uploads import Uploads
 
 LARGEST_UPLOAD = 20_000_000
 """Bytes of an image that is sent."""

@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bank.bank import Bank
-from latentbank_errors import BankMismatch
+from latentbank.bank.bank import Bank
+from latentbank.errors import BankMismatch
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from models.vision_language import VisualModel, VisualTokens
+    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
 
 Say = Callable[[str], None]
 Load = Callable[[Say], "VisualModel"]

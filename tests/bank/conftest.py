@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from bank.settings import load_settings
+from latentbank.bank.settings import load_settings
 from tests.bank.samples import Place, Start
 from tests.wire.double import QdrantDouble
 
@@ -62,7 +62,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 @pytest.fixture(autouse=True)
 def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has these banks open while they are filled, but in tests that say so."""
-    for module in ("bank.bank", "bank.opening", "bank.receive"):
+    for module in ("latentbank.bank.bank", "latentbank.bank.opening", "latentbank.bank.transfer.receive"):
         monkeypatch.setattr(f"{module}.LEDGER_SECONDS", 0.0)
 
 

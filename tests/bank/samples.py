@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank.bank import Bank
-from bank.manifest import CorpusEntry
-from bank.opening import create_bank
-from bank.points import Payload, context_id
-from bank.settings import Settings
-from bank.store import Points, Store, open_store
+from latentbank.bank.bank import Bank
+from latentbank.bank.manifest import CorpusEntry
+from latentbank.bank.opening import create_bank
+from latentbank.bank.points import Payload, context_id
+from latentbank.bank.settings import Settings
+from latentbank.bank.store.base import Points, Store, open_store
 
 WIDTH = 32
 WORDS = ("dog", "cat", "Dog", "fire", "truck", "snow")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bank.settings import Settings, load_settings
-from bank.store import Store, open_store
-from bank.where import Where
+from latentbank.bank.settings import Settings, load_settings
+from latentbank.bank.store.base import Store, open_store
+from latentbank.bank.where import Where
 from tests.bank.samples import HEAD, WIDTH, entry, ids, points, units
 from tests.wire.double import QdrantDouble
 

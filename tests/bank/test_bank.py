@@ -16,15 +16,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-import bank.search
-from bank.bank import Bank
-from bank.manifest import SCHEMA
-from bank.opening import create_bank, delete_bank, list_banks, open_bank
-from bank.points import Neighbor
-from bank.rotation import rotate
-from bank.store import Points
-from bank.where import Where
-from latentbank_errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
+import latentbank.bank.search
+from latentbank.bank.bank import Bank
+from latentbank.bank.manifest import SCHEMA
+from latentbank.bank.opening import create_bank, delete_bank, list_banks, open_bank
+from latentbank.bank.points import Neighbor
+from latentbank.bank.rotation import rotate
+from latentbank.bank.store.base import Points
+from latentbank.bank.where import Where
+from latentbank.errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
 from tests.bank.samples import WIDTH, Place, entry, fill, ids, make_bank, nearest, payload, points, units
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -411,7 +411,7 @@ def test_no_queries_have_no_neighbors(filled: Bank) -> None:
 def test_more_queries_than_one_batch(filled: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = units(25, seed=3)
     whole = filled.search(queries, "all", exact=True)
-    monkeypatch.setattr(bank.search, "QUERY_BATCH", 4)
+    monkeypatch.setattr(latentbank.bank.search, "QUERY_BATCH", 4)
     assert filled.search(queries, "all", exact=True) == whole
     assert [filled.search(query, "all", exact=True)[0] for query in queries] == whole
 
@@ -526,7 +526,7 @@ def test_unique_words_are_the_best_of_all_contexts(filled: Bank, top_k: int) -> 
 
 
 def _settings(given: dict[str, Any]) -> Any:
-    from bank.settings import load_settings
+    from latentbank.bank.settings import load_settings
 
     return load_settings(**given)
 
@@ -695,28 +695,24 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_bank_loads_nothing_heavy() -> None:
     heavy = {"torch", "transformers", "datasets", "qdrant_client", "qdrant_edge", "grpc", "httpx"}
-    loaded = loaded_by("import bank")
+    loaded = loaded_by("import latentbank.bank")
     assert not loaded & (heavy | {"numpy", "pydantic", "pydantic_settings", "tenacity"})
-    assert not loaded_by("from bank import Where, parse_where, Neighbor, context_id") & (heavy | {"numpy"})
-    assert not loaded_by("from bank import Settings, load_settings; load_settings()") & (heavy | {"numpy"})
-    assert not loaded_by("from bank import Bank, create_bank, open_bank, list_banks") & heavy
+    assert not loaded_by(
+        "from latentbank.bank.where import Where, parse_where; from latentbank.bank.points import Neighbor, context_id"
+    ) & (heavy | {"numpy"})
+    assert not loaded_by("from latentbank.bank.settings import Settings, load_settings; load_settings()") & (
+        heavy | {"numpy"}
+    )
+    opening = "from latentbank.bank.opening import create_bank, open_bank, list_banks"
+    assert not loaded_by(f"from latentbank.bank.bank import Bank; {opening}") & heavy
 
 
 def test_a_bank_needs_no_model_library(data_dir: Path) -> None:
     code = (
-        "from bank import create_bank\n"
+        "from latentbank.bank.opening import create_bank\n"
         "b = create_bank('b', model='m', fingerprint='f', layers=[0], num_layers=1, hidden_size=4, "
         f"data_dir={str(data_dir)!r})\n"
         "b.search([[1, 2, 3, 4]])\n"
         "b.close()\n"
     )
     assert not loaded_by(code) & {"torch", "transformers", "datasets", "qdrant_client", "grpc"}
-
-
-def test_every_public_name_is_there() -> None:
-    import bank as package
-
-    for name in package.__all__:
-        assert getattr(package, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = package.nothing

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bank.bank import Bank
-from bank.manifest import write_mean
-from bank.opening import list_banks, open_bank
-from bank.rotation import rotate, unit
-from bank.settings import load_settings
-from latentbank_errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
+from latentbank.bank.bank import Bank
+from latentbank.bank.manifest import write_mean
+from latentbank.bank.opening import list_banks, open_bank
+from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.settings import load_settings
+from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from tests.bank.samples import WIDTH, Floats, Place, fill, ids, is_one_sentence, make_bank, nearest, units
 
 # Contexts lie far from zero, text and queries in different places: what centring is for.
@@ -205,7 +205,7 @@ def test_workers_that_fix_means_at_the_same_moment_all_go_by_the_last(
             theirs = {str(layer): write_mean(mean) for layer, mean in other.items()}
             bank.store.write_manifest(bank.manifest.head() | {"means": theirs})
 
-        monkeypatch.setattr("bank.bank.time.sleep", meanwhile)
+        monkeypatch.setattr("latentbank.bank.bank.time.sleep", meanwhile)
         bank.fix_means(TEXT, settle=3.0)
         np.testing.assert_array_equal(bank.text_mean(4), other[4])
         fill(bank, 60, states=around)

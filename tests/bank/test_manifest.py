@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bank.manifest import SCHEMA, CorpusEntry, Manifest, latentbank_version, now, read_mean, write_mean
-from latentbank_errors import BankMismatch
+from latentbank.bank.manifest import (
+    SCHEMA,
+    CorpusEntry,
+    Manifest,
+    latentbank_version,
+    now,
+    read_mean,
+    write_mean,
+)
+from latentbank.errors import BankMismatch
 from tests.bank.samples import HEAD, WIDTH, entry, units
 
 ENTRIES = {"animals": entry("animals", 20).to_dict(), "b.c": entry("b.c", 0, complete=False).to_dict()}

@@ -8,8 +8,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bank.merge import Unique, merge
-from bank.points import Neighbor
+from latentbank.bank.merge import Unique, merge
+from latentbank.bank.points import Neighbor
 
 # Few values of everything, so that cosines tie and contexts and words repeat.
 neighbors = st.builds(

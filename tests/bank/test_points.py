@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bank.points import Neighbor, Payload, as_uuid, context_id, prefix_ids
+from latentbank.bank.points import Neighbor, Payload, as_uuid, context_id, prefix_ids
 from tests.bank.samples import payload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def test_ids_never_change() -> None:
 
 
 def test_ids_are_the_same_in_another_process() -> None:
-    code = "from bank.points import context_id; print(context_id('concepts', [1, 2, 3]))"
+    code = "from latentbank.bank.points import context_id; print(context_id('concepts', [1, 2, 3]))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == context_id("concepts", [1, 2, 3])
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bank.settings import Settings, default_data_dir, load_settings
-from latentbank_errors import LatentBankError
+from latentbank.bank.settings import Settings, default_data_dir, load_settings
+from latentbank.errors import LatentBankError
 
 SECRET = "hunter2-the-whole-key"
 

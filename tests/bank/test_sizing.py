@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bank.settings import Settings
-from bank.sizing import (
+from latentbank.bank.settings import Settings
+from latentbank.bank.sizing import (
     GB,
     USABLE,
     LayerBytes,
@@ -22,7 +22,7 @@ from bank.sizing import (
     size,
     store_seconds,
 )
-from latentbank_errors import LatentBankError
+from latentbank.errors import LatentBankError
 from tests.bank.samples import Place, fill, make_bank, payload
 
 shapes = st.builds(

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bank.opening import list_banks, open_bank
-from bank.settings import Settings
-from bank.store import require_writer
-from bank.token import claims_of, expiry, only_reads, read_token
-from latentbank_errors import BankUnavailable, LatentBankError
+from latentbank.bank.opening import list_banks, open_bank
+from latentbank.bank.settings import Settings
+from latentbank.bank.store.base import require_writer
+from latentbank.bank.token import claims_of, expiry, only_reads, read_token
+from latentbank.errors import BankUnavailable, LatentBankError
 from tests.bank.samples import Place, fill, is_one_sentence, make_bank, units
 from tests.bank.servers import KEY, Doubles, settings
 from tests.wire.double import QdrantDouble

@@ -10,7 +10,7 @@ import pytest
 from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
-from bank.opening import (
+from latentbank.bank.opening import (
     bank_versions,
     delete_bank,
     list_banks,
@@ -19,11 +19,11 @@ from bank.opening import (
     pinned_name,
     use_bank,
 )
-from bank.settings import Settings, load_settings
-from bank.store import names_in_use, open_store, peek_manifest
-from bank.token import read_token
-from bank.versions import Versions, split_name, stored_name, stored_parts
-from latentbank_errors import (
+from latentbank.bank.settings import Settings, load_settings
+from latentbank.bank.store.base import names_in_use, open_store, peek_manifest
+from latentbank.bank.token import read_token
+from latentbank.bank.versions import Versions, split_name, stored_name, stored_parts
+from latentbank.errors import (
     BankBusy,
     BankMismatch,
     BankNotFound,
@@ -254,7 +254,9 @@ def test_a_killed_deletion_leaves_nothing_in_use(folders: Place, monkeypatch: py
     use_bank("bank@2", folders.settings)
     delete_bank("bank@1", folders.settings)
     with monkeypatch.context() as killed:
-        killed.setattr("bank.opening.forget_in_use", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(
+            "latentbank.bank.opening.forget_in_use", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             delete_bank("bank", folders.settings)
     with pytest.raises(BankNotFound):
@@ -279,7 +281,7 @@ def team(shared: QdrantDouble) -> Place:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that readers go by."""
     now = [0.0]
-    monkeypatch.setattr("bank.bank.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("latentbank.bank.bank.time.monotonic", lambda: now[0])
     return now
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bank.where import All, Any, Not, Where, parse_where
-from latentbank_errors import QueryError
+from latentbank.bank.where import All, Any, Not, Where, parse_where
+from latentbank.errors import QueryError
 
 
 def test_filters_combine() -> None:

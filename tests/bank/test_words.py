@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank.words import Words, tight
+from latentbank.bank.words import Words, tight
 
 
 @pytest.mark.parametrize(

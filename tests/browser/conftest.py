@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bank.bank import Bank
-from models.language import LanguageModel, load_language_model
-from query.lenses import EmbeddingLens, LatentLens, LogitLens
-from query.visual import read_images
-from query.web.file import save_html
+from latentbank.bank.bank import Bank
+from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.query.lenses.base import EmbeddingLens, LatentLens, LogitLens
+from latentbank.query.reading.visual import read_images
+from latentbank.query.web.file import save_html
 from tests.query.banks import SENTENCES, fill
 from tests.query.eye import PatchEye, Unembedded, picture
 from tests.query.web.readings import HOSTILE, png
@@ -131,9 +131,9 @@ def live(bank: Bank, eye: PatchEye, tmp_path_factory: pytest.TempPathFactory) ->
 
     import uvicorn
 
-    from query.web.desk import Desk
-    from query.web.guard import Guard
-    from query.web.server import create_app
+    from latentbank.query.web.guard import Guard
+    from latentbank.query.web.reader import Desk
+    from latentbank.query.web.server import create_app
 
     listening = socket.create_server(("127.0.0.1", 0))
     folder = tmp_path_factory.mktemp("stranger") / "llama-other"

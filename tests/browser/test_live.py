@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from bank.bank import Bank
+from latentbank.bank.bank import Bank
 from tests.browser.conftest import Watched, cards
 from tests.query.eye import PatchEye, picture
 from tests.query.searches import hold_second_layer

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.vision_language import load_vision_language_model
-from query.lenses import EmbeddingLens
-from query.visual import read_images
-from query.web.file import save_html
+from latentbank.models.vision.vision_language import load_vision_language_model
+from latentbank.query.lenses.base import EmbeddingLens
+from latentbank.query.reading.visual import read_images
+from latentbank.query.web.file import save_html
 from tests.browser.conftest import Watched, cards
 from tests.models.tiny_vlm import save_tiny_vlm
 

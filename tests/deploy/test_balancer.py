@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bank.store import open_store
+from latentbank.bank.store.base import open_store
 from tests.bank.samples import HEAD, WIDTH, points, units
 from tests.bank.servers import settings, used
 from tests.deploy.places import DEPLOY, system_tool

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer
 
-import latentbank
+from latentbank.cli import app
 from tests.deploy.places import DEPLOY, ROOT, documents, manifests
 
-COMMAND: Any = typer.main.get_command(latentbank.app)
+COMMAND: Any = typer.main.get_command(app)
 
 
 def accept(words: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bank.settings import Settings
+from latentbank.bank.settings import Settings
 from tests.deploy.places import DEPLOY, documents, run, tool
 from tests.qdrant_facts import KEYS
 from tests.wire.double import QdrantDouble

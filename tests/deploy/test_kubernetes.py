@@ -13,9 +13,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bank.settings import Settings
-from query.web.guard import Guard
-from query.web.server import create_app
+from latentbank.bank.settings import Settings
+from latentbank.query.web.guard import Guard
+from latentbank.query.web.server import create_app
 from tests.deploy.places import DEPLOY, KUBERNETES, ROOT, documents, manifests
 from tests.qdrant_facts import KEYS, leaves
 

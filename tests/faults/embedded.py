@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bank.opening import delete_bank
-from bank.settings import load_settings
-from ingest.plan import load_plan
+from latentbank.bank.opening import delete_bank
+from latentbank.bank.settings import load_settings
+from latentbank.ingest.plan import load_plan
 from tests.faults.trial import BATCH, Ground, Outcome, Trial
 from tests.ingest.jobs import Calls, Event, Place, acknowledged, start_job
 

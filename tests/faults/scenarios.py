@@ -14,8 +14,8 @@ from unittest import mock
 
 import tenacity
 
-from bank.opening import delete_bank
-from bank.settings import load_settings
+from latentbank.bank.opening import delete_bank
+from latentbank.bank.settings import load_settings
 from tests.faults.trial import BATCH, Outcome, Site, Trial
 from tests.ingest.jobs import LAYERS, Calls, acknowledged, start_job, start_worker
 from tests.wire.double import Fault

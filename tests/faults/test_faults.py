@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from latentbank_errors import BankBusy
+from latentbank.errors import BankBusy
 from tests.faults import embedded, scenarios
 from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
 from tests.ingest.jobs import Place

@@ -12,12 +12,12 @@ from unittest import mock
 
 import numpy as np
 
-from bank.bank import Bank
-from bank.store import Points
-from ingest.job import JobReport, run
-from latentbank_errors import LatentBankError
-from latentbank_progress import Progress
-from models.language import LanguageModel, load_language_model
+from latentbank.bank.bank import Bank
+from latentbank.bank.store.base import Points
+from latentbank.errors import LatentBankError
+from latentbank.ingest.job import JobReport, run
+from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.progress import Progress
 from tests.bank.samples import is_one_sentence
 from tests.ingest.conftest import Contents, contents
 from tests.ingest.jobs import Place, some_sentences
@@ -171,7 +171,10 @@ class Trial:
 @contextmanager
 def _quick() -> Iterator[None]:
     """Commit after every batch, and wait for no readers: there are none."""
-    with mock.patch("ingest.job.COMMIT_SECONDS", 0.0), mock.patch("ingest.job.LEDGER_SECONDS", 0.0):
+    with (
+        mock.patch("latentbank.ingest.job.COMMIT_SECONDS", 0.0),
+        mock.patch("latentbank.ingest.job.LEDGER_SECONDS", 0.0),
+    ):
         yield
 
 

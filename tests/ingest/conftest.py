@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
-from bank.bank import Bank
-from bank.points import Payload
-from models.language import LanguageModel, load_language_model
+from latentbank.bank.bank import Bank
+from latentbank.bank.points import Payload
+from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.tiny import TEXTS, save_tiny, tiny_tokenizer
 
 Tiny = Callable[..., LanguageModel]
@@ -111,8 +111,8 @@ def concepts() -> list[str]:
 @pytest.fixture(autouse=True)
 def nobody_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers need not wait for readers who know an older ledger."""
-    monkeypatch.setattr("bank.bank.LEDGER_SECONDS", 0.0)
-    monkeypatch.setattr("ingest.job.LEDGER_SECONDS", 0.0)
+    monkeypatch.setattr("latentbank.bank.bank.LEDGER_SECONDS", 0.0)
+    monkeypatch.setattr("latentbank.ingest.job.LEDGER_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -19,21 +19,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import bank.manifest
-import ingest.job
-import ingest.plan
-import ingest.shares
-from bank.bank import Bank
-from bank.settings import Metric
-from bank.where import Where
-from ingest.banks import create_bank_of
-from ingest.corpus import corpus_from_sentences
-from ingest.job import JobReport, ready_plan, run
-from ingest.plan import Plan, PlanSettings, load_plan
-from ingest.shares import parse_share
-from latentbank_errors import LatentBankError
-from latentbank_progress import Progress
-from models.language import LanguageModel, load_language_model
+import latentbank.bank.manifest
+import latentbank.ingest.job
+import latentbank.ingest.plan
+import latentbank.ingest.workers.shares
+from latentbank.bank.bank import Bank
+from latentbank.bank.settings import Metric
+from latentbank.bank.where import Where
+from latentbank.errors import LatentBankError
+from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.job import JobReport, ready_plan, run
+from latentbank.ingest.plan import Plan, PlanSettings, load_plan
+from latentbank.ingest.workers.shares import parse_share
+from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.progress import Progress
 
 # Made here, where it belongs to the process all others are forked from: each of them would leave its own behind.
 tqdm.get_lock()
@@ -188,7 +188,7 @@ def set_clock(hours: float) -> None:
         def now(cls, tz: tzinfo | None = None) -> Any:
             return datetime.now(tz) + timedelta(hours=hours)
 
-    for module in (bank.manifest, ingest.shares):
+    for module in (latentbank.bank.manifest, latentbank.ingest.workers.shares):
         module.datetime = Clock  # type: ignore[attr-defined]
 
 
@@ -197,7 +197,7 @@ def _share(
 ) -> None:
     torch.set_num_threads(1)
     set_clock(clock)
-    ingest.job.LEDGER_SECONDS = 0.0
+    latentbank.ingest.job.LEDGER_SECONDS = 0.0
     model, plan = load_language_model(str(place.model), device="cpu"), load_plan(directory)
     assert plan is not None
     with place.bank(model) as bank:
@@ -256,9 +256,9 @@ def start_worker(
 
 def _work(place: Place, sentences: list[str], line: Connection, planning: int, batch: int) -> None:
     torch.set_num_threads(1)
-    ingest.job.COMMIT_SECONDS = 0.0  # after every batch
-    ingest.job.LEDGER_SECONDS = 0.0
-    ingest.plan._BATCH = 32
+    latentbank.ingest.job.COMMIT_SECONDS = 0.0  # after every batch
+    latentbank.ingest.job.LEDGER_SECONDS = 0.0
+    latentbank.ingest.plan._BATCH = 32
     model = load_language_model(str(place.model), device="cpu")
     model._run = _spied("forward", model._run, line)  # type: ignore[method-assign]
     line.send(Event("open", True))

@@ -17,8 +17,8 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ingest.corpus import Counts, corpus_from_sentences, open_corpus, read_sentences
-from latentbank_errors import CorpusError
+from latentbank.errors import CorpusError
+from latentbank.ingest.corpus import Counts, corpus_from_sentences, open_corpus, read_sentences
 
 THREE = ["A dog runs.", "Zwei Straßen, 「三つ」.", "NA"]
 
@@ -247,7 +247,7 @@ def in_process(code, standard_input=b""):
 
 def test_standard_input_is_lines_of_text():
     code = (
-        "from ingest.corpus import *\n"
+        "from latentbank.ingest.corpus import *\n"
         "c = Counts()\n"
         "print(ascii(list(read_sentences(open_corpus('c', '-'), c))), c.blank)"
     )
@@ -375,7 +375,7 @@ def test_a_folder_without_data_and_a_hub_out_of_reach():
 def test_datasets_says_nothing_of_its_own_and_no_token_gets_out():
     write("data/a.parquet", b"PAR1 but no parquet file PAR1")
     code = (
-        "from ingest.corpus import *\n"
+        "from latentbank.ingest.corpus import *\n"
         "for config in (None, 'hf_secret'):\n"
         "    try: list(read_sentences(open_corpus('c', 'data', config=config), Counts()))\n"
         "    except CorpusError as error: print(error)"

@@ -14,14 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bank.opening import create_bank
-from bank.points import Payload, context_id
-from bank.where import Where
-from ingest.corpus import corpus_from_sentences
-from ingest.encode import LOOK_AHEAD, ROW, Encoded, context_ids, encode, fill_rows
-from ingest.plan import Plan, PlannedSentence, PlanSettings, make_plan
-from latentbank_errors import ModelError
-from models.language import LanguageModel, load_language_model
+from latentbank.bank.opening import create_bank
+from latentbank.bank.points import Payload, context_id
+from latentbank.bank.where import Where
+from latentbank.errors import ModelError
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.encode import LOOK_AHEAD, ROW, Encoded, context_ids, encode, fill_rows
+from latentbank.ingest.plan import Plan, PlannedSentence, PlanSettings, make_plan
+from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import SCRIPTS, Tiny
 from tests.tiny import TEXTS
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ingest.corpus import corpus_from_sentences, open_corpus
-from ingest.equal_plans import TOLERANCE, equal_plans, spread
-from ingest.plan import PlanSettings
-from latentbank_errors import CorpusError
-from models.language import LanguageModel
+from latentbank.errors import CorpusError
+from latentbank.ingest.corpus import corpus_from_sentences, open_corpus
+from latentbank.ingest.equal_plans import TOLERANCE, equal_plans, spread
+from latentbank.ingest.plan import PlanSettings
+from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny
 from tests.ingest.jobs import some_sentences
 

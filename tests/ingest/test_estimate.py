@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bank.settings import Settings
-from bank.sizing import Machines
-from ingest.corpus import corpus_from_sentences
-from ingest.estimate import Speed, calibrate, estimate, estimate_cluster
-from ingest.plan import Plan, make_plan
+from latentbank.bank.settings import Settings
+from latentbank.bank.sizing import Machines
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.estimate import Speed, calibrate, estimate, estimate_cluster
+from latentbank.ingest.plan import Plan, make_plan
 from tests.ingest.conftest import Tiny
 from tests.tiny import TEXTS
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-import ingest.job
-from bank.where import Where
-from ingest.corpus import open_corpus
-from ingest.job import JobReport, ready_plan, run
-from ingest.plan import PlanSettings, load_plan
-from latentbank_errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, ModelError
-from models.language import LanguageModel, load_language_model
+import latentbank.ingest.job
+from latentbank.bank.where import Where
+from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, ModelError
+from latentbank.ingest.corpus import open_corpus
+from latentbank.ingest.job import JobReport, ready_plan, run
+from latentbank.ingest.plan import PlanSettings, load_plan
+from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
 from tests.ingest.jobs import (
     BATCH,
@@ -286,7 +286,7 @@ def test_the_queue_is_bounded_and_the_writer_works_beside_the_llm(
         run(bank, plan, model, batch=BATCH)
     assert len(forwards) > 15
     # One in the writer's hands, those queued, one that waits for a place.
-    assert 2 < max(ahead) <= 1 + ingest.job._QUEUE + 1
+    assert 2 < max(ahead) <= 1 + latentbank.ingest.job._QUEUE + 1
 
 
 class Hanging:
@@ -497,8 +497,10 @@ def test_a_plan_is_used_again_unless_something_differs(
     embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
-    make = ingest.job.make_plan
-    monkeypatch.setattr(ingest.job, "make_plan", lambda *given: (made.append(given), make(*given))[1])
+    make = latentbank.ingest.job.make_plan
+    monkeypatch.setattr(
+        latentbank.ingest.job, "make_plan", lambda *given: (made.append(given), make(*given))[1]
+    )
     with embedded.bank(model) as bank:
         for times, sentences, choice in (
             (1, SENTENCES, {}),

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import ingest.means
-from bank.bank import Bank
-from bank.rotation import rotate, unit
-from ingest.corpus import corpus_from_sentences
-from ingest.encode import encode
-from ingest.job import run
-from ingest.means import text_means
-from ingest.plan import Plan, make_plan
-from models.language import LanguageModel
+import latentbank.ingest.means
+from latentbank.bank.bank import Bank
+from latentbank.bank.rotation import rotate, unit
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.encode import encode
+from latentbank.ingest.job import run
+from latentbank.ingest.means import text_means
+from latentbank.ingest.plan import Plan, make_plan
+from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences
 
@@ -57,7 +57,7 @@ def test_a_sample_is_spread_over_the_plan(
     model: LanguageModel, plan: Plan, monkeypatch: pytest.MonkeyPatch, sample: int
 ) -> None:
     """About as many contexts as asked for, the same ones each time, whatever the batch; near the true mean."""
-    monkeypatch.setattr(ingest.means, "SAMPLE", sample)
+    monkeypatch.setattr(latentbank.ingest.means, "SAMPLE", sample)
     read: list[int] = []
     original = Plan.sample
 
@@ -85,7 +85,7 @@ def test_sample_gives_evenly_spread_sentences(plan: Plan, monkeypatch: pytest.Mo
 def test_a_sample_reaches_into_every_batch_of_a_plan(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.plan._BATCH", 7)
+    monkeypatch.setattr("latentbank.ingest.plan._BATCH", 7)
     plan = make_plan(corpus_from_sentences("c", SENTENCES), model, tmp_path / "small batches")
     assert list(plan.sample(20)) == [list(plan.read())[i * plan.planned_sentences // 20] for i in range(20)]
 
@@ -174,7 +174,7 @@ def test_a_job_that_is_killed_after_the_means_were_fixed(
         means = dict(bank.info().manifest.means)
     with place.bank(model) as bank:
         # Other means now would be wrong for what is there.
-        monkeypatch.setattr(ingest.means, "SAMPLE", 5)
+        monkeypatch.setattr(latentbank.ingest.means, "SAMPLE", 5)
         fill(bank, place, model)
         assert bank.manifest.means == means != {}
         assert bank.verify() == []
@@ -183,7 +183,9 @@ def test_a_job_that_is_killed_after_the_means_were_fixed(
 def test_a_plain_bank_estimates_nothing(
     place: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ingest.job.text_means", lambda *_, **__: pytest.fail("means were estimated"))
+    monkeypatch.setattr(
+        "latentbank.ingest.job.text_means", lambda *_, **__: pytest.fail("means were estimated")
+    )
     plain = Place(place.model, tmp_path / "plain")
     with plain.bank(model) as bank:
         fill(bank, plain, model)

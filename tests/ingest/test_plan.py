@@ -21,10 +21,18 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ingest.corpus import corpus_from_sentences
-from ingest.plan import Plan, PlannedSentence, PlanSettings, content_hash, load_plan, make_plan, same_request
-from latentbank_errors import CorpusError, LatentBankError
-from models.language import LanguageModel
+from latentbank.errors import CorpusError, LatentBankError
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.plan import (
+    Plan,
+    PlannedSentence,
+    PlanSettings,
+    content_hash,
+    load_plan,
+    make_plan,
+    same_request,
+)
+from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import SCRIPTS, Generated, Tiny
 from tests.tiny import TEXTS
 

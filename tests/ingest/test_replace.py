@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bank.bank import Bank
-from bank.where import Where
-from ingest.job import run
-from ingest.plan import Plan
-from ingest.shares import Share
-from latentbank_errors import CorpusError
-from models.language import LanguageModel
+from latentbank.bank.bank import Bank
+from latentbank.bank.where import Where
+from latentbank.errors import CorpusError
+from latentbank.ingest.job import run
+from latentbank.ingest.plan import Plan
+from latentbank.ingest.workers.shares import Share
+from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences
 from tests.wire.double import QdrantDouble
@@ -185,7 +185,7 @@ def test_an_old_corpus_is_announced_before_its_first_context(
                 waits.append(bank.store.count(2))
 
         with monkeypatch.context() as patch:
-            patch.setattr("ingest.job.LEDGER_SECONDS", 1000.0)
-            patch.setattr("ingest.job.time.sleep", sleep)
+            patch.setattr("latentbank.ingest.job.LEDGER_SECONDS", 1000.0)
+            patch.setattr("latentbank.ingest.job.time.sleep", sleep)
             run(bank, plan, model, batch=BATCH)
         assert waits[:1] == ([0] if place.url else [])

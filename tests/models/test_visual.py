@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from latentbank_errors import ModelError
-from models.language import load_language_model
-from models.unembedding import load_unembedding
-from models.vision_language import VisionLanguageModel
-from models.visual import load_visual_model, unembedding_of
+from latentbank.errors import ModelError
+from latentbank.models.language.model import load_language_model
+from latentbank.models.language.unembedding import load_unembedding
+from latentbank.models.vision.vision_language import VisionLanguageModel
+from latentbank.models.visual import load_visual_model, unembedding_of
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
@@ -86,9 +86,9 @@ def test_a_vlm_gives_its_own(tmp_path: Path) -> None:
 @pytest.fixture
 def projector(tmp_path: Path) -> Callable[..., str]:
     """Write a projector between a tiny CLIP and a tiny Llama; gives its path."""
-    from models.encoders import load_encoder
-    from models.projector import Projector, save_projector
-    from tests.models.test_encoders import save_encoder
+    from latentbank.models.composite.projector import Projector, save_projector
+    from latentbank.models.vision.encoders import load_encoder
+    from tests.models.vision.test_encoders import save_encoder
 
     def write(**changed: Any) -> str:
         encoder = load_encoder(save_encoder(tmp_path / "clip", "clip"))
@@ -107,9 +107,9 @@ def projector(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_a_projectors_file_brings_its_encoder_and_llm(projector: Callable[..., str]) -> None:
-    from models.composite import CompositeVLM
-    from models.encoders import load_encoder
-    from models.projector import load_projector
+    from latentbank.models.composite.model import CompositeVLM
+    from latentbank.models.composite.projector import load_projector
+    from latentbank.models.vision.encoders import load_encoder
 
     path = projector()
     model = load_visual_model(path, deepest_layer=lambda count: count // 2)

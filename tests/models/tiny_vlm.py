@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.models.molmo2 import PillowMolmo2ImageProcessor
+from tests.models.vision.molmo2 import PillowMolmo2ImageProcessor
 from tests.tiny import tiny_tokenizer
 
 TEXT: dict[str, Any] = {

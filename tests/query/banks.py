@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bank.bank import Bank
-from ingest.banks import create_bank_of
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan, run
-from models.language import LanguageModel
+from latentbank.bank.bank import Bank
+from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.job import ready_plan, run
+from latentbank.models.language.model import LanguageModel
 
 SENTENCES = [
     "The dog chased a cat in the garden.",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bank.bank import Bank
-from models.language import LanguageModel, load_language_model
+from latentbank.bank.bank import Bank
+from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.query.banks import TWO, fill
 from tests.tiny import save_tiny
 
@@ -33,7 +33,7 @@ def filled_dir(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def bank(filled_dir: Path) -> Iterator[Bank]:
-    from bank.opening import open_bank
+    from latentbank.bank.opening import open_bank
 
     with open_bank("small", data_dir=filled_dir, url="") as opened:
         yield opened

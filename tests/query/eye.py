@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.language import LanguageModel
-from models.vision_language import VisualTokens
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.vision_language import VisualTokens
 
 GRID = (2, 3)  # rows, columns
 

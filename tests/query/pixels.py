@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from models.composite import CompositeVLM
-from models.language import LanguageModel
-from models.projector import Projector
+from latentbank.models.composite.model import CompositeVLM
+from latentbank.models.composite.projector import Projector
+from latentbank.models.language.model import LanguageModel
 
 PARTS = 4
 

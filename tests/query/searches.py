@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bank.bank import Bank
+from latentbank.bank.bank import Bank
 
 
 def candidates_asked_for(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:

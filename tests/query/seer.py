@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bank.words import Words, tight
-from models.language import LanguageModel
-from models.scenes import Scene, SceneObject
-from models.vision_language import VisualTokens
+from latentbank.bank.words import Words, tight
+from latentbank.demo.scenes import Scene, SceneObject
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.vision_language import VisualTokens
 from tests.query.banks import SENTENCES
 
 GRID = (2, 3)

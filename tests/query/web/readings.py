@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from bank.points import Neighbor
-from query.reading import Place, Reading, TokenReading
+from latentbank.bank.points import Neighbor
+from latentbank.query.reading.reading import Place, Reading, TokenReading
 
 HOSTILE = '</script><img src=x onerror="window.hit=1"> 🐕 dog & cat'
 

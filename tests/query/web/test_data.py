@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from PIL import Image
 
-from bank.bank import Bank
-from models.language import LanguageModel
-from query.reading import Reading, read_hidden, read_text
-from query.web.data import LARGEST_SIDE, page_data, page_json
+from latentbank.bank.bank import Bank
+from latentbank.models.language.model import LanguageModel
+from latentbank.query.reading.reading import Reading, read_hidden, read_text
+from latentbank.query.web.data import LARGEST_SIDE, page_data, page_json
 from tests.query.web.readings import HOSTILE, neighbor, reading_of
 
 

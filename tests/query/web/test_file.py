@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bank.bank import Bank
-from latentbank_errors import LatentBankError
-from models.language import LanguageModel
-from query.reading import read_text
-from query.web.file import framed, reading_html, save_html
+from latentbank.bank.bank import Bank
+from latentbank.errors import LatentBankError
+from latentbank.models.language.model import LanguageModel
+from latentbank.query.reading.reading import read_text
+from latentbank.query.web.file import framed, reading_html, save_html
 from tests.query.web.readings import HOSTILE, reading_of
 
 

@@ -16,20 +16,20 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from bank.bank import Bank
-from bank.where import All, Where
-from ingest.corpus import corpus_from_sentences
-from ingest.job import ready_plan, run
-from latentbank_errors import BankMismatch, ModelError
-from models.language import LanguageModel, load_language_model
-from query.lenses import EmbeddingLens, LatentLens
-from query.reading import read_text
-from query.visual import read_images, read_layers
-from query.web import server
-from query.web.data import page_data, page_json
-from query.web.desk import Desk
-from query.web.guard import Guard
-from query.web.server import create_app, where_of
+from latentbank.bank.bank import Bank
+from latentbank.bank.where import All, Where
+from latentbank.errors import BankMismatch, ModelError
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.job import ready_plan, run
+from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.query.lenses.base import EmbeddingLens, LatentLens
+from latentbank.query.reading.reading import read_text
+from latentbank.query.reading.visual import read_images, read_layers
+from latentbank.query.web import server
+from latentbank.query.web.data import page_data, page_json
+from latentbank.query.web.guard import Guard
+from latentbank.query.web.reader import Desk
+from latentbank.query.web.server import create_app, where_of
 from tests.query.banks import SENTENCES, fill
 from tests.query.eye import PatchEye, picture
 from tests.query.searches import candidates_asked_for, hold_second_layer
@@ -117,7 +117,7 @@ def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: 
 def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
     tmp_path: Path, tiny: LanguageModel, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("query.web.watched._PIECE", 4)
+    monkeypatch.setattr("latentbank.query.web.pieces._PIECE", 4)
     with fill("centred", tmp_path, tiny, {"c": SENTENCES}, metric="centred") as bank:
         (expected,) = read_images(eye, [picture()], [LatentLens(bank)], [1, 2])
         with TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
@@ -146,7 +146,7 @@ def test_each_layer_is_told_as_soon_as_it_is_read(
     client: TestClient, bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second layer waits until the first one's neighbors have reached the client."""
-    monkeypatch.setattr("query.web.server._LOOK", 0.001)
+    monkeypatch.setattr("latentbank.query.web.server._LOOK", 0.001)
     first_is_there = hold_second_layer(bank, monkeypatch)
     image = picture(8)
     asked = {"layers": "1,2", "lens": "latent,embedding"}
@@ -181,7 +181,7 @@ def test_a_reading_that_is_cancelled_between_layers_ends_there(
             assert client.delete(f"/api/jobs/{job.id}").status_code == 204
             yield one
 
-    monkeypatch.setattr("query.web.desk.read_layers", cancelling)
+    monkeypatch.setattr("latentbank.query.web.reader.read_layers", cancelling)
     assert outcome(client, picture="a cat", layers="0,1,2")["state"] == "cancelled"
     assert read == [0]
 
@@ -280,8 +280,8 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, eye: PatchE
 
 
 def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("query.web.server._LOOK", 0.001)
-    monkeypatch.setattr("query.web.watched._PIECE", 1)
+    monkeypatch.setattr("latentbank.query.web.server._LOOK", 0.001)
+    monkeypatch.setattr("latentbank.query.web.pieces._PIECE", 1)
     job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
     told = events(client, job)
     assert told[-1]["state"] == "done"
@@ -414,7 +414,7 @@ def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
 def test_too_many_waiting_jobs_are_refused(
     client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("query.web.desk.WAITING", 2)
+    monkeypatch.setattr("latentbank.query.web.reader.WAITING", 2)
     go, look = threading.Event(), eye.visual_tokens
     monkeypatch.setattr(eye, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
     try:

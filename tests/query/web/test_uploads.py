@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from query.web import uploads
-from query.web.uploads import Uploads
+from latentbank.query.web import uploads
+from latentbank.query.web.uploads import Uploads
 
 
 def test_an_image_is_kept_once_until_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""The embedded store: the Qdrant engine inside this process."""

@@ -1,0 +1,75 @@
+"""Which version an embedded bank's plain name means: one small file beside the folders, replaced in one step.
+
+`{data_dir}/{bank}@in-use` holds the name of the version's folder; where there is none, the bank's own folder is meant.
+No bank's or version's name looks like the file's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentbank.bank.settings import Settings
+from latentbank.bank.store.base import in_use_name
+from latentbank.bank.versions import stored_parts
+from latentbank.errors import BankUnavailable, LatentBankError
+from latentbank.files import write_whole
+
+
+def read_pointer(bank: str, settings: Settings) -> str:
+    """Give the folder that a bank's plain name means.
+
+    Raises:
+        BankUnavailable: the file cannot be read, or names no version of this bank.
+    """
+    path = _path(bank, settings)
+    try:
+        path.lstat()
+    except OSError:
+        return bank  # no file, or no folder that can be looked into, of which the store says what is wrong with it
+    try:
+        stored = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return bank  # removed meanwhile
+    except (OSError, UnicodeDecodeError) as error:
+        how = getattr(error, "strerror", None) or "it is no text"
+    else:
+        parts = stored_parts(stored)
+        if parts is not None and parts[0] == bank:
+            return stored
+        how = "it names no version of the bank"
+    raise BankUnavailable(
+        f"The file {path} cannot be used ({how}); `latentbank bank use {bank}@N` writes it anew."
+    )
+
+
+def write_pointer(bank: str, stored: str, settings: Settings) -> None:
+    """Let a bank's plain name mean a version's folder.
+
+    Raises:
+        BankUnavailable: the file cannot be written.
+    """
+    try:
+        write_whole(_path(bank, settings), f"{stored}\n".encode())
+    except LatentBankError as error:
+        raise BankUnavailable(str(error)) from None
+
+
+def remove_pointer(bank: str, settings: Settings) -> None:
+    """Let a bank's plain name mean its own folder again.
+
+    Raises:
+        BankUnavailable: the file cannot be removed.
+    """
+    path = _path(bank, settings)
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise BankUnavailable(
+            f"The file {path} cannot be removed ({error.strerror}); mend its permissions."
+        ) from None
+
+
+def _path(bank: str, settings: Settings) -> Path:
+    return settings.data_dir / in_use_name(bank)

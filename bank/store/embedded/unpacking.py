@@ -1,0 +1,102 @@
+"""Layers from snapshots of a server's shards: unpacked by the engine, and checked before anybody sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import qdrant_edge as edge
+
+from latentbank.bank.store.base import MOST_CORPORA, NoSnapshot
+from latentbank.bank.store.embedded.engine import engine_failed, layer_config, no_room
+
+# A file in a layer's folder, says that its segments are as a server indexed them.
+_MARK = "from-snapshot"
+
+
+def came_indexed(path: Path) -> bool:
+    """Tell whether a layer's folder was unpacked from a snapshot, and its segments are still those."""
+    return (path / _MARK).exists()
+
+
+def forget_origin(path: Path) -> None:
+    """Let a layer's folder be like any other: its segments are about to be ours."""
+    (path / _MARK).unlink(missing_ok=True)
+
+
+def unpack(
+    file: Path, folder: Path, hidden_size: int, quantization: str, expected: Mapping[str, int]
+) -> None:
+    """Make a layer's folder from a snapshot; vectors, codes, graphs and payload indexes are those of the server.
+
+    Args:
+        file: a snapshot of a shard, a tar as a server sends it.
+        folder: to be made.
+        hidden_size: what the bank's vectors have.
+        quantization: how the bank's vectors are compressed.
+        expected: contexts by the name their corpus is stored under.
+
+    Raises:
+        NoSnapshot: the engine cannot read it, or it holds other contexts.
+    """
+    try:
+        held = _unpack(file, folder, hidden_size, quantization)
+    except BaseException as error:
+        if not engine_failed(error) or no_room(str(error)):
+            raise
+        raise NoSnapshot(f"the engine cannot read the server's snapshot ({_first_line(error)})") from None
+    if held != dict(expected):
+        raise NoSnapshot("the snapshot holds other contexts than the ledger says")
+    (folder / _MARK).touch()
+    for one in folder.rglob("*"):
+        if one.is_file():
+            _sync(one)
+
+
+def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> dict[str, int]:
+    """Unpack a snapshot, and count what it holds by corpus."""
+    whole = folder / "whole"
+    folder.mkdir()
+    edge.EdgeShard.unpack_snapshot(str(file), str(whole))
+    # The rest is the server's own: its write-ahead log, which is empty, and what it knows of replicas.
+    (whole / "segments").replace(folder / "segments")
+    shutil.rmtree(whole)
+    config = layer_config(hidden_size, quantization, *_graph(folder))
+    shard = edge.EdgeShard.load(str(folder), config)
+    try:
+        hits = shard.facet(edge.FacetRequest("corpus", MOST_CORPORA, True)).hits
+        shard.flush()
+    finally:
+        shard.close()
+    return {str(hit.value): hit.count for hit in hits if hit.count}
+
+
+def _graph(folder: Path) -> tuple[int, int]:
+    """Give the candidates that a layer's largest graph was built with, and its edges per node (0: no graph).
+
+    Raises:
+        NoSnapshot: a segment does not say so in the way that is known.
+    """
+    found = [(100, 0)]
+    for file in folder.glob("segments/*/segment.json"):
+        try:
+            for vectors in json.loads(file.read_text(encoding="utf-8"))["config"]["vector_data"].values():
+                index = vectors["index"]
+                if index["type"] == "hnsw":
+                    found.append((index["options"]["ef_construct"], index["options"]["m"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise NoSnapshot("the server's snapshot describes its segments in an unknown way") from None
+    return max(found, key=lambda one: one[1])
+
+
+def _sync(file: Path) -> None:
+    """Bring a file from the page cache to the disk."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""The server store: layer collections on a Qdrant server or cluster."""

@@ -1,0 +1,193 @@
+"""Retries of requests to a server, and the errors that are left when they do not help."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+from pydantic import ValidationError
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
+
+log = logging.getLogger("latentbank")
+T = TypeVar("T")
+
+LONGEST_WAIT = 30.0
+# Characters of a server's message that are repeated.
+_LONGEST = 200
+
+_PASSING = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.ABORTED,
+}
+_REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+
+def passing(error: BaseException) -> bool:
+    """Tell whether a failure may pass: connection errors, time-outs, 429 and 5xx. Never other 4xx."""
+    if isinstance(error, UnexpectedResponse) and (error.status_code or 0) >= 500:
+        return True
+    if isinstance(error, grpc.RpcError) and _code(error) in _PASSING:
+        return True
+    if isinstance(error, ResponseHandlingException):
+        return not untrusted(error)
+    return too_often(error)
+
+
+def untrusted(error: BaseException) -> bool:
+    """Tell whether the server's certificate was refused."""
+    return isinstance(error, ResponseHandlingException) and "CERTIFICATE_VERIFY_FAILED" in str(error.source)
+
+
+def refused(error: BaseException) -> bool:
+    """Tell whether the server refused the key."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in (401, 403)
+    return isinstance(error, grpc.RpcError) and _code(error) in _REFUSED
+
+
+def too_often(error: BaseException) -> bool:
+    """Tell whether the server answered that it is asked too often (429)."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code == 429
+    if isinstance(error, grpc.RpcError):
+        return _code(error) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    # Of the base class itself where the client cannot read its Retry-After.
+    return isinstance(error, QdrantException)
+
+
+def missing(error: BaseException) -> bool:
+    """Tell whether the server does not have what was asked for."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code == 404
+    return isinstance(error, grpc.RpcError) and _code(error) == grpc.StatusCode.NOT_FOUND
+
+
+def exists_already(error: BaseException) -> bool:
+    """Tell whether a creation failed because the thing is there."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code == 409 or b"already exists" in error.content
+    return isinstance(error, grpc.RpcError) and _code(error) == grpc.StatusCode.ALREADY_EXISTS
+
+
+def call(request: Callable[[], T], server: str, retries: int, first_wait: float) -> T:
+    """Send a request, again while it fails in a way that may pass.
+
+    Waits double from `first_wait` seconds to at most 30, with jitter; what the server asks for in
+    Retry-After comes first. The first retry is logged, the others are not.
+
+    Raises:
+        BankUnavailable: it failed for good, or the server refuses the key.
+        BankNotFound: the server does not have what was asked for.
+    """
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = _retry_after(error)
+        if asked is not None:
+            return min(asked, 10 * LONGEST_WAIT)
+        backoff = min(LONGEST_WAIT, first_wait * 2.0 ** (state.attempt_number - 1))
+        return backoff * random.uniform(0.5, 1.0)
+
+    def tell(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            log.warning("%s: %s; trying again", server, _reason(state.outcome.exception()))
+
+    retrying = Retrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=wait,
+        retry=retry_if_exception(passing),
+        before_sleep=tell,
+        reraise=True,
+    )
+    try:
+        return retrying(request)
+    except LatentBankError:
+        raise
+    except Exception as error:
+        raise explain(error, server) from None
+
+
+def explain(error: BaseException, server: str) -> BaseException:
+    """Turn what the client raised into one sentence that says what to do, without keys or bodies."""
+    if refused(error):
+        return BankUnavailable(
+            f"The server {server} refuses the key; set LATENTBANK_API_KEY to one that may do this."
+        )
+    if untrusted(error):
+        return BankUnavailable(
+            f"The certificate of the server {server} cannot be trusted; set LATENTBANK_TLS_CA to the PEM file of "
+            "the authority that signed it."
+        )
+    if missing(error):
+        return BankNotFound(
+            f"The server {server} has no such bank, or lost a part of it: {_reason(error)}; `latentbank bank list` "
+            "shows those there are, `latentbank ingest run` makes one and fills what is missing."
+        )
+    if passing(error):
+        return BankUnavailable(
+            f"The server {server} cannot be used: {_reason(error)}; check that it runs and has room, then run "
+            "the command again."
+        )
+    if isinstance(error, UnexpectedResponse | grpc.RpcError):
+        return BankUnavailable(
+            f"The server {server} refuses the request: {_reason(error)}; check that it is Qdrant 1.18 or newer, "
+            "and its log."
+        )
+    return error
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, grpc.Call) else None
+
+
+def _retry_after(error: BaseException | None) -> float | None:
+    if isinstance(error, ResourceExhaustedResponse):
+        return float(error.retry_after_s)
+    if isinstance(error, UnexpectedResponse) and error.headers:
+        try:
+            return float(error.headers.get("retry-after", ""))
+        except ValueError:
+            return None
+    return None
+
+
+def _reason(error: BaseException | None) -> str:
+    """Say in a few words what happened: the status and the first line of the server's own message."""
+    if isinstance(error, UnexpectedResponse):
+        return _said(f"it answers {error.status_code} {error.reason_phrase}", _message(error.content))
+    if isinstance(error, grpc.RpcError):
+        code = _code(error)
+        details = error.details() if isinstance(error, grpc.Call) else None
+        return _said(f"it answers {code.name if code else 'nothing'} over gRPC", details or "")
+    if isinstance(error, ResponseHandlingException):
+        source = error.source
+        if isinstance(source, ValidationError):
+            return "its answer is not Qdrant's"
+        return _said(type(source).__name__, str(source))
+    if isinstance(error, QdrantException):
+        return "it is asked too often (429)"
+    return type(error).__name__
+
+
+def _message(body: bytes) -> str:
+    """Give the error message that Qdrant wraps in JSON; another server's body as it is."""
+    text = body.decode("utf-8", "replace")
+    try:
+        return str(json.loads(text)["status"]["error"])
+    except (ValueError, KeyError, TypeError):
+        return text
+
+
+def _said(what: str, message: str) -> str:
+    lines = message.strip().splitlines()
+    return f"{what} ({lines[0][:_LONGEST].rstrip('.')})" if lines else what

@@ -1,0 +1,1 @@
+"""Moving banks: exports, imports, copies between stores, and snapshots."""

@@ -1,0 +1,283 @@
+"""Compute the tables of docs/scale.md and write them into it: `python -m benchmarks.estimate_scale`.
+
+Estimates come from bank/sizing.py, as those of `latentbank ingest plan --estimate` do. They are checked against
+the results of benchmarks/growth.py and benchmarks/quantization.py in docs/scale/. With `--check` nothing is written;
+the exit code is 1 if docs/scale.md differs from what would be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from latentbank.bank.sizing import GB, Machines, Shape, index_seconds, layer_bytes, size, store_seconds
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT, RESULTS = ROOT / "docs" / "scale.md", ROOT / "docs" / "scale"
+
+# What `latentbank ingest plan` finds in concepts.txt with SmolLM2's tokenizer (docs/scale.md says how to run it).
+CONTEXTS, PREFIXES, CAPTION_BYTES = 513_075, 1_668_336, 83_916_379
+# Parameters of SmolLM2-135M's first 16 blocks of 30.
+SMOLLM2_TO_16 = 56_641_536
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A bank that is sized: `tokens` the LLM runs on, `parameters` it has down to the deepest layer."""
+
+    name: str
+    shape: Shape
+    machines: Machines
+    tokens: float
+    parameters: float
+
+
+def scenarios() -> list[Scenario]:
+    """Give the banks of docs/scale.md.
+
+    Corpora that nobody has planned are taken to be like concepts.txt: as many tokens a context, captions as long. The
+    7 B LLM runs to its last block, the 70 B LLM as far as the middle of its blocks.
+    """
+    caption, per_context = CAPTION_BYTES / CONTEXTS, PREFIXES / CONTEXTS
+    paper, large = 2_500_000, 100_000_000
+    return [
+        Scenario(
+            "(a) SmolLM2-135M, concepts.txt",
+            Shape(CONTEXTS, 4, 576, caption),
+            Machines(
+                node_ram=8 * GB,
+                node_disk=50 * GB,
+                node_cores=2,
+                node_price=0.1,
+                gpu_flops=2e11,
+                gpu_price=0.1,
+            ),
+            PREFIXES,
+            SMOLLM2_TO_16,
+        ),
+        Scenario(
+            "(b) 7 B, the paper's size",
+            Shape(paper, 8, 4096, caption),
+            Machines(replicas=2, gpus=8),
+            paper * per_context,
+            7e9,
+        ),
+        Scenario(
+            "(c) 70 B to its middle, 100 M contexts",
+            Shape(large, 12, 8192, caption),
+            Machines(
+                replicas=2, node_ram=512 * GB, node_disk=4000 * GB, node_cores=64, node_price=5.0, gpus=64
+            ),
+            large * per_context,
+            35e9,
+        ),
+    ]
+
+
+def scenario_tables() -> str:
+    """Give a Markdown table of what each scenario needs, with int8 and with turbo codes."""
+    columns = []
+    for scenario in scenarios():
+        for quantization in ("int8", "turbo"):
+            columns.append(
+                _column(replace(scenario, shape=replace(scenario.shape, quantization=quantization)))
+            )
+    names = list(columns[0])
+    lines = ["| | " + " | ".join(column["name"] for column in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name in names:
+        if name != "name":
+            lines.append(f"| {name} | " + " | ".join(column[name] for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def _column(scenario: Scenario) -> dict[str, str]:
+    shape, machines = scenario.shape, scenario.machines
+    found = size(shape, machines, scenario.tokens, scenario.parameters)
+    return {
+        "name": f"{scenario.name}, {shape.quantization}",
+        "contexts × layers × dimensions": f"{shape.contexts:,} × {shape.layers} × {shape.hidden_size:,}",
+        "replicas": str(found.replicas),
+        "node: RAM, disk, cores": f"{_gb(machines.node_ram)}, {_gb(machines.node_disk)}, {machines.node_cores}",
+        "RAM of a layer, one copy": _gb(found.layer.ram),
+        "disk of a layer, one copy": _gb(found.layer.disk),
+        "RAM in all": _gb(found.ram_bytes),
+        "disk in all, with room to index": _gb(found.disk_bytes),
+        "nodes": f"{found.nodes}",
+        "shards of a layer": f"{found.shards}",
+        "tokens through the LLM": f"{scenario.tokens / 1e6:,.1f} M",
+        "weights on each GPU, 16 bits": _gb(found.weights_bytes),
+        "GPUs × TFLOP/s": f"{machines.gpus} × {machines.gpu_flops / 1e12:g}",
+        "hours: LLM": _number(found.llm_hours),
+        "... storing, meanwhile": _number(found.store_hours),
+        "... indexing, then": _number(found.index_hours),
+        "... in all": _number(found.hours),
+        "price of an hour: GPU, node": f"{machines.gpu_price:.2f}, {machines.node_price:.2f}",
+        "cost of filling": _number(found.cost),
+        "cost of a month": _number(found.month_cost),
+    }
+
+
+def growth_table() -> str:
+    """Give a Markdown table of what benchmarks/growth.py measured, beside what is computed for the same layer."""
+    found, where = _results("growth.json")
+    lines = [
+        "| contexts | disk measured (computed) | anonymous memory: loading, indexing, searching | seconds: loading, "
+        "indexing | of the processor, measured (computed) | contexts/s, last fifth over first (processor's clock) | "
+        "queries/s | recall@5 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(found, key=int):
+        one = found[name]
+        shape = Shape(one["contexts"], 1, one["hidden_size"], one["caption_bytes"], server=False)
+        computed = shape.contexts * (store_seconds(shape) + index_seconds(shape))
+        measured = one["load_cpu_seconds"] + one["index_cpu_seconds"]
+        memory = (one[f"{what}_anonymous"] for what in ("load_peak", "index_peak", "search"))
+        kept, kept_cpu = (one[f"end_rate{clock}"] / one[f"start_rate{clock}"] for clock in ("", "_cpu"))
+        cells = (
+            f"{one['contexts']:,}",
+            f"{_mb(one['disk'])} ({_mb(layer_bytes(shape).disk)})",
+            ", ".join(map(_mb, memory)),
+            f"{one['load_seconds']:,.0f}, {one['index_seconds']:,.0f}",
+            f"{measured:,.0f} ({computed:,.0f})",
+            f"{kept:.2f} ({kept_cpu:.2f})",
+            f"{one['queries'] / min(one['search_seconds']):,.0f}",
+            f"{one['recall']:.3f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _measured_on(where), "", *_other_checks()])
+
+
+def _other_checks() -> list[str]:
+    """Compare with what other benchmarks measured: disk by benchmarks/search.py, indexing by benchmarks/ingest.py."""
+    lines = [
+        "Other benchmarks of README, on the same machine:",
+        "",
+        "| | measured | computed |",
+        "|---|---|---|",
+    ]
+    for layers, contexts, caption, mib in ((4, 150_000, 167.4, 1388), (1, 600_000, 168.8, 1375)):
+        disk = layers * layer_bytes(Shape(contexts, layers, 576, caption, server=False)).disk
+        lines.append(f"| disk, {contexts:,} contexts × {layers} | {_mb(mib * 2**20)} | {_mb(disk)} |")
+    layers, contexts, seconds, cores = 4, 226_938, 165, 2
+    shape = Shape(contexts, layers, 576, CAPTION_BYTES / CONTEXTS, server=False)
+    computed = contexts * layers * index_seconds(shape) / cores
+    lines.append(
+        f"| indexing {contexts:,} contexts × {layers} on {cores} cores | {seconds} s | {computed:,.0f} s |"
+    )
+    return lines
+
+
+def quantization_table() -> str:
+    """Give a Markdown table of what benchmarks/quantization.py measured."""
+    found, where, sizes = _results("quantization.json", sizes=True)
+    lines = [
+        "| quantization | recall@5 | top-1 | queries/s | codes: bytes a vector, measured (computed) | "
+        "disk: bytes a vector, measured (computed) |",
+        "|---|---|---|---|---|---|",
+    ]
+    count, layers = sizes["contexts a layer"], len(sizes["layers"].split(","))
+    for kind, one in found.items():
+        shape = Shape(
+            count, layers, sizes["hidden size"], sizes["caption bytes"], quantization=kind, server=False
+        )
+        layer, vectors = layer_bytes(shape), count * layers
+        cells = (
+            kind,
+            f"{one['recall']:.4f}",
+            f"{one['top_1']:.4f}",
+            f"{sizes['queries'] / min(one['search_seconds']):,.0f}",
+            f"{one['parts']['codes'] / vectors:,.0f} ({layer.codes / count:,.0f})",
+            f"{one['disk'] / vectors:,.0f} ({layer.disk / count:,.0f})",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    where_asked = f"layer {sizes['layers'].replace(',', ', ')} of {sizes['model']}"
+    said = f"{sizes['queries']} queries on {where_asked}, {count:,} contexts in each."
+    return "\n".join([*lines, "", said, _measured_on(where)])
+
+
+def core_table() -> str:
+    """Give a Markdown table of microseconds of a core for each context, with graphs from 1,000 contexts on."""
+    lines = [
+        "| contexts × dimensions | storing a context, µs of a core: measured (computed) | indexing it |",
+        "|---|---|---|",
+    ]
+    for name in ("growth-graphs.json", "growth-4096.json"):
+        found, where = _results(name)
+        for one in found.values():
+            count, width = one["contexts"], one["hidden_size"]
+            shape = Shape(count, 1, width, one["caption_bytes"], graph_from=1000, server=False)
+            store, index = (one[f"{what}_cpu_seconds"] / count * 1e6 for what in ("load", "index"))
+            lines.append(
+                f"| {count:,} × {width:,} | {store:,.0f} ({store_seconds(shape) * 1e6:,.0f}) | "
+                f"{index:,.0f} ({index_seconds(shape) * 1e6:,.0f}) |"
+            )
+    return "\n".join([*lines, "", _measured_on(where)])
+
+
+TABLES = {
+    "scenarios": scenario_tables,
+    "growth": growth_table,
+    "cores": core_table,
+    "quantization": quantization_table,
+}
+
+
+def written(text: str) -> str:
+    """Give the document with its tables computed anew: they stand between `<!-- NAME -->` and `<!-- /NAME -->`."""
+    for name, table in TABLES.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        computed = table()
+        text, places = pattern.subn(lambda found, new=computed: f"{found[1]}{new}\n{found[2]}", text)
+        if places != 1:
+            raise SystemExit(f"{DOCUMENT} has {places} places for the table '{name}' instead of one.")
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the tables, or check them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimate_scale", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether the tables are up to date")
+    given = parser.parse_args(arguments)
+    text = DOCUMENT.read_text(encoding="utf-8")
+    fresh = written(text)
+    if not given.check:
+        DOCUMENT.write_text(fresh, encoding="utf-8")
+    elif fresh != text:
+        sys.exit(f"{DOCUMENT.name} is out of date; run `python -m benchmarks.estimate_scale`.")
+
+
+def _results(name: str, *, sizes: bool = False) -> Any:
+    data = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    found = (data["measured"], data["machine"])
+    return (*found, data["sizes"]) if sizes else found
+
+
+def _measured_on(where: dict[str, Any]) -> str:
+    return (
+        f"{where['cpu']}, {where['cores']} cores, {where['ram_gib']} GiB, qdrant-edge-py "
+        f"{where['packages']['qdrant-edge-py']}, {where['date'][:10]}."
+    )
+
+
+def _gb(count: float) -> str:
+    return f"{_number(count / GB)} GB" if count < 1000 * GB else f"{_number(count / GB / 1000)} TB"
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
+def _number(value: float) -> str:
+    """Write a number with three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

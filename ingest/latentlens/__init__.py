@@ -1,0 +1,1 @@
+"""Caches of the reference library, latentlens, as a corpus of a bank."""

@@ -1,0 +1,232 @@
+"""What the commands that score lenses print and write: tables for people, JSON and figures in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from latentbank.errors import LatentBankError
+
+if TYPE_CHECKING:
+    from latentbank.query.evaluation.experiments.compare import Compared
+    from latentbank.query.evaluation.scoring import Share
+    from latentbank.query.evaluation.tables import Evaluation, Row
+
+_WIDE = 180
+
+
+def write_scores(
+    data: Mapping[str, Any], folder: Path | None, name: str, draw: Callable[[Path], object]
+) -> None:
+    """Write JSON and figures to a folder, where one is named.
+
+    Raises:
+        LatentBankError: it cannot be written, or matplotlib is missing.
+    """
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(data, ensure_ascii=False, indent=1)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LatentBankError(
+            f"The scores cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
+    draw(folder)
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print an evaluation: shares by layer with both controls, the kinds of words, the groups of coverage."""
+    about = evaluation.about
+    console = _console()
+    layers = about["visual_layers"]
+    for distinct in (False, True):
+        table = Table(
+            "lens",
+            "control",
+            *(f"L{layer}" for layer in layers),
+            "mean (95 %)",
+            "things",
+            title=f"object patches named by one of the first {about['top_k']} "
+            f"{'distinct words' if distinct else 'neighbors'}, %",
+            title_justify="left",
+        )
+        for mean in _means(evaluation, distinct):
+            rows = [_row(evaluation, mean, layer) for layer in layers]
+            shares = [_percent(row.concrete) for row in rows]
+            table.add_row(mean.lens, _control(mean), *shares, _interval(mean.concrete), _percent(mean.things))
+        console.print(table)
+    table = Table("lens", "control", "concrete", "global", "attribute", "any of them", title_justify="left")
+    table.title = "what the first neighbors say, mean over the visual layers, % of object patches"
+    for mean in _means(evaluation, False):
+        kinds = (mean.concrete, mean.global_, mean.attribute, mean.interpretable)
+        table.add_row(mean.lens, _control(mean), *map(_percent, kinds))
+    console.print(table)
+    groups = [f"{low:.0%} to {high:.0%}" for low, high, _ in evaluation.rows[0].by_coverage]
+    table = Table("lens", "control", *groups, title_justify="left")
+    table.title = "patches named by how much of them their thing covers, mean over the visual layers, %"
+    for mean in _means(evaluation, False):
+        table.add_row(mean.lens, _control(mean), *(_percent(share) for _, _, share in mean.by_coverage))
+    console.print(table)
+    if any(one.named for one in evaluation.alignment):
+        show_alignment(evaluation)
+    ratio = _over_baselines(evaluation)
+    console.print(
+        f"{about['model']} on {about['scenes']} scenes: {about['things']:,} things, {about['patches']:,} patches "
+        f"of which they cover {about['coverage']:.0%} or more; metric {about['metric']}."
+        + (f" LatentLens names {ratio:.1f} times as many as the better baseline." if ratio else ""),
+        highlight=False,
+    )
+
+
+def show_alignment(evaluation: Evaluation) -> None:
+    """Print what each bank layer alone names at each visual layer, and where nearness peaks."""
+    from latentbank.query.evaluation.experiments.alignment import peaks
+
+    bank_layers = list(dict.fromkeys(one.bank_layer for one in evaluation.alignment))
+    named = {
+        (one.projector, one.visual_layer, one.bank_layer): one
+        for one in evaluation.alignment
+        if one.named is not None
+    }
+    table = Table(
+        "visual layer",
+        "projector",
+        *(f"bank L{layer}" for layer in bank_layers),
+        "most named",
+        "nearest",
+        "most often first",
+        title="object patches that each bank layer alone names, %",
+        title_justify="left",
+    )
+    for peak in peaks(evaluation):
+        key = (peak.projector, peak.visual_layer)
+        shares = [named[*key, layer].named for layer in bank_layers]
+        table.add_row(
+            str(peak.visual_layer),
+            peak.projector,
+            *(_percent(share) if share else "" for share in shares),
+            *(f"bank L{layer}" for layer in (peak.most_named, peak.nearest, peak.most_first)),
+        )
+    _console().print(table)
+
+
+def show_compared(
+    compared: Compared,
+    folder: Path | None,
+    name: str,
+    *,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Print a comparison, one line for each lens, and write it to a folder where one is named.
+
+    `more` is added to the JSON.
+    """
+    from latentbank.query.evaluation.experiments.compare import lines
+    from latentbank.query.evaluation.figures import draw_compared
+
+    summary = lines(compared)
+    data = {
+        **(more or {}),
+        "summary": [line.to_dict() for line in summary],
+        "evaluations": [{"label": label, **evaluation.to_dict()} for label, evaluation in compared],
+    }
+    write_scores(data, folder, name, lambda where: draw_compared(compared, where / f"{name}.png"))
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False, indent=1))
+        return
+    random = any(line.random for line in summary)
+    table = Table(
+        "",
+        "lens",
+        "metric",
+        "mean (95 %)",
+        "best layer",
+        "distinct words",
+        "things",
+        "shuffled images",
+        *(["random projector"] if random else []),
+        title="object patches named, %",
+        title_justify="left",
+    )
+    for line in summary:
+        table.add_row(
+            line.label,
+            line.lens,
+            line.metric,
+            _interval(line.mean),
+            f"{_percent(line.best)} at L{line.best_layer}",
+            _percent(line.distinct),
+            _percent(line.things),
+            _percent(line.shuffled),
+            *([_percent(line.random) if line.random else ""] if random else []),
+        )
+    _console().print(table)
+    for label, evaluation in compared:
+        if any(one.named for one in evaluation.alignment):
+            _console().print(f"\n{label}:", highlight=False)
+            show_alignment(evaluation)
+
+
+def show_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print how projectors were trained, from their cards."""
+    table = Table("", "kind", "rows of data", "steps", "loss", "validation loss", title_justify="left")
+    table.title = "how the projectors were trained"
+    for label, card in cards.items():
+        training = card.get("training", {})
+        losses = [
+            "" if training.get(name) is None else f"{training[name]:.2f}"
+            for name in ("loss", "validation_loss")
+        ]
+        table.add_row(
+            label,
+            str(card.get("projector", {}).get("kind", "")),
+            " + ".join(f"{part['rows']:,}" for part in card.get("data", ())),
+            f"{training['steps']:,}" if "steps" in training else "",
+            *losses,
+        )
+    _console().print(table)
+
+
+def _console() -> Console:
+    """A console as wide as the terminal; in a file or a pipe as wide as the widest of these tables."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDE)
+
+
+def _means(evaluation: Evaluation, distinct: bool) -> Sequence[Row]:
+    return [row for row in evaluation.rows if row.layer is None and row.distinct == distinct]
+
+
+def _row(evaluation: Evaluation, like: Row, layer: int) -> Row:
+    return evaluation.row(
+        like.lens, layer, projector=like.projector, images=like.images, distinct=like.distinct
+    )
+
+
+def _control(row: Row) -> str:
+    parts = ["random projector"] if row.projector == "random" else []
+    parts += ["shuffled images"] if row.images == "shuffled" else []
+    return ", ".join(parts)
+
+
+def _over_baselines(evaluation: Evaluation) -> float | None:
+    means = {row.lens: row.concrete.value for row in _means(evaluation, False) if not _control(row)}
+    best = max((value for lens, value in means.items() if lens != "latent"), default=0.0)
+    return means["latent"] / best if best and "latent" in means else None
+
+
+def _percent(share: Share) -> str:
+    return f"{100 * share.value:.1f}" if share.of else ""
+
+
+def _interval(share: Share) -> str:
+    return f"{100 * share.value:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})" if share.of else ""

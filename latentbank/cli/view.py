@@ -1,0 +1,158 @@
+"""The command that shows the page: `latentbank view`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentbank.cli.images import load_vlm
+from latentbank.cli.options import (
+    BankOption,
+    DeviceOption,
+    DtypeOption,
+    RevisionOption,
+    TrustOption,
+    opened_bank,
+)
+from latentbank.errors import LatentBankError, ModelError
+
+if TYPE_CHECKING:
+    from latentbank.models.vision.vision_language import VisualModel
+
+# Held-out scenes that the page offers, where their pictures are installed.
+_SCENES = (0, 3, 8)
+
+
+def view(
+    bank: BankOption = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="As for `query image`; by default the bank's own model. Give several to choose from on the page.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")
+    ] = 8265,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LATENTBANK_TOKEN", help="Secret that visitors must give; needed beyond this machine."
+        ),
+    ] = None,
+    saved_only: Annotated[
+        bool, typer.Option("--saved-only", help="Load no model: only saved readings can be opened.")
+    ] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Show a page to look through the lens: any image, any sentence, over a bank. Ctrl-C ends it."""
+    try:
+        import uvicorn
+
+        from latentbank.query.web.guard import LOOPBACK, SHORTEST_TOKEN, Guard
+        from latentbank.query.web.server import create_app
+    except ImportError:
+        raise LatentBankError(
+            "The page needs fastapi and uvicorn: install latentbank with its extra, `pip install latentbank[web]`."
+        ) from None
+    if token is None and host not in LOOPBACK:
+        raise LatentBankError(
+            f"On {host} others can reach the page: give a --token (or LATENTBANK_TOKEN) that they must bring."
+        )
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise LatentBankError(
+            f"The token is short enough to guess; give one of {SHORTEST_TOKEN} letters or more."
+        )
+    if revision is not None and model and len(model) > 1:
+        raise LatentBankError("A --revision is one model's: leave it out, or show one --model.")
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))  # first: loading a model takes a while
+        desk, pictures = None, {}
+        if not saved_only:
+            from latentbank.query.web.reader import Desk
+
+            print("opening the bank and loading the model ...", file=sys.stderr)
+            opened = stack.enter_context(opened_bank(bank))
+            own = opened.manifest
+            load = partial(
+                load_vlm,
+                deepest_layer=lambda count: count,
+                device=device,
+                dtype=dtype,
+                revision=revision or (None if model else own.revision),
+                trust_remote_code=trust_remote_code,
+            )
+            (name, first), *others = shown_names(model or [own.model]).items()
+            # The first shows at once what is wrong; the others are loaded when somebody chooses them.
+            later = {other: partial(_load, load, path) for other, path in others}
+            desk, pictures = Desk(opened, load(first), later, name), shipped_pictures()
+        app = Guard(create_app(desk, pictures), token)
+        # No access log: it would hold what people typed.
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+        )
+        print(f"The page is at {_address(listening)}; Ctrl-C ends it.", file=sys.stderr)
+        with suppress(KeyboardInterrupt):  # that is how it ends
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def shipped_pictures() -> dict[str, bytes]:
+    """Give the images that the page offers: a photo, and scenes where the demo's pictures are installed."""
+    from latentbank.demo.scenes import EVALUATION, load_things, make_scene
+    from latentbank.demo.vlm import PHOTO
+    from latentbank.query.output.pictures import png_bytes
+
+    pictures = {"a cat": PHOTO.read_bytes()}
+    try:
+        things = load_things()
+    except ModelError:
+        return pictures
+    for number, seed in enumerate(_SCENES, 1):
+        pictures[f"scene {number}"] = png_bytes(make_scene(things, EVALUATION[seed]).image)
+    return pictures
+
+
+def shown_names(models: Sequence[str]) -> dict[str, str]:
+    """Give the models by the names that people choose them by: a path by its end, as the rest is nobody's business."""
+    found: dict[str, str] = {}
+    for model in dict.fromkeys(models):
+        plain = Path(model).resolve().name if Path(model).exists() else model
+        name, number = plain, 1
+        while name in found:
+            number += 1
+            name = f"{plain} ({number})"
+        found[name] = model
+    return found
+
+
+def _load(load: Callable[..., VisualModel], model: str, say: Callable[[str], None]) -> VisualModel:
+    return load(model, say=say)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise LatentBankError(
+            f"The page cannot be shown on {host}, port {port} ({error.strerror or error}): give another --port or "
+            "--host."
+        ) from None
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

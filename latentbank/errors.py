@@ -1,0 +1,55 @@
+"""Errors a user can fix: one class for each kind of thing to do about it."""
+
+from __future__ import annotations
+
+
+class LatentBankError(Exception):
+    """Base class of all errors that latentbank raises on purpose.
+
+    The message is one sentence that says what to do. It names no command-line options.
+
+    Attributes:
+        argument: name of the Python argument that a user can change, such as "dtype"; None: there is none. The command
+            line adds the option of the same name to the message.
+    """
+
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        """Keep the message, and the name of the argument to change."""
+        super().__init__(message)
+        self.argument = argument
+
+
+class BankUnavailable(LatentBankError):
+    """The store cannot be reached, refuses the key, is full or does not answer in time."""
+
+
+class BankBusy(LatentBankError):
+    """Another process holds the embedded bank open."""
+
+
+class BankNotFound(LatentBankError):
+    """There is no bank of that name."""
+
+
+class BankMismatch(LatentBankError):
+    """The bank was made with another model, another schema or other settings."""
+
+
+class LayerNotFound(LatentBankError):
+    """The bank or the LLM does not have the layer asked for."""
+
+
+class QueryError(LatentBankError):
+    """A query or a filter that cannot be answered: wrong shape, zero, not finite, unknown field."""
+
+
+class CorpusError(LatentBankError):
+    """The corpus is missing, empty, unreadable, changed, or its name is no name."""
+
+
+class ImageError(LatentBankError):
+    """An image that cannot be read: replace it, or make it smaller."""
+
+
+class ModelError(LatentBankError):
+    """The model cannot be loaded, lacks something, or produced non-finite hidden states."""

@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latentbank.errors import LatentBankError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; after the block its file takes the place of `path` in one step.
+
+    The file is synced to the disk first, so after a kill `path` holds the old content or the new one, never a part.
+    After an exception in the block `path` is what it was.
+
+    Raises:
+        LatentBankError: the file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise LatentBankError(
+            f"{path} cannot be written ({error.strerror or error}); check the folder and the disk."
+        ) from None
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file whole, as `replacing` does, and return its path.
+
+    Raises:
+        LatentBankError: the file cannot be written.
+    """
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(data)
+    return path

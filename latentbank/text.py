@@ -1,0 +1,29 @@
+"""Short pieces of text that messages share: first lines, lists, hub ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def listed(items: Iterable[object]) -> str:
+    """Return items as a sentence names them: "4, 8, 12"."""
+    return ", ".join(map(str, items))
+
+
+def is_hub_id(text: str, *, owner: bool = False) -> bool:
+    """Return whether text has the form of a hub repository's id, such as "owner/name" or "name".
+
+    Args:
+        text: what a user gave.
+        owner: whether the owner must be there.
+    """
+    return bool(_HUB_ID.fullmatch(text)) and (not owner or "/" in text)

@@ -1,0 +1,253 @@
+"""How an image and a caption become a sequence of the language model, and the loss on the caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from latentbank.errors import ModelError
+from latentbank.models.language import prepacked
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.unembedding import unembedding_of_language
+
+_LOGITS = 1 << 26  # logits held at once (256 MiB in float32)
+_CHUNK = 8192  # words of the vocabulary in one matrix product
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a sequence: `before`, the visual tokens, `after`, the caption, `end` (all token ids)."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    end: int
+
+
+def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout:
+    """BOS, visual tokens, newline, caption, EOS, in the tokenizer's ids.
+
+    A tokenizer without a BOS gets its EOS in that place, which such models are trained to begin after: without it
+    the first visual token would be the attention sink.
+
+    Raises:
+        ModelError: the tokenizer has no end-of-sequence token.
+    """
+    end = cast("int | None", tokenizer.eos_token_id)
+    if end is None:
+        raise ModelError(
+            "The tokenizer has no end-of-sequence token, which tells where a caption ends: use another LLM."
+        )
+    begin = cast("int | None", tokenizer.bos_token_id)
+    return Layout((end if begin is None else begin,), tuple(caption_ids(tokenizer, "\n")), end)
+
+
+def caption_ids(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[int]:
+    """The token ids of `caption` without special tokens; a special token's name in it is plain text."""
+    encoded = tokenizer(caption, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return cast("list[int]", encoded["input_ids"])
+
+
+class CaptionLoss(nn.Module):
+    """Cross-entropy of the next tokens, with a gradient to the hidden states alone.
+
+    Logits are made a part of the vocabulary at a time and the gradient in the same pass, so that what is kept
+    is as large as the hidden states. On a CPU where it pays, the weights are prepacked.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, scale: float = 1.0, softcap: float | None = None
+    ) -> None:
+        """Take the unembedding.
+
+        Args:
+            weight: [vocab, hidden], frozen.
+            bias: [vocab], if there is one.
+            scale: what the logits are multiplied with.
+            softcap: logits become `softcap * tanh(logits / softcap)`.
+        """
+        super().__init__()
+        self.scale, self.softcap, self.vocab_size = scale, softcap, weight.shape[0]
+        self._starts = range(0, self.vocab_size, _CHUNK)
+        with torch.no_grad():
+            self._chunks = [
+                _Product(
+                    weight.detach()[start : start + _CHUNK],
+                    None if bias is None else bias.detach()[start : start + _CHUNK],
+                )
+                for start in self._starts
+            ]
+
+    def forward(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Give the sum over tokens of the negative log probability, a float32 scalar.
+
+        Args:
+            states: after the final norm, [tokens, hidden].
+            targets: the ids of the tokens that follow, [tokens] long.
+        """
+        apply: Any = _CrossEntropy.apply  # torch has no types for it
+        return cast(Tensor, apply(states, targets, self))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits of the next token, [tokens, vocab] float32, for `states` [tokens, hidden] after the final norm."""
+        return torch.cat([self._bent(chunk(states)) for chunk in self._chunks], dim=-1)
+
+    def passes(self, states: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """Loss and its gradient to `states`, over as many tokens at a time as memory allows."""
+        at_once = max(1, _LOGITS // self.vocab_size)
+        losses, gradients = [], []
+        for start in range(0, len(states), at_once):
+            part = slice(start, start + at_once)
+            loss, gradient = self._pass(states[part], targets[part], with_gradient)
+            losses.append(loss)
+            gradients.append(gradient)
+        total = torch.stack(losses).sum() if losses else states.new_zeros((), dtype=torch.float32)
+        if not with_gradient:
+            return total, None
+        return total, torch.cat([cast(Tensor, g) for g in gradients]) if gradients else torch.zeros_like(
+            states
+        )
+
+    def _pass(self, states: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        logits = [self._bent(chunk(states)) for chunk in self._chunks]
+        total = torch.stack([part.logsumexp(dim=1) for part in logits]).logsumexp(dim=0)
+        rows = torch.arange(len(states), device=states.device)
+        right = torch.empty_like(total)
+        gradient = torch.zeros(states.shape, dtype=torch.float32, device=states.device)
+        for number, (start, part) in enumerate(zip(self._starts, logits, strict=True)):
+            here = (targets >= start) & (targets < start + part.shape[1])
+            places = (rows[here], targets[here] - start)
+            right[here] = part[places]
+            if with_gradient:
+                slope = None if self.softcap is None else 1 - (part / self.softcap) ** 2
+                part.sub_(total[:, None]).exp_()  # the probabilities
+                part[places] -= 1
+                if slope is not None:
+                    part.mul_(slope)
+                gradient += self._chunks[number].back(part.to(states.dtype)).float()
+        loss = (total - right).sum()
+        return loss, gradient.mul_(self.scale).to(states.dtype) if with_gradient else None
+
+    def _bent(self, logits: Tensor) -> Tensor:
+        """Scale and softcap, in float32."""
+        logits = logits.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class _Product:
+    """`x @ weight.T + bias` and `y @ weight` of a frozen matrix, prepacked where that is faster."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._forward, self._back = _linear(weight, bias), _linear(weight.T, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self._forward(x))
+
+    def back(self, y: Tensor) -> Tensor:
+        return cast(Tensor, self._back(y))
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    layers = nn.Sequential(linear)
+    prepacked.prepack(layers)
+    return layers[0]
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, targets: Tensor, loss: CaptionLoss) -> Tensor:
+        total, gradient = loss.passes(states.detach(), targets, ctx.needs_input_grad[0])
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None, None
+
+
+@torch.no_grad()
+def write_captions(
+    language: LanguageModel, head: CaptionLoss, visual: Sequence[Tensor], most: int = 64
+) -> list[str]:
+    """What the language model says about images, always taking the likeliest next token.
+
+    Args:
+        language: the LLM, loaded whole.
+        head: its unembedding.
+        visual: per image its visual tokens, [tokens, hidden].
+        most: tokens of a caption at most.
+    """
+    layout = layout_of(language.tokenizer)
+    captions = [""] * len(visual)
+    for length in sorted({len(tokens) for tokens in visual}):  # equal lengths need no padding
+        numbers = [number for number, tokens in enumerate(visual) if len(tokens) == length]
+        rows = torch.stack([visual[number] for number in numbers]).to(language.device, language.dtype)
+        for number, ids in zip(numbers, _greedy(language, head, rows, layout, most), strict=True):
+            captions[number] = cast(str, language.tokenizer.decode(ids)).strip()
+    return captions
+
+
+def _greedy(
+    language: LanguageModel, head: CaptionLoss, visual: Tensor, layout: Layout, most: int
+) -> list[list[int]]:
+    def text(ids: Sequence[int]) -> Tensor:
+        embedded = language.decoder.get_input_embeddings()(torch.tensor(ids, device=visual.device))
+        return cast(Tensor, embedded).expand(len(visual), -1, -1)
+
+    sequence = torch.cat([text(layout.before), visual, text(layout.after)], dim=1)
+    most = min(most, language.max_length - sequence.shape[1])
+    said = torch.empty(len(visual), 0, dtype=torch.long, device=visual.device)
+    cache: Any = None
+    inputs: dict[str, Any] = {"inputs_embeds": sequence}
+    for _ in range(most):
+        output = language.decoder(**inputs, past_key_values=cache, use_cache=True)
+        following = head.logits(output.last_hidden_state[:, -1]).argmax(dim=-1, keepdim=True)
+        said = torch.cat([said, following], dim=1)
+        if bool((said == layout.end).any(dim=1).all()):
+            break
+        cache = output.past_key_values
+        inputs = {"input_ids": following}
+    rows = said.tolist()
+    return [ids[: ids.index(layout.end)] if layout.end in ids else ids for ids in rows]
+
+
+def caption_loss(language: LanguageModel) -> CaptionLoss:
+    """The loss on captions with the unembedding of `language`, which has to be loaded whole.
+
+    Raises:
+        ModelError: the LLM has no unembedding, or does something to its logits that is not known here.
+    """
+    unembedding = unembedding_of_language(language)
+    config: Any = language.decoder.config
+    head: Any = unembedding.head
+    loss = CaptionLoss(
+        head.weight,
+        getattr(head, "bias", None),
+        # Cohere multiplies, Granite divides.
+        scale=getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1.0),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+    ids = [token % language.vocab_size for token in range(11, 17)]
+    deepest = language.num_layers
+    expected = unembedding.logits(language.hidden_states([ids], [deepest])[0][deepest]).float()
+    with torch.inference_mode():
+        inputs = torch.tensor([ids], device=language.device)
+        logits = loss.logits(language.decoder(input_ids=inputs, use_cache=False).last_hidden_state[0])
+    if not bool((logits - expected).abs().max() <= 0.02 * expected.abs().max()):
+        raise ModelError(
+            f"{language.name} does something to its logits that training does not know: use another LLM."
+        )
+    return loss

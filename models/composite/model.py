@@ -1,0 +1,167 @@
+"""A vision-language model put together of a vision encoder, a projector and a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from latentbank.errors import ModelError
+from latentbank.models.composite.captions import CaptionLoss, caption_loss, layout_of, write_captions
+from latentbank.models.composite.projector import Projector
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.training.features import Encoder
+from latentbank.models.vision.vision_language import VisualTokens
+
+_AT_ONCE = 16  # images in one forward pass
+
+
+class CompositeVLM:
+    """Encoder, projector and language model, presented like every other vision-language model.
+
+    The sequence is BOS, the visual tokens row by row, a newline and then text.
+
+    Attributes:
+        name: for people: its three parts.
+        revision: always None; the card names the parts.
+        language: the LLM.
+        encoder: the vision encoder.
+        projector: between them.
+        card: where the projector is from.
+        num_layers: of the whole LLM.
+        hidden_size: width of a hidden state.
+        geometry: for people: how boxes are found.
+        means_file: where the means of its visual tokens are kept, beside the projector's file; None: it has none.
+    """
+
+    revision: str | None = None
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        projector: Projector,
+        language: LanguageModel,
+        card: Mapping[str, Any],
+        file: str | Path | None = None,
+    ) -> None:
+        """Put the parts together; `file` is the projector's, if it comes from one.
+
+        Raises:
+            ModelError: the projector was trained between other models, or its sizes are not theirs.
+        """
+        check_card(card, encoder.name, encoder.fingerprint(), language)
+        if (projector.features, projector.hidden_size) != (encoder.features, language.hidden_size):
+            raise ModelError(
+                f"The projector takes {projector.features} features to {projector.hidden_size} dimensions, but "
+                f"{encoder.name} has {encoder.features} features and {language.name} {language.hidden_size} "
+                "dimensions: train one for them."
+            )
+        self.encoder, self.language, self.card = encoder, language, dict(card)
+        self.projector = projector.to(language.device).eval().requires_grad_(False)
+        self.name = f"{encoder.name} + {projector.kind} + {language.name}"
+        self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
+        self.geometry = f"exact, {encoder.name}, {encoder.grid[0]} x {encoder.grid[1]}"
+        self.means_file = None if file is None else Path(file).with_suffix(".means.safetensors")
+        self._head: CaptionLoss | None = None
+
+    def fingerprint(self) -> str:
+        """The language model's fingerprint, which a bank must share."""
+        return self.language.fingerprint()
+
+    @torch.no_grad()
+    def project(self, images: Sequence[Image.Image]) -> Tensor:
+        """The visual tokens as they enter the language model, [images, tokens, hidden] in its dtype."""
+        features = self.encoder.encode(images)
+        visual: Tensor = self.projector(features.to(self.language.device))
+        return visual.to(self.language.dtype)
+
+    def visual_tokens(
+        self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
+    ) -> list[VisualTokens]:
+        """The visual tokens of images, one result per image, from forwards that stop after the deepest layer.
+
+        Args:
+            images: in RGB.
+            layers: which layers' hidden states to return.
+            prompt: comes after the image, so no visual token sees it: it changes nothing here.
+
+        Raises:
+            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+        """
+        del prompt
+        before = torch.tensor(layout_of(self.language.tokenizer).before, device=self.language.device)
+        found: list[VisualTokens] = []
+        for start in range(0, len(images), _AT_ONCE):
+            group = images[start : start + _AT_ONCE]
+            visual = self.project(group)
+            with torch.no_grad():
+                text = self.language.decoder.get_input_embeddings()(before).expand(len(group), -1, -1)
+            states = self._states(torch.cat([text, visual], dim=1), layers)
+            for number, image in enumerate(group):
+                own = {layer: state[number, len(before) :] for layer, state in states.items()}
+                found.append(self._tokens(own, image.size))
+        return found
+
+    def captions(self, images: Sequence[Image.Image], most: int = 64) -> list[str]:
+        """What the language model says about images, of at most `most` tokens, always the likeliest next one.
+
+        Raises:
+            ModelError: only part of the language model is loaded.
+        """
+        if self.language.loaded_layers < self.num_layers:
+            raise ModelError(
+                f"{self.language.name} is loaded in part: load it without deepest_layer to caption."
+            )
+        if self._head is None:
+            self._head = caption_loss(self.language)
+        written: list[str] = []
+        for start in range(0, len(images), _AT_ONCE):
+            visual = self.project(images[start : start + _AT_ONCE])
+            written += write_captions(self.language, self._head, list(visual), most)
+        return written
+
+    def _states(self, inputs: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        def forward() -> object:
+            return self.language.decoder(inputs_embeds=inputs, use_cache=False)
+
+        return self.language.collect(forward, layers, inputs.shape[0] * inputs.shape[1])
+
+    def _tokens(self, states: dict[int, Tensor], size: tuple[int, int]) -> VisualTokens:
+        height, width = self.encoder.grid
+        rows, columns = (places.ravel() for places in np.indices((height, width)))
+        boxes = self.encoder.boxes(size)
+        # A CLS token, where the encoder gives one, is first and has no place in the grid.
+        extra = np.full(len(boxes) - height * width, -1)
+        return VisualTokens(
+            states,
+            boxes,
+            np.concatenate([extra, rows]),
+            np.concatenate([extra, columns]),
+            np.zeros(len(boxes), np.int64),
+            size,
+        )
+
+
+def check_card(
+    card: Mapping[str, Any], encoder_name: str, encoder_fingerprint: str, language: LanguageModel
+) -> None:
+    """Compare a projector's card with the models it shall stand between.
+
+    Raises:
+        ModelError: it was trained between others.
+    """
+    for part, name, fingerprint in (
+        ("encoder", encoder_name, encoder_fingerprint),
+        ("llm", language.name, language.fingerprint()),
+    ):
+        trained = card.get(part)
+        if trained is not None and trained["fingerprint"] != fingerprint:
+            raise ModelError(
+                f"The projector was trained with the {'LLM' if part == 'llm' else part} {trained['name']}, not with "
+                f"{name}: use that one, or train a projector for {name}."
+            )

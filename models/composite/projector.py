@@ -1,0 +1,154 @@
+"""Projectors: small networks that turn an encoder's features into visual tokens of a language model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from latentbank.errors import ModelError
+
+KINDS = ("linear", "mlp", "mlp3")
+# Features are cut off at so many standard deviations: a single huge one would drown the others.
+CLAMP = 6.0
+_FORMAT = "latentbank projector 1"
+
+
+class Projector(nn.Module):
+    """Encoder features [..., features] to visual tokens [..., hidden_size], in float32.
+
+    Features are standardized first (`mean` and `std` of the training data, one per channel) and clamped at six
+    standard deviations. `linear` is one linear layer, `mlp` two, `mlp3` three, with GELU between them.
+
+    Attributes:
+        kind: `linear`, `mlp` or `mlp3`.
+        features: width of the encoder's features.
+        hidden_size: width of the language model.
+        width: width between the layers; for `linear` it means nothing.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str, features: int, hidden_size: int, width: int | None = None) -> None:
+        """Make a projector with random weights, drawn from torch's global generator.
+
+        Args:
+            kind: one of `KINDS`.
+            features: width of what comes in.
+            hidden_size: width of what goes out.
+            width: width between the layers; by default twice the hidden size.
+
+        Raises:
+            ModelError: there is no such kind.
+        """
+        super().__init__()
+        check_kind(kind)
+        self.kind, self.features, self.hidden_size = kind, features, hidden_size
+        self.width = width or 2 * hidden_size
+        sizes = [features, *[self.width] * KINDS.index(kind), hidden_size]
+        layers: list[nn.Module] = []
+        for wide, narrow in pairwise(sizes):
+            layers += [nn.Linear(wide, narrow), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project `features` [..., features] of any float dtype; gives [..., hidden_size] float32."""
+        standard = (features.float() - self.mean) / self.std
+        return cast(Tensor, self.layers(standard.clamp(-CLAMP, CLAMP)))
+
+    @torch.no_grad()
+    def fit(self, sample: Tensor, scale: float) -> None:
+        """Take mean and deviation from a sample of features, and bring the outputs to the scale of text.
+
+        Args:
+            sample: [tokens, features].
+            scale: root mean square of the language model's token embeddings; the last layer is multiplied so
+                that the sample's projections have it, which starts training near what the LLM knows.
+        """
+        sample = sample.to(self.mean.device, torch.float32)
+        deviation = sample.std(dim=0, unbiased=False)
+        self.mean.copy_(sample.mean(dim=0))
+        # A channel that never changes says nothing; dividing by its deviation would be dividing by zero.
+        self.std.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+        last = cast(nn.Linear, self.layers[-1])
+        last.bias.zero_()
+        last.weight.mul_(scale / self(sample).pow(2).mean().sqrt().clamp(min=1e-12))
+
+
+def check_kind(kind: str) -> None:
+    """Look whether there is such a kind of projector.
+
+    Raises:
+        ModelError: there is not.
+    """
+    if kind not in KINDS:
+        raise ModelError(f"There is no projector of the kind {kind!r}: use {', '.join(KINDS)}.")
+
+
+def save_projector(
+    path: str | Path, projector: Projector, card: Mapping[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write one safetensors file with the card in its metadata, and the card beside it as JSON.
+
+    Args:
+        path: of the file; the card's has the ending .json instead.
+        projector: what is written. Weights are rounded to `dtype`; mean and deviation stay float32.
+        card: where the projector is from; values that JSON can hold. Its shape is added to it.
+        dtype: float16 or float32. Weights that float16 cannot hold are written as float32.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    path = Path(path)
+    shape = {key: getattr(projector, key) for key in ("kind", "features", "hidden_size", "width")}
+    text = json.dumps({"format": _FORMAT, "projector": shape, **card}, indent=2, ensure_ascii=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projector.state_dict().items()}
+    layers = [name for name in tensors if name.startswith("layers.")]
+    largest = max(float(tensors[name].abs().max()) for name in layers)
+    for name in layers:
+        tensors[name] = tensors[name].to(dtype if largest <= torch.finfo(dtype).max else torch.float32)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".part")
+        save_file(tensors, unfinished, metadata={"card": text})
+        os.replace(unfinished, path)
+        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"The projector cannot be written to {path}: {error.strerror or error}.") from error
+
+
+def load_projector(path: str | Path) -> tuple[Projector, dict[str, Any]]:
+    """Read a projector (float32, on the CPU, frozen) and its card.
+
+    Raises:
+        ModelError: there is no such file, or it is no projector of latentbank's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no projector at {path}: train one with `latentbank train projector`.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("card", "{}"))
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged or no safetensors file: train or copy it again.") from error
+    if card.get("format") != _FORMAT:
+        raise ModelError(f"{path} has no card of a projector: give a file that `latentbank train` wrote.")
+    projector = Projector(**card["projector"])
+    try:
+        projector.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {path} do not fit its card: train or copy it again.") from error
+    projector.eval().requires_grad_(False)
+    return projector, card

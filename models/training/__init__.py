@@ -1,0 +1,1 @@
+"""Training a projector on image-caption pairs."""

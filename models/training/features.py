@@ -1,0 +1,317 @@
+"""Vision features of training data, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from latentbank.errors import CorpusError, ModelError
+from latentbank.models.training.pairs import Pair, Skipped
+from latentbank.progress import Progress, Silent
+
+_FEATURES, _ROWS, _DONE = "features.npy", "rows.jsonl", "features.json"
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class Encoder(Protocol):
+    """What turns images into features: see models/vision/encoders.py."""
+
+    @property
+    def name(self) -> str:
+        """As it was asked for."""
+
+    @property
+    def features(self) -> int:
+        """The width of one token."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+
+    def fingerprint(self) -> str:
+        """The same for the same encoder, layer and preprocessing."""
+
+    def settings(self) -> dict[str, Any]:
+        """What loads it again, besides its name: its layer, say."""
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """The features of images, [images, tokens, features] float32, row by row."""
+
+    def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """The tokens' boxes in an image of that width and height, [tokens, 4]."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of training data whose image is encoded already.
+
+    Attributes:
+        image: number of the image in the features.
+        caption: what is said about it.
+        patches: which of its tokens are shown, in this order; None: all.
+    """
+
+    image: int
+    caption: str
+    patches: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoded images and the rows of training data over them.
+
+    Attributes:
+        values: [images, tokens, features] float16, read from disk where it is needed.
+        rows: the training data.
+        encoder: the encoder's name.
+        fingerprint: the encoder's fingerprint.
+        data: what the data is, for people; names it in the card.
+        skipped: how many rows of the source were left out, by reason.
+        settings: what loads the encoder again, besides its name.
+    """
+
+    values: NDArray[np.float16]
+    rows: tuple[Row, ...]
+    encoder: str
+    fingerprint: str
+    data: str
+    skipped: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """The width of one token."""
+        return int(self.values.shape[2])
+
+    def shown(self, row: int) -> int:
+        """How many visual tokens row number `row` has."""
+        patches = self.rows[row].patches
+        return int(self.values.shape[1]) if patches is None else len(patches)
+
+    def tokens(self, row: int) -> Tensor:
+        """The features that row number `row` shows, [tokens, features] float16."""
+        chosen = self.rows[row]
+        image = self.values[chosen.image]
+        return torch.from_numpy(np.array(image if chosen.patches is None else image[list(chosen.patches)]))
+
+    def select(self, rows: Iterable[int]) -> Features:
+        """The same features with some of the rows, in the order given."""
+        return replace(self, rows=tuple(self.rows[row] for row in rows))
+
+    def split(self, share: float, most: int, seed: int) -> tuple[Features, Features]:
+        """Two parts without a common image: for training, and for validation.
+
+        Images with the same features, so also copies of one file, stay together.
+
+        Args:
+            share: of the different images that is kept for validation; at least one is, if there are two.
+            most: validation rows at most.
+            seed: which images.
+
+        Raises:
+            ModelError: there is only one image.
+        """
+        alike: dict[bytes, int] = {}
+        group = np.array(
+            [
+                alike.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), len(alike))
+                for image in self.values
+            ]
+        )
+        if len(alike) < 2:
+            raise ModelError("One image is too few to keep any for validation: give more, or --validation 0.")
+        count = min(max(1, round(len(alike) * share)), len(alike) - 1)
+        chosen = np.zeros(len(alike), bool)
+        chosen[np.random.default_rng(seed).permutation(len(alike))[:count]] = True
+        held = chosen[group]
+        there = [number for number, row in enumerate(self.rows) if held[row.image]]
+        rest = [number for number, row in enumerate(self.rows) if not held[row.image]]
+        return self.select(rest), self.select(there[:most])
+
+    def sample(self, tokens: int, seed: int) -> Tensor:
+        """Features of about so many tokens, taken evenly from images at random, [n, features] float32."""
+        images = sorted({row.image for row in self.rows})
+        wanted = min(len(images), max(1, tokens // self.values.shape[1]))
+        chosen = np.random.default_rng(seed).permutation(images)[:wanted]
+        return torch.from_numpy(self.values[np.sort(chosen)].astype(np.float32)).flatten(0, 1)
+
+    def digest(self) -> str:
+        """32 hex digits that tell these rows over these images from others."""
+        whole = hashlib.blake2b(
+            f"{self.fingerprint} {self.data} {self.values.shape}".encode(), digest_size=16
+        )
+        for row in self.rows:
+            whole.update(repr((row.image, row.caption, row.patches)).encode("utf-8", "surrogatepass"))
+        return whole.hexdigest()
+
+
+def cache_features(
+    encoder: Encoder,
+    pairs: Iterable[Pair | Skipped],
+    directory: str | Path,
+    data: str,
+    *,
+    batch: int = 32,
+    progress: Progress | None = None,
+) -> Features:
+    """Encode the images of `pairs` once; what is on disk already is not encoded again.
+
+    Args:
+        encoder: encodes the images.
+        pairs: the data, read only as far as it is not cached; the same each time for the same `data`.
+        directory: where caches are kept; each encoder and each data has a folder of its own there.
+        data: what the data is (its path, version, number of rows), so that other data gets another cache.
+        batch: images encoded at a time.
+        progress: told of the images.
+
+    A killed run continues after the last batch that it wrote.
+
+    Raises:
+        CorpusError: there is no row with an image and a caption.
+        ModelError: features are not finite, a row shows patches that the encoder does not have, or the disk is full.
+    """
+    key = hashlib.blake2b(f"{encoder.fingerprint()} {data}".encode(), digest_size=12).hexdigest()
+    folder = Path(directory) / key
+    if not (folder / _DONE).is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(encoder, pairs, folder, data, batch, progress or Silent())
+        except OSError as error:
+            raise ModelError(
+                f"The features cannot be kept in {folder}: {error.strerror or error}; "
+                "free some space, name another folder or use fewer images."
+            ) from error
+    return _open(folder, data)
+
+
+def _open(folder: Path, data: str) -> Features:
+    done = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+    lines = map(json.loads, (folder / _ROWS).read_text(encoding="utf-8").splitlines())
+    rows = tuple(
+        Row(line["image"], line["caption"], None if line["patches"] is None else tuple(line["patches"]))
+        for line in lines
+        if "skipped" not in line
+    )
+    if not rows:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in done["skipped"].items())
+        raise CorpusError(
+            f"{data} has no image with a caption{f' ({reasons})' if reasons else ''}: "
+            "training needs pairs of both; name the caption's column if there is one."
+        )
+    values = np.load(folder / _FEATURES, mmap_mode="r")
+    return Features(
+        values, rows, done["encoder"], done["fingerprint"], data, done["skipped"], done.get("settings", {})
+    )
+
+
+def _write(
+    encoder: Encoder,
+    pairs: Iterable[Pair | Skipped],
+    folder: Path,
+    data: str,
+    batch: int,
+    progress: Progress,
+) -> None:
+    tokens = len(encoder.boxes((64, 64)))
+    size = 2 * tokens * encoder.features
+    header = _header(0, tokens, encoder.features)
+    lines, length = _whole_lines(folder / _ROWS)
+    images = 1 + max((line.get("image", -1) for line in lines), default=-1)
+    with (folder / _FEATURES).open("ab") as file, (folder / _ROWS).open("r+b") as rows:
+        rows.seek(length)
+        rows.truncate()
+        file.truncate(min(file.tell(), len(header) + images * size) if images else 0)
+        if not images:
+            file.write(header)
+        source = islice(iter(pairs), len(lines), None)
+        for group in _grouped(source, batch):
+            pictures = [part[0].image for part in group if isinstance(part[0], Pair)]
+            if pictures:
+                file.write(_encoded(encoder, pictures))
+                file.flush()
+                os.fsync(file.fileno())
+            text = []
+            for part in group:
+                for entry in part:
+                    line = _line(entry, images, tokens)
+                    lines.append(line)
+                    text.append(json.dumps(line) + "\n")
+                images += isinstance(part[0], Pair)
+            rows.write("".join(text).encode())
+            rows.flush()
+            progress.update(images)
+    with (folder / _FEATURES).open("r+b") as file:
+        file.write(_header(images, tokens, encoder.features))
+    skipped = Counter(line["skipped"] for line in lines if "skipped" in line)
+    done = {
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint(),
+        "settings": encoder.settings(),
+        "data": data,
+        "images": images,
+        "rows": len(lines) - skipped.total(),
+        "skipped": dict(skipped),
+    }
+    unfinished = folder / (_DONE + ".part")
+    unfinished.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / _DONE)
+
+
+def _header(images: int, tokens: int, width: int) -> bytes:
+    """The head of a .npy file; numpy pads it so that it is as long for any number of images."""
+    head = io.BytesIO()
+    shape = {"descr": "<f2", "fortran_order": False, "shape": (images, tokens, width)}
+    np.lib.format.write_array_header_1_0(head, shape)
+    return head.getvalue()
+
+
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows that an earlier run finished writing, and their length in bytes; makes the file."""
+    path.touch()
+    content = path.read_bytes()
+    length = content.rfind(b"\n") + 1
+    return [json.loads(line) for line in content[:length].splitlines()], length
+
+
+def _grouped(source: Iterator[Pair | Skipped], batch: int) -> Iterator[list[list[Pair | Skipped]]]:
+    """Rows by image (those that follow each other with the same image object), `batch` images at a time."""
+    by_image = groupby(source, key=lambda entry: id(entry.image) if isinstance(entry, Pair) else id(entry))
+    # A group's rows are listed before the next begins, which also keeps its image, and with it the id, alive.
+    parts = (list(part) for _, part in by_image)
+    while group := list(islice(parts, batch)):
+        yield group
+
+
+def _encoded(encoder: Encoder, images: list[Image.Image]) -> bytes:
+    features = encoder.encode(images).float().cpu()
+    if not features.isfinite().all():
+        raise ModelError(f"{encoder.name} gives features that are not finite: use float32, or another layer.")
+    return features.clamp(-_LARGEST, _LARGEST).half().numpy().astype("<f2").tobytes()
+
+
+def _line(entry: Pair | Skipped, image: int, tokens: int) -> dict[str, Any]:
+    if isinstance(entry, Skipped):
+        return {"skipped": entry.reason}
+    if not entry.caption.strip():
+        return {"skipped": "no caption", "image": image}
+    if entry.patches is not None and not all(0 <= patch < tokens for patch in entry.patches):
+        raise ModelError(f"A row shows patches {entry.patches}, but the encoder has 0 to {tokens - 1}.")
+    patches = None if entry.patches is None else list(entry.patches)
+    return {"image": image, "caption": entry.caption, "patches": patches}

@@ -1,0 +1,395 @@
+"""Training a projector between a frozen vision encoder and a frozen language model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor
+
+from latentbank.errors import ModelError
+from latentbank.models.composite.captions import CaptionLoss, caption_loss, write_captions
+from latentbank.models.composite.model import check_card
+from latentbank.models.composite.projector import Projector, load_projector, save_projector
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.training.batches import Batch, Sequences
+from latentbank.models.training.features import Features
+from latentbank.models.training.log import (
+    Checkpoint,
+    draw_losses,
+    load_checkpoint,
+    save_checkpoint,
+    write_log,
+)
+from latentbank.models.training.stages import Stage, TrainSettings
+from latentbank.progress import Progress, Silent
+
+RESULT = "projector.safetensors"
+_SAMPLE = 100_000  # visual tokens that mean and deviation of the features are taken from
+
+
+def train_projector(
+    stages: Sequence[Stage],
+    language: LanguageModel,
+    settings: TrainSettings,
+    directory: str | Path,
+    *,
+    validation: Features | None = None,
+    init: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train a projector on image-caption pairs; run again after a kill, it goes on from the last checkpoint.
+
+    The loss is the mean cross-entropy of the caption's tokens and the end of sequence. Encoder and LLM stay as they
+    are. Under `accelerate launch` each process takes its part of every step's rows. With steps (not seconds) and
+    equal processes, a killed and resumed training ends with exactly the weights of an unbroken one.
+
+    Args:
+        stages: run one after the other, over features of one encoder.
+        language: the LLM, loaded whole.
+        settings: how.
+        directory: gets `projector.safetensors` and its card `projector.json`, `log.jsonl`, `loss.png` (where
+            matplotlib is installed) and, while it runs, `checkpoint.pt`.
+        validation: rows that are never trained on; None: no validation.
+        init: a projector file to begin with, trained between the same models.
+        progress: told of the steps.
+
+    Returns:
+        The projector's file. It is returned at once where this very training is finished already.
+
+    Raises:
+        ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
+            loss is not finite.
+    """
+    _check(stages, language, validation)
+    run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())
+    if not run.finished():
+        run.train()
+    return run.directory / RESULT
+
+
+def processes(device: str | None = None) -> PartialState:
+    """The processes that train together: one, or those of `accelerate launch`; `device` as in the other commands.
+
+    The first of them may encode images for hours while the others wait.
+    """
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    return PartialState(cpu=cpu, timeout=timedelta(days=7))
+
+
+def _check(stages: Sequence[Stage], language: LanguageModel, validation: Features | None) -> None:
+    if not stages:
+        raise ModelError("There is nothing to train on: give at least one stage.")
+    if language.loaded_layers < language.num_layers:
+        raise ModelError(f"{language.name} is loaded in part: load it without deepest_layer to train.")
+    for stage in stages:
+        if (stage.steps is None) == (stage.seconds is None):
+            raise ModelError("Give each stage either a number of steps or seconds.")
+        if not len(stage.features):
+            raise ModelError("A stage has no rows to train on: give it image-caption pairs.")
+    every = [stage.features for stage in stages] + ([] if validation is None else [validation])
+    if len({features.fingerprint for features in every}) > 1:
+        raise ModelError("The stages' features are from different encoders: encode them all with one.")
+
+
+@dataclass
+class _Run:
+    """A training under way."""
+
+    stages: Sequence[Stage]
+    language: LanguageModel
+    settings: TrainSettings
+    directory: Path
+    validation: Features | None
+    init: str | Path | None
+    progress: Progress
+    at: Checkpoint = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = processes(self.language.device.type)
+        self.identity = self._identity()
+        self.sequences = [self._sequences(stage.features) for stage in self.stages]
+        self.held = None if self.validation is None else self._sequences(self.validation)
+
+    def finished(self) -> bool:
+        """Whether the directory holds this training's result already."""
+        card = self.directory / "projector.json"
+        if not card.is_file():
+            return False
+        known = json.loads(card.read_text(encoding="utf-8")).get("training", {}).get("identity")
+        if known != self.identity:
+            raise ModelError(
+                f"{self.directory} holds the projector of another training: name another directory, or delete it."
+            )
+        return True
+
+    def train(self) -> None:
+        """Go through the stages from wherever the checkpoint is."""
+        self.head: CaptionLoss = caption_loss(self.language)
+        self.projector = self._first_projector().to(self.language.device)
+        self.parameters = list(self.projector.parameters())
+        for parameter in self.parameters:
+            # A process whose share of a step is empty sends zeros: the others wait for as long a message.
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=0.0,
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
+        )
+        self.at = self._resume()
+        self.saved = time.monotonic()
+        for number in range(self.at.stage, len(self.stages)):
+            self._stage(number)
+        self._finish()
+
+    # -- one stage, one step -------------------------------------------------------------------
+
+    def _stage(self, number: int) -> None:
+        stage, sequences, at = self.stages[number], self.sequences[number], self.at
+        self.progress.stage(f"training, stage {number + 1}", "steps" if stage.steps else "s")
+        started = time.monotonic() - at.elapsed
+        order: list[list[int]] = []
+        turn = -1
+        while True:
+            # Half a step on, as the first step would have the rate zero otherwise.
+            done = (at.step + 0.5) / stage.steps if stage.steps else self._clock(stage)
+            if done >= 1:
+                break
+            passes = math.ceil(len(sequences.lengths) / stage.batch)
+            if turn != at.step // passes:
+                turn = at.step // passes
+                order = sequences.order(stage.batch, (self.settings.seed, number, turn))
+            rate = stage.rate_at(done)
+            loss, norm = self._step(sequences, order[at.step % passes], rate)
+            at.step += 1
+            at.total += 1
+            at.elapsed = time.monotonic() - started
+            self._note(number, loss, norm, rate)
+            self.progress.update(at.step if stage.steps else at.elapsed, stage.steps or stage.seconds)
+            if at.total % self.settings.validate_every == 0:
+                self._validate(number)
+            self._save_sometimes()
+        at.seconds += at.elapsed
+        at.stage, at.step, at.elapsed = number + 1, 0, 0.0
+
+    def _step(self, sequences: Sequences, rows: list[int], rate: float) -> tuple[float, float]:
+        """One optimizer step over `rows`; gives the loss a token and the gradient's norm before clipping."""
+        total = int(sequences.counts[rows].sum())
+        parts = self.settings.accumulate * self.state.num_processes
+        own = [part.tolist() for part in np.array_split(np.array(rows), parts)]
+        own = own[self.state.process_index :: self.state.num_processes]
+        loss = torch.zeros((), device=self.language.device)
+        self.optimizer.zero_grad(set_to_none=False)
+        for part in own:
+            if part:
+                piece = self._loss(sequences.batch(part)) / total
+                torch.autograd.backward(piece)
+                loss += piece.detach()
+        self._share_gradients()
+        loss = reduce(loss, "sum")
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            raise ModelError(
+                f"The loss is not finite after {self.at.total} steps: use a lower rate, or float32 or bfloat16."
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return float(loss), float(norm)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The summed loss of a batch's captions."""
+        device = self.language.device
+        visual = self.projector(batch.features.to(device)).to(self.language.dtype)
+        text = self.language.decoder.get_input_embeddings()(batch.ids.to(device))
+        places = (batch.visual[0].to(device), batch.visual[1].to(device))
+        inputs = text.index_put(places, visual)
+        output = self.language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        asked = output[batch.asked[0].to(device), batch.asked[1].to(device)]
+        loss: Tensor = self.head(asked, batch.targets.to(device))
+        return loss
+
+    def _share_gradients(self) -> None:
+        """Sum the gradients over all processes, in one message."""
+        if self.state.num_processes == 1:
+            return
+        gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters]
+        whole = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(whole[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def _clock(self, stage: Stage) -> float:
+        """How much of the stage's time is over, the same for all processes although their clocks differ."""
+        done = self.at.elapsed / (stage.seconds or 1)
+        return float(reduce(torch.tensor(done, device=self.language.device), "max"))
+
+    # -- looking at it -------------------------------------------------------------------------
+
+    def _note(self, number: int, loss: float, norm: float, rate: float) -> None:
+        at = self.at
+        at.recent.append(loss)
+        last = number + 1 == len(self.stages) and at.step == self.stages[number].steps
+        if last or len(at.recent) == self.settings.log_every:
+            mean = sum(at.recent) / len(at.recent)
+            at.history.append(
+                {"step": at.total, "stage": number + 1, "loss": mean, "norm": norm, "rate": rate}
+            )
+            at.recent.clear()
+            self._write_log()
+
+    @torch.no_grad()
+    def _validate(self, number: int) -> None:
+        if self.held is None:
+            return
+        at, batch = self.at, self.stages[number].batch
+        if at.history and at.history[-1].get("step") == at.total and "validation" in at.history[-1]:
+            return
+        own = self.held.by_length(batch)[self.state.process_index :: self.state.num_processes]
+        total = torch.zeros((), device=self.language.device)
+        for rows in own:
+            total += self._loss(self.held.batch(rows))
+        total = reduce(total, "sum")
+        entry: dict[str, Any] = {
+            "step": at.total,
+            "stage": number + 1,
+            "validation": float(total) / int(self.held.counts.sum()),
+        }
+        features = self.held.features
+        shown = range(min(self.settings.samples, len(features)))
+        visual = [self.projector(features.tokens(row).to(self.language.device)) for row in shown]
+        written = write_captions(self.language, self.head, visual)
+        entry["samples"] = [
+            {"caption": features.rows[row].caption, "written": text}
+            for row, text in zip(shown, written, strict=True)
+        ]
+        at.history.append(entry)
+        self._write_log()
+
+    def _write_log(self) -> None:
+        if self.state.is_main_process:
+            write_log(self.directory, self.at.history)
+
+    # -- beginning, saving, ending -------------------------------------------------------------
+
+    def _sequences(self, features: Features) -> Sequences:
+        return Sequences(features, self.language.tokenizer, self.language.max_length)
+
+    def _first_projector(self) -> Projector:
+        features = self.stages[0].features
+        if self.init is not None:
+            projector, card = load_projector(self.init)
+            check_card(card, features.encoder, features.fingerprint, self.language)
+            return projector.train().requires_grad_(True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            projector = Projector(
+                self.settings.projector, features.width, self.language.hidden_size, self.settings.width
+            )
+        embedding = self.language.embedding
+        scale = float(embedding[:: max(1, len(embedding) // 4096)].float().pow(2).mean().sqrt())
+        projector.fit(features.sample(_SAMPLE, self.settings.seed), scale)
+        return projector
+
+    def _identity(self) -> str:
+        """A hash of everything that the result depends on."""
+        whole = {
+            "settings": {
+                key: value
+                for key, value in asdict(self.settings).items()
+                if key not in ("save_every", "samples", "validate_every", "log_every")
+            },
+            "stages": [
+                [s.features.digest(), s.steps, s.seconds, s.batch, s.rate, s.warmup, s.floor]
+                for s in self.stages
+            ],
+            "llm": self.language.fingerprint(),
+            "dtype": str(self.language.dtype),
+            "init": None if self.init is None else hashlib.blake2b(Path(self.init).read_bytes()).hexdigest(),
+        }
+        return hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest()
+
+    def _resume(self) -> Checkpoint:
+        found = load_checkpoint(self.directory)
+        if found is None:
+            return Checkpoint(self.identity)
+        checkpoint, weights, moments = found
+        if checkpoint.identity != self.identity:
+            raise ModelError(
+                f"{self.directory} holds another training, half done: name another directory, or delete it."
+            )
+        self.projector.load_state_dict(weights)
+        self.optimizer.load_state_dict(moments)
+        return checkpoint
+
+    def _save_sometimes(self) -> None:
+        due = time.monotonic() - self.saved >= self.settings.save_every
+        if due and self.state.is_main_process:
+            save_checkpoint(self.directory, self.at, self.projector, self.optimizer)
+            self.saved = time.monotonic()
+
+    def _finish(self) -> None:
+        self._validate(len(self.stages) - 1)
+        if self.state.is_main_process:
+            self._write_result()
+        self.state.wait_for_everyone()
+
+    def _write_result(self) -> None:
+        at = self.at
+        features = self.stages[0].features
+        validations = [entry for entry in at.history if "validation" in entry]
+        losses = [entry for entry in at.history if "loss" in entry]
+        card = {
+            "encoder": {
+                "name": features.encoder,
+                "fingerprint": features.fingerprint,
+                "features": features.width,
+                **features.settings,
+            },
+            "llm": {
+                "name": self.language.name,
+                "fingerprint": self.language.fingerprint(),
+                "revision": self.language.revision,
+            },
+            "data": [
+                {
+                    "name": stage.features.data,
+                    "rows": len(stage.features),
+                    "skipped": dict(stage.features.skipped),
+                    "cut_captions": sequences.cut,
+                    "batch": stage.batch,
+                    "rate": stage.rate,
+                }
+                for stage, sequences in zip(self.stages, self.sequences, strict=True)
+            ],
+            "training": {
+                "identity": self.identity,
+                "steps": at.total,
+                "seconds": round(at.seconds, 1),
+                "seed": self.settings.seed,
+                "dtype": str(self.language.dtype).removeprefix("torch."),
+                "settings": asdict(self.settings),
+                "loss": losses[-1]["loss"] if losses else None,
+                "validation_loss": validations[-1]["validation"] if validations else None,
+                "validation_rows": 0 if self.validation is None else len(self.validation),
+                "samples": validations[-1]["samples"] if validations else [],
+                "init": None if self.init is None else str(self.init),
+            },
+        }
+        self._write_log()
+        draw_losses(self.directory, at.history)
+        save_projector(self.directory / RESULT, self.projector, card)
+        (self.directory / "checkpoint.pt").unlink(missing_ok=True)

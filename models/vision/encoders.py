@@ -1,0 +1,260 @@
+"""Vision encoders from Hugging Face for a composite VLM: CLIP, SigLIP, DINOv2 and others built like them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+
+from latentbank.errors import LayerNotFound, ModelError
+from latentbank.models.language.fingerprint import fingerprint
+from latentbank.models.language.layout import find_blocks, keep_blocks
+from latentbank.models.language.loading import choose_device, choose_dtype, plain_errors, quiet
+from latentbank.models.language.model import absolute
+from latentbank.models.language.prepacked import prepack
+from latentbank.models.training.features import Encoder
+
+# The demo's encoder, which comes from a wheel and not from the hub.
+DEMO_ENCODER = "efficientnet-lite0"
+DEFAULT_LAYER = -2  # as in LLaVA: the last block of CLIP is made for the CLS token, not for the patches
+
+
+def load_encoder(
+    name: str,
+    *,
+    layer: int = DEFAULT_LAYER,
+    cls: bool = False,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load a vision encoder.
+
+    Args:
+        name: a hub id or a directory with an image processor. Of a model of text and images (CLIP, SigLIP) only the
+            vision part is kept. `efficientnet-lite0` is the demo's, which has one layer and no CLS token.
+        layer: whose output is taken: 0 is what enters the first block, l what block l gives; -1 is the last block,
+            -2 the one before it.
+        cls: whether the CLS token comes along, before the patches.
+        device: by default `cuda` where there is a GPU.
+        dtype: by default bfloat16 on a GPU and float32 on the CPU.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
+
+    Raises:
+        ModelError: it cannot be loaded, or its tokens are no square patches of one picture.
+        LayerNotFound: it has no such layer.
+    """
+    if name.lower() == DEMO_ENCODER:
+        from latentbank.demo.vlm import load_demo_encoder
+
+        return load_demo_encoder()
+    where = choose_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    name = absolute(name)
+    with plain_errors(name), quiet():
+        config = AutoConfig.from_pretrained(name, **options)
+        config = getattr(config, "vision_config", config)
+        processor = cast(Any, AutoImageProcessor).from_pretrained(name, **options)
+        if not hasattr(config, "patch_size"):
+            raise ModelError(
+                f"{name} is no vision encoder that cuts images into patches: use CLIP, SigLIP or DINOv2."
+            )
+        model, info = AutoModel.from_pretrained(
+            name, config=config, dtype=choose_dtype(dtype, where), output_loading_info=True, **options
+        )
+    blocks = find_blocks(model)
+    if not -len(blocks) <= layer <= len(blocks):
+        raise LayerNotFound(f"{name} has no layer {layer}: it has layers 0 to {len(blocks)}.")
+    depth = layer if layer >= 0 else len(blocks) + 1 + layer
+    keep_blocks(blocks, max(1, depth))
+    model.config.num_hidden_layers = len(blocks)
+    lacking = sorted(
+        key
+        for key, _ in model.named_parameters()
+        # What comes after the blocks is not used, and checkpoints often come without it.
+        if key in info["missing_keys"] and not {"pooler", "head"} & set(key.split("."))
+    )
+    if lacking:
+        raise ModelError(
+            f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
+        )
+    model.to(where).eval().requires_grad_(False)
+    return TransformersEncoder(name, model, processor, depth, cls, getattr(config, "_commit_hash", None))
+
+
+class TransformersEncoder:
+    """A vision transformer cut after one of its layers.
+
+    Attributes:
+        name: as it was asked for.
+        layer: the layer whose output is taken, counted from 0.
+        cls: whether the CLS token is the first of an image's tokens.
+        revision: the commit on the hub, where known.
+        features: width of a token.
+        grid: rows and columns of patches.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        processor: Any,
+        layer: int,
+        cls: bool,
+        revision: str | None = None,
+    ) -> None:
+        """Wrap a frozen model that has blocks up to `layer`, and its image processor.
+
+        Raises:
+            ModelError: what it makes of an image is no grid of patches, or there is no CLS token to give.
+        """
+        self.name, self.layer, self.cls, self.revision = name, layer, cls, revision
+        self._model, self._processor = model, processor
+        self._blocks = find_blocks(model)
+        self._fingerprint = self._hash()
+        prepack(model)
+        pixels = self._pixels([Image.new("RGB", (64, 64))])
+        patch = model.config.patch_size
+        self._size: tuple[int, int] = (pixels.shape[-2], pixels.shape[-1])
+        self.grid = (self._size[0] // patch, self._size[1] // patch)
+        states = self._forward(pixels)
+        self.features = int(states.shape[-1])
+        # What comes before the patches: a CLS token, registers, both or nothing.
+        self._before = states.shape[1] - self.grid[0] * self.grid[1]
+        if states.dim() != 3 or self._before < 0:
+            raise ModelError(
+                f"{name} gives {states.shape[1]} tokens for {self.grid[0]} x {self.grid[1]} patches: "
+                "use an encoder with a token for each patch."
+            )
+        if cls and not self._before:
+            raise ModelError(f"{name} has no CLS token: leave it out.")
+
+    def __repr__(self) -> str:
+        """Name, layer and grid."""
+        return f"<TransformersEncoder {self.name}, layer {self.layer}, {self.grid[0]} x {self.grid[1]}>"
+
+    def fingerprint(self) -> str:
+        """32 hex digits of the weights up to the layer, the preprocessing, and whether CLS comes along."""
+        return self._fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """What `load_encoder` needs, besides the name, to load this encoder again."""
+        return {"layer": self.layer, "cls": self.cls, "revision": self.revision}
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """The features of RGB images, [images, tokens, features] float32 on the encoder's device.
+
+        The patches come row by row, and the CLS token before them if there is one.
+        """
+        if not images:
+            return torch.empty(0, self.cls + self.grid[0] * self.grid[1], self.features)
+        states = self._forward(self._pixels(images)).float()
+        patches = states[:, self._before :]
+        return torch.cat([states[:, :1], patches], dim=1) if self.cls else patches
+
+    def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Left, top, right and bottom of each token, [tokens, 4] in pixels of an image of `size` (width, height).
+
+        What the preprocessing cuts off is in no box; the CLS token's box is all that it leaves.
+        """
+        left, top, right, bottom = self._seen(size)
+        rows, columns = self.grid
+        x = np.linspace(left, right, columns + 1)
+        y = np.linspace(top, bottom, rows + 1)
+        boxes = [(x[c], y[r], x[c + 1], y[r + 1]) for r in range(rows) for c in range(columns)]
+        whole = [(left, top, right, bottom)] if self.cls else []
+        found = np.array(whole + boxes, np.float32)
+        # A small image that was padded: the padding is no part of it.
+        found[:, 0::2] = found[:, 0::2].clip(0, size[0])
+        found[:, 1::2] = found[:, 1::2].clip(0, size[1])
+        return found
+
+    def _seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of the image that becomes the encoder's picture; it may reach beyond the image."""
+        width, height = size
+        scaled_w, scaled_h = float(width), float(height)
+        settings = self._processor
+        if getattr(settings, "do_resize", False):
+            scaled_w, scaled_h = _resized(width, height, _plain(settings.size))
+        high, wide = self._size
+        across, down = width / scaled_w, height / scaled_h
+        if getattr(settings, "do_center_crop", False):
+            left, top = (scaled_w - wide) // 2, (scaled_h - high) // 2
+        else:
+            left, top = 0.0, 0.0
+        return left * across, top * down, (left + wide) * across, (top + high) * down
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        with plain_errors(self.name):
+            values = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
+        if values.dim() != 4:
+            raise ModelError(
+                f"{self.name} takes images apart before it sees them: use an encoder of whole images."
+            )
+        return cast(Tensor, values.to(self._model.device, self._model.dtype))
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+
+        def entering(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept.append(args[0] if args else kwargs["hidden_states"])
+
+        def leaving(_block: Any, _args: tuple[Any, ...], output: Any) -> None:
+            kept.append(output if isinstance(output, Tensor) else output[0])
+
+        if self.layer:
+            handle = self._blocks[self.layer - 1].register_forward_hook(leaving)
+        else:
+            handle = self._blocks[0].register_forward_pre_hook(entering, with_kwargs=True)
+        try:
+            self._model(pixel_values=pixels)
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f"The memory of {pixels.device} is too small for {len(pixels)} images in {self.name}: "
+                "use a smaller --encoder-batch."
+            ) from None
+        finally:
+            handle.remove()
+        return kept[0]
+
+    def _hash(self) -> str:
+        own = fingerprint({}, [self.layer, self.cls], self._model.parameters())
+        settings = self._processor.to_dict()
+        # Names and versions of classes do not change what an image becomes.
+        plain = {
+            key: settings[key]
+            for key in sorted(settings)
+            if key.startswith(("do_", "image_", "size", "crop"))
+        }
+        text = json.dumps(plain, sort_keys=True, default=str)
+        return hashlib.blake2b(f"{own} {text}".encode(), digest_size=16).hexdigest()
+
+
+def _resized(width: int, height: int, size: Mapping[str, int]) -> tuple[float, float]:
+    """Width and height after transformers' resizing, by the settings it can have here."""
+    if "height" in size and "width" in size:
+        return size["width"], size["height"]
+    if "shortest_edge" not in size or "longest_edge" in size:
+        raise ModelError(
+            f"An encoder that resizes images by {', '.join(size)} has no fixed grid: use another one."
+        )
+    short, long = sorted((width, height))
+    new_long = int(size["shortest_edge"] * long / short)
+    return (size["shortest_edge"], new_long) if width <= height else (new_long, size["shortest_edge"])
+
+
+def _plain(size: Any) -> dict[str, int]:
+    return {key: value for key, value in dict(size).items() if value is not None}

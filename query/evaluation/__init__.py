@@ -1,0 +1,1 @@
+"""Evaluation: how often a lens names what an image shows."""

@@ -1,0 +1,188 @@
+"""Comparisons: the same scenes scored with other banks, other corpora or other projectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from latentbank.bank.bank import Bank
+from latentbank.bank.layers import BankLayers
+from latentbank.bank.where import Where
+from latentbank.errors import QueryError
+from latentbank.progress import Progress
+from latentbank.query.evaluation.evaluate import evaluate
+from latentbank.query.evaluation.scoring import Share
+from latentbank.query.evaluation.tables import OBJECT, Evaluation
+from latentbank.query.lenses.base import LatentLens, Lens
+
+if TYPE_CHECKING:
+    from latentbank.demo.scenes import Scene
+    from latentbank.models.vision.vision_language import VisualModel
+
+Compared = list[tuple[str, Evaluation]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One lens in one evaluation: the mean over the visual layers, the best of them, and both controls' means."""
+
+    label: str
+    metric: str
+    lens: str
+    mean: Share
+    distinct: Share
+    things: Share
+    best_layer: int
+    best: Share
+    shuffled: Share
+    random: Share | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the line as JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all evaluations of a comparison share; see `evaluate`."""
+
+    scenes: Sequence[Scene]
+    layers: Sequence[int] | None = None
+    calibration: Sequence[Scene] = ()
+    coverage: float = OBJECT
+    progress: Progress | None = None
+
+    def run(
+        self,
+        model: VisualModel,
+        lenses: Sequence[Lens],
+        random: VisualModel | None,
+        alone: Sequence[int] = (),
+    ) -> Evaluation:
+        """Evaluate lenses on the scenes."""
+        return evaluate(
+            model,
+            lenses,
+            self.scenes,
+            self.layers,
+            random=random,
+            calibration=self.calibration,
+            coverage=self.coverage,
+            alone=alone,
+            progress=self.progress,
+        )
+
+
+def compare_metrics(
+    setup: Setup,
+    model: VisualModel,
+    plain: Bank,
+    centred: Bank,
+    others: Sequence[Lens],
+    bank_layers: BankLayers = "all",
+    random: VisualModel | None = None,
+) -> Compared:
+    """Compare plain cosine with centring: all corpora with all lenses, then each corpus by itself with LatentLens.
+
+    Args:
+        setup: the scenes; calibration scenes among them.
+        model: the VLM.
+        plain: a bank of plain cosine.
+        centred: a centred bank of the same corpora.
+        others: further lenses, centred where the bank is.
+        bank_layers: those that are read.
+        random: the VLM with a projector of random weights.
+
+    Raises:
+        QueryError: the banks are not one of each kind, or hold other corpora.
+    """
+    if (plain.metric, centred.metric) != ("cosine", "centred"):
+        raise QueryError(
+            f"Give a bank of plain cosine and a centred one: '{plain.name}' is {plain.metric}, '{centred.name}' is "
+            f"{centred.metric}."
+        )
+    held = [{name: entry.contexts for name, entry in bank.shown_corpora.items()} for bank in (plain, centred)]
+    if held[0] != held[1]:
+        raise QueryError(
+            f"The banks '{plain.name}' and '{centred.name}' hold other corpora; fill them alike."
+        )
+    compared: Compared = []
+    for bank in (plain, centred):
+        lens = LatentLens(bank, bank_layers)
+        compared.append((f"{bank.metric}, all corpora", setup.run(model, [lens, *others], random)))
+        if len(held[0]) > 1:
+            for corpus in held[0]:
+                single = replace(lens, where=Where(corpus=corpus))
+                compared.append((f"{bank.metric}, {corpus}", setup.run(model, [single], random)))
+    return compared
+
+
+def compare_corpora(
+    setup: Setup,
+    model: VisualModel,
+    bank: Bank,
+    bank_layers: BankLayers = "all",
+    random: VisualModel | None = None,
+    names: Sequence[str] | None = None,
+) -> Compared:
+    """Compare a bank's corpora, each read by itself; `names` says which, None: all of them.
+
+    Raises:
+        QueryError: there are fewer than two.
+    """
+    corpora = list(bank.shown_corpora if names is None else names)
+    if len(corpora) < 2:
+        raise QueryError(
+            f"The bank '{bank.name}' holds {len(corpora)} corpus; a comparison needs two or more of about one size."
+        )
+    return [
+        (corpus, setup.run(model, [LatentLens(bank, bank_layers, Where(corpus=corpus))], random))
+        for corpus in corpora
+    ]
+
+
+def compare_projectors(
+    setup: Setup,
+    models: Mapping[str, tuple[VisualModel, VisualModel | None]],
+    bank: Bank,
+    others: Sequence[Lens],
+    bank_layers: BankLayers,
+) -> Compared:
+    """Compare VLMs that differ in their projector; each bank layer is searched alone at visual layer 0, too.
+
+    `models` gives for each label the VLM, and the same with a projector of random weights or None.
+    """
+    lens = LatentLens(bank, bank_layers)
+    return [
+        (label, setup.run(model, [lens, *others], random, alone=[0]))
+        for label, (model, random) in models.items()
+    ]
+
+
+def lines(compared: Compared) -> list[Line]:
+    """Summarize evaluations, one line for each of their lenses."""
+    found = []
+    for label, evaluation in compared:
+        for lens in evaluation.about["lenses"]:
+            rows = [
+                (layer, evaluation.row(lens, layer).concrete) for layer in evaluation.about["visual_layers"]
+            ]
+            best_layer, best = max(rows, key=lambda entry: entry[1].value)
+            mean = evaluation.row(lens)
+            has_random = any(row.projector == "random" for row in evaluation.rows)
+            found.append(
+                Line(
+                    label=label,
+                    metric=mean.metric,
+                    lens=lens,
+                    mean=mean.concrete,
+                    distinct=evaluation.row(lens, distinct=True).concrete,
+                    things=mean.things,
+                    best_layer=best_layer,
+                    best=best,
+                    shuffled=evaluation.row(lens, images="shuffled").concrete,
+                    random=evaluation.row(lens, projector="random").concrete if has_random else None,
+                )
+            )
+    return found

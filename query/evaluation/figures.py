@@ -1,0 +1,217 @@
+"""Figures of evaluations, drawn by matplotlib without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentbank.errors import LatentBankError
+
+if TYPE_CHECKING:
+    from latentbank.query.evaluation.scoring import Share
+    from latentbank.query.evaluation.tables import Evaluation, Weights
+
+_COLOURS = {"latent": "tab:blue", "logit": "tab:orange", "embedding": "tab:green"}
+LENS_NAMES = {"latent": "LatentLens", "logit": "LogitLens", "embedding": "EmbeddingLens"}
+
+
+def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Draw an evaluation's figures as PNG files.
+
+    `shares.png`: the named share by visual layer, for each lens and its controls. `bank-layers.png`: the share that
+    each bank layer alone names, for the visual layers where they were searched alone. `first.png`: in which bank layer
+    the nearest neighbor lies, by visual layer. The last two need a LatentLens.
+
+    Raises:
+        LatentBankError: matplotlib is not installed, or the folder cannot be written.
+    """
+    drawn = [draw_shares(evaluation, folder / "shares.png")]
+    if evaluation.alignment:
+        drawn.append(draw_first(evaluation, folder / "first.png"))
+    if any(one.named for one in evaluation.alignment):
+        drawn.append(draw_bank_layers(evaluation, folder / "bank-layers.png"))
+    return drawn
+
+
+def draw_shares(evaluation: Evaluation, path: Path) -> Path:
+    """Draw the share of object patches named, by visual layer: any words, and one neighbor per word."""
+    figure = _figure(11, 4.2)
+    for number, distinct in enumerate((False, True)):
+        axes = figure.add_subplot(1, 2, number + 1)
+        for row in evaluation.rows:
+            if row.layer != evaluation.about["visual_layers"][0] or row.distinct != distinct:
+                continue
+            rows = [
+                evaluation.row(row.lens, layer, projector=row.projector, images=row.images, distinct=distinct)
+                for layer in evaluation.about["visual_layers"]
+            ]
+            true = (row.projector, row.images) == ("trained", "true")
+            label = LENS_NAMES.get(row.lens, row.lens)
+            if not true:
+                label += ", random projector" if row.projector == "random" else ""
+                label += ", shuffled images" if row.images == "shuffled" else ""
+            style = {("trained", "true"): "-", ("trained", "shuffled"): ":", ("random", "true"): "--"}
+            if (row.projector, row.images) in style:
+                _line(
+                    axes,
+                    evaluation.about["visual_layers"],
+                    [one.concrete for one in rows],
+                    label=label,
+                    color=_COLOURS.get(row.lens),
+                    linestyle=style[row.projector, row.images],
+                    band=true,
+                )
+        axes.set_title("first five neighbors" if not distinct else "first five distinct words")
+        axes.set_xlabel("visual layer")
+        axes.set_ylabel("object patches named, %")
+        axes.set_ylim(bottom=0)
+    _legend(figure)
+    return _save(figure, path)
+
+
+def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
+    """Draw, for each visual layer whose bank layers were searched alone, what each of them names and how near it is."""
+    figure = _figure(11, 4.2)
+    layers = list(dict.fromkeys(one.visual_layer for one in evaluation.alignment if one.named is not None))
+    for number, (what, title) in enumerate(
+        (("named", "object patches named, %"), ("cosine", "mean cosine of the nearest neighbor"))
+    ):
+        axes = figure.add_subplot(1, 2, number + 1)
+        for place, layer in enumerate(layers):
+            colour = _shade(place, len(layers))
+            for projector in ("trained", "random"):
+                found = [
+                    one
+                    for one in evaluation.alignment
+                    if (one.projector, one.visual_layer) == (projector, layer) and one.named is not None
+                ]
+                if not found:
+                    continue
+                at = [one.bank_layer for one in found]
+                style = "-" if projector == "trained" else "--"
+                label = f"visual layer {layer}" + (", random projector" if projector == "random" else "")
+                if what == "cosine":
+                    axes.plot(at, [one.cosine for one in found], style, marker=".", color=colour, label=label)
+                else:
+                    shares = [one.named for one in found if one.named is not None]
+                    _line(axes, at, shares, label=label, color=colour, linestyle=style, band=len(layers) == 1)
+        axes.set_xlabel("bank layer, searched alone")
+        axes.set_ylabel(title)
+        if what == "named":
+            axes.set_ylim(bottom=0)
+    _legend(figure)
+    return _save(figure, path)
+
+
+def draw_first(evaluation: Evaluation, path: Path) -> Path:
+    """Draw in which bank layer the nearest neighbor of a patch lies, by visual layer, beside the random projector's."""
+    projectors: list[Weights] = ["trained", "random"]
+    figure = _figure(11, 4.2)
+    for number, projector in enumerate(projectors):
+        found = [one for one in evaluation.alignment if one.projector == projector]
+        if not found:
+            continue
+        axes = figure.add_subplot(1, 2, number + 1)
+        layers = list(dict.fromkeys(one.visual_layer for one in found))
+        bank_layers = list(dict.fromkeys(one.bank_layer for one in found))
+        below = [0.0] * len(layers)
+        for place, bank_layer in enumerate(bank_layers):
+            heights = [100 * one.first for one in found if one.bank_layer == bank_layer]
+            axes.bar(
+                [str(layer) for layer in layers],
+                heights,
+                bottom=below,
+                color=_shade(place, len(bank_layers)),
+                label=f"bank layer {bank_layer}",
+            )
+            below = [low + height for low, height in zip(below, heights, strict=True)]
+        axes.set_title(f"{projector} projector")
+        axes.set_xlabel("visual layer")
+        axes.set_ylabel("nearest neighbor's bank layer, % of object patches")
+    _legend(figure)
+    return _save(figure, path)
+
+
+def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: str = "latent") -> Path:
+    """Draw one lens's named share by visual layer for several evaluations, side by side with their means."""
+    figure = _figure(11, 4.2)
+    left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+    for place, (label, evaluation) in enumerate(compared):
+        colour = _shade(place, len(compared))
+        layers = evaluation.about["visual_layers"]
+        shares = [evaluation.row(lens, layer).concrete for layer in layers]
+        _line(left, layers, shares, label=label, color=colour, linestyle="-", band=True)
+        mean = evaluation.row(lens).concrete
+        errors = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
+        right.barh([label], [100 * mean.value], xerr=errors, color=colour, capsize=3)
+    left.set_xlabel("visual layer")
+    left.set_ylabel(f"object patches named by {LENS_NAMES.get(lens, lens)}, %")
+    left.set_ylim(bottom=0)
+    right.set_xlabel("mean over the visual layers, %")
+    right.invert_yaxis()
+    _legend(figure)
+    return _save(figure, path)
+
+
+def _legend(figure: Any) -> None:
+    """One legend for all axes, below them, where it covers no line."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = min(len(labels), 4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
+def _line(
+    axes: Any,
+    at: Sequence[int],
+    shares: Sequence[Share],
+    *,
+    label: str,
+    color: Any,
+    linestyle: str,
+    band: bool,
+) -> None:
+    values = [100 * share.value for share in shares]
+    (line,) = axes.plot(at, values, linestyle=linestyle, marker=".", color=color, label=label)
+    if band:
+        low, high = [100 * share.low for share in shares], [100 * share.high for share in shares]
+        axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def need_matplotlib() -> None:
+    """Check that figures can be drawn, before anything is computed for them.
+
+    Raises:
+        LatentBankError: matplotlib is not installed.
+    """
+    try:
+        import_module("matplotlib")
+    except ImportError:
+        raise LatentBankError(
+            "Figures need matplotlib: install latentbank with its extra, `pip install latentbank[train]`."
+        ) from None
+
+
+def _figure(width: float, height: float) -> Any:
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _shade(place: int, of: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * place / max(1, of - 1))
+
+
+def _save(figure: Any, path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise LatentBankError(
+            f"The figure cannot be written to {path} ({error.strerror}); choose another folder."
+        ) from None
+    return path

@@ -1,0 +1,1 @@
+"""Lenses: what turns a hidden state into words."""

@@ -1,0 +1,1 @@
+"""Readings as grids, pictures, figures and files."""

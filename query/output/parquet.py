@@ -1,0 +1,98 @@
+"""Readings in files: one Parquet file for each image, in a folder that can be filled in several runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from latentbank.errors import LatentBankError
+from latentbank.files import write_whole
+from latentbank.query.reading.images import ImageSource
+from latentbank.query.reading.reading import Reading
+
+# Files whose names begin like this one are left out by whatever reads a folder of Parquet files as one table.
+_SETTINGS = "_settings.json"
+_COLUMNS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("index", pa.int32()),
+        ("label", pa.string()),
+        ("layer", pa.int16()),
+        ("lens", pa.string()),
+        ("norm", pa.float32()),
+        *((name, pa.int32()) for name in ("tile", "row", "column")),
+        *((name, pa.float32()) for name in ("left", "top", "right", "bottom")),
+        ("rank", pa.int16()),
+        ("word", pa.string()),
+        ("token", pa.string()),
+        ("cosine", pa.float32()),
+        ("probability", pa.float32()),
+        ("caption", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("bank_layer", pa.int16()),
+        ("corpus", pa.string()),
+        ("sentence", pa.int64()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("neighbor_id", pa.string()),
+    ]
+)
+
+
+class ReadingFolder:
+    """A folder of readings: one Parquet file for each image, a row for each neighbor, all columns in each file.
+
+    A file is there whole or not at all, so a job that was killed goes on with the images that have none.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        """Open or make the folder.
+
+        Args:
+            folder: where the files are.
+            settings: everything that the readings depend on but the images: model, bank, layers, lenses ...
+
+        Raises:
+            LatentBankError: it cannot be written, or holds readings made with other settings.
+        """
+        self.folder = Path(folder).expanduser()
+        path = self.folder / _SETTINGS
+        given = json.loads(json.dumps(settings))
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            write_whole(path, json.dumps(given, ensure_ascii=False, indent=1).encode())
+            return
+        except (OSError, ValueError):
+            raise LatentBankError(f"{path} cannot be read; choose another folder.") from None
+        if known != given:
+            keys = [key for key in given if known.get(key) != given[key]] or sorted(
+                known.keys() - given.keys()
+            )
+            raise LatentBankError(
+                f"{self.folder} holds readings made with another {keys[0]} ({known.get(keys[0])}, not "
+                f"{given.get(keys[0])}); choose another folder, or those settings."
+            )
+
+    def path(self, image: ImageSource) -> Path:
+        """Give the file of an image's reading."""
+        return self.folder / image.file_name(".parquet")
+
+    def write(self, image: ImageSource, reading: Reading) -> Path:
+        """Write the reading of an image.
+
+        Raises:
+            LatentBankError: it cannot be written.
+        """
+        rows = [{"source": reading.source, **row} for row in reading.rows()]
+        head = {key: value for key, value in reading.to_dict().items() if key != "tokens"}
+        schema = _COLUMNS.with_metadata({"reading": json.dumps(head, ensure_ascii=False)})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd")
+        return write_whole(self.path(image), buffer.getvalue().to_pybytes())

@@ -1,0 +1,150 @@
+"""Pictures: an image with the best word of a lens on each of its patches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from latentbank.errors import LatentBankError
+from latentbank.files import write_whole
+from latentbank.query.output.grids import drawn_tile, fitted
+from latentbank.query.reading.reading import Reading, TokenReading
+
+# The first of these that the system has writes the words; they know many scripts, best first.
+_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf", "Arial.ttf")
+_PATCH = 72  # pixels that a patch is wide at least, for a word to be legible
+_LARGEST = 2400  # pixels that a panel is wide or high at most
+_FONT = 15
+_MARGIN = 10
+_HEADING = 26
+_SHADE = 150  # of the dark bar behind a word, of 255
+
+
+def draw_reading(
+    reading: Reading,
+    layers: Sequence[int] | None = None,
+    lenses: Sequence[str] | None = None,
+    tile: int | None = None,
+) -> Image.Image:
+    """Draw an image's reading: a row for each visual layer, a column for each lens, the best word on each patch.
+
+    Args:
+        reading: of an image; it must still hold the image.
+        layers: visual layers to draw; None: all.
+        lenses: lenses to draw; None: all.
+        tile: the tile whose tokens are drawn; None: the first (the whole image, where the model sees it whole).
+
+    Raises:
+        QueryError: not the reading of an image, or a lens, layer or tile that it does not have.
+    """
+    chosen = drawn_tile(reading, tile)
+    panels = [
+        [_panel(reading, layer, lens, chosen) for lens in lenses or reading.lenses]
+        for layer in (reading.layers if layers is None else layers)
+    ]
+    width, height = panels[0][0].size
+    page = Image.new(
+        "RGB",
+        (
+            _MARGIN + (width + _MARGIN) * len(panels[0]),
+            _MARGIN + (height + _MARGIN) * len(panels),
+        ),
+        "white",
+    )
+    for down, row in enumerate(panels):
+        for across, panel in enumerate(row):
+            page.paste(panel, (_MARGIN + across * (width + _MARGIN), _MARGIN + down * (height + _MARGIN)))
+    return page
+
+
+def save_reading(
+    reading: Reading,
+    path: str | Path,
+    layers: Sequence[int] | None = None,
+    lenses: Sequence[str] | None = None,
+    tile: int | None = None,
+) -> Path:
+    """Write the picture that `draw_reading` draws as a PNG, whole or not at all.
+
+    Raises:
+        QueryError: as for `draw_reading`.
+        LatentBankError: it cannot be written.
+    """
+    return write_whole(Path(path), png_bytes(draw_reading(reading, layers, lenses, tile)))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Give a PNG's bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _panel(reading: Reading, layer: int, lens: str, tile: int) -> Image.Image:
+    tokens = reading.patches(layer, lens, tile)
+    assert reading.image is not None
+    width, height = reading.image.size
+    narrowest = min(t.place.box[2] - t.place.box[0] for t in tokens if t.place)
+    scale = min(_PATCH / max(narrowest, 1e-6), _LARGEST / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    panel = Image.new("RGB", (size[0], size[1] + _HEADING), "white")
+    heading = f"{lens} lens, visual layer {layer}" + (f", tile {tile}" if tile else "")
+    ImageDraw.Draw(panel).text((2, 3), heading, "black", _font(_FONT + 2))
+    words = reading.image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    over = Image.new("RGBA", size)
+    draw = ImageDraw.Draw(over)
+    for token in tokens:
+        _write(draw, token, scale)
+    panel.paste(Image.alpha_composite(words, over).convert("RGB"), (0, _HEADING))
+    return panel
+
+
+def _write(draw: ImageDraw.ImageDraw, token: TokenReading, scale: float) -> None:
+    """Frame a token's box and write its best word in the middle, on a bar that shades the patch a little."""
+    assert token.place is not None
+    left, top, right, bottom = (edge * scale for edge in token.place.box)
+    corner = max(left, right - 1), max(top, bottom - 1)  # a patch may be thinner than a pixel
+    draw.rectangle((left, top, *corner), outline=(255, 255, 255, 110))
+    if not token.neighbors:
+        return
+    word = fitted(token.neighbors[0].word, 40)
+    font, text = _fit(word, right - left - 4, bottom - top)
+    if font is None:
+        return
+    x0, y0, x1, y1 = font.getbbox(text)
+    x, y = (left + right - (x1 - x0)) / 2, (top + bottom - (y1 - y0)) / 2
+    draw.rectangle((x - 2, y - 2, x + x1 - x0 + 2, y + y1 - y0 + 2), fill=(0, 0, 0, _SHADE))
+    draw.text((x - x0, y - y0), text, "white", font)
+
+
+def _fit(word: str, width: float, height: float) -> tuple[ImageFont.FreeTypeFont | None, str]:
+    """The largest font in which a word fits into a patch; below the smallest, the word is cut."""
+    for size in range(min(_FONT, int(height) - 2), 8, -1):
+        font = _font(size)
+        if font.getlength(word) <= width:
+            return font, word
+    if height < 9:
+        return None, word
+    font = _font(9)
+    while word and font.getlength(word + "…") > width:
+        word = word[:-1]
+    return font, word + "…"
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    font = ImageFont.load_default(size)  # Pillow's own, of English letters
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise LatentBankError(
+            "Pillow is built without FreeType here, so it cannot write words: reinstall pillow."
+        )
+    return font

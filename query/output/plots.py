@@ -1,0 +1,192 @@
+"""Figures of image readings for papers, by matplotlib: words on patches over a heat map, with a colour bar."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentbank.errors import QueryError
+from latentbank.files import write_whole
+from latentbank.query.evaluation.figures import LENS_NAMES, need_matplotlib
+from latentbank.query.output.grids import drawn_tile, fitted
+
+if TYPE_CHECKING:
+    from latentbank.query.reading.reading import Reading, TokenReading
+
+FORMATS = ("png", "pdf", "svg")
+_SIDE = 3.4  # inches that an image is wide or high at most
+_LARGEST, _SMALLEST = 9.0, 3.5  # points of a word
+_LETTER = 0.62  # a letter's width, of the font's size
+# Those of these that the system has; matplotlib's own knows no Chinese, Japanese or Korean.
+_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS", "Microsoft YaHei")
+_SETTINGS: Any = {
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "latentbank",
+}  # text stays text; the same figure, the same file
+
+
+def plot_reading(
+    reading: Reading,
+    layer: int | None = None,
+    lens: str | None = None,
+    tile: int | None = None,
+    axis: Any = None,
+    *,
+    words: bool = True,
+    heat: bool = True,
+) -> Any:
+    """Draw one layer of an image's reading into a matplotlib axis.
+
+    Args:
+        reading: of an image; it must still hold the image.
+        layer: the visual layer; None: the first.
+        lens: None: the first.
+        tile: the tile whose tokens are drawn; None: the first.
+        axis: to draw into; None: that of a new figure of pyplot.
+        words: write the best word on each patch.
+        heat: colour each patch by its best score (cosine, or LogitLens's probability), with a colour bar.
+
+    Returns:
+        The axis.
+
+    Raises:
+        QueryError: not the reading of an image, or a lens, layer or tile that it does not have.
+        LatentBankError: matplotlib is not installed.
+    """
+    chosen = reading.layers[0] if layer is None else layer
+    name = lens or reading.lenses[0]
+    tokens = reading.patches(chosen, name, drawn_tile(reading, tile))
+    need_matplotlib()
+    if axis is None:
+        from matplotlib import pyplot
+
+        axis = pyplot.subplots(figsize=_size(reading, 1, 1), layout="constrained")[1]
+    _draw(axis, reading, tokens, chosen, name, words=words, heat=heat)
+    return axis
+
+
+def save_plot(
+    reading: Reading,
+    path: str | Path,
+    layers: Sequence[int] | None = None,
+    lenses: Sequence[str] | None = None,
+    tile: int | None = None,
+) -> Path:
+    """Write a figure of an image's reading: a row for each visual layer, a column for each lens.
+
+    Args:
+        reading: of an image; it must still hold the image.
+        path: whose suffix says the format: .png (200 dots an inch), .pdf or .svg.
+        layers: visual layers to draw; None: all.
+        lenses: lenses to draw; None: all.
+        tile: as for `plot_reading`.
+
+    Raises:
+        QueryError: as for `plot_reading`, or another suffix.
+        LatentBankError: matplotlib is not installed, or the file cannot be written.
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise QueryError(f"{path} names no format of a figure; let it end with .png, .pdf or .svg.")
+    rows, columns = list(reading.layers if layers is None else layers), list(lenses or reading.lenses)
+    shown = drawn_tile(reading, tile)
+    panels = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
+    need_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_size(reading, len(rows), len(columns)), layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for down, layer in enumerate(rows):
+        for across, lens in enumerate(columns):
+            _draw(axes[down][across], reading, panels[down][across], layer, lens, words=True, heat=True)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_SETTINGS):
+        # No date goes in: the same reading gives the same file.
+        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+        figure.savefig(buffer, format=kind, dpi=200, metadata=undated.get(kind))
+    return write_whole(Path(path), buffer.getvalue())
+
+
+def _size(reading: Reading, rows: int, columns: int) -> tuple[float, float]:
+    """Inches of a figure, with room for titles and colour bars."""
+    assert reading.size is not None
+    width, height = reading.size
+    scale = _SIDE / max(width, height)
+    return max(2.0, width * scale + 0.8) * columns, max(1.2, height * scale + 0.4) * rows
+
+
+def _draw(
+    axis: Any,
+    reading: Reading,
+    tokens: Sequence[TokenReading],
+    layer: int,
+    lens: str,
+    *,
+    words: bool,
+    heat: bool,
+) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    assert reading.image is not None
+    assert reading.size is not None
+    width, height = reading.size
+    axis.imshow(reading.image, extent=(0, width, height, 0), interpolation="none")
+    drawn = [token for token in tokens if token.neighbors]
+    boxes = [token.place.box for token in drawn if token.place is not None]
+    patches = [Rectangle((left, top), right - left, bottom - top) for left, top, right, bottom in boxes]
+    if patches:
+        frames = PatchCollection(patches, edgecolor=(1, 1, 1, 0.5), linewidth=0.4, facecolor="none")
+        if heat:
+            frames = PatchCollection(
+                patches, edgecolor=(1, 1, 1, 0.5), linewidth=0.4, cmap="viridis", alpha=0.55
+            )
+            frames.set_array([token.neighbors[0].score for token in drawn])
+            of = "probability" if lens == "logit" else "cosine"
+            axis.figure.colorbar(frames, ax=axis, label=f"best {of}", fraction=0.046, pad=0.02)
+        axis.add_collection(frames)
+    if words:
+        inch = _SIDE / max(width, height)
+        for token, box in zip(drawn, boxes, strict=True):
+            _write(axis, token.neighbors[0].word, box, 72 * inch)
+    axis.set_title(f"{LENS_NAMES.get(lens, lens)}, visual layer {layer}", fontsize=9)
+    axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+
+
+def _write(axis: Any, word: str, box: tuple[float, float, float, float], scale: float) -> None:
+    """Write a word into a patch as large as it fits; `scale` is points for each pixel of the image."""
+    from matplotlib.patheffects import withStroke
+
+    left, top, right, bottom = box
+    width, height = (right - left) * scale, (bottom - top) * scale
+    text = fitted(word, 40)
+    size = min(_LARGEST, 0.6 * height, width / (_LETTER * max(1, len(text))))
+    if size < _SMALLEST:
+        size = min(_SMALLEST, 0.6 * height)
+        text = fitted(word, max(2, int(width / (_LETTER * size)))) if size > 0 else ""
+    if not text or size < 1:
+        return
+    axis.text(
+        (left + right) / 2,
+        (top + bottom) / 2,
+        text,
+        fontsize=size,
+        fontfamily=_fonts(),
+        color="white",
+        ha="center",
+        va="center",
+        parse_math=False,  # a word such as $x$ is no formula
+        path_effects=[withStroke(linewidth=1.2, foreground="black")],
+    )
+
+
+@cache
+def _fonts() -> list[str]:
+    from matplotlib import font_manager
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in _FONTS if name in known]

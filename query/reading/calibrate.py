@@ -1,0 +1,52 @@
+"""Calibration: the mean of a VLM's visual tokens at each layer, measured once on many images and kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from latentbank.query.lenses.centring import Means, means_of
+from latentbank.query.reading.images import Source
+from latentbank.query.reading.visual_tokens import Broken, see
+
+if TYPE_CHECKING:
+    from latentbank.models.vision.vision_language import VisualModel
+
+
+def measure_means(
+    model: VisualModel,
+    images: Iterable[Source],
+    layers: Sequence[int],
+    *,
+    what: str = "images",
+    prompt: str | None = None,
+    batch: int = 8,
+    broken: Broken | None = None,
+) -> Means:
+    """Measure the mean of all visual tokens of images at each layer: what queries of a centred bank go without.
+
+    Args:
+        model: the VLM.
+        images: like those that will be read; paths, bytes, open images or what `find_images` finds.
+        layers: the visual layers.
+        what: what the images are, for people.
+        prompt: the text beside the image; None: the model's own way.
+        batch: images in one forward pass.
+        broken: as for `read_images`.
+
+    Raises:
+        QueryError: there are no images.
+        ImageError: an image cannot be read, and nobody is told of it.
+        ModelError: a hidden state is not finite.
+    """
+    count = 0
+
+    def states() -> Iterator[Mapping[int, Any]]:
+        nonlocal count
+        for part in see(model, images, layers, prompt, batch, broken):
+            for seen in part:
+                yield seen.tokens.states
+            count += len(part)
+
+    means = means_of(states(), "visual tokens", model.fingerprint())
+    return Means(f"visual tokens of {count:,} {what}", means.fingerprint, means.count, means.by_layer)

@@ -1,0 +1,250 @@
+"""Where images come from: files, globs, folders and datasets, one at a time."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from latentbank.errors import ImageError, LatentBankError
+from latentbank.models.vision.images import open_image
+
+if TYPE_CHECKING:
+    import datasets
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".avif"}
+"""Files of a folder that are taken for images; a file that is named itself may have any suffix."""
+
+_HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
+_SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image that can be opened.
+
+    `name` is what people call it (its path as given, or the dataset's name and the row's number), `key` tells it
+    from all others, wherever the command is run.
+    """
+
+    name: str
+    key: str
+    data: Path | bytes
+
+    def open(self) -> Image.Image:
+        """Open it, upright and in RGB.
+
+        Raises:
+            ImageError: it cannot be read; the message names it.
+        """
+        try:
+            return open_image(self.data)
+        except ImageError as error:
+            if isinstance(self.data, Path):
+                raise
+            raise ImageError(f"{self.name}: {error}") from None
+
+    def file_name(self, suffix: str) -> str:
+        """Give the name of a file about it: readable, safe, and no other image's."""
+        stem = re.sub(r"[^\w.-]+", "-", Path(self.name).stem if isinstance(self.data, Path) else self.name)
+        digest = hashlib.blake2b(self.key.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+        return f"{stem.strip('-.')[:60] or 'image'}-{digest}{suffix}"
+
+
+Source = str | Path | bytes | Image.Image | ImageSource
+"""What can be given for an image."""
+
+
+class Images:
+    """Images from several sources, in their order; made by `find_images`. Iterate over it as often as you like.
+
+    Attributes:
+        total: how many there are; None where a dataset does not say.
+    """
+
+    def __init__(self, files: Sequence[Path], found: Sequence[_Dataset], limit: int | None) -> None:
+        self._files, self._datasets, self._limit = files, found, limit
+        self.total: int | None = None
+        if not found:
+            self.total = len(files) if limit is None else min(limit, len(files))
+
+    def __iter__(self) -> Iterator[ImageSource]:
+        paths = (ImageSource(str(path), str(path.resolve()), path) for path in self._files)
+        return itertools.islice(itertools.chain(paths, *self._datasets), self._limit)
+
+
+def find_images(
+    sources: Sequence[str | Path],
+    *,
+    column: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> Images:
+    """Find the images that are named: checks that the files are there, opens none.
+
+    Args:
+        sources: image files, globs (`**` goes into folders), folders (searched to the bottom for files with an
+            image's suffix), .parquet files, dataset folders, or ids of hub datasets, which are streamed.
+        column: the column of a dataset that holds the images; None: found.
+        config: configuration of a dataset.
+        split: split of a dataset; "train" if None.
+        revision: revision of a hub dataset.
+        limit: only the first so many images.
+
+    Raises:
+        ImageError: files are missing, a glob or a folder has no image, or dataset options come without a dataset.
+    """
+    if limit is not None and limit < 1:
+        raise ImageError(f"The limit is {limit}; it must be 1 or more.")
+    files: list[Path] = []
+    found: list[_Dataset] = []
+
+    def dataset(name: str) -> None:
+        found.append(_Dataset(name, column, config, split or "train", revision))
+
+    for given in map(str, sources):
+        if "://" in given:  # not repeated in the message: an address may hold a token
+            raise ImageError("A web address cannot be read; download the image and give its path.")
+        path = os.path.expanduser(given)
+        if os.path.isdir(path):
+            inside = _in_folder(Path(path))
+            if inside:
+                files += inside
+            elif any(Path(path).rglob("*.parquet")) or any(Path(path).rglob("*.arrow")):
+                dataset(path)
+            else:
+                raise ImageError(f"The folder {given} holds no image; check its name.")
+        elif os.path.exists(path):
+            if path.lower().endswith(".parquet"):
+                dataset(path)
+            else:
+                files.append(Path(path))
+        elif glob.has_magic(given):
+            matches = sorted(m for m in glob.glob(path, recursive=True) if not os.path.isdir(m))
+            if not matches:
+                raise ImageError(f"No file matches {given}; check the pattern.")
+            files += map(Path, matches)
+        elif _HUB_ID.fullmatch(given) and Path(given).suffix.lower() not in SUFFIXES:
+            dataset(given)
+        else:
+            raise ImageError(f"No such file: {given}; check the path.")
+    if not files and not found:
+        raise ImageError("Name an image: a file, a glob, a folder or a dataset.")
+    if (column or config or split or revision) and not found:
+        raise ImageError("The images are files: column, config, split and revision are for datasets only.")
+    return Images(list(dict.fromkeys(files)), found, limit)
+
+
+def opened(
+    images: Iterable[Source], broken: Callable[[str, LatentBankError], None] | None
+) -> Iterator[tuple[str, Image.Image]]:
+    """Give the name of each image and the image, upright and in RGB, opened when its turn comes.
+
+    Args:
+        images: paths, bytes, open images, or what `find_images` found.
+        broken: told the name of an image that cannot be read and why, and the next one follows; None: raise.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    for number, image in enumerate(images):
+        name = _name(image, number)
+        try:
+            pixels = image.open() if isinstance(image, ImageSource) else open_image(image)
+        except ImageError as error:
+            if broken is None:
+                raise
+            broken(name, error)
+            continue
+        yield name, pixels
+
+
+def _name(image: Source, number: int) -> str:
+    if isinstance(image, ImageSource):
+        return image.name
+    if isinstance(image, str | Path):
+        return str(image)
+    return str(getattr(image, "filename", "") or f"image {number}")
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """The images of a dataset's split, streamed; their bytes are opened by us, so that a broken one stops nothing."""
+
+    name: str
+    column: str | None
+    config: str | None
+    split: str
+    revision: str | None
+
+    def __iter__(self) -> Iterator[ImageSource]:
+        import datasets
+
+        logging.getLogger("datasets").setLevel(logging.ERROR)
+        try:
+            stream = self._open()
+            column = self._image_column(stream)
+            stream = stream.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            key = "|".join(map(str, (self.name, self.config, self.split)))
+            for number, row in enumerate(stream):
+                name = f"{self.name}/{self.split}/{number:06d}"
+                yield ImageSource(name, f"{key}|{number}", _data(row[column]))
+        except (ImageError, GeneratorExit):
+            raise
+        except Exception as error:
+            lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+            reason = _SECRETS.sub("...", ": ".join(lines[:2]))[:400] or type(error).__name__
+            raise ImageError(
+                f"The dataset {self.name} cannot be read ({reason}); check its name, your access and the connection."
+            ) from None
+
+    def _open(self) -> datasets.IterableDataset:
+        import datasets
+
+        if os.path.isfile(self.name):
+            files = {self.split: glob.escape(os.path.abspath(self.name))}
+            return datasets.load_dataset("parquet", data_files=files, split=self.split, streaming=True)
+        if os.path.isdir(self.name) and os.path.isfile(os.path.join(self.name, "dataset_info.json")):
+            return datasets.load_from_disk(self.name).to_iterable_dataset()
+        return datasets.load_dataset(
+            self.name, self.config, split=self.split, revision=self.revision, streaming=True
+        )
+
+    def _image_column(self, stream: datasets.IterableDataset) -> str:
+        import datasets
+
+        features: Mapping[str, Any] = stream.features or {}
+        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        if self.column is not None:
+            if self.column not in features:
+                raise ImageError(f"{self.name} has no column {self.column!r}; it has {', '.join(features)}.")
+            return self.column
+        if len(images) != 1:
+            has = f"there are {', '.join(images)}" if images else f"its columns are {', '.join(features)}"
+            raise ImageError(f"Name the column of {self.name} that holds the images with --column; {has}.")
+        return images[0]
+
+
+def _data(cell: object) -> Path | bytes:
+    """A cell of an image column: bytes, a path, or nothing (which no image opens from)."""
+    if isinstance(cell, Mapping):
+        if cell.get("bytes") is not None:
+            return bytes(cell["bytes"])
+        if cell.get("path"):
+            return Path(cell["path"])
+    return b""

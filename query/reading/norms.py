@@ -1,0 +1,180 @@
+"""Norms: how long visual tokens are beside text, layer by layer, and whether the model's dtype holds them.
+
+The paper names the mismatch: visual norms lie far above those of text, most of all at the LLM's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from latentbank.errors import QueryError
+from latentbank.query.reading.images import Source
+from latentbank.query.reading.visual_tokens import Broken, called, overflow, see, wider
+
+if TYPE_CHECKING:
+    from latentbank.models.language.model import LanguageModel
+    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+
+SENTENCES = (
+    "A woman in a red coat walks her dog along the beach.",
+    "The museum keeps a collection of clocks from the nineteenth century.",
+    "Two boys are playing football on the grass behind the school.",
+    "Prices rose by three percent in March, more than economists had expected.",
+    "He fixed the leaking pipe with a wrench and some tape.",
+    "The soup is made of tomatoes, onions and a little garlic.",
+    "Mountains covered with snow can be seen from the window of the train.",
+    "If the signal is lost, the device tries to connect again after ten seconds.",
+    "She wrote her first novel at night, while her children slept.",
+    "A small brown bird sits on the branch of an apple tree.",
+    "The river divides the city into an old part and a new one.",
+    "Nobody knew why the lights in the office had been on all weekend.",
+)
+"""Plain text whose norms stand for those of text where no other text is given."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The norms of many tokens: how many, the median, the 5th and the 95th percentile, and the largest."""
+
+    tokens: int
+    median: float
+    low: float
+    high: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class LayerNorms:
+    """Visual norms beside text norms at one layer; `ratio` is that of the medians."""
+
+    layer: int
+    visual: Spread
+    text: Spread
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Visual norms beside text norms at every layer asked for; `limit` is the largest number the dtype holds."""
+
+    model: str
+    dtype: str
+    limit: float
+    images: int
+    layers: tuple[LayerNorms, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the norms as JSON-ready data (docs/json.md describes it)."""
+        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+
+
+def measure_norms(
+    model: VisualModel,
+    images: Iterable[Source],
+    layers: Sequence[int],
+    *,
+    sentences: Sequence[str] = SENTENCES,
+    prompt: str | None = None,
+    batch: int = 8,
+    broken: Broken | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Norms:
+    """Compare the norms of visual tokens with those of text at each layer.
+
+    Of a sentence those tokens count that could be contexts: no special token and not the first real one, which
+    is the attention sink. Norms are computed in float32.
+
+    Args:
+        model: the VLM; text runs through its language model.
+        images: paths, bytes, open images or what `find_images` finds.
+        layers: the layers to compare.
+        sentences: the text.
+        prompt: the text beside the image; None: the model's own way.
+        batch: images in one forward pass.
+        broken: as for `read_images`.
+        warn: told if visual norms are beyond what the model's dtype holds.
+
+    Raises:
+        QueryError: no image, or no text.
+        ModelError: a hidden state is not finite.
+    """
+    visual: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
+    count, warned = 0, False
+    for part in see(model, images, layers, prompt, batch, broken):
+        seen = [one.tokens for one in part]
+        for tokens in seen:
+            for layer in layers:
+                visual[layer].append(tokens.norms(layer))
+        if not warned and warn is not None and (said := beyond_range(model, seen)):
+            warned = True
+            warn(said)
+        count += len(part)
+    if not count:
+        raise QueryError("There is no image to measure; name one that can be read.")
+    text = text_norms(model.language, sentences, layers)
+    dtype = model.language.dtype
+    found = []
+    for layer in layers:
+        one, other = _spread(np.concatenate(visual[layer])), _spread(text[layer])
+        found.append(LayerNorms(layer, one, other, one.median / other.median))
+    return Norms(model.name, called(dtype), torch.finfo(dtype).max, count, tuple(found))
+
+
+def text_norms(
+    language: LanguageModel, sentences: Sequence[str], layers: Sequence[int], batch: int = 16
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Give the norms of text at each layer, of the tokens that `measure_norms` counts.
+
+    Raises:
+        QueryError: the sentences have no such token.
+        ModelError: a hidden state is not finite.
+    """
+    special = set(language.tokenizer.all_special_ids)
+    ids = [language.encode(sentence)[: language.max_length] for sentence in sentences]
+    norms: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
+    for start in range(0, len(ids), batch):
+        part = ids[start : start + batch]
+        for sentence, states in zip(part, language.hidden_states(part, layers), strict=True):
+            places = [place for place, token in enumerate(sentence) if token not in special][1:]
+            for layer in layers:
+                if not states[layer].isfinite().all():
+                    raise overflow(language.name, layer, "hidden states of text", language.dtype)
+                norms[layer].append(states[layer][places].float().norm(dim=-1).cpu().numpy())
+    joined = {layer: np.concatenate(found or [np.empty(0, np.float32)]) for layer, found in norms.items()}
+    if not all(len(found) for found in joined.values()):
+        raise QueryError("The text has no token to compare with; give sentences of several words.")
+    return joined
+
+
+def beyond_range(model: VisualModel, seen: Sequence[VisualTokens]) -> str | None:
+    """Say which visual norms are larger than the largest number of the model's dtype; None where all fit.
+
+    Such a model is close to overflowing, or does so in its next blocks: float16 ends at 65,504.
+    """
+    dtype = model.language.dtype
+    limit = torch.finfo(dtype).max
+    if dtype == torch.float32:
+        return None
+    largest = {
+        layer: max(float(tokens.norms(layer).max(initial=0)) for tokens in seen)
+        for layer in (seen[0].states if seen else ())
+    }
+    beyond = {layer: norm for layer, norm in largest.items() if not norm <= limit}
+    if not beyond:
+        return None
+    layer = max(beyond, key=lambda one: beyond[one])
+    return (
+        f"Visual norms of {model.name} reach {beyond[layer]:,.0f} at layer {layer}, beyond what "
+        f"{called(dtype)} holds ({limit:,.0f}): load it in {wider(dtype)} (--dtype)."
+    )
+
+
+def _spread(norms: npt.NDArray[np.float32]) -> Spread:
+    low, median, high = np.percentile(norms, (5, 50, 95))
+    return Spread(len(norms), float(median), float(low), float(high), float(norms.max()))

@@ -1,0 +1,271 @@
+"""How the embedded store lays out a layer: pieces while it is loaded, segments with graphs, the index of captions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import qdrant_edge as edge
+
+from latentbank.bank.settings import load_settings
+from latentbank.bank.store.base import Points, Store
+from latentbank.bank.store.embedded import optimizing
+from latentbank.bank.where import Where
+from latentbank.errors import BankNotFound, BankUnavailable
+from tests.bank.samples import HEAD, WIDTH, Place, is_one_sentence, points, units
+from tests.bank.store.test_store import joined, recall, two_corpora
+
+
+@pytest.fixture
+def place(data_dir: Path) -> Place:
+    return Place("embedded", load_settings(data_dir=data_dir))
+
+
+def made(place: Place, **settings: Any) -> Store:
+    """A store with an empty layer 4."""
+    store = place.open(**settings)
+    store.create(4, WIDTH, "int8")
+    store.write_manifest(HEAD)
+    return store
+
+
+def test_pieces_of_a_layer_get_their_graph_at_the_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentbank.bank.store.embedded.store.PIECE", 60)
+    store = made(place, graph_from=400)
+    layer = place.settings.data_dir / "bank" / "L04"
+
+    def graphs() -> list[int]:
+        return [json.loads(file.read_text())["m"] for file in layer.rglob("hnsw_config.json")]
+
+    def load(first: int) -> Points:
+        parts = [points(20, first=start, seed=start) for start in range(first, first + 600, 20)]
+        store.defer_index(4, first + 600)
+        for one in parts:
+            store.upsert(4, one)
+            store.commit()
+        return joined(*parts)
+
+    given = load(0)
+    assert graphs() == [0] * 10
+    store.index(4)
+    assert graphs() == [16] * 2
+    sizes = [file.stat().st_size for file in layer.rglob("matrix.dat")]
+    assert max(sizes) <= 1.5 * min(sizes)
+    # Another corpus on top: the graphs that are there stay.
+    given = joined(given, load(600))
+    assert set(graphs()) == {16}
+    store.index(4)
+    assert (store.info(4).points, store.info(4).indexed) == (1200, 1200)
+    assert recall(store, given, units(20, seed=9), exact=False) >= 0.99
+    store.close()
+
+
+def test_captions_are_indexed_when_a_filter_first_reads_them(place: Place) -> None:
+    store = made(place)
+    two_corpora(store)
+    store.index(4)
+    layer = place.settings.data_dir / "bank" / "L04"
+    assert not [*layer.rglob("*caption*")]
+    assert store.count(4, Where(caption_contains="red dog") & ~Where(corpus="plants")) > 0
+    assert [*layer.rglob("*caption*")]
+
+
+def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To index a layer, its shard is closed and opened again; a search that is under way comes first."""
+    store = made(place)
+    store.upsert(4, points(50))
+    store.commit()
+    request = edge.QueryBatchRequest
+    writer = threading.Thread(target=store.index, args=(4,))
+
+    def while_it_is_indexed(requests: Any) -> Any:
+        monkeypatch.undo()
+        writer.start()
+        writer.join(0.5)  # it has time to close the shard
+        return request(requests)
+
+    monkeypatch.setattr(edge, "QueryBatchRequest", while_it_is_indexed)
+    assert len(store.search(4, units(1), 5)[0]) == 5
+    writer.join()
+    assert store.info(4).indexed == 50
+    assert len(store.search(4, units(1), 5)[0]) == 5
+    store.close()
+
+
+# -- in a process of its own ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer is indexed in a process of its own, however small."""
+    monkeypatch.setattr("latentbank.bank.store.embedded.optimizing._APART_FROM", 0)
+
+
+def once_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
+    """Call `action` with the id of the process that indexes before it is waited for; note if readers come first."""
+    stand_back, notes = optimizing._stand_back, []
+
+    def also(pid: int, *, read: bool) -> None:
+        stand_back(pid, read=read)
+        notes.append(read)
+        action(pid)
+
+    monkeypatch.setattr(optimizing, "_stand_back", also)
+    return notes
+
+
+@pytest.mark.parametrize("graph_from", [0, 10_000], ids=["graph", "scan"])
+@pytest.mark.usefixtures("apart")
+def test_readers_search_while_another_process_indexes(
+    place: Place, monkeypatch: pytest.MonkeyPatch, graph_from: int
+) -> None:
+    store = made(place, graph_from=graph_from)
+    given = points(300)
+    store.upsert(4, given)
+    store.commit()
+    queries = units(20, seed=9)
+    found: list[float] = []
+
+    def search(_pid: int) -> None:
+        with ThreadPoolExecutor(1) as other:
+            found.append(other.submit(recall, store, given, queries, exact=True).result(timeout=60))
+
+    notes = once_it_runs(monkeypatch, search)
+    store.index(4)
+    assert found == [1.0]
+    assert notes == [False]  # nobody had searched when it began
+    assert (store.info(4).points, store.info(4).indexed) == (300, 300)
+    assert recall(store, given, queries, exact=True) == 1.0
+    assert recall(store, given, queries, exact=False) >= 0.99
+    late = points(90, "late", seed=3)
+    store.upsert(4, late)
+    store.index(4)
+    assert notes == [False, True]
+    assert store.info(4).indexed == 390
+    store.close()
+    again = place.open()
+    assert recall(again, joined(given, late), queries, exact=True) == 1.0
+    assert again.count(4) == 390
+    again.close()
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = made(place)
+    store.upsert(4, points(100))
+    store.commit()
+    late = points(20, "late")
+    with ThreadPoolExecutor(3) as others:
+        written: list[Any] = []
+
+        def write(_pid: int) -> None:
+            if not written:
+                written.append(others.submit(store.upsert, 4, late))
+                written.append(others.submit(store.delete_corpus, 4, "nothing"))
+                written.append(others.submit(store.count, 4, Where(caption_contains="red dog")))
+
+        once_it_runs(monkeypatch, write)
+        store.index(4)
+        for one in written:
+            one.result(timeout=60)
+    store.commit()
+    assert store.count(4) == 120
+    assert store.present(4, late.ids) == set(late.ids)
+    store.index(4)
+    assert store.info(4).indexed == 120
+    store.close()
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [(signal.SIGKILL, "ended by SIGKILL, perhaps for want of memory"), (signal.SIGBUS, "make room and run")],
+)
+def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, said: str
+) -> None:
+    store = made(place)
+    given = points(300)
+    store.upsert(4, given)
+    store.commit()
+    with monkeypatch.context() as patch:
+        once_it_runs(patch, lambda pid: os.kill(pid, sent))
+        with pytest.raises(BankUnavailable, match=said) as found:
+            store.index(4)
+    assert is_one_sentence(found.value)
+    assert recall(store, given, units(20, seed=9), exact=True) == 1.0
+    store.upsert(4, points(10, "late"))
+    store.index(4)
+    assert store.info(4).indexed == 310
+    store.close()
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("when", ["at once", "while it waits"])
+def test_an_interrupted_caller_ends_the_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store = made(place)
+    store.upsert(4, points(50))
+    store.commit()
+    pids: list[int] = []
+
+    def interrupt(pid: int) -> None:
+        pids.append(pid)
+        if when == "at once":
+            raise KeyboardInterrupt
+        # As from a terminal: Python's main thread, which waits for the process, is interrupted, the process is not.
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with monkeypatch.context() as patch:
+        once_it_runs(patch, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.index(4)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    store.index(4)
+    assert store.info(4).indexed == 50
+    store.close()
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made(place)
+    store.upsert(4, points(50))
+    store.commit()
+    with ThreadPoolExecutor(1) as other:
+        closed: list[Any] = []
+        once_it_runs(monkeypatch, lambda _pid: closed.append(other.submit(store.close)))
+        store.index(4)
+        closed[0].result(timeout=60)
+    with pytest.raises(BankNotFound):
+        store.count(4)
+    again = place.open()
+    assert again.info(4).indexed == 50
+    again.close()
+
+
+@pytest.mark.usefixtures("apart")
+def test_what_the_engine_says_elsewhere_is_said_here(place: Place) -> None:
+    store = made(place)
+    store.upsert(4, points(50))
+    store.commit()
+    wrong = {**HEAD, "hidden_size": WIDTH + 1}
+    store.write_manifest(wrong)
+    with pytest.raises(BankUnavailable, match=r"cannot be used: .*incompatible") as found:
+        store.index(4)
+    assert is_one_sentence(found.value)
+    store.write_manifest(HEAD)
+    store.index(4)
+    assert store.info(4).indexed == 50
+    store.close()

@@ -1,0 +1,307 @@
+"""What the embedded store survives: kill -9 in the middle of its work, and disks without room."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentbank.bank.bank import Bank
+from latentbank.bank.opening import delete_bank, list_banks, open_bank
+from latentbank.bank.rotation import rotate
+from latentbank.bank.settings import load_settings
+from latentbank.bank.store.embedded import optimizing
+from latentbank.bank.store.embedded.store import RESERVE_BYTES
+from latentbank.errors import BankBusy, BankNotFound, BankUnavailable
+from tests.bank.samples import (
+    WIDTH,
+    Place,
+    Start,
+    entry,
+    fill,
+    ids,
+    is_one_sentence,
+    make_bank,
+    payload,
+    said_by,
+    units,
+)
+
+BATCH = 150
+
+
+@pytest.fixture
+def place(data_dir: Path) -> Place:
+    return Place("embedded", load_settings(data_dir=data_dir))
+
+
+# -- kills -------------------------------------------------------------------------------------------
+
+
+def states(number: int, layer: int) -> Any:
+    """The hidden states of corpus `number` in a layer."""
+    return units(BATCH, seed=100 * number + layer)
+
+
+def write(bank: Bank, number: int) -> None:
+    """Put corpus `number` into every layer and commit it."""
+    corpus, numbers = f"corpus{number}", range(BATCH)
+    for layer in bank.layers:
+        bank.add(layer, ids(numbers, corpus), states(number, layer), [payload(n, corpus) for n in numbers])
+    bank.commit()
+
+
+def record(bank: Bank, number: int) -> None:
+    bank.record(entry(f"corpus{number}", BATCH))
+
+
+def check_content(bank: Bank, corpora: int) -> None:
+    """The first `corpora` corpora are there, every context of them as it was written."""
+    for layer in bank.layers:
+        held = {p.id: p for p in bank.store.scroll(layer, vectors=True, payloads=True)}
+        for number in range(corpora):
+            corpus = f"corpus{number}"
+            rows = rotate(states(number, layer), bank.manifest.rotation_seed)
+            found = [held[one] for one in ids(range(BATCH), corpus)]
+            assert [p.payload for p in found] == [payload(n, corpus) for n in range(BATCH)]
+            np.testing.assert_allclose([p.vector for p in found], rows, atol=1e-3)
+
+
+def write_on(data_dir: str, first: str, apart_from: str) -> None:
+    """In a process of its own: writes corpora from number `first` on, and says which are committed."""
+    optimizing._APART_FROM = int(apart_from)
+    with open_bank("bank", data_dir=data_dir) as bank:
+        for number in itertools.count(int(first)):
+            write(bank, number)
+            print(number, flush=True)
+            record(bank, number)
+            if number % 3 == 0:
+                bank.store.index(4)
+
+
+@pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
+def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_from: int) -> None:
+    make_bank(place).close()
+    recorded = 0
+    for pause in (0.0, 0.03, 0.08, 0.25):  # so that the kills come at different moments of the work
+        writer = start(write_on, place.settings.data_dir, recorded, apart_from)
+        said = [said_by(writer) for _ in range(3)]
+        time.sleep(pause)
+        writer.send_signal(signal.SIGKILL)
+        said += writer.communicate()[0].split()
+        assert writer.returncode == -signal.SIGKILL
+        committed = int(said[-1]) + 1
+        with open_bank("bank", place.settings) as bank:
+            check_content(bank, committed)
+            recorded = len(bank.corpora)
+            assert recorded in (committed - 1, committed)
+            names = list(bank.corpora)
+            assert names == [f"corpus{number}" for number in range(recorded)]
+            assert not [wrong for wrong in bank.verify() if any(f"'{name}'" in wrong for name in names)]
+            # Whatever was under way is written again, as the same command would.
+            write(bank, recorded)
+            record(bank, recorded)
+            recorded += 1
+            assert bank.verify() == []
+            assert bank.count() == recorded * BATCH
+    assert recorded >= 9
+
+
+def make_and_delete(data_dir: str) -> None:
+    """In a process of its own: makes and deletes a bank of many layers, over and over."""
+    place = Place("embedded", load_settings(data_dir=data_dir))
+    while True:
+        make_bank(place, layers=range(8)).close()
+        print("made", flush=True)
+        delete_bank("bank", place.settings)
+
+
+def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_none(place: Place, start: Start) -> None:
+    for pause in (0.001, 0.004, 0.008, 0.05, 0.12):  # the first fall into the deletion, the others after it
+        maker = start(make_and_delete, place.settings.data_dir)
+        assert said_by(maker) == "made"
+        time.sleep(pause)
+        maker.send_signal(signal.SIGKILL)
+        maker.communicate()
+        if list_banks(place.settings):
+            with open_bank("bank", place.settings) as whole:
+                assert whole.store.layers() == list(range(8))
+                assert whole.verify() == []
+            delete_bank("bank", place.settings)
+        else:
+            with pytest.raises(BankNotFound):
+                open_bank("bank", place.settings)
+        check_a_new_bank(place)
+        delete_bank("bank", place.settings)
+
+
+def check_a_new_bank(place: Place) -> None:
+    """A bank can be made, holds nothing of what was there before, and works."""
+    with make_bank(place) as made:
+        assert made.store.layers() == [4, 8]
+        assert [made.count(layer) for layer in made.layers] == [0, 0]
+        fill(made, 20)
+        made.store.index(4)
+        assert made.verify() == []
+    there = {path.name for path in (place.settings.data_dir / "bank").iterdir()}
+    assert there == {"L04", "L08", "manifest.json", "lock"}
+
+
+@pytest.mark.parametrize("left", ["L04.new", "L04.new and L12.new", "an empty L04", "a deletion"])
+def test_what_a_kill_left_half_made_is_cleaned(place: Place, left: str) -> None:
+    with make_bank(place, layers=[4]) as made:
+        fill(made, 30)
+    folder = place.settings.data_dir / "bank"
+    (folder / "manifest.json").unlink()
+    match left:
+        case "L04.new":
+            (folder / "L04").rename(folder / "L04.new")
+            shutil.rmtree(next((folder / "L04.new" / "segments").iterdir()))
+        case "L04.new and L12.new":
+            shutil.copytree(folder / "L04", folder / "L12.new")
+            (folder / "L04").rename(folder / "L04.new")
+        case "an empty L04":
+            shutil.rmtree(folder / "L04")
+            (folder / "L04").mkdir()
+        case "a deletion":
+            (folder / "deleting").touch()
+            shutil.rmtree(next((folder / "L04" / "segments").iterdir()))
+    assert list_banks(place.settings) == []
+    with pytest.raises(BankNotFound):
+        open_bank("bank", place.settings)
+    check_a_new_bank(place)
+
+
+# -- no room -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def little_room(folder: Path, left: int) -> Iterator[None]:
+    """Leave `left` bytes on the disk of `folder`."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free - left)
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def small_files(largest: int) -> Iterator[None]:
+    """Let no file grow beyond `largest` bytes: another way to run out of room, which needs no rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fails(action: Callable[[], object]) -> None:
+    with pytest.raises(BankUnavailable, match=r"is full.*make room and run the command again") as found:
+        action()
+    assert is_one_sentence(found.value)
+
+
+def check_it_goes_on(place: Place, bank: Bank, corpora: int) -> None:
+    """With room again, the same bank is written on, closed and opened, and nothing is missing."""
+    check_content(bank, corpora)
+    write(bank, corpora)
+    bank.store.index(4)
+    for number in range(corpora + 1):
+        record(bank, number)
+    bank.close()
+    with open_bank("bank", place.settings) as opened:
+        check_content(opened, corpora + 1)
+        assert opened.verify() == []
+        assert opened.count() == (corpora + 1) * BATCH
+        opened.store.index(4)
+        assert opened.store.info(4).indexed == (corpora + 1) * BATCH
+
+
+def on_a_small_disk(data_dir: str, apart_from: str) -> None:
+    """In a process of its own: fills the disk of `data_dir` until nothing more can be written."""
+    optimizing._APART_FROM = int(apart_from)
+    place = Place("embedded", load_settings(data_dir=data_dir))
+    folder = Path(data_dir)
+    bank = make_bank(place, layers=[4])
+    write(bank, 0)
+    record(bank, 0)
+    committed = 1
+
+    def fill_up() -> None:
+        nonlocal committed
+        while committed < 1000:
+            write(bank, committed)
+            committed += 1
+
+    with little_room(folder, RESERVE_BYTES + (2 << 20)):
+        fails(fill_up)
+        assert committed > 1
+        fails(lambda: bank.store.index(4))
+        check_content(bank, committed)
+        assert bank.search(units(1), 4)[0]
+    with little_room(folder, 0):
+        fails(lambda: bank.store.create(8, WIDTH, "int8"))
+        fails(lambda: record(bank, 1))
+        fails(lambda: bank.drop_corpus("corpus0"))
+        bank.close()
+    (folder / "bank" / "lock").unlink()
+    with little_room(folder, 0), open_bank("bank", place.settings) as reader:  # not even a process id fits
+        with pytest.raises(BankBusy, match=r"pid \?"):
+            open_bank("bank", place.settings)
+        assert list(reader.corpora) == ["corpus0"]
+        fails(lambda: reader.search(units(1), 4))  # the engine writes while it loads a layer
+    check_it_goes_on(place, open_bank("bank", place.settings), committed)
+
+
+def with_small_files(data_dir: str, apart_from: str) -> None:
+    """In a process of its own: may not make large files while it makes, fills and indexes a bank."""
+    optimizing._APART_FROM = int(apart_from)
+    place = Place("embedded", load_settings(data_dir=data_dir))
+    with small_files(100_000):
+        fails(lambda: make_bank(place))
+    with pytest.raises(BankNotFound):
+        open_bank("bank", place.settings)
+    bank = make_bank(place)
+    write(bank, 0)
+    with small_files(100_000):
+        fails(lambda: bank.store.index(4))
+        check_content(bank, 1)
+        assert bank.search(units(1), 4)[0]
+    with small_files(10):
+        fails(lambda: record(bank, 0))
+    assert bank.corpora == {}
+    check_it_goes_on(place, bank, 1)
+
+
+def on_a_disk_of(size: str, folder: Path) -> tuple[str, ...] | None:
+    """A command that runs another with a disk of its own in `folder`; None where that is not permitted."""
+    rights = () if os.geteuid() == 0 else ("--map-root-user",)
+    mount = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
+    through = ("unshare", "--mount", *rights, "sh", "-c", mount, str(folder))
+    try:
+        subprocess.run([*through, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return through
+
+
+@pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
+@pytest.mark.parametrize("limit", ["disk", "files"])
+def test_work_goes_on_when_there_is_room_again(
+    data_dir: Path, start: Start, limit: str, apart_from: int
+) -> None:
+    through = on_a_disk_of("320m", data_dir) if limit == "disk" else None
+    work = with_small_files if through is None else on_a_small_disk
+    child = start(work, data_dir, apart_from, through=through or ())
+    _, complaint = child.communicate()
+    assert child.returncode == 0, complaint

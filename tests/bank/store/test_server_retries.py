@@ -1,0 +1,153 @@
+"""Retries of the server store: each kind of call against each fault, over REST and gRPC on a real socket."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient
+
+from latentbank.bank.opening import delete_bank, list_banks, open_bank
+from latentbank.errors import BankUnavailable
+from tests.bank.samples import Place, is_one_sentence, make_bank, points, units
+from tests.bank.servers import CALLS, ROUTES, Doubles, filled, settings, warned
+from tests.wire.double import Fault, QdrantDouble
+
+
+def state(server: QdrantDouble) -> Any:
+    """Everything the server holds of the bank: configuration, indexes, manifest and points of each layer."""
+    client = QdrantClient(url=server.url, check_compatibility=False, verify=False)
+    held = {}
+    for layer in (4, 8):
+        collection = f"bank--L{layer:02d}"
+        if client.collection_exists(collection):
+            info = client.get_collection(collection)
+            content = {one: (row.tolist(), p) for one, (row, p) in server.points(collection).items()}
+            held[layer] = (info.config.model_dump(), sorted(info.payload_schema), content)
+    client.close()
+    return held
+
+
+@pytest.fixture(scope="module")
+def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, Any]]]:
+    """Gives what a call over a transport answers and leaves behind where nothing goes wrong."""
+    with QdrantDouble() as calm:
+
+        @functools.cache
+        def run(name: str, transport: str) -> tuple[Any, Any]:
+            calm.wipe()
+            store = filled(calm, transport=transport)
+            answer = CALLS[name].do(store)
+            store.close()
+            return answer, state(calm)
+
+        yield run
+
+
+@pytest.mark.parametrize(
+    "fault", [one for one in Fault if one is not Fault.slow], ids=lambda fault: fault.name
+)
+@pytest.mark.parametrize(("name", "transport"), ROUTES)
+def test_a_call_outlasts_faults(
+    shared: QdrantDouble,
+    undisturbed: Callable[[str, str], tuple[Any, Any]],
+    name: str,
+    transport: str,
+    fault: Fault,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It answers and leaves behind what an undisturbed one does, and says once that it had to try again."""
+    monkeypatch.setattr("latentbank.bank.store.server.store._SCROLL", 10)
+    call, expected = CALLS[name], undisturbed(name, transport)
+    store = filled(shared, transport=transport)
+    shared.inject(fault, times=2, operation=call.operation, after=call.after, seconds=0.02)
+    answer = call.do(store)
+    assert (answer, state(shared)) == expected
+    assert [one.transport for one in shared.requests if one.fault is fault] == [transport, transport]
+    (warning,) = warned(caplog)
+    assert warning.startswith(f"{shared.url}: ")
+    assert warning.endswith("; trying again")
+    store.close()
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(7, 7.0), (100_000, 300.0)])
+def test_the_server_may_say_how_long_to_wait(
+    shared: QdrantDouble, transport: str, waits: list[float], asked: int, waited: float
+) -> None:
+    store = filled(shared, transport=transport)
+    shared.inject(Fault.too_many, times=2, operation="upsert", retry_after=asked)
+    store.upsert(4, points(10, "late"))
+    assert waits == [waited, waited]
+    assert store.count(4) == 70
+    store.close()
+
+
+def test_waits_double_up_to_half_a_minute_with_jitter(shared: QdrantDouble, waits: list[float]) -> None:
+    store = filled(shared, retries=10, retry_wait=0.5)
+    shared.inject(Fault.unavailable503, times=10, operation="count")
+    assert store.count(4) == 60
+    longest = [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
+    assert len({wait / most for wait, most in zip(waits, longest, strict=True)}) > 1
+    store.close()
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+@pytest.mark.parametrize("name", ["upsert", "search", "count", "entry"])
+def test_retries_end(
+    shared: QdrantDouble, transport: str, name: str, retries: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = filled(shared, transport=transport, retries=retries)
+    shared.inject(Fault.error500, times=50, operation=CALLS[name].operation)
+    with pytest.raises(
+        BankUnavailable, match=rf"The server {shared.url} cannot be used: it answers"
+    ) as found:
+        CALLS[name].do(store)
+    assert is_one_sentence(found.value)
+    assert shared.faults_left == 50 - 1 - retries
+    assert len(warned(caplog)) == min(1, retries)
+    shared.clear_faults()
+    CALLS[name].do(store)
+    store.close()
+
+
+def test_a_server_that_is_down(
+    double: Doubles, transport: str, waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = double()
+    store = filled(server, transport=transport)
+    where = settings(server, transport)
+    server.stop()
+    attempts: list[Callable[[], Any]] = [
+        lambda: store.count(4),
+        lambda: store.search(4, units(1), 5),
+        lambda: store.upsert(4, points(3, "late")),
+        lambda: open_bank("bank", where),
+        lambda: make_bank(Place("server", where)),
+        lambda: list_banks(where),
+        lambda: delete_bank("bank", where),
+    ]
+    for attempt in attempts:
+        waits.clear()
+        caplog.clear()
+        with pytest.raises(BankUnavailable, match=rf"The server {server.url} cannot be used") as found:
+            attempt()
+        assert is_one_sentence(found.value)
+        assert len(waits) == where.retries
+        assert len(warned(caplog)) == 1
+    store.close()
+
+
+def test_a_server_that_does_not_answer_in_time(shared: QdrantDouble, transport: str) -> None:
+    store = filled(shared, transport=transport, timeout=1, retries=1)
+    shared.inject(Fault.hang, times=2, operation="query", seconds=60)
+    with pytest.raises(BankUnavailable, match=r"cannot be used: .*(timed out|DEADLINE_EXCEEDED)") as found:
+        store.search(4, units(1), 5)
+    assert is_one_sentence(found.value)
+    assert shared.faults_left == 0
+    assert len(store.search(4, units(1), 5)[0]) == 5
+    store.close()

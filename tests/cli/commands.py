@@ -1,0 +1,36 @@
+"""The command line as a test calls it: in this process, in a data folder of the test's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from latentbank.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def caller(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], data_dir: Path, columns: int
+) -> Run:
+    """Give a function that runs a command and gives exit code, standard output and standard error."""
+    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in ("LATENTBANK_URL", "LATENTBANK_BANK", "LATENTBANK_API_KEY", "LATENTBANK_METRIC"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["latentbank", *map(str, words)])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

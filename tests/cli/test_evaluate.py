@@ -1,0 +1,225 @@
+"""The commands that score lenses, as a user types them: a real composite VLM, a tiny LLM, scenes of plain shapes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import latentbank.cli.evaluate
+from latentbank.demo.scenes import Picture, Thing
+from latentbank.errors import QueryError
+from latentbank.models.language.model import load_language_model
+from latentbank.query.lenses.base import EmbeddingLens
+from latentbank.query.lenses.named import lens_names, lenses_of
+from tests.cli.commands import Run, caller
+from tests.query.banks import SENTENCES, TWO, fill
+from tests.query.pixels import pixel_vlm
+from tests.tiny import save_tiny
+
+NAMES = ("dog", "cat", "apple", "river", "fire truck")
+
+
+def shape(number: int) -> Thing:
+    picture = Picture(Image.new("RGBA", (40, 40), (50 * number, 200 - 40 * number, 90, 255)), "red")
+    return Thing(NAMES[number], "tool", "a", (picture,), ())
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def banks(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a bank `plain` and a bank `centred` of the same two corpora."""
+    folder = tmp_path_factory.mktemp("banks")
+    llm = load_language_model(str(model_dir))
+    for metric, name in (("cosine", "plain"), ("centred", "centred")):
+        fill(name, folder, llm, TWO, metric=metric).close()
+    return folder
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], banks: Path, model_dir: Path
+) -> Run:
+    """Run a command; the VLM and the things in scenes are the tests' own."""
+
+    def load(name: str, *_: Any) -> Any:
+        vlm = pixel_vlm(load_language_model(str(model_dir)), seed=len(name))
+        vlm.card["losses"] = name
+        return vlm
+
+    monkeypatch.setattr(latentbank.cli.evaluate, "load_vlm", load)
+    monkeypatch.setattr(
+        "latentbank.demo.scenes.load_things", lambda: tuple(shape(n) for n in range(len(NAMES)))
+    )
+
+    return caller(monkeypatch, capfd, banks, 200)
+
+
+FEW = ("--scenes", "3", "--visual-layers", "0,2", "--calibration", "2", "--coverage", "0.3")
+
+
+def test_evaluate_scenes(run: Run, tmp_path: Path) -> None:
+    words = ("evaluate", "scenes", "--bank", "plain", *FEW)
+    code, out, err = run(*words, "--output", tmp_path / "scores")
+    assert code == 0, err
+    assert "object patches named by one of the first 5 neighbors" in out
+    assert "random projector" in out
+    written = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert written["lenses"] == ["latent", "logit", "embedding"]
+    assert (written["visual_layers"], written["bank_layers"], written["scenes"]) == ([0, 2], [1, 2], 3)
+    assert written["coverage"] == 0.3
+    assert {row["projector"] for row in written["rows"]} == {"trained", "random"}
+    assert {path.name for path in (tmp_path / "scores").glob("*.png")} == {
+        "shares.png", "first.png", "bank-layers.png",
+    }  # fmt: skip
+    code, out, _ = run(*words, "--no-random", "--where", "corpus=first", "--bank-layers", "2", "--json")
+    again = json.loads(out)
+    assert code == 0
+    assert again["where"] == ["corpus=first"]
+    assert {row["projector"] for row in again["rows"]} == {"trained"}
+    assert again["bank_layers"] == [2]
+
+
+def test_scores_are_the_same_each_time(run: Run) -> None:
+    words = ("evaluate", "scenes", "--bank", "centred", *FEW, "--lens", "latent", "--json")
+    one, other = (json.loads(run(*words)[1]) for _ in range(2))
+    assert one == other
+    assert (one["metric"], one["calibration_scenes"]) == ("centred", 2)
+
+
+def test_experiment_alignment(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("experiment", "alignment", "--bank", "plain", *FEW, "-o", tmp_path / "a")
+    assert code == 0, err
+    assert "object patches that each bank layer alone names" in out
+    written = json.loads((tmp_path / "a" / "alignment.json").read_text())
+    assert [(p["projector"], p["visual_layer"]) for p in written["peaks"]] == [
+        (projector, layer) for projector in ("trained", "random") for layer in (0, 2)
+    ]
+    assert len(list((tmp_path / "a").glob("*.png"))) == 2
+    assert "peaks" in json.loads(run("experiment", "alignment", "--bank", "plain", *FEW, "--json")[1])
+
+
+def test_experiment_metric(run: Run, tmp_path: Path) -> None:
+    words = ("experiment", "metric", "--bank", "plain", "--centred", "centred", *FEW, "--lens", "embedding")
+    code, out, err = run(*words, "-o", tmp_path / "m")
+    assert code == 0, err
+    assert "centred, all corpora" in out
+    summary = json.loads((tmp_path / "m" / "metric.json").read_text())["summary"]
+    assert [(line["label"], line["lens"]) for line in summary if "second" not in line["label"]] == [
+        (f"{metric}, {corpora}", lens)
+        for metric in ("cosine", "centred")
+        for corpora, lens in (("all corpora", "latent"), ("all corpora", "embedding"), ("first", "latent"))
+    ]
+    code, _, err = run("experiment", "metric", "--bank", "plain", "--centred", "plain", *FEW)
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_experiment_corpus_swap(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("experiment", "corpus-swap", "--bank", "plain", *FEW, "-o", tmp_path / "c")
+    assert code == 0, err
+    assert "second" in out
+    written = json.loads((tmp_path / "c" / "corpus-swap.json").read_text())
+    assert [line["label"] for line in written["summary"]] == ["first", "second"]
+    assert written["summary"][0]["random"]["of"] > 0
+    assert (tmp_path / "c" / "corpus-swap.png").exists()
+
+
+def test_experiment_corpus_swap_fills_its_bank(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Corpora of two sizes, stored with as many contexts each; run again, nothing is stored anew."""
+    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
+    for name, sentences in (
+        ("few", SENTENCES[:3]),
+        ("many", [f"{one} {i}." for one in SENTENCES for i in range(9)]),
+    ):
+        (tmp_path / f"{name}.txt").write_text("\n".join(sentences), encoding="utf-8")
+    words = ("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "many.txt", *FEW, "--json")
+    code, out, err = run(*words, "--layers", "1,3", "--metric", "centred")
+    assert code == 0, err
+    first = json.loads(out)
+    sizes = first["contexts"]
+    assert list(sizes) == ["few", "many"]
+    assert sizes["many"] == pytest.approx(sizes["few"], rel=0.2)  # so few sentences cannot be cut finely
+    assert [line["metric"] for line in first["summary"]] == ["centred", "centred"]
+    assert json.loads(run("bank", "info", "corpus-swap", "--json")[1])["layers"] == [1, 3]
+    assert run("bank", "verify", "corpus-swap")[0] == 0
+    assert json.loads(run(*words)[1]) == first
+    code, _, err = run("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "few.txt", *FEW)
+    assert (code, "the same name" in err) == (2, True)
+
+
+def test_experiment_corpus_swap_beside_other_corpora(
+    run: Run, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a bank that holds a third corpus: plans of `ingest run` stay, and only what is named is scored."""
+    monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
+    files = {"few": SENTENCES[:3], "many": [f"{one} {i}." for one in SENTENCES for i in range(3)]}
+    for name, sentences in {**files, "third": SENTENCES}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(sentences), encoding="utf-8")
+    ingest = ("ingest", "run", "--bank", "swap", "--model", model_dir, "--layers", "1")
+    assert run(*ingest, tmp_path / "third.txt")[0] == 0
+    assert run("ingest", "plan", tmp_path / "many.txt", "--bank", "swap", "--no-calibrate")[0] == 0
+    plan = (tmp_path / "data" / ".plans" / "swap" / "many" / "plan.json").read_bytes()
+    swap = ("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "many.txt", *FEW, "--json")
+    code, out, err = run(*swap, "--bank", "swap")
+    assert code == 0, err
+    assert list(json.loads(out)["contexts"]) == ["few", "many"]
+    assert [one["label"] for one in json.loads(out)["evaluations"]] == ["few", "many"]
+    assert (tmp_path / "data" / ".plans" / "swap" / "many" / "plan.json").read_bytes() == plan
+    # Fewer contexts are other sentences, which the bank cannot hold beside those.
+    code, _, err = run(*swap, "--bank", "swap", "--contexts", "16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "name a new bank with --bank" in err
+
+
+def test_experiment_projector(run: Run, tmp_path: Path) -> None:
+    words = ("experiment", "projector", "a/linear.safetensors", "a/mlp3.safetensors", "--bank", "plain", *FEW)
+    code, out, err = run(*words, "--lens", "embedding", "-o", tmp_path / "p")
+    assert code == 0, err
+    assert "mlp3:" in out
+    assert "how the projectors were trained" in out
+    written = json.loads((tmp_path / "p" / "projector.json").read_text())
+    assert written["cards"]["linear"]["losses"] == "a/linear.safetensors"
+    assert [one["label"] for one in written["evaluations"]] == ["linear", "mlp3"]
+    code, _, err = run(
+        "experiment", "projector", "a/mlp.safetensors", "--bank", "plain", *FEW, "--lens", "latent"
+    )
+    assert (code, "at least two projector files" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--scenes", "1"), "--scenes is 1; it can be 2 to 300"),
+        (("--scenes", "301"), "--scenes is 301"),
+        (("--calibration", "-1"), "--calibration is -1"),
+        (("--lens", "crystal"), "There is no lens 'crystal'; there are latent, logit, embedding"),
+        (("--where", "colour=red"), "is no condition"),
+        (("--bank", "none"), "There is no bank 'none'"),
+        (("--bank", "centred", "--calibration", "0", "--lens", "latent"), "give calibration scenes"),
+    ],
+)
+def test_what_the_user_can_mend(run: Run, words: tuple[str, ...], says: str) -> None:
+    code, out, err = run("evaluate", "scenes", "--bank", "plain", *FEW, *words)
+    assert code == 2
+    assert out == ""
+    assert says in err
+
+
+def test_the_lenses_of_a_command(model_dir: Path) -> None:
+    vlm = pixel_vlm(load_language_model(str(model_dir)))
+    (lens,) = lenses_of(lens_names("embedding, embedding"), vlm, None, unique="word")
+    assert isinstance(lens, EmbeddingLens)
+    assert lens.unique == "word"
+    assert lens.embedding.shape == (vlm.language.vocab_size, vlm.hidden_size)
+    with pytest.raises(QueryError, match="no lens 'crystal'"):
+        lens_names("latent,crystal")

@@ -1,0 +1,368 @@
+"""The command line, as a user types it: an embedded bank of a tiny LLM."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import latentbank
+from latentbank.cli.options import default_layers
+from tests.cli.commands import Run, caller
+from tests.tiny import save_tiny
+
+SENTENCES = ["The dog chased a cat.", "", "A red apple lies on the table.", "The river bank was muddy."]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in a data folder of its own; gives exit code, standard output and standard error."""
+    return caller(monkeypatch, capfd, tmp_path / "data", 150)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "few.txt"
+    path.write_text("\n".join(SENTENCES), encoding="utf-8")
+    return path
+
+
+def test_the_main_job_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> None:
+    code, out, _ = run("ingest", "plan", corpus, "--model", model_dir, "--layers", "1,2", "--json")
+    plan = json.loads(out)
+    assert (code, plan["sentences"], plan["blank"], plan["layers"]) == (0, 3, 1, [1, 2])
+    assert plan["seconds"] > 0
+    assert plan["disk_bytes_per_layer"] > plan["ram_bytes_per_layer"] > 0
+
+    code, out, err = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--json")
+    report = json.loads(out)
+    assert (code, report["contexts"], report["encoded"]) == (0, plan["contexts"], plan["contexts"])
+    assert "prefix-packed on cpu, float32" in err
+
+    code, out, _ = run("ingest", "run", corpus, "--bank", "tiny-llama", "--json")
+    assert (code, json.loads(out)["encoded"]) == (0, 0)
+
+    code, out, _ = run("bank", "list", "--json")
+    assert json.loads(out)["banks"] == ["tiny-llama"]
+
+    code, out, _ = run("ingest", "status", "--json")
+    (entry,) = json.loads(out)["corpora"]
+    assert (entry["name"], entry["complete"], entry["stored"]) == ("few", True, plan["contexts"])
+
+    code, out, _ = run("bank", "info", "--json")
+    info = json.loads(out)
+    assert info["layers"] == [1, 2]
+    assert info["state"]["1"]["points"] == info["state"]["2"]["points"] == plan["contexts"]
+
+    code, out, _ = run("bank", "verify", "--json")
+    assert (code, json.loads(out)) == (0, {"bank": "tiny-llama", "sound": True, "wrong": []})
+
+    code, out, _ = run(
+        "query", "text", SENTENCES[0], "--layer", "2", "--bank-layers", "2", "-k", "1", "--json"
+    )
+    reading = json.loads(out)
+    assert code == 0
+    assert all(token["neighbors"][0]["cosine"] > 0.999 for token in reading["tokens"][1:])
+
+    code, out, _ = run("bank", "drop-corpus", "tiny-llama", "few")
+    assert code == 0
+    assert f"{plan['contexts']:,} contexts" in out
+    code, out, _ = run("bank", "delete", "tiny-llama", "--yes")
+    assert code == 0
+    assert json.loads(run("bank", "list", "--json")[1])["banks"] == []
+
+
+def test_tables_for_people(run: Run, corpus: Path, model_dir: Path) -> None:
+    plan = run("ingest", "plan", corpus, "--model", model_dir)[1]
+    assert re.search(r"sentences\s+3 \(1 blank lines, 0 cut\)", plan)
+    assert re.search(r"time\s+about", plan)
+    assert "is complete" in run("ingest", "run", corpus, "--model", model_dir)[1]
+    assert "complete" in run("ingest", "status")[1]
+    assert run("bank", "list")[1].split() == ["tiny-llama"]
+    assert "fingerprint" in run("bank", "info")[1]
+    assert "is sound" in run("bank", "verify")[1]
+    table = run(
+        "query", "text", SENTENCES[0], "--token", "dog", "--bank-layers", "all", "--unique", "context"
+    )[1]
+    assert SENTENCES[0] in table
+    assert "latent lens, bank tiny-llama" in table
+
+
+def test_layers_of_a_new_bank_are_spread_to_the_middle() -> None:
+    assert default_layers(32) == [4, 8, 12, 16]
+    assert default_layers(30) == [4, 8, 11, 15]
+    assert default_layers(2) == [1]
+
+
+def test_an_embedded_plan_can_be_run_from_its_folder(
+    run: Run, corpus: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    made = tmp_path / "plan"
+    assert run("ingest", "plan", corpus, "--model", model_dir, "--plan", made, "--no-calibrate")[0] == 0
+    corpus.unlink()
+    code, out, _ = run("ingest", "run", "--plan", made, "--json")
+    assert (code, json.loads(out)["corpus"]) == (0, "few")
+
+
+def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
+    run: Run, corpus: Path, model_dir: Path
+) -> None:
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--no-calibrate", "--json")
+    quantized = json.loads(run(*words)[1])["ram_bytes_per_layer"]
+    assert run("ingest", "run", corpus, "--model", model_dir, "--quantization", "none")[0] == 0
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > quantized  # the originals are searched
+    code, _, err = run(*words, "--quantization", "turbo")
+    assert code == 2
+    assert "is quantized as none; leave --quantization out" in err
+
+
+def test_an_estimate_for_a_cluster(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--layers", "1,2", "--no-calibrate")
+    assert json.loads(run(*words, "--json")[1])["cluster"] is None
+    monkeypatch.setenv("LATENTBANK_REPLICATION_FACTOR", "3")
+    monkeypatch.setenv("LATENTBANK_SHARD_NUMBER", "2")
+    code, out, _ = run(*words, "--node-price", "2.5", "--gpus", "4", "--json")
+    plan = json.loads(out)
+    assert (code, plan["machines"]["gpus"], plan["machines"]["node_price"]) == (0, 4, 2.5)
+    cluster = plan["cluster"]
+    assert (cluster["nodes"], cluster["replicas"], cluster["shards"]) == (3, 3, 2)
+    assert cluster["ram_bytes"] > 6 * plan["ram_bytes_per_layer"] * 0.99  # three copies of two layers
+    assert cluster["month_cost"] == pytest.approx(3 * 2.5 * 730)
+
+    code, out, _ = run(*words, "--estimate")
+    said = " ".join(out.split())
+    assert code == 0
+    assert "3 nodes of 64.0 GB RAM" in said
+    assert "2 shards (LATENTBANK_SHARD_NUMBER), 3 copies of each (LATENTBANK_REPLICATION_FACTOR)" in said
+
+    code, _, err = run(*words, "--node-ram", "0")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "RAM, disk and speed above zero" in err
+
+
+def test_planning_a_centred_bank_is_calibrated_like_any_other(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LATENTBANK_METRIC", "centred")
+    code, out, err = run("ingest", "plan", corpus, "--model", model_dir, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["contexts_stored_per_second"] > 0
+    assert not list((tmp_path / "data").glob(".calibration-*"))
+
+
+def test_a_plan_is_calibrated_where_the_banks_are(
+    run: Run, corpus: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("")
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--plan", tmp_path / "plan")
+    code, _, err = run("--data-dir", folder, *words)
+    assert code == 2
+    assert f"The folder {folder} cannot be used (File exists); set LATENTBANK_DATA_DIR, or plan with" in err
+    assert run("--data-dir", folder, *words, "--no-calibrate")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("bank", "info", "nothing"), "There is no bank 'nothing'"),
+        (("bank", "info"), "there is none yet"),
+        (("bank", "delete", "a--b", "--yes"), "cannot name a bank"),
+        (("query", "text", "hello"), "Name a bank"),
+        (("query", "text", "hello", "--layer", "x"), "'x' names no layers"),
+        (("query", "text", "hello", "--where", "color=red"), "'color=red' is no condition"),
+        (("ingest", "run", "missing.txt", "--model", "m"), "No such file: missing.txt"),
+        (("ingest", "run", "--model", "m"), "Name a corpus"),
+        (("ingest", "run", "--plan", "nowhere"), "There is no plan in nowhere"),
+        (("--url", "ftp://x", "bank", "list"), "LATENTBANK_URL"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
+    run: Run, words: tuple[str, ...], says: str
+) -> None:
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("latentbank: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_bad_models_and_layers(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
+    code, _, err = run("ingest", "run", corpus, "--model", tmp_path / "none")
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,99")
+    assert code == 2
+    assert "no layer 99" in err
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
+    code, _, err = run("query", "text", "A dog.", "--bank-layers", "3")
+    assert code == 2
+    assert "has no layer 3; it has 1" in err
+    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--layers", "2", "--bank", "tiny-llama")
+    assert code == 2
+    assert "has layers 1, not 2" in err
+    other = save_tiny(tmp_path / "other", seed=3)
+    code, _, err = run("query", "text", "A dog.", "--model", other)
+    assert code == 2
+    assert "other" in err
+    assert "tiny-llama" in err
+
+
+def test_a_second_corpus_goes_into_the_bank_that_is_there(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its layers and its model are known; a relative path to the model is the same model."""
+    monkeypatch.chdir(model_dir.parent)
+    assert run("ingest", "run", corpus, "--model", model_dir.name, "--layers", "1,2")[0] == 0
+    for number, model in enumerate((("--model", model_dir), ())):
+        code, out, _ = run("ingest", "run", corpus, *model, "--name", f"more{number}", "--json")
+        assert (code, json.loads(out)["layers"]) == (0, [1, 2])
+    code, _, err = run("ingest", "run", corpus, "--name", "x", "--quantization", "none")
+    assert code == 2
+    assert "'tiny-llama' is quantized as int8; leave --quantization out" in err
+    monkeypatch.chdir("/")
+    assert run("query", "text", SENTENCES[0], "--token", "dog")[0] == 0
+
+
+def test_a_centred_bank(run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, words in (("centred", ("--metric", "centred")), ("plain", ())):
+        given = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--bank", name, *words)
+        assert run(*given)[0] == 0
+        info = json.loads(run("bank", "info", name, "--json")[1])
+        assert info["metric"] == ("centred" if words else "cosine")
+        assert "means" not in info
+        assert run("bank", "verify", name)[0] == 0
+        table = run("query", "text", SENTENCES[0], "--layer", "2", "--bank", name, "-k", "1")[1]
+        assert ("centred by" in table) == bool(words)
+    assert re.search(r"metric\s+centred", run("bank", "info", "centred")[1])
+    code, _, err = run("ingest", "run", corpus, "--bank", "plain", "--name", "x", "--metric", "centred")
+    assert code == 2
+    assert "'plain' was made with metric cosine; leave --metric out" in err
+    assert run("ingest", "run", corpus, "--bank", "centred", "--name", "x")[0] == 0
+    code, _, err = run("query", "text", SENTENCES[0], "--bank", "centred", "--layer", "0")
+    assert code == 2
+    assert "does not know the mean of text at layer 0" in err
+    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--bank", "new", "--metric", "dot")
+    assert (code, "metric is 'dot'" in err) == (2, True)
+    monkeypatch.setenv("LATENTBANK_METRIC", "centred")
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1", "--bank", "new")[0] == 0
+    assert json.loads(run("bank", "info", "new", "--json")[1])["metric"] == "centred"
+
+
+def test_the_bank_can_be_named_by_a_setting(
+    run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1", "--bank", name)[0] == 0
+    assert "Name a bank; there are one, two" in run("bank", "info")[2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("LATENTBANK_BANK=two\n")
+    assert json.loads(run("bank", "info", "--json")[1])["bank"] == "two"
+    (tmp_path / ".env").write_text("LATENTBANK_BANK=three\n")
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
+    assert json.loads(run("bank", "list", "--json")[1])["banks"] == ["one", "three", "two"]
+
+
+def test_plans_go_with_their_corpora(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
+    """They hold the sentences, which whoever drops a corpus does not want to keep."""
+
+    def captions() -> list[Path]:
+        return [path for path in (tmp_path / "data").rglob("*.arrow") if path.is_file()]
+
+    for name in ("one", "two"):
+        assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1", "--name", name)[0] == 0
+    assert len(captions()) == 2
+    assert run("bank", "drop-corpus", "tiny-llama", "one")[0] == 0
+    assert len(captions()) == 1
+    assert run("bank", "delete", "tiny-llama", "--yes")[0] == 0
+    assert captions() == []
+
+
+def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentbank.bank.opening.list_versions", interrupted)
+    code, _, err = run("bank", "list")
+    assert code == 130
+    assert "the same command continues" in err
+
+
+def test_a_changed_corpus_is_refused(run: Run, corpus: Path, model_dir: Path) -> None:
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
+    corpus.write_text("Something else entirely.", encoding="utf-8")
+    code, _, err = run("ingest", "run", corpus, "--bank", "tiny-llama")
+    assert code == 2
+    assert "'few' has changed" in err
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    code, _, err = run("--debug", "bank", "info", "nothing")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_a_busy_bank_names_the_process(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
+    assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
+    hold = (
+        "import sys; from latentbank.bank.opening import open_bank; b = open_bank('tiny-llama'); "
+        "print('open', flush=True); "
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        code, _, err = run("bank", "info", "tiny-llama")
+        assert code == 2
+        assert f"open in another process (pid {holder.pid})" in err
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert run("bank", "info", "tiny-llama")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("ingest",),
+        ("ingest", "run"),
+        ("bank",),
+        ("bank", "verify"),
+        ("query", "text"),
+        ("query", "means"),
+        ("evaluate", "scenes"),
+        ("experiment", "metric"),
+    ],
+)
+def test_help_names_an_example_and_loads_no_heavy_library(command: tuple[str, ...]) -> None:
+    code = (
+        "import sys, latentbank.cli; sys.argv = ['latentbank', *sys.argv[1:], '--help']\n"
+        "try: latentbank.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'qdrant_client', 'qdrant_edge'} & set(sys.modules)\n"
+        "sys.exit(f'{heavy} loaded' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if len(command) == 2:
+        assert f"Example: latentbank {' '.join(command)}" in done.stdout
+
+
+def test_the_public_face_gives_what_it_names() -> None:
+    for name in latentbank.__all__:
+        assert getattr(latentbank, name) is not None
+    with pytest.raises(AttributeError):
+        _ = latentbank.nothing  # type: ignore[attr-defined]

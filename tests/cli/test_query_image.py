@@ -1,0 +1,392 @@
+"""`query image` and `query norms`, as a user types them, with a small VLM over a real tiny LLM and bank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from PIL import Image
+
+from latentbank.models.language.model import load_language_model
+from latentbank.models.vision.vision_language import load_vision_language_model
+from tests.cli.commands import Run, caller
+from tests.models.tiny_vlm import save_tiny_vlm
+from tests.query.eye import PatchEye, picture
+from tests.tiny import save_tiny
+
+SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
+LENSES = ["latent", "logit", "embedding"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchEye]:
+    """The models that commands load: any name is a folder of an LLM, which gets an eye."""
+    models: list[PatchEye] = []
+
+    def load(name: str, *, dtype: Any, deepest_layer: Any, **_: Any) -> PatchEye:
+        models.append(PatchEye(load_language_model(name, dtype=dtype, deepest_layer=deepest_layer)))
+        return models[-1]
+
+    monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
+    return models
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in a data folder of its own; gives exit code, standard output and standard error."""
+    return caller(monkeypatch, capfd, tmp_path / "data", 100)
+
+
+@pytest.fixture
+def filled(run: Run, model_dir: Path, tmp_path: Path) -> None:
+    """The bank `tiny-llama` of layers 1 and 2."""
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2")
+    assert code == 0, err
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images, the second of which is broken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        picture(ord(name)).save(folder / f"{name}.png")
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:90])
+    return folder
+
+
+def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+    code, out, err = run(
+        "query", "image", photos / "a.png", "--visual-layers", "0,3", "--bank-layers", "all", "-k", "2",
+        "--lens", "latent,logit,embedding", "--where", "word=dog|cat", "--unique", "word", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (reading,) = json.loads(out)
+    assert reading["source"] == str(photos / "a.png")
+    assert (reading["lenses"], reading["layers"], reading["bank_layers"]) == (
+        LENSES,
+        [0, 3],
+        [1, 2],
+    )
+    assert len(reading["tokens"]) == 3 * 2 * 6
+    for token in reading["tokens"]:
+        for neighbor in token["neighbors"]:
+            assert (
+                (neighbor["cosine"] is None)
+                == (token["lens"] == "logit")
+                == (neighbor["probability"] is not None)
+            )
+    latent = [token for token in reading["tokens"] if token["lens"] == "latent"]
+    for token in latent:
+        assert sorted(n["word"] for n in token["neighbors"]) == ["cat", "dog"]
+    assert loaded[0].calls == [1]
+
+
+def test_many_images_for_people(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+    code, out, err = run("query", "image", photos, "--visual-layers", "1", "--top-k", "1")
+    assert code == 1  # one is broken
+    assert f"skipped: The image {photos / 'b.png'} cannot be read to its end" in err
+    assert "1 images could not be read" in err
+    headings = [line for line in out.splitlines() if line.startswith("latent lens, visual layer 1")]
+    assert len(headings) == 2
+    assert "a.png" in out
+    assert "boxes: exact, 2 x 3 patches" in out
+
+
+def test_a_killed_job_goes_on_with_what_is_missing(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+) -> None:
+    picture(5).save(photos / "b.png")
+    words = ("query", "image", photos, "--visual-layers", "0,2", "--lens", "latent,embedding", "--batch", "1")
+    out_dir = tmp_path / "out"
+    code, out, _ = run(*words, "--parquet", out_dir, "--limit", "2")
+    assert (code, out) == (0, f"Read 2 images into {out_dir}.\n")
+    before = {path.name: path.stat().st_mtime_ns for path in out_dir.glob("*.parquet")}
+    assert len(before) == 2
+    (out_dir / ".c-000.parquet.1234").write_bytes(b"half a file, left by a kill")
+
+    code, out, _ = run(*words, "--parquet", out_dir, "--pictures", tmp_path / "pictures")
+    assert (code, out) == (0, f"Read 1 images into {out_dir}, 2 were there before.\n")
+    assert loaded[-1].calls == [1]
+    after = {path.name: path.stat().st_mtime_ns for path in out_dir.glob("*.parquet")}
+    assert before.items() < after.items()
+    (drawn,) = (tmp_path / "pictures").iterdir()
+    assert drawn.name.startswith("c-")
+    assert Image.open(drawn).format == "PNG"
+    frame = pandas.read_parquet(out_dir)
+    assert sorted(frame["source"].unique()) == [str(photos / name) for name in ("a.png", "b.png", "c.png")]
+    assert len(frame) == 3 * 2 * 2 * 6 * 5
+
+    code, out, _ = run(*words, "--parquet", out_dir)
+    assert (code, out) == (0, f"Read 0 images into {out_dir}, 3 were there before.\n")
+    code, _, err = run(*words, "--parquet", out_dir, "--top-k", "3")
+    assert code == 2
+    assert "another top_k (5, not 3)" in err
+
+
+def test_pages_and_figures_go_to_files_or_folders(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+) -> None:
+    words = ("--visual-layers", "0,1", "--top-k", "2")
+    page, figure = tmp_path / "out.html", tmp_path / "figure.pdf"
+    code, out, err = run("query", "image", photos / "a.png", *words, "--html", page, "--pdf", figure)
+    assert code == 0, err
+    assert "latent lens, visual layer 1" in out
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert figure.read_bytes().startswith(b"%PDF")
+
+    folder = tmp_path / "pages"
+    code, _, err = run("query", "image", photos, *words, "--html", folder, "--png", folder, "--svg", folder)
+    assert code == 1, err  # one is broken
+    assert sorted(path.suffix for path in folder.iterdir()) == [
+        ".html",
+        ".html",
+        ".png",
+        ".png",
+        ".svg",
+        ".svg",
+    ]
+
+    code, _, err = run("query", "image", photos, *words, "--html", page)
+    assert (code, err) == (
+        2,
+        f"latentbank: --html {page} is one file, but there may be more images; name a folder.\n",
+    )
+
+
+def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchEye], photos: Path) -> None:
+    code, out, err = run(
+        "query", "image", photos / "a.png", "--model", model_dir, "--lens", "embedding", "--visual-layers", "0",
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (reading,) = json.loads(out)
+    assert (reading["bank"], reading["bank_layers"]) == ("", [])
+
+
+def test_the_demos_llm_is_kept_beside_the_banks(
+    run: Run, photos: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(folder: Path, *, say: Any, deepest_layer: Any, **_: Any) -> PatchEye:
+        asked.append(folder)
+        say("unpacking ...")
+        return PatchEye(load_language_model(str(model_dir), deepest_layer=deepest_layer))
+
+    monkeypatch.setattr("latentbank.demo.vlm.load_demo", load)
+    code, _, err = run("query", "norms", photos / "a.png", "--model", "demo", "--visual-layers", "0")
+    assert (code, asked) == (0, [tmp_path / "data" / ".models" / "demo"])
+    assert err.count("unpacking") == 1
+
+
+def test_norms(run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path) -> None:
+    code, out, err = run("query", "norms", photos, "--json")
+    assert code == 1, err
+    norms = json.loads(out)
+    assert [layer["layer"] for layer in norms["layers"]] == [0, 1, 2, 3, 4]
+    assert (norms["images"], norms["dtype"]) == (2, "float32")
+    text = tmp_path / "text.txt"
+    text.write_text("A dog sleeps on the porch.\n" * 3)
+    code, out, _ = run(
+        "query",
+        "norms",
+        photos / "a.png",
+        "--visual-layers",
+        "0,2",
+        "--text",
+        text,
+        "--sentences",
+        "1",
+        "--json",
+    )
+    assert code == 0
+    few = json.loads(out)["layers"]
+    assert [layer["layer"] for layer in few] == [0, 2]
+    assert 0 < few[0]["text"]["tokens"] < 20
+    code, out, _ = run("query", "norms", photos / "a.png")
+    assert code == 0
+    assert "norms of the visual tokens of 1 images beside text" in out.replace("\n", " ")
+
+
+def test_a_model_close_to_overflowing_is_warned_about(
+    run: Run, model_dir: Path, loaded: list[PatchEye], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatchEye, "__init__", _louder(PatchEye.__init__))
+    words = (photos / "a.png", "--model", model_dir, "--visual-layers", "0", "--dtype", "float16")
+    for command, more in (("image", ("--lens", "embedding")), ("norms", ())):
+        code, _, err = run("query", command, *words, *more)
+        assert (code, err.count("warning: ")) == (0, 1)
+        assert "beyond what float16 holds (65,504): load it in bfloat16 or float32 (--dtype)" in err
+
+
+def _louder(init: Any) -> Any:
+    def changed(self: PatchEye, language: Any) -> None:
+        init(self, language, gain=15_000)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("none.png",), "No such file: none.png"),
+        (("a.png", "--lens", "latent,tuned"), "There is no lens 'tuned'; there are latent, logit, embedding"),
+        (("a.png", "--visual-layers", "x"), "'x' names no layers"),
+        (("a.png", "--bank-layers", "1,9"), "no layer 9; it has 1, 2"),
+        (("a.png", "--where", "color=red"), "is no condition"),
+        (("a.png", "--unique", "sentence"), "--unique context or --unique word"),
+        (("a.png", "--json", "--parquet", "out"), "choose --json or --parquet"),
+        (("a.png", "--split", "test"), "datasets only"),
+        (("a.png", "--top-k", "0"), "top_k is 0"),
+        (("b.png",), "cannot be read to its end"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, words: tuple[str, ...], says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(photos)
+    code, _, err = run("query", "image", *words)
+    assert code == 2
+    assert err.startswith("latentbank: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_only_broken_images(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+    for name in ("a.png", "c.png"):
+        (photos / name).write_text("no image")
+    code, _, err = run("query", "image", photos)
+    assert code == 2
+    assert err.count("skipped: ") == 3
+    assert "Not one of the images could be read" in err
+
+
+def test_a_vlm_with_another_backbone(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+) -> None:
+    other = save_tiny(tmp_path / "other", seed=5)
+    code, _, err = run("query", "image", photos / "a.png", "--model", other)
+    assert code == 2
+    assert "The bank 'tiny-llama' holds contexts of" in err
+    assert "not of patch-eye" in err
+
+
+def test_a_real_vlm_fills_a_bank_and_reads_images_through_all_lenses(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    """Nothing is put in place of anything: the bank is of the VLM's own language model, and its model the default."""
+    model = save_tiny_vlm(tmp_path / "tiny-vlm", "llava")
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    assert run("ingest", "run", corpus, "--model", model, "--layers", "1,2")[0] == 0
+    code, out, err = run(
+        "query",
+        "image",
+        photos / "a.png",
+        "--visual-layers",
+        "0,2",
+        "--lens",
+        ",".join(LENSES),
+        "-k",
+        "2",
+        "--json",
+    )
+    assert code == 0, err
+    (reading,) = json.loads(out)
+    assert (reading["model"], reading["lenses"], reading["size"]) == (str(model), LENSES, [30, 20])
+    vlm = load_vision_language_model(str(model))
+    (tokens,) = vlm.visual_tokens([picture(ord("a"))], [0, 2])
+    assert len(reading["tokens"]) == 3 * 2 * len(tokens)
+    own = [token for token in reading["tokens"] if token["lens"] == "logit" and token["layer"] == 2]
+    best = vlm.unembedding().logits(tokens.states[2]).argmax(dim=-1)
+    assert [token["neighbors"][0]["token_id"] for token in own] == best.tolist()
+    assert [token["box"] for token in own] == tokens.boxes.tolist()
+    code, out, err = run("query", "norms", photos / "a.png", "--visual-layers", "0,2", "--json")
+    assert code == 0, err
+    largest = [layer["visual"]["largest"] for layer in json.loads(out)["layers"]]
+    assert largest == pytest.approx([float(tokens.norms(layer).max()) for layer in (0, 2)])
+
+
+def test_a_text_only_model_given_an_image(run: Run, filled: None, photos: Path) -> None:
+    code, _, err = run("query", "image", photos / "a.png")
+    assert code == 2
+    assert "is no vision-language model" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["image", "norms"])
+def test_help_names_an_example_and_loads_no_heavy_library(command: str) -> None:
+    code = (
+        "import sys, latentbank.cli; sys.argv = ['latentbank', 'query', sys.argv[1], '--help']\n"
+        "try: latentbank.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'PIL', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(f'{heavy} loaded' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Example: latentbank query {command}" in done.stdout
+
+
+def test_means_are_measured_once_and_used_for_a_centred_bank(
+    run: Run,
+    loaded: list[PatchEye],
+    photos: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    made = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--metric", "centred")
+    assert run(*made)[0] == 0
+    kept = tmp_path / "means.safetensors"
+    code, out, err = run("query", "means", photos, "--visual-layers", "0,1", "--output", kept)
+    assert code == 1  # one is broken
+    assert "skipped" in err
+    assert out == f"The mean of visual tokens of 2 images (12 in all) at 2 layers is in {kept}.\n"
+    words = ("query", "image", photos / "a.png", "--visual-layers", "1", "--json")
+    own = json.loads(run(*words)[1])[0]
+    measured = json.loads(run(*words, "--means", kept)[1])[0]
+    assert own["query_mean"] == "their own mean"
+    assert measured["query_mean"] == "mean of visual tokens of 2 images"
+    assert own["tokens"] != measured["tokens"]
+    code, _, err = run(*words[:3], "--visual-layers", "2", "--means", kept, "--json")
+    assert code == 2
+    assert "have no layer 2; they have 0, 1" in err
+    # Kept with the VLM, they are what is taken when nothing is said.
+    code, _, err = run("query", "means", photos)
+    assert (code, "comes from no folder of yours: say with --output" in err) == (2, True)
+    monkeypatch.setattr(PatchEye, "means_file", tmp_path / "eye.means.safetensors")
+    assert json.loads(run(*words)[1])[0]["tokens"] == own["tokens"]
+    assert run("query", "means", photos, "--visual-layers", "0,1")[0] == 1
+    assert json.loads(run(*words)[1])[0] == measured
+
+
+def test_a_folder_of_readings_holds_those_of_the_same_means(
+    run: Run, loaded: list[PatchEye], photos: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "few.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    made = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--metric", "centred")
+    assert run(*made)[0] == 0
+    kept = tmp_path / "means.safetensors"
+    read = ("query", "image", photos / "a.png", "--visual-layers", "1", "--means", kept)
+    for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 images"
+        assert run("query", "means", photos / image, "--visual-layers", "1", "--output", kept)[0] == 0
+        found, _, err = run(*read, "--parquet", tmp_path / "readings")
+        assert (found, "made with another means (" in err) == (code, code == 2)

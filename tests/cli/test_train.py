@@ -1,0 +1,158 @@
+"""`latentbank train projector` from end to end, killed and continued, on several processes, and its bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from latentbank import app
+from latentbank.errors import CorpusError, LatentBankError, ModelError
+from latentbank.models.composite.projector import load_projector
+from tests.models.pixels import pairs
+from tests.models.vision.test_encoders import save_encoder
+from tests.tiny import save_tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny SigLIP, a tiny Llama with an unembedding of its own, and a folder of 40 pairs, one image broken."""
+    root = tmp_path_factory.mktemp("parts")
+    data = root / "data"
+    data.mkdir()
+    lines = []
+    for number, pair in enumerate(pairs(40)):
+        image = pair.image.resize((24, 24), Image.Resampling.NEAREST)
+        # No two images alike, or validation would get all copies of one.
+        image.paste((6 * number, 6 * number, 6 * number), (0, 0, 4, 4))
+        image.save(data / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": pair.caption}) + "\n")
+    (data / "7.png").write_bytes(b"broken")
+    (data / "metadata.jsonl").write_text("".join(lines))
+    return {
+        "vision": save_encoder(root / "vision", "siglip"),
+        "llm": str(save_tiny(root / "llm")),
+        "data": str(data),
+        "features": str(root / "features"),
+    }
+
+
+def arguments(parts: dict[str, str], out: Path, *more: str, steps: int = 12, **changed: str) -> list[str]:
+    given = {**parts, "output": str(out), "steps": str(steps), "validation": "0.1", "width": "24", **changed}
+    options = [part for name, value in given.items() for part in (f"--{name}", value)]
+    return ["train", "projector", *options, "--device", "cpu", *more]
+
+
+def run(parts: dict[str, str], out: Path, *more: str, steps: int = 12, **changed: str) -> Any:
+    done = CliRunner().invoke(
+        app, arguments(parts, out, *more, steps=steps, **changed), catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_projector(out / "projector.safetensors")[0].state_dict()
+
+
+def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None:
+    card = json.loads(run(parts, tmp_path / "out", "--json", projector="mlp"))
+    assert card["file"] == str(tmp_path / "out" / "projector.safetensors")
+    assert card["encoder"]["name"] == parts["vision"]
+    assert (card["encoder"]["layer"], card["encoder"]["cls"]) == (2, False)
+    assert card["llm"]["name"] == parts["llm"]
+    assert card["projector"] == {"kind": "mlp", "features": 16, "hidden_size": 32, "width": 24}
+    assert card["data"][0]["skipped"] == {"broken image": 1}
+    assert card["data"][0]["rows"] + card["training"]["validation_rows"] == 39
+    assert (card["training"]["steps"], card["training"]["seed"]) == (12, 0)
+    assert card["training"]["validation_loss"] > 0
+    assert card["training"]["loss"] > 0
+    assert len(card["training"]["samples"]) == 4
+    text = run(parts, tmp_path / "out", projector="mlp")  # finished: it is shown again, not trained again
+    assert "1 with broken image" in text
+    assert "12 in" in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "projector.safetensors", "projector.json", "log.jsonl", "loss.png"
+    }  # fmt: skip
+
+
+def test_killed_it_goes_on_as_if_nothing_had_been(parts: dict[str, str], tmp_path: Path) -> None:
+    run(parts, tmp_path / "whole", steps=150)
+    command = [
+        sys.executable,
+        "-m",
+        "latentbank",
+        *arguments(parts, tmp_path / "killed", "--checkpoint-every", "0", steps=150),
+    ]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "checkpoint.pt").exists():
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "projector.safetensors").exists()
+    run(parts, tmp_path / "killed", steps=150)
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_two_processes_train_what_one_does(parts: dict[str, str], tmp_path: Path) -> None:
+    run(parts, tmp_path / "one", steps=5)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "latentbank"]
+    done = subprocess.run(
+        [
+            *launch,
+            *arguments(parts, tmp_path / "two", "--json", steps=5, features=str(tmp_path / "features")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["training"]["steps"] == 5  # one process alone speaks
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=2e-3)
+    losses = [
+        [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    ]
+    for one_entry, two_entry in zip(*losses, strict=True):
+        key = "loss" if "loss" in one_entry else "validation"
+        assert one_entry[key] == pytest.approx(two_entry[key], rel=1e-4)
+
+
+def test_bad_input(parts: dict[str, str], tmp_path: Path) -> None:
+    def refused(error: type[LatentBankError], match: str, **changed: str) -> None:
+        with pytest.raises(error, match=match):
+            CliRunner().invoke(app, arguments(parts, tmp_path / "out", **changed), catch_exceptions=False)
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "metadata.jsonl").write_text('{"file_name": "a.png", "text": " "}\n')
+    refused(CorpusError, "no image with a caption", data=str(empty))
+    refused(ModelError, "mlp9", projector="mlp9")
+    refused(ModelError, "no projector at", init=str(tmp_path / "nothing"))
+    refused(LatentBankError, "too few", limit="1")
+    run(parts, tmp_path / "done", steps=2)
+    file = str(tmp_path / "done" / "projector.safetensors")
+    refused(ModelError, "the LLM", init=file, llm=str(save_tiny(tmp_path / "llm", seed=5)))
+    refused(ModelError, "the encoder", init=file, vision=save_encoder(tmp_path / "vision", "siglip", seed=5))
+    with pytest.raises(ModelError, match="another training"):
+        run(parts, tmp_path / "done", steps=3)

@@ -1,0 +1,87 @@
+"""`latentbank view`, as a user starts it: what it refuses, and that it comes up, is guarded and ends by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from latentbank.cli.view import shipped_pictures, shown_names
+from latentbank.errors import ModelError
+from tests.cli.commands import Run, caller
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "correct-horse-battery"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.delenv("LATENTBANK_TOKEN", raising=False)
+    return caller(monkeypatch, capfd, tmp_path / "data", 100)
+
+
+def test_what_the_user_can_mend_is_one_line(run: Run) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    for words, said in (
+        (("--host", "0.0.0.0"), "give a --token"),
+        (("--token", "short"), "give one of 12 letters or more"),
+        (("--port", port), f"cannot be shown on 127.0.0.1, port {port}"),
+        (("--port", "0"), "Name a bank; there is none yet"),
+        (("--model", "a", "--model", "b", "--revision", "main"), "A --revision is one model's"),
+    ):
+        code, out, err = run("view", *words)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert "short" not in err or "short enough" in err
+    taken.close()
+
+
+def test_it_comes_up_is_guarded_and_ends_by_ctrl_c() -> None:
+    words = [sys.executable, "latentbank.py", "view", "--saved-only", "--port", "0"]
+    started = subprocess.Popen(
+        words, cwd=ROOT, env={**os.environ, "LATENTBANK_TOKEN": TOKEN}, stderr=subprocess.PIPE, text=True
+    )
+    assert started.stderr is not None
+    try:
+        line = started.stderr.readline()
+        address = line.split()[4].rstrip(";")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(address)
+        asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(asked) as answer:
+            assert b"<!doctype html>" in answer.read()
+        started.send_signal(signal.SIGINT)
+        assert started.wait(20) == 0
+        assert TOKEN not in line + started.stderr.read()
+    finally:
+        started.kill()
+        started.wait()
+        started.stderr.close()
+
+
+def test_without_the_demos_pictures_there_is_a_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ModelError("not installed")
+
+    monkeypatch.setattr("latentbank.demo.scenes.load_things", missing)
+    assert list(shipped_pictures()) == ["a cat"]
+
+
+def test_models_are_chosen_by_names_without_their_paths(tmp_path: Path) -> None:
+    for folder in ("one/llava", "two/llava"):
+        (tmp_path / folder).mkdir(parents=True)
+    one, two = (str(tmp_path / folder) for folder in ("one/llava", "two/llava"))
+    assert shown_names(["demo", one, "org/llava", two, "demo"]) == {
+        "demo": "demo",
+        "llava": one,
+        "org/llava": "org/llava",
+        "llava (2)": two,
+    }

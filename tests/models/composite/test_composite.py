@@ -1,0 +1,108 @@
+"""The composite VLM: its visual tokens are what transformers computes on the same sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latentbank.errors import LayerNotFound, ModelError
+from latentbank.models.composite.model import CompositeVLM
+from latentbank.models.composite.projector import Projector
+from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.models.vision.encoders import load_encoder
+from tests.models.pixels import PixelEncoder, pairs
+from tests.models.vision.test_encoders import save_encoder
+from tests.tiny import save_tiny, tiny_model
+
+IMAGES = [pair.image for pair in pairs(20)]
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    path = save_tiny(tmp_path_factory.mktemp("llm"), tie_word_embeddings=True)
+    return load_language_model(str(path), device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def vlm(language: LanguageModel) -> CompositeVLM:
+    torch.manual_seed(0)
+    return CompositeVLM(PixelEncoder(), Projector("mlp", 7, 32), language, {})
+
+
+def test_hidden_states_are_the_llms_own(vlm: CompositeVLM) -> None:
+    layers = (0, 1, 4)
+    found = vlm.visual_tokens(IMAGES, layers)  # more than one forward's images
+    assert len(found) == 20
+    whole = tiny_model("llama", tie_word_embeddings=True)
+    caught: dict[int, torch.Tensor] = {}
+    whole.model.layers[1].register_forward_pre_hook(lambda _m, args: caught.update({1: args[0]}))
+    whole.model.layers[3].register_forward_hook(lambda _m, _a, out: caught.update({4: out}))
+    for number in (0, 19):
+        visual = vlm.projector(vlm.encoder.encode([IMAGES[number]]))[0]
+        begin = whole.get_input_embeddings()(torch.tensor([0]))
+        with torch.no_grad():
+            whole(inputs_embeds=torch.cat([begin, visual])[None])
+        torch.testing.assert_close(found[number].states[0], visual)
+        for layer in (1, 4):
+            torch.testing.assert_close(
+                found[number].states[layer], caught[layer][0, 1:], atol=1e-4, rtol=1e-4
+            )
+    assert np.allclose(found[3].norms(4), found[3].states[4].norm(dim=-1).numpy())
+
+
+def test_places(vlm: CompositeVLM) -> None:
+    (tokens,) = vlm.visual_tokens([IMAGES[0].resize((40, 20))], [0])
+    assert len(tokens) == 4
+    assert tokens.boxes.tolist() == [[0, 0, 20, 10], [20, 0, 40, 10], [0, 10, 20, 20], [20, 10, 40, 20]]
+    assert (tokens.rows.tolist(), tokens.columns.tolist()) == ([0, 0, 1, 1], [0, 1, 0, 1])
+    assert tokens.tiles.tolist() == [0, 0, 0, 0]
+    assert tokens.size == (40, 20)
+
+
+def test_it_presents_itself_like_other_models(vlm: CompositeVLM, language: LanguageModel) -> None:
+    assert vlm.fingerprint() == language.fingerprint()
+    assert (vlm.num_layers, vlm.hidden_size, vlm.revision) == (4, 32, None)
+    assert "pixels" in vlm.name
+    assert "2 x 2" in vlm.geometry
+    assert vlm.visual_tokens([], [0]) == []
+    with pytest.raises(LayerNotFound):
+        vlm.visual_tokens(IMAGES[:1], [5])
+
+
+def test_with_a_real_encoder_and_its_cls_token(tmp_path: Path, language: LanguageModel) -> None:
+    encoder = load_encoder(save_encoder(tmp_path, "clip"), cls=True, device="cpu", dtype="float32")
+    vlm = CompositeVLM(encoder, Projector("linear", 16, 32), language, {})
+    (tokens,) = vlm.visual_tokens([Image.new("RGB", (48, 24), "red")], [0, 2])
+    assert len(tokens) == 17
+    assert (tokens.rows[0], tokens.columns[0]) == (-1, -1)
+    assert tokens.boxes[0].tolist() == [12, 0, 36, 24]
+    assert (tokens.rows[16], tokens.columns[16]) == (3, 3)
+
+
+def test_a_projector_from_other_models_is_refused(vlm: CompositeVLM, language: LanguageModel) -> None:
+    encoder, projector = vlm.encoder, vlm.projector
+    right = {
+        "encoder": {"name": "pixels", "fingerprint": "pixels"},
+        "llm": {"name": "tiny", "fingerprint": language.fingerprint()},
+    }
+    CompositeVLM(encoder, projector, language, right)
+    other_encoder = {**right, "encoder": {"name": "CLIP", "fingerprint": "other"}}
+    with pytest.raises(ModelError, match="the encoder CLIP, not with pixels"):
+        CompositeVLM(encoder, projector, language, other_encoder)
+    other_llm = {**right, "llm": {"name": "OLMo", "fingerprint": "other"}}
+    with pytest.raises(ModelError, match="the LLM OLMo, not with"):
+        CompositeVLM(encoder, projector, language, other_llm)
+    with pytest.raises(ModelError, match="8 features"):
+        CompositeVLM(encoder, Projector("linear", 8, 32), language, {})
+
+
+def test_captions_need_the_whole_llm(tmp_path: Path) -> None:
+    part = load_language_model(str(save_tiny(tmp_path)), device="cpu", dtype="float32", deepest_layer=1)
+    vlm = CompositeVLM(PixelEncoder(), Projector("linear", 7, 32), part, {})
+    assert vlm.visual_tokens(IMAGES[:1], [1])[0].states[1].shape == (4, 32)
+    with pytest.raises(ModelError, match="in part"):
+        vlm.captions(IMAGES[:1])

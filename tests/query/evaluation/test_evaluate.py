@@ -1,0 +1,364 @@
+"""Evaluation, with a VLM that sees what it is told to: what the shares are is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+import latentbank.query.evaluation.evaluate
+from latentbank.bank.bank import Bank
+from latentbank.bank.points import Neighbor
+from latentbank.bank.where import Where
+from latentbank.demo.scenes import Scene
+from latentbank.errors import BankMismatch, ModelError, QueryError
+from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.query.evaluation.evaluate import (
+    evaluate,
+    evaluation_layers,
+    grid_of,
+    look,
+    object_means,
+    read_patches,
+)
+from latentbank.query.evaluation.tables import Evaluation
+from latentbank.query.lenses.base import EmbeddingLens, LatentLens, mean_embedding
+from tests.query.banks import ONE, fill
+from tests.query.seer import GRID, Seer, scene_of
+from tests.tiny import save_tiny
+
+# Every thing is a word of the bank's sentences.
+SCENES = [
+    scene_of(1, {"dog": (0, 1), "river": (4,)}),
+    scene_of(2, {"cat": (3,), "fire truck": (5, 2)}),
+    scene_of(3, {"apple": (0, 1, 2, 3, 4, 5)}),
+]
+OTHERS = [scene_of(100 + number, {"table": (number,), "bank": (5,)}) for number in range(4)]
+
+
+def truly(scene: Scene, patch: int) -> str:
+    """The last word of the thing that covers a patch; of the background, a word that means nothing here."""
+    names = [thing.name for thing in scene.objects if thing.coverage[patch] > 0]
+    return names[0].split()[-1] if names else "loud"
+
+
+def seer(tiny: LanguageModel, sees: Any = truly, **given: Any) -> Seer:
+    return Seer(tiny, [*SCENES, *OTHERS], sees, **given)
+
+
+@dataclass(frozen=True)
+class Says:
+    """A lens that says the same for every patch, and keeps what it was given."""
+
+    words: tuple[str, ...]
+    name: str = "says"
+    unique: str | None = None
+    given: list[Any] = field(default_factory=list)
+
+    def read(self, hidden_states: Any, top_k: int = 5) -> list[list[Neighbor]]:
+        self.given.append(np.asarray(hidden_states))
+        words = list(dict.fromkeys(self.words)) if self.unique == "word" else self.words
+        return [[Neighbor(word, word, 0.5) for word in words[:top_k]] for _ in hidden_states]
+
+
+@pytest.fixture
+def centred(tiny: LanguageModel, tmp_path: Path) -> Iterator[Bank]:
+    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
+        yield bank
+
+
+def shares(
+    evaluation: Evaluation, lens: str = "latent", layer: int | None = None, **given: Any
+) -> dict[str, float]:
+    row = evaluation.row(lens, layer, **given)
+    kinds = ("concrete", "global_", "attribute", "interpretable", "things")
+    return {kind: round(getattr(row, kind).value, 4) for kind in kinds}
+
+
+def lens(bank: Bank, bank_layers: Any = "all") -> LatentLens:
+    return LatentLens(bank, bank_layers, exact=True)
+
+
+def test_layers_that_are_scored() -> None:
+    assert evaluation_layers(30) == [0, 2, 4, 8, 12, 16, 20, 24, 29]
+    assert evaluation_layers(32) == [0, 2, 4, 9, 13, 17, 21, 26, 31]
+    assert evaluation_layers(4) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_truly_seen_is_named(bank: Bank, tiny: LanguageModel) -> None:
+    found = evaluate(seer(tiny), [lens(bank)], SCENES, [0, 3])
+    for layer in (0, 3, None):
+        assert shares(found, layer=layer) == {
+            "concrete": 1, "global_": 0, "attribute": 0, "interpretable": 1, "things": 1,
+        }  # fmt: skip
+        assert shares(found, layer=layer, distinct=True)["concrete"] == 1
+    row = found.row("latent", 0)
+    assert (row.concrete.low, row.concrete.high, row.concrete.of) == (1, 1, 12)
+    assert row.things.of == 5
+    assert (found.about["patches"], found.about["things"], found.about["scenes"]) == (12, 5, 3)
+    assert found.about["metric"] == row.metric == "cosine"
+    assert found.about["corpora"] == {
+        "first": bank.corpora["first"].contexts,
+        "second": bank.corpora["second"].contexts,
+    }
+
+
+def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
+    bank: Bank, tiny: LanguageModel
+) -> None:
+    def crossed(scene: Scene, patch: int) -> str:
+        names = [thing.name.split()[-1] for thing in scene.objects]
+        return (
+            names[1 - names.index(truly(scene, patch))]
+            if truly(scene, patch) in names and len(names) > 1
+            else "loud"
+        )
+
+    found = evaluate(seer(tiny, crossed), [LatentLens(bank, 2, exact=True)], SCENES[:2], [0])
+    top = [row[0].word for row in lens(bank, 2).read(look(seer(tiny, crossed), SCENES[:2], [0]).states[0], 1)]
+    assert top == ["river", "river", "dog", "cat", "truck", "cat"]
+    assert shares(found)["concrete"] + shares(found)["global_"] == 1
+    red = [scene_of(50 + i, {"dog": (i,)}, colour="red") for i in range(2)]
+    vlm = Seer(tiny, red, lambda *_: "red")
+    for given, of in ((vlm, 1.0), (seer(tiny), 0.0)):
+        words = Says(("red", "truck")) if of else Says(("blue", "truck"))
+        assert shares(evaluate(given, [words], red, [0]), "says")["attribute"] == of
+
+
+def test_shuffled_images_leave_what_is_right_by_chance(bank: Bank, tiny: LanguageModel) -> None:
+    same = [scene_of(60 + i, {"dog": (i,)}) for i in range(3)]
+    vlm = Seer(tiny, [*SCENES, *same], truly)
+    assert shares(evaluate(vlm, [lens(bank, 2)], same, [0]), images="shuffled")["concrete"] == 1
+    one = evaluate(vlm, [Says(("dog",))], SCENES, [0])
+    # Two of twelve patches show a dog, whoever's words they are.
+    assert (
+        shares(one, "says")["concrete"]
+        == shares(one, "says", images="shuffled")["concrete"]
+        == round(2 / 12, 4)
+    )
+    different = evaluate(vlm, [LatentLens(bank, 2, exact=True)], SCENES, [0])
+    assert shares(different, images="shuffled")["concrete"] < 1
+
+
+def test_a_random_projector_stands_beside(bank: Bank, tiny: LanguageModel) -> None:
+    blind = seer(tiny, lambda *_: "nothing that is in a sentence")
+    found = evaluate(seer(tiny), [lens(bank, 2), Says(("dog",))], SCENES, [1], random=blind, alone=[1])
+    assert shares(found)["concrete"] == 1
+    assert shares(found, projector="random")["concrete"] < 0.5
+    assert shares(found, "says", projector="random") == shares(found, "says")
+    assert {(row.projector, row.images) for row in found.rows} == {
+        (projector, images) for projector in ("trained", "random") for images in ("true", "shuffled")
+    }
+    assert {one.projector for one in found.alignment} == {"trained", "random"}
+    assert all(row.projector == "trained" for row in evaluate(seer(tiny), [lens(bank)], SCENES, [0]).rows)
+
+
+def test_a_random_projector_is_scored_on_fewer_scenes(
+    bank: Bank, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentbank.query.evaluation.evaluate.CONTROLLED", 2)
+    blind = seer(tiny, lambda *_: "nothing that is in a sentence")
+    found = evaluate(seer(tiny), [Says(("dog",))], SCENES, [1], random=blind)
+    assert found.about["random_scenes"] == 2
+    control = found.row("says", projector="random")
+    assert 0 < control.concrete.of < found.row("says").concrete.of
+    assert control.things.of < found.row("says").things.of
+
+
+def test_each_bank_layer_alone(bank: Bank, tiny: LanguageModel) -> None:
+    found = evaluate(seer(tiny, text_layer=3), [lens(bank)], SCENES, [0, 4], alone=[4])
+    assert [(one.visual_layer, one.bank_layer) for one in found.alignment] == [
+        (layer, bank_layer) for layer in (0, 4) for bank_layer in bank.layers
+    ]
+    for one in found.alignment:
+        assert one.first == (1 if one.bank_layer == 3 else 0)
+        assert (one.named is None) == (one.cosine is None) == (one.visual_layer == 0)
+    third = next(one for one in found.alignment if (one.visual_layer, one.bank_layer) == (4, 3))
+    assert third.named is not None
+    assert third.named.value == 1
+    assert third.cosine == pytest.approx(1, abs=2e-3)
+    others = [one.cosine for one in found.alignment if one.cosine is not None and one.bank_layer != 3]
+    assert max(others) < 0.99
+
+
+def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: LanguageModel) -> None:
+    scenes = [
+        scene_of(70 + i, {"dog": (i % 6,)}, share)
+        for i, share in enumerate((0.15, 0.3, 0.3, 0.6, 0.75, 1.0, 0.05))
+    ]
+
+    def sharply(scene: Scene, patch: int) -> str:
+        return "dog" if max(scene.objects[0].coverage) > 0.5 else "loud"
+
+    vlm = Seer(tiny, scenes, sharply)
+    found = evaluate(vlm, [lens(bank, 2)], scenes, [0])
+    row = found.row("latent", 0)
+    assert [(low, high, share.of) for low, high, share in row.by_coverage] == [
+        (0.1, 0.25, 1), (0.25, 0.5, 2), (0.5, 0.75, 1), (0.75, 1.0, 2),
+    ]  # fmt: skip
+    assert [share.value for _, _, share in row.by_coverage][2:] == [1, 1]
+    assert (row.concrete.of, row.concrete.value) == (3, 1)
+    top = LatentLens(bank, 2, exact=True).read(look(vlm, scenes, [0]).states[0], 1)
+    assert [row[0].word for row in top] == ["loud"] * 3 + ["dog"] * 3
+    wide = evaluate(vlm, [lens(bank, 2)], scenes, [0], coverage=0.25)
+    assert wide.row("latent", 0).concrete.of == 5
+    # A group of one scene cannot be shuffled: there is no share of it, not a share of nothing.
+    shuffled = found.row("latent", 0, images="shuffled").by_coverage
+    assert [share.of for _, _, share in shuffled] == [0, 2, 0, 2]
+
+
+def test_distinct_words_come_from_deeper(tiny: LanguageModel) -> None:
+    crowded = Says(("loud",) * 19 + ("Loud", "dog"))
+    plain, distinct = read_patches(crowded, None, 0, np.ones((2, 4), np.float32))
+    assert [n.word for n in plain[0]] == ["loud"] * 5
+    assert [n.word for n in distinct[0]] == ["loud", "Loud", "dog"]  # as the lens itself makes them distinct
+    enough = Says(("a", "A", "b", "a", "c", "d", "e", "f"))
+    plain, distinct = read_patches(enough, None, 0, np.ones((1, 4), np.float32))
+    assert [n.word for n in distinct[0]] == ["a", "b", "c", "d", "e"]
+    assert [n.word for n in plain[0]] == ["a", "A", "b", "a", "c"]
+    assert len(enough.given) == 1
+    scenes = [scene_of(80 + i, {"dog": (i,)}) for i in range(2)]
+    found = evaluate(Seer(tiny, scenes, truly), [crowded], scenes, [0])
+    assert shares(found, "says")["concrete"] == 0
+    assert shares(found, "says", distinct=True)["concrete"] == 1
+
+
+def test_distinct_words_are_those_of_the_bank(bank: Bank, tiny: LanguageModel) -> None:
+    rows = look(seer(tiny), SCENES, [0]).states[0]
+    _, distinct = read_patches(lens(bank), None, 0, rows)
+    expected = replace(lens(bank), unique="word").read(rows, 5)
+    assert [[n.word for n in row] for row in distinct] == [[n.word for n in row] for row in expected]
+
+
+def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
+    centred: Bank, tiny: LanguageModel
+) -> None:
+    vlm = seer(tiny, offset=30.0)
+    other = Says(("dog",))
+    embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
+    found = evaluate(vlm, [lens(centred, 2), other, embedding], SCENES, [1], calibration=OTHERS)
+    assert found.about["metric"] == "centred"
+    assert {row.metric for row in found.rows} == {"centred"}
+    assert found.about["calibration_scenes"] == 4
+    assert shares(found)["concrete"] > 0.5  # the mean of a few visual tokens is not that of the text
+    means = object_means(vlm, OTHERS, [1])
+    seen = look(vlm, OTHERS, [1])
+    assert 0 < means.count == sum(truth.coverage >= 0.5 for truth in seen.truths) < 24
+    assert means.kind == "visual tokens that show a thing, of 4 scenes"
+    np.testing.assert_allclose(means.at(1), seen.states[1].mean(axis=0), atol=1e-4)
+    expected = look(vlm, SCENES, [1]).states[1] - means.at(1)
+    np.testing.assert_allclose(other.given[0], expected, atol=1e-4)
+    assert np.abs(other.given[0]).max() < 30
+    matrix = tiny.embedding.numpy() - tiny.embedding.numpy().mean(0)
+    rows = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    best = (rows @ (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).T)[
+        :, : len(tiny.tokenizer)
+    ].argmax(1)
+    plain, _ = read_patches(embedding, means, 1, look(vlm, SCENES, [1]).states[1])
+    assert [row[0].token_id for row in plain] == best.tolist()
+    with pytest.raises(QueryError, match="give calibration scenes"):
+        evaluate(vlm, [lens(centred)], SCENES, [1])
+    with pytest.raises(QueryError, match="no visual tokens that show a thing"):
+        object_means(vlm, OTHERS, [1], coverage=1.5)
+
+
+def test_the_mean_of_the_embedding_is_measured_once_for_all_layers(
+    centred: Bank, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def counted(embedding: Tensor) -> Tensor:
+        measured.append(embedding.data_ptr())
+        return mean_embedding(embedding)
+
+    monkeypatch.setattr(latentbank.query.evaluation.evaluate, "mean_embedding", counted)
+    embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
+    evaluate(seer(tiny), [lens(centred, 2), embedding], SCENES, [0, 1, 2], calibration=OTHERS)
+    assert measured == [tiny.embedding.data_ptr()]
+
+
+def test_a_cls_token_has_no_patch(bank: Bank, tiny: LanguageModel) -> None:
+    vlm = seer(tiny, cls=True)
+    assert grid_of(vlm) == grid_of(seer(tiny)) == GRID
+    assert shares(evaluate(vlm, [lens(bank, 2)], SCENES, [0]))["concrete"] == 1
+
+
+def test_a_vlm_without_one_grid_is_refused(tiny: LanguageModel) -> None:
+    class Tiled(Seer):
+        def visual_tokens(self, *given: Any) -> Any:
+            (tokens,) = super().visual_tokens(*given)
+            return [replace(tokens, tiles=np.arange(6) // 3)]
+
+    class Cut(Seer):
+        def visual_tokens(self, *given: Any) -> Any:
+            (tokens,) = super().visual_tokens(*given)
+            return [replace(tokens, rows=tokens.rows[:5], columns=tokens.columns[:5], tiles=tokens.tiles[:5])]
+
+    for kind in (Tiled, Cut):
+        with pytest.raises(ModelError, match="no single grid"):
+            grid_of(kind(tiny, SCENES, truly))
+
+
+def test_scenes_of_another_grid_are_refused(bank: Bank, tiny: LanguageModel) -> None:
+    wrong = replace(SCENES[0], objects=(replace(SCENES[0].objects[0], coverage=np.ones(49, np.float32)),))
+    with pytest.raises(ModelError, match="made for 49 patches, seer sees 6"):
+        evaluate(seer(tiny), [lens(bank)], [wrong, *SCENES], [0])
+
+
+@pytest.mark.parametrize(
+    ("scenes", "layers", "lenses", "says"),
+    [
+        (SCENES[:1], [0], 1, "at least two scenes"),
+        ([SCENES[0], scene_of(90, {"dog": (1,)}, 0.2)], [0], 1, "Fewer than two scenes have a patch"),
+        (SCENES, [], 1, "at least one visual layer"),
+        (SCENES, [0], 0, "each lens once"),
+        (SCENES, [0], 2, "each lens once"),
+    ],
+)
+def test_what_cannot_be_scored(
+    bank: Bank, tiny: LanguageModel, scenes: Sequence[Scene], layers: list[int], lenses: int, says: str
+) -> None:
+    vlm = Seer(tiny, scenes, truly)
+    with pytest.raises(QueryError, match=says):
+        evaluate(vlm, [lens(bank)] * lenses, scenes, layers)
+
+
+def test_another_llm_is_refused(bank: Bank, tmp_path: Path) -> None:
+    other = load_language_model(str(save_tiny(tmp_path / "other", seed=9)))
+    with pytest.raises(BankMismatch):
+        evaluate(seer(other), [lens(bank)], SCENES, [0])
+
+
+def test_a_filter_scores_one_corpus(bank: Bank, tiny: LanguageModel) -> None:
+    only = LatentLens(bank, 2, Where(corpus="second"), exact=True)
+    found = evaluate(seer(tiny), [only], SCENES, [0])
+    assert shares(found)["concrete"] < 1  # the river is in the first corpus alone
+
+
+def test_json_has_everything_and_no_nan(bank: Bank, tiny: LanguageModel) -> None:
+    found = evaluate(seer(tiny), [lens(bank), Says(("dog",))], SCENES, [0, 1], alone=[0])
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert data["visual_layers"] == [0, 1]
+    assert data["bank_layers"] == bank.layers
+    # two lenses, any and distinct words, two layers and their mean, true and shuffled
+    assert len(data["rows"]) == 2 * 2 * 3 * 2
+    first = data["rows"][0]
+    assert {"concrete", "global", "attribute", "interpretable", "things", "by_coverage"} < set(first)
+    assert first["concrete"] == {"value": 1.0, "low": 1.0, "high": 1.0, "of": 12}
+    assert first["by_coverage"][0] == {
+        "from": 0.1,
+        "to": 0.25,
+        "value": None,
+        "low": None,
+        "high": None,
+        "of": 0,
+    }
+    assert data["alignment"][0]["named"]["of"] == 12
+    with pytest.raises(KeyError):
+        found.row("logit", 0)

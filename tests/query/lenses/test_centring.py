@@ -1,0 +1,159 @@
+"""Centring: means of hidden states, kept, and taken from queries of a centred bank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latentbank.bank.bank import Bank
+from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
+from latentbank.models.language.model import LanguageModel
+from latentbank.query.lenses.base import LatentLens
+from latentbank.query.lenses.centring import Means, load_means, means_of, save_means
+from latentbank.query.reading.reading import read_hidden, read_text
+from tests.query.banks import ONE, SENTENCES, fill
+
+ROWS = np.random.default_rng(1).normal(size=(6, 32)).astype(np.float32) + 5
+
+
+@pytest.fixture
+def centred(tiny: LanguageModel, tmp_path: Path) -> Iterator[Bank]:
+    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
+        yield bank
+
+
+def test_the_mean_of_pieces_is_that_of_all() -> None:
+    pieces = [
+        {3: ROWS[:4], 5: torch.tensor(ROWS[:4] * 2, dtype=torch.bfloat16)},
+        {3: ROWS[4:], 5: ROWS[4:] * 2},
+    ]
+    means = means_of(pieces, "visual tokens of 2 images", "f00d")
+    assert means.count == 6
+    np.testing.assert_allclose(means.at(3), ROWS.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(means.at(5), 2 * ROWS.mean(axis=0), rtol=1e-2)
+    np.testing.assert_allclose(means.centre(3, ROWS).mean(axis=0), 0, atol=1e-5)
+    with pytest.raises(LayerNotFound, match=r"visual tokens of 2 images have no layer 4; they have 3, 5\."):
+        means.at(4)
+
+
+@pytest.mark.parametrize("pieces", [[], [{}], [{1: np.ones((0, 4))}]])
+def test_there_is_no_mean_of_nothing(pieces: Any) -> None:
+    with pytest.raises(QueryError, match="There are no visual tokens to take the mean of"):
+        means_of(pieces, "visual tokens", "")
+
+
+def test_a_mean_that_overflows_is_refused() -> None:
+    with pytest.raises(QueryError, match="at layer 2 are not finite"):
+        means_of([{1: ROWS, 2: ROWS * np.inf}], "visual tokens", "")
+
+
+def test_means_are_kept_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "means.safetensors"
+    means = means_of([{3: ROWS, 12: ROWS[:, ::-1]}], "visual tokens of 2 images", "f00d")
+    save_means(path, means)
+    for found in (load_means(path), load_means(path, "f00d")):
+        assert (found.kind, found.fingerprint, found.count) == (means.kind, "f00d", 6)
+        assert found.by_layer.keys() == {3, 12}
+        for layer, mean in means.by_layer.items():
+            np.testing.assert_array_equal(found.at(layer), mean)
+    with pytest.raises(BankMismatch, match=r"another LLM \(fingerprint f00d, not beef\)"):
+        load_means(path, "beef")
+
+
+def test_files_that_hold_no_means(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    other, text = tmp_path / "other.safetensors", tmp_path / "text"
+    save_file({"weight": ROWS}, other)
+    text.write_text(json.dumps({}))
+    for path in (other, text, tmp_path / "nothing", tmp_path):
+        with pytest.raises(LatentBankError, match="holds no means"):
+            load_means(path)
+    with pytest.raises(LatentBankError, match="cannot be written"):
+        save_means(tmp_path, means_of([{1: ROWS}], "x", ""))
+
+
+def test_text_takes_the_banks_mean_of_its_layer(centred: Bank, tiny: LanguageModel) -> None:
+    """A stored sentence finds itself, as in a plain bank, and the reading says by which mean."""
+    for layer in (1, 2):
+        reading = read_text(centred, tiny, SENTENCES[0], layers=layer, bank_layers=layer, top_k=1, exact=True)
+        assert (reading.metric, reading.query_mean) == ("centred", "the bank's mean of text")
+        assert {
+            "metric": "centred",
+            "query_mean": "the bank's mean of text",
+        }.items() <= reading.to_dict().items()
+        assert "centred by the bank's mean of text" in repr(reading)
+        for token in reading.tokens[1:]:
+            assert token.neighbors[0].cosine > 0.999
+            assert token.neighbors[0].caption == SENTENCES[0]
+    with pytest.raises(LayerNotFound, match=r"mean of text at layer 3; it knows that of 1, 2\."):
+        read_text(centred, tiny, SENTENCES[0], layers=3)
+
+
+def test_a_plain_bank_says_so(bank: Bank, tiny: LanguageModel) -> None:
+    reading = read_text(bank, tiny, "A dog.")
+    assert (reading.metric, reading.query_mean) == ("cosine", "")
+    assert "cosine by" not in repr(reading)
+    for given in ("text", "batch", ROWS[0], Means("x", "", 1, {-1: ROWS[0]})):
+        with pytest.raises(QueryError, match="leave query_mean out"):
+            read_hidden(bank, ROWS, query_mean=given)
+
+
+def test_hidden_states_need_to_say_which_mean_they_have(centred: Bank) -> None:
+    with pytest.raises(QueryError, match="must be told which mean its queries have"):
+        read_hidden(centred, ROWS)
+    own = ROWS.mean(axis=0)
+    measured = means_of([{-1: ROWS, 7: ROWS + 1}], "soft prompts", "")
+    expected = centred.search(ROWS, "all", 3, exact=True, query_mean=own)
+    for given, said in (
+        ("batch", "their own mean"),
+        (own, "a mean that was given"),
+        (own.tolist(), "a mean that was given"),
+        (torch.from_numpy(own), "a mean that was given"),
+        (measured, "mean of soft prompts"),
+    ):
+        reading = read_hidden(centred, ROWS, bank_layers="all", top_k=3, exact=True, query_mean=given)
+        assert reading.query_mean == said
+        for token, neighbors in zip(reading.tokens, expected, strict=True):
+            assert [n.id for n in token.neighbors] == [n.id for n in neighbors]
+    shifted = read_hidden(centred, {7: ROWS + 1}, bank_layers="all", top_k=3, exact=True, query_mean=measured)
+    assert [[n.id for n in token.neighbors] for token in shifted.tokens] == [
+        [n.id for n in row] for row in expected
+    ]
+
+
+def test_text_from_elsewhere_takes_the_mean_of_its_layer(centred: Bank, tiny: LanguageModel) -> None:
+    states = {layer: rows[1:] for layer, rows in tiny.text_hidden_states(SENTENCES[1], [1, 2])[1].items()}
+    found = read_hidden(centred, states, bank_layers="all", top_k=1, exact=True, query_mean="text")
+    for layer in (1, 2):
+        assert all(token.neighbors[0].bank_layer == layer for token in found.at(layer))
+        assert all(token.neighbors[0].cosine > 0.999 for token in found.at(layer))
+    with pytest.raises(LayerNotFound, match="at a layer that is not known; it knows that of 1, 2"):
+        read_hidden(centred, states[1], query_mean="text")
+
+
+@pytest.mark.parametrize(
+    ("rows", "mean", "says"),
+    [
+        (ROWS[:1], "batch", "One hidden state alone has no mean of its own"),
+        (ROWS, "visual", "query_mean is 'visual'; it can be 'text', 'batch'"),
+        (np.tile(ROWS[0], (3, 1)), "batch", "Row 0 of the queries equals its mean"),
+    ],
+)
+def test_means_that_help_nothing(centred: Bank, rows: Any, mean: Any, says: str) -> None:
+    with pytest.raises(QueryError, match=says):
+        read_hidden(centred, rows, query_mean=mean)
+
+
+def test_a_lens_holds_the_mean(centred: Bank) -> None:
+    lens = LatentLens(centred, "all", exact=True, query_mean=ROWS.mean(axis=0))
+    expected = centred.search(ROWS, "all", 2, exact=True, query_mean=ROWS.mean(axis=0))
+    assert lens.read(ROWS, 2) == expected
+    with pytest.raises(QueryError, match="must be told"):
+        LatentLens(centred, "all").read(ROWS, 2)

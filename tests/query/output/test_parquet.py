@@ -1,0 +1,59 @@
+"""Readings in Parquet files: whole or not there, and never of two kinds in one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas
+import pyarrow.parquet as pq
+import pytest
+
+from latentbank.bank.bank import Bank
+from latentbank.errors import LatentBankError
+from latentbank.models.language.model import LanguageModel
+from latentbank.query.lenses.base import EmbeddingLens, LatentLens
+from latentbank.query.output.parquet import ReadingFolder
+from latentbank.query.reading.images import find_images
+from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.visual import read_images
+from tests.query.eye import PatchEye, picture
+
+SETTINGS = {"model": "patch-eye", "visual_layers": [0, 2], "where": [], "prompt": None}
+
+
+@pytest.fixture
+def reading(bank: Bank, tiny: LanguageModel) -> Reading:
+    lenses = [LatentLens(bank), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
+    (made,) = read_images(PatchEye(tiny), [picture()], lenses, [0, 2], top_k=2)
+    return made
+
+
+def test_files_read_back_as_one_table(reading: Reading, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture().save(tmp_path / name)
+    folder = ReadingFolder(tmp_path / "out", SETTINGS)
+    images = list(find_images([tmp_path]))
+    assert [folder.write(image, reading) for image in images] == [folder.path(image) for image in images]
+    frame = pandas.read_parquet(tmp_path / "out")
+    assert len(frame) == 2 * 2 * 2 * 6 * 2
+    one = pandas.read_parquet(folder.path(images[0]))
+    expected = reading.to_pandas()
+    assert set(one.columns) == {"source", *expected.columns}
+    for column in ("lens", "layer", "row", "column", "rank", "word", "caption", "token_id", "neighbor_id"):
+        assert one[column].tolist() == expected[column].tolist()
+    assert one["cosine"].tolist() == pytest.approx(expected["cosine"].tolist())
+    head = json.loads(pq.read_schema(folder.path(images[0])).metadata[b"reading"])
+    assert head["layers"] == [0, 2]
+    assert head["geometry"] == "exact, 2 x 3 patches"
+    assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".json", ".parquet", ".parquet"]
+
+
+def test_a_folder_is_opened_again_with_the_same_settings_only(tmp_path: Path) -> None:
+    ReadingFolder(tmp_path / "out", SETTINGS)
+    ReadingFolder(tmp_path / "out", {**SETTINGS, "visual_layers": (0, 2)})
+    with pytest.raises(LatentBankError, match=r"another visual_layers \(\[0, 2\], not \[0\]\)"):
+        ReadingFolder(tmp_path / "out", {**SETTINGS, "visual_layers": [0]})
+    (tmp_path / "out" / "_settings.json").write_text("{")
+    with pytest.raises(LatentBankError, match="choose another folder"):
+        ReadingFolder(tmp_path / "out", SETTINGS)

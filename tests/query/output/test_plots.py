@@ -1,0 +1,81 @@
+"""Figures for papers: what is drawn, and in which formats."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
+
+from latentbank.errors import LayerNotFound, QueryError
+from latentbank.query.output.plots import plot_reading, save_plot
+from tests.query.web.readings import reading_of
+
+
+def test_an_axis_shows_the_words_of_its_layer_over_their_scores() -> None:
+    reading = reading_of()
+    axis = reading.plot(8, "logit")
+    try:
+        assert [text.get_text() for text in axis.texts] == [f"w8x{number}" for number in range(6)]
+        assert axis.texts[4].get_position() == (30, 30)
+        (frames,) = axis.collections
+        assert np.allclose(frames.get_array(), [0.4 + number / 20 for number in range(6)])
+        assert axis.get_title() == "LogitLens, visual layer 8"
+        assert [other.get_ylabel() for other in axis.figure.axes if other is not axis] == ["best probability"]
+        assert (axis.get_xlim(), axis.get_ylim()) == ((0, 60), (40, 0))
+    finally:
+        pyplot.close(axis.figure)
+
+
+def test_it_draws_into_an_axis_that_is_given_and_leaves_out_what_is_not_wanted() -> None:
+    given = Figure().subplots()
+    assert plot_reading(reading_of(), axis=given, words=False, heat=False) is given
+    assert not given.texts
+    assert given.collections[0].get_array() is None
+    assert len(given.figure.axes) == 1
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_figures_have_a_row_for_each_layer_and_a_column_for_each_lens(
+    tmp_path: Path, suffix: str, start: bytes
+) -> None:
+    reading = reading_of(captions=("$\\frac$",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = save_plot(reading, tmp_path / f"figure{suffix}")
+    data = path.read_bytes()
+    assert data.startswith(start)
+    if suffix == ".png":
+        both = Image.open(path).size
+        alone = Image.open(save_plot(reading, tmp_path / "one.png", layers=[0], lenses=["latent"])).size
+        assert both == (alone[0] * 2, alone[1] * 2)
+    assert save_plot(reading, tmp_path / f"again{suffix}").read_bytes() == data
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # where no font is installed that has it
+def test_words_like_formulas_are_words(tmp_path: Path) -> None:
+    reading = reading_of(lenses=("latent",), layers=(0,))
+    first = reading.tokens[0]
+    for word in ("$\\frac{$", "犬", "\n", "a_very_long_word_that_does_not_fit"):
+        named = replace(first.neighbors[0], word=word)
+        other = replace(reading, tokens=(replace(first, neighbors=(named,)),))
+        assert save_plot(other, tmp_path / "figure.svg").stat().st_size > 1000
+
+
+def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:
+    reading = reading_of()
+    with pytest.raises(QueryError, match="no format of a figure"):
+        save_plot(reading, tmp_path / "figure.gif")
+    with pytest.raises(LayerNotFound, match="no layer 3"):
+        reading.plot(3)
+    with pytest.raises(QueryError, match="no tile 4; it has 0"):
+        reading.plot(tile=4)
+    with pytest.raises(QueryError, match="by the process that read it"):
+        reading_of(image=False).plot()
+    assert not pyplot.get_fignums()
