@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from latentbank import app
+from latentbank.cli import app
 from latentbank.errors import CorpusError, LatentBankError, ModelError
 from latentbank.models.composite.projector import load_projector
 from tests.models.pixels import pairs

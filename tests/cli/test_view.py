@@ -45,7 +45,7 @@ def test_what_the_user_can_mend_is_one_line(run: Run) -> None:
 
 
 def test_it_comes_up_is_guarded_and_ends_by_ctrl_c() -> None:
-    words = [sys.executable, "latentbank.py", "view", "--saved-only", "--port", "0"]
+    words = [sys.executable, "-m", "latentbank", "view", "--saved-only", "--port", "0"]
     started = subprocess.Popen(
         words, cwd=ROOT, env={**os.environ, "LATENTBANK_TOKEN": TOKEN}, stderr=subprocess.PIPE, text=True
     )

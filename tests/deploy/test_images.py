@@ -55,9 +55,10 @@ def test_everything_that_is_copied_exists_and_is_sent_to_the_builder(path: Path)
 @each
 def test_the_whole_project_is_copied_and_nothing_else(path: Path) -> None:
     copied = {found.name for word in _copied(path.read_text(encoding="utf-8")) for found in ROOT.glob(word)}
-    setuptools = PROJECT["tool"]["setuptools"]
-    packages = {name.split(".")[0] for name in setuptools["packages"]}
-    assert copied >= {f"{name}.py" for name in setuptools["py-modules"]} | packages
+    (package,) = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    linked = {path.resolve().name for path in (ROOT / package).iterdir() if path.is_symlink()}
+    assert linked == {"bank", "ingest", "models", "query", "demo"}
+    assert copied >= {package} | linked
     assert copied >= {"constraints.txt", "pyproject.toml", *PROJECT["project"]["license-files"]}
     assert not copied & {"tests", "benchmarks", ".env", ".git", "secrets"}
 

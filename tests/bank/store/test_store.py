@@ -188,16 +188,16 @@ class TestStore:
         assert [(p.id, p.payload, p.vector) for p in bare] == [(one, None, None) for one in sorted(given.ids)]
 
     def test_scrolling_goes_through_every_page(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("embedded", "server"):
-            monkeypatch.setattr(f"latentbank.bank.store.base.{module}._SCROLL", 16)
+        for kind in ("embedded", "server"):
+            monkeypatch.setattr(f"latentbank.bank.store.{kind}.store._SCROLL", 16)
         given, _ = two_corpora(store)
         assert [p.id for p in store.scroll(4, Where(corpus="animals"))] == sorted(given.ids)
         assert len(list(store.scroll(4))) == 240
         assert store.present(4, given.ids) == set(given.ids)
 
     def test_scrolling_begins_at_an_id(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("embedded", "server"):
-            monkeypatch.setattr(f"latentbank.bank.store.base.{module}._SCROLL", 16)
+        for kind in ("embedded", "server"):
+            monkeypatch.setattr(f"latentbank.bank.store.{kind}.store._SCROLL", 16)
         given, _ = two_corpora(store)
         order = sorted(given.ids)
         found = store.scroll(4, Where(corpus="animals"), vectors=True, payloads=True, start=order[50])
