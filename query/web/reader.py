@@ -169,7 +169,7 @@ class Desk:
         job.check()
         job.tell(what="looking at the image")
         lenses = lenses_of(ask.lenses, model.model, self.bank, ask.bank_layers, ask.where, ask.unique)
-        model.before = job.check
+        job.check()  # loading a lens may have taken long
         found: list[Reading] = []
         for reading in read_layers(
             model,

@@ -64,7 +64,7 @@ class Models:
 
 
 class Remembering:
-    """A VLM that keeps the visual tokens of the last images. `before` is called before it looks at any."""
+    """A VLM that keeps the visual tokens of the last images."""
 
     def __init__(self, model: VisualModel) -> None:
         self.model = model
@@ -72,7 +72,6 @@ class Remembering:
         self.language, self.num_layers, self.hidden_size = model.language, model.num_layers, model.hidden_size
         self._fingerprint = model.fingerprint()
         self._kept: OrderedDict[tuple[Any, ...], VisualTokens] = OrderedDict()
-        self.before: Callable[[], None] = lambda: None
 
     @property
     def geometry(self) -> str:
@@ -87,7 +86,6 @@ class Remembering:
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
         """Give the visual tokens of images, those of images seen lately without a forward pass."""
-        self.before()
         found = []
         for image in images:
             pixels = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
