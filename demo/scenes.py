@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from latentbank.errors import ModelError
+from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
 
 SIDE = 224  # pixels of a scene
 THINGS = Path(__file__).parent / "data" / "things.json"
@@ -123,6 +124,19 @@ class Scene:
     objects: tuple[SceneObject, ...]
     background: str
     colour: str
+
+    def labelled(self) -> LabelledImage:
+        """Return what evaluation needs of the scene; its true attributes are colours and places."""
+        objects = tuple(
+            LabelledObject(
+                thing.name,
+                thing.box,
+                thing.coverage,
+                frozenset([*thing.place.split(), *([thing.colour] if thing.colour else [])]),
+            )
+            for thing in self.objects
+        )
+        return LabelledImage(self.image, objects, frozenset([self.colour]))
 
 
 def picture_folder() -> Path:

@@ -21,7 +21,7 @@ def main() -> None:
     model = load_demo()
     assert model.means_file is not None  # it comes from a file
     things, grid = load_things(), grid_of(model)
-    scenes = [make_scene(things, seed, grid) for seed in VALIDATION[:SCENES]]
+    scenes = [make_scene(things, seed, grid).labelled() for seed in VALIDATION[:SCENES]]
     with shown("measuring", "scenes") as progress:
         means = object_means(model, scenes, range(model.num_layers + 1), progress=progress)
     save_means(model.means_file, means)

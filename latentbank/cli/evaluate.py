@@ -28,10 +28,10 @@ from latentbank.errors import LatentBankError
 from latentbank.query.lenses.named import lens_names, lenses_of
 
 if TYPE_CHECKING:
-    from latentbank.demo.scenes import Scene
     from latentbank.models.vision.vision_language import VisualModel
     from latentbank.progress import Progress
     from latentbank.query.evaluation.experiments.compare import Setup
+    from latentbank.query.evaluation.labelled import LabelledImage
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Score lenses where the truth is known.")
 
@@ -67,8 +67,8 @@ class Bench:
 
     model: VisualModel
     random: VisualModel | None
-    scenes: Sequence[Scene]
-    calibration: Sequence[Scene]
+    scenes: Sequence[LabelledImage]
+    calibration: Sequence[LabelledImage]
     layers: list[int]
 
     def setup(self, progress: Progress, coverage: float) -> Setup:
@@ -108,8 +108,8 @@ def make_bench(
     model = load_vlm(name, deepest, device, dtype, revision, trust_remote_code)
     grid = grid_of(model)
     things = load_things()
-    held_out = [make_scene(things, seed, grid) for seed in EVALUATION[:scenes]]
-    others = [make_scene(things, seed, grid) for seed in VALIDATION[:calibration]]
+    held_out = [make_scene(things, seed, grid).labelled() for seed in EVALUATION[:scenes]]
+    others = [make_scene(things, seed, grid).labelled() for seed in VALIDATION[:calibration]]
     blind = with_random_projector(model, [scene.image for scene in held_out[:32]]) if random else None
     if random and blind is None:
         print(

@@ -23,12 +23,14 @@ from latentbank.query.lenses.base import EmbeddingLens, LatentLens, Lens, mean_e
 from latentbank.query.lenses.centring import Means, means_of
 
 if TYPE_CHECKING:
-    from latentbank.demo.scenes import Scene
     from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+    from latentbank.query.evaluation.labelled import LabelledImage
 
 Floats = npt.NDArray[np.float32]
 
 TOP_K = 5
+SIZE = (224, 224)
+"""Width and height of the demo's scenes in pixels."""
 CONTROLLED = 100
 """Scenes that a projector of random weights is scored on, at most: next to nothing is told exactly enough by fewer."""
 # Scenes in one forward pass, rows given to a lens at once.
@@ -57,17 +59,19 @@ class Looked:
     scenes: int
 
 
-def grid_of(model: VisualModel) -> tuple[int, int]:
-    """Give rows and columns of the grid in which a VLM sees a scene.
+def grid_of(model: VisualModel, size: tuple[int, int] = SIZE) -> tuple[int, int]:
+    """Return rows and columns of the grid in which a VLM sees a labelled image.
+
+    Args:
+        model: the VLM.
+        size: width and height of the image in pixels.
 
     Raises:
         ModelError: its visual tokens form no single grid over the image, so patches cannot be scored.
     """
     from PIL import Image
 
-    from latentbank.demo.scenes import SIDE
-
-    (tokens,) = model.visual_tokens([Image.new("RGB", (SIDE, SIDE), "white")], [0])
+    (tokens,) = model.visual_tokens([Image.new("RGB", size, "white")], [0])
     places = _places(tokens)
     rows, columns = (int(axis[list(places.values())].max()) + 1 for axis in (tokens.rows, tokens.columns))
     if tokens.tiles.any() or len(places) != rows * columns:
@@ -86,7 +90,10 @@ def _places(tokens: VisualTokens) -> dict[int, int]:
 
 
 def look(
-    model: VisualModel, scenes: Sequence[Scene], layers: Sequence[int], progress: Progress | None = None
+    model: VisualModel,
+    scenes: Sequence[LabelledImage],
+    layers: Sequence[int],
+    progress: Progress | None = None,
 ) -> Looked:
     """Run a VLM on scenes and keep the hidden states of the patches that show a thing.
 
@@ -111,8 +118,8 @@ def look(
 
 
 def _seen(
-    model: VisualModel, scenes: Sequence[Scene], layers: Sequence[int], progress: Progress | None
-) -> Iterator[tuple[Scene, VisualTokens, dict[int, int]]]:
+    model: VisualModel, scenes: Sequence[LabelledImage], layers: Sequence[int], progress: Progress | None
+) -> Iterator[tuple[LabelledImage, VisualTokens, dict[int, int]]]:
     """Give each scene with its visual tokens, and which token each patch of the grid is."""
     for at in range(0, len(scenes), _BATCH):
         part = scenes[at : at + _BATCH]
@@ -182,11 +189,11 @@ def _distinct(neighbors: Iterable[Neighbor]) -> list[Neighbor]:
 def evaluate(
     model: VisualModel,
     lenses: Sequence[Lens],
-    scenes: Sequence[Scene],
+    scenes: Sequence[LabelledImage],
     layers: Sequence[int] | None = None,
     *,
     random: VisualModel | None = None,
-    calibration: Sequence[Scene] = (),
+    calibration: Sequence[LabelledImage] = (),
     coverage: float = OBJECT,
     alone: Sequence[int] = (),
     resamples: int = 1000,
@@ -272,7 +279,7 @@ def evaluate(
 
 def object_means(
     model: VisualModel,
-    scenes: Sequence[Scene],
+    scenes: Sequence[LabelledImage],
     layers: Sequence[int],
     coverage: float = OBJECT,
     progress: Progress | None = None,

@@ -8,8 +8,8 @@ The rules, the same for every lens:
    a fire truck. The head noun of `NOT_ITS_HEAD` is another thing and does not count.
 4. There are no synonyms and no broader words: a poodle that is called a dog is not named.
 5. A patch belongs to the thing that covers most of it. It is *concrete* if one of the words names that thing; else
-   *global* if one names another thing of the scene; else *attribute* if one is a true colour (the thing's, or the
-   background's where it shows) or place (of the thing) word.
+   *global* if one names another thing of the scene; else *attribute* if one is a true word of the thing (its colour or
+   place), or of the background where it shows (its colour).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from latentbank.demo.scenes import Scene
+    from latentbank.query.evaluation.labelled import LabelledImage
 
 SPELLINGS = {"donut": "doughnut", "ax": "axe", "grey": "gray", "aeroplane": "airplane"}
 PLURAL_ONLY = frozenset({"glasses", "sunglasses", "jeans", "fries", "scissors", "headphones"})
@@ -74,7 +74,7 @@ class Truth:
     attributes: frozenset[str]
 
 
-def truths_of(scene: Scene, number: int) -> list[Truth]:
+def truths_of(scene: LabelledImage, number: int) -> list[Truth]:
     """Give what is known of each patch of a scene of which a thing covers at least `LEAST`.
 
     Args:
@@ -89,14 +89,12 @@ def truths_of(scene: Scene, number: int) -> list[Truth]:
     for token in np.flatnonzero(coverage.max(axis=0) >= LEAST).tolist():
         index = int(coverage[:, token].argmax())
         thing = scene.objects[index]
-        attributes = set(thing.place.split())
-        if thing.colour:
-            attributes.add(thing.colour)
+        attributes = thing.attributes
         if shown[token] >= _BACKGROUND:
-            attributes.add(scene.colour)
+            attributes |= scene.background
         others = tuple(other.name for i, other in enumerate(scene.objects) if i != index)
         share = float(coverage[index, token])
-        truths.append(Truth(number, index, token, share, thing.name, others, frozenset(attributes)))
+        truths.append(Truth(number, index, token, share, thing.name, others, attributes))
     return truths
 
 

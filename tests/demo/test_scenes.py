@@ -166,6 +166,18 @@ def test_captions_have_true_places_and_right_articles(scenes: list[Scene]) -> No
     assert len(phrasings) >= 4
 
 
+def test_evaluation_gets_true_colours_and_places(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        labelled = scene.labelled()
+        assert labelled.image is scene.image
+        assert labelled.background == {scene.colour}
+        assert [thing.name for thing in labelled.objects] == [thing.name for thing in scene.objects]
+        for told, thing in zip(labelled.objects, scene.objects, strict=True):
+            assert told.box == thing.box
+            assert told.coverage is thing.coverage
+            assert told.attributes == {*thing.place.split()} | ({thing.colour} - {None})
+
+
 def test_a_phrase_is_english() -> None:
     assert phrase("an", "apple") == "an apple"
     assert phrase("an", "apple", "red") == "a red apple"

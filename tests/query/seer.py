@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from latentbank.bank.words import Words, tight
-from latentbank.demo.scenes import Scene, SceneObject
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.vision_language import VisualTokens
+from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
 from tests.query.banks import SENTENCES
 
 GRID = (2, 3)
@@ -22,15 +22,15 @@ PLACES = ("top left", "right", "bottom")
 
 def scene_of(
     number: int, things: dict[str, Sequence[int]], share: float = 0.8, colour: str = "pink"
-) -> Scene:
+) -> LabelledImage:
     """A scene in which each thing covers `share` of the patches given for it; every number is another image."""
     objects = []
     for place, (name, tokens) in zip(PLACES, things.items(), strict=False):
         coverage = np.zeros(GRID[0] * GRID[1], dtype=np.float32)
         coverage[list(tokens)] = share
-        objects.append(SceneObject(name, (0, 0, 9, 9), place, coverage))
+        objects.append(LabelledObject(name, (0, 0, 9, 9), coverage, frozenset(place.split())))
     image = Image.new("RGB", (12, 12), (number % 256, number // 256, 77))
-    return Scene(image, ", ".join(things), tuple(objects), "plain", colour)
+    return LabelledImage(image, tuple(objects), frozenset([colour]))
 
 
 class Seer:
@@ -47,8 +47,8 @@ class Seer:
     def __init__(
         self,
         language: LanguageModel,
-        scenes: Sequence[Scene],
-        sees: Callable[[Scene, int], str],
+        scenes: Sequence[LabelledImage],
+        sees: Callable[[LabelledImage, int], str],
         *,
         text_layer: int = 2,
         offset: float = 0.0,

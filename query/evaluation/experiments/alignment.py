@@ -16,8 +16,8 @@ from latentbank.query.evaluation.tables import OBJECT, Aligned, Evaluation, Weig
 from latentbank.query.lenses.base import LatentLens
 
 if TYPE_CHECKING:
-    from latentbank.demo.scenes import Scene
     from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.query.evaluation.labelled import LabelledImage
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Peak:
 def align(
     model: VisualModel,
     lens: LatentLens,
-    scenes: Sequence[Scene],
+    scenes: Sequence[LabelledImage],
     layers: Sequence[int] | None = None,
     *,
     random: VisualModel | None = None,
-    calibration: Sequence[Scene] = (),
+    calibration: Sequence[LabelledImage] = (),
     coverage: float = OBJECT,
     progress: Progress | None = None,
 ) -> Evaluation:

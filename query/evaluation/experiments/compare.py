@@ -17,8 +17,8 @@ from latentbank.query.evaluation.tables import OBJECT, Evaluation
 from latentbank.query.lenses.base import LatentLens, Lens
 
 if TYPE_CHECKING:
-    from latentbank.demo.scenes import Scene
     from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.query.evaluation.labelled import LabelledImage
 
 Compared = list[tuple[str, Evaluation]]
 
@@ -47,9 +47,9 @@ class Line:
 class Setup:
     """What all evaluations of a comparison share; see `evaluate`."""
 
-    scenes: Sequence[Scene]
+    scenes: Sequence[LabelledImage]
     layers: Sequence[int] | None = None
-    calibration: Sequence[Scene] = ()
+    calibration: Sequence[LabelledImage] = ()
     coverage: float = OBJECT
     progress: Progress | None = None
 

@@ -16,7 +16,6 @@ import latentbank.query.evaluation.evaluate
 from latentbank.bank.bank import Bank
 from latentbank.bank.points import Neighbor
 from latentbank.bank.where import Where
-from latentbank.demo.scenes import Scene
 from latentbank.errors import BankMismatch, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.evaluation.evaluate import (
@@ -27,6 +26,7 @@ from latentbank.query.evaluation.evaluate import (
     object_means,
     read_patches,
 )
+from latentbank.query.evaluation.labelled import LabelledImage
 from latentbank.query.evaluation.tables import Evaluation
 from latentbank.query.lenses.base import EmbeddingLens, LatentLens, mean_embedding
 from tests.query.banks import ONE, fill
@@ -42,7 +42,7 @@ SCENES = [
 OTHERS = [scene_of(100 + number, {"table": (number,), "bank": (5,)}) for number in range(4)]
 
 
-def truly(scene: Scene, patch: int) -> str:
+def truly(scene: LabelledImage, patch: int) -> str:
     """The last word of the thing that covers a patch; of the background, a word that means nothing here."""
     names = [thing.name for thing in scene.objects if thing.coverage[patch] > 0]
     return names[0].split()[-1] if names else "loud"
@@ -112,7 +112,7 @@ def test_what_is_truly_seen_is_named(bank: Bank, tiny: LanguageModel) -> None:
 def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
     bank: Bank, tiny: LanguageModel
 ) -> None:
-    def crossed(scene: Scene, patch: int) -> str:
+    def crossed(scene: LabelledImage, patch: int) -> str:
         names = [thing.name.split()[-1] for thing in scene.objects]
         return (
             names[1 - names.index(truly(scene, patch))]
@@ -193,7 +193,7 @@ def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: Language
         for i, share in enumerate((0.15, 0.3, 0.3, 0.6, 0.75, 1.0, 0.05))
     ]
 
-    def sharply(scene: Scene, patch: int) -> str:
+    def sharply(scene: LabelledImage, patch: int) -> str:
         return "dog" if max(scene.objects[0].coverage) > 0.5 else "loud"
 
     vlm = Seer(tiny, scenes, sharply)
@@ -322,7 +322,12 @@ def test_scenes_of_another_grid_are_refused(bank: Bank, tiny: LanguageModel) -> 
     ],
 )
 def test_what_cannot_be_scored(
-    bank: Bank, tiny: LanguageModel, scenes: Sequence[Scene], layers: list[int], lenses: int, says: str
+    bank: Bank,
+    tiny: LanguageModel,
+    scenes: Sequence[LabelledImage],
+    layers: list[int],
+    lenses: int,
+    says: str,
 ) -> None:
     vlm = Seer(tiny, scenes, truly)
     with pytest.raises(QueryError, match=says):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbank.demo.scenes import Scene, SceneObject
+from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
 from latentbank.query.evaluation.scoring import (
     LEAST,
     Bootstrap,
@@ -35,14 +35,21 @@ def truth(name: str = "dog", scene: int = 0, thing: int = 0, **given: Any) -> Tr
     return Truth(scene=scene, thing=thing, name=name, **{**arguments, **given})
 
 
-def scene(coverage: Sequence[Sequence[float]], colours: Sequence[str | None] = ("red", None)) -> Scene:
+def scene(
+    coverage: Sequence[Sequence[float]], colours: Sequence[str | None] = ("red", None)
+) -> LabelledImage:
     """A dog in the top left and a fire truck on the right, on a dotted pink background."""
     known = (("dog", "top left"), ("fire truck", "right"))
     objects = tuple(
-        SceneObject(name, (0, 0, 9, 9), place, np.array(rows, dtype=np.float32), colour)
+        LabelledObject(
+            name,
+            (0, 0, 9, 9),
+            np.array(rows, dtype=np.float32),
+            frozenset([*place.split(), *([colour] if colour else [])]),
+        )
         for (name, place), rows, colour in zip(known, coverage, colours, strict=False)
     )
-    return Scene(Image.new("RGB", (224, 224)), "a dog and a fire truck", objects, "dotted", "pink")
+    return LabelledImage(Image.new("RGB", (224, 224)), objects, frozenset(["pink"]))
 
 
 @pytest.mark.parametrize(
