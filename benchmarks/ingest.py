@@ -154,9 +154,9 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
 
 def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
     """Time the whole job, the model preloaded, into a bank in a temporary folder."""
-    from latentbank.ingest.banks import create_bank_of
+    from latentbank.ingest.banks import create_bank
     from latentbank.ingest.corpus import open_corpus
-    from latentbank.ingest.job import ready_plan, run
+    from latentbank.ingest.job import plan_for, store_plan
     from latentbank.models.language.model import load_language_model
     from latentbank.progress import shown
 
@@ -164,12 +164,12 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
     loaded = _loaded()
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as watched:
         began = time.monotonic()
-        with create_bank_of(language, BANK, layers, data_dir=Path(folder, "banks")) as bank:
+        with create_bank(BANK, language, layers, data_dir=Path(folder, "banks")) as bank:
             corpus = open_corpus(CORPUS, sentences_file(), limit=sentences)
-            plan = ready_plan(bank, corpus, language, Path(folder, "plan"))
+            plan = plan_for(bank, corpus, language, Path(folder, "plan"))
             planned = time.monotonic()
             with shown("ingesting", "contexts") as progress:
-                report = run(bank, plan, language, progress)
+                report = store_plan(bank, plan, language, progress)
             seconds = time.monotonic() - began
             disk = sum(info.bytes_on_disk or 0 for info in bank.info().layers.values())
     return {

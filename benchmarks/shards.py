@@ -157,8 +157,8 @@ def _work(
     """Store one share, beginning when all workers have their LLM."""
     import torch
 
-    from latentbank.ingest.banks import create_bank_of
-    from latentbank.ingest.job import run
+    from latentbank.ingest.banks import create_bank
+    from latentbank.ingest.job import store_plan
     from latentbank.ingest.plan import load_plan
     from latentbank.ingest.workers.shares import parse_share
     from latentbank.models.language.model import load_language_model
@@ -167,9 +167,9 @@ def _work(
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
     plan = load_plan(Path(directory))
     assert plan is not None
-    with create_bank_of(language, BANK, layers, url=url, grpc_port=port) as bank:
+    with create_bank(BANK, language, layers, url=url, grpc_port=port) as bank:
         ready.wait()
-        report = run(bank, plan, language, share=parse_share(share))
+        report = store_plan(bank, plan, language, share=parse_share(share))
     said.put(
         {
             "share": share,

@@ -19,11 +19,11 @@ from latentbank import (
     corpus_from_sentences,
     create_bank,
     load_settings,
+    plan_for,
     read_images,
     read_text,
-    ready_plan,
-    run,
     save_reading,
+    store_plan,
 )
 from latentbank.cli.output.tables import show_job, show_reading
 from latentbank.demo.descriptions import describe
@@ -59,9 +59,9 @@ def fill(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> N
     )
     corpus = corpus_from_sentences(name, sentences)
     with shown("planning", "sentences") as progress:
-        plan = ready_plan(bank, corpus, model, FOLDER / "plans" / name, progress=progress)
+        plan = plan_for(bank, corpus, model, FOLDER / "plans" / name, progress=progress)
     with shown("ingesting", "contexts") as progress:
-        show_job(run(bank, plan, model, progress), bank.name, bank.layers, as_json=False)
+        show_job(store_plan(bank, plan, model, progress), bank.name, bank.layers, as_json=False)
 
 
 def look(bank: Bank, vlm: CompositeVLM) -> None:

@@ -1,36 +1,59 @@
-"""The bank of an LLM: made by what the LLM is."""
+"""Banks made for a loaded LLM."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from latentbank.bank.bank import Bank
-from latentbank.bank.opening import create_bank
-from latentbank.bank.settings import Metric, Settings
-from latentbank.models.language.model import LanguageModel
+from latentbank.bank import opening
+from latentbank.bank.settings import Metric, Settings, load_settings
+from latentbank.errors import BankNotFound
+from latentbank.ingest.defaults import default_layers
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
+    from latentbank.models.language.model import LanguageModel
 
 
-def create_bank_of(
-    model: LanguageModel,
+def create_bank(
     name: str,
-    layers: Iterable[int],
-    settings: Settings | None = None,
+    model: LanguageModel,
+    layers: Iterable[int] | None = None,
     *,
     metric: Metric | None = None,
-    **given: Any,
+    settings: Settings | None = None,
+    **settings_given: Any,
 ) -> Bank:
-    """Create a bank of an LLM, or open the one that is there if it is this LLM's; see `create_bank`, also for errors.
+    """Create a bank for the contexts of an LLM, or open it if it exists and was made for this LLM and these layers.
 
     Args:
+        name: 1 to 64 letters, digits, `.`, `_`, `-`; no double hyphen. A version is named as in name@2.
         model: the LLM.
-        name: the bank's.
-        layers: the bank layers.
-        settings: where to make it; read from arguments and environment when None.
-        metric: "cosine" or "centred"; None: the bank's own, or for a new one the settings'.
-        given: settings as arguments.
+        layers: the bank layers, each from 0 to `model.num_layers`. None: those of the bank if it exists; for a new
+            bank four, evenly spaced up to the middle of the LLM.
+        metric: "cosine" compares hidden states as they are, "centred" subtracts the mean of their kind first. None:
+            the bank's own; for a new bank the settings' (`LATENTBANK_METRIC`, "cosine" by default).
+        settings: where the bank is; None: read from `settings_given` and the environment.
+        settings_given: single settings (`url=…`, `data_dir=…`).
+
+    Returns:
+        The open bank, a context manager.
+
+    Raises:
+        BankMismatch: there is a bank of that name with another LLM, other layers or another metric.
+        LayerNotFound: the LLM does not have one of the layers.
+        BankUnavailable, BankBusy: the bank cannot be opened.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:
+        ...     report = lb.fill(bank, "captions.jsonl", model)
     """
-    return create_bank(
+    settings = settings or load_settings(**settings_given)
+    if layers is None:
+        layers = _existing_layers(name, settings) or default_layers(model.num_layers)
+    return opening.create_bank(
         name,
         settings,
         model=model.name,
@@ -40,5 +63,12 @@ def create_bank_of(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         metric=metric,
-        **given,
     )
+
+
+def _existing_layers(name: str, settings: Settings) -> list[int] | None:
+    try:
+        with opening.open_bank(name, settings) as bank:
+            return bank.layers
+    except BankNotFound:
+        return None

@@ -13,7 +13,7 @@ from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import Machines, Shape, Sizing, layer_bytes, size
 from latentbank.bank.sizing import index_seconds as seconds_to_index
 from latentbank.errors import LatentBankError
-from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.banks import create_bank
 from latentbank.ingest.encode import Encoded, encode
 from latentbank.ingest.plan import Plan
 from latentbank.models.language.model import LanguageModel
@@ -167,12 +167,12 @@ def _seconds_to_store(
     graph_from = 0 if graph else 1 << 62
     with _folder_of(settings.data_dir) as folder:
         trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
-        with create_bank_of(
-            model,
+        with create_bank(
             _TRIAL,
+            model,
             layers,
-            trial,
             metric="cosine",  # a centred bank would have to be told its means first
+            settings=trial,
         ) as bank:
             started = time.monotonic()
             for encoded in kept:

@@ -72,7 +72,7 @@ class JobReport:
     complete: bool = True
 
 
-def ready_plan(
+def plan_for(
     bank: Bank,
     corpus: Corpus,
     model: LanguageModel,
@@ -129,7 +129,7 @@ def check_entry(bank: Bank, entry: CorpusEntry, plan: Plan) -> None:
     _check_settings(bank, entry, plan.settings)
 
 
-def run(
+def store_plan(
     bank: Bank,
     plan: Plan,
     model: LanguageModel,

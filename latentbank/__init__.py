@@ -31,7 +31,7 @@ _HOME = {
     "latentbank.bank.settings": ("Settings", "load_settings"),
     "latentbank.bank.where": ("Where",),
     "latentbank.ingest.corpus": ("Corpus", "corpus_from_sentences", "open_corpus"),
-    "latentbank.ingest.job": ("ready_plan", "run"),
+    "latentbank.ingest.job": ("plan_for", "store_plan"),
     "latentbank.ingest.latentlens.caches": ("import_official",),
     "latentbank.ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
     "latentbank.models.composite.model": ("CompositeVLM",),

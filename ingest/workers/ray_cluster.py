@@ -1,7 +1,7 @@
 """Shares of a plan on a Ray cluster: Ray Data actors, each with a GPU of its own where there are any.
 
-Ray places the workers, gives each the next share, and starts those that died anew. What they do is
-`ingest.job.run` of a share, so everything said there holds: a share that was half done is continued, one that was
+Ray places the workers, gives each the next share, and starts those that died anew. Each worker calls `store_plan`
+for its share, so everything said there holds: a share that was half done is continued, one that was
 done twice is stored once.
 """
 
@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from latentbank.bank.settings import Metric, Settings
 from latentbank.errors import LatentBankError
 from latentbank.ingest import job
-from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.banks import create_bank
 from latentbank.ingest.plan import Plan, load_plan
 from latentbank.ingest.workers.shares import Share
 from latentbank.progress import Progress, Silent
@@ -156,9 +156,11 @@ class _Worker:
         fleet, model = self.fleet, self.model
         reports = []
         for index in rows["id"].tolist():
-            with create_bank_of(model, fleet.bank, fleet.layers, fleet.settings, metric=fleet.metric) as bank:
+            with create_bank(
+                fleet.bank, model, fleet.layers, metric=fleet.metric, settings=fleet.settings
+            ) as bank:
                 share = Share(index, self.shares)
-                report = job.run(
+                report = job.store_plan(
                     bank, self.plan, model, batch=fleet.batch, share=share, replacing=fleet.replacing
                 )
             reports.append(asdict(report))

@@ -59,16 +59,13 @@ from latentbank.cli.options import (
     TrustOption,
     WorkersOption,
     bank_layers_of,
-    bank_name,
     check_quantization,
     corpus_of,
-    default_layers,
     known_bank,
     load_llm,
     machines_of,
     numbers,
     only_bank,
-    plan_folder,
     writer_settings,
 )
 from latentbank.cli.train import app as train_app
@@ -144,6 +141,7 @@ def ingest_plan(
     """Plan an ingestion: what would be stored, how large it is and how long it takes. Stores nothing."""
     from latentbank.cli.output.tables import show_plan
     from latentbank.ingest import estimate as costs_of
+    from latentbank.ingest.defaults import bank_name, default_layers, plan_folder
     from latentbank.ingest.plan import PlanSettings, make_plan
     from latentbank.progress import shown
 
@@ -208,7 +206,8 @@ def ingest_run(
     """Store a corpus's contexts in a bank, made if it is new. Run again, it continues where it stopped."""
     from latentbank.cli.output.tables import show_job
     from latentbank.ingest import job
-    from latentbank.ingest.banks import create_bank_of
+    from latentbank.ingest.banks import create_bank
+    from latentbank.ingest.defaults import bank_name, plan_folder
     from latentbank.ingest.plan import PlanSettings, load_plan
     from latentbank.ingest.workers.shares import parse_share
     from latentbank.progress import shown
@@ -262,21 +261,21 @@ def ingest_run(
         return
     chosen = model or (known.model if known else None)
     llm = load_llm(chosen, wanted, device, dtype, revision, trust_remote_code)
-    with create_bank_of(
-        llm,
+    with create_bank(
         bank or settings.bank or (known.bank if known else bank_name(llm.name)),
-        wanted or default_layers(llm.num_layers),
-        settings,
+        llm,
+        wanted,
         metric=cast("Any", metric),
+        settings=settings,
     ) as opened:
         print(f"{llm.packing} on {llm.device}, {str(llm.dtype).removeprefix('torch.')}", file=sys.stderr)
         if made is None:
             assert corpus is not None
             where = plan or plan_folder(settings, opened.name, corpus.name)
             with shown("planning", "sentences") as progress:
-                made = job.ready_plan(opened, corpus, llm, where, choice, progress, replacing=replace)
+                made = job.plan_for(opened, corpus, llm, where, choice, progress, replacing=replace)
         with shown("ingesting", "contexts") as progress:
-            report = job.run(opened, made, llm, progress, batch=batch, share=share, replacing=replace)
+            report = job.store_plan(opened, made, llm, progress, batch=batch, share=share, replacing=replace)
         show_job(report, opened.name, opened.layers, as_json=as_json)
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from latentbank.cli.options import Common, JsonOption, numbers, only_bank, plan_folder, writer_settings
+from latentbank.cli.options import Common, JsonOption, numbers, only_bank, writer_settings
 from latentbank.errors import LatentBankError
+from latentbank.ingest.defaults import plan_folder
 
 
 def bank_list(as_json: JsonOption = False) -> None:

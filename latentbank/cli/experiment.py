@@ -35,11 +35,9 @@ from latentbank.cli.options import (
     TrustOption,
     bank_layers_of,
     corpus_of,
-    default_layers,
     known_bank,
     numbers,
     opened_bank,
-    plan_folder,
     writer_settings,
 )
 from latentbank.cli.output.scores import show_alignment, show_cards, show_compared, write_scores
@@ -187,7 +185,8 @@ def experiment_corpus_swap(
     as_json: JsonOption = False,
 ) -> None:
     """How much a corpus matters: corpora of one size, each read by itself. --layers and --metric are a new bank's."""
-    from latentbank.ingest.banks import create_bank_of
+    from latentbank.ingest.banks import create_bank
+    from latentbank.ingest.defaults import default_layers
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_corpora
 
@@ -214,12 +213,12 @@ def experiment_corpus_swap(
         if sources:
             llm = bench.model.language
             opened = stack.enter_context(
-                create_bank_of(
-                    llm,
+                create_bank(
                     bank or settings.bank or "corpus-swap",
-                    stored or default_layers(llm.num_layers),
-                    settings,
+                    llm,
+                    stored,
                     metric=cast("Any", metric),
+                    settings=settings,
                 )
             )
             names = _store_equal(sources, opened, llm, contexts)
@@ -239,6 +238,7 @@ def experiment_corpus_swap(
 def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, contexts: int | None) -> list[str]:
     """Ingest corpora with as many contexts each, under the names of their files, which are given back."""
     from latentbank.ingest import job
+    from latentbank.ingest.defaults import plan_folder
     from latentbank.ingest.equal_plans import equal_plans
     from latentbank.progress import shown
 
@@ -264,7 +264,7 @@ def _store_equal(sources: Sequence[str], bank: Bank, llm: LanguageModel, context
             )
     for name, plan in plans.items():
         with shown(f"ingesting {name}", "contexts") as progress:
-            job.run(bank, plan, llm, progress)
+            job.store_plan(bank, plan, llm, progress)
     return list(plans)
 
 

@@ -135,11 +135,6 @@ def writer_settings(**given: Any) -> Settings:
     return settings
 
 
-def default_layers(num_layers: int) -> list[int]:
-    """Give the layers of a new bank when none are named: four, evenly spaced up to the middle of the LLM."""
-    return sorted({max(1, round(num_layers * eighth / 8)) for eighth in (1, 2, 3, 4)})
-
-
 def corpus_of(
     sources: list[str] | None,
     name: str | None,
@@ -173,6 +168,7 @@ def load_llm(
     """Load an LLM as deep as the layers asked for, and say so where it takes a while."""
     if name is None:
         raise LatentBankError("Name the LLM with --model: a hub id, a folder or a .gguf file.")
+    from latentbank.ingest.defaults import default_layers
     from latentbank.models.language.model import load_language_model
 
     if name.endswith(".gguf") and Path(name).is_file():
@@ -193,6 +189,7 @@ def known_bank(bank: str | None, model: str | None, settings: Settings) -> Manif
     That is the one named, else the one called like the model, else, without a model, the only one.
     """
     from latentbank.bank.opening import list_banks, open_bank
+    from latentbank.ingest.defaults import bank_name
 
     name = bank or settings.bank or (bank_name(model) if model else None)
     if name is None:
@@ -243,16 +240,6 @@ def opened_bank(bank: str | None, *, include_incomplete: bool = False) -> Iterat
     name = only_bank(bank, settings)
     with open_bank(name, settings, include_incomplete=include_incomplete) as opened:
         yield opened
-
-
-def bank_name(model: str) -> str:
-    """Give the name of a new bank: the model's."""
-    return Path(model).name.removesuffix(".gguf").replace("--", "-")
-
-
-def plan_folder(settings: Settings, bank: str, corpus: str) -> Path:
-    """Give the folder where the plan of a bank's corpus is kept."""
-    return settings.data_dir / ".plans" / bank / corpus  # no bank's name begins with a dot
 
 
 def machines_of(

@@ -18,7 +18,6 @@ from latentbank.cli.options import (
     NameOption,
     RevisionOption,
     TrustOption,
-    bank_name,
     known_bank,
     load_llm,
     numbers,
@@ -142,8 +141,9 @@ def ingest_official(
 ) -> None:
     """Import a cache of the reference library, latentlens, as a corpus. Run again, it goes on where it stopped."""
     from latentbank.cli.output.tables import show_official
-    from latentbank.ingest.banks import create_bank_of
+    from latentbank.ingest.banks import create_bank
     from latentbank.ingest.corpus import Corpus
+    from latentbank.ingest.defaults import bank_name
     from latentbank.ingest.latentlens.caches import import_official, official_layers
     from latentbank.ingest.latentlens.hub import fetch_cache
     from latentbank.progress import shown
@@ -158,12 +158,12 @@ def ingest_official(
         model or (known.model if known else None), list(found), device, dtype, revision, trust_remote_code
     )
     with (
-        create_bank_of(
-            llm,
+        create_bank(
             bank or settings.bank or (known.bank if known else bank_name(llm.name)),
+            llm,
             list(found),
-            settings,
             metric=known.metric if known else "cosine",
+            settings=settings,
         ) as opened,
         shown("checking", "rows") as progress,
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import latentbank
-from latentbank.cli.options import default_layers
+from latentbank.ingest.defaults import default_layers
 from tests.cli.commands import Run, caller
 from tests.tiny import save_tiny
 

@@ -15,7 +15,7 @@ import numpy as np
 from latentbank.bank.bank import Bank
 from latentbank.bank.store.base import Points
 from latentbank.errors import LatentBankError
-from latentbank.ingest.job import JobReport, run
+from latentbank.ingest.job import JobReport, store_plan
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.progress import Progress
 from tests.bank.samples import is_one_sentence
@@ -101,7 +101,7 @@ class Trial:
             with _quick(), place.bank(self.ground.model) as bank:
                 self._watch(bank)
                 plan = place.plan(bank, self.ground.model, self.ground.sentences, progress=planning)
-                return run(bank, plan, self.ground.model, progress, batch=BATCH)
+                return store_plan(bank, plan, self.ground.model, progress, batch=BATCH)
         except LatentBankError as error:
             self.stopped(str(error))
             return None

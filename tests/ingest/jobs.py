@@ -27,9 +27,9 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.settings import Metric
 from latentbank.bank.where import Where
 from latentbank.errors import LatentBankError
-from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import JobReport, ready_plan, run
+from latentbank.ingest.job import JobReport, plan_for, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings, load_plan
 from latentbank.ingest.workers.shares import parse_share
 from latentbank.models.language.model import LanguageModel, load_language_model
@@ -68,9 +68,9 @@ class Place:
 
     def bank(self, model: LanguageModel) -> Bank:
         """Open the bank, made if it is new."""
-        return create_bank_of(
-            model,
+        return create_bank(
             "bank",
+            model,
             LAYERS,
             url=self.url,
             grpc_port=self.grpc_port,
@@ -97,12 +97,12 @@ class Place:
         settings = PlanSettings(**{"contexts_per_token": 100, **choice})
         made = corpus_from_sentences(corpus, sentences)
         folder = self.folder / "plans" / corpus
-        return ready_plan(bank, made, model, folder, settings, progress, replacing=replacing)
+        return plan_for(bank, made, model, folder, settings, progress, replacing=replacing)
 
     def job(self, model: LanguageModel, sentences: list[str], corpus: str = "c") -> JobReport:
         """Plan and run, from opening the bank to closing it."""
         with self.bank(model) as bank:
-            return run(bank, self.plan(bank, model, sentences, corpus), model, batch=BATCH)
+            return store_plan(bank, self.plan(bank, model, sentences, corpus), model, batch=BATCH)
 
 
 @dataclass
@@ -203,7 +203,7 @@ def _share(
     with place.bank(model) as bank:
         for name in _SPIED:
             setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
-        report = run(bank, plan, model, batch=batch, share=parse_share(text), replacing=replacing)
+        report = store_plan(bank, plan, model, batch=batch, share=parse_share(text), replacing=replacing)
     line.send(report)
 
 
@@ -267,7 +267,7 @@ def _work(place: Place, sentences: list[str], line: Connection, planning: int, b
             for name in _SPIED:
                 setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
             plan = place.plan(bank, model, sentences, progress=_Telling(line, planning))
-            run(bank, plan, model, batch=batch)
+            store_plan(bank, plan, model, batch=batch)
     except LatentBankError as error:
         line.send(Event("stopped", True, error=str(error)))
     else:

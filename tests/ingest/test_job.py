@@ -22,7 +22,7 @@ import latentbank.ingest.job
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, ModelError
 from latentbank.ingest.corpus import open_corpus
-from latentbank.ingest.job import JobReport, ready_plan, run
+from latentbank.ingest.job import JobReport, plan_for, store_plan
 from latentbank.ingest.plan import PlanSettings, load_plan
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
@@ -146,7 +146,7 @@ def test_a_whole_job(place: Place, model: LanguageModel, unbroken: Unbroken) -> 
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
         assert "c" not in bank.corpora
-        report = run(bank, plan, model, told, batch=BATCH)
+        report = store_plan(bank, plan, model, told, batch=BATCH)
         assert (report.corpus, report.contexts, report.encoded, report.found) == (
             "c",
             plan.contexts,
@@ -184,7 +184,7 @@ def test_a_second_job_in_the_same_open_bank(place: Place, model: LanguageModel) 
     others = [*SENTENCES[:10], *some_sentences(60)[50:]]
     with place.bank(model) as bank:
         for corpus, sentences in (("c", SENTENCES), ("d", others)):
-            run(bank, place.plan(bank, model, sentences, corpus), model, batch=BATCH)
+            store_plan(bank, place.plan(bank, model, sentences, corpus), model, batch=BATCH)
         assert bank.verify() == []
         counts = {corpus: bank.count(2, Where(corpus=corpus)) for corpus in ("c", "d")}
         assert counts == {name: entry.contexts for name, entry in bank.corpora.items()}
@@ -211,7 +211,7 @@ def test_an_interrupt_in_the_writer(
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
         with pytest.raises(type(error)) as caught:
-            run(bank, plan, model, Calls(2, throw(error)), batch=BATCH)
+            store_plan(bank, plan, model, Calls(2, throw(error)), batch=BATCH)
         assert caught.value is error
         assert not bank.corpora["c"].complete
     report = place.job(model, SENTENCES)
@@ -233,7 +233,7 @@ def test_what_the_llm_has_computed_before_an_interrupt_is_stored(
         plan = place.plan(bank, model, SENTENCES)
         forwards = spy_forwards(patch, model, 4, throw(error))
         with pytest.raises(type(error)):
-            run(bank, plan, model, told, batch=BATCH)
+            store_plan(bank, plan, model, told, batch=BATCH)
         assert len(forwards) == 3
         assert told.calls == 3
         stored = stored_contexts(bank, "c")
@@ -261,7 +261,7 @@ def test_only_committed_contexts_count_after_a_kill_between_layers(
 
         monkeypatch.setattr(bank.store, "upsert", half)
         with pytest.raises(BankUnavailable, match="gone"):
-            run(bank, plan, model, batch=BATCH)
+            store_plan(bank, plan, model, batch=BATCH)
         counts = [bank.store.count(layer) for layer in LAYERS]
         assert counts[0] > counts[1] == counts[2] == stored_contexts(bank, "c") > 0
     assert embedded.job(model, SENTENCES).found == counts[2]
@@ -283,7 +283,7 @@ def test_the_queue_is_bounded_and_the_writer_works_beside_the_llm(
             upsert(layer, points)
 
         monkeypatch.setattr(bank.store, "upsert", slow)
-        run(bank, plan, model, batch=BATCH)
+        store_plan(bank, plan, model, batch=BATCH)
     assert len(forwards) > 15
     # One in the writer's hands, those queued, one that waits for a place.
     assert 2 < max(ahead) <= 1 + latentbank.ingest.job._QUEUE + 1
@@ -334,7 +334,7 @@ def test_a_second_ctrl_c_gives_up_what_is_queued(
         helper = threading.Thread(target=again)
         helper.start()
         with pytest.raises(KeyboardInterrupt):
-            run(bank, plan, model, told, batch=BATCH)
+            store_plan(bank, plan, model, told, batch=BATCH)
         helper.join()
         assert len(forwards) == 3
         assert told.calls == 1  # the batch in hand
@@ -360,7 +360,7 @@ def test_a_third_ctrl_c_leaves_at_once(
         helper.start()
         try:
             with pytest.raises(KeyboardInterrupt):
-                run(bank, plan, model, batch=BATCH)
+                store_plan(bank, plan, model, batch=BATCH)
         finally:
             left.set()
         helper.join()
@@ -391,7 +391,7 @@ def test_an_error_of_the_llm_is_not_lost_to_one_of_the_writer(
         monkeypatch.setattr(bank.store, "upsert", broken)
         spy_forwards(monkeypatch, model, 2, fail)
         with pytest.raises(ModelError, match="not finite") as caught:
-            run(bank, plan, model, batch=BATCH)
+            store_plan(bank, plan, model, batch=BATCH)
         assert any("the store broke" in note for note in caught.value.__notes__)
 
 
@@ -403,7 +403,7 @@ def test_a_store_that_fails_later_on(
         plan = embedded.plan(bank, model, SENTENCES)
         monkeypatch.setattr(bank.store, what, lambda *_: throw(BankUnavailable("gone"))())
         with pytest.raises(BankUnavailable, match="gone"):
-            run(bank, plan, model, batch=BATCH)
+            store_plan(bank, plan, model, batch=BATCH)
         assert not bank.corpora["c"].complete
     embedded.job(model, SENTENCES)
     check_complete(embedded, model, unbroken)
@@ -477,7 +477,7 @@ def test_a_corpus_may_change_before_anything_is_stored(embedded: Place, model: L
         one = embedded.plan(bank, model, SENTENCES)
         other = embedded.plan(bank, model, SENTENCES[:20])
         assert one.content_hash != other.content_hash
-        assert run(bank, other, model).contexts == other.contexts
+        assert store_plan(bank, other, model).contexts == other.contexts
 
 
 def test_other_plan_settings(embedded: Place, model: LanguageModel, unbroken: Unbroken) -> None:
@@ -526,12 +526,12 @@ def test_standard_input_is_planned_anew(
         (tmp_path / "in").write_text(text)
         with (tmp_path / "in").open() as stream, embedded.bank(model) as bank:
             monkeypatch.setattr(sys, "stdin", stream)
-            return ready_plan(bank, open_corpus("c", "-"), model, tmp_path / "plan", PlanSettings())
+            return plan_for(bank, open_corpus("c", "-"), model, tmp_path / "plan", PlanSettings())
 
     one, other = planned("A dog runs.\n"), planned("A cat sleeps.\n")
     assert [s.caption for s in other.read()] == ["A cat sleeps."]
     with embedded.bank(model) as bank:
-        run(bank, other, model)
+        store_plan(bank, other, model)
     with pytest.raises(CorpusError, match="has changed"):
         planned("A dog runs.\n")
     assert planned("A cat sleeps.\n").content_hash == other.content_hash != one.content_hash
@@ -547,9 +547,9 @@ def test_a_plan_or_a_model_that_is_not_the_banks(
     with embedded.bank(model) as bank:
         own = embedded.plan(bank, model, SENTENCES)
         with pytest.raises(BankMismatch, match=model.name):
-            run(bank, plan, model)
+            store_plan(bank, plan, model)
         with pytest.raises(BankMismatch, match=model.name):
-            run(bank, own, other)
+            store_plan(bank, own, other)
         with pytest.raises(BankMismatch, match=model.name):
             embedded.plan(bank, other, SENTENCES)
         assert bank.corpora == {}
@@ -598,10 +598,10 @@ def test_contexts_that_are_not_planned_are_an_error_that_says_what_to_do(
         bank.add(2, ["00000000-0000-0000-0000-000000000001"], state[2][:1].numpy(), [payload])
         plan = embedded.plan(bank, model, SENTENCES)
         with pytest.raises(LatentBankError, match=r"drop the corpus .*drop-corpus bank c"):
-            run(bank, plan, model)
+            store_plan(bank, plan, model)
         assert not bank.corpora["c"].complete
         bank.drop_corpus("c")
-        assert run(bank, plan, model).encoded == plan.contexts
+        assert store_plan(bank, plan, model).encoded == plan.contexts
         assert bank.verify() == []
 
 
@@ -627,7 +627,7 @@ def test_a_server_that_dies_in_the_middle(
     bank = remote.bank(model)
     plan = remote.plan(bank, model, SENTENCES)
     with pytest.raises(BankUnavailable) as caught:
-        run(bank, plan, model, told, batch=BATCH)
+        store_plan(bank, plan, model, told, batch=BATCH)
     assert "\n" not in str(caught.value)
     assert told.calls == 2
     bank.close()
@@ -675,7 +675,7 @@ def test_a_disk_that_fills_up_in_the_middle(
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
         with pytest.raises(BankUnavailable, match=r"full.*make room and run the command again") as caught:
-            run(bank, plan, model, told, batch=BATCH)
+            store_plan(bank, plan, model, told, batch=BATCH)
         assert "\n" not in str(caught.value)
         assert told.calls == 3
     ballast.unlink()

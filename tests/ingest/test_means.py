@@ -14,7 +14,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.rotation import rotate, unit
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.encode import encode
-from latentbank.ingest.job import run
+from latentbank.ingest.job import store_plan
 from latentbank.ingest.means import text_means
 from latentbank.ingest.plan import Plan, make_plan
 from latentbank.models.language.model import LanguageModel
@@ -91,13 +91,13 @@ def test_a_sample_reaches_into_every_batch_of_a_plan(
 
 
 def fill(bank: Bank, place: Place, model: LanguageModel, corpus: str = "c", count: int = 60) -> None:
-    run(bank, place.plan(bank, model, some_sentences(count), corpus), model, batch=BATCH)
+    store_plan(bank, place.plan(bank, model, some_sentences(count), corpus), model, batch=BATCH)
 
 
 def test_a_job_centres_what_it_stores(place: Place, model: LanguageModel) -> None:
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
-        run(bank, plan, model, batch=BATCH)
+        store_plan(bank, plan, model, batch=BATCH)
         assert bank.verify() == []
         expected = {}
         for piece in encode(model, "c", plan.read(), LAYERS):
@@ -153,7 +153,7 @@ def test_a_job_that_is_killed_while_it_estimates(
         with monkeypatch.context() as patch:
             patch.setattr(model, "_run", dying)
             with pytest.raises(Killed):
-                run(bank, plan, model, batch=BATCH)
+                store_plan(bank, plan, model, batch=BATCH)
         assert bank.info().manifest.means == {}
         assert bank.corpora == {}
     with place.bank(model) as bank:
@@ -170,7 +170,7 @@ def test_a_job_that_is_killed_after_the_means_were_fixed(
         with monkeypatch.context() as patch:
             patch.setattr(bank.store, "write_entry", lambda *_: (_ for _ in ()).throw(Killed()))
             with pytest.raises(Killed):
-                run(bank, plan, model, batch=BATCH)
+                store_plan(bank, plan, model, batch=BATCH)
         means = dict(bank.info().manifest.means)
     with place.bank(model) as bank:
         # Other means now would be wrong for what is there.
@@ -205,7 +205,7 @@ def test_progress_of_centring_and_of_the_job(place: Place, model: LanguageModel)
             told.append((self.what, done / (total or 1)))
 
     with place.bank(model) as bank:
-        run(bank, place.plan(bank, model, SENTENCES), model, Told(), batch=BATCH)
+        store_plan(bank, place.plan(bank, model, SENTENCES), model, Told(), batch=BATCH)
     stages = list(dict.fromkeys(what for what, _ in told))
     assert stages == ["centring contexts", "ingesting contexts", "indexing layers"]
     assert [max(share for what, share in told if what == stage) for stage in stages[:2]] == [1.0, 1.0]

@@ -11,7 +11,7 @@ import pytest
 from latentbank.bank.bank import Bank
 from latentbank.bank.where import Where
 from latentbank.errors import CorpusError
-from latentbank.ingest.job import run
+from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import Plan
 from latentbank.ingest.workers.shares import Share
 from latentbank.models.language.model import LanguageModel
@@ -71,12 +71,12 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
         with monkeypatch.context() as patch:
             patch.setattr(bank.store, "index", killed)
             with pytest.raises(KeyboardInterrupt):
-                run(bank, plan, model, batch=BATCH, replacing=True)
+                store_plan(bank, plan, model, batch=BATCH, replacing=True)
         assert captions(bank, model) == old
         assert {name: one.complete for name, one in bank.corpora.items()} == {"c": True, "c@2": False}
     with place.bank(model) as bank:
         assert captions(bank, model) == old
-        report = run(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
+        report = store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
         assert (report.corpus, report.found, report.contexts) == ("c", plan.contexts, plan.contexts)
         assert captions(bank, model) <= set(NEW)
         assert bank.count(2) == plan.contexts
@@ -86,13 +86,13 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
 
         # All the same if it is told again, with --replace or without.
         for replacing in (True, False):
-            again = run(bank, place.plan(bank, model, NEW), model, replacing=replacing)
+            again = store_plan(bank, place.plan(bank, model, NEW), model, replacing=replacing)
             assert (again.encoded, again.contexts) == (0, plan.contexts)
 
         # What it holds is what a bank holds that never had another, but for the names.
         fresh = Place(place.model, quick_folder / "fresh")
         with fresh.bank(model) as other:
-            run(other, fresh.plan(other, model, NEW), model, batch=BATCH)
+            store_plan(other, fresh.plan(other, model, NEW), model, batch=BATCH)
             wanted = contents(other)
         held = contents(bank)
         for layer in LAYERS:
@@ -115,7 +115,7 @@ def test_a_replacement_of_a_replacement_that_is_killed_before_it_deletes(
 ) -> None:
     place.job(model, OLD)
     with place.bank(model) as bank:
-        run(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
+        store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
         plan = new_plan(place, bank, model, OLD)
 
         def killed(corpus: str) -> None:
@@ -124,11 +124,11 @@ def test_a_replacement_of_a_replacement_that_is_killed_before_it_deletes(
         with monkeypatch.context() as patch:
             patch.setattr(bank, "forget_obsolete", killed)
             with pytest.raises(KeyboardInterrupt):
-                run(bank, plan, model, batch=BATCH, replacing=True)
+                store_plan(bank, plan, model, batch=BATCH, replacing=True)
         assert captions(bank, model) <= set(OLD)
         assert bank.store.count(2) > plan.contexts
     with place.bank(model) as bank:
-        assert run(bank, plan, model, batch=BATCH, replacing=True).encoded == 0
+        assert store_plan(bank, plan, model, batch=BATCH, replacing=True).encoded == 0
         assert bank.corpora["c"].stored == "c@3"
         assert bank.store.count(2) == plan.contexts
         assert bank.verify() == []
@@ -138,12 +138,12 @@ def test_another_replacement_that_is_not_complete(place: Place, model: LanguageM
     place.job(model, OLD)
     with place.bank(model) as bank:
         plan = new_plan(place, bank, model)
-        run(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True)
+        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True)
         other = new_plan(place, bank, model, NEW[:5])
         with pytest.raises(CorpusError, match=r"another replacement of 'c' .*drop-corpus bank c@2"):
-            run(bank, other, model, batch=BATCH, replacing=True)
+            store_plan(bank, other, model, batch=BATCH, replacing=True)
         bank.drop_corpus("c@2")
-        run(bank, other, model, batch=BATCH, replacing=True)
+        store_plan(bank, other, model, batch=BATCH, replacing=True)
         assert captions(bank, model) <= set(NEW[:5])
         assert bank.verify() == []
 
@@ -151,7 +151,7 @@ def test_another_replacement_that_is_not_complete(place: Place, model: LanguageM
 def test_nothing_to_replace(place: Place, model: LanguageModel) -> None:
     with place.bank(model) as bank:
         plan = new_plan(place, bank, model)
-        assert run(bank, plan, model, batch=BATCH, replacing=True).encoded == plan.contexts
+        assert store_plan(bank, plan, model, batch=BATCH, replacing=True).encoded == plan.contexts
         assert bank.corpora["c"].stored == "c"
         assert bank.verify() == []
 
@@ -161,13 +161,13 @@ def test_shares_of_a_replacement(place: Place, model: LanguageModel) -> None:
     with place.bank(model) as bank:
         old = captions(bank, model)
         plan = new_plan(place, bank, model)
-        first = run(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True)
+        first = store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True)
         assert not first.complete
         assert captions(bank, model) == old
-        assert run(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True).complete
+        assert store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True).complete
         assert captions(bank, model) <= set(NEW)
         assert bank.verify() == []
-        assert run(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True).encoded == 0
+        assert store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True).encoded == 0
         assert bank.verify() == []
 
 
@@ -187,5 +187,5 @@ def test_an_old_corpus_is_announced_before_its_first_context(
         with monkeypatch.context() as patch:
             patch.setattr("latentbank.ingest.job.LEDGER_SECONDS", 1000.0)
             patch.setattr("latentbank.ingest.job.time.sleep", sleep)
-            run(bank, plan, model, batch=BATCH)
+            store_plan(bank, plan, model, batch=BATCH)
         assert waits[:1] == ([0] if place.url else [])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from latentbank.bank.bank import Bank
-from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import ready_plan, run
+from latentbank.ingest.job import plan_for, store_plan
 from latentbank.models.language.model import LanguageModel
 
 SENTENCES = [
@@ -32,11 +32,11 @@ def fill(
     layers: Iterable[int] = (1, 2),
     **given: Any,
 ) -> Bank:
-    """Give an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank_of`."""
-    bank = create_bank_of(model, name, layers, data_dir=folder, url="", **given)
+    """Give an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank`."""
+    bank = create_bank(name, model, layers, data_dir=folder, url="", **given)
     for corpus, sentences in corpora.items():
-        plan = ready_plan(
+        plan = plan_for(
             bank, corpus_from_sentences(corpus, sentences), model, folder / ".plans" / name / corpus
         )
-        run(bank, plan, model)
+        store_plan(bank, plan, model)
     return bank

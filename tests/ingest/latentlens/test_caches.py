@@ -21,7 +21,7 @@ from latentbank.bank.opening import create_bank, open_bank
 from latentbank.bank.store.embedded.store import EmbeddedStore
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LayerNotFound, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import ready_plan, run
+from latentbank.ingest.job import plan_for, store_plan
 from latentbank.ingest.latentlens.caches import OfficialReport, import_official, official_layers
 from latentbank.ingest.plan import PlanSettings
 from latentbank.models.language.model import LanguageModel
@@ -119,7 +119,7 @@ def test_a_cache_becomes_what_an_ingestion_of_its_sentences_gives(
         # latentlens reads names of special tokens in a sentence as such: the last sentence is another one for it.
         corpus = corpus_from_sentences("c", SENTENCES[:-1])
         choice = PlanSettings(contexts_per_token=100)
-        run(ours, ready_plan(ours, corpus, cache.model, tmp_path / "plan", choice), cache.model)
+        store_plan(ours, plan_for(ours, corpus, cache.model, tmp_path / "plan", choice), cache.model)
         wanted = contents(ours)
     with open_bank("bank", data_dir=cache.banks) as bank:
         found = contents(bank)
@@ -372,4 +372,4 @@ def test_another_ingestion_under_that_name_is_not_mixed_in(saved: Save, tmp_path
     with cache.bank() as bank:
         corpus = corpus_from_sentences("c", SENTENCES)
         with pytest.raises(CorpusError, match="imported=latentlens cache"):
-            ready_plan(bank, corpus, cache.model, tmp_path / "plan")
+            plan_for(bank, corpus, cache.model, tmp_path / "plan")

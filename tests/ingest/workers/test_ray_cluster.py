@@ -15,7 +15,7 @@ import ray
 from latentbank.bank.settings import load_settings
 from latentbank.errors import LatentBankError
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import run
+from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import Plan, PlanSettings, make_plan
 from latentbank.ingest.workers.ray_cluster import Fleet, run_on_ray
 from latentbank.models.language.model import LanguageModel
@@ -68,7 +68,7 @@ def test_two_workers_one_killed_in_the_middle(
     monkeypatch.setattr("latentbank.ingest.workers.ray_cluster.SHARES_PER_WORKER", 2)
     place = Place(tiny_dir(), quick_folder)
     with place.bank(model) as bank:
-        run(bank, plan, model)
+        store_plan(bank, plan, model)
         wanted = contents(bank)
     with QdrantDouble() as server:
         remote = Place(tiny_dir(), quick_folder, server.url, server.grpc_port)

@@ -18,7 +18,7 @@ from latentbank.bank.store.base import Points
 from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable, LatentBankError
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import JobReport, run
+from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings, make_plan
 from latentbank.ingest.workers.shares import Heart, Share, parse_share, share_states
 from latentbank.models.language.model import LanguageModel, load_language_model
@@ -66,7 +66,7 @@ def unbroken(plan: Plan, tiny_dir: Callable[..., Path], tmp_path_factory: pytest
     place = Place(tiny_dir(), tmp_path_factory.mktemp("unbroken"))
     model = load_language_model(str(tiny_dir()), device="cpu")
     with place.bank(model) as bank:
-        run(bank, plan, model, batch=BATCH)
+        store_plan(bank, plan, model, batch=BATCH)
         return contents(bank)
 
 
@@ -136,7 +136,7 @@ def test_workers_at_once_one_killed_one_share_twice(
         assert not bank.corpora["c"].complete
         assert states(bank) == {"0/3": "done", "1/3": "done", "2/3": "running"}
         assert bank.count() == 0  # no reader sees it yet
-        report = run(bank, plan, model, batch=BATCH, share=Share(2, 3))
+        report = store_plan(bank, plan, model, batch=BATCH, share=Share(2, 3))
         assert report.complete
         assert report.share == "2/3"
         assert report.found > 0
@@ -151,17 +151,17 @@ def test_two_workers_complete_the_corpus_at_the_same_moment(
     """While one builds the index, another on the same share finds everything there and builds it, too."""
     inner: list[JobReport] = []
     with remote.bank(model) as one, remote.bank(model) as other:
-        run(one, plan, model, batch=BATCH, share=Share(0, 2))
+        store_plan(one, plan, model, batch=BATCH, share=Share(0, 2))
         index = one.store.index
 
         def meanwhile(layer: int) -> None:
             if layer == LAYERS[1]:
-                inner.append(run(other, plan, model, batch=BATCH, share=Share(1, 2)))
+                inner.append(store_plan(other, plan, model, batch=BATCH, share=Share(1, 2)))
                 assert other.corpora["c"].complete
             index(layer)
 
         monkeypatch.setattr(one.store, "index", meanwhile)
-        report = run(one, plan, model, batch=BATCH, share=Share(1, 2))
+        report = store_plan(one, plan, model, batch=BATCH, share=Share(1, 2))
         assert report.complete
         assert (inner[0].complete, inner[0].encoded, inner[0].found) == (True, 0, report.contexts)
         check_complete(one, unbroken)
@@ -172,7 +172,7 @@ def test_shares_of_different_splits_fill_one_bank(
 ) -> None:
     with remote.bank(model) as bank:
         for share in (Share(0, 2), Share(2, 3)):
-            assert not run(bank, plan, model, batch=BATCH, share=share).complete
+            assert not store_plan(bank, plan, model, batch=BATCH, share=share).complete
         assert states(bank) == {
             "0/2": "done",
             "1/2": "missing",
@@ -180,7 +180,7 @@ def test_shares_of_different_splits_fill_one_bank(
             "1/3": "missing",
             "2/3": "done",
         }
-        assert run(bank, plan, model, batch=BATCH, share=Share(1, 3)).complete
+        assert store_plan(bank, plan, model, batch=BATCH, share=Share(1, 3)).complete
         check_complete(bank, unbroken)
 
 
@@ -196,7 +196,7 @@ def test_shares_one_after_the_other(
     place: Place = request.getfixturevalue(where)
     for index in (2, 0, 1):
         with place.bank(model) as bank:
-            report = run(bank, plan, model, batch=BATCH, share=Share(index, 3))
+            report = store_plan(bank, plan, model, batch=BATCH, share=Share(index, 3))
             assert report.complete == (index == 1)
             assert report.encoded == report.contexts
             if index != 1:
@@ -204,9 +204,9 @@ def test_shares_one_after_the_other(
     monkeypatch.setattr(model, "_run", lambda *_: pytest.fail("the LLM ran"))
     with place.bank(model) as bank:
         check_complete(bank, unbroken)
-        again = run(bank, plan, model, batch=BATCH, share=Share(0, 3))
+        again = store_plan(bank, plan, model, batch=BATCH, share=Share(0, 3))
         assert (again.complete, again.encoded, again.found) == (True, 0, again.contexts)
-        assert run(bank, plan, model).encoded == 0
+        assert store_plan(bank, plan, model).encoded == 0
         check_complete(bank, unbroken)
 
 
@@ -216,12 +216,12 @@ def test_a_share_that_lost_contexts_is_filled_again(
     """All shares are done, but somebody deleted a layer's contexts meanwhile: nobody calls that complete."""
     monkeypatch.setattr("latentbank.ingest.job._RECOUNTS", 2)
     with remote.bank(model) as bank:
-        run(bank, plan, model, batch=BATCH, share=Share(0, 2))
+        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
         bank.store.delete_corpus(2, "c")
         with pytest.raises(LatentBankError, match=r"something else changed the bank; run the command again"):
-            run(bank, plan, model, batch=BATCH, share=Share(1, 2))
+            store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2))
         assert not bank.corpora["c"].complete
-        assert run(bank, plan, model, batch=BATCH, share=Share(0, 2)).complete
+        assert store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2)).complete
         check_complete(bank, unbroken)
 
 
@@ -231,7 +231,7 @@ def test_an_index_that_a_late_worker_put_off_is_built_again(
     """It began before the corpus was complete, and was killed after that."""
     with remote.bank(model) as bank:
         for share in (Share(0, 2), Share(1, 2)):
-            run(bank, plan, model, batch=BATCH, share=share)
+            store_plan(bank, plan, model, batch=BATCH, share=share)
         bank.store.defer_index(2, 0)
         held = contents(bank)[
             2
@@ -240,7 +240,7 @@ def test_an_index_that_a_late_worker_put_off_is_built_again(
         ids = [context_id("d", [number]) for number in range(len(held))]
         bank.store.upsert(2, Points(ids, vectors, [{**payload, "corpus": "d"} for payload, _ in held]))
         assert bank.store.info(2).indexed < bank.store.info(2).points
-        run(bank, plan, model, batch=BATCH, share=Share(0, 2))
+        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
         assert bank.store.info(2).indexed == bank.store.info(2).points == 2 * plan.contexts
 
 
@@ -248,7 +248,7 @@ def test_a_dropped_corpus_takes_the_records_of_its_shares_along(
     remote: Place, plan: Plan, model: LanguageModel
 ) -> None:
     with remote.bank(model) as bank:
-        run(bank, plan, model, batch=BATCH, share=Share(0, 2))
+        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
         assert states(bank) == {"0/2": "done", "1/2": "missing"}
         bank.drop_corpus("c")
         assert states(bank) == {}

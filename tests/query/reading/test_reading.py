@@ -12,9 +12,9 @@ import torch
 from latentbank.bank.bank import Bank
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, LayerNotFound, QueryError
-from latentbank.ingest.banks import create_bank_of
+from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import ready_plan, run
+from latentbank.ingest.job import plan_for, store_plan
 from latentbank.ingest.plan import PlanSettings
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.reading.reading import excerpt, read_hidden, read_text
@@ -85,11 +85,11 @@ def test_another_model_is_refused(bank: Bank, tmp_path: Path) -> None:
 
 def test_a_bank_planned_with_a_bos_is_read_with_one(tmp_path: Path) -> None:
     model = load_language_model(str(save_tiny(tmp_path / "model", bos=True)))
-    with create_bank_of(model, "b", [2], data_dir=tmp_path, url="") as bank:
+    with create_bank("b", model, [2], data_dir=tmp_path, url="") as bank:
         corpus = corpus_from_sentences("c", SENTENCES)
-        run(
+        store_plan(
             bank,
-            ready_plan(bank, corpus, model, tmp_path / "plan", PlanSettings(bos="always", skip=0)),
+            plan_for(bank, corpus, model, tmp_path / "plan", PlanSettings(bos="always", skip=0)),
             model,
         )
         reading = read_text(bank, model, SENTENCES[0], layers=2, bank_layers=2, top_k=1)

@@ -20,7 +20,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.where import All, Where
 from latentbank.errors import BankMismatch, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import ready_plan, run
+from latentbank.ingest.job import plan_for, store_plan
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.lenses.base import EmbeddingLens, LatentLens
 from latentbank.query.reading.reading import read_text
@@ -195,8 +195,8 @@ def test_after_a_corpus_was_replaced_it_is_read_anew(
         before, first = reading(client, **asked), outcome(client, **asked)
         assert outcome(client, **asked)["reading"] == first["reading"]
         changed = corpus_from_sentences("c", SENTENCES[2:])
-        plan = ready_plan(bank, changed, tiny, tmp_path / "plan", replacing=True)
-        run(bank, plan, tiny, replacing=True)
+        plan = plan_for(bank, changed, tiny, tmp_path / "plan", replacing=True)
+        store_plan(bank, plan, tiny, replacing=True)
         after = reading(client, **asked)
     assert set(before["captions"]) == {"A red apple lies on the wooden table."}
     assert set(after["captions"]) <= set(SENTENCES[2:])
@@ -464,8 +464,8 @@ def test_hostile_captions_and_file_names_stay_text(
     tmp_path: Path, tiny: LanguageModel, eye: PatchEye
 ) -> None:
     bank = fill("hostile", tmp_path, tiny, {})
-    plan = ready_plan(bank, corpus_from_sentences("c", [HOSTILE] * 2), tiny, tmp_path / "plan")
-    run(bank, plan, tiny)
+    plan = plan_for(bank, corpus_from_sentences("c", [HOSTILE] * 2), tiny, tmp_path / "plan")
+    store_plan(bank, plan, tiny)
     name = f"../../{HOSTILE}\x00\n.png"
     with bank, TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
         last = outcome(client, png(picture()), name=name)

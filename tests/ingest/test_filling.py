@@ -1,0 +1,100 @@
+"""Banks made and filled from Python in a call each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from latentbank.bank.settings import Settings
+from latentbank.errors import BankMismatch, CorpusError
+from latentbank.ingest.banks import create_bank
+from latentbank.ingest.corpus import open_corpus
+from latentbank.ingest.filling import fill, plan
+from latentbank.ingest.plan import PlanSettings, load_plan
+from latentbank.models.language.model import LanguageModel
+from tests.ingest.conftest import Tiny
+from tests.ingest.jobs import some_sentences
+
+SENTENCES = some_sentences(20)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Tiny) -> LanguageModel:
+    return tiny()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(url="", data_dir=tmp_path / "banks")
+
+
+def test_layers_of_a_new_bank_and_of_one_that_exists(model: LanguageModel, settings: Settings) -> None:
+    with create_bank("new", model, settings=settings) as bank:
+        assert bank.layers == [1, 2]  # of four: up to the middle
+    create_bank("given", model, [0, 4], settings=settings).close()
+    with create_bank("given", model, settings=settings) as bank:
+        assert bank.layers == [0, 4]
+    with pytest.raises(BankMismatch, match="has layers 0, 4"):
+        create_bank("given", model, [2], settings=settings)
+
+
+def test_single_settings_lead_to_the_bank(model: LanguageModel, tmp_path: Path) -> None:
+    with create_bank(
+        "b", model, [2], metric="centred", url="", data_dir=tmp_path, quantization="none"
+    ) as bank:
+        assert (bank.metric, bank.manifest.quantization) == ("centred", "none")
+    assert (tmp_path / "b" / "manifest.json").is_file()
+
+
+def test_every_kind_of_source(model: LanguageModel, settings: Settings, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("\n".join(SENTENCES[:10]))
+    second.write_text("\n".join(SENTENCES[10:]))
+    with create_bank("b", model, [1], settings=settings) as bank:
+        fill(bank, first, model)
+        fill(bank, [str(first), second], model, name="both")
+        fill(bank, SENTENCES, model, name="listed")
+        fill(bank, open_corpus("opened", [first, second]), model)
+        fill(bank, str(tmp_path / "*.txt"), model, name="globbed", limit=12)
+        corpora = bank.corpora
+    assert {name: entry.sentences for name, entry in corpora.items()} == {
+        "first": 10,
+        "both": 20,
+        "listed": 20,
+        "opened": 20,
+        "globbed": 12,
+    }
+    hashes = {corpora[name].content_hash for name in ("both", "listed", "opened")}
+    assert len(hashes) == 1
+    assert all(entry.complete for entry in corpora.values())
+    with create_bank("b", model, settings=settings) as bank, pytest.raises(CorpusError, match="no name"):
+        fill(bank, "-", model)
+
+
+def test_a_plan_is_found_again_and_can_be_given(
+    model: LanguageModel, settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.txt"
+    file.write_text("\n".join(SENTENCES))
+    made = plan(file, model, bank="b", skip=0, settings=settings)
+    assert made.directory == settings.data_dir / ".plans" / "b" / "c"
+    assert made.settings == PlanSettings(skip=0)
+    elsewhere = plan(SENTENCES, model, tmp_path / "plan", name="d")
+    assert elsewhere == load_plan(tmp_path / "plan")
+    with create_bank("b", model, [1], settings=settings) as bank:
+        before = (made.directory / "plan.json").stat().st_mtime_ns
+        report = fill(bank, file, model, skip=0)
+        assert (report.encoded, report.complete) == (made.contexts, True)
+        assert (made.directory / "plan.json").stat().st_mtime_ns == before
+        assert fill(bank, made, model).found == made.contexts
+        assert fill(bank, elsewhere, model).corpus == "d"
+
+
+def test_another_corpus_takes_a_place_only_when_asked(model: LanguageModel, settings: Settings) -> None:
+    with create_bank("b", model, [1], settings=settings) as bank:
+        fill(bank, SENTENCES, model, name="c")
+        with pytest.raises(CorpusError, match="has changed"):
+            fill(bank, SENTENCES[:5], model, name="c")
+        fill(bank, SENTENCES[:5], model, name="c", replace=True)
+        assert bank.corpora["c"].sentences == 5
