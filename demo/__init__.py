@@ -1,1 +1,1 @@
-"""The demo's world: scenes, descriptions, a vision encoder, its training and its data."""
+"""The demo: composed scenes, a corpus about them, a small VLM, its training, and their data."""

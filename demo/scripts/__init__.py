@@ -1,1 +1,1 @@
-"""What made the demo's data and the pictures of the docs."""
+"""Scripts that made the demo's data and the pictures of the docs."""

@@ -1,12 +1,13 @@
-"""Make docs/page.png, the picture of the page in the README: a held-out scene read over the demo's bank.
+"""Make docs/page.png, the picture of the page in the README: a held-out scene read against the demo's bank.
 
     make demo && .venv/bin/python -m latentbank.demo.scripts.make_page_picture
 
-It takes Chromium (`apt-get install chromium`) and playwright.
+It needs Chromium (`apt-get install chromium`) and playwright.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,7 +31,12 @@ PINNED = (16, 18)  # tokens on the shield and on the toothbrush
 
 
 def main() -> None:
-    """Read the scene, open its page and take the picture."""
+    """Read the scene, open its page in a browser and save a screenshot."""
+    parser = argparse.ArgumentParser(
+        prog="python -m latentbank.demo.scripts.make_page_picture",
+        description=str(__doc__).splitlines()[0],
+    )
+    parser.parse_args()
     from playwright.sync_api import sync_playwright
 
     vlm = load_demo(DEMO / "SmolLM2-135M-Instruct")

