@@ -25,7 +25,8 @@ from latentbank.cli.options import (
 )
 from latentbank.cli.output.scores import show_evaluation, write_scores
 from latentbank.errors import LatentBankError
-from latentbank.query.lenses.named import lens_names, lenses_of
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.registry import lens_names, lenses_of
 
 if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel
@@ -149,7 +150,7 @@ def evaluate_scenes(
         bench = make_bench(
             model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
         )
-        lenses = lenses_of(names, bench.model, opened, bank_layers_of(bank_layers), condition)
+        lenses = lenses_of(names, LensOptions(bench.model, opened, bank_layers_of(bank_layers), condition))
         with shown("evaluating", "scenes") as progress:
             found = evaluate(
                 bench.model,

@@ -42,7 +42,8 @@ from latentbank.cli.options import (
 )
 from latentbank.cli.output.scores import show_alignment, show_cards, show_compared, write_scores
 from latentbank.errors import CorpusError, LatentBankError
-from latentbank.query.lenses.named import lens_names, lenses_of
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.registry import lens_names, lenses_of
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -77,7 +78,7 @@ def experiment_alignment(
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.alignment import align, peaks
     from latentbank.query.evaluation.figures import draw_bank_layers, draw_first
-    from latentbank.query.lenses.base import LatentLens
+    from latentbank.query.lenses.latent import LatentLens
 
     with opened_bank(bank) as opened:
         bench = make_bench(
@@ -140,7 +141,7 @@ def experiment_metric(
         bench = make_bench(
             model, visual_layers, scenes, calibration, random, device, dtype, revision, trust_remote_code
         )
-        others = lenses_of(names, bench.model, None)
+        others = lenses_of(names, LensOptions(bench.model))
         with shown("evaluating", "scenes") as progress:
             compared = compare_metrics(
                 bench.setup(progress, coverage),
@@ -305,7 +306,7 @@ def experiment_projector(
             for label, name in zip(labels, projectors, strict=True)
         }
         first = next(iter(benches.values()))
-        others = lenses_of(names, first.model, None)
+        others = lenses_of(names, LensOptions(first.model))
         with shown("evaluating", "scenes") as progress:
             compared = compare_projectors(
                 first.setup(progress, coverage),

@@ -29,7 +29,8 @@ from latentbank.cli.options import (
     opened_bank,
 )
 from latentbank.errors import ImageError, LatentBankError, QueryError
-from latentbank.query.lenses.named import lens_names, lenses_of
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -138,7 +139,11 @@ def query_image(
     targets.check(found.total)
     with ExitStack() as stack:
         opened, name, known_revision = _bank_and_model(
-            stack, bank, model, needed="latent" in lenses, include_incomplete=include_incomplete
+            stack,
+            bank,
+            model,
+            needed=any(lens_class(one).needs_bank for one in lenses),
+            include_incomplete=include_incomplete,
         )
         if opened is not None:
             opened.choose_layers(chosen_layers)
@@ -154,7 +159,7 @@ def query_image(
         if means is None and opened is not None and opened.metric == "centred":
             means = vlm.means_file if vlm.means_file is not None and vlm.means_file.is_file() else None
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
-        through = lenses_of(lenses, vlm, opened, chosen_layers, condition, once, exact)
+        through = lenses_of(lenses, LensOptions(vlm, opened, chosen_layers, condition, once, exact))
         job = _ImageJob(found, as_json, pictures, targets)
         if parquet is not None:
             choice = {

@@ -7,9 +7,9 @@ beside every figure: the same words scored against other scenes, and a projector
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from latentbank.errors import ModelError, QueryError
 from latentbank.progress import Progress, Silent
 from latentbank.query.evaluation.scoring import Truth, truths_of
 from latentbank.query.evaluation.tables import OBJECT, Evaluation, Tables, Weights
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens, Lens, mean_embedding
+from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import Means, means_of
 
 if TYPE_CHECKING:
@@ -135,44 +135,38 @@ def _seen(
         (progress or Silent()).update(at + len(part), len(scenes))
 
 
-def lens_at(lens: Lens, means: Means | None, layer: int) -> Callable[[Floats, int], list[list[Neighbor]]]:
-    """Give what reads hidden states of a visual layer through a lens: as they are, or all lenses alike centred.
+def queries_of(lens: Lens, means: Means | None, layer: int, rows: Floats) -> Queries:
+    """Return hidden states `[n, hidden]` of a visual layer as a lens is to read them.
 
-    A LatentLens hands the mean to its (centred) bank. The others read hidden states without it. EmbeddingLens's
-    matrix goes without its own mean, as the contexts of a centred bank do, which is measured here unless the lens holds
-    it; LogitLens ranks the same either way.
+    Where `means` are given, all lenses read them centred: a lens with a (centred) bank gets the mean with them, the
+    others get them without it.
     """
-    if isinstance(lens, LatentLens):
-        lens = lens.for_visual_tokens()
-        return (lens if means is None else replace(lens, query_mean=means.at(layer))).read
     if means is None:
-        return lens.read
-    read = _with_mean(lens).read
-    return lambda rows, top_k: read(means.centre(layer, rows), top_k)
-
-
-def _with_mean(lens: Lens) -> Lens:
-    """Give an EmbeddingLens its matrix's mean, unless it has one; other lenses stay as they are."""
-    if isinstance(lens, EmbeddingLens) and lens.mean is None:
-        return replace(lens, mean=mean_embedding(lens.embedding))
-    return lens
+        return Queries(rows, layer, "visual")
+    if lens.bank is not None:
+        return Queries(rows, layer, "visual", means.at(layer))
+    return Queries(means.centre(layer, rows), layer, "visual")
 
 
 def read_patches(
     lens: Lens, means: Means | None, layer: int, rows: Floats
 ) -> tuple[list[list[Neighbor]], list[list[Neighbor]]]:
-    """Read patches `[n, hidden]`: the first `TOP_K` neighbors of each, then the first with distinct words."""
-    read = lens_at(lens, means, layer)
+    """Read patches `[n, hidden]`: the first `TOP_K` neighbors of each, then the first with distinct words.
+
+    Where `means` are given, the patches are read centred, and the lens is the one for that (`Lens.centred`).
+    """
+    lens = lens if means is None else lens.centred()
     plain: list[list[Neighbor]] = []
     distinct: list[list[Neighbor]] = []
     for at in range(0, len(rows), _ROWS):
         part = rows[at : at + _ROWS]
-        found = read(part, _DEPTH)
+        found = lens.read(queries_of(lens, means, layer, part), _DEPTH)
         words = [_distinct(neighbors) for neighbors in found]
         # Nearly always there are enough; the few others are searched as deep as it takes.
-        if short := [i for i, row in enumerate(words) if len(row) < TOP_K]:
-            deeper = lens_at(replace(cast("Any", lens), unique="word"), means, layer)
-            for i, neighbors in zip(short, deeper(part[short], TOP_K), strict=True):
+        short = [i for i, row in enumerate(words) if len(row) < TOP_K]
+        if short and (deeper := lens.distinct()) is not lens:
+            queries = queries_of(lens, means, layer, part[short])
+            for i, neighbors in zip(short, deeper.read(queries, TOP_K), strict=True):
                 words[i] = neighbors
         plain += [neighbors[:TOP_K] for neighbors in found]
         distinct += words
@@ -222,16 +216,16 @@ def evaluate(
     """
     progress = progress or Silent()
     wanted = list(dict.fromkeys(evaluation_layers(model.num_layers) if layers is None else layers))
-    bank = next((lens.bank for lens in lenses if isinstance(lens, LatentLens)), None)
+    bank = next((lens.bank for lens in lenses if lens.bank is not None), None)
     metric = bank.metric if bank is not None else "cosine"
     if not wanted or not lenses or len({lens.name for lens in lenses}) < len(lenses):
         raise QueryError("Name at least one visual layer, and each lens once.")
     if metric == "centred" and not calibration:
         raise QueryError("A centred bank needs the visual means: give calibration scenes.")
-    if bank is not None:
-        bank.require_model(model.name, model.fingerprint())
+    for lens in lenses:
+        lens.check(model)
     if metric == "centred":  # once, not at every layer
-        lenses = [_with_mean(lens) for lens in lenses]
+        lenses = [lens.centred() for lens in lenses]
     tables = Tables(len(scenes), coverage, resamples)
     for projector, vlm in cast(
         "list[tuple[Weights, VisualModel | None]]", [("trained", model), ("random", random)]
@@ -247,14 +241,13 @@ def evaluate(
             progress.update(done, len(wanted) * len(lenses))
             plain, distinct = read_patches(lens, means, layer, looked.states[layer])
             tables.add(projector, lens.name, layer, plain, distinct, looked.truths)
-            if isinstance(lens, LatentLens):
-                chosen = tables.object_patches(looked.truths)
-                for bank_layer in lens.bank.choose_layers(lens.bank_layers):
-                    single = None
-                    if layer in alone:
-                        one = lens_at(replace(lens, bank_layers=bank_layer), means, layer)
-                        single = _in_parts(one, looked.states[layer][chosen])
-                    tables.align(projector, layer, bank_layer, plain, single, looked.truths)
+            chosen = tables.object_patches(looked.truths)
+            for bank_layer in lens.searched_layers():
+                single = None
+                if layer in alone:
+                    states = looked.states[layer][chosen]
+                    single = _in_parts(lens.at_bank_layer(bank_layer), means, layer, states)
+                tables.align(projector, layer, bank_layer, plain, single, looked.truths)
     about = {
         "model": model.name,
         "fingerprint": model.fingerprint(),
@@ -263,7 +256,7 @@ def evaluate(
         "corpora": {name: entry.contexts for name, entry in bank.shown_corpora.items()}
         if bank is not None
         else {},
-        "bank_layers": _bank_layers(lenses),
+        "bank_layers": [layer for lens in lenses for layer in lens.searched_layers()],
         "metric": metric,
         "visual_layers": wanted,
         "lenses": [lens.name for lens in lenses],
@@ -307,22 +300,11 @@ def object_means(
     return replace(means, kind=f"{means.kind}, of {looked.scenes:,} scenes")
 
 
-def _in_parts(
-    read: Callable[[Floats, int], list[list[Neighbor]]], rows: Floats
-) -> list[tuple[list[str], float]]:
-    """Give words and best cosine of each row; neighbors themselves would fill the memory."""
+def _in_parts(lens: Lens, means: Means | None, layer: int, rows: Floats) -> list[tuple[list[str], float]]:
+    """Return words and best cosine of each row; neighbors themselves would fill the memory."""
     found = []
     for at in range(0, len(rows), _ROWS):
-        for neighbors in read(rows[at : at + _ROWS], TOP_K):
+        for neighbors in lens.read(queries_of(lens, means, layer, rows[at : at + _ROWS]), TOP_K):
             best = neighbors[0].cosine if neighbors else math.nan
             found.append(([neighbor.word for neighbor in neighbors], best))
     return found
-
-
-def _bank_layers(lenses: Sequence[Lens]) -> list[int]:
-    return [
-        layer
-        for lens in lenses
-        if isinstance(lens, LatentLens)
-        for layer in lens.bank.choose_layers(lens.bank_layers)
-    ]

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import LatentBankError
+from latentbank.query.lenses.registry import lens_classes, title_of
 
 if TYPE_CHECKING:
     from latentbank.query.evaluation.scoring import Share
     from latentbank.query.evaluation.tables import Evaluation, Weights
-
-_COLOURS = {"latent": "tab:blue", "logit": "tab:orange", "embedding": "tab:green"}
-LENS_NAMES = {"latent": "LatentLens", "logit": "LogitLens", "embedding": "EmbeddingLens"}
 
 
 def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -48,7 +46,7 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
                 for layer in evaluation.about["visual_layers"]
             ]
             true = (row.projector, row.images) == ("trained", "true")
-            label = LENS_NAMES.get(row.lens, row.lens)
+            label = title_of(row.lens)
             if not true:
                 label += ", random projector" if row.projector == "random" else ""
                 label += ", shuffled images" if row.images == "shuffled" else ""
@@ -59,7 +57,7 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
                     evaluation.about["visual_layers"],
                     [one.concrete for one in rows],
                     label=label,
-                    color=_COLOURS.get(row.lens),
+                    color=_lens_colour(row.lens),
                     linestyle=style[row.projector, row.images],
                     band=true,
                 )
@@ -147,7 +145,7 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
         errors = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
         right.barh([label], [100 * mean.value], xerr=errors, color=colour, capsize=3)
     left.set_xlabel("visual layer")
-    left.set_ylabel(f"object patches named by {LENS_NAMES.get(lens, lens)}, %")
+    left.set_ylabel(f"object patches named by {title_of(lens)}, %")
     left.set_ylim(bottom=0)
     right.set_xlabel("mean over the visual layers, %")
     right.invert_yaxis()
@@ -198,6 +196,12 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _lens_colour(lens: str) -> str | None:
+    """Return matplotlib's colour of a lens: the same in every figure, whichever lenses it shows."""
+    names = list(lens_classes())
+    return f"C{names.index(lens)}" if lens in names else None
 
 
 def _shade(place: int, of: int) -> Any:

@@ -1,259 +1,177 @@
-"""Lenses: what turns a hidden state into words.
-
-All answer with neighbors of one type, whose words are cut out of text by the same rule, so that whatever
-scores readings treats them alike.
-"""
+"""The contract of lenses: the hidden states they are given, and what they say and do."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
-from latentbank.bank.bank import Bank
-from latentbank.bank.layers import BankLayers
-from latentbank.bank.merge import Unique
-from latentbank.bank.points import Neighbor
-from latentbank.bank.search import as_floats
-from latentbank.bank.where import Filter
-from latentbank.bank.words import Words, tight
-from latentbank.errors import QueryError
+from latentbank.errors import LayerNotFound
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from collections.abc import Mapping
+    from typing import Self
 
-    from latentbank.models.language.unembedding import Unembedding
+    import numpy.typing as npt
+    from torch import Tensor
 
-# Numbers worked on at a time (float32: 32 MiB), whatever the size of the vocabulary.
-_BLOCK = 1 << 23
+    from latentbank.bank.bank import Bank
+    from latentbank.bank.layers import BankLayers
+    from latentbank.bank.merge import Unique
+    from latentbank.bank.points import Neighbor
+    from latentbank.bank.where import Filter
+    from latentbank.models.vision.vision_language import VisualModel
+
+Kind = Literal["visual", "text", "other"]
+ScoreName = Literal["cosine", "probability"]
 
 
-class Lens(Protocol):
-    """What turns hidden states into neighbors."""
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Hidden states of one layer that a lens reads.
 
-    @property
-    def name(self) -> str:
-        """What people call it: latent, logit, embedding."""
+    Attributes:
+        states: `[tokens, hidden]` in any float dtype: a tensor, an array, or what numpy can read.
+        layer: the LLM layer they were taken from; None: not known.
+        kind: what they come from: the visual tokens of images, the tokens of a text, or something else.
+        mean: the mean of hidden states of their kind, `[hidden]`, or one for each row, `[tokens, hidden]`. A lens with
+            a centred bank needs it; other lenses ignore it.
+    """
 
-    def read(self, hidden_states: npt.ArrayLike | Tensor, top_k: int = 5) -> list[list[Neighbor]]:
-        """Give the neighbors of each hidden state `[tokens, hidden]`, best first."""
+    states: npt.ArrayLike | Tensor
+    layer: int | None
+    kind: Kind
+    mean: npt.ArrayLike | Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.states)  # type: ignore[arg-type]  # every array has a length
+
+    def __getitem__(self, rows: slice) -> Queries:
+        """Return the queries of some rows, with their means."""
+        states: Any = self.states
+        mean: Any = self.mean
+        own = mean is not None and len(getattr(mean, "shape", ())) == 2
+        return replace(self, states=states[rows], mean=mean[rows] if own else mean)
 
 
 @dataclass(frozen=True)
-class LatentLens:
-    """Nearest contexts of a bank by cosine (arXiv 2602.00462).
+class LensOptions:
+    """What a reader chose, from which a lens makes itself.
 
-    Args:
-        bank: where the contexts are.
-        bank_layers: "mid", "all", one layer or several.
-        where: only contexts that this filter selects.
+    Attributes:
+        model: the VLM whose visual tokens are read. Its language model has the vocabulary and the embeddings.
+        bank: an open bank of that language model; None: there is none.
+        bank_layers: layers of the bank that are searched.
+        where: a filter of the bank's contexts.
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.
-        query_mean: for a centred bank, the mean of what the hidden states are examples of, as `Bank.search` takes it
-            (query/lenses/centring.py finds it).
-        ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the setting, for visual tokens theirs.
     """
 
-    bank: Bank
-    bank_layers: BankLayers = "mid"
+    model: VisualModel
+    bank: Bank | None = None
+    bank_layers: BankLayers = "all"
     where: Filter | None = None
     unique: Unique | None = None
     exact: bool = False
-    query_mean: npt.ArrayLike | None = None
-    ef: int | None = None
-
-    name = "latent"
-
-    def read(self, hidden_states: npt.ArrayLike | Tensor, top_k: int = 5) -> list[list[Neighbor]]:
-        """Give the neighbors of each hidden state `[tokens, hidden]`, highest cosine first."""
-        return self.bank.search(
-            as_floats(hidden_states),
-            self.bank_layers,
-            top_k,
-            self.where,
-            exact=self.exact,
-            unique=self.unique,
-            query_mean=self.query_mean,
-            ef=self.ef,
-        )
-
-    def for_visual_tokens(self) -> LatentLens:
-        """Give the same lens with as many candidates as visual tokens need, unless it says how many."""
-        return replace(self, ef=self.bank.settings.ef_visual) if self.ef is None else self
 
 
-@dataclass(frozen=True)
-class LogitLens:
-    """What the LLM would say next if it ended here: the final norm and the unembedding (nostalgebraist, 2020).
+_CLASSES: dict[str, type[Lens]] = {}
 
-    Its neighbors carry the token's `probability`, the softmax of all logits; they have no cosine.
 
-    Args:
-        unembedding: of the LLM that the hidden states live in.
-        tokenizer: that LLM's.
-        unique: "word" gives one neighbor per word, whose tokens differ in case and leading space; "context"
-            changes nothing, as a token is no context.
+class Lens(ABC):
+    """What turns hidden states into neighbors.
+
+    A subclass that says its `name`, `title` and `score` is registered by being defined, unless it is defined with
+    `register=False`. `latentbank.query.lenses.registry` finds those of this package and of installed packages. A lens
+    must have `read` and `make`; the other methods have defaults for a lens without a bank.
+
+    Attributes:
+        name: what readers choose it by, such as "latent".
+        title: what pages and figures show, such as "LatentLens".
+        score: what the score of its neighbors is.
+        needs_bank: whether `make` needs a bank.
+        rank: its place in lists of lenses; lower comes first.
+        bank: the bank that it searches; None: it searches none.
     """
 
-    unembedding: Unembedding
-    tokenizer: PreTrainedTokenizerBase
-    unique: Unique | None = None
+    name: ClassVar[str]
+    title: ClassVar[str]
+    score: ClassVar[ScoreName]
+    needs_bank: ClassVar[bool] = False
+    rank: ClassVar[int] = 100
+    bank: Bank | None = None
 
-    name = "logit"
-
-    def read(self, hidden_states: npt.ArrayLike | Tensor, top_k: int = 5) -> list[list[Neighbor]]:
-        """Give the most probable tokens for each hidden state `[tokens, hidden]`.
+    def __init_subclass__(cls, *, register: bool = True, **given: Any) -> None:
+        """Register a class that says a name of its own.
 
         Raises:
-            QueryError: wrong shape, or a hidden state that is zero or not finite (the row is named).
+            TypeError: it has no title or no valid score, or its name is that of another lens.
         """
-        rows = _checked(hidden_states)
-        known = len(self.tokenizer)
+        super().__init_subclass__(**given)
+        if "name" not in cls.__dict__ or not register:
+            return
+        if not hasattr(cls, "title") or getattr(cls, "score", None) not in ("cosine", "probability"):
+            raise TypeError(
+                f"The lens {cls.__qualname__} must say its title, and its score: 'cosine' or 'probability'."
+            )
+        known = _CLASSES.get(cls.name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"The lens {cls.__qualname__} is named {cls.name!r} like {known.__module__}.{known.__qualname__}; "
+                "choose another name."
+            )
+        _CLASSES[cls.name] = cls
 
-        def best(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-            found = []
-            at = 0
-            size = 1  # the first row tells how wide the logits are
-            while at < len(rows):
-                logits = self.unembedding.logits(rows[at : at + size]).float()
-                at += size
-                size = max(1, _BLOCK // logits.shape[-1])
-                # All logits share the probability, also those of rows that are no tokens (padding of the matrix).
-                chances = logits.softmax(-1)[:, :known]
-                found.append(chances.topk(min(depth, chances.shape[-1])))
-            return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
-
-        def neighbor(word: str, token: str, token_id: int, score: float) -> Neighbor:
-            return Neighbor(word, token, math.nan, token_id=token_id, probability=score)
-
-        with torch.inference_mode():
-            return _tokens(best, rows, top_k, self.unique, self.tokenizer, neighbor)
-
-
-@dataclass(frozen=True)
-class EmbeddingLens:
-    """Nearest tokens by cosine with the LLM's input embeddings.
-
-    The matrix is gone through in blocks, each brought to float32 alone, so that it is never copied whole.
-
-    Args:
-        embedding: `[vocab, hidden]` in any float dtype, on any device.
-        tokenizer: of the same LLM.
-        unique: as for `LogitLens`.
-        mean: `[hidden]`, taken from each row of the matrix before it is compared (`mean_embedding` gives the matrix's
-            own); None: nothing is taken. Hidden states are compared as they come.
-    """
-
-    embedding: Tensor
-    tokenizer: PreTrainedTokenizerBase
-    unique: Unique | None = None
-    mean: Tensor | None = None
-
-    name = "embedding"
-
-    def read(self, hidden_states: npt.ArrayLike | Tensor, top_k: int = 5) -> list[list[Neighbor]]:
-        """Give the nearest tokens of each hidden state `[tokens, hidden]`, highest cosine first.
+    @classmethod
+    @abstractmethod
+    def make(cls, options: LensOptions) -> Self:
+        """Return the lens for what a reader chose.
 
         Raises:
-            QueryError: wrong shape, or a hidden state that is zero or not finite (the row is named).
+            QueryError: it needs a bank and there is none.
         """
-        rows = _checked(hidden_states)
-        size, width = self.embedding.shape
-        if rows.shape[1] != width:
-            raise QueryError(f"The hidden states are {rows.shape[1]} wide, the input embeddings {width}.")
-        rows = torch.nn.functional.normalize(rows.to(self.embedding.device), dim=-1)
-        known = min(len(self.tokenizer), size)  # rows beyond are no tokens
-        mean = None if self.mean is None else self.mean.to(rows.device, torch.float32)
 
-        def best(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-            scores = rows.new_empty(len(rows), 0)
-            ids = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
-            step = max(1, _BLOCK // max(width, len(rows)))
-            for start in range(0, known, step):
-                block = self.embedding[start : min(start + step, known)].float()
-                if mean is not None:
-                    block = block - mean
-                cosines = rows @ block.T / block.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-                top = cosines.topk(min(depth, len(block)))
-                scores, ids = torch.cat([scores, top.values], 1), torch.cat([ids, top.indices + start], 1)
-                kept = scores.topk(min(depth, scores.shape[1]))
-                scores, ids = kept.values, ids.gather(1, kept.indices)
-            return scores, ids
+    @abstractmethod
+    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
+        """Return the neighbors of each query, highest score first.
 
-        def neighbor(word: str, token: str, token_id: int, score: float) -> Neighbor:
-            return Neighbor(word, token, score, token_id=token_id)
+        Readings of images call this once per visual layer, with the visual tokens of all images of a batch.
 
-        with torch.inference_mode():
-            return _tokens(best, rows, top_k, self.unique, self.tokenizer, neighbor)
+        Args:
+            queries: hidden states of one layer.
+            top_k: neighbors per query.
+        """
 
+    def check(self, model: VisualModel) -> None:  # noqa: B027 - a default, not a gap
+        """Check, before anything is computed, that the lens can read hidden states of a model.
 
-def mean_embedding(embedding: Tensor) -> Tensor:
-    """Give the mean row of an input embedding `[vocab, hidden]`: float32 `[hidden]`, added up block by block."""
-    size, width = embedding.shape
-    step = max(1, _BLOCK // width)
-    total = torch.zeros(width, dtype=torch.float64, device=embedding.device)
-    with torch.inference_mode():
-        for start in range(0, size, step):
-            # Of a block float32 is enough; the blocks are added in double, as some dimensions are huge.
-            total += embedding[start : start + step].float().sum(0)
-    return (total / size).float()
+        Raises:
+            BankMismatch: its bank belongs to another model.
+            LayerNotFound: its bank does not have a layer that is to be searched.
+        """
 
+    def searched_layers(self) -> list[int]:
+        """Return the layers of its bank that are searched, ascending; none without a bank."""
+        return []
 
-def _checked(states: npt.ArrayLike | Tensor) -> Tensor:
-    """Bring hidden states to float32 `[tokens, hidden]`, on the device they are on, as `Bank.search` wants them."""
-    try:
-        given = states if isinstance(states, Tensor) else torch.from_numpy(as_floats(states).copy())
-    except (TypeError, ValueError) as error:
-        raise QueryError(f"Hidden states must be an array of numbers [tokens, hidden]: {error}.") from None
-    rows = given.detach().float()
-    rows = rows[None] if rows.dim() == 1 else rows
-    if rows.dim() != 2:
-        raise QueryError(f"The hidden states have shape {list(rows.shape)}; they must be [tokens, hidden].")
-    for wrong, what in (
-        (~rows.isfinite().all(1), "holds a value that is not finite"),
-        (~rows.any(1), "is all zeros"),
-    ):
-        if wrong.any():
-            raise QueryError(f"Row {int(wrong.int().argmax())} of the hidden states {what}.")
-    return rows
+    def at_bank_layer(self, layer: int) -> Lens:
+        """Return the same lens searching one of its `searched_layers` alone.
+
+        Raises:
+            LayerNotFound: it searches no bank, or the bank does not have the layer.
+        """
+        raise LayerNotFound(f"{self.title} searches no bank, so it has no bank layer {layer}.")
+
+    def distinct(self) -> Lens:
+        """Return the same lens with one neighbor per word; itself if it cannot tell words apart."""
+        return self
+
+    def centred(self) -> Lens:
+        """Return the lens that is compared with a centred bank: it takes their mean from what it compares with."""
+        return self
 
 
-def _tokens(
-    best: Callable[[Tensor, int], tuple[Tensor, Tensor]],
-    rows: Tensor,
-    top_k: int,
-    unique: Unique | None,
-    tokenizer: PreTrainedTokenizerBase,
-    neighbor: Callable[[str, str, int, float], Neighbor],
-) -> list[list[Neighbor]]:
-    """Make neighbors of the best tokens of each row; for distinct words, of as many as it takes.
-
-    `best` gives scores and token ids `[rows, depth]`, highest first, fewer where the vocabulary is smaller.
-    """
-    if top_k < 1:
-        raise QueryError(f"top_k is {top_k}; ask for at least 1 neighbor.")
-    answers: list[list[Neighbor]] = [[] for _ in rows]
-    names: dict[int, tuple[str, str]] = {}
-    pending, depth = list(range(len(rows))), top_k
-    while pending:
-        scores, ids = best(rows[pending], depth)
-        for row, row_scores, row_ids in zip(pending, scores.tolist(), ids.tolist(), strict=True):
-            kept: dict[object, Neighbor] = {}
-            for score, token_id in zip(row_scores, row_ids, strict=True):
-                if token_id not in names:
-                    token = str(tokenizer.decode([token_id]))
-                    names[token_id] = (Words(token).at(*tight(token, 0, len(token))), token)
-                word, token = names[token_id]
-                kept.setdefault(
-                    word.casefold() if unique == "word" else token_id, neighbor(word, token, token_id, score)
-                )
-            answers[row] = list(kept.values())[:top_k]
-        exhausted = ids.shape[1] < depth
-        pending = [] if exhausted else [row for row in pending if len(answers[row]) < top_k]
-        depth *= 4
-    return answers
+def registered() -> Mapping[str, type[Lens]]:
+    """Return the lens classes defined so far, by name; `registry.lens_classes` first imports those that exist."""
+    return _CLASSES

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
 from latentbank.files import write_whole
-from latentbank.query.evaluation.figures import LENS_NAMES, need_matplotlib
+from latentbank.query.evaluation.figures import need_matplotlib
+from latentbank.query.lenses.registry import score_of, title_of
 from latentbank.query.output.grids import drawn_tile, fitted
 
 if TYPE_CHECKING:
@@ -146,14 +147,13 @@ def _draw(
                 patches, edgecolor=(1, 1, 1, 0.5), linewidth=0.4, cmap="viridis", alpha=0.55
             )
             frames.set_array([token.neighbors[0].score for token in drawn])
-            of = "probability" if lens == "logit" else "cosine"
-            axis.figure.colorbar(frames, ax=axis, label=f"best {of}", fraction=0.046, pad=0.02)
+            axis.figure.colorbar(frames, ax=axis, label=f"best {score_of(lens)}", fraction=0.046, pad=0.02)
         axis.add_collection(frames)
     if words:
         inch = _SIDE / max(width, height)
         for token, box in zip(drawn, boxes, strict=True):
             _write(axis, token.neighbors[0].word, box, 72 * inch)
-    axis.set_title(f"{LENS_NAMES.get(lens, lens)}, visual layer {layer}", fontsize=9)
+    axis.set_title(f"{title_of(lens)}, visual layer {layer}", fontsize=9)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from latentbank.bank.settings import Metric
 from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
 from latentbank.errors import LatentBankError, LayerNotFound, QueryError
-from latentbank.query.lenses.base import LatentLens
+from latentbank.query.lenses.base import Kind, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
+from latentbank.query.lenses.latent import LatentLens
 
 if TYPE_CHECKING:
     import pandas
@@ -330,6 +331,7 @@ def read_text(
         labels=[texts[i] for i in places],
         indices=places,
         source=sentence,
+        kind="text",
         top_k=top_k,
         query_mean="text" if bank.metric == "centred" else None,
     )
@@ -377,7 +379,7 @@ def read_hidden(
         raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
     lens = LatentLens(bank, bank_layers, where, unique, exact)
     names = list(labels) if labels is not None else [str(i) for i in range(count)]
-    return _read(lens, arrays, names, list(range(count)), source, top_k, query_mean)
+    return _read(lens, arrays, names, list(range(count)), source, "other", top_k, query_mean)
 
 
 def excerpt(neighbor: Neighbor, width: int = _CAPTION, left: str = "[", right: str = "]") -> str:
@@ -396,6 +398,7 @@ def _read(
     labels: Sequence[str],
     indices: Sequence[int],
     source: str,
+    kind: Kind,
     top_k: int,
     query_mean: QueryMean | None,
 ) -> Reading:
@@ -403,7 +406,7 @@ def _read(
     for layer, rows in states.items():
         norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
         mean = resolve_mean(lens.bank, query_mean, layer, rows)
-        found = replace(lens, query_mean=mean).read(rows, top_k)
+        found = lens.read(Queries(rows, layer if layer >= 0 else None, kind, mean), top_k)
         tokens += [
             TokenReading(index, label, layer, float(norm), tuple(neighbors))
             for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
@@ -413,7 +416,7 @@ def _read(
         bank=lens.bank.name,
         model=lens.bank.manifest.model,
         lenses=(lens.name,),
-        bank_layers=tuple(lens.bank.choose_layers(lens.bank_layers)),
+        bank_layers=tuple(lens.searched_layers()),
         layers=tuple(states),
         tokens=tuple(tokens),
         metric=lens.bank.metric,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,15 +16,17 @@ from latentbank.bank.merge import Unique
 from latentbank.bank.points import Neighbor
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
-from latentbank.query.lenses.base import LatentLens, Lens
+from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, kept_means, resolve_mean
+from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.images import Source
 from latentbank.query.reading.norms import beyond_range
+from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Place, Reading, TokenReading
 from latentbank.query.reading.visual_tokens import Broken, Seen, see
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import numpy.typing as npt
 
     from latentbank.models.vision.vision_language import VisualModel, VisualTokens
 
@@ -98,19 +100,19 @@ def read_images(
 ) -> Iterator[Reading]:
     """Read many images, a batch at a time; memory does not grow with their number.
 
-    The visual tokens of a batch, all its images and layers together, are given to each lens in one call.
+    Each lens is called once per visual layer, with the visual tokens of all images of the batch.
 
     Args:
         model: the VLM.
         images: paths, bytes, open images or what `find_images` finds.
-        lenses: what reads; the bank of a LatentLens must be of the VLM's own language model.
+        lenses: what reads; a lens's bank must be of the VLM's own language model.
         layers: the visual layers.
         top_k: neighbors per token.
         prompt: the text beside the image; None: the model's own way.
         batch: images in one forward pass.
-        query_mean: for a centred bank, the mean that LatentLens takes from visual tokens: `Means` measured on many
-            images, or "batch", each image's own at each layer; None: the means kept with the VLM, else "batch". A
-            LatentLens that has a mean of its own keeps it; other lenses take none.
+        query_mean: for a centred bank, the mean that is subtracted from visual tokens: `Means` measured on many
+            images, "batch" (each image's own at each layer), or an array `[hidden]`; None: the means kept with the
+            VLM, else "batch". Lenses without a bank read visual tokens as they are.
         broken: told the name of an image that cannot be read, or that the model refuses, and why; the others are read.
             None: raise.
         warn: told once if visual norms are beyond what the model's dtype holds; None: a Python warning.
@@ -119,7 +121,7 @@ def read_images(
         A reading of each image, in their order, through all lenses at all layers.
 
     Raises:
-        BankMismatch: a LatentLens's bank belongs to another model.
+        BankMismatch: a lens's bank belongs to another model.
         QueryError: no lens, or no layer.
         ImageError: an image cannot be read.
         ModelError: a hidden state is not finite.
@@ -128,7 +130,8 @@ def read_images(
     if batch < 1:
         raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
     batches = see(model, images, wanted, prompt, batch, broken)
-    return _read(model, batches, lenses, [wanted], top_k, prompt, query_mean, warn or _python_warning)
+    how = _How(lenses, top_k, prompt, query_mean, warn or _python_warning)
+    return _read(model, batches, [wanted], how)
 
 
 def read_layers(
@@ -141,10 +144,14 @@ def read_layers(
     prompt: str | None = None,
     query_mean: QueryMean | None = None,
     warn: Callable[[str], None] | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> Iterator[Reading]:
-    """Read one image layer by layer, for who wants to see the first before the last is read.
+    """Read one image layer by layer, so that the first layer can be shown before the last is read.
 
-    Arguments and errors are those of `read_images`.
+    The other arguments and the errors are those of `read_images`.
+
+    Args:
+        between: called between pieces of a layer, as `read_in_pieces` says; None: a layer is read at once.
 
     Yields:
         A reading of each visual layer alone, in their order; `join_layers` makes them one.
@@ -152,7 +159,8 @@ def read_layers(
     wanted, query_mean = _checked(model, lenses, layers, query_mean)
     seen = see(model, [image], wanted, prompt, 1, None)
     alone = [[layer] for layer in wanted]
-    return _read(model, seen, lenses, alone, top_k, prompt, query_mean, warn or _python_warning)
+    how = _How(lenses, top_k, prompt, query_mean, warn or _python_warning, between)
+    return _read(model, seen, alone, how)
 
 
 def join_layers(readings: Sequence[Reading]) -> Reading:
@@ -178,75 +186,80 @@ def _checked(
     if len({lens.name for lens in lenses}) != len(lenses):
         raise QueryError("Two lenses have the same name; read the images twice instead.")
     for lens in lenses:
-        if isinstance(lens, LatentLens):
-            lens.bank.require_model(model.name, model.fingerprint())
-            lens.bank.choose_layers(lens.bank_layers)
-            if lens.bank.metric == "centred" and lens.query_mean is None and query_mean is None:
-                query_mean = kept_means(model) or "batch"
+        lens.check(model)
+        if lens.bank is not None and lens.bank.metric == "centred" and query_mean is None:
+            query_mean = kept_means(model) or "batch"
     return wanted, query_mean
 
 
+@dataclass(frozen=True)
+class _How:
+    """How images are read: see `read_images` and `read_layers`."""
+
+    lenses: Sequence[Lens]
+    top_k: int
+    prompt: str | None
+    query_mean: QueryMean | None
+    warn: Callable[[str], None]
+    between: Callable[[int], None] | None = None
+
+    def neighbors(self, lens: Lens, layer: int, batch: Sequence[VisualTokens]) -> Iterator[list[Neighbor]]:
+        """Read a visual layer of all images of a batch through a lens: the neighbors of each visual token."""
+        states = torch.cat([tokens.states[layer] for tokens in batch])
+        queries = Queries(states, layer, "visual", self._mean(lens, layer, batch))
+        if self.between is not None:
+            return iter(read_in_pieces(lens, queries, self.top_k, self.between))
+        return iter(lens.read(queries, self.top_k))
+
+    def _mean(
+        self, lens: Lens, layer: int, batch: Sequence[VisualTokens]
+    ) -> npt.NDArray[np.floating[Any]] | None:
+        """Return a row of mean for each visual token, `[tokens, hidden]`; None unless the lens's bank is centred.
+
+        Raises:
+            QueryError: a mean was given and the bank is not centred.
+        """
+        if lens.bank is None:
+            return None
+        means = []
+        for tokens in batch:
+            states = tokens.states[layer]
+            mean = resolve_mean(lens.bank, self.query_mean, layer, states)
+            if mean is None:
+                return None
+            means.append(np.broadcast_to(mean, states.shape))
+        return np.concatenate(means)
+
+
 def _read(
-    model: VisualModel,
-    batches: Iterator[list[Seen]],
-    lenses: Sequence[Lens],
-    together: Sequence[Sequence[int]],
-    top_k: int,
-    prompt: str | None,
-    query_mean: QueryMean | None,
-    warn: Callable[[str], None],
+    model: VisualModel, batches: Iterator[list[Seen]], together: Sequence[Sequence[int]], how: _How
 ) -> Iterator[Reading]:
-    """Read what was seen; those layers that are `together` become one reading of each image."""
+    """Read the visual tokens of batches; those layers that are `together` become one reading of each image."""
     warned = False
     for part in batches:
-        seen = [one.tokens for one in part]
-        if not warned and (said := beyond_range(model, seen)):
+        batch = [image.tokens for image in part]
+        if not warned and (warning := beyond_range(model, batch)):
             warned = True
-            warn(said)
+            how.warn(warning)
         for layers in together:
-            rows = torch.cat([tokens.states[layer] for tokens in seen for layer in layers])
             found = {
-                lens.name: iter(_for_visual_tokens(lens, query_mean, seen, layers).read(rows, top_k))
-                for lens in lenses
+                (lens.name, layer): how.neighbors(lens, layer, batch)
+                for lens in how.lenses
+                for layer in layers
             }
-            for one in part:
-                yield _reading(
-                    model, one.name, one.image, one.tokens, lenses, layers, found, prompt, query_mean
-                )
-
-
-def _for_visual_tokens(
-    lens: Lens, query_mean: QueryMean | None, seen: Sequence[VisualTokens], layers: Sequence[int]
-) -> Lens:
-    """Tell a LatentLens that it reads visual tokens, and where its bank is centred the mean of each row it is given."""
-    if not isinstance(lens, LatentLens):
-        return lens
-    lens = lens.for_visual_tokens()
-    if lens.query_mean is not None:
-        return lens
-    means = []
-    for tokens in seen:
-        for layer in layers:
-            states = tokens.states[layer]
-            mean = resolve_mean(lens.bank, query_mean, layer, states)
-            if mean is None:  # a bank of plain cosine
-                return lens
-            means.append(np.broadcast_to(mean, states.shape))
-    return replace(lens, query_mean=np.concatenate(means))
+            for image in part:
+                yield _reading(model, image, layers, found, how)
 
 
 def _reading(
     model: VisualModel,
-    name: str,
-    image: Image.Image,
-    tokens: VisualTokens,
-    lenses: Sequence[Lens],
+    seen: Seen,
     layers: Sequence[int],
-    found: dict[str, Iterator[list[Neighbor]]],
-    prompt: str | None,
-    query_mean: QueryMean | None,
+    found: Mapping[tuple[str, int], Iterator[list[Neighbor]]],
+    how: _How,
 ) -> Reading:
-    """Make the reading of one image, whose neighbors are the next that each lens found: layer by layer, in order."""
+    """Return the reading of one image, whose neighbors come next in what each lens found at each layer."""
+    tokens = seen.tokens
     places = [
         Place(tile, row, column, (left, top, right, bottom))
         for tile, row, column, (left, top, right, bottom) in zip(
@@ -258,36 +271,36 @@ def _reading(
         )
     ]
     norms = {layer: tokens.norms(layer) for layer in layers}
-    bank = next((lens for lens in lenses if isinstance(lens, LatentLens)), None)
+    searching = next((lens for lens in how.lenses if lens.bank is not None), None)
+    bank = searching.bank if searching else None
     return Reading(
-        source=name,
-        bank=bank.bank.name if bank else "",
+        source=seen.name,
+        bank=bank.name if bank else "",
         model=model.name,
-        lenses=tuple(lens.name for lens in lenses),
-        bank_layers=tuple(bank.bank.choose_layers(bank.bank_layers)) if bank else (),
+        lenses=tuple(lens.name for lens in how.lenses),
+        bank_layers=tuple(searching.searched_layers()) if searching else (),
         layers=tuple(layers),
         tokens=tuple(
             TokenReading(
-                index, _label(place), layer, float(norm), tuple(next(found[lens.name])), lens.name, place
+                index,
+                _label(place),
+                layer,
+                float(norm),
+                tuple(next(found[lens.name, layer])),
+                lens.name,
+                place,
             )
-            for lens in lenses
+            for lens in how.lenses
             for layer in layers
             for index, (place, norm) in enumerate(zip(places, norms[layer], strict=True))
         ),
-        metric=bank.bank.metric if bank else "cosine",
-        query_mean=_described(bank, query_mean),
+        metric=bank.metric if bank else "cosine",
+        query_mean=described(how.query_mean) if bank else "",
         size=tokens.size,
         geometry=model.geometry,
-        prompt=prompt,
-        image=image,
+        prompt=how.prompt,
+        image=seen.image,
     )
-
-
-def _described(lens: LatentLens | None, query_mean: QueryMean | None) -> str:
-    """Say which mean a LatentLens took: its own comes before one that was given for all."""
-    if lens is None:
-        return ""
-    return described(query_mean if lens.query_mean is None else lens.query_mean)
 
 
 def _label(place: Place) -> str:
@@ -295,5 +308,5 @@ def _label(place: Place) -> str:
     return f"{place.tile}:{at}" if place.tile else at
 
 
-def _python_warning(said: str) -> None:
-    warnings.warn(said, RuntimeWarning, stacklevel=3)
+def _python_warning(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=3)

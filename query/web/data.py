@@ -7,6 +7,8 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from latentbank.query.lenses.registry import score_of, searches_bank, title_of
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -23,7 +25,8 @@ def page_data(reading: Reading) -> dict[str, Any]:
 
     Captions and contexts stand in tables, to which the neighbors point: a caption serves many tokens. A token is
     its label and, of an image, tile, row, column and box. `found` has, by lens, for each layer and token its
-    neighbors as [context, bank layer, score], the score being the cosine, or LogitLens's probability.
+    neighbors as [context, bank layer, score]. `about_lenses` has each lens's title, what its scores are, and whether
+    its neighbors come from a bank.
     """
     captions: dict[str, int] = {}
     corpora: dict[str, int] = {}
@@ -56,6 +59,10 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "bank": reading.bank,
         "model": reading.model,
         "lenses": list(reading.lenses),
+        "about_lenses": {
+            name: {"title": title_of(name), "score": score_of(name), "bank": searches_bank(name)}
+            for name in reading.lenses
+        },
         "bank_layers": list(reading.bank_layers),
         "layers": list(reading.layers),
         "metric": reading.metric,

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
-from latentbank.query.lenses.named import LENSES, lenses_of
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.registry import lens_classes, lenses_of
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading, read_text
 from latentbank.query.reading.visual import default_visual_layers, join_layers, read_layers
 from latentbank.query.web.data import page_json, shrunk
 from latentbank.query.web.jobs import Ask, Cancelled, Job
-from latentbank.query.web.pieces import watched
 from latentbank.query.web.vlms import Load, Models
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Desk:
             "visual_layers": default_visual_layers(self._num_layers),
             "bank_layers": self.bank.layers,
             "corpora": sorted(self.bank.shown_corpora),
-            "lenses": list(LENSES),
+            "lenses": list(lens_classes()),
+            "lens_titles": {name: lens.title for name, lens in lens_classes().items()},
         }
 
     def ask(self, ask: Ask) -> Job:
@@ -168,15 +169,17 @@ class Desk:
         model = self._models.get(ask.model, lambda text: job.tell(what=text))
         job.check()
         job.tell(what="looking at the image")
-        lenses = lenses_of(ask.lenses, model.model, self.bank, ask.bank_layers, ask.where, ask.unique)
+        options = LensOptions(model.model, self.bank, ask.bank_layers, ask.where, ask.unique)
+        lenses = lenses_of(ask.lenses, options)
         job.check()  # loading a lens may have taken long
         found: list[Reading] = []
         for reading in read_layers(
             model,
             ImageSource(ask.name, "", ask.image),
-            [watched(lens, job) for lens in lenses],
+            lenses,
             layers,
             top_k=ask.top_k,
+            between=job.advance,
         ):
             job.check()
             if reading.image is not None and not found:

@@ -18,7 +18,7 @@ from PIL import Image
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
 from latentbank.errors import ImageError, LatentBankError, QueryError
-from latentbank.query.lenses.named import lens_names
+from latentbank.query.lenses.registry import lens_names
 from latentbank.query.web.file import PAGE, page_html
 from latentbank.query.web.jobs import OVER, Ask
 from latentbank.query.web.reader import Desk

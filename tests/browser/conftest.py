@@ -13,7 +13,9 @@ import pytest
 
 from latentbank.bank.bank import Bank
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens, LogitLens
+from latentbank.query.lenses.embedding import EmbeddingLens
+from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.lenses.logit import LogitLens
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
 from tests.query.banks import SENTENCES, fill

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latentbank.models.vision.vision_language import load_vision_language_model
-from latentbank.query.lenses.base import EmbeddingLens
+from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
 from tests.browser.conftest import Watched, cards

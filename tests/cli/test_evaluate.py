@@ -13,8 +13,9 @@ import latentbank.cli.evaluate
 from latentbank.demo.scenes import Picture, Thing
 from latentbank.errors import QueryError
 from latentbank.models.language.model import load_language_model
-from latentbank.query.lenses.base import EmbeddingLens
-from latentbank.query.lenses.named import lens_names, lenses_of
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.embedding import EmbeddingLens
+from latentbank.query.lenses.registry import lens_names, lenses_of
 from tests.cli.commands import Run, caller
 from tests.query.banks import SENTENCES, TWO, fill
 from tests.query.pixels import pixel_vlm
@@ -217,7 +218,7 @@ def test_what_the_user_can_mend(run: Run, words: tuple[str, ...], says: str) -> 
 
 def test_the_lenses_of_a_command(model_dir: Path) -> None:
     vlm = pixel_vlm(load_language_model(str(model_dir)))
-    (lens,) = lenses_of(lens_names("embedding, embedding"), vlm, None, unique="word")
+    (lens,) = lenses_of(lens_names("embedding, embedding"), LensOptions(vlm, unique="word"))
     assert isinstance(lens, EmbeddingLens)
     assert lens.unique == "word"
     assert lens.embedding.shape == (vlm.language.vocab_size, vlm.hidden_size)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from latentbank.progress import Progress
 from latentbank.query.evaluation.evaluate import evaluate, evaluation_layers
 from latentbank.query.evaluation.tables import OBJECT, Aligned, Evaluation, Weights
-from latentbank.query.lenses.base import LatentLens
+from latentbank.query.lenses.latent import LatentLens
 
 if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel

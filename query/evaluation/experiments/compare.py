@@ -14,7 +14,8 @@ from latentbank.progress import Progress
 from latentbank.query.evaluation.evaluate import evaluate
 from latentbank.query.evaluation.scoring import Share
 from latentbank.query.evaluation.tables import OBJECT, Evaluation
-from latentbank.query.lenses.base import LatentLens, Lens
+from latentbank.query.lenses.base import Lens
+from latentbank.query.lenses.latent import LatentLens
 
 if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel

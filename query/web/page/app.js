@@ -2,7 +2,6 @@
 
 import { element } from "./draw.js";
 import { addPart, wholeOf } from "./parts.js";
-import { LENS_NAMES } from "./reading.js";
 import { showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -28,7 +27,7 @@ async function start() {
   $("corpus").append(...about.corpora.map((name) => element("option", {}, name)));
   for (const lens of about.lenses) {
     const box = element("input", { type: "checkbox", name: "lens", value: lens, checked: lens === "latent" });
-    $("lenses").append(element("label", {}, box, ` ${LENS_NAMES[lens]}`));
+    $("lenses").append(element("label", {}, box, ` ${about.lens_titles[lens]}`));
   }
   for (const name of about.pictures) {
     const source = `/api/pictures/${encodeURIComponent(name)}`;

@@ -1,6 +1,6 @@
 // Drawing: elements, colours, and one lens's picture of a reading.
 
-import { LENS_NAMES, shownScore } from "./reading.js";
+import { shownScore } from "./reading.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 // Viridis, at nine places: readable for the colour-blind and in grey.
@@ -42,7 +42,7 @@ export function bankColour(bankLayers, bankLayer) {
 
 /** Draw what one lens sees at one layer: the image under its tokens, or a sentence as tokens, and a legend. */
 export function drawStage(reading, { lens, layer, tile, view }) {
-  const name = LENS_NAMES[lens] ?? lens;
+  const name = reading.lensTitle(lens);
   const unread = reading.isRead(layer) ? "" : ": not read yet";
   const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}${unread}`)];
   const tokens = reading.tokens.filter((token) => token.row >= 0 && token.tile === tile);

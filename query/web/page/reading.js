@@ -1,8 +1,5 @@
 // A reading, as query/web/data.py writes it, and what the page asks of it.
 
-/** What people call the lenses. */
-export const LENS_NAMES = { latent: "LatentLens", logit: "LogitLens", embedding: "EmbeddingLens" };
-
 /**
  * Wrap a reading's data.
  *
@@ -74,9 +71,12 @@ export function openReading(data) {
     },
     bestScore: (lens, layer, token) => best(lens, layer, token)?.[2],
     bestBankLayer: (lens, layer, token) => best(lens, layer, token)?.[1],
-    /** Whether lens's neighbors come out of a bank. */
-    hasBank: (lens) => lens === "latent" && data.bank_layers.length > 0,
-    scoreName: (lens) => (lens === "logit" ? "probability" : "cosine"),
+    /** What people call a lens. */
+    lensTitle: (lens) => data.about_lenses[lens].title,
+    /** Whether a lens's neighbors come from a bank. */
+    hasBank: (lens) => data.about_lenses[lens].bank && data.bank_layers.length > 0,
+    /** What a lens's scores are: cosine or probability. */
+    scoreName: (lens) => data.about_lenses[lens].score,
     layerName: (layer) => {
       if (data.layers[layer] < 0) return "layer not known";
       return `${data.size ? "visual layer" : "layer"} ${data.layers[layer]}`;

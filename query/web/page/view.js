@@ -1,7 +1,7 @@
 // The view of one reading: layers, lenses, the grid, and the neighbors of the token looked at and of those pinned.
 
 import { bankColour, drawShares, drawStage, element } from "./draw.js";
-import { LENS_NAMES, excerpt, openReading, shownScore } from "./reading.js";
+import { excerpt, openReading, shownScore } from "./reading.js";
 
 const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer" };
 const OF_IMAGES = { ...VIEWS, image: "Image alone" };
@@ -219,7 +219,7 @@ function makeControls(reading, state, change) {
   const shown = element("output", { for: "layer" });
   slider.addEventListener("input", () => change({ layer: Number(slider.value) }));
   const views = choices("View", "radio", data.size ? OF_IMAGES : VIEWS, (key) => change({ view: key }));
-  const lensNames = Object.fromEntries(data.lenses.map((lens) => [lens, LENS_NAMES[lens] ?? lens]));
+  const lensNames = Object.fromEntries(data.lenses.map((lens) => [lens, reading.lensTitle(lens)]));
   const lenses = choices("Lenses", "checkbox", lensNames, () => {
     const chosen = data.lenses.filter((lens) => lenses.inputs[lens].checked);
     change({ lenses: chosen.length ? chosen : state.lenses });
@@ -278,7 +278,7 @@ function drawCard(reading, state, number, common, pin) {
   );
   for (const lens of state.lenses) {
     const found = reading.neighbors(lens, state.layer, number);
-    if (state.lenses.length > 1) card.append(element("h4", {}, LENS_NAMES[lens] ?? lens));
+    if (state.lenses.length > 1) card.append(element("h4", {}, reading.lensTitle(lens)));
     const none = reading.isRead(state.layer) ? "No neighbor; a filter may leave none." : "Not read yet.";
     if (!found.length) card.append(element("p", { class: "about" }, none));
     card.append(element("ol", {}, ...found.map((one) => drawNeighbor(reading, lens, one, common))));

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-import latentbank.query.evaluation.evaluate
+import latentbank.query.lenses.embedding
 from latentbank.bank.bank import Bank
 from latentbank.bank.points import Neighbor
 from latentbank.bank.where import Where
@@ -28,7 +28,9 @@ from latentbank.query.evaluation.evaluate import (
 )
 from latentbank.query.evaluation.labelled import LabelledImage
 from latentbank.query.evaluation.tables import Evaluation
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens, mean_embedding
+from latentbank.query.lenses.base import Lens, LensOptions, Queries
+from latentbank.query.lenses.embedding import EmbeddingLens, mean_embedding
+from latentbank.query.lenses.latent import LatentLens
 from tests.query.banks import ONE, fill
 from tests.query.seer import GRID, Seer, scene_of
 from tests.tiny import save_tiny
@@ -53,18 +55,29 @@ def seer(tiny: LanguageModel, sees: Any = truly, **given: Any) -> Seer:
 
 
 @dataclass(frozen=True)
-class Says:
+class Says(Lens, register=False):
     """A lens that says the same for every patch, and keeps what it was given."""
 
     words: tuple[str, ...]
-    name: str = "says"
     unique: str | None = None
     given: list[Any] = field(default_factory=list)
 
-    def read(self, hidden_states: Any, top_k: int = 5) -> list[list[Neighbor]]:
-        self.given.append(np.asarray(hidden_states))
+    name = "says"
+    title = "Says"
+    score = "cosine"
+
+    @classmethod
+    def make(cls, options: LensOptions) -> Says:
+        raise NotImplementedError
+
+    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
+        assert queries.kind == "visual"
+        self.given.append(np.asarray(queries.states))
         words = list(dict.fromkeys(self.words)) if self.unique == "word" else self.words
-        return [[Neighbor(word, word, 0.5) for word in words[:top_k]] for _ in hidden_states]
+        return [[Neighbor(word, word, 0.5) for word in words[:top_k]] for _ in range(len(queries))]
+
+    def distinct(self) -> Says:
+        return replace(self, unique="word")
 
 
 @pytest.fixture
@@ -79,6 +92,10 @@ def shares(
     row = evaluation.row(lens, layer, **given)
     kinds = ("concrete", "global_", "attribute", "interpretable", "things")
     return {kind: round(getattr(row, kind).value, 4) for kind in kinds}
+
+
+def visual(states: Any) -> Queries:
+    return Queries(states, 0, "visual")
 
 
 def lens(bank: Bank, bank_layers: Any = "all") -> LatentLens:
@@ -121,7 +138,10 @@ def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
         )
 
     found = evaluate(seer(tiny, crossed), [LatentLens(bank, 2, exact=True)], SCENES[:2], [0])
-    top = [row[0].word for row in lens(bank, 2).read(look(seer(tiny, crossed), SCENES[:2], [0]).states[0], 1)]
+    top = [
+        row[0].word
+        for row in lens(bank, 2).read(visual(look(seer(tiny, crossed), SCENES[:2], [0]).states[0]), 1)
+    ]
     assert top == ["river", "river", "dog", "cat", "truck", "cat"]
     assert shares(found)["concrete"] + shares(found)["global_"] == 1
     red = [scene_of(50 + i, {"dog": (i,)}, colour="red") for i in range(2)]
@@ -204,7 +224,7 @@ def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: Language
     ]  # fmt: skip
     assert [share.value for _, _, share in row.by_coverage][2:] == [1, 1]
     assert (row.concrete.of, row.concrete.value) == (3, 1)
-    top = LatentLens(bank, 2, exact=True).read(look(vlm, scenes, [0]).states[0], 1)
+    top = LatentLens(bank, 2, exact=True).read(visual(look(vlm, scenes, [0]).states[0]), 1)
     assert [row[0].word for row in top] == ["loud"] * 3 + ["dog"] * 3
     wide = evaluate(vlm, [lens(bank, 2)], scenes, [0], coverage=0.25)
     assert wide.row("latent", 0).concrete.of == 5
@@ -232,7 +252,7 @@ def test_distinct_words_come_from_deeper(tiny: LanguageModel) -> None:
 def test_distinct_words_are_those_of_the_bank(bank: Bank, tiny: LanguageModel) -> None:
     rows = look(seer(tiny), SCENES, [0]).states[0]
     _, distinct = read_patches(lens(bank), None, 0, rows)
-    expected = replace(lens(bank), unique="word").read(rows, 5)
+    expected = replace(lens(bank), unique="word").read(visual(rows), 5)
     assert [[n.word for n in row] for row in distinct] == [[n.word for n in row] for row in expected]
 
 
@@ -277,7 +297,7 @@ def test_the_mean_of_the_embedding_is_measured_once_for_all_layers(
         measured.append(embedding.data_ptr())
         return mean_embedding(embedding)
 
-    monkeypatch.setattr(latentbank.query.evaluation.evaluate, "mean_embedding", counted)
+    monkeypatch.setattr(latentbank.query.lenses.embedding, "mean_embedding", counted)
     embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
     evaluate(seer(tiny), [lens(centred, 2), embedding], SCENES, [0, 1, 2], calibration=OTHERS)
     assert measured == [tiny.embedding.data_ptr()]

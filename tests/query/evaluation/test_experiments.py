@@ -22,7 +22,8 @@ from latentbank.query.evaluation.experiments.compare import (
     lines,
 )
 from latentbank.query.evaluation.figures import draw_bank_layers, draw_compared, draw_evaluation
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens
+from latentbank.query.lenses.embedding import EmbeddingLens
+from latentbank.query.lenses.latent import LatentLens
 from tests.query.banks import TWO, fill
 from tests.query.evaluation.test_evaluate import OTHERS, SCENES, seer
 from tests.query.seer import Seer

@@ -14,8 +14,9 @@ import torch
 from latentbank.bank.bank import Bank
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from latentbank.models.language.model import LanguageModel
-from latentbank.query.lenses.base import LatentLens
+from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.centring import Means, load_means, means_of, save_means
+from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.reading import read_hidden, read_text
 from tests.query.banks import ONE, SENTENCES, fill
 
@@ -151,9 +152,9 @@ def test_means_that_help_nothing(centred: Bank, rows: Any, mean: Any, says: str)
         read_hidden(centred, rows, query_mean=mean)
 
 
-def test_a_lens_holds_the_mean(centred: Bank) -> None:
-    lens = LatentLens(centred, "all", exact=True, query_mean=ROWS.mean(axis=0))
+def test_queries_bring_their_mean(centred: Bank) -> None:
+    lens = LatentLens(centred, "all", exact=True)
     expected = centred.search(ROWS, "all", 2, exact=True, query_mean=ROWS.mean(axis=0))
-    assert lens.read(ROWS, 2) == expected
+    assert lens.read(Queries(ROWS, 1, "other", ROWS.mean(axis=0)), 2) == expected
     with pytest.raises(QueryError, match="must be told"):
-        LatentLens(centred, "all").read(ROWS, 2)
+        lens.read(Queries(ROWS, 1, "other"), 2)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import latentbank.query.lenses.base
+import latentbank.query.lenses.vocabulary
 from latentbank.bank.bank import Bank
 from latentbank.errors import QueryError
 from latentbank.models.language.model import LanguageModel
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens, LogitLens, mean_embedding
+from latentbank.query.lenses.base import Queries
+from latentbank.query.lenses.embedding import EmbeddingLens, mean_embedding
+from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.lenses.logit import LogitLens
 from tests.query.eye import Unembedded
+
+
+def of(states: Any) -> Queries:
+    return Queries(states, None, "other")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def states() -> Tensor:
 
 
 def test_embedding_lens_is_cosine_with_every_row(tiny: LanguageModel, matrix: Tensor, states: Tensor) -> None:
-    found = EmbeddingLens(matrix, tiny.tokenizer).read(states, 5)
+    found = EmbeddingLens(matrix, tiny.tokenizer).read(of(states), 5)
     known = len(tiny.tokenizer)
     cosines = torch.nn.functional.cosine_similarity(states[:, None], matrix[None, :known], dim=-1)
     best = cosines.topk(5)
@@ -43,9 +51,9 @@ def test_embedding_lens_is_cosine_with_every_row(tiny: LanguageModel, matrix: Te
 def test_embedding_lens_in_blocks_finds_the_same(
     tiny: LanguageModel, matrix: Tensor, states: Tensor, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = EmbeddingLens(matrix, tiny.tokenizer).read(states, 20)
-    monkeypatch.setattr(latentbank.query.lenses.base, "_BLOCK", block)
-    parts = EmbeddingLens(matrix, tiny.tokenizer).read(states, 20)
+    whole = EmbeddingLens(matrix, tiny.tokenizer).read(of(states), 20)
+    monkeypatch.setattr(latentbank.query.lenses.vocabulary, "BLOCK", block)
+    parts = EmbeddingLens(matrix, tiny.tokenizer).read(of(states), 20)
     assert [[n.token_id for n in row] for row in parts] == [[n.token_id for n in row] for row in whole]
 
 
@@ -56,7 +64,7 @@ def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
 
     Nor where the matrix goes without its mean, which is not rounded to bfloat16.
     """
-    monkeypatch.setattr(latentbank.query.lenses.base, "_BLOCK", 32 * 64)
+    monkeypatch.setattr(latentbank.query.lenses.vocabulary, "BLOCK", 32 * 64)
     half = matrix.bfloat16()
     largest = 0
 
@@ -74,8 +82,8 @@ def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
     half += 3  # far from the origin, as input embeddings of some LLMs are
     with Watch():
         mean = mean_embedding(half)
-        plain = EmbeddingLens(half, tiny.tokenizer).read(states, 3)
-        centred = EmbeddingLens(half, tiny.tokenizer, mean=mean).read(states, 3)
+        plain = EmbeddingLens(half, tiny.tokenizer).read(of(states), 3)
+        centred = EmbeddingLens(half, tiny.tokenizer, mean=mean).read(of(states), 3)
     assert 0 < largest <= 32 * 64
     torch.testing.assert_close(mean, half.float().mean(0))
     for found, rows in ((plain, half.float()), (centred, half.float() - half.float().mean(0))):
@@ -89,7 +97,7 @@ def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
 def test_embedding_lens_survives_a_row_of_zeros(tiny: LanguageModel, matrix: Tensor, states: Tensor) -> None:
     holed = matrix.clone()
     holed[10] = 0
-    found = EmbeddingLens(holed, tiny.tokenizer).read(states, len(holed))
+    found = EmbeddingLens(holed, tiny.tokenizer).read(of(states), len(holed))
     assert all(math.isfinite(n.cosine) for row in found for n in row)
     assert {n.cosine for row in found for n in row if n.token_id == 10} == {0.0}
 
@@ -98,14 +106,14 @@ def test_an_embedding_finds_its_own_token(tiny: LanguageModel) -> None:
     """Real input embeddings of a sentence: each token's nearest is itself, and its word is its text."""
     ids, found = tiny.text_hidden_states("The dog chased a cat.", [0])
     embedding = tiny.embedding
-    answers = EmbeddingLens(embedding, tiny.tokenizer).read(found[0], 1)
+    answers = EmbeddingLens(embedding, tiny.tokenizer).read(of(found[0]), 1)
     assert [row[0].token_id for row in answers] == ids
     assert [row[0].word for row in answers] == [tiny.tokenizer.decode([i]).strip() for i in ids]
     assert all(row[0].cosine > 0.999 for row in answers)
 
 
 def test_logit_lens_gives_probabilities(tiny: LanguageModel, matrix: Tensor, states: Tensor) -> None:
-    found = LogitLens(Unembedded(matrix), tiny.tokenizer).read(states, 4)
+    found = LogitLens(Unembedded(matrix), tiny.tokenizer).read(of(states), 4)
     chances = (states @ matrix.T).softmax(-1)[:, : len(tiny.tokenizer)]
     best = chances.topk(4)
     assert [[n.token_id for n in row] for row in found] == best.indices.tolist()
@@ -122,20 +130,20 @@ def test_logit_lens_gives_probabilities(tiny: LanguageModel, matrix: Tensor, sta
 def test_logit_lens_never_makes_more_logits_than_a_block(
     tiny: LanguageModel, matrix: Tensor, states: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latentbank.query.lenses.base, "_BLOCK", 3 * len(matrix))
+    monkeypatch.setattr(latentbank.query.lenses.vocabulary, "BLOCK", 3 * len(matrix))
     unembedding = Unembedded(matrix)
-    found = LogitLens(unembedding, tiny.tokenizer).read(states, 4)
+    found = LogitLens(unembedding, tiny.tokenizer).read(of(states), 4)
     assert max(unembedding.calls) == 3
     assert sum(unembedding.calls) == len(states)
     monkeypatch.undo()
-    whole = LogitLens(Unembedded(matrix), tiny.tokenizer).read(states, 4)
+    whole = LogitLens(Unembedded(matrix), tiny.tokenizer).read(of(states), 4)
     assert [[n.token_id for n in row] for row in found] == [[n.token_id for n in row] for row in whole]
 
 
 def test_rows_that_are_no_tokens_are_never_found(tiny: LanguageModel, matrix: Tensor) -> None:
     padding = matrix[-1:]
     for lens in (EmbeddingLens(matrix, tiny.tokenizer), LogitLens(Unembedded(matrix * 50), tiny.tokenizer)):
-        ids = [n.token_id for n in lens.read(padding, len(matrix))[0]]
+        ids = [n.token_id for n in lens.read(of(padding), len(matrix))[0]]
         assert sorted(ids) == list(range(len(tiny.tokenizer)))
 
 
@@ -157,19 +165,19 @@ def test_one_neighbor_per_word(tiny: LanguageModel, matrix: Tensor, states: Tens
         return LogitLens(Unembedded(same), tiny.tokenizer, unique)  # type: ignore[arg-type]
 
     near = same[[ids[0] for ids in several[:3]]]
-    everything = lens(None).read(near, len(same))
+    everything = lens(None).read(of(near), len(same))
     assert any(len({n.word.casefold() for n in row[:5]}) < 5 for row in everything)
-    for row, all_of_it in zip(lens("word").read(near, 5), everything, strict=True):
+    for row, all_of_it in zip(lens("word").read(of(near), 5), everything, strict=True):
         words = [n.word.casefold() for n in row]
         assert words == list(dict.fromkeys(n.word.casefold() for n in all_of_it))[:5]
 
 
 def test_words_are_cut_as_in_a_bank(bank: Bank, tiny: LanguageModel, states: Tensor) -> None:
     """A context whose token is a whole word and that token by itself are called the same."""
-    contexts = {n.token_id: n for row in LatentLens(bank, "all").read(states, 40) for n in row}
+    contexts = {n.token_id: n for row in LatentLens(bank, "all").read(of(states), 40) for n in row}
     whole = {i: n for i, n in contexts.items() if n.token.strip() == n.word}
     assert len(whole) > 5
-    found = EmbeddingLens(tiny.embedding, tiny.tokenizer).read(tiny.embedding[list(whole)], 1)
+    found = EmbeddingLens(tiny.embedding, tiny.tokenizer).read(of(tiny.embedding[list(whole)]), 1)
     assert [row[0].token_id for row in found] == list(whole)
     for (neighbor,), context in zip(found, whole.values(), strict=True):
         assert (neighbor.word, neighbor.token) == (context.word, context.token)
@@ -185,9 +193,9 @@ def test_hidden_states_of_any_kind(tiny: LanguageModel, matrix: Tensor, states: 
     }[kind]
     expected = states.bfloat16() if kind == "bfloat16" else states
     for lens in (EmbeddingLens(matrix, tiny.tokenizer), LogitLens(Unembedded(matrix), tiny.tokenizer)):
-        found = lens.read(given, 2)
+        found = lens.read(of(given), 2)
         assert [[n.token_id for n in row] for row in found] == [
-            [n.token_id for n in row] for row in lens.read(expected, 2)
+            [n.token_id for n in row] for row in lens.read(of(expected), 2)
         ][: len(found)]
 
 
@@ -210,9 +218,9 @@ def test_wrong_hidden_states(
 ) -> None:
     for lens in (EmbeddingLens(matrix, tiny.tokenizer), LogitLens(Unembedded(matrix), tiny.tokenizer)):
         with pytest.raises(QueryError, match=says):
-            lens.read(given, top_k)  # type: ignore[arg-type]  # wrong on purpose
+            lens.read(of(given), top_k)
     with pytest.raises(QueryError, match="31 wide, the input embeddings 32"):
-        EmbeddingLens(matrix, tiny.tokenizer).read(np.ones((1, 31)))
+        EmbeddingLens(matrix, tiny.tokenizer).read(of(np.ones((1, 31))))
 
 
 def test_all_lenses_answer_alike(bank: Bank, tiny: LanguageModel, matrix: Tensor, states: Tensor) -> None:
@@ -223,7 +231,7 @@ def test_all_lenses_answer_alike(bank: Bank, tiny: LanguageModel, matrix: Tensor
     ]
     assert [lens.name for lens in lenses] == ["latent", "logit", "embedding"]
     for lens in lenses:
-        found = lens.read(states, 3)
+        found = lens.read(of(states), 3)
         assert [len(row) for row in found] == [3] * len(states)
         for row in found:
             assert [n.score for n in row] == sorted((n.score for n in row), reverse=True)

@@ -12,7 +12,8 @@ import pytest
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError
 from latentbank.models.language.model import LanguageModel
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens
+from latentbank.query.lenses.embedding import EmbeddingLens
+from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.reading.images import find_images
 from latentbank.query.reading.reading import Reading

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -20,8 +19,10 @@ from latentbank.bank.points import Neighbor
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, ImageError, LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens
+from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.centring import means_of
+from latentbank.query.lenses.embedding import EmbeddingLens
+from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.grids import fitted, grid_lines
 from latentbank.query.output.pictures import draw_reading, png_bytes, save_reading
 from latentbank.query.reading.images import find_images
@@ -44,18 +45,24 @@ def eye(tiny: LanguageModel) -> PatchEye:
     return PatchEye(tiny)
 
 
-class Counting:
-    """A lens that keeps what it was asked."""
+class Counting(Lens, register=False):
+    """A lens that keeps what it was asked, and answers with numbered words."""
 
     name = "counting"
+    title = "Counting"
+    score = "cosine"
 
     def __init__(self) -> None:
-        self.asked: list[npt.NDArray[Any]] = []
+        self.asked: list[Queries] = []
 
-    def read(self, hidden_states: Any, top_k: int = 5) -> list[list[Neighbor]]:
-        self.asked.append(hidden_states.float().numpy())
+    @classmethod
+    def make(cls, options: LensOptions) -> Counting:
+        return cls()
+
+    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
+        self.asked.append(queries)
         start = sum(map(len, self.asked[:-1]))
-        return [[Neighbor(f"w{start + i}", f" w{start + i}", 0.5)] * top_k for i in range(len(hidden_states))]
+        return [[Neighbor(f"w{start + i}", f" w{start + i}", 0.5)] * top_k for i in range(len(queries))]
 
 
 def test_a_reading_holds_every_token_at_every_layer(bank: Bank, eye: PatchEye) -> None:
@@ -105,7 +112,7 @@ def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> N
     assert all(token.neighbors[0].cosine > 0.999 for token in reading.tokens)
 
 
-def test_all_visual_layers_of_several_images_are_one_search(
+def test_a_visual_layer_of_several_images_is_one_search(
     bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -120,7 +127,7 @@ def test_all_visual_layers_of_several_images_are_one_search(
     images = [picture(seed, (30 + seed, 20)) for seed in range(5)]
     readings = list(read_images(eye, images, [LatentLens(bank)], [0, 1, 4], batch=2))
     assert eye.calls == [2, 2, 1]
-    assert asked == [2 * 3 * 6, 2 * 3 * 6, 3 * 6]
+    assert asked == [2 * 6] * 3 + [2 * 6] * 3 + [6] * 3
     for image, reading in zip(images, readings, strict=True):
         alone = read_image(bank, eye, image, [0, 1, 4])
         assert reading.size == image.size
@@ -151,10 +158,14 @@ def test_lenses_get_the_same_states_and_stand_beside_each_other(
     assert first.lens == "latent,embedding,counting"
     assert len(first.tokens) == 3 * 2 * 6
     seen = eye.visual_tokens(images, [1, 3])
-    (asked,) = one.asked
-    assert np.array_equal(asked, torch.cat([t.states[layer] for t in seen for layer in (1, 3)]).numpy())
+    assert [(asked.layer, asked.kind, asked.mean) for asked in one.asked] == [
+        (1, "visual", None),
+        (3, "visual", None),
+    ]
+    for asked, layer in zip(one.asked, (1, 3), strict=True):
+        assert np.array_equal(asked.states, torch.cat([t.states[layer] for t in seen]).numpy())
     words = [
-        t.neighbors[0].word for r in (first, second) for layer in (1, 3) for t in r.at(layer, "counting")
+        t.neighbors[0].word for layer in (1, 3) for r in (first, second) for t in r.at(layer, "counting")
     ]
     assert words == [f"w{i}" for i in range(24)]
     assert {t.lens for t in first.at(1)} == {"latent"}
@@ -330,13 +341,9 @@ def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, t
         )
         (measured,) = read_images(eye, images[:1], lenses, [0], query_mean=means, top_k=2)
         assert measured.query_mean == "mean of visual tokens"
-        own = LatentLens(bank, "all", query_mean=means.at(0))
-        for given in (None, "batch"):
-            (reading,) = read_images(eye, images[:1], [own], [0], query_mean=given, top_k=2)
-            assert reading.query_mean == "a mean that was given"
-            assert [t.neighbors for t in reading.tokens] == [
-                t.neighbors for t in measured.tokens if t.lens == "latent"
-            ]
+        (reading,) = read_images(eye, images[:1], lenses, [0], query_mean=means.at(0), top_k=2)
+        assert reading.query_mean == "a mean that was given"
+        assert reading.tokens == measured.tokens
         found = bank.search(
             eye.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0)
         )
@@ -484,13 +491,11 @@ def test_words_are_drawn_on_their_patches(bank: Bank, eye: PatchEye) -> None:
     """A patch without a word stays as the image is, but for its frame; one with a word does not."""
     image = Image.new("RGB", (300, 200), (200, 120, 40))
 
-    class Half:
+    class Half(Counting, register=False):
         name = "half"
 
-        def read(self, hidden_states: Any, top_k: int = 5) -> list[list[Neighbor]]:
-            return [
-                [Neighbor("crocodile", "crocodile", 0.5)] if i < 3 else [] for i in range(len(hidden_states))
-            ]
+        def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
+            return [[Neighbor("crocodile", "crocodile", 0.5)] if i < 3 else [] for i in range(len(queries))]
 
     (reading,) = read_images(eye, [image], [Half()], [0])
     assert reading.grid(0) == [["crocodile"] * 3, [""] * 3]

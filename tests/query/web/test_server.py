@@ -22,7 +22,8 @@ from latentbank.errors import BankMismatch, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import plan_for, store_plan
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.query.lenses.base import EmbeddingLens, LatentLens
+from latentbank.query.lenses.embedding import EmbeddingLens
+from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.reading import read_text
 from latentbank.query.reading.visual import read_images, read_layers
 from latentbank.query.web import server
@@ -117,7 +118,7 @@ def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: 
 def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
     tmp_path: Path, tiny: LanguageModel, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbank.query.web.pieces._PIECE", 4)
+    monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 4)
     with fill("centred", tmp_path, tiny, {"c": SENTENCES}, metric="centred") as bank:
         (expected,) = read_images(eye, [picture()], [LatentLens(bank)], [1, 2])
         with TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
@@ -281,7 +282,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, eye: PatchE
 
 def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentbank.query.web.server._LOOK", 0.001)
-    monkeypatch.setattr("latentbank.query.web.pieces._PIECE", 1)
+    monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 1)
     job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
     told = events(client, job)
     assert told[-1]["state"] == "done"

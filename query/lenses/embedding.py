@@ -1,0 +1,107 @@
+"""EmbeddingLens: the nearest rows of the LLM's input embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from latentbank.bank.points import Neighbor
+from latentbank.errors import QueryError
+from latentbank.query.lenses import vocabulary
+from latentbank.query.lenses.base import Lens, LensOptions, Queries
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from latentbank.bank.merge import Unique
+
+
+@dataclass(frozen=True)
+class EmbeddingLens(Lens):
+    """Nearest tokens by cosine with the LLM's input embeddings.
+
+    The matrix is read in blocks, each converted to float32 alone, so that it is never copied whole.
+
+    Args:
+        embedding: `[vocab, hidden]` in any float dtype, on any device.
+        tokenizer: of the same LLM.
+        unique: as for `LogitLens`.
+        mean: `[hidden]`, subtracted from each row of the matrix before it is compared (`mean_embedding` returns the
+            matrix's own); None: nothing is subtracted. Hidden states are compared as they come.
+    """
+
+    embedding: Tensor
+    tokenizer: PreTrainedTokenizerBase
+    unique: Unique | None = None
+    mean: Tensor | None = None
+
+    name = "embedding"
+    title = "EmbeddingLens"
+    score = "cosine"
+    rank = 2
+
+    @classmethod
+    def make(cls, options: LensOptions) -> EmbeddingLens:
+        """Return the lens over the input embeddings of the VLM's language model."""
+        language = options.model.language
+        return cls(language.embedding, language.tokenizer, options.unique)
+
+    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
+        """Return the nearest tokens of each query, highest cosine first.
+
+        Raises:
+            QueryError: wrong shape, or a hidden state that is zero or not finite (the row is named).
+        """
+        import torch
+
+        rows = vocabulary.checked_rows(queries.states)
+        size, width = self.embedding.shape
+        if rows.shape[1] != width:
+            raise QueryError(f"The hidden states are {rows.shape[1]} wide, the input embeddings {width}.")
+        rows = torch.nn.functional.normalize(rows.to(self.embedding.device), dim=-1)
+        known = min(len(self.tokenizer), size)  # rows beyond are no tokens
+        mean = None if self.mean is None else self.mean.to(rows.device, torch.float32)
+
+        def best(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+            scores = rows.new_empty(len(rows), 0)
+            ids = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
+            step = max(1, vocabulary.BLOCK // max(width, len(rows)))
+            for start in range(0, known, step):
+                block = self.embedding[start : min(start + step, known)].float()
+                if mean is not None:
+                    block = block - mean
+                cosines = rows @ block.T / block.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+                top = cosines.topk(min(depth, len(block)))
+                scores, ids = torch.cat([scores, top.values], 1), torch.cat([ids, top.indices + start], 1)
+                kept = scores.topk(min(depth, scores.shape[1]))
+                scores, ids = kept.values, ids.gather(1, kept.indices)
+            return scores, ids
+
+        def neighbor(word: str, token: str, token_id: int, score: float) -> Neighbor:
+            return Neighbor(word, token, score, token_id=token_id)
+
+        with torch.inference_mode():
+            return vocabulary.token_neighbors(best, rows, top_k, self.unique, self.tokenizer, neighbor)
+
+    def distinct(self) -> EmbeddingLens:
+        """Return the same lens with one neighbor per word."""
+        return replace(self, unique="word")
+
+    def centred(self) -> EmbeddingLens:
+        """Return the same lens with the matrix's own mean, unless it has one."""
+        return self if self.mean is not None else replace(self, mean=mean_embedding(self.embedding))
+
+
+def mean_embedding(embedding: Tensor) -> Tensor:
+    """Return the mean row of an input embedding `[vocab, hidden]`: float32 `[hidden]`, summed block by block."""
+    import torch
+
+    size, width = embedding.shape
+    step = max(1, vocabulary.BLOCK // width)
+    total = torch.zeros(width, dtype=torch.float64, device=embedding.device)
+    with torch.inference_mode():
+        for start in range(0, size, step):
+            # float32 is enough within a block; the blocks are summed in double, as some dimensions are huge.
+            total += embedding[start : start + step].float().sum(0)
+    return (total / size).float()

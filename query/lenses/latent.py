@@ -1,0 +1,106 @@
+"""LatentLens: the nearest contexts of a bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from latentbank.errors import QueryError
+from latentbank.query.lenses.base import Lens, LensOptions, Queries
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
+    from latentbank.bank.layers import BankLayers
+    from latentbank.bank.merge import Unique
+    from latentbank.bank.points import Neighbor
+    from latentbank.bank.where import Filter
+    from latentbank.models.vision.vision_language import VisualModel
+
+
+@dataclass(frozen=True)
+class LatentLens(Lens):
+    """Nearest contexts of a bank by cosine (arXiv 2602.00462).
+
+    Of a centred bank, `Queries.mean` is subtracted from the queries. Queries of visual tokens look at as many
+    candidates in a large layer's graph as `Settings.ef_visual` says.
+
+    Args:
+        bank: what is searched.
+        bank_layers: "mid", "all", one layer or several.
+        where: only contexts that this filter selects.
+        unique: one neighbor per "context" or per "word"; None: all.
+        exact: compare with every context in full precision.
+        ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the bank's setting for the kind of
+            queries.
+    """
+
+    bank: Bank = field()  # without field(), dataclasses takes the base class's None for a default
+    bank_layers: BankLayers = "mid"
+    where: Filter | None = None
+    unique: Unique | None = None
+    exact: bool = False
+    ef: int | None = None
+
+    name = "latent"
+    title = "LatentLens"
+    score = "cosine"
+    needs_bank = True
+    rank = 0
+
+    @classmethod
+    def make(cls, options: LensOptions) -> LatentLens:
+        """Return the lens over the bank that a reader chose.
+
+        Raises:
+            QueryError: there is no bank.
+        """
+        if options.bank is None:
+            raise QueryError("LatentLens needs a bank; open one.")
+        return cls(options.bank, options.bank_layers, options.where, options.unique, options.exact)
+
+    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
+        """Return the nearest contexts of each query, highest cosine first.
+
+        Raises:
+            QueryError: wrong shape, a query that is zero or not finite, or a centred bank and queries without a mean.
+            LayerNotFound: a bank layer that the bank does not have.
+        """
+        states: Any = queries.states
+        mean: Any = queries.mean
+        ef = self.bank.settings.ef_visual if self.ef is None and queries.kind == "visual" else self.ef
+        return self.bank.search(
+            states,
+            self.bank_layers,
+            top_k,
+            self.where,
+            exact=self.exact,
+            unique=self.unique,
+            query_mean=mean,
+            ef=ef,
+        )
+
+    def check(self, model: VisualModel) -> None:
+        """Check that the bank is of the VLM's language model and has the layers to search.
+
+        Raises:
+            BankMismatch: the bank belongs to another model.
+            LayerNotFound: a bank layer that the bank does not have.
+        """
+        self.bank.require_model(model.name, model.fingerprint())
+        self.searched_layers()
+
+    def searched_layers(self) -> list[int]:
+        """Return the bank layers that are searched, ascending.
+
+        Raises:
+            LayerNotFound: a bank layer that the bank does not have.
+        """
+        return self.bank.choose_layers(self.bank_layers)
+
+    def at_bank_layer(self, layer: int) -> LatentLens:
+        """Return the same lens searching one bank layer."""
+        return replace(self, bank_layers=layer)
+
+    def distinct(self) -> LatentLens:
+        """Return the same lens with one neighbor per word."""
+        return replace(self, unique="word")

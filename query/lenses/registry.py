@@ -1,0 +1,95 @@
+"""Lenses by name: those of this package, and those of installed packages with entry points `latentbank.lenses`.
+
+An entry point names a module that defines a lens, or the class itself. Nothing heavy is imported before a lens is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+
+from latentbank.errors import QueryError
+from latentbank.query import lenses
+from latentbank.query.lenses.base import Lens, LensOptions, ScoreName, registered
+from latentbank.text import first_line, listed
+
+ENTRY_POINTS = "latentbank.lenses"
+
+
+def lens_classes() -> Mapping[str, type[Lens]]:
+    """Return all lenses that can be read through, by name, in the order in which lists show them."""
+    _load_all()
+    return dict(sorted(registered().items(), key=lambda entry: (entry[1].rank, entry[0])))
+
+
+def lens_class(name: str) -> type[Lens]:
+    """Return the lens of a name.
+
+    Raises:
+        QueryError: there is none; the message names those there are.
+    """
+    classes = lens_classes()
+    if name not in classes:
+        raise QueryError(f"There is no lens '{name}'; there are {listed(classes)}.")
+    return classes[name]
+
+
+def lens_names(text: str) -> list[str]:
+    """Return the lenses' names in a text with commas, each once.
+
+    Raises:
+        QueryError: there is no lens of a name.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        lens_class(name)
+    return names
+
+
+def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
+    """Return the lenses of some names, each made from what a reader chose.
+
+    Raises:
+        QueryError: there is no lens of a name, or one needs a bank and there is none.
+        ModelError: the model lacks what a lens needs.
+    """
+    return [lens_class(name).make(options) for name in names]
+
+
+def title_of(name: str) -> str:
+    """Return what pages and figures call a lens: its title, or its name if it is not known here."""
+    found = lens_classes().get(name)
+    return name if found is None else found.title
+
+
+def score_of(name: str) -> ScoreName:
+    """Return what the scores of a lens's neighbors are: cosines, if it is not known here."""
+    found = lens_classes().get(name)
+    return "cosine" if found is None else found.score
+
+
+def searches_bank(name: str) -> bool:
+    """Return whether a lens's neighbors come from a bank; False, if it is not known here."""
+    found = lens_classes().get(name)
+    return found is not None and found.needs_bank
+
+
+@cache
+def _load_all() -> None:
+    """Import the modules that define lenses; their classes register themselves."""
+    for module in pkgutil.iter_modules(lenses.__path__):
+        importlib.import_module(f"{lenses.__name__}.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # a broken package must not take the other lenses away
+            warnings.warn(
+                f"The lens '{point.name}' of {point.value} cannot be loaded ({first_line(error)}); repair or remove "
+                "its package.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
