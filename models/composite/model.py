@@ -15,7 +15,7 @@ from latentbank.errors import ModelError
 from latentbank.models.composite.captions import CaptionLoss, caption_loss, layout_of, write_captions
 from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.training.features import Encoder
+from latentbank.models.vision.encoders import Encoder
 from latentbank.models.vision.vision_language import VisualTokens
 
 _AT_ONCE = 16  # images in one forward pass

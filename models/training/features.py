@@ -7,11 +7,11 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,38 +21,11 @@ from torch import Tensor
 
 from latentbank.errors import CorpusError, ModelError
 from latentbank.models.training.pairs import Pair, Skipped
+from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import Progress, Silent
 
 _FEATURES, _ROWS, _DONE = "features.npy", "rows.jsonl", "features.json"
 _LARGEST = float(np.finfo(np.float16).max)
-
-
-class Encoder(Protocol):
-    """What turns images into features: see models/vision/encoders.py."""
-
-    @property
-    def name(self) -> str:
-        """As it was asked for."""
-
-    @property
-    def features(self) -> int:
-        """The width of one token."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-
-    def fingerprint(self) -> str:
-        """The same for the same encoder, layer and preprocessing."""
-
-    def settings(self) -> dict[str, Any]:
-        """What loads it again, besides its name: its layer, say."""
-
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """The features of images, [images, tokens, features] float32, row by row."""
-
-    def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """The tokens' boxes in an image of that width and height, [tokens, 4]."""
 
 
 @dataclass(frozen=True)

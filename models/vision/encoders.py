@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,44 @@ from latentbank.models.language.layout import find_blocks, keep_blocks
 from latentbank.models.language.loading import choose_device, choose_dtype, plain_errors, quiet
 from latentbank.models.language.model import absolute
 from latentbank.models.language.prepacked import prepack
-from latentbank.models.training.features import Encoder
+from latentbank.models.vision.registry import LoadOptions, encoder_loader
 
-# The demo's encoder, which comes from a wheel and not from the hub.
-DEMO_ENCODER = "efficientnet-lite0"
-DEFAULT_LAYER = -2  # as in LLaVA: the last block of CLIP is made for the CLS token, not for the patches
+# As in LLaVA: the last block of CLIP is trained for the CLS token, not for the patches.
+DEFAULT_LAYER = -2
+
+
+class Encoder(Protocol):
+    """A vision encoder: turns images into features, one row for each token.
+
+    Attributes:
+        name: the name it was loaded by.
+        features: width of a token.
+        grid: rows and columns of tokens.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by."""
+
+    @property
+    def features(self) -> int:
+        """Width of a token."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits, the same for the same weights, layer and preprocessing."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is needed besides the name to load it again, such as its layer."""
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the features of RGB images, [images, tokens, features] float32, row by row."""
+
+    def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the boxes of the tokens in an image of `size` (width, height), [tokens, 4] in pixels."""
 
 
 def load_encoder(
@@ -41,7 +74,8 @@ def load_encoder(
 
     Args:
         name: a hub id or a directory with an image processor. Of a model of text and images (CLIP, SigLIP) only the
-            vision part is kept. `efficientnet-lite0` is the demo's, which has one layer and no CLS token.
+            vision part is kept. Or the name of an encoder of a family, such as the demo's `efficientnet-lite0`;
+            these have no choice of layers and no CLS token.
         layer: whose output is taken: 0 is what enters the first block, l what block l gives; -1 is the last block,
             -2 the one before it.
         cls: whether the CLS token comes along, before the patches.
@@ -54,10 +88,10 @@ def load_encoder(
         ModelError: it cannot be loaded, or its tokens are no square patches of one picture.
         LayerNotFound: it has no such layer.
     """
-    if name.lower() == DEMO_ENCODER:
-        from latentbank.demo.vlm import load_demo_encoder
-
-        return load_demo_encoder()
+    if load := encoder_loader(name):
+        return load(
+            LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+        )
     where = choose_device(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:

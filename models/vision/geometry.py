@@ -1,13 +1,13 @@
-"""Which part of an image each visual token stands for: boxes in pixels of the image as it was before resizing.
+"""Which part of an image each visual token shows, as boxes in pixels of the original image.
 
-Every family of vision-language models resizes, pads, crops and merges in its own way, and puts the visual tokens in
-its own order. The functions in `models/vision/families.py` repeat the arithmetic of that, not the work on pixels.
+Every family of vision-language models resizes, pads, crops and merges in its own way, and orders its visual tokens in
+its own way. The modules in `models/vision/families/` repeat the arithmetic of these steps, not the work on pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ Edges = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the image positions of one image belong, in the order of the LLM's input sequence.
+    """The places of one image's positions, in the order of the LLM's input sequence.
 
     Attributes:
         boxes: left, top, right, bottom in pixels of the original image, [positions, 4] float32.
@@ -41,19 +41,19 @@ class Places:
 
 
 class Unplaced(Exception):
-    """The family's rules do not say where this image's tokens are."""
+    """Raised where a family's rules do not say where an image's tokens are."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a family's rules are applied to.
+    """An image and the model inputs made of it: the input of a family's rules.
 
     Attributes:
         size: width and height of the original image.
         config: the model's configuration.
         processor: the model's processor.
-        inputs: what the processor made of the images, for all of them.
-        index: which of the images this is.
+        inputs: the processor's output for all images.
+        index: number of this image among all.
         together: how many images share its prompt.
     """
 
@@ -65,20 +65,17 @@ class Picture:
     together: int
 
 
-Family = Callable[[Picture], Places]
-
-
 def grid(
     size: Size, top_to_bottom: Edges, left_to_right: Edges, tile: int = 0, newlines: bool = False
 ) -> Places:
-    """A tile of visual tokens, row by row.
+    """Return a tile of visual tokens, row by row.
 
     Args:
-        size: width and height of the original image, to which boxes are cut.
-        top_to_bottom: edges of the rows in pixels of the original image, one more than there are rows.
-        left_to_right: edges of the columns, likewise.
-        tile: its number.
-        newlines: whether a position that shows nothing ends every row.
+        size: width and height of the original image; boxes are clipped to it.
+        top_to_bottom: edges of the rows in pixels of the original image, [rows + 1].
+        left_to_right: edges of the columns in pixels of the original image, [columns + 1].
+        tile: the tile's number.
+        newlines: whether every row ends with a position that shows no part of the image.
     """
     rows, columns = len(top_to_bottom) - 1, len(left_to_right) - 1
     y = np.clip(top_to_bottom, 0, size[1])
@@ -97,14 +94,14 @@ def grid(
 
 
 def unplaced(count: int, size: Size) -> Places:
-    """`count` positions that show no part of the image."""
+    """Return `count` positions that show no part of the image."""
     zeros = np.zeros(count, dtype=np.int64)
     boxes = np.tile(np.array([0, 0, *size], dtype=np.float32), (count, 1))
     return Places(boxes, zeros, zeros, zeros, np.zeros(count, dtype=bool))
 
 
 def join(parts: Sequence[Places]) -> Places:
-    """Tiles one after the other."""
+    """Return several tiles as one, in the order given."""
     return Places(
         boxes=np.concatenate([part.boxes for part in parts]),
         rows=np.concatenate([part.rows for part in parts]),
@@ -115,18 +112,61 @@ def join(parts: Sequence[Places]) -> Places:
 
 
 def even(start: float, stop: float, count: int) -> Edges:
-    """Edges of `count` equal parts."""
+    """Return the edges of `count` equal parts, [count + 1]."""
     return np.linspace(start, stop, count + 1)
 
 
 def whole(size: Size, rows: int, columns: int, tile: int = 0, newlines: bool = False) -> Places:
-    """A tile that shows the whole image, however its sides were stretched, in equal parts."""
+    """Return a tile that shows the whole image in equal parts, whatever the aspect ratio it was stretched to."""
     return grid(size, even(0, size[1], rows), even(0, size[0], columns), tile, newlines)
 
 
+def patch_edges(pixels: int, patch: int) -> Edges:
+    """Return the edges of patches along one side of an encoder's input, [patches + 1].
+
+    The last patch extends to the end of the side, over the pixels that no patch covers.
+    """
+    edges = np.arange(pixels // patch + 1, dtype=np.float64) * patch
+    edges[-1] = pixels
+    return edges
+
+
+def squeezed(size: Size, side: int, patch: int) -> Places:
+    """Return a tile of the whole image, stretched to a square of `side` pixels and cut into patches."""
+    edges = patch_edges(side, patch) / side
+    return grid(size, edges * size[1], edges * size[0])
+
+
+def crops_then_whole(size: Size, rows: int, columns: int, side: int, *, cropped: bool) -> Places:
+    """Return equal crops of the image as tiles 1 and more, then the whole image as tile 0.
+
+    Args:
+        size: width and height of the original image.
+        rows: rows of crops.
+        columns: columns of crops.
+        side: rows and columns of tokens in each tile.
+        cropped: whether there are crops; otherwise there is the whole image only.
+    """
+    down, across = even(0, size[1], rows), even(0, size[0], columns)
+    parts = [
+        grid(
+            size,
+            even(down[row], down[row + 1], side),
+            even(across[column], across[column + 1], side),
+            tile=1 + row * columns + column,
+        )
+        for row in range(rows * cropped)
+        for column in range(columns)
+    ]
+    return join([*parts, whole(size, side, side)])
+
+
 def guess(size: Size, count: int) -> Places:
-    """For a family without rules: a square grid over the whole image if `count` is a square, else one row of tokens
-    whose boxes are the whole image."""
+    """Return places for a model without rules.
+
+    These are a square grid over the whole image if `count` is a square, otherwise one row of tokens whose boxes are all
+    the whole image.
+    """
     side = math.isqrt(count)
     if side * side == count:
         return whole(size, side, side)

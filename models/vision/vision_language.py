@@ -20,9 +20,9 @@ from latentbank.errors import ImageError, LayerNotFound, ModelError, QueryError
 from latentbank.models.language.loading import choose_device, choose_dtype, load_parts
 from latentbank.models.language.model import LanguageModel, absolute
 from latentbank.models.language.unembedding import Unembedding
-from latentbank.models.vision.families import find_family
 from latentbank.models.vision.geometry import Picture, Places, Unplaced, guess
 from latentbank.models.vision.images import open_image
+from latentbank.models.vision.registry import places_of
 
 log = logging.getLogger(__name__)
 
@@ -182,10 +182,10 @@ class VisionLanguageModel:
         self.placeholder: str = getattr(processor, "image_token", None) or str(
             processor.tokenizer.convert_ids_to_tokens(self._token_id)
         )
-        self._family = find_family(model.config)
-        self._said = False
-        if self._family is None:
-            self._tell(f"there are no rules for models of type {model.config.model_type}")
+        self._places_of = places_of(model.config)
+        self._guesses = False
+        if self._places_of is None:
+            self._warn_of_guess(f"there are no rules for models of type {model.config.model_type}")
 
     def __repr__(self) -> str:
         """Name, layers, and how boxes are found."""
@@ -195,7 +195,7 @@ class VisionLanguageModel:
     def geometry(self) -> str:
         """For people: how boxes are found, such as `exact, qwen2_vl` or `guessed: a square grid`."""
         kind = self.model.config.model_type
-        if self._family is None or self._said:
+        if self._guesses:
             return f"guessed, {kind}: a square grid over the whole image where the tokens form one"
         return f"exact, {kind}"
 
@@ -314,10 +314,10 @@ class VisionLanguageModel:
         self, group: list[Image.Image], first: int, inputs: Mapping[str, Any], positions: npt.NDArray[Any]
     ) -> list[Places]:
         """The places of the image positions of one prompt, image by image."""
-        if self._family is not None:
+        if self._places_of is not None:
             with contextlib.suppress(Unplaced):
                 places = [
-                    self._family(
+                    self._places_of(
                         Picture(
                             image.size, self.model.config, self.processor, inputs, first + number, len(group)
                         )
@@ -326,7 +326,7 @@ class VisionLanguageModel:
                 ]
                 if sum(map(len, places)) == len(positions):
                     return places
-            self._tell("its processor does not follow the rules known for its type")
+            self._warn_of_guess("its processor does not follow the rules known for its type")
         if len(positions) % len(group):
             raise ModelError(
                 f"The {len(positions)} visual tokens of {self.name} cannot be told apart for {len(group)} images: "
@@ -334,15 +334,15 @@ class VisionLanguageModel:
             )
         return [guess(image.size, len(positions) // len(group)) for image in group]
 
-    def _tell(self, why: str) -> None:
-        """Say, once, that boxes are guessed."""
-        if not self._said:
+    def _warn_of_guess(self, why: str) -> None:
+        """Log once that boxes are guessed, and why."""
+        if not self._guesses:
             log.warning(
                 "Where the visual tokens of %s are in the image is a guess, a square grid: %s.",
                 self.name,
                 why,
             )
-        self._said = True
+        self._guesses = True
 
 
 def _image_token_id(name: str, config: Any) -> int:

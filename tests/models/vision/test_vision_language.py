@@ -364,7 +364,7 @@ def test_an_unknown_family_is_guessed_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     exact = load("paligemma").visual_tokens([noise((60, 40))], [0])[0]
-    monkeypatch.setattr("latentbank.models.vision.vision_language.find_family", lambda config: None)
+    monkeypatch.setattr("latentbank.models.vision.vision_language.places_of", lambda config: None)
     with caplog.at_level(logging.WARNING):
         vlm = load_vision_language_model(str(directory("paligemma")), device="cpu")
     assert "is a guess, a square grid: there are no rules for models of type paligemma" in caplog.text
@@ -383,7 +383,7 @@ def test_a_processor_that_breaks_its_familys_rules_is_guessed(
     directory: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     vlm = load_vision_language_model(str(directory("llava")), device="cpu")
-    monkeypatch.setattr(vlm, "_family", lambda picture: whole(picture.size, 2, 3))
+    monkeypatch.setattr(vlm, "_places_of", lambda picture: whole(picture.size, 2, 3))
     with caplog.at_level(logging.WARNING):
         (tokens,) = vlm.visual_tokens([noise((60, 40))], [0])
     assert "does not follow the rules known for its type" in caplog.text
