@@ -1,4 +1,4 @@
-"""The command that shows the page: `latentbank view`."""
+"""`latentbank view`: show the page."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbank.cli.images import load_vlm
-from latentbank.cli.options import (
-    BankOption,
-    DeviceOption,
-    DtypeOption,
-    RevisionOption,
-    TrustOption,
-    opened_bank,
-)
+from latentbank.cli.options.banks import BankOptions
+from latentbank.cli.options.common import GlobalOptions
+from latentbank.cli.options.models import LoadingOptions
 from latentbank.errors import LatentBankError, ModelError
 
 if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
+    from latentbank.bank.settings import Settings
     from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.query.web.reader import Desk
 
-# Held-out scenes that the page offers, where their pictures are installed.
+# Held-out scenes that the page offers if the demo's pictures are installed.
 _SCENES = (0, 3, 8)
 
 
 def view(
-    bank: BankOption = None,
+    ctx: typer.Context,
+    *,
+    bank: BankOptions,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,64 +52,68 @@ def view(
     saved_only: Annotated[
         bool, typer.Option("--saved-only", help="Load no model: only saved readings can be opened.")
     ] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
+    loading: LoadingOptions,
 ) -> None:
-    """Show a page to look through the lens: any image, any sentence, over a bank. Ctrl-C ends it."""
+    """Show a page that reads any image and any sentence against a bank. Ctrl-C ends it."""
     try:
         import uvicorn
 
-        from latentbank.query.web.guard import LOOPBACK, SHORTEST_TOKEN, Guard
+        from latentbank.query.web.guard import Guard
         from latentbank.query.web.server import create_app
     except ImportError:
         raise LatentBankError(
             "The page needs fastapi and uvicorn: install latentbank with its extra, `pip install latentbank[web]`."
         ) from None
-    if token is None and host not in LOOPBACK:
-        raise LatentBankError(
-            f"On {host} others can reach the page: give a --token (or LATENTBANK_TOKEN) that they must bring."
-        )
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise LatentBankError(
-            f"The token is short enough to guess; give one of {SHORTEST_TOKEN} letters or more."
-        )
-    if revision is not None and model and len(model) > 1:
-        raise LatentBankError("A --revision is one model's: leave it out, or show one --model.")
+    _check(host, token, model, loading)
+    settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))  # first: loading a model takes a while
         desk, pictures = None, {}
         if not saved_only:
-            from latentbank.query.web.reader import Desk
-
             print("opening the bank and loading the model ...", file=sys.stderr)
-            opened = stack.enter_context(opened_bank(bank))
-            own = opened.manifest
-            load = partial(
-                load_vlm,
-                deepest_layer=lambda count: count,
-                device=device,
-                dtype=dtype,
-                revision=revision or (None if model else own.revision),
-                trust_remote_code=trust_remote_code,
-            )
-            (name, first), *others = shown_names(model or [own.model]).items()
-            # The first shows at once what is wrong; the others are loaded when somebody chooses them.
-            later = {other: partial(_load, load, path) for other, path in others}
-            desk, pictures = Desk(opened, load(first), later, name), shipped_pictures()
+            opened = stack.enter_context(bank.opened(settings))
+            desk, pictures = _desk(opened, model, loading, settings), shipped_pictures()
         app = Guard(create_app(desk, pictures), token)
         # No access log: it would hold what people typed.
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
         )
         print(f"The page is at {_address(listening)}; Ctrl-C ends it.", file=sys.stderr)
-        with suppress(KeyboardInterrupt):  # that is how it ends
+        with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 
 
+def _check(host: str, token: str | None, models: list[str] | None, loading: LoadingOptions) -> None:
+    """Raise LatentBankError for options that do not go together."""
+    from latentbank.query.web.guard import LOOPBACK, SHORTEST_TOKEN
+
+    if token is None and host not in LOOPBACK:
+        raise LatentBankError(
+            f"On {host} others can reach the page: give a --token (or LATENTBANK_TOKEN) that visitors must give."
+        )
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise LatentBankError(
+            f"The token is short enough to guess; give one of {SHORTEST_TOKEN} letters or more."
+        )
+    if loading.revision is not None and models and len(models) > 1:
+        raise LatentBankError("--revision is for one model: leave it out, or give one --model.")
+
+
+def _desk(bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings) -> Desk:
+    """Load the first model; the others are loaded when somebody chooses them."""
+    from latentbank.query.web.reader import Desk
+
+    revision = None if models else bank.manifest.revision
+
+    def load(path: str, say: Callable[[str], None] | None = None) -> VisualModel:
+        return loading.load_vlm(path, lambda count: count, settings, revision=revision, say=say)
+
+    (name, first), *others = shown_names(models or [bank.manifest.model]).items()
+    return Desk(bank, load(first), {other: partial(load, path) for other, path in others}, name)
+
+
 def shipped_pictures() -> dict[str, bytes]:
-    """Give the images that the page offers: a photo, and scenes where the demo's pictures are installed."""
+    """Return the images that the page offers: a photo, and scenes if the demo's pictures are installed."""
     from latentbank.demo.scenes import EVALUATION, load_things, make_scene
     from latentbank.demo.vlm import PHOTO
     from latentbank.query.output.pictures import png_bytes
@@ -126,7 +129,7 @@ def shipped_pictures() -> dict[str, bytes]:
 
 
 def shown_names(models: Sequence[str]) -> dict[str, str]:
-    """Give the models by the names that people choose them by: a path by its end, as the rest is nobody's business."""
+    """Return the models by the names that visitors see: of a path only the last part, as the rest is private."""
     found: dict[str, str] = {}
     for model in dict.fromkeys(models):
         plain = Path(model).resolve().name if Path(model).exists() else model
@@ -136,10 +139,6 @@ def shown_names(models: Sequence[str]) -> dict[str, str]:
             name = f"{plain} ({number})"
         found[name] = model
     return found
-
-
-def _load(load: Callable[..., VisualModel], model: str, say: Callable[[str], None]) -> VisualModel:
-    return load(model, say=say)
 
 
 def _listen(host: str, port: int) -> socket.socket:

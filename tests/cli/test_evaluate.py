@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import latentbank.cli.evaluate
 from latentbank.demo.scenes import Picture, Thing
 from latentbank.errors import QueryError
 from latentbank.models.language.model import load_language_model
@@ -50,12 +49,12 @@ def run(
 ) -> Run:
     """Run a command; the VLM and the things in scenes are the tests' own."""
 
-    def load(name: str, *_: Any) -> Any:
+    def load(name: str, **_: Any) -> Any:
         vlm = pixel_vlm(load_language_model(str(model_dir)), seed=len(name))
         vlm.card["losses"] = name
         return vlm
 
-    monkeypatch.setattr(latentbank.cli.evaluate, "load_vlm", load)
+    monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
     monkeypatch.setattr(
         "latentbank.demo.scenes.load_things", lambda: tuple(shape(n) for n in range(len(NAMES)))
     )

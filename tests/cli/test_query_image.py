@@ -247,7 +247,7 @@ def _louder(init: Any) -> Any:
         (("a.png", "--visual-layers", "x"), "'x' names no layers"),
         (("a.png", "--bank-layers", "1,9"), "no layer 9; it has 1, 2"),
         (("a.png", "--where", "color=red"), "is no condition"),
-        (("a.png", "--unique", "sentence"), "--unique context or --unique word"),
+        (("a.png", "--unique", "sentence"), "Unknown value 'sentence' for --unique; use context or word"),
         (("a.png", "--json", "--parquet", "out"), "choose --json or --parquet"),
         (("a.png", "--split", "test"), "datasets only"),
         (("a.png", "--top-k", "0"), "top_k is 0"),
@@ -272,7 +272,7 @@ def test_only_broken_images(run: Run, filled: None, loaded: list[PatchEye], phot
     code, _, err = run("query", "image", photos)
     assert code == 2
     assert err.count("skipped: ") == 3
-    assert "Not one of the images could be read" in err
+    assert "None of the images could be read" in err
 
 
 def test_a_vlm_with_another_backbone(
@@ -370,7 +370,7 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     assert "have no layer 2; they have 0, 1" in err
     # Kept with the VLM, they are what is taken when nothing is said.
     code, _, err = run("query", "means", photos)
-    assert (code, "comes from no folder of yours: say with --output" in err) == (2, True)
+    assert (code, "was loaded from no local folder; name the file to write with --output" in err) == (2, True)
     monkeypatch.setattr(PatchEye, "means_file", tmp_path / "eye.means.safetensors")
     assert json.loads(run(*words)[1])[0]["tokens"] == own["tokens"]
     assert run("query", "means", photos, "--visual-layers", "0,1")[0] == 1

@@ -194,7 +194,7 @@ def test_a_token_for_a_reader(
                 ("experiment", "corpus-swap", corpus, corpus),
                 ("bank", "push", "no-such-bank"),
                 ("bank", "import", tmp_path / "no-such-export"),
-                ("ingest", "official", tmp_path / "no-such-cache", "--model", "no-such-model"),
+                ("ingest", "latentlens", tmp_path / "no-such-cache", "--model", "no-such-model"),
             ):
                 code, out, err = run(*writes)
                 assert (code, out) == (2, ""), writes

@@ -84,7 +84,7 @@ def test_pull_by_snapshot(run: Run, contexts: int, server: QdrantDouble, tmp_pat
     code, _, err = run(*pull, "pigeon")
     assert (code, err) == (
         2,
-        "latentbank: 'pigeon' is no way to copy a bank; write --by snapshot or --by scroll.\n",
+        "latentbank: Unknown value 'pigeon' for --by; use snapshot or scroll.\n",
     )
     code, out, _ = run(*pull, "snapshot", "--json")
     pulled = json.loads(out)
@@ -121,7 +121,7 @@ def test_a_pull_that_is_not_sound_exits_with_1(
     assert "It is not sound." in " ".join(out.split())
 
 
-def test_ingest_official(run: Run, model_dir: Path, tmp_path: Path) -> None:
+def test_ingest_latentlens(run: Run, model_dir: Path, tmp_path: Path) -> None:
     network, tokenizer = latentlens.load_model(str(model_dir), device="cpu", dtype=torch.float32)
     index = latentlens.build_index(
         str(model_dir),
@@ -133,15 +133,17 @@ def test_ingest_official(run: Run, model_dir: Path, tmp_path: Path) -> None:
     )
     cache = tmp_path / "official"
     index.save(cache)
-    code, out, _ = run("ingest", "official", cache, "--model", model_dir, "--json")
+    code, out, _ = run("ingest", "latentlens", cache, "--model", model_dir, "--json")
     report = json.loads(out)
     assert (code, report["move"]["sound"], report["move"]["layers"]) == (0, True, [1, 3])
     assert (report["move"]["bank"], report["move"]["corpora"]) == ("tiny-llama", ["official"])
     assert set(report["cosines"]) == {"1", "3"}
     assert json.loads(run("bank", "verify", "--json")[1])["sound"]
-    again = " ".join(run("ingest", "official", cache)[1].split())
+    again = " ".join(run("ingest", "latentlens", cache)[1].split())
     assert "0 vectors written now. It is verified." in again
     assert "cosine with the LLM 1: 1.000, 3: 1.000" in again
-    code, _, err = run("ingest", "official", cache, "--bank", "other", "--name", "a b", "--model", model_dir)
+    code, _, err = run(
+        "ingest", "latentlens", cache, "--bank", "other", "--name", "a b", "--model", model_dir
+    )
     assert code == 2
     assert "cannot name a corpus" in err

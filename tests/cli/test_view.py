@@ -35,7 +35,7 @@ def test_what_the_user_can_mend_is_one_line(run: Run) -> None:
         (("--token", "short"), "give one of 12 letters or more"),
         (("--port", port), f"cannot be shown on 127.0.0.1, port {port}"),
         (("--port", "0"), "Name a bank; there is none yet"),
-        (("--model", "a", "--model", "b", "--revision", "main"), "A --revision is one model's"),
+        (("--model", "a", "--model", "b", "--revision", "main"), "--revision is for one model"),
     ):
         code, out, err = run("view", *words)
         assert (code, out) == (2, "")

@@ -1,0 +1,296 @@
+"""`latentbank bank`: list, info, verify, use, drop-corpus, delete, token, export, import, pull, push."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentbank.cli.grouping import command
+from latentbank.cli.options.banks import SampleOption, only_bank, place
+from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
+from latentbank.errors import LatentBankError
+from latentbank.ingest.defaults import plan_folder
+
+if TYPE_CHECKING:
+    from latentbank.bank.settings import Settings
+    from latentbank.bank.transfer.snapshots import Way
+
+app = typer.Typer(no_args_is_help=True, help="Manage banks.")
+
+
+@command(app, "list", example="bank list")
+def bank_list(ctx: typer.Context, *, as_json: JsonOption = False) -> None:
+    """List the banks and their versions."""
+    from latentbank.bank.opening import list_versions
+    from latentbank.cli.output.banks import show_banks
+
+    settings = GlobalOptions.of(ctx).settings()
+    show_banks(list_versions(settings), place(settings), as_json=as_json)
+
+
+@command(app, "info", example="bank info SmolLM2-135M")
+def bank_info(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str | None, typer.Argument()] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bank is and holds."""
+    from latentbank.bank.opening import bank_versions, open_bank
+    from latentbank.cli.output.banks import show_info
+
+    settings = GlobalOptions.of(ctx).settings()
+    with open_bank(only_bank(bank, settings), settings) as opened:
+        show_info(opened.info(), opened.version, bank_versions(opened.name, settings), as_json=as_json)
+
+
+@command(app, "verify", example="bank verify SmolLM2-135M")
+def bank_verify(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str | None, typer.Argument()] = None,
+    sample: Annotated[int, typer.Option(help="Vectors of each layer whose length is checked.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bank: counts, equal contexts in all layers, sound vectors. Exits 1 if something is wrong."""
+    from latentbank.bank.opening import open_bank
+    from latentbank.cli.output.banks import show_verified
+    from latentbank.progress import shown
+
+    settings = GlobalOptions.of(ctx).settings()
+    with open_bank(only_bank(bank, settings), settings) as opened:
+        with shown("comparing", "contexts") as progress:
+            wrong = opened.verify(sample, progress)
+        show_verified(opened.name, wrong, as_json=as_json)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@command(app, "use", example="bank use SmolLM2-135M@2")
+def bank_use(
+    ctx: typer.Context,
+    *,
+    version: Annotated[
+        str, typer.Argument(metavar="BANK@N", help="A version of a bank, such as SmolLM2-135M@2.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bank's plain name mean one of its versions, for all layers and readers at once."""
+    from latentbank.bank.opening import bank_versions, use_bank
+    from latentbank.cli.output.banks import show_use
+
+    settings = GlobalOptions.of(ctx).writer_settings()
+    before = use_bank(version, settings)
+    show_use(bank_versions(version, settings), before, as_json=as_json)
+
+
+@command(app, "drop-corpus", example="bank drop-corpus SmolLM2-135M captions")
+def bank_drop_corpus(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str, typer.Argument()],
+    corpus: Annotated[str, typer.Argument()],
+) -> None:
+    """Remove one corpus from a bank."""
+    from latentbank.bank.opening import open_bank
+
+    settings = GlobalOptions.of(ctx).writer_settings()
+    with open_bank(bank, settings) as opened:
+        dropped = opened.drop_corpus(corpus)
+    shutil.rmtree(plan_folder(settings, bank, corpus), ignore_errors=True)
+    typer.echo(f"Dropped '{corpus}' from '{bank}': {dropped:,} contexts in each layer.")
+
+
+@command(app, "delete", example="bank delete SmolLM2-135M --yes")
+def bank_delete(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str, typer.Argument()],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a bank, or one of its versions (such as SmolLM2-135M@1) that is not in use, with everything in it."""
+    from latentbank.bank.opening import check_deletion, delete_bank
+
+    settings = GlobalOptions.of(ctx).writer_settings()
+    if not yes:
+        check_deletion(bank, settings)  # before the question
+        typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
+    delete_bank(bank, settings)
+    shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
+    typer.echo(f"Deleted '{bank}'.")
+
+
+@command(app, "token", example="bank token --read --expires 30d --banks SmolLM2-135M --layers 4,8,12,16")
+def bank_token(
+    ctx: typer.Context,
+    *,
+    banks: Annotated[str, typer.Option(help="The banks it opens, with commas.")],
+    layers: Annotated[str, typer.Option(help="Their layers, such as 4,8,12,16 (`bank info` shows them).")],
+    expires: Annotated[str, typer.Option(help="When it ends, from now: 12h, 30d, 8w.")],
+    versions: Annotated[
+        str | None,
+        typer.Option(help="Versions that it opens of banks that are named plainly; by default 1 to 5."),
+    ] = None,
+    read: Annotated[bool, typer.Option("--read", help="It allows reading; there are no others.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key that reads some banks on a server and nothing else, signed here with the admin key."""
+    from latentbank.bank.opening import check_name
+    from latentbank.bank.token import VERSIONS, expiry, read_token
+    from latentbank.cli.output.banks import show_token
+
+    names, chosen, until = [name.strip() for name in banks.split(",")], numbers(layers) or [], expiry(expires)
+    opened = list(VERSIONS) if versions is None else _version_numbers(versions)
+    for name in names:
+        check_name(name)
+    if not read:
+        raise LatentBankError("Say what the token allows: --read. Writers need the admin key itself.")
+    key = GlobalOptions.of(ctx).settings().key()
+    if key is None:
+        raise LatentBankError(
+            "Tokens are signed with the server's admin key; set LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE."
+        )
+    made = read_token(key, names, chosen, until, opened)
+    show_token(made, names, chosen, opened, until, as_json=as_json)
+
+
+@command(app, "export", example="bank export SmolLM2-135M export")
+def bank_export(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str, typer.Argument()],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, or to continue in.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a bank as safetensors and Parquet files. Run again, it continues where it stopped."""
+    from latentbank.bank.opening import open_bank
+    from latentbank.bank.transfer.export import export_bank
+    from latentbank.cli.output.moves import show_export
+    from latentbank.progress import shown
+
+    settings = GlobalOptions.of(ctx).settings()
+    with open_bank(bank, settings) as opened, shown("exporting", "contexts") as progress:
+        report = export_bank(opened, directory, progress)
+    show_export(report, as_json=as_json)
+
+
+@command(app, "import", example="bank import export --name SmolLM2-135M")
+def bank_import(
+    ctx: typer.Context,
+    *,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `bank export` wrote.")],
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Name of the bank; by default the exported one's.")
+    ] = None,
+    sample: SampleOption = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Read an export into a bank, and verify it. Run again, it continues where it stopped."""
+    from latentbank.bank.transfer.load import import_bank
+    from latentbank.cli.output.moves import show_move
+    from latentbank.progress import shown
+
+    settings = GlobalOptions.of(ctx).writer_settings()
+    with shown("importing", "contexts") as progress:
+        report = import_bank(directory, settings, name, progress, sample)
+    show_move(report, place(settings), as_json=as_json)
+    if report.wrong:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """What is copied between a server and an embedded bank."""
+
+    bank: Annotated[str, typer.Argument()]
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="Folder of embedded banks; by default LATENTBANK_DATA_DIR."),
+    ] = None
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Only these layers, such as 8,12; by default all.")
+    ] = None
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", help="Only this corpus (can be repeated); by default all complete ones."),
+    ] = None
+    sample: SampleOption = 1000
+    as_json: JsonOption = False
+
+    def sides(self, settings: Settings) -> tuple[Settings, Settings]:
+        """Return the settings of the server and of the embedded banks.
+
+        Raises:
+            LatentBankError: no server is named.
+        """
+        if not settings.url:
+            raise LatentBankError("Name the server with --url before the command, or LATENTBANK_URL.")
+        folder = settings.data_dir if self.directory is None else self.directory.expanduser()
+        return settings, settings.model_copy(update={"url": "", "data_dir": folder})
+
+    def copy(self, source: Settings, target: Settings, by: Way | None = None) -> None:
+        """Copy the bank, compare both sides and print the report; exits 1 if they differ."""
+        from latentbank.bank.opening import open_bank
+        from latentbank.bank.transfer.copy import copy_bank
+        from latentbank.cli.output.moves import show_move
+        from latentbank.progress import shown
+
+        layers = numbers(self.layers) or "all"
+        with open_bank(self.bank, source) as opened, shown("copying", "contexts") as progress:
+            report = copy_bank(opened, target, layers, self.corpus, progress, self.sample, by)
+        show_move(report, place(target), as_json=self.as_json)
+        if report.wrong:
+            raise typer.Exit(1)
+
+
+@command(
+    app,
+    "pull",
+    example="--url https://qdrant.example.org:6333 bank pull SmolLM2-135M",
+    first="bank directory layers corpus by",
+)
+def bank_pull(
+    ctx: typer.Context,
+    *,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="snapshot or scroll; by default snapshots, where both sides allow them and they are faster.",
+        ),
+    ] = None,
+    options: CopyOptions,
+) -> None:
+    """Copy a server's bank into an embedded one, and compare both. Run again, it continues where it stopped."""
+    server, here = options.sides(GlobalOptions.of(ctx).settings())
+    options.copy(server, here, _way(by))
+
+
+@command(app, "push", example="--url https://qdrant.example.org:6333 bank push SmolLM2-135M")
+def bank_push(ctx: typer.Context, *, options: CopyOptions) -> None:
+    """Copy an embedded bank to the server, and compare both. Run again, it continues where it stopped."""
+    server, here = options.sides(GlobalOptions.of(ctx).writer_settings())
+    options.copy(here, server)
+
+
+def _version_numbers(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise LatentBankError(f"'{text}' names no versions; write numbers from 1 with commas, such as 1,2,3.")
+    return found
+
+
+def _way(by: str | None) -> Way | None:
+    if by is None:
+        return None
+    for way in ("snapshot", "scroll"):
+        if by == way:
+            return way
+    raise LatentBankError(f"Unknown value '{by}' for --by; use snapshot or scroll.")

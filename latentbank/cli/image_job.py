@@ -1,0 +1,148 @@
+"""The images of one command: which are skipped, which fail, and where their readings go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from latentbank.errors import ImageError, LatentBankError
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
+    from latentbank.bank.layers import BankLayers
+    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.query.output.files import Targets
+    from latentbank.query.output.parquet import ReadingFolder
+    from latentbank.query.reading.images import Images, ImageSource
+    from latentbank.query.reading.reading import Reading
+
+
+class ImageJob:
+    """The images of one command.
+
+    Attributes:
+        images: the images.
+        as_json: print JSON instead of grids of words.
+        pictures: folder of PNG files, or None.
+        targets: pages and figures to write, or None.
+        folder: folder of Parquet files; images that have a file there are skipped.
+        read: images read so far.
+        found: images skipped because the folder has them.
+        failed: images that could not be read.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        as_json: bool = False,
+        pictures: Path | None = None,
+        targets: Targets | None = None,
+    ) -> None:
+        self.images = images
+        self.as_json = as_json
+        self.pictures = pictures
+        self.targets = targets
+        self.folder: ReadingFolder | None = None
+        self.read = self.found = self.failed = 0
+        self._sources: dict[str, ImageSource] = {}
+
+    def broken(self, name: str, error: LatentBankError) -> None:
+        """Count an image that cannot be read and print why; raise the error if it is the only image."""
+        self._sources.pop(name, None)
+        if self.images.total == 1:
+            raise error
+        self.failed += 1
+        print(f"skipped: {error}", file=sys.stderr)
+
+    def counted(self) -> Iterator[ImageSource]:
+        """Yield the images while progress is shown."""
+        from latentbank.progress import shown
+
+        with shown("measuring", "images") as progress:
+            for number, image in enumerate(self.images):
+                progress.update(number, self.images.total)
+                yield image
+
+    def run(self, read: Callable[[Iterable[ImageSource]], Iterator[Reading]]) -> None:
+        """Read the images that are not done yet, and write or print each reading at once.
+
+        Raises:
+            ImageError: no image could be read.
+            typer.Exit: some images could not be read.
+        """
+        from latentbank.progress import Silent, shown
+
+        to_screen = self.folder is None and not self.as_json
+        with nullcontext(Silent()) if to_screen else shown("reading", "images") as progress:
+            if self.as_json:
+                print("[", end="")
+            for reading in read(self._pending()):
+                self._put(reading)
+                self.read += 1
+                progress.update(self.found + self.failed + self.read, self.images.total)
+            if self.as_json:
+                print("\n]")
+        if not self.read + self.found:
+            raise ImageError("None of the images could be read; the lines above say why.")
+        if self.folder is not None:
+            before = f", {self.found:,} were there before" if self.found else ""
+            print(f"Read {self.read:,} images into {self.folder.folder}{before}.")
+        if self.failed:
+            print(f"{self.failed:,} images could not be read.", file=sys.stderr)
+            raise typer.Exit(1)
+
+    def _put(self, reading: Reading) -> None:
+        image = self._sources.pop(reading.source)
+        if self.pictures is not None:
+            from latentbank.query.output.pictures import save_reading
+
+            save_reading(reading, self.pictures / image.file_name(".png"))
+        if self.targets is not None:
+            self.targets.write(image, reading)
+        if self.folder is not None:
+            self.folder.write(image, reading)  # last: an image that has this file is done
+        elif self.as_json:
+            print("," if self.read else "", json.dumps(reading.to_dict(), ensure_ascii=False), sep="\n")
+        else:
+            from latentbank.cli.output.readings import show_grids
+
+            show_grids(reading)
+
+    def _pending(self) -> Iterator[ImageSource]:
+        for image in self.images:
+            if self.folder is not None and self.folder.path(image).exists():
+                self.found += 1
+                continue
+            self._sources[image.name] = image
+            yield image
+
+
+def reading_folder(
+    path: Path, vlm: VisualModel, bank: Bank | None, bank_layers: BankLayers, choice: Mapping[str, Any]
+) -> ReadingFolder:
+    """Open the folder of --parquet, with everything that its readings depend on."""
+    from latentbank.query.output.parquet import ReadingFolder
+    from latentbank.query.reading.visual_tokens import called
+
+    settings: dict[str, Any] = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "fingerprint": vlm.fingerprint(),
+        "dtype": called(vlm.language.dtype),
+        **choice,
+    }
+    if bank is not None:
+        settings |= {
+            "bank": bank.name,
+            "metric": bank.metric,
+            "bank_layers": bank.choose_layers(bank_layers),
+            "corpora": {entry.name: entry.content_hash for entry in bank.shown_corpora.values()},
+        }
+    return ReadingFolder(path, settings)

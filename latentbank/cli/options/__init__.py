@@ -1,0 +1,1 @@
+"""Options that commands share, as dataclasses with the few steps that use them."""

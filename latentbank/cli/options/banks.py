@@ -1,0 +1,132 @@
+"""Options that name a bank, and how a command finds the bank it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentbank.cli.options.common import LayersOption, numbers
+from latentbank.errors import BankMismatch, BankNotFound, LatentBankError
+from latentbank.ingest.defaults import bank_name
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
+    from latentbank.bank.manifest import Manifest
+    from latentbank.bank.settings import Settings
+
+QuantizationOption = Annotated[str | None, typer.Option(help="int8, turbo or none; for a new bank.")]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(help="cosine or centred (subtracts the mean of each kind of token); for a new bank."),
+]
+SampleOption = Annotated[
+    int, typer.Option("--sample", min=0, help="Vectors of each layer that are verified at the end.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankOptions:
+    """The bank that a command reads."""
+
+    bank: Annotated[
+        str | None,
+        typer.Option(
+            "--bank",
+            "-b",
+            help="The bank, or a version such as NAME@2; by default LATENTBANK_BANK, else the only one.",
+        ),
+    ] = None
+
+    @contextmanager
+    def opened(self, settings: Settings, *, include_incomplete: bool = False) -> Iterator[Bank]:
+        """Open the bank for the duration of the block."""
+        with opened_bank(self.bank, settings, include_incomplete=include_incomplete) as bank:
+            yield bank
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBankOptions(BankOptions):
+    """The bank that a command fills, which may be new."""
+
+    layers: LayersOption = None
+
+    def known(self, settings: Settings, model: str | None) -> Manifest | None:
+        """Return the manifest of the bank if it exists.
+
+        The bank is the one named, else the one named after the model, else, without a model, the only one.
+        """
+        from latentbank.bank.opening import list_banks, open_bank
+
+        name = self.bank or settings.bank or (bank_name(model) if model else None)
+        if name is None:
+            banks = list_banks(settings)
+            if len(banks) != 1:
+                return None
+            (name,) = banks
+        try:
+            with open_bank(name, settings) as bank:
+                return bank.manifest
+        except BankNotFound:
+            return None
+
+    def name(self, settings: Settings, known: Manifest | None, model: str) -> str:
+        """Return the name of the bank: the one given, the known bank's, or the model's."""
+        return self.bank or settings.bank or (known.bank if known else bank_name(model))
+
+    def stored_layers(self, known: Manifest | None) -> list[int] | None:
+        """Return the layers given, else the known bank's; None: neither."""
+        return numbers(self.layers) or (list(known.layers) if known else None)
+
+
+@contextmanager
+def opened_bank(bank: str | None, settings: Settings, *, include_incomplete: bool = False) -> Iterator[Bank]:
+    """Open the bank named, the setting's or the only one, for the duration of the block."""
+    from latentbank.bank.opening import open_bank
+
+    with open_bank(only_bank(bank, settings), settings, include_incomplete=include_incomplete) as opened:
+        yield opened
+
+
+def only_bank(bank: str | None, settings: Settings) -> str:
+    """Return the name of the bank that a command means: the one named, the setting's, or the only one.
+
+    Raises:
+        LatentBankError: no bank is named and there is not exactly one.
+    """
+    from latentbank.bank.opening import list_banks
+
+    if bank or settings.bank:
+        return bank or settings.bank
+    banks = list_banks(settings)
+    if len(banks) == 1:
+        return banks[0]
+    found = (
+        f"there are {', '.join(banks)}" if banks else "there is none yet: `latentbank ingest run` makes one"
+    )
+    raise LatentBankError(f"Name a bank; {found}.")
+
+
+def check_quantization(known: Manifest | None, quantization: str | None) -> None:
+    """Raise BankMismatch if another quantization is asked for than the bank has."""
+    if known and quantization not in (None, known.quantization):
+        raise BankMismatch(
+            f"The bank '{known.bank}' is quantized as {known.quantization}; leave --quantization out."
+        )
+
+
+def check_metric(known: Manifest | None, metric: str | None) -> None:
+    """Raise BankMismatch if another metric is asked for than the bank has."""
+    if known and metric not in (None, known.metric):
+        raise BankMismatch(
+            f"The bank '{known.bank}' was made with metric {known.metric}; leave --metric out or choose another "
+            "bank name."
+        )
+
+
+def place(settings: Settings) -> str:
+    """Return where the banks are, for messages: a server's URL or a folder."""
+    return settings.url or str(settings.data_dir)

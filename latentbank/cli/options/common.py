@@ -1,0 +1,84 @@
+"""Options that stand before the command, and how lists of layers are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentbank.errors import LatentBankError
+
+if TYPE_CHECKING:
+    from latentbank.bank.layers import BankLayers
+    from latentbank.bank.settings import Settings
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")]
+LayersOption = Annotated[
+    str | None, typer.Option("--layers", help="Bank layers of a new bank, such as 4,8,12,16.")
+]
+VisualLayersOption = Annotated[
+    str | None,
+    typer.Option("--visual-layers", help="Layers that visual tokens are taken from, such as 0,4,8,16."),
+]
+BankLayersOption = Annotated[str, typer.Option(help="mid, all, or numbers such as 8,12.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")]
+SplitOption = Annotated[str | None, typer.Option(help="Split of a hub dataset.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalOptions:
+    """The options before the command. They are the typer context's object."""
+
+    url: Annotated[str | None, typer.Option(help="URL of a Qdrant server; LATENTBANK_URL.")] = None
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of embedded banks; LATENTBANK_DATA_DIR.")] = (
+        None
+    )
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
+
+    @classmethod
+    def of(cls, ctx: typer.Context) -> GlobalOptions:
+        """Return the options of a running command."""
+        return ctx.find_object(cls) or cls()
+
+    def settings(self, **given: Any) -> Settings:
+        """Return the settings, with the options before the command and those given."""
+        from latentbank.bank.settings import load_settings
+
+        return load_settings(url=self.url, data_dir=self.data_dir, **given)
+
+    def writer_settings(self, **given: Any) -> Settings:
+        """Return the settings of a command that changes banks.
+
+        Raises:
+            BankUnavailable: the API key is a reader's. The command ends before any work.
+        """
+        from latentbank.bank.store.base import require_writer
+
+        settings = self.settings(**given)
+        require_writer(settings)
+        return settings
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """Return the layers of a list such as "4,8,12", sorted; None for None.
+
+    Raises:
+        LatentBankError: the text is no list of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise LatentBankError(
+            f"'{text}' names no layers; write numbers with commas, such as 4,8,12."
+        ) from None
+
+
+def bank_layers_of(text: str) -> BankLayers:
+    """Return the bank layers that --bank-layers names: "mid", "all" or a list of numbers."""
+    if text == "mid" or text == "all":
+        return text  # type: ignore[return-value]
+    return numbers(text) or []

@@ -1,0 +1,123 @@
+"""Options that name a corpus, and those of its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from latentbank.cli.options.common import ConfigOption, SplitOption
+from latentbank.errors import LatentBankError
+
+if TYPE_CHECKING:
+    from latentbank.ingest.corpus import Corpus
+    from latentbank.ingest.plan import PlanSettings
+    from latentbank.ingest.workers.shares import Share
+
+NameOption = Annotated[
+    str | None, typer.Option("--name", "-n", help="Name of the corpus; by default the file's.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """A corpus of files, of standard input or of a hub dataset."""
+
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, globs, - for standard input, or a hub dataset.", show_default=False),
+    ] = None
+    name: NameOption = None
+    column: Annotated[
+        str | None, typer.Option(help="Column that holds the sentences; by default it is found.")
+    ] = None
+    config: ConfigOption = None
+    split: SplitOption = None
+    limit: Annotated[int | None, typer.Option(help="Read only the first so many sentences.")] = None
+
+    def open(self) -> Corpus:
+        """Open the corpus; without a name it gets the first file's.
+
+        Raises:
+            LatentBankError: no source is named, or the corpus has no name.
+        """
+        from latentbank.ingest.corpus import open_corpus
+
+        if not self.sources:
+            raise LatentBankError("Name a corpus: files, a hub dataset, or - for standard input.")
+        stem = Path(self.sources[0]).name.split(".")[0]
+        if self.name is None and stem in ("", "-"):
+            raise LatentBankError("Give the corpus a name with --name.")
+        return open_corpus(
+            self.name or stem,
+            self.sources,
+            column=self.column,
+            config=self.config,
+            split=self.split,
+            limit=self.limit,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """A plan's folder and settings."""
+
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Folder of the plan; by default beside the banks.")
+    ] = None
+    bos: Annotated[
+        str, typer.Option(help="tokenizer: as it does by itself; always: BOS before each sentence.")
+    ] = "tokenizer"
+    skip: Annotated[int, typer.Option(help="Leading tokens of a sentence that are left out.")] = 1
+    contexts_per_token: Annotated[
+        int, typer.Option("--contexts-per-token", help="Contexts of one token id at most.")
+    ] = 50
+    max_tokens: Annotated[int, typer.Option(help="Cut sentences after so many tokens.")] = 512
+
+    def settings(self) -> PlanSettings:
+        """Return the plan settings that the ledger keeps."""
+        from latentbank.ingest.plan import PlanSettings
+
+        return PlanSettings(cast("Any", self.bos), self.skip, self.contexts_per_token, self.max_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """Who stores a plan: this process, one worker of several, or Ray."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Store only this share of the plan, such as 0/4, the first of four."),
+    ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            help="Store all shares of the plan with Ray: local (this machine), auto (its cluster) or "
+            "ray://HOST:10001.",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: how many workers; by default one for each GPU.")
+    ] = None
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Put the corpus in the place of the one of its name, once it is complete."
+        ),
+    ] = False
+    batch: Annotated[
+        int | None, typer.Option(help="Tokens in one forward pass; by default by the device.")
+    ] = None
+
+    def share(self) -> Share | None:
+        """Return the share that --shard names; None: the whole plan."""
+        from latentbank.ingest.workers.shares import parse_share
+
+        return parse_share(self.shard) if self.shard else None
+
+    def needs_plan(self) -> str | None:
+        """Return the option that needs a finished plan; None: there is none."""
+        return "--shard" if self.shard else "--ray" if self.ray else None

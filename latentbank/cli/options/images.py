@@ -1,0 +1,121 @@
+"""Options that name images, say how they are read, and where readings go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from latentbank.cli.options.common import BankLayersOption, ConfigOption, SplitOption, bank_layers_of
+from latentbank.errors import QueryError
+
+if TYPE_CHECKING:
+    from latentbank.bank.layers import BankLayers
+    from latentbank.bank.where import Where
+    from latentbank.query.output.files import Targets
+    from latentbank.query.reading.images import Images
+
+PromptOption = Annotated[
+    str | None, typer.Option(help="Text beside the image; by default the model's own way.")
+]
+ImageBatchOption = Annotated[int, typer.Option("--batch", help="Images in one forward pass.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Images of files, folders or datasets."""
+
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Files, globs, folders, .parquet files or hub datasets.", show_default=False),
+    ]
+    column: Annotated[
+        str | None,
+        typer.Option("--column", help="Column of a dataset that holds the images; by default found."),
+    ] = None
+    config: ConfigOption = None
+    split: SplitOption = None
+    limit: Annotated[int | None, typer.Option("--limit", help="Take only the first so many images.")] = None
+
+    def find(self) -> Images:
+        """Return the images."""
+        from latentbank.query.reading.images import find_images
+
+        return find_images(
+            self.images, column=self.column, config=self.config, split=self.split, limit=self.limit
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How neighbors are searched."""
+
+    bank_layers: BankLayersOption = "mid"
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Neighbors per token.")] = 5
+    where: Annotated[
+        list[str] | None, typer.Option(help="Filter, such as word=dog|cat or corpus!=news; all must hold.")
+    ] = None
+    unique: Annotated[str | None, typer.Option(help="One neighbor per context or per word.")] = None
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every context in full precision.")] = (
+        False
+    )
+    include_incomplete: Annotated[
+        bool, typer.Option("--include-incomplete", help="Search corpora that are not complete, too.")
+    ] = False
+
+    def layers(self) -> BankLayers:
+        """Return the bank layers to search."""
+        return bank_layers_of(self.bank_layers)
+
+    def condition(self) -> Where | None:
+        """Return the filter; None: there is none."""
+        from latentbank.bank.where import parse_where
+
+        return parse_where(self.where or [])
+
+    def once(self) -> Any:
+        """Return what is shown once: "context", "word" or None.
+
+        Raises:
+            QueryError: another value is given.
+        """
+        if self.unique not in (None, "context", "word"):
+            raise QueryError(f"Unknown value '{self.unique}' for --unique; use context or word.")
+        return cast("Any", self.unique)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOutputs:
+    """Where the readings of images go."""
+
+    parquet: Annotated[
+        Path | None,
+        typer.Option(help="Write one Parquet file an image here; images that have one are skipped."),
+    ] = None
+    pictures: Annotated[
+        Path | None, typer.Option(help="Write a PNG of each image here, the best word on each patch.")
+    ] = None
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page to look at: a file for one image, else a folder.")
+    ] = None
+    png: Annotated[
+        Path | None, typer.Option(help="Write a figure for a paper: a file for one image, else a folder.")
+    ] = None
+    pdf: Annotated[Path | None, typer.Option(help="The same as --png, as PDF.")] = None
+    svg: Annotated[Path | None, typer.Option(help="The same as --png, as SVG.")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")] = False
+
+    def targets(self, images: int | None) -> Targets:
+        """Return the pages and figures to write for so many images (None: unknown).
+
+        Raises:
+            QueryError: a file is named for several images.
+        """
+        from latentbank.query.output.files import Targets
+
+        files = {"html": self.html, "png": self.png, "pdf": self.pdf, "svg": self.svg}
+        targets = Targets({kind: path.expanduser() for kind, path in files.items() if path is not None})
+        targets.check(images)
+        return targets

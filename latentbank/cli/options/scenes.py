@@ -1,0 +1,112 @@
+"""Options of the commands that score lenses on scenes, and what these commands load."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentbank.cli.options.common import VisualLayersOption, numbers
+from latentbank.errors import LatentBankError
+
+if TYPE_CHECKING:
+    from latentbank.bank.settings import Settings
+    from latentbank.cli.options.models import LoadingOptions
+    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.progress import Progress
+    from latentbank.query.evaluation.experiments.compare import Setup
+    from latentbank.query.evaluation.labelled import LabelledImage
+
+LensOption = Annotated[str, typer.Option("--lens", help="latent, logit, embedding, or several with commas.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for the figures and the JSON.")
+]
+
+
+@dataclass(frozen=True)
+class SceneInputs:
+    """A VLM, the same VLM with a projector of random weights, and the scenes made for its grid of patches."""
+
+    model: VisualModel
+    random: VisualModel | None
+    scenes: Sequence[LabelledImage]
+    calibration: Sequence[LabelledImage]
+    layers: list[int]
+    coverage: float
+
+    def setup(self, progress: Progress) -> Setup:
+        """Return what the evaluations of a comparison share."""
+        from latentbank.query.evaluation.experiments.compare import Setup
+
+        return Setup(self.scenes, self.layers, self.calibration, self.coverage, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """The scenes, the layers and the control that lenses are scored with."""
+
+    visual_layers: VisualLayersOption = None
+    scenes: Annotated[int, typer.Option(help="Held-out scenes, at most 300.")] = 300
+    calibration: Annotated[
+        int, typer.Option(help="Other scenes whose visual tokens give the means for a centred bank.")
+    ] = 100
+    coverage: Annotated[
+        float, typer.Option(help="Share of a patch that an object must cover to make it an object patch.")
+    ] = 0.5
+    random: Annotated[
+        bool,
+        typer.Option("--random/--no-random", help="Also score a projector of random weights, as a control."),
+    ] = True
+
+    def inputs(
+        self,
+        name: str,
+        loading: LoadingOptions,
+        settings: Settings,
+        *,
+        bank_layers: list[int] | Callable[[int], list[int]] | None = None,
+    ) -> SceneInputs:
+        """Load a VLM and make the scenes.
+
+        Args:
+            name: the VLM: hub id, folder, projector file or "demo".
+            loading: how it is loaded.
+            settings: settings with the folder of the banks.
+            bank_layers: further layers the LLM must have, or a function that returns them from the number of layers.
+
+        Raises:
+            LatentBankError: a number of scenes is out of range.
+        """
+        from latentbank.demo.scenes import EVALUATION, VALIDATION, load_things, make_scene
+        from latentbank.query.evaluation.controls import with_random_projector
+        from latentbank.query.evaluation.evaluate import evaluation_layers, grid_of
+
+        if not 2 <= self.scenes <= len(EVALUATION):
+            raise LatentBankError(f"--scenes is {self.scenes}; it can be 2 to {len(EVALUATION)}.")
+        if not 0 <= self.calibration <= len(VALIDATION):
+            raise LatentBankError(f"--calibration is {self.calibration}; it can be 0 to {len(VALIDATION):,}.")
+        chosen = numbers(self.visual_layers)
+
+        def deepest(count: int) -> int:
+            stored = bank_layers(count) if callable(bank_layers) else bank_layers or []
+            return max([*(chosen or evaluation_layers(count)), *stored])
+
+        model = loading.load_vlm(name, deepest, settings)
+        grid = grid_of(model)
+        things = load_things()
+        scenes = [make_scene(things, seed, grid).labelled() for seed in EVALUATION[: self.scenes]]
+        others = [make_scene(things, seed, grid).labelled() for seed in VALIDATION[: self.calibration]]
+        control = (
+            with_random_projector(model, [scene.image for scene in scenes[:32]]) if self.random else None
+        )
+        if self.random and control is None:
+            print(
+                f"{model.name} has no projector that can be replaced; the random control is left out.",
+                file=sys.stderr,
+            )
+        layers = chosen or evaluation_layers(model.num_layers)
+        return SceneInputs(model, control, scenes, others, layers, self.coverage)

@@ -1,0 +1,125 @@
+"""Banks, their versions and their keys, as tables or JSON (docs/json.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from latentbank.cli.output.text import console, print_facts, print_json, size_text
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import BankInfo
+    from latentbank.bank.versions import Versions
+
+
+def show_banks(banks: Sequence[Versions], where: str, *, as_json: bool) -> None:
+    """Print the names of banks, with their versions where there are several."""
+    if as_json:
+        versions = {one.bank: _versions(one) for one in banks}
+        return print_json({"where": where, "banks": [one.bank for one in banks], "versions": versions})
+    for one in banks:
+        several = one.versions != (1,)
+        print(f"{one.bank}  ({_said_versions(one)})" if several else one.bank)
+    if not banks:
+        console().print(
+            f"There is no bank in {where} yet; `latentbank ingest run` makes one.", highlight=False
+        )
+    return None
+
+
+def show_use(now: Versions, before: int | None, *, as_json: bool) -> None:
+    """Print which version a bank's plain name means since a switch."""
+    if as_json:
+        return print_json({"bank": now.bank, **_versions(now), "before": before})
+    back = "" if before in (None, now.in_use) else f"; `latentbank bank use {now.bank}@{before}` goes back"
+    print(f"'{now.bank}' means version {now.in_use} now{back}.")
+    return None
+
+
+def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:
+    """Print a bank's manifest, its versions and the state of its layers."""
+    manifest = info.manifest
+    if as_json:
+        layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
+        told = {key: value for key, value in manifest.to_dict().items() if key != "means"}
+        return print_json({**told, "bank_version": version, **_versions(versions), "state": layers})
+    print_facts(
+        [
+            ("bank", manifest.bank),
+            *([("version", f"{version} ({_said_versions(versions)})")] if versions.versions != (1,) else []),
+            ("model", manifest.model + (f" at {manifest.revision}" if manifest.revision else "")),
+            ("fingerprint", manifest.fingerprint),
+            ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
+            ("quantization", manifest.quantization),
+            ("metric", manifest.metric),
+            ("created", f"{manifest.created} by latentbank {manifest.version}"),
+        ]
+    )
+    table = Table("layer", "contexts", "indexed", "on disk")
+    for layer, state in info.layers.items():
+        disk = "" if state.bytes_on_disk is None else size_text(state.bytes_on_disk)
+        table.add_row(str(layer), f"{state.points:,}", f"{state.indexed:,}", disk)
+    console().print(table)
+    if manifest.corpora:
+        ledger = Table("corpus", "sentences", "tokens", "contexts", "complete", "updated")
+        for entry in manifest.corpora.values():
+            ledger.add_row(
+                Text(entry.name),
+                f"{entry.sentences:,}",
+                f"{entry.tokens:,}",
+                f"{entry.contexts:,}",
+                "yes" if entry.complete else "no",
+                entry.updated,
+            )
+        console().print(ledger)
+    return None
+
+
+def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
+    """Print what a verification found."""
+    if as_json:
+        return print_json({"bank": bank, "sound": not wrong, "wrong": list(wrong)})
+    for sentence in wrong:
+        print(sentence)
+    if not wrong:
+        print(f"The bank '{bank}' is sound.")
+    return None
+
+
+def show_token(
+    token: str,
+    banks: Sequence[str],
+    layers: Sequence[int],
+    versions: Sequence[int],
+    expires: datetime,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a token: alone on standard output, so that it can go into a file."""
+    until = expires.isoformat(timespec="seconds")
+    if as_json:
+        return print_json(
+            {
+                "token": token,
+                "banks": list(banks),
+                "layers": list(layers),
+                "versions": list(versions),
+                "expires": until,
+            }
+        )
+    print(token)
+    return None
+
+
+def _versions(of: Versions) -> dict[str, Any]:
+    return {"versions": list(of.versions), "in_use": of.in_use}
+
+
+def _said_versions(of: Versions) -> str:
+    numbers = ", ".join(map(str, of.versions))
+    return f"version{'s' if len(of.versions) > 1 else ''} {numbers}; in use: {of.in_use or 'none'}"

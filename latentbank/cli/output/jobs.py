@@ -1,0 +1,93 @@
+"""Ingestion jobs and trainings, as tables or JSON (docs/json.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from latentbank.cli.output.text import console, print_facts, print_json
+from latentbank.progress import duration
+from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.bank.manifest import CorpusEntry
+    from latentbank.ingest.job import JobReport
+    from latentbank.ingest.workers.shares import ShareState
+
+
+def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bool) -> None:
+    """Print what an ingestion did."""
+    if as_json:
+        return print_json({"bank": bank, "layers": list(layers), **asdict(report)})
+    if not report.complete:
+        console().print(
+            f"Share {report.share} of '{report.corpus}' is stored in '{bank}': {report.contexts:,} contexts in each "
+            f"layer ({report.found:,} were there before). Other shares are not done yet; whoever stores the last one "
+            "completes the corpus.",
+            highlight=False,
+        )
+        return None
+    if not report.encoded:
+        console().print(
+            f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each layer."
+        )
+        return None
+    rate = report.encoded / max(report.encode_seconds + report.index_seconds, 1e-9)
+    console().print(
+        f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each of the layers "
+        f"{listed(layers)} ({report.found:,} were there before). Encoding took "
+        f"{duration(report.encode_seconds)}, indexing {duration(report.index_seconds)}: {rate:,.0f} contexts/s.",
+        highlight=False,
+    )
+    return None
+
+
+def show_status(
+    bank: str, rows: Sequence[tuple[CorpusEntry, int, Sequence[ShareState]]], *, as_json: bool
+) -> None:
+    """Print how far each corpus is, and each share of it."""
+    if as_json:
+        data = [
+            {**entry.to_dict(), "stored": stored, "shares": [asdict(one) for one in shares]}
+            for entry, stored, shares in rows
+        ]
+        return print_json({"bank": bank, "corpora": data})
+    table = Table("corpus", "state", "stored", "planned", "updated", title=bank)
+    for entry, stored, shares in rows:
+        share = stored / max(entry.contexts, 1)
+        state = "complete" if entry.complete else f"incomplete, {share:.0%}"
+        table.add_row(Text(entry.name), state, f"{stored:,}", f"{entry.contexts:,}", entry.updated)
+        for one in shares:
+            held = ["" if count is None else f"{count:,}" for count in (one.stored, one.contexts)]
+            by = f" ({one.worker})" if one.worker and one.state != "done" else ""
+            table.add_row(Text(f"  {one.share}"), Text(one.state + by), *held, one.heartbeat)
+    console().print(table if rows else f"The bank '{bank}' has no corpus yet.")
+    return None
+
+
+def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a training came to: the projector's file and its card."""
+    if as_json:
+        return print_json({"file": str(file), **card})
+    training, data = card["training"], card["data"][0]
+    skipped = ", ".join(f"{count:,} with {reason}" for reason, count in data["skipped"].items())
+    cut = f", {data['cut_captions']:,} captions cut" if data["cut_captions"] else ""
+    rows = [
+        ("projector", str(file)),
+        ("encoder", card["encoder"]["name"]),
+        ("LLM", card["llm"]["name"]),
+        ("pairs", f"{data['rows']:,}{f', left out: {skipped}' if skipped else ''}{cut}"),
+        ("steps", f"{training['steps']:,} in {duration(training['seconds'])}"),
+    ]
+    for key, name in (("loss", "training loss"), ("validation_loss", "validation loss")):
+        if training[key] is not None:
+            rows.append((name, f"{training[key]:.3f} nats a token"))
+    for sample in training["samples"]:
+        rows.append((f"“{sample['caption']}”", f"“{sample['written']}”"))
+    print_facts(rows)
+    return None

@@ -1,0 +1,72 @@
+"""Exports, imports and copies of banks, as tables or JSON (docs/json.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from latentbank.cli.output.text import console, corpora_text, print_facts, print_json, size_text
+from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.bank.transfer.export import ExportReport
+    from latentbank.bank.transfer.receive import MoveReport
+    from latentbank.ingest.latentlens.caches import OfficialReport
+
+
+def show_export(report: ExportReport, *, as_json: bool) -> None:
+    """Print what an export is."""
+    if as_json:
+        return print_json(asdict(report))
+    print_facts(
+        [
+            ("bank", report.bank),
+            ("corpora", corpora_text(report.corpora, report.left_out)),
+            (
+                "contexts",
+                f"{report.contexts:,} in each of the layers {listed(report.layers)}",
+            ),
+            (
+                "files",
+                f"{report.files:,} in {report.directory}, {size_text(report.bytes)} ({report.written:,} written now)",
+            ),
+        ]
+    )
+    return None
+
+
+def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
+    """Print what a move of contexts into a bank did, and what its verification found."""
+    if as_json:
+        return print_json({"where": where, **asdict(report), "sound": not report.wrong})
+    for sentence in report.wrong:
+        print(sentence)
+    verdict = "It is verified" if not report.wrong else "It is not sound"
+    by = f" ({report.snapshots} layers by snapshot)" if report.snapshots else ""
+    console().print(
+        f"The bank '{report.bank}' in {where} holds {corpora_text(report.corpora, report.left_out)}: "
+        f"{report.contexts:,} contexts in each of the layers {listed(report.layers)}, "
+        f"{report.written:,} vectors written now{by}. {verdict}.",
+        highlight=False,
+        markup=False,
+    )
+    return None
+
+
+def show_official(report: OfficialReport, where: str, *, as_json: bool) -> None:
+    """Print what the import of a cache of latentlens did."""
+    if as_json:
+        move = {**asdict(report.move), "sound": not report.move.wrong}
+        return print_json({"where": where, **asdict(report), "move": move})
+    show_move(report.move, where, as_json=False)
+    cosines = ", ".join(f"{layer}: {cosine:.3f}" for layer, cosine in report.cosines.items())
+    print_facts(
+        [
+            ("rows of the first layer", f"{report.rows:,}"),
+            ("repeated prefixes", f"{report.repeated:,} in all layers"),
+            ("special and first tokens", f"{report.left_out:,} in all layers"),
+            ("not in every layer", f"{report.not_everywhere:,}"),
+            ("cosine with the LLM", cosines),
+        ]
+    )
+    return None

@@ -1,0 +1,61 @@
+"""`latentbank query`: text, and from `query_image` image, means and norms."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from latentbank.cli.grouping import command
+from latentbank.cli.options.banks import BankOptions
+from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
+from latentbank.cli.options.images import SearchOptions
+from latentbank.cli.options.models import ModelOptions
+
+app = typer.Typer(no_args_is_help=True, help="Read hidden states against a bank.")
+
+
+@command(
+    app,
+    "text",
+    example="query text 'The dog chased a cat.' --token dog --top-k 3",
+    first="sentence bank model",
+)
+def query_text(
+    ctx: typer.Context,
+    *,
+    sentence: Annotated[str, typer.Argument()],
+    bank: BankOptions,
+    token: Annotated[str | None, typer.Option(help="Read only this word or token.")] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="Layers the sentence is read at, such as 8,12.")
+    ] = None,
+    search: SearchOptions,
+    model: ModelOptions,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the tokens of a sentence against a bank."""
+    from latentbank.cli.output.readings import show_reading
+    from latentbank.query.reading.reading import read_text
+
+    settings = GlobalOptions.of(ctx).settings()
+    layers = numbers(layer)
+    condition = search.condition()
+    with bank.opened(settings, include_incomplete=search.include_incomplete) as opened:
+        manifest = opened.manifest
+        llm = model.load_llm(
+            layers or list(opened.layers), default=manifest.model, default_revision=manifest.revision
+        )
+        reading = read_text(
+            opened,
+            llm,
+            sentence,
+            layers,
+            token=token,
+            bank_layers=search.layers(),
+            top_k=search.top_k,
+            where=condition,
+            unique=search.once(),
+            exact=search.exact,
+        )
+    show_reading(reading, as_json=as_json)
