@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from latentbank.errors import CorpusError
-from latentbank.ingest.sources import FORMATS, known_format, read_dataset, read_file, read_lines
+from latentbank.ingest.sources.dataset import read_dataset
+from latentbank.ingest.sources.lines import read_lines
+from latentbank.ingest.sources.registry import described_formats, format_of, read_file
+from latentbank.text import is_hub_id, listed
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
-_HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def open_corpus(
         CorpusError: the name is no name, files are missing or of an unknown kind, a glob matches
             nothing, or dataset options are given for plain files.
     """
-    listed = [sources] if isinstance(sources, str | os.PathLike) else sources
-    given = [os.fspath(source) for source in listed]
+    several = [sources] if isinstance(sources, str | os.PathLike) else sources
+    given = [os.fspath(source) for source in several]
     if not given:
         raise CorpusError(f"Corpus {name} has no source; give a file, a dataset or - for standard input.")
     found: list[str] = []
@@ -117,9 +119,9 @@ def open_corpus(
     files = [
         source for source in found if source != "-" and os.path.exists(source) and not os.path.isdir(source)
     ]
-    unknown = [file for file in files if known_format(file) is None]
+    unknown = [file for file in files if format_of(file) is None]
     if unknown:
-        raise CorpusError(f"{', '.join(unknown)}: of no kind that can be read; give {FORMATS}.")
+        raise CorpusError(f"{listed(unknown)}: unknown format; give {described_formats()}.")
     if (config or split or revision) and len(files) + found.count("-") == len(found):
         raise CorpusError(
             f"Corpus {name} is read from files: config, split and revision are for datasets only."
@@ -199,7 +201,7 @@ def _records(corpus: Corpus) -> Iterator[str | None]:
 def _may_be_hub_id(source: str) -> bool:
     """Whether a source that is no file can be meant as a dataset of the hub."""
     folder = os.path.dirname(source)  # where it is there, a file in it is meant
-    return bool(_HUB_ID.fullmatch(source)) and not os.path.isdir(folder) and known_format(source) is None
+    return is_hub_id(source) and not os.path.isdir(folder) and format_of(source) is None
 
 
 def _encodable(text: str) -> bool:

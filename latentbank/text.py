@@ -1,10 +1,11 @@
-"""Short pieces of text that messages share: first lines, lists, hub ids."""
+"""Short pieces of text that messages share: first lines, reasons, lists, hub ids."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
+_SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
 _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
 
 
@@ -12,6 +13,15 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def public_reason(error: BaseException) -> str:
+    """Return what an error of a library that talks to the hub says, without addresses and access tokens.
+
+    The first two lines of it, at most 400 characters: `datasets` lists the configurations to choose from on the second.
+    """
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    return _SECRETS.sub("...", ": ".join(lines[:2]))[:400] or type(error).__name__
 
 
 def listed(items: Iterable[object]) -> str:

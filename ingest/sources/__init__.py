@@ -1,0 +1,1 @@
+"""What a corpus can be read from: files of several formats, one module each, and datasets."""

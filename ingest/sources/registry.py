@@ -1,0 +1,83 @@
+"""The formats that corpora can be read from: those in this package, and those of installed packages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+
+from latentbank.errors import CorpusError
+from latentbank.ingest.sources import csv, json, parquet, text
+from latentbank.ingest.sources.base import Format
+from latentbank.ingest.sources.lines import compression_of
+from latentbank.text import first_line, listed
+
+GROUP = "latentbank.sources"
+"""Group of the entry points through which packages add formats."""
+
+_OWN = (text.FORMAT, csv.FORMAT, json.LINES, json.DOCUMENT, parquet.FORMAT)
+
+
+def format_of(path: str) -> Format | None:
+    """Return the format of a file by its name; None if no format has its suffix.
+
+    A suffix of this package's formats always means those, whatever is installed.
+
+    Raises:
+        CorpusError: an installed format cannot be loaded.
+    """
+    name = path.lower()
+    compressed = compression_of(name) is not None
+    suffix = os.path.splitext(os.path.splitext(name)[0] if compressed else name)[1]
+    if not suffix:
+        return None
+    for known in _all_formats():
+        if suffix in known.suffixes and (known.compressed or not compressed):
+            return known
+    return None
+
+
+def read_file(path: str, column: str | None) -> Iterator[str | None]:
+    """Return an iterator over the texts of a file in order; None stands for a missing one.
+
+    Args:
+        path: a file of a known format.
+        column: the column that holds the sentences; None: it is found.
+
+    Raises:
+        CorpusError: the file has no known format, cannot be read, is damaged or no text, or its column is not found.
+    """
+    known = format_of(path)
+    if known is None:
+        raise CorpusError(f"{path}: unknown format; give {described_formats()}.")
+    return known.read(path, column)
+
+
+def described_formats() -> str:
+    """Return the suffixes of all formats as a message lists them."""
+    compressed: dict[str, bool] = {}
+    for known in _all_formats():
+        for suffix in known.suffixes:
+            compressed.setdefault(suffix, known.compressed)
+    packed = [suffix for suffix, is_compressed in compressed.items() if is_compressed]
+    plain = [suffix for suffix, is_compressed in compressed.items() if not is_compressed]
+    return f"{listed(packed)} (each also .gz or .zst), {listed(plain[:-1])} or {plain[-1]}"
+
+
+def _all_formats() -> Iterator[Format]:
+    """Go through the formats, ours first; the entry points are read only when none of ours is taken."""
+    yield from _OWN
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            loaded = entry.load()
+        except Exception as error:  # whatever a foreign module raises
+            raise CorpusError(
+                f"The installed corpus format '{entry.name}' ({entry.value}) cannot be loaded ({first_line(error)}); "
+                "repair or remove its package."
+            ) from None
+        if not isinstance(loaded, Format):
+            raise CorpusError(
+                f"The installed corpus format '{entry.name}' ({entry.value}) is no Format of "
+                "latentbank.ingest.sources.base; repair or remove its package."
+            )
+        yield loaded
