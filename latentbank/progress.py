@@ -1,4 +1,7 @@
-"""Progress of anything that takes over two seconds: rich on a terminal, plain lines elsewhere."""
+"""Progress of work that takes over two seconds: a bar on a terminal, plain lines elsewhere.
+
+rich, which draws the bar, is imported only when a bar is shown.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from typing import Protocol, TextIO
 
 
 class Progress(Protocol):
-    """What a long-running function tells of its work; it never has to know who listens."""
+    """What a long-running function reports its work to."""
 
     def update(self, done: float, total: float | None = None) -> None:
-        """Say that `done` units of `total` (None: unknown) are finished by now."""
+        """Report that `done` of `total` units are finished; `total` is None if it is unknown."""
 
     def stage(self, what: str, unit: str) -> None:
-        """Say that other work begins, counted anew in another unit."""
+        """Report that other work begins, counted from zero in its own unit."""
 
 
 @dataclass
 class Silent:
-    """A progress nobody looks at: the default of every library function."""
+    """Progress that is not shown: the default of every library function."""
 
     def update(self, done: float, total: float | None = None) -> None:
         """Do nothing."""
@@ -32,7 +35,7 @@ class Silent:
 
 
 class _Lines:
-    """Plain lines for logs and pipes: the first after two seconds, then ever rarer, as far as twice a minute."""
+    """Plain lines for logs and pipes: the first after two seconds, then at growing intervals of up to 30 seconds."""
 
     def __init__(self, what: str, unit: str, out: TextIO) -> None:
         self.out = out
@@ -41,16 +44,16 @@ class _Lines:
 
     def stage(self, what: str, unit: str) -> None:
         self.what, self.unit, self.every = what, unit, 2.0
-        self.started = self.spoken = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.first: float | None = None
 
     def update(self, done: float, total: float | None = None) -> None:
         if self.first is None:
-            self.first = done  # a resumed job starts above zero: the rate is of this run's work
+            self.first = done  # a resumed job starts above zero; the rate counts this run's work only
         self.done, self.total = done, total
         now = time.monotonic()
-        if now - self.spoken >= self.every:
-            self.spoken, self.every = now, min(self.every * 2, 30.0)
+        if now - self.printed >= self.every:
+            self.printed, self.every = now, min(self.every * 2, 30.0)
             print(self.line(now), file=self.out, flush=True)
 
     def line(self, now: float) -> str:
@@ -65,7 +68,7 @@ class _Lines:
 
 
 class _Bar:
-    """rich's bar, told of our numbers."""
+    """A progress bar, drawn by rich."""
 
     def __init__(self, what: str, unit: str) -> None:
         from rich.console import Console
@@ -107,8 +110,8 @@ def shown(what: str, unit: str, out: TextIO | None = None) -> Iterator[Progress]
     """Show progress on standard error while the block runs: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        what: what is being done ("ingesting").
-        unit: what is counted ("contexts").
+        what: the work, such as "ingesting".
+        unit: what is counted, such as "contexts".
         out: where plain lines go; standard error by default.
     """
     stream = sys.stderr if out is None else out
@@ -125,7 +128,7 @@ def _rate(rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as a person says it: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Return a duration as text: "42 s", "3 min 5 s", "2 h 10 min"."""
     s = round(seconds)
     if s < 60:
         return f"{s} s"

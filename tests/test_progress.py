@@ -1,8 +1,10 @@
-"""Progress on a pipe: plain lines with rate, done of total and time left."""
+"""Progress on a pipe: plain lines with the work done, its total, the rate and the time left."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -10,12 +12,12 @@ import latentbank.progress
 from latentbank.progress import duration, shown
 
 
-def test_plain_lines_tell_done_of_total_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_show_done_total_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 12.0, 20.0, 100.0, 101.0, 104.0])
     monkeypatch.setattr(latentbank.progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     with shown("ingesting", "contexts", out) as progress:
-        progress.update(1000, 3000)  # found, at 10 s: a resumed job starts above zero
+        progress.update(1000, 3000)  # at 10 s: a resumed job starts above zero
         progress.update(1200, 3000)  # at 12 s: too soon for another line
         progress.update(2000, 3000)  # at 20 s
         progress.stage("indexing", "layers")  # at 100 s
@@ -37,8 +39,17 @@ def test_an_unknown_total_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
 )
-def test_durations_as_people_say_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations_as_text(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_rich_is_not_loaded_where_no_bar_is_shown() -> None:
+    code = (
+        "import sys, latentbank.progress as p\n"
+        "with p.shown('planning', 'sentences') as progress: progress.update(1)\n"
+        "sys.exit('rich' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE).returncode == 0

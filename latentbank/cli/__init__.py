@@ -10,7 +10,15 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from latentbank.cli import bank, evaluate, experiment, ingest, query_image, train
+from latentbank.cli import (
+    bank,
+    evaluate,
+    experiment,
+    ingest,
+    query,
+    query_image,  # noqa: F401 (adds its commands to those of `query`)
+    train,
+)
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.options.common import GlobalOptions
 from latentbank.cli.view import view
@@ -47,7 +55,7 @@ command(app, "view", example="view --model demo", first="bank model")(view)
 for _name, _group in (
     ("ingest", ingest.app),
     ("bank", bank.app),
-    ("query", query_image.app),
+    ("query", query.app),
     ("evaluate", evaluate.app),
     ("experiment", experiment.app),
     ("train", train.app),

@@ -16,6 +16,7 @@ from latentbank.errors import LatentBankError
 from latentbank.ingest.defaults import plan_folder
 
 if TYPE_CHECKING:
+    from latentbank.bank.layers import BankLayers
     from latentbank.bank.settings import Settings
     from latentbank.bank.transfer.snapshots import Way
 
@@ -239,7 +240,7 @@ class CopyOptions:
         from latentbank.cli.output.moves import show_move
         from latentbank.progress import shown
 
-        layers = numbers(self.layers) or "all"
+        layers: BankLayers = numbers(self.layers) or "all"
         with open_bank(self.bank, source) as opened, shown("copying", "contexts") as progress:
             report = copy_bank(opened, target, layers, self.corpus, progress, self.sample, by)
         show_move(report, place(target), as_json=self.as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.manifest import Manifest
     from latentbank.bank.settings import Settings
+    from latentbank.ingest.corpus import Corpus
     from latentbank.ingest.job import JobReport
-    from latentbank.ingest.plan import Plan
+    from latentbank.ingest.plan import Plan, PlanSettings
     from latentbank.ingest.workers.shares import Share
     from latentbank.models.language.model import LanguageModel
 
@@ -222,9 +223,8 @@ class _Job:
 
     def model_name(self) -> str | None:
         """Return the model's name, where it is known without loading it."""
-        return (
-            self.model.model or (self.plan.model if self.plan else None) or (self.known and self.known.model)
-        )
+        named = self.model.model or (self.plan.model if self.plan else None)
+        return named or (self.known.model if self.known else None)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Bank, LanguageModel]]:
@@ -241,10 +241,11 @@ class _Job:
             yield opened, llm
 
 
-_Stored = tuple["JobReport", str, "tuple[int, ...]"]
+# A report, and the name and the layers of the bank.
+_Stored = tuple["JobReport", str, "Sequence[int]"]
 
 
-def _run_here(job: _Job, corpus: Any, folder: Path | None, choice: Any) -> _Stored:
+def _run_here(job: _Job, corpus: Corpus | None, folder: Path | None, choice: PlanSettings) -> _Stored:
     """Store a corpus, or a plan made before, in this process."""
     from latentbank.ingest.job import plan_for, store_plan
     from latentbank.progress import shown
@@ -253,6 +254,7 @@ def _run_here(job: _Job, corpus: Any, folder: Path | None, choice: Any) -> _Stor
     with job.opened() as (bank, llm):
         plan = job.plan
         if plan is None:
+            assert corpus is not None
             where = folder or plan_folder(job.settings, bank.name, corpus.name)
             with shown("planning", "sentences") as progress:
                 plan = plan_for(bank, corpus, llm, where, choice, progress, replacing=replacing)

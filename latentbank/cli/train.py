@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -152,7 +152,11 @@ def train_projector(
         load_projector(train.init)  # before hours of encoding
     state = processes(devices.device)
     device = devices.device or str(state.device)
-    loading = {"device": device, "dtype": devices.dtype, "trust_remote_code": trust_remote_code}
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": devices.dtype,
+        "trust_remote_code": trust_remote_code,
+    }
     opened = pairs.open()
     encoder = load_encoder(vision, layer=vision_layer, cls=cls, **loading)
     folder = features or GlobalOptions.of(ctx).settings().data_dir / ".features"

@@ -13,7 +13,7 @@ from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
-    from latentbank.bank.where import Where
+    from latentbank.bank.where import Filter
     from latentbank.query.output.files import Targets
     from latentbank.query.reading.images import Images
 
@@ -69,7 +69,7 @@ class SearchOptions:
         """Return the bank layers to search."""
         return bank_layers_of(self.bank_layers)
 
-    def condition(self) -> Where | None:
+    def condition(self) -> Filter | None:
         """Return the filter; None: there is none."""
         from latentbank.bank.where import parse_where
 
