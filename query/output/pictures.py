@@ -6,13 +6,16 @@ import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
 from latentbank.query.output.grids import drawn_tile, fitted
-from latentbank.query.reading.reading import Reading, TokenReading
+
+if TYPE_CHECKING:
+    from latentbank.query.reading.reading import Reading, TokenReading
 
 # The first of these that the system has writes the words; they know many scripts, best first.
 _FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf", "Arial.ttf")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.query.lenses.centring import Means, means_of
 from latentbank.query.reading.images import Source
-from latentbank.query.reading.visual_tokens import Broken, see
+from latentbank.query.reading.visual_tokens import Broken, image_tokens
 
 if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel
@@ -23,29 +23,29 @@ def measure_means(
     batch: int = 8,
     broken: Broken | None = None,
 ) -> Means:
-    """Measure the mean of all visual tokens of images at each layer: what queries of a centred bank go without.
+    """Measure the mean of all visual tokens of images at each layer, with which a centred bank centres its queries.
 
     Args:
         model: the VLM.
-        images: like those that will be read; paths, bytes, open images or what `find_images` finds.
+        images: images like those that will be read: paths, bytes, open images or what `find_images` finds.
         layers: the visual layers.
         what: what the images are, for people.
-        prompt: the text beside the image; None: the model's own way.
+        prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
         broken: as for `read_images`.
 
     Raises:
         QueryError: there are no images.
-        ImageError: an image cannot be read, and nobody is told of it.
+        ImageError: an image cannot be read, and `broken` is None.
         ModelError: a hidden state is not finite.
     """
     count = 0
 
     def states() -> Iterator[Mapping[int, Any]]:
         nonlocal count
-        for part in see(model, images, layers, prompt, batch, broken):
-            for seen in part:
-                yield seen.tokens.states
+        for part in image_tokens(model, images, layers, prompt, batch, broken):
+            for image in part:
+                yield image.tokens.states
             count += len(part)
 
     means = means_of(states(), "visual tokens", model.fingerprint())

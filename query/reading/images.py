@@ -17,14 +17,14 @@ from PIL import Image
 
 from latentbank.errors import ImageError, LatentBankError
 from latentbank.models.vision.images import open_image
+from latentbank.text import is_hub_id
 
 if TYPE_CHECKING:
     import datasets
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".avif"}
-"""Files of a folder that are taken for images; a file that is named itself may have any suffix."""
+"""Suffixes of the files that are read from a folder. A file that is given by its path may have any suffix."""
 
-_HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
 _SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
 
 
@@ -32,8 +32,10 @@ _SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
 class ImageSource:
     """One image that can be opened.
 
-    `name` is what people call it (its path as given, or the dataset's name and the row's number), `key` tells it
-    from all others, wherever the command is run.
+    Attributes:
+        name: its name for people: its path as given, or the dataset's name and the row's number.
+        key: what identifies it, whatever the working directory.
+        data: its path, or the bytes of its file.
     """
 
     name: str
@@ -41,10 +43,10 @@ class ImageSource:
     data: Path | bytes
 
     def open(self) -> Image.Image:
-        """Open it, upright and in RGB.
+        """Open the image, upright and in RGB.
 
         Raises:
-            ImageError: it cannot be read; the message names it.
+            ImageError: the image cannot be read; the message names it.
         """
         try:
             return open_image(self.data)
@@ -54,21 +56,21 @@ class ImageSource:
             raise ImageError(f"{self.name}: {error}") from None
 
     def file_name(self, suffix: str) -> str:
-        """Give the name of a file about it: readable, safe, and no other image's."""
+        """Return a name for a file about this image: readable, safe on every system, and unlike any other image's."""
         stem = re.sub(r"[^\w.-]+", "-", Path(self.name).stem if isinstance(self.data, Path) else self.name)
         digest = hashlib.blake2b(self.key.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
         return f"{stem.strip('-.')[:60] or 'image'}-{digest}{suffix}"
 
 
 Source = str | Path | bytes | Image.Image | ImageSource
-"""What can be given for an image."""
+"""What an image can be given as."""
 
 
 class Images:
-    """Images from several sources, in their order; made by `find_images`. Iterate over it as often as you like.
+    """Images from several sources, in the order given; `find_images` returns them. They can be iterated several times.
 
     Attributes:
-        total: how many there are; None where a dataset does not say.
+        total: how many there are; None if that is unknown, as with datasets.
     """
 
     def __init__(self, files: Sequence[Path], found: Sequence[_Dataset], limit: int | None) -> None:
@@ -91,19 +93,20 @@ def find_images(
     revision: str | None = None,
     limit: int | None = None,
 ) -> Images:
-    """Find the images that are named: checks that the files are there, opens none.
+    """Find images: check that the files exist, without opening them.
 
     Args:
-        sources: image files, globs (`**` goes into folders), folders (searched to the bottom for files with an
-            image's suffix), .parquet files, dataset folders, or ids of hub datasets, which are streamed.
-        column: the column of a dataset that holds the images; None: found.
+        sources: image files, globs (`**` matches folders at any depth), folders (all files below with an image's
+            suffix), .parquet files, dataset folders, or ids of hub datasets, which are streamed.
+        column: the column of a dataset that holds the images; None: the only column of images.
         config: configuration of a dataset.
         split: split of a dataset; "train" if None.
         revision: revision of a hub dataset.
-        limit: only the first so many images.
+        limit: at most this many images, the first ones; None: all.
 
     Raises:
-        ImageError: files are missing, a glob or a folder has no image, or dataset options come without a dataset.
+        ImageError: a file is missing, a glob or a folder has no image, dataset options are given without a dataset, or
+            `limit` is below 1.
     """
     if limit is not None and limit < 1:
         raise ImageError(f"The limit is {limit}; it must be 1 or more.")
@@ -114,7 +117,7 @@ def find_images(
         found.append(_Dataset(name, column, config, split or "train", revision))
 
     for given in map(str, sources):
-        if "://" in given:  # not repeated in the message: an address may hold a token
+        if "://" in given:  # the message does not repeat the address, which may hold a token
             raise ImageError("A web address cannot be read; download the image and give its path.")
         path = os.path.expanduser(given)
         if os.path.isdir(path):
@@ -135,7 +138,7 @@ def find_images(
             if not matches:
                 raise ImageError(f"No file matches {given}; check the pattern.")
             files += map(Path, matches)
-        elif _HUB_ID.fullmatch(given) and Path(given).suffix.lower() not in SUFFIXES:
+        elif is_hub_id(given) and Path(given).suffix.lower() not in SUFFIXES:
             dataset(given)
         else:
             raise ImageError(f"No such file: {given}; check the path.")
@@ -149,14 +152,15 @@ def find_images(
 def opened(
     images: Iterable[Source], broken: Callable[[str, LatentBankError], None] | None
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Give the name of each image and the image, upright and in RGB, opened when its turn comes.
+    """Yield the name of each image and the image, upright and in RGB, opened when it is asked for.
 
     Args:
         images: paths, bytes, open images, or what `find_images` found.
-        broken: told the name of an image that cannot be read and why, and the next one follows; None: raise.
+        broken: told the name of an image that cannot be read, and why; such an image is left out. None: the error is
+            raised.
 
     Raises:
-        ImageError: an image cannot be read.
+        ImageError: an image cannot be read, and `broken` is None.
     """
     for number, image in enumerate(images):
         name = _name(image, number)
@@ -184,7 +188,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Dataset:
-    """The images of a dataset's split, streamed; their bytes are opened by us, so that a broken one stops nothing."""
+    """The images of a dataset's split, streamed. Their bytes are not decoded here, so a broken image ends nothing."""
 
     name: str
     column: str | None
@@ -236,12 +240,14 @@ class _Dataset:
             return self.column
         if len(images) != 1:
             has = f"there are {', '.join(images)}" if images else f"its columns are {', '.join(features)}"
-            raise ImageError(f"Name the column of {self.name} that holds the images with --column; {has}.")
+            raise ImageError(
+                f"Name the column of {self.name} that holds the images; {has}.", argument="column"
+            )
         return images[0]
 
 
 def _data(cell: object) -> Path | bytes:
-    """A cell of an image column: bytes, a path, or nothing (which no image opens from)."""
+    """Return the content of a cell of an image column: bytes or a path; b"" (which is no image) if it has neither."""
     if isinstance(cell, Mapping):
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])

@@ -1,6 +1,6 @@
-"""Norms: how long visual tokens are beside text, layer by layer, and whether the model's dtype holds them.
+"""Norms of visual tokens and of text, layer by layer, and whether the model's dtype can hold them.
 
-The paper names the mismatch: visual norms lie far above those of text, most of all at the LLM's input.
+The paper describes the mismatch: visual norms lie far above those of text, most of all at the LLM's input.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ import torch
 
 from latentbank.errors import QueryError
 from latentbank.query.reading.images import Source
-from latentbank.query.reading.visual_tokens import Broken, called, overflow, see, wider
+from latentbank.query.reading.visual_tokens import (
+    Broken,
+    dtype_name,
+    image_tokens,
+    overflow_error,
+    wider_dtypes,
+)
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
@@ -35,12 +41,12 @@ SENTENCES = (
     "The river divides the city into an old part and a new one.",
     "Nobody knew why the lights in the office had been on all weekend.",
 )
-"""Plain text whose norms stand for those of text where no other text is given."""
+"""The text whose norms are measured if no other is given."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The norms of many tokens: how many, the median, the 5th and the 95th percentile, and the largest."""
+    """The norms of many tokens: their number, the median, the 5th and the 95th percentile, and the largest."""
 
     tokens: int
     median: float
@@ -51,7 +57,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """Visual norms beside text norms at one layer; `ratio` is that of the medians."""
+    """Visual norms and text norms at one layer; `ratio` is that of their medians."""
 
     layer: int
     visual: Spread
@@ -61,7 +67,7 @@ class LayerNorms:
 
 @dataclass(frozen=True)
 class Norms:
-    """Visual norms beside text norms at every layer asked for; `limit` is the largest number the dtype holds."""
+    """Visual norms and text norms at every layer asked for; `limit` is the largest number the dtype can hold."""
 
     model: str
     dtype: str
@@ -70,7 +76,7 @@ class Norms:
     layers: tuple[LayerNorms, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the norms as JSON-ready data (docs/json.md describes it)."""
+        """Return the norms as JSON-ready data (docs/json.md describes it)."""
         return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
 
 
@@ -87,18 +93,18 @@ def measure_norms(
 ) -> Norms:
     """Compare the norms of visual tokens with those of text at each layer.
 
-    Of a sentence those tokens count that could be contexts: no special token and not the first real one, which
-    is the attention sink. Norms are computed in float32.
+    Of a sentence, only tokens that could be contexts count: no special tokens, and not the first real token, which is
+    the attention sink. Norms are computed in float32.
 
     Args:
         model: the VLM; text runs through its language model.
         images: paths, bytes, open images or what `find_images` finds.
         layers: the layers to compare.
         sentences: the text.
-        prompt: the text beside the image; None: the model's own way.
+        prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
         broken: as for `read_images`.
-        warn: told if visual norms are beyond what the model's dtype holds.
+        warn: told once if visual norms are beyond what the model's dtype can hold.
 
     Raises:
         QueryError: no image, or no text.
@@ -106,30 +112,30 @@ def measure_norms(
     """
     visual: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
     count, warned = 0, False
-    for part in see(model, images, layers, prompt, batch, broken):
-        seen = [one.tokens for one in part]
-        for tokens in seen:
+    for part in image_tokens(model, images, layers, prompt, batch, broken):
+        found = [image.tokens for image in part]
+        for tokens in found:
             for layer in layers:
                 visual[layer].append(tokens.norms(layer))
-        if not warned and warn is not None and (said := beyond_range(model, seen)):
+        if not warned and warn is not None and (warning := beyond_range(model, found)):
             warned = True
-            warn(said)
+            warn(warning)
         count += len(part)
     if not count:
         raise QueryError("There is no image to measure; name one that can be read.")
     text = text_norms(model.language, sentences, layers)
     dtype = model.language.dtype
-    found = []
+    by_layer = []
     for layer in layers:
-        one, other = _spread(np.concatenate(visual[layer])), _spread(text[layer])
-        found.append(LayerNorms(layer, one, other, one.median / other.median))
-    return Norms(model.name, called(dtype), torch.finfo(dtype).max, count, tuple(found))
+        of_images, of_text = _spread(np.concatenate(visual[layer])), _spread(text[layer])
+        by_layer.append(LayerNorms(layer, of_images, of_text, of_images.median / of_text.median))
+    return Norms(model.name, dtype_name(dtype), torch.finfo(dtype).max, count, tuple(by_layer))
 
 
 def text_norms(
     language: LanguageModel, sentences: Sequence[str], layers: Sequence[int], batch: int = 16
 ) -> dict[int, npt.NDArray[np.float32]]:
-    """Give the norms of text at each layer, of the tokens that `measure_norms` counts.
+    """Return the norms of text at each layer, of the tokens that `measure_norms` counts: float32 `[tokens]`.
 
     Raises:
         QueryError: the sentences have no such token.
@@ -144,7 +150,7 @@ def text_norms(
             places = [place for place, token in enumerate(sentence) if token not in special][1:]
             for layer in layers:
                 if not states[layer].isfinite().all():
-                    raise overflow(language.name, layer, "hidden states of text", language.dtype)
+                    raise overflow_error(language.name, layer, "hidden states of text", language.dtype)
                 norms[layer].append(states[layer][places].float().norm(dim=-1).cpu().numpy())
     joined = {layer: np.concatenate(found or [np.empty(0, np.float32)]) for layer, found in norms.items()}
     if not all(len(found) for found in joined.values()):
@@ -152,26 +158,26 @@ def text_norms(
     return joined
 
 
-def beyond_range(model: VisualModel, seen: Sequence[VisualTokens]) -> str | None:
-    """Say which visual norms are larger than the largest number of the model's dtype; None where all fit.
+def beyond_range(model: VisualModel, images: Sequence[VisualTokens]) -> str | None:
+    """Return a warning if visual norms are larger than the largest number of the model's dtype, else None.
 
-    Such a model is close to overflowing, or does so in its next blocks: float16 ends at 65,504.
+    Such a model is about to overflow in its next blocks: the largest float16 is 65,504.
     """
     dtype = model.language.dtype
     limit = torch.finfo(dtype).max
     if dtype == torch.float32:
         return None
     largest = {
-        layer: max(float(tokens.norms(layer).max(initial=0)) for tokens in seen)
-        for layer in (seen[0].states if seen else ())
+        layer: max(float(tokens.norms(layer).max(initial=0)) for tokens in images)
+        for layer in (images[0].states if images else ())
     }
     beyond = {layer: norm for layer, norm in largest.items() if not norm <= limit}
     if not beyond:
         return None
-    layer = max(beyond, key=lambda one: beyond[one])
+    layer = max(beyond, key=lambda layer: beyond[layer])
     return (
         f"Visual norms of {model.name} reach {beyond[layer]:,.0f} at layer {layer}, beyond what "
-        f"{called(dtype)} holds ({limit:,.0f}): load it in {wider(dtype)} (--dtype)."
+        f"{dtype_name(dtype)} holds ({limit:,.0f}): load it in {wider_dtypes(dtype)}."
     )
 
 

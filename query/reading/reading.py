@@ -1,42 +1,32 @@
-"""Readings: a lens's neighbors for the tokens of a sentence, or for hidden states from anywhere."""
+"""Readings: a lens's neighbors for the tokens of an image or a text, and what can be made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from latentbank.bank.bank import Bank
-from latentbank.bank.layers import BankLayers
-from latentbank.bank.merge import Unique
 from latentbank.bank.points import Neighbor
-from latentbank.bank.search import as_floats
-from latentbank.bank.settings import Metric
-from latentbank.bank.where import Filter
-from latentbank.bank.words import Words, tight
 from latentbank.errors import LatentBankError, LayerNotFound, QueryError
-from latentbank.query.lenses.base import Kind, Queries
-from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
-from latentbank.query.lenses.latent import LatentLens
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     import pandas
     import PIL.Image
 
-    from latentbank.models.language.model import LanguageModel
+    from latentbank.bank.settings import Metric
 
 _CAPTION = 72
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a visual token is in its image.
+    """The place of a visual token in its image.
 
-    `row` and `column` count in the grid of its tile (0: the whole image), -1 for a token that has no place in it,
-    such as an encoder's CLS; `box` is left, top, right and bottom in pixels of the original image.
+    Attributes:
+        tile: the tile of the image that it belongs to; 0: the whole image.
+        row: its row in the tile's grid; -1 for a token outside the grid, such as an encoder's CLS.
+        column: its column in the tile's grid; -1 for a token outside the grid.
+        box: left, top, right and bottom in pixels of the original image.
     """
 
     tile: int
@@ -49,9 +39,14 @@ class Place:
 class TokenReading:
     """One token's neighbors at one layer, by one lens.
 
-    `label` is what people call the token (its text; the row and column of a visual one), `index` its place in
-    what was read, `layer` the layer its hidden state was taken from (-1: not known), `norm` that hidden
-    state's length, `place` where a visual token is in its image (None: it is none).
+    Attributes:
+        index: the token's position in what was read.
+        label: its name for people: its text, or the row and column of a visual token.
+        layer: the layer its hidden state was taken from; -1: not known.
+        norm: the length of that hidden state.
+        neighbors: what the lens found, best first.
+        lens: the lens's name.
+        place: the place of a visual token in its image; None for other tokens.
     """
 
     index: int
@@ -63,7 +58,7 @@ class TokenReading:
     place: Place | None = None
 
     def head(self) -> dict[str, Any]:
-        """Give everything but the neighbors as JSON-ready data, a visual token's place with it."""
+        """Return everything but the neighbors as JSON-ready data, with the place of a visual token."""
         data = {
             "index": self.index,
             "label": self.label,
@@ -78,13 +73,22 @@ class TokenReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """The neighbors that one lens or several found for all tokens of something, at the layers asked for.
+    """The neighbors that one or several lenses found for all tokens of an image or a text, at the layers asked for.
 
-    `source` is what was read (the sentence, the image's name), `bank_layers` where the neighbors of LatentLens
-    come from. `metric` is the bank's; where it is "centred", `query_mean` says which mean was taken from the hidden
-    states before LatentLens read them. `tokens` holds one entry for each lens, layer and token, in this order. Of
-    an image there are also its `size` (width, height), `geometry` (how the boxes were found), the `prompt` it was
-    read with and `image` itself, upright and in RGB.
+    Attributes:
+        source: what was read: the sentence, or the image's name.
+        bank: the name of the bank; "" if no lens searched one.
+        model: the name of the model that the hidden states come from.
+        lenses: the lenses' names.
+        bank_layers: the bank layers that were searched.
+        layers: the layers that were read.
+        tokens: one entry for each lens, layer and token, in this order.
+        metric: the bank's metric.
+        query_mean: of a centred bank, the mean that was subtracted from the hidden states, in words.
+        size: width and height of an image in pixels; None for a text.
+        geometry: how the boxes of an image's tokens were found.
+        prompt: the text that an image was read with.
+        image: the image itself, upright and in RGB.
     """
 
     source: str
@@ -103,40 +107,43 @@ class Reading:
 
     @property
     def lens(self) -> str:
-        """The lens's name; of several, their names with commas."""
+        """The lens's name; of several lenses, their names with commas between them."""
         return ",".join(self.lenses)
 
     def at(self, layer: int, lens: str | None = None) -> list[TokenReading]:
-        """Give the token readings of one layer, by one lens (the first where none is named).
+        """Return the token readings of one layer, by one lens.
+
+        Args:
+            layer: a layer of the reading.
+            lens: a lens's name; None: the first lens.
 
         Raises:
             LayerNotFound: the reading does not have the layer; the message names those it has.
-            QueryError: the same for the lens.
+            QueryError: the reading does not have the lens; the message names those it has.
         """
         if layer not in self.layers:
-            raise LayerNotFound(
-                f"The reading has no layer {layer}; it has {', '.join(map(str, self.layers))}."
-            )
+            raise LayerNotFound(f"The reading has no layer {layer}; it has {listed(self.layers)}.")
         if lens is not None and lens not in self.lenses:
-            raise QueryError(f"The reading has no lens {lens}; it has {', '.join(self.lenses)}.")
+            raise QueryError(f"The reading has no lens {lens}; it has {listed(self.lenses)}.")
         chosen = lens or self.lenses[0]
         return [token for token in self.tokens if token.layer == layer and token.lens == chosen]
 
     @property
     def tiles(self) -> list[int]:
-        """The tiles that an image's tokens lie in, ascending; empty where it was no image."""
+        """The tiles of an image's tokens, ascending; empty for a text."""
         return sorted({token.place.tile for token in self.tokens if token.place is not None})
 
     def patches(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[TokenReading]:
-        """Give the token readings of one layer that have a place in a tile.
+        """Return the token readings of one layer that have a place in the grid of a tile.
 
         Args:
             layer: the visual layer.
-            lens: the first where none is named.
-            tile: the first (the whole image, where the model sees it whole) where none is named.
+            lens: a lens's name; None: the first lens.
+            tile: a tile; None: the first, which is the whole image if the model sees it whole.
 
         Raises:
-            LayerNotFound, QueryError: as for `at`; what was read is no image, or has no such tile.
+            LayerNotFound: as for `at`.
+            QueryError: as for `at`; also if what was read is no image, or has no such tile.
         """
         chosen = self.tiles[0] if tile is None and self.tiles else tile
         found = [
@@ -145,12 +152,12 @@ class Reading:
             if token.place is not None and token.place.tile == chosen and token.place.row >= 0
         ]
         if not found:
-            has = f"it has {', '.join(map(str, self.tiles))}" if self.tiles else "what was read is no image"
+            has = f"it has {listed(self.tiles)}" if self.tiles else "what was read is no image"
             raise QueryError(f"The reading has no tile {tile}; {has}.")
         return found
 
     def grid(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[list[str]]:
-        """Give the best word of each visual token, as rows and columns of a tile; "" where there is no token.
+        """Return the best word of each visual token as rows of a tile's grid; "" where there is no token.
 
         Arguments and errors are those of `patches`.
         """
@@ -163,7 +170,7 @@ class Reading:
         return [[cells.get((row, column), "") for column in range(columns)] for row in range(rows)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the reading as JSON-ready data (docs/json.md describes it)."""
+        """Return the reading as JSON-ready data (docs/json.md describes it)."""
         data: dict[str, Any] = {
             "source": self.source,
             "bank": self.bank,
@@ -185,10 +192,11 @@ class Reading:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give one row per neighbor: its token's `index`, `label`, `layer`, `lens` and `norm`, its `rank` and itself.
+        """Return one row per neighbor.
 
-        Of an image also `tile`, `row`, `column` and the box as `left`, `top`, `right`, `bottom`. The context's id
-        is called `neighbor_id`.
+        A row has the token's `index`, `label`, `layer`, `lens` and `norm`, the neighbor's `rank` (from 0) and its
+        fields; the context's id is called `neighbor_id`. Rows of an image also have `tile`, `row`, `column` and the box
+        as `left`, `top`, `right`, `bottom`.
         """
         rows = []
         for token in self.tokens:
@@ -201,7 +209,7 @@ class Reading:
         return rows
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Give `rows` as a data frame.
+        """Return `rows` as a data frame.
 
         Raises:
             LatentBankError: pandas is not installed.
@@ -215,10 +223,8 @@ class Reading:
         return pandas.DataFrame(self.rows())
 
     def title(self) -> str:
-        """Say in one line what was read, and against what."""
-        against = (
-            f" against {self.bank}, bank layers {', '.join(map(str, self.bank_layers))}" if self.bank else ""
-        )
+        """Return a line that names what was read, and against what."""
+        against = f" against {self.bank}, bank layers {listed(self.bank_layers)}" if self.bank else ""
         against += f", {self.metric} by {self.query_mean}" if self.query_mean else ""
         if self.size is None:
             return f"{' + '.join(self.lenses)} reading of {_short(self.source, 60)!r}{against}"
@@ -252,13 +258,13 @@ class Reading:
         words: bool = True,
         heat: bool = True,
     ) -> Any:
-        """Draw one layer of an image's reading and give the matplotlib axis; see `query.output.plots.plot_reading`."""
+        """Draw one layer of an image's reading and return the matplotlib axis; see `plot_reading`."""
         from latentbank.query.output.plots import plot_reading
 
         return plot_reading(self, layer, lens, tile, axis, words=words, heat=heat)
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows: the page to look through the lens, in a frame of its own."""
+        """Return what a notebook shows: the interactive page, in a frame of its own."""
         if self.size is not None and self.image is None:
             return None
         from latentbank.query.web.file import framed
@@ -266,7 +272,7 @@ class Reading:
         return framed(self, 720 if self.size else 480)
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows for the reading of an image: the best word on each patch."""
+        """Return what a notebook shows without HTML: an image with the best word on each patch."""
         if self.image is None:
             return None
         from latentbank.query.output.pictures import draw_reading, png_bytes
@@ -274,191 +280,21 @@ class Reading:
         return png_bytes(draw_reading(self))
 
 
-def read_text(
-    bank: Bank,
-    model: LanguageModel,
-    sentence: str,
-    layers: Sequence[int] | int | None = None,
-    *,
-    token: str | None = None,
-    bank_layers: BankLayers = "mid",
-    top_k: int = 5,
-    where: Filter | None = None,
-    unique: Unique | None = None,
-    exact: bool = False,
-) -> Reading:
-    """Read every token of a sentence against a bank.
-
-    Args:
-        bank: of the same model.
-        model: the LLM; its fingerprint is checked.
-        sentence: the text.
-        layers: the layers whose hidden states are read; None: the middle one of the bank's layers.
-        token: read only tokens of this word, or tokens with this text (case folded).
-        bank_layers: "mid", "all", one bank layer or several.
-        top_k: neighbors per token.
-        where: only contexts that this filter selects.
-        unique: one neighbor per "context" or per "word".
-        exact: compare with every context in full precision.
-
-    Returns:
-        A reading of all real tokens. Where the bank's corpora were planned with a BOS before every sentence, the
-        sentence gets one too. The first token of a sentence sees nothing but itself, so its
-        neighbors mean little; a bank holds no such contexts.
-
-    Raises:
-        BankMismatch: the bank belongs to another model.
-        LayerNotFound: a layer that the model does not have, or whose mean of text a centred bank does not know.
-        QueryError: the sentence is empty, or has no such token.
-    """
-    bank.require_model(model.name, model.fingerprint())
-    chosen = _as_list(bank, layers)
-    always_bos = _planned_with_bos(bank)
-    ids = model.encode(sentence, always_bos=always_bos)
-    special = set(model.tokenizer.all_special_ids)
-    texts = [str(model.tokenizer.decode([id_])) for id_ in ids]
-    places = [i for i, id_ in enumerate(ids) if id_ not in special]
-    if not places:
-        raise QueryError("The sentence has no tokens; give some text.")
-    if token is not None:
-        spans = model.spans(sentence, always_bos=always_bos)
-        places = _matching(sentence, texts, spans, places, token)
-    states = model.hidden_states([ids], chosen)[0]
-    lens = LatentLens(bank, bank_layers, where, unique, exact)
-    return _read(
-        lens,
-        {layer: states[layer][places].float().cpu().numpy() for layer in chosen},
-        labels=[texts[i] for i in places],
-        indices=places,
-        source=sentence,
-        kind="text",
-        top_k=top_k,
-        query_mean="text" if bank.metric == "centred" else None,
-    )
-
-
-def read_hidden(
-    bank: Bank,
-    hidden_states: npt.ArrayLike | Mapping[int, npt.ArrayLike],
-    *,
-    labels: Sequence[str] | None = None,
-    source: str = "hidden states",
-    bank_layers: BankLayers = "mid",
-    top_k: int = 5,
-    where: Filter | None = None,
-    unique: Unique | None = None,
-    exact: bool = False,
-    query_mean: QueryMean | None = None,
-) -> Reading:
-    """Read hidden states from anywhere: soft prompts, speech, latent reasoning steps.
-
-    Args:
-        bank: of the LLM that the hidden states live in.
-        hidden_states: `[tokens, hidden]`, or a mapping from layer to such arrays of equal length.
-        labels: what to call each token; numbers when None.
-        source: what to call all of them.
-        bank_layers: as for `read_text`.
-        top_k: neighbors per token.
-        where: only contexts that this filter selects.
-        unique: one neighbor per "context" or per "word".
-        exact: compare with every context in full precision.
-        query_mean: for a centred bank, which mean the hidden states have: "text" (the bank's, of their layer),
-            "batch" (their own), `Means` that were measured on others of their kind, or an array `[hidden]`.
-
-    Raises:
-        QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
-            `query_mean`, or another bank with it.
-    """
-    given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
-    arrays = {layer: _rows(states) for layer, states in given.items()}
-    lengths = {len(array) for array in arrays.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        raise QueryError("Every layer needs hidden states of the same tokens, and at least one of them.")
-    (count,) = lengths
-    if labels is not None and len(labels) != count:
-        raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
-    lens = LatentLens(bank, bank_layers, where, unique, exact)
-    names = list(labels) if labels is not None else [str(i) for i in range(count)]
-    return _read(lens, arrays, names, list(range(count)), source, "other", top_k, query_mean)
-
-
 def excerpt(neighbor: Neighbor, width: int = _CAPTION, left: str = "[", right: str = "]") -> str:
-    """Give the part of a caption around the token's span, the span marked, at most about `width` wide."""
+    """Return the part of a caption around the token's span, with the span marked.
+
+    Args:
+        neighbor: whose caption is cut.
+        width: about how many characters are kept; a longer span is kept whole.
+        left: the mark before the span.
+        right: the mark after the span.
+    """
     caption, start, end = neighbor.caption, neighbor.start, neighbor.end
     room = max(0, width - (end - start)) // 2
     first, last = max(0, start - room), min(len(caption), end + room)
     before = ("…" if first else "") + caption[first:start]
     after = caption[end:last] + ("…" if last < len(caption) else "")
     return f"{before}{left}{caption[start:end]}{right}{after}"
-
-
-def _read(
-    lens: LatentLens,
-    states: Mapping[int, npt.NDArray[Any]],
-    labels: Sequence[str],
-    indices: Sequence[int],
-    source: str,
-    kind: Kind,
-    top_k: int,
-    query_mean: QueryMean | None,
-) -> Reading:
-    tokens = []
-    for layer, rows in states.items():
-        norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
-        mean = resolve_mean(lens.bank, query_mean, layer, rows)
-        found = lens.read(Queries(rows, layer if layer >= 0 else None, kind, mean), top_k)
-        tokens += [
-            TokenReading(index, label, layer, float(norm), tuple(neighbors))
-            for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
-        ]
-    return Reading(
-        source=source,
-        bank=lens.bank.name,
-        model=lens.bank.manifest.model,
-        lenses=(lens.name,),
-        bank_layers=tuple(lens.searched_layers()),
-        layers=tuple(states),
-        tokens=tuple(tokens),
-        metric=lens.bank.metric,
-        query_mean=described(query_mean),
-    )
-
-
-def _planned_with_bos(bank: Bank) -> bool:
-    """Whether every corpus of the bank has the model's BOS before its sentences."""
-    planned = [entry.plan.get("bos") for entry in bank.corpora.values()]
-    return bool(planned) and all(bos == "always" for bos in planned)
-
-
-def _as_list(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
-    if layers is None:
-        middle = bank.choose_layers("mid")
-        return [middle[len(middle) // 2]]
-    return [layers] if isinstance(layers, int) else list(dict.fromkeys(layers))
-
-
-def _matching(
-    sentence: str, texts: list[str], spans: list[tuple[int, int]], places: list[int], token: str
-) -> list[int]:
-    wanted = token.strip().casefold()
-    words = Words(sentence)
-    found = [
-        i
-        for i in places
-        if wanted in (texts[i].strip().casefold(), words.at(*tight(sentence, *spans[i])).casefold())
-    ]
-    if not found:
-        raise QueryError(
-            f"The sentence has no token or word '{token}'; its tokens are {' '.join(repr(texts[i]) for i in places)}."
-        )
-    return found
-
-
-def _rows(states: npt.ArrayLike) -> npt.NDArray[Any]:
-    try:
-        return np.atleast_2d(as_floats(states))
-    except (TypeError, ValueError) as error:
-        raise QueryError(f"Hidden states must be an array of numbers [tokens, hidden]: {error}.") from None
 
 
 def _short(text: str, width: int) -> str:

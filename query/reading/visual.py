@@ -23,7 +23,7 @@ from latentbank.query.reading.images import Source
 from latentbank.query.reading.norms import beyond_range
 from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Place, Reading, TokenReading
-from latentbank.query.reading.visual_tokens import Broken, Seen, see
+from latentbank.query.reading.visual_tokens import Broken, ImageTokens, image_tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +35,7 @@ BATCH = 8
 
 
 def default_visual_layers(num_layers: int) -> list[int]:
-    """Give the visual layers that are read when none are named: the input, an eighth, a quarter and half of the LLM."""
+    """Return the visual layers that are read by default: the input, and an eighth, a quarter and half of the LLM."""
     return sorted({0, *(max(1, round(num_layers * eighths / 8)) for eighths in (1, 2, 4))})
 
 
@@ -54,10 +54,10 @@ def read_image(
     query_mean: QueryMean | None = None,
     lenses: Sequence[Lens] = (),
 ) -> Reading:
-    """Read every visual token of one image against a bank, and through other lenses beside it.
+    """Read every visual token of one image against a bank, and through other lenses.
 
     Args:
-        bank: of the VLM's own language model.
+        bank: a bank of the VLM's own language model.
         model: the VLM; its fingerprint is checked.
         image: a path, a file's bytes or an open image.
         layers: the visual layers; None: the input, an eighth, a quarter and half of the LLM's layers.
@@ -66,9 +66,9 @@ def read_image(
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".
         exact: compare with every context in full precision.
-        prompt: the text beside the image; None: the model's own way.
+        prompt: the text beside the image; None: the model's own.
         query_mean: as for `read_images`.
-        lenses: further lenses, such as LogitLens and EmbeddingLens.
+        lenses: further lenses, such as a LogitLens.
 
     Raises:
         BankMismatch: the bank belongs to another model.
@@ -98,40 +98,40 @@ def read_images(
     broken: Broken | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Iterator[Reading]:
-    """Read many images, a batch at a time; memory does not grow with their number.
+    """Read many images, a batch at a time. Memory does not grow with their number.
 
     Each lens is called once per visual layer, with the visual tokens of all images of the batch.
 
     Args:
         model: the VLM.
         images: paths, bytes, open images or what `find_images` finds.
-        lenses: what reads; a lens's bank must be of the VLM's own language model.
+        lenses: the lenses to read through; a lens's bank must be of the VLM's own language model.
         layers: the visual layers.
         top_k: neighbors per token.
-        prompt: the text beside the image; None: the model's own way.
+        prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
         query_mean: for a centred bank, the mean that is subtracted from visual tokens: `Means` measured on many
             images, "batch" (each image's own at each layer), or an array `[hidden]`; None: the means kept with the
             VLM, else "batch". Lenses without a bank read visual tokens as they are.
-        broken: told the name of an image that cannot be read, or that the model refuses, and why; the others are read.
-            None: raise.
-        warn: told once if visual norms are beyond what the model's dtype holds; None: a Python warning.
+        broken: told the name of an image that cannot be read, or that the model refuses, and why; such an image is
+            left out. None: the error is raised.
+        warn: told once if visual norms are beyond what the model's dtype can hold; None: a Python warning is issued.
 
     Yields:
-        A reading of each image, in their order, through all lenses at all layers.
+        A reading of each image through all lenses at all layers, in the images' order.
 
     Raises:
         BankMismatch: a lens's bank belongs to another model.
-        QueryError: no lens, or no layer.
+        QueryError: there is no lens or no layer.
         ImageError: an image cannot be read.
         ModelError: a hidden state is not finite.
     """
-    wanted, query_mean = _checked(model, lenses, layers, query_mean)
+    chosen, query_mean = _checked(model, lenses, layers, query_mean)
     if batch < 1:
         raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
-    batches = see(model, images, wanted, prompt, batch, broken)
-    how = _How(lenses, top_k, prompt, query_mean, warn or _python_warning)
-    return _read(model, batches, [wanted], how)
+    batches = image_tokens(model, images, chosen, prompt, batch, broken)
+    choices = _Choices(lenses, top_k, prompt, query_mean, warn or _python_warning)
+    return _read(model, batches, [chosen], choices)
 
 
 def read_layers(
@@ -154,24 +154,23 @@ def read_layers(
         between: called between pieces of a layer, as `read_in_pieces` says; None: a layer is read at once.
 
     Yields:
-        A reading of each visual layer alone, in their order; `join_layers` makes them one.
+        A reading of each visual layer alone, in the layers' order; `join_layers` joins them.
     """
-    wanted, query_mean = _checked(model, lenses, layers, query_mean)
-    seen = see(model, [image], wanted, prompt, 1, None)
-    alone = [[layer] for layer in wanted]
-    how = _How(lenses, top_k, prompt, query_mean, warn or _python_warning, between)
-    return _read(model, seen, alone, how)
+    chosen, query_mean = _checked(model, lenses, layers, query_mean)
+    found = image_tokens(model, [image], chosen, prompt, 1, None)
+    choices = _Choices(lenses, top_k, prompt, query_mean, warn or _python_warning, between)
+    return _read(model, found, [[layer] for layer in chosen], choices)
 
 
 def join_layers(readings: Sequence[Reading]) -> Reading:
-    """Make one reading of those that `read_layers` gives: the one that `read_images` gives."""
+    """Return the readings that `read_layers` yields as one, equal to what `read_images` yields."""
     tokens = {
-        lens: [token for one in readings for token in one.tokens if token.lens == lens]
+        lens: [token for reading in readings for token in reading.tokens if token.lens == lens]
         for lens in readings[0].lenses
     }
     return replace(
         readings[0],
-        layers=tuple(layer for one in readings for layer in one.layers),
+        layers=tuple(layer for reading in readings for layer in reading.layers),
         tokens=tuple(token for of_lens in tokens.values() for token in of_lens),
     )
 
@@ -179,22 +178,22 @@ def join_layers(readings: Sequence[Reading]) -> Reading:
 def _checked(
     model: VisualModel, lenses: Sequence[Lens], layers: Sequence[int], query_mean: QueryMean | None
 ) -> tuple[list[int], QueryMean | None]:
-    """Check what an image is to be read by; give the layers, each once, and the mean that a centred bank takes."""
-    wanted = list(dict.fromkeys(layers))
-    if not wanted or not lenses:
-        raise QueryError(f"Name at least one {'lens' if wanted else 'visual layer'}.")
+    """Check lenses and layers; return each layer once, and the mean for a centred bank."""
+    chosen = list(dict.fromkeys(layers))
+    if not chosen or not lenses:
+        raise QueryError(f"Name at least one {'lens' if chosen else 'visual layer'}.")
     if len({lens.name for lens in lenses}) != len(lenses):
         raise QueryError("Two lenses have the same name; read the images twice instead.")
     for lens in lenses:
         lens.check(model)
         if lens.bank is not None and lens.bank.metric == "centred" and query_mean is None:
             query_mean = kept_means(model) or "batch"
-    return wanted, query_mean
+    return chosen, query_mean
 
 
 @dataclass(frozen=True)
-class _How:
-    """How images are read: see `read_images` and `read_layers`."""
+class _Choices:
+    """What `read_images` and `read_layers` were asked for; see there."""
 
     lenses: Sequence[Lens]
     top_k: int
@@ -204,7 +203,7 @@ class _How:
     between: Callable[[int], None] | None = None
 
     def neighbors(self, lens: Lens, layer: int, batch: Sequence[VisualTokens]) -> Iterator[list[Neighbor]]:
-        """Read a visual layer of all images of a batch through a lens: the neighbors of each visual token."""
+        """Return the neighbors of each visual token of a batch's images, in order, at one layer by one lens."""
         states = torch.cat([tokens.states[layer] for tokens in batch])
         queries = Queries(states, layer, "visual", self._mean(lens, layer, batch))
         if self.between is not None:
@@ -214,7 +213,7 @@ class _How:
     def _mean(
         self, lens: Lens, layer: int, batch: Sequence[VisualTokens]
     ) -> npt.NDArray[np.floating[Any]] | None:
-        """Return a row of mean for each visual token, `[tokens, hidden]`; None unless the lens's bank is centred.
+        """Return the mean of each visual token as rows `[tokens, hidden]`; None unless the lens's bank is centred.
 
         Raises:
             QueryError: a mean was given and the bank is not centred.
@@ -232,34 +231,37 @@ class _How:
 
 
 def _read(
-    model: VisualModel, batches: Iterator[list[Seen]], together: Sequence[Sequence[int]], how: _How
+    model: VisualModel,
+    batches: Iterator[list[ImageTokens]],
+    groups: Sequence[Sequence[int]],
+    choices: _Choices,
 ) -> Iterator[Reading]:
-    """Read the visual tokens of batches; those layers that are `together` become one reading of each image."""
+    """Read the visual tokens of batches. The layers of a group become one reading of each image."""
     warned = False
     for part in batches:
         batch = [image.tokens for image in part]
         if not warned and (warning := beyond_range(model, batch)):
             warned = True
-            how.warn(warning)
-        for layers in together:
+            choices.warn(warning)
+        for layers in groups:
             found = {
-                (lens.name, layer): how.neighbors(lens, layer, batch)
-                for lens in how.lenses
+                (lens.name, layer): choices.neighbors(lens, layer, batch)
+                for lens in choices.lenses
                 for layer in layers
             }
             for image in part:
-                yield _reading(model, image, layers, found, how)
+                yield _reading(model, image, layers, found, choices)
 
 
 def _reading(
     model: VisualModel,
-    seen: Seen,
+    image: ImageTokens,
     layers: Sequence[int],
     found: Mapping[tuple[str, int], Iterator[list[Neighbor]]],
-    how: _How,
+    choices: _Choices,
 ) -> Reading:
-    """Return the reading of one image, whose neighbors come next in what each lens found at each layer."""
-    tokens = seen.tokens
+    """Return the reading of one image. Its neighbors come next in what each lens `found` at each layer."""
+    tokens = image.tokens
     places = [
         Place(tile, row, column, (left, top, right, bottom))
         for tile, row, column, (left, top, right, bottom) in zip(
@@ -271,13 +273,13 @@ def _reading(
         )
     ]
     norms = {layer: tokens.norms(layer) for layer in layers}
-    searching = next((lens for lens in how.lenses if lens.bank is not None), None)
+    searching = next((lens for lens in choices.lenses if lens.bank is not None), None)
     bank = searching.bank if searching else None
     return Reading(
-        source=seen.name,
+        source=image.name,
         bank=bank.name if bank else "",
         model=model.name,
-        lenses=tuple(lens.name for lens in how.lenses),
+        lenses=tuple(lens.name for lens in choices.lenses),
         bank_layers=tuple(searching.searched_layers()) if searching else (),
         layers=tuple(layers),
         tokens=tuple(
@@ -290,16 +292,16 @@ def _reading(
                 lens.name,
                 place,
             )
-            for lens in how.lenses
+            for lens in choices.lenses
             for layer in layers
             for index, (place, norm) in enumerate(zip(places, norms[layer], strict=True))
         ),
         metric=bank.metric if bank else "cosine",
-        query_mean=described(how.query_mean) if bank else "",
+        query_mean=described(choices.query_mean) if bank else "",
         size=tokens.size,
         geometry=model.geometry,
-        prompt=how.prompt,
-        image=seen.image,
+        prompt=choices.prompt,
+        image=image.image,
     )
 
 

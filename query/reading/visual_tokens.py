@@ -1,4 +1,4 @@
-"""Seeing: the visual tokens of many images, a batch at a time, without the images that the model refuses."""
+"""The visual tokens of many images, a batch at a time, without the images that the model refuses."""
 
 from __future__ import annotations
 
@@ -17,82 +17,82 @@ if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel, VisualTokens
 
 Broken = Callable[[str, LatentBankError], None]
+"""What is told the name of an image that cannot be read, and why."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image, what it is called, and its visual tokens."""
+class ImageTokens:
+    """An image, its name, and its visual tokens."""
 
     name: str
     image: Image.Image
     tokens: VisualTokens
 
 
-def see(
+def image_tokens(
     model: VisualModel,
     images: Iterable[Source],
     layers: Sequence[int],
     prompt: str | None,
     batch: int,
     broken: Broken | None,
-) -> Iterator[list[Seen]]:
-    """Give the visual tokens of images, one list for each forward pass.
+) -> Iterator[list[ImageTokens]]:
+    """Run a VLM on images and yield their visual tokens, one list for each batch.
 
     Args:
         model: the VLM.
         images: paths, bytes, open images or what `find_images` finds.
         layers: the visual layers.
-        prompt: the text beside the image; None: the model's own way.
+        prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
-        broken: told the name of an image that cannot be read, or that the model refuses, and why; the others go on.
-            None: raise.
+        broken: told the name of an image that cannot be read, or that the model refuses, and why; such an image is
+            left out. None: the error is raised.
 
     Raises:
         ImageError: an image cannot be read.
-        ModelError: the model refuses an image; or a hidden state is not finite or zero, also where `broken` is given.
+        ModelError: the model refuses an image. Also, whether or not `broken` is given, if a hidden state is not finite
+            or zero.
     """
     stream = opened(images, broken)
     while part := list(itertools.islice(stream, batch)):
-        if seen := list(_look(model, part, layers, prompt, broken)):
-            yield seen
+        if found := list(_run(model, part, layers, prompt, broken)):
+            yield found
 
 
-def _look(
+def _run(
     model: VisualModel,
     part: Sequence[tuple[str, Image.Image]],
     layers: Sequence[int],
     prompt: str | None,
     broken: Broken | None,
-) -> Iterator[Seen]:
+) -> Iterator[ImageTokens]:
     try:
         found = model.visual_tokens([image for _, image in part], layers, prompt)
     except (ImageError, ModelError) as error:
-        if len(part) > 1:  # one of them is to blame: the others are read alone
+        if len(part) > 1:  # any of them may be the cause, so each is run alone
             for single in part:
-                yield from _look(model, [single], layers, prompt, broken)
+                yield from _run(model, [single], layers, prompt, broken)
             return
         name = part[0][0]
-        named = error if name in str(error) else type(error)(f"{name}: {error}")
+        named = error if name in str(error) else type(error)(f"{name}: {error}", argument=error.argument)
         if broken is None:
             raise named from error
         broken(name, named)
         return
     for (name, image), tokens in zip(part, found, strict=True):
-        check_states(
-            tokens, name, model
-        )  # the model and its dtype are to blame, not the image: this stops the job
-        yield Seen(name, image, tokens)
+        check_states(tokens, name, model)  # not the image's fault but the dtype's, so it ends the job
+        yield ImageTokens(name, image, tokens)
 
 
 def check_states(tokens: VisualTokens, name: str, model: VisualModel) -> None:
-    """Refuse visual tokens of the image `name` that no lens can read.
+    """Check that a lens can read the visual tokens of the image `name`.
 
     Raises:
-        ModelError: a hidden state is not finite or all zeros; layer, image and dtype are named.
+        ModelError: a hidden state is not finite or all zeros; the message names layer, image and dtype.
     """
     for layer, states in tokens.states.items():
         if not states.isfinite().all():
-            raise overflow(model.name, layer, f"visual tokens of {name}", states.dtype)
+            raise overflow_error(model.name, layer, f"visual tokens of {name}", states.dtype)
         if not states.any(dim=-1).all():
             raise ModelError(
                 f"Layer {layer} of {model.name} gives a visual token of {name} that is all zeros: it has no direction "
@@ -100,19 +100,20 @@ def check_states(tokens: VisualTokens, name: str, model: VisualModel) -> None:
             )
 
 
-def overflow(model: str, layer: int, what: str, dtype: torch.dtype) -> ModelError:
-    """Make the error that says of which layer's states the dtype cannot hold."""
+def overflow_error(model: str, layer: int, what: str, dtype: torch.dtype) -> ModelError:
+    """Return the error for hidden states of a layer that the dtype cannot hold."""
     return ModelError(
-        f"Layer {layer} of {model} gives {what} that are not finite in {called(dtype)}: load it in "
-        f"{wider(dtype)} (--dtype)."
+        f"Layer {layer} of {model} gives {what} that are not finite in {dtype_name(dtype)}: load it in "
+        f"{wider_dtypes(dtype)}.",
+        argument="dtype",
     )
 
 
-def wider(dtype: torch.dtype) -> str:
-    """Name the dtypes that hold more than this one."""
-    return "bfloat16 or float32" if called(dtype) == "float16" else "float32"
+def wider_dtypes(dtype: torch.dtype) -> str:
+    """Return the names of the dtypes whose range is larger than this one's."""
+    return "bfloat16 or float32" if dtype_name(dtype) == "float16" else "float32"
 
 
-def called(dtype: torch.dtype) -> str:
-    """Give a dtype's name, such as float32."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name, such as float32."""
     return str(dtype).removeprefix("torch.")

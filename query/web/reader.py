@@ -17,7 +17,8 @@ from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_classes, lenses_of
 from latentbank.query.reading.images import ImageSource
-from latentbank.query.reading.reading import Reading, read_text
+from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import default_visual_layers, join_layers, read_layers
 from latentbank.query.web.data import page_json, shrunk
 from latentbank.query.web.jobs import Ask, Cancelled, Job

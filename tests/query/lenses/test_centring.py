@@ -17,7 +17,7 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.centring import Means, load_means, means_of, save_means
 from latentbank.query.lenses.latent import LatentLens
-from latentbank.query.reading.reading import read_hidden, read_text
+from latentbank.query.reading.text import read_hidden, read_text
 from tests.query.banks import ONE, SENTENCES, fill
 
 ROWS = np.random.default_rng(1).normal(size=(6, 32)).astype(np.float32) + 5

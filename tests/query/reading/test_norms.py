@@ -86,5 +86,5 @@ def test_beyond_the_range_of_bfloat16(tiny_dir: Path) -> None:
     assert torch.isfinite(finite).all()
     said = beyond_range(eye, [tokens])
     assert said is not None
-    assert said.endswith("load it in float32 (--dtype).")
+    assert said.endswith("load it in float32.")
     assert beyond_range(eye, []) is None

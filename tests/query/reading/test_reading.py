@@ -17,7 +17,8 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import plan_for, store_plan
 from latentbank.ingest.plan import PlanSettings
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.query.reading.reading import excerpt, read_hidden, read_text
+from latentbank.query.reading.reading import excerpt
+from latentbank.query.reading.text import read_hidden, read_text
 from tests.query.banks import SENTENCES
 from tests.tiny import save_tiny
 

@@ -26,7 +26,8 @@ from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.grids import fitted, grid_lines
 from latentbank.query.output.pictures import draw_reading, png_bytes, save_reading
 from latentbank.query.reading.images import find_images
-from latentbank.query.reading.reading import Reading, read_hidden, read_text
+from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.text import read_hidden, read_text
 from latentbank.query.reading.visual import (
     default_visual_layers,
     join_layers,

@@ -12,7 +12,8 @@ from PIL import Image
 
 from latentbank.bank.bank import Bank
 from latentbank.models.language.model import LanguageModel
-from latentbank.query.reading.reading import Reading, read_hidden, read_text
+from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.text import read_hidden, read_text
 from latentbank.query.web.data import LARGEST_SIDE, page_data, page_json
 from tests.query.web.readings import HOSTILE, neighbor, reading_of
 

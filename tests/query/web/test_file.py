@@ -15,7 +15,7 @@ import pytest
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError
 from latentbank.models.language.model import LanguageModel
-from latentbank.query.reading.reading import read_text
+from latentbank.query.reading.text import read_text
 from latentbank.query.web.file import framed, reading_html, save_html
 from tests.query.web.readings import HOSTILE, reading_of
 

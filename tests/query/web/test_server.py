@@ -24,7 +24,7 @@ from latentbank.ingest.job import plan_for, store_plan
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
-from latentbank.query.reading.reading import read_text
+from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import read_images, read_layers
 from latentbank.query.web import server
 from latentbank.query.web.data import page_data, page_json

@@ -1,0 +1,206 @@
+"""Readings of text, and of hidden states from anywhere, against a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentbank.bank.bank import Bank
+from latentbank.bank.layers import BankLayers
+from latentbank.bank.merge import Unique
+from latentbank.bank.search import as_floats
+from latentbank.bank.where import Filter
+from latentbank.bank.words import Words, tight
+from latentbank.errors import QueryError
+from latentbank.query.lenses.base import Kind, Queries
+from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
+from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.reading.reading import Reading, TokenReading
+
+if TYPE_CHECKING:
+    from latentbank.models.language.model import LanguageModel
+
+
+def read_text(
+    bank: Bank,
+    model: LanguageModel,
+    sentence: str,
+    layers: Sequence[int] | int | None = None,
+    *,
+    token: str | None = None,
+    bank_layers: BankLayers = "mid",
+    top_k: int = 5,
+    where: Filter | None = None,
+    unique: Unique | None = None,
+    exact: bool = False,
+) -> Reading:
+    """Read every token of a sentence against a bank.
+
+    Args:
+        bank: a bank of the same model.
+        model: the LLM; its fingerprint is checked.
+        sentence: the text.
+        layers: the layers whose hidden states are read; None: the middle one of the bank's layers.
+        token: read only tokens of this word, or tokens with this text (case is ignored).
+        bank_layers: "mid", "all", one bank layer or several.
+        top_k: neighbors per token.
+        where: only contexts that this filter selects.
+        unique: one neighbor per "context" or per "word".
+        exact: compare with every context in full precision.
+
+    Returns:
+        A reading of all real tokens. If the bank's corpora were planned with a BOS before every sentence, the sentence
+        gets one too. The first token of a sentence has no context, so its neighbors mean little; a bank holds no such
+        contexts.
+
+    Raises:
+        BankMismatch: the bank belongs to another model.
+        LayerNotFound: a layer that the model does not have, or whose mean of text a centred bank does not know.
+        QueryError: the sentence is empty, or has no such token.
+    """
+    bank.require_model(model.name, model.fingerprint())
+    chosen = _layers_to_read(bank, layers)
+    always_bos = _planned_with_bos(bank)
+    ids = model.encode(sentence, always_bos=always_bos)
+    special = set(model.tokenizer.all_special_ids)
+    texts = [str(model.tokenizer.decode([id_])) for id_ in ids]
+    places = [i for i, id_ in enumerate(ids) if id_ not in special]
+    if not places:
+        raise QueryError("The sentence has no tokens; give some text.")
+    if token is not None:
+        spans = model.spans(sentence, always_bos=always_bos)
+        places = _matching(sentence, texts, spans, places, token)
+    states = model.hidden_states([ids], chosen)[0]
+    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    return _read(
+        lens,
+        {layer: states[layer][places].float().cpu().numpy() for layer in chosen},
+        labels=[texts[i] for i in places],
+        indices=places,
+        source=sentence,
+        kind="text",
+        top_k=top_k,
+        query_mean="text" if bank.metric == "centred" else None,
+    )
+
+
+def read_hidden(
+    bank: Bank,
+    hidden_states: npt.ArrayLike | Mapping[int, npt.ArrayLike],
+    *,
+    labels: Sequence[str] | None = None,
+    source: str = "hidden states",
+    bank_layers: BankLayers = "mid",
+    top_k: int = 5,
+    where: Filter | None = None,
+    unique: Unique | None = None,
+    exact: bool = False,
+    query_mean: QueryMean | None = None,
+) -> Reading:
+    """Read hidden states from anywhere: soft prompts, speech, latent reasoning steps.
+
+    Args:
+        bank: a bank of the LLM that the hidden states live in.
+        hidden_states: `[tokens, hidden]`, or a mapping from layer to such arrays of equal length.
+        labels: what each token is called; None: its number.
+        source: what all of them are called.
+        bank_layers: as for `read_text`.
+        top_k: neighbors per token.
+        where: only contexts that this filter selects.
+        unique: one neighbor per "context" or per "word".
+        exact: compare with every context in full precision.
+        query_mean: for a centred bank, the mean that is subtracted from the hidden states: "text" (the bank's mean of
+            text at their layer), "batch" (their own), `Means` measured on others of their kind, or an array `[hidden]`.
+
+    Raises:
+        QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
+            `query_mean`, or another bank with it.
+    """
+    given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
+    arrays = {layer: _rows(states) for layer, states in given.items()}
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise QueryError("Every layer needs hidden states of the same tokens, and at least one of them.")
+    (count,) = lengths
+    if labels is not None and len(labels) != count:
+        raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
+    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    names = list(labels) if labels is not None else [str(i) for i in range(count)]
+    return _read(lens, arrays, names, list(range(count)), source, "other", top_k, query_mean)
+
+
+def _read(
+    lens: LatentLens,
+    states: Mapping[int, npt.NDArray[Any]],
+    labels: Sequence[str],
+    indices: Sequence[int],
+    source: str,
+    kind: Kind,
+    top_k: int,
+    query_mean: QueryMean | None,
+) -> Reading:
+    tokens = []
+    for layer, rows in states.items():
+        norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
+        mean = resolve_mean(lens.bank, query_mean, layer, rows)
+        found = lens.read(Queries(rows, layer if layer >= 0 else None, kind, mean), top_k)
+        tokens += [
+            TokenReading(index, label, layer, float(norm), tuple(neighbors))
+            for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
+        ]
+    return Reading(
+        source=source,
+        bank=lens.bank.name,
+        model=lens.bank.manifest.model,
+        lenses=(lens.name,),
+        bank_layers=tuple(lens.searched_layers()),
+        layers=tuple(states),
+        tokens=tuple(tokens),
+        metric=lens.bank.metric,
+        query_mean=described(query_mean),
+    )
+
+
+def _planned_with_bos(bank: Bank) -> bool:
+    """Return whether every corpus of the bank has the model's BOS before its sentences."""
+    planned = [entry.plan.get("bos") for entry in bank.corpora.values()]
+    return bool(planned) and all(bos == "always" for bos in planned)
+
+
+def _layers_to_read(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
+    if layers is None:
+        middle = bank.choose_layers("mid")
+        return [middle[len(middle) // 2]]
+    return [layers] if isinstance(layers, int) else list(dict.fromkeys(layers))
+
+
+def _matching(
+    sentence: str, texts: list[str], spans: list[tuple[int, int]], places: list[int], token: str
+) -> list[int]:
+    """Return those of `places` whose token or word is `token`.
+
+    Raises:
+        QueryError: there are none.
+    """
+    target = token.strip().casefold()
+    words = Words(sentence)
+    found = [
+        i
+        for i in places
+        if target in (texts[i].strip().casefold(), words.at(*tight(sentence, *spans[i])).casefold())
+    ]
+    if not found:
+        raise QueryError(
+            f"The sentence has no token or word '{token}'; its tokens are {' '.join(repr(texts[i]) for i in places)}."
+        )
+    return found
+
+
+def _rows(states: npt.ArrayLike) -> npt.NDArray[Any]:
+    try:
+        return np.atleast_2d(as_floats(states))
+    except (TypeError, ValueError) as error:
+        raise QueryError(f"Hidden states must be an array of numbers [tokens, hidden]: {error}.") from None
