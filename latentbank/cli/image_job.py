@@ -129,13 +129,13 @@ def reading_folder(
 ) -> ReadingFolder:
     """Open the folder of --parquet, with everything that its readings depend on."""
     from latentbank.query.output.parquet import ReadingFolder
-    from latentbank.query.reading.visual_tokens import called
+    from latentbank.query.reading.visual_tokens import dtype_name
 
     settings: dict[str, Any] = {
         "model": vlm.name,
         "revision": vlm.revision,
         "fingerprint": vlm.fingerprint(),
-        "dtype": called(vlm.language.dtype),
+        "dtype": dtype_name(vlm.language.dtype),
         **choice,
     }
     if bank is not None:

@@ -36,7 +36,7 @@ def query_text(
 ) -> None:
     """Read the tokens of a sentence against a bank."""
     from latentbank.cli.output.readings import show_reading
-    from latentbank.query.reading.reading import read_text
+    from latentbank.query.reading.text import read_text
 
     settings = GlobalOptions.of(ctx).settings()
     layers = numbers(layer)

@@ -256,4 +256,5 @@ def _choice(
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    """Print the library's warning that norms are beyond the model's dtype, with the option that helps."""
+    print(f"warning: {text.removesuffix('.')} (--dtype).", file=sys.stderr)
