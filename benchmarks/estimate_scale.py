@@ -157,7 +157,7 @@ def growth_table() -> str:
 def _other_checks() -> list[str]:
     """Compare with what other benchmarks measured: disk by benchmarks/search.py, indexing by benchmarks/ingest.py."""
     lines = [
-        "Other benchmarks of README, on the same machine:",
+        "Other benchmarks (benchmarks.md), on the same machine:",
         "",
         "| | measured | computed |",
         "|---|---|---|",
