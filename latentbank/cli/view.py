@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.models.vision.vision_language import VisualModel
-    from latentbank.query.web.reader import Desk
+    from latentbank.query.web.service import ReadingService
 
 # Held-out scenes that the page offers if the demo's pictures are installed.
 _SCENES = (0, 3, 8)
@@ -68,12 +68,12 @@ def view(
     settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))  # first: loading a model takes a while
-        desk, pictures = None, {}
+        service, pictures = None, {}
         if not saved_only:
             print("opening the bank and loading the model ...", file=sys.stderr)
             opened = stack.enter_context(bank.opened(settings))
-            desk, pictures = _desk(opened, model, loading, settings), shipped_pictures()
-        app = Guard(create_app(desk, pictures), token)
+            service, pictures = _service(opened, model, loading, settings), shipped_pictures()
+        app = Guard(create_app(service, pictures), token)
         # No access log: it would hold what people typed.
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
@@ -99,9 +99,11 @@ def _check(host: str, token: str | None, models: list[str] | None, loading: Load
         raise LatentBankError("--revision is for one model: leave it out, or give one --model.")
 
 
-def _desk(bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings) -> Desk:
+def _service(
+    bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings
+) -> ReadingService:
     """Load the first model; the others are loaded when somebody chooses them."""
-    from latentbank.query.web.reader import Desk
+    from latentbank.query.web.service import ReadingService
 
     revision = None if models else bank.manifest.revision
 
@@ -109,7 +111,7 @@ def _desk(bank: Bank, models: list[str] | None, loading: LoadingOptions, setting
         return loading.load_vlm(path, lambda count: count, settings, revision=revision, say=say)
 
     (name, first), *others = shown_names(models or [bank.manifest.model]).items()
-    return Desk(bank, load(first), {other: partial(load, path) for other, path in others}, name)
+    return ReadingService(bank, load(first), {other: partial(load, path) for other, path in others}, name)
 
 
 def shipped_pictures() -> dict[str, bytes]:

@@ -90,7 +90,7 @@ class Guard:
             if urlsplit(f"//{host}").hostname in self._hosts:
                 await self._app(scope, receive, send)
             else:
-                await _answer(send, 421, "Use the address that `latentbank view` printed.")
+                await _answer(send, 421, "Use the address that was shown when the page was started.")
         elif scope["path"].startswith(_OPEN) or self._known(headers):
             await self._app(scope, receive, send)
         elif scope["path"] != "/":

@@ -1,4 +1,4 @@
-"""What is asked of the desk, and how far the answer is."""
+"""Requests of the page, and the jobs that answer them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from latentbank.bank.where import Filter
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is to be read, and how: the bytes of an image, or a sentence; the rest as for `read_image`.
+class ReadingRequest:
+    """What to read, and how.
 
-    `model` is one of the desk's names; "": its first.
+    Attributes:
+        name: what the reading calls its source.
+        image: bytes of an image file; None: `sentence` is read.
+        sentence: the text to read if there is no image.
+        model: one of the service's model names; "": the first of them.
+        layers, bank_layers, lenses, top_k, where, unique: as for `read_image`.
     """
 
     name: str
@@ -33,32 +38,44 @@ class Ask:
     unique: Unique | None = None
 
     def key(self, corpora: Iterable[CorpusEntry] = (), version: int = 1) -> str:
-        """Give a digest that tells this from other asks, and from the same one over other corpora.
+        """Return 32 hex digits that differ between requests, and between corpora for the same request.
 
         Args:
-            corpora: those that readers of the bank are shown now.
-            version: the bank's, that is read now.
+            corpora: those that readers of the bank see now.
+            version: the version of the bank that is read now.
         """
-        shown = sorted((one.name, one.stored, one.content_hash, sorted(one.plan.items())) for one in corpora)
+        shown = sorted(
+            (entry.name, entry.stored, entry.content_hash, sorted(entry.plan.items())) for entry in corpora
+        )
         rest = repr((replace(self, image=None), shown, version)).encode("utf-8", "surrogateescape")
         return hashlib.blake2b((self.image or b"") + rest, digest_size=16).hexdigest()
 
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-OVER: tuple[State, ...] = ("done", "failed", "cancelled")
-"""States in which nothing more changes."""
+FINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled")
+"""States after which a job does not change."""
 
 
 class Cancelled(Exception):
-    """Nobody wants the answer any more."""
+    """The client cancelled the job."""
 
 
 @dataclass
 class Job:
-    """One ask being answered.
+    """The work on one request.
 
-    `version` grows with every change, `reading` is the answer's key, `error` says what went wrong. `parts` are, while
-    it runs, the visual layers read so far: JSON as page/parts.js takes it, in the order in which they were read.
+    Attributes:
+        id: names the job in addresses.
+        state: how far it is.
+        what: what it does now, for people.
+        done: how many tokens are read.
+        total: how many tokens there are to read; 0: not known yet.
+        reading: the key of the finished reading.
+        error: why the job failed.
+        version: grows with every update.
+        parts: while the job runs, the visual layers read so far, in the order in which they were read: JSON as
+            page/parts.js takes it.
+        cancelled: set by whoever cancels the job.
     """
 
     id: str
@@ -72,32 +89,32 @@ class Job:
     parts: tuple[str, ...] = ()
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def tell(self, **changes: Any) -> None:
-        """Change it, and let those see who look."""
+    def update(self, **changes: Any) -> None:
+        """Set attributes, and let those who follow the job know."""
         for name, value in changes.items():
             setattr(self, name, value)
         self.version += 1
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more will change."""
-        return self.state in OVER
+    def finished(self) -> bool:
+        """Whether the job is in a state that does not change."""
+        return self.state in FINAL_STATES
 
     def check(self) -> None:
-        """End the work if nobody wants it any more.
+        """Raise if the job was cancelled.
 
         Raises:
-            Cancelled: nobody does.
+            Cancelled: it was.
         """
         if self.cancelled.is_set():
             raise Cancelled
 
     def advance(self, count: int) -> None:
-        """Count `count` more hidden states as read, unless nobody wants the answer any more.
+        """Count `count` more hidden states as read.
 
         Raises:
-            Cancelled: nobody does.
+            Cancelled: the job was cancelled.
         """
         self.check()
         if count:
-            self.tell(done=self.done + count)
+            self.update(done=self.done + count)

@@ -1,4 +1,4 @@
-"""Images that people sent to the page: the last ones, in memory, so that an address can name one."""
+"""Uploaded images: the last ones are kept in memory, so that an address can name them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ _KEPT_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class Upload:
-    """An image as it was sent, and its name as it may be shown."""
+    """An image file as it was sent.
+
+    Attributes:
+        key: 32 hex digits of its bytes.
+        name: its file name, made safe to show.
+        data: its bytes.
+    """
 
     key: str
     name: str
@@ -21,27 +27,27 @@ class Upload:
 
 
 class Uploads:
-    """The last images that were sent, by a digest of their bytes: 32 at most, and of 100 MB together."""
+    """The last uploaded images, by a digest of their bytes: at most 32, and at most 100 MB altogether."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Upload] = OrderedDict()
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
 
     def keep(self, name: str, data: bytes) -> Upload:
-        """Keep an image, in place of those looked at longest ago where there are too many."""
+        """Keep an image; if there are too many, the least recently used ones are dropped."""
         upload = Upload(hashlib.blake2b(data, digest_size=16).hexdigest(), name, data)
-        with self._guard:
+        with self._lock:
             self._kept[upload.key] = upload
             self._kept.move_to_end(upload.key)
             while len(self._kept) > 1 and (
-                len(self._kept) > _KEPT or sum(len(one.data) for one in self._kept.values()) > _KEPT_BYTES
+                len(self._kept) > _KEPT or sum(len(other.data) for other in self._kept.values()) > _KEPT_BYTES
             ):
                 self._kept.popitem(last=False)
         return upload
 
     def get(self, key: str) -> Upload | None:
-        """Give an image; None where it is gone, or never was."""
-        with self._guard:
+        """Return an image; None if it is not kept any more, or never was."""
+        with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)

@@ -134,8 +134,8 @@ def live(bank: Bank, eye: PatchEye, tmp_path_factory: pytest.TempPathFactory) ->
     import uvicorn
 
     from latentbank.query.web.guard import Guard
-    from latentbank.query.web.reader import Desk
     from latentbank.query.web.server import create_app
+    from latentbank.query.web.service import ReadingService
 
     listening = socket.create_server(("127.0.0.1", 0))
     folder = tmp_path_factory.mktemp("stranger") / "llama-other"
@@ -143,7 +143,7 @@ def live(bank: Bank, eye: PatchEye, tmp_path_factory: pytest.TempPathFactory) ->
         "loud": lambda say: PatchEye(eye.language, gain=9.0),
         "stranger": lambda say: PatchEye(load_language_model(str(save_tiny(folder, seed=7)))),
     }
-    app = Guard(create_app(Desk(bank, eye, others), {"a cat": png(picture(1, (300, 200)))}))
+    app = Guard(create_app(ReadingService(bank, eye, others), {"a cat": png(picture(1, (300, 200)))}))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

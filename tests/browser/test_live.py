@@ -150,7 +150,7 @@ def test_a_job_is_cancelled_by_its_button(
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
     )
-    expect(page.locator("#said")).to_have_text("looking at the image")
+    expect(page.locator("#said")).to_have_text("running the model on the image")
     expect(page.locator("#progress")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     go.set()

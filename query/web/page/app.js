@@ -109,7 +109,7 @@ function recall() {
   showTab();
   if (query.has("model") && !about.models.includes(query.get("model"))) {
     [$("model").value] = about.models;
-    return say(`There is no model ${query.get("model")} on this page; there are ${about.models.join(", ")}.`, true);
+    return say(`There is no model ${query.get("model")} on this page; choose one of ${about.models.join(", ")}.`, true);
   }
   if (chosen || query.has("sentence")) read();
 }
@@ -236,7 +236,7 @@ function follow(id) {
     if (events.readyState !== EventSource.CLOSED) return;
     job = null;
     busy(false);
-    say("The connection is lost; is `latentbank view` still running?", true);
+    say("The connection is lost; is the page's server still running?", true);
   });
 }
 
@@ -264,7 +264,7 @@ async function answer(promise) {
   try {
     response = await promise;
   } catch {
-    throw new Error("The page's server does not answer; is `latentbank view` still running?");
+    throw new Error("The page's server does not answer; is it still running?");
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);

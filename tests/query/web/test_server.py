@@ -26,11 +26,12 @@ from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import read_images, read_layers
-from latentbank.query.web import server
+from latentbank.query.web import inputs, server
 from latentbank.query.web.data import page_data, page_json
 from latentbank.query.web.guard import Guard
-from latentbank.query.web.reader import Desk
-from latentbank.query.web.server import create_app, where_of
+from latentbank.query.web.inputs import where_of
+from latentbank.query.web.server import create_app
+from latentbank.query.web.service import ReadingService
 from tests.query.banks import SENTENCES, fill
 from tests.query.eye import PatchEye, picture
 from tests.query.searches import candidates_asked_for, hold_second_layer
@@ -48,9 +49,9 @@ def eye(tiny: LanguageModel) -> PatchEye:
 @pytest.fixture
 def client(bank: Bank, eye: PatchEye) -> Iterator[TestClient]:
     pictures = {"a cat": png(picture(1))}
-    desk = Desk(bank, eye)
-    with TestClient(Guard(create_app(desk, pictures)), base_url=HOME) as made:
-        cast("Any", made).desk = desk
+    service = ReadingService(bank, eye)
+    with TestClient(Guard(create_app(service, pictures)), base_url=HOME) as made:
+        cast("Any", made).service = service
         yield made
 
 
@@ -121,7 +122,7 @@ def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
     monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 4)
     with fill("centred", tmp_path, tiny, {"c": SENTENCES}, metric="centred") as bank:
         (expected,) = read_images(eye, [picture()], [LatentLens(bank)], [1, 2])
-        with TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
+        with TestClient(Guard(create_app(ReadingService(bank, eye))), base_url=HOME) as client:
             data = reading(client, png(picture()), layers="1,2")
     wanted = json.loads(page_json(expected))
     assert data["found"] == wanted["found"]
@@ -147,15 +148,15 @@ def test_each_layer_is_told_as_soon_as_it_is_read(
     client: TestClient, bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second layer waits until the first one's neighbors have reached the client."""
-    monkeypatch.setattr("latentbank.query.web.server._LOOK", 0.001)
+    monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
     first_is_there = hold_second_layer(bank, monkeypatch)
     image = picture(8)
     asked = {"layers": "1,2", "lens": "latent,embedding"}
     job = client.post("/api/readings", params=asked, content=png(image)).json()["job"]
-    desk_job = cast("Any", client).desk.job(job)
-    while not desk_job.parts:
-        assert not desk_job.over
-    assert len(desk_job.parts) == 1
+    running = cast("Any", client).service.job(job)
+    while not running.parts:
+        assert not running.finished
+    assert len(running.parts) == 1
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(events, client, job, "part")
         first_is_there.set()
@@ -172,17 +173,17 @@ def test_each_layer_is_told_as_soon_as_it_is_read(
 def test_a_reading_that_is_cancelled_between_layers_ends_there(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = cast("Any", client).desk
+    service = cast("Any", client).service
     read: list[int] = []
 
     def cancelling(*given: Any, **more: Any) -> Any:
         for one in read_layers(*given, **more):
             read.extend(one.layers)
-            (job,) = desk._jobs.values()
+            (job,) = service._jobs.values()
             assert client.delete(f"/api/jobs/{job.id}").status_code == 204
             yield one
 
-    monkeypatch.setattr("latentbank.query.web.reader.read_layers", cancelling)
+    monkeypatch.setattr("latentbank.query.web.service.read_layers", cancelling)
     assert outcome(client, picture="a cat", layers="0,1,2")["state"] == "cancelled"
     assert read == [0]
 
@@ -191,7 +192,7 @@ def test_after_a_corpus_was_replaced_it_is_read_anew(
     tmp_path: Path, tiny: LanguageModel, eye: PatchEye
 ) -> None:
     bank = fill("small", tmp_path, tiny, {"c": ["A red apple lies on the wooden table."]})
-    with bank, TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
+    with bank, TestClient(Guard(create_app(ReadingService(bank, eye))), base_url=HOME) as client:
         asked = {"sentence": "The dog chased a cat.", "layers": "1"}
         before, first = reading(client, **asked), outcome(client, **asked)
         assert outcome(client, **asked)["reading"] == first["reading"]
@@ -225,7 +226,7 @@ def test_another_model_is_loaded_when_it_is_chosen_and_stays(bank: Bank, tiny: L
         loaded.append("loud")
         return loud
 
-    app = create_app(Desk(bank, eye, {"loud": load}, "quiet"), {"a cat": png(picture(1))})
+    app = create_app(ReadingService(bank, eye, {"loud": load}, "quiet"), {"a cat": png(picture(1))})
     with TestClient(Guard(app), base_url=HOME) as client:
         assert client.get("/api/about").json()["models"] == ["quiet", "loud"]
         own = reading(client, picture="a cat", layers="1")
@@ -237,7 +238,7 @@ def test_another_model_is_loaded_when_it_is_chosen_and_stays(bank: Bank, tiny: L
         reading(client, picture="a cat", layers="2", model="loud")
         assert loaded == ["loud"]
         code, said = refused(client, picture="a cat", model="crystal")
-        assert (code, said) == (400, "There is no model 'crystal' on this page; there are quiet, loud.")
+        assert (code, said) == (400, "There is no model 'crystal' on this page; choose one of quiet, loud.")
 
 
 def test_a_model_with_another_llm_is_said_to_be_the_wrong_one_and_loaded_once(
@@ -248,7 +249,8 @@ def test_a_model_with_another_llm_is_said_to_be_the_wrong_one_and_loaded_once(
     with TestClient(
         Guard(
             create_app(
-                Desk(bank, eye, {"other": lambda say: loads.append(1) or other}), {"a": png(picture())}
+                ReadingService(bank, eye, {"other": lambda say: loads.append(1) or other}),
+                {"a": png(picture())},
             )
         ),
         base_url=HOME,
@@ -269,7 +271,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, eye: PatchE
             raise ModelError("Its weights are missing; download them.")
         return eye
 
-    app = create_app(Desk(bank, eye, {"other": load}), {"a": png(picture())})
+    app = create_app(ReadingService(bank, eye, {"other": load}), {"a": png(picture())})
     with TestClient(Guard(app), base_url=HOME) as client:
         assert (
             outcome(client, picture="a", model="other")["error"] == "Its weights are missing; download them."
@@ -281,15 +283,17 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, eye: PatchE
 
 
 def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbank.query.web.server._LOOK", 0.001)
+    monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
     monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 1)
     job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
     told = events(client, job)
     assert told[-1]["state"] == "done"
-    assert {"looking at the image", "visual layer 1 is read, 2 of 3"} <= {event["what"] for event in told}
+    assert {"running the model on the image", "visual layer 1 is read, 2 of 3"} <= {
+        event["what"] for event in told
+    }
     assert [event["done"] for event in told] == sorted(event["done"] for event in told)
     assert outcome(client, picture="a cat", layers="77") == {
-        **told[-1], "state": "failed", "reading": "", "what": "looking at the image", "done": 0, "total": 0,
+        **told[-1], "state": "failed", "reading": "", "what": "running the model on the image", "done": 0, "total": 0,
         "error": outcome(client, picture="a cat", layers="77")["error"],
     }  # fmt: skip
     assert "no layer 77" in outcome(client, picture="a cat", layers="77")["error"]
@@ -370,7 +374,7 @@ def refused(client: TestClient, content: bytes | None = None, **asked: Any) -> t
 
 
 def test_uploads_are_limited_in_bytes_and_pixels(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LARGEST_UPLOAD", 1_000_000)
+    monkeypatch.setattr(inputs, "LARGEST_UPLOAD", 1_000_000)
     code, said = refused(client, b"\x89PNG" + bytes(1_000_000))
     assert (code, said) == (413, "The image is larger than 1 MB; make it smaller.")
 
@@ -392,7 +396,7 @@ def test_what_is_no_image_is_refused_at_once(client: TestClient) -> None:
     for body in (b"", b"no image", b"<svg onload=alert(1)>", png(picture())[:40]):
         code, said = refused(client, body)
         assert code == 400
-        assert "Pillow can read" in said
+        assert "Pillow cannot read" in said
     cut = png(picture(9, (64, 64)))[:2000]
     assert "cannot be read to its end" in outcome(client, cut)["error"]
 
@@ -415,7 +419,7 @@ def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
 def test_too_many_waiting_jobs_are_refused(
     client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbank.query.web.reader.WAITING", 2)
+    monkeypatch.setattr("latentbank.query.web.service.WAITING", 2)
     go, look = threading.Event(), eye.visual_tokens
     monkeypatch.setattr(eye, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
     try:
@@ -439,7 +443,7 @@ def test_no_path_reaches_the_disk(client: TestClient) -> None:
 def test_another_models_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
     other = PatchEye(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
     with pytest.raises(BankMismatch):
-        Desk(bank, other)
+        ReadingService(bank, other)
 
 
 def test_images_are_searched_with_as_many_candidates_as_visual_tokens_need(
@@ -468,7 +472,7 @@ def test_hostile_captions_and_file_names_stay_text(
     plan = plan_for(bank, corpus_from_sentences("c", [HOSTILE] * 2), tiny, tmp_path / "plan")
     store_plan(bank, plan, tiny)
     name = f"../../{HOSTILE}\x00\n.png"
-    with bank, TestClient(Guard(create_app(Desk(bank, eye))), base_url=HOME) as client:
+    with bank, TestClient(Guard(create_app(ReadingService(bank, eye))), base_url=HOME) as client:
         last = outcome(client, png(picture()), name=name)
         response = client.get(f"/api/readings/{last['reading']}")
         assert response.headers["content-type"] == "application/json"

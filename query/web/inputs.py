@@ -1,0 +1,147 @@
+"""What a browser sends to request a reading, checked and made a `ReadingRequest`."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import HTTPException, Query, Request
+from PIL import Image
+
+from latentbank.bank.layers import BankLayers
+from latentbank.bank.where import All, Filter, Where
+from latentbank.errors import ImageError, QueryError
+from latentbank.query.lenses.registry import lens_names
+from latentbank.query.web.jobs import ReadingRequest
+
+LARGEST_UPLOAD = 20_000_000
+"""Largest size of an uploaded image, in bytes."""
+MOST_PIXELS = 40_000_000
+"""Largest number of pixels of an uploaded image."""
+
+Short = Annotated[str, Query(max_length=200)]
+
+
+@dataclass(frozen=True)
+class ReadingQuery:
+    """The query parameters of a request for a reading, as the page sends them; "" stands for what is not given.
+
+    Attributes:
+        picture: name of one of the page's own images.
+        upload: key of an image that was uploaded before.
+        name: file name of the image in the request's body.
+        sentence: the text to read.
+        model: name of one of the page's models.
+        layers: visual layers (of a sentence: layers) with commas.
+        bank_layers: "mid", "all" or bank layers with commas.
+        lens: names of lenses with commas.
+        top_k: neighbors for each token.
+        corpus, word, caption: filters, as `where_of` takes them.
+        unique: as for `read_image`.
+    """
+
+    picture: Short = ""
+    upload: Short = ""
+    name: Annotated[str, Query(max_length=400)] = ""
+    sentence: Annotated[str, Query(max_length=2000)] = ""
+    model: Short = ""
+    layers: Short = ""
+    bank_layers: Short = "mid"
+    lens: Short = "latent"
+    top_k: Annotated[int, Query(ge=1, le=50)] = 5
+    corpus: Short = ""
+    word: Short = ""
+    caption: Short = ""
+    unique: Literal["", "context", "word"] = ""
+
+    def request(self, name: str, image: bytes | None) -> ReadingRequest:
+        """Return the request for a reading of an image, or of the sentence if `image` is None.
+
+        Args:
+            name: what the reading calls its source.
+            image: bytes of an image file.
+
+        Raises:
+            QueryError: layers or lenses that do not exist.
+        """
+        return ReadingRequest(
+            name=name,
+            image=image,
+            sentence=self.sentence,
+            model=self.model,
+            layers=_numbers(self.layers) or None,
+            bank_layers=_bank_layers(self.bank_layers),
+            lenses=tuple(lens_names(self.lens)),
+            top_k=self.top_k,
+            where=where_of(self.corpus, self.word, self.caption),
+            unique=cast("Any", self.unique or None),
+        )
+
+
+def where_of(corpus: str, word: str, caption: str) -> Filter | None:
+    """Return one filter that all given parts must pass; None if none is given. A word matches in any common case."""
+    parts: list[Filter] = []
+    if corpus:
+        parts.append(Where(corpus=corpus))
+    if word.strip():
+        given = word.strip()
+        forms = dict.fromkeys((given, given.lower(), given.capitalize(), given.upper()))
+        parts.append(Where(word=tuple(forms)))
+    if caption.strip():
+        parts.append(Where(caption_contains=caption.strip()))
+    return None if not parts else parts[0] if len(parts) == 1 else All(tuple(parts))
+
+
+async def read_upload(request: Request) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        HTTPException: 413, as soon as it is too large.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_UPLOAD:
+            raise HTTPException(
+                413, f"The image is larger than {LARGEST_UPLOAD // 1_000_000} MB; make it smaller."
+            )
+    return bytes(body)
+
+
+def check_image(data: bytes) -> None:
+    """Check that data is an image of a bearable size, before it is decoded.
+
+    Raises:
+        ImageError: it is no image, or has more than `MOST_PIXELS` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata, and about sizes that are refused below
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+    except Image.DecompressionBombError:
+        width, height = MOST_PIXELS, 2
+    except Exception:
+        raise ImageError("Pillow cannot read this file as an image; use PNG, JPEG or WebP.") from None
+    if width * height > MOST_PIXELS:
+        raise ImageError(
+            f"The image has more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller."
+        )
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name made safe to show: on one line, and at most 120 characters."""
+    return "".join(letter if letter.isprintable() else "·" for letter in name)[:120]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",") if part.strip()}))
+    except ValueError:
+        raise QueryError(f"'{text}' names no layers; write numbers with commas, such as 4,8,12.") from None
+
+
+def _bank_layers(text: str) -> BankLayers:
+    return cast("BankLayers", text) if text in ("mid", "all") else _numbers(text)

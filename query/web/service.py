@@ -1,0 +1,212 @@
+"""The service behind the page: it reads one request after the other and keeps the last readings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from latentbank.bank.bank import Bank
+from latentbank.errors import LatentBankError, QueryError
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.registry import lens_classes, lenses_of
+from latentbank.query.reading.images import ImageSource
+from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.text import read_text
+from latentbank.query.reading.visual import default_visual_layers, join_layers, read_layers
+from latentbank.query.web.data import page_json, shrunk
+from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest
+from latentbank.query.web.vlms import Load, Models
+from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.models.vision.vision_language import VisualModel
+
+log = logging.getLogger(__name__)
+
+WAITING = 32
+"""Largest number of unfinished jobs; further requests are refused."""
+_KEPT_READINGS = 64
+_KEPT_JOBS = 256
+
+
+@dataclass(frozen=True)
+class StoredReading:
+    """A reading as the page takes it: the name of its source, and the JSON of `page_json`."""
+
+    source: str
+    data: str
+
+
+class ReadingService:
+    """Reads images and sentences against a bank in one background thread, with progress.
+
+    Args:
+        bank: an open bank; it must stay open as long as the service is used.
+        model: a VLM over the bank's LLM.
+        others: further models that may be chosen, by name; each is loaded when it is first used.
+        name: the name by which the first model is chosen; "": its own name.
+
+    Raises:
+        BankMismatch: the bank belongs to another LLM than the first model's.
+    """
+
+    def __init__(
+        self, bank: Bank, model: VisualModel, others: Mapping[str, Load] | None = None, name: str = ""
+    ) -> None:
+        self.bank = bank
+        self._models = Models(bank, name or model.name, model, others or {})
+        self._language, self._num_layers = model.language, model.num_layers
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reading")
+        self._lock = threading.Lock()
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._readings: OrderedDict[str, StoredReading] = OrderedDict()
+
+    def about(self) -> dict[str, Any]:
+        """Return what can be requested, as JSON-ready data. All models share the bank's LLM, and so its layers."""
+        return {
+            "bank": self.bank.name,
+            "models": list(self._models.names),
+            "num_layers": self._num_layers,
+            "visual_layers": default_visual_layers(self._num_layers),
+            "bank_layers": self.bank.layers,
+            "corpora": sorted(self.bank.shown_corpora),
+            "lenses": list(lens_classes()),
+            "lens_titles": {name: lens.title for name, lens in lens_classes().items()},
+        }
+
+    def submit(self, request: ReadingRequest) -> Job:
+        """Put a request in the queue.
+
+        Returns:
+            Its job; a finished one if the same request was answered before over the same corpora.
+
+        Raises:
+            QueryError: there is no such model, or too many jobs are waiting.
+        """
+        names = self._models.names
+        if request.model and request.model not in names:
+            raise QueryError(
+                f"There is no model '{request.model}' on this page; choose one of {listed(names)}."
+            )
+        request = replace(request, model=request.model or names[0])
+        shown = self.bank.shown_corpora.values()
+        job, key = Job(secrets.token_urlsafe(12)), request.key(shown, self.bank.version)
+        with self._lock:
+            if key in self._readings:
+                self._readings.move_to_end(key)
+                job.update(state="done", reading=key)
+            elif sum(not other.finished for other in self._jobs.values()) > WAITING:
+                raise QueryError("Too many readings are waiting; try again in a minute.")
+            self._jobs[job.id] = job
+            finished = [other for other in self._jobs.values() if other.finished]
+            for old in finished[: max(0, len(self._jobs) - _KEPT_JOBS)]:
+                del self._jobs[old.id]
+        if not job.finished:
+            self._thread.submit(self._run, job, request, key)
+        return job
+
+    def job(self, number: str) -> Job | None:
+        """Return the job of an id; None if there is none."""
+        with self._lock:
+            return self._jobs.get(number)
+
+    def reading(self, key: str) -> StoredReading | None:
+        """Return one of the last readings; None if it is not kept any more, or never was."""
+        with self._lock:
+            return self._readings.get(key)
+
+    def close(self) -> None:
+        """Cancel all jobs and wait for the thread to end."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.cancelled.set()
+        self._thread.shutdown(wait=True)
+
+    def _run(self, job: Job, request: ReadingRequest, key: str) -> None:
+        """Answer a request; whatever happens, the job ends in a final state."""
+        try:
+            job.check()
+            job.update(state="running")
+            reading = (
+                self._read_text(job, request) if request.image is None else self._read_image(job, request)
+            )
+            job.check()
+            stored = StoredReading(reading.source, page_json(reading))
+            with self._lock:
+                self._readings[key] = stored
+                while len(self._readings) > _KEPT_READINGS:
+                    self._readings.popitem(last=False)
+            job.update(state="done", reading=key)
+        except Cancelled:
+            job.update(state="cancelled")
+        except LatentBankError as error:
+            job.update(state="failed", error=str(error))
+        except Exception as error:  # a bug, too, must end the job: clients wait for it
+            log.exception("a reading failed")
+            job.update(
+                state="failed",
+                error=f"The reading failed ({type(error).__name__}); the server's log says more.",
+            )
+        finally:
+            job.parts = ()  # the whole reading is stored, or nobody waits for it
+
+    def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
+        job.update(what="reading the sentence")
+        return read_text(
+            self.bank,
+            self._language,
+            request.sentence,
+            request.layers,
+            bank_layers=request.bank_layers,
+            top_k=request.top_k,
+            where=request.where,
+            unique=request.unique,
+        )
+
+    def _read_image(self, job: Job, request: ReadingRequest) -> Reading:
+        """Read an image layer by layer, and publish each layer as soon as it is read."""
+        assert request.image is not None
+        layers = request.layers or tuple(default_visual_layers(self._num_layers))
+        self.bank.choose_layers(request.bank_layers)  # wrong bank layers fail before anything is computed
+        model = self._models.get(request.model, lambda text: job.update(what=text))
+        job.check()
+        job.update(what="running the model on the image")
+        options = LensOptions(model.model, self.bank, request.bank_layers, request.where, request.unique)
+        lenses = lenses_of(request.lenses, options)
+        job.check()  # loading a lens may have taken long
+        found: list[Reading] = []
+        for reading in read_layers(
+            model,
+            ImageSource(request.name, "", request.image),
+            lenses,
+            layers,
+            top_k=request.top_k,
+            between=job.advance,
+        ):
+            job.check()
+            if reading.image is not None and not found:
+                # Shrunk once, for this part and for the whole reading.
+                reading = replace(reading, image=shrunk(reading.image))
+            found.append(reading)
+            tokens = len(reading.tokens)
+            job.update(
+                what=f"visual layer {reading.layers[0]} is read, {len(found)} of {len(layers)}",
+                done=tokens * len(found),
+                total=tokens * len(layers),
+                parts=(*job.parts, _part(reading, len(found) - 1, layers)),
+            )
+        return join_layers(found)
+
+
+def _part(reading: Reading, number: int, layers: tuple[int, ...]) -> str:
+    """Return one layer's reading as JSON for page/parts.js; only the first part holds the image."""
+    if number:
+        reading = replace(reading, image=None)
+    return f'{{"number":{number},"layers":{json.dumps(layers)},"reading":{page_json(reading)}}}'
