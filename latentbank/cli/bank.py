@@ -129,17 +129,19 @@ def bank_delete(
 def bank_token(
     ctx: typer.Context,
     *,
-    banks: Annotated[str, typer.Option(help="The banks it opens, with commas.")],
+    banks: Annotated[str, typer.Option(help="Banks that the key opens, with commas.")],
     layers: Annotated[str, typer.Option(help="Their layers, such as 4,8,12,16 (`bank info` shows them).")],
-    expires: Annotated[str, typer.Option(help="When it ends, from now: 12h, 30d, 8w.")],
+    expires: Annotated[str, typer.Option(help="When the key expires, from now: 12h, 30d, 8w.")],
     versions: Annotated[
         str | None,
-        typer.Option(help="Versions that it opens of banks that are named plainly; by default 1 to 5."),
+        typer.Option(help="Versions that the key opens of banks named without a version; by default 1 to 5."),
     ] = None,
-    read: Annotated[bool, typer.Option("--read", help="It allows reading; there are no others.")] = False,
+    read: Annotated[
+        bool, typer.Option("--read", help="Allow reading; there is no other permission.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key that reads some banks on a server and nothing else, signed here with the admin key."""
+    """Create a key that can only read some banks on a server, signed here with the admin key."""
     from latentbank.bank.opening import check_name
     from latentbank.bank.token import VERSIONS, expiry, read_token
     from latentbank.cli.output.banks import show_token
@@ -284,7 +286,9 @@ def _version_numbers(text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or found[0] < 1:
-        raise LatentBankError(f"'{text}' names no versions; write numbers from 1 with commas, such as 1,2,3.")
+        raise LatentBankError(
+            f"'{text}' is not a list of versions; write numbers from 1 with commas, such as 1,2,3."
+        )
     return found
 
 

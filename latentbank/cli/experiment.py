@@ -1,4 +1,4 @@
-"""`latentbank experiment`: the experiments a reader of the paper runs first, on scenes with known contents."""
+"""`latentbank experiment`: the first experiments for a reader of the paper, on scenes with known contents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The experiments a reader of the paper runs first, on scenes with known contents.",
+    help="The first experiments for a reader of the paper, on scenes with known contents.",
 )
 
 
@@ -53,7 +53,7 @@ def experiment_alignment(
     model: SceneModelOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Which bank layer names the most at each visual layer, and where similarity peaks: the mid-layer leap."""
+    """Find the bank layer that names the most at each visual layer, and where similarity peaks: the mid-layer leap."""
     from latentbank.cli.output.scores import show_alignment, write_scores
     from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
@@ -107,7 +107,7 @@ def experiment_metric(
     model: SceneModelOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Plain cosine against centring: by layer, by lens and by corpus. --lens names those beside LatentLens."""
+    """Compare plain cosine with centring by layer, lens and corpus. --lens names the lenses beside LatentLens."""
     from latentbank.cli.output.scores import show_compared
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_metrics
@@ -142,7 +142,9 @@ def experiment_corpus_swap(
         ),
     ] = None,
     bank: NewBankOptions,
-    contexts: Annotated[int | None, typer.Option(help="Contexts of each corpus at most.")] = None,
+    contexts: Annotated[
+        int | None, typer.Option(help="Store at most this many contexts of each corpus.")
+    ] = None,
     metric: MetricOption = None,
     bank_layers: BankLayersOption = "all",
     scenes: SceneOptions,
@@ -150,7 +152,7 @@ def experiment_corpus_swap(
     model: SceneModelOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """How much a corpus matters: corpora of one size, each read by itself. --layers and --metric are a new bank's."""
+    """Compare corpora of one size, each read by itself. --layers and --metric are for a new bank."""
     from latentbank.cli.output.scores import show_compared
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_corpora
@@ -202,7 +204,7 @@ def experiment_projector(
     devices: DeviceOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Whether the projector matters: losses, shares, and whether the mid-layer leap survives."""
+    """Compare projectors: their losses, their shares, and whether the mid-layer leap survives."""
     from latentbank.cli.output.scores import show_cards, show_compared
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_projectors

@@ -111,14 +111,14 @@ def ingest_run(
     model: ModelOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a corpus's contexts in a bank, made if it is new. Run again, it continues where it stopped."""
+    """Store a corpus's contexts in a bank, created if it is new. Run again, it continues where it stopped."""
     from latentbank.cli.output.jobs import show_job
 
     share = work.share()
     if work.needs_plan() and (corpus.sources or not plan.plan):
         raise LatentBankError(
-            f"{work.needs_plan()} takes a plan that is made already, the same for all workers: make it once with "
-            "`latentbank ingest plan SOURCES --plan DIR`, then name only `--plan DIR`."
+            f"{work.needs_plan()} needs a plan that exists already, the same for all workers: make it once with "
+            "`latentbank ingest plan SOURCES --plan DIR`, then give only `--plan DIR`."
         )
     settings = GlobalOptions.of(ctx).writer_settings(quantization=quantization)
     choice = plan.settings()

@@ -28,7 +28,7 @@ def query_text(
     bank: BankOptions,
     token: Annotated[str | None, typer.Option(help="Read only this word or token.")] = None,
     layer: Annotated[
-        str | None, typer.Option("--layer", help="Layers the sentence is read at, such as 8,12.")
+        str | None, typer.Option("--layer", help="Layers at which the sentence is read, such as 8,12.")
     ] = None,
     search: SearchOptions,
     model: ModelOptions,

@@ -53,7 +53,7 @@ def query_image(
     means: Annotated[
         Path | None,
         typer.Option(
-            help="For a centred bank: file of visual means; those kept with the VLM, else each image's own."
+            help="For a centred bank: file of visual means; by default those kept with the VLM, else each image's own."
         ),
     ] = None,
     batch: ImageBatchOption = 8,
@@ -164,7 +164,7 @@ def query_norms(
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Files or hub datasets of sentences; by default a few of our own."),
+        typer.Option(help="Files or hub datasets of sentences; by default a few built-in ones."),
     ] = None,
     sentences: Annotated[int, typer.Option(help="Sentences taken from --text.")] = 200,
     prompt: PromptOption = None,

@@ -33,14 +33,14 @@ class PairOptions:
         str, typer.Option(help="Folder with metadata.jsonl, Parquet file, or dataset on the hub.")
     ]
     image_column: Annotated[
-        str | None, typer.Option(help="Column of images or their addresses; by default it is found.")
+        str | None, typer.Option(help="Column of images or their addresses; by default it is detected.")
     ] = None
     caption_column: Annotated[
-        str | None, typer.Option(help="Column of captions; by default it is found.")
+        str | None, typer.Option(help="Column of captions; by default it is detected.")
     ] = None
     config: ConfigOption = None
     split: Annotated[str, typer.Option(help="Split of a dataset.")] = "train"
-    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first so many rows.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many rows.")] = None
 
     def open(self) -> PairSource:
         """Open the pairs."""
@@ -66,11 +66,14 @@ class TrainOptions:
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
     projector: Annotated[str, typer.Option(help="linear, mlp (two layers) or mlp3 (three).")] = "mlp3"
     width: Annotated[
-        int | None, typer.Option(min=1, help="Width between the layers; by default twice the LLM's.")
+        int | None,
+        typer.Option(min=1, help="Width between the projector's layers; by default twice the LLM's."),
     ] = None
-    init: Annotated[Path | None, typer.Option(help="Projector file to begin with.")] = None
+    init: Annotated[Path | None, typer.Option(help="Projector file to start from.")] = None
     batch: Annotated[int, typer.Option(min=1, help="Pairs in one step, over all processes.")] = 16
-    accumulate: Annotated[int, typer.Option(min=1, help="Parts a step is run in, to save memory.")] = 1
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts that each step is split into, to save memory.")
+    ] = 1
     rate: Annotated[float, typer.Option(min=0.0, help="Highest learning rate.")] = 1e-3
     warmup: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the steps in which the rate rises.")
@@ -78,7 +81,9 @@ class TrainOptions:
     validation: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share of the images that is kept for validation.")
     ] = 0.02
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights, order and validation.")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the initial weights, the order and the validation split.")
+    ] = 0
     checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 300.0
 
     def settings(self) -> TrainSettings:
@@ -123,7 +128,7 @@ def train_projector(
         int,
         typer.Option(help="Encoder layer: 0 before the first block, -1 after the last, -2 the one before."),
     ] = -2,
-    cls: Annotated[bool, typer.Option("--cls", help="Give the CLS token to the LLM too.")] = False,
+    cls: Annotated[bool, typer.Option("--cls", help="Pass the CLS token to the LLM too.")] = False,
     pairs: PairOptions,
     features: Annotated[
         Path | None, typer.Option(help="Folder of vision features; by default beside the banks.")

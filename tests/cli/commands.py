@@ -1,4 +1,4 @@
-"""The command line as a test calls it: in this process, in a data folder of the test's own."""
+"""The command line as tests call it: in this process, in a data folder of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., tuple[int, str, str]]
 def caller(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], data_dir: Path, columns: int
 ) -> Run:
-    """Give a function that runs a command and gives exit code, standard output and standard error."""
+    """Return a function that runs a command and returns exit code, standard output and standard error."""
     monkeypatch.setenv("LATENTBANK_DATA_DIR", str(data_dir))
     monkeypatch.setenv("COLUMNS", str(columns))
     for name in ("LATENTBANK_URL", "LATENTBANK_BANK", "LATENTBANK_API_KEY", "LATENTBANK_METRIC"):

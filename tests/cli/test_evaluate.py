@@ -1,4 +1,4 @@
-"""The commands that score lenses, as a user types them: a real composite VLM, a tiny LLM, scenes of plain shapes."""
+"""The commands that score lenses, as a user types them: a composite VLM, a tiny LLM, scenes of plain shapes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def banks(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], banks: Path, model_dir: Path
 ) -> Run:
-    """Run a command; the VLM and the things in scenes are the tests' own."""
+    """Run a command with the test's VLM and the test's objects in the scenes."""
 
     def load(name: str, **_: Any) -> Any:
         vlm = pixel_vlm(load_language_model(str(model_dir)), seed=len(name))
@@ -89,9 +89,9 @@ def test_evaluate_scenes(run: Run, tmp_path: Path) -> None:
 
 def test_scores_are_the_same_each_time(run: Run) -> None:
     words = ("evaluate", "scenes", "--bank", "centred", *FEW, "--lens", "latent", "--json")
-    one, other = (json.loads(run(*words)[1]) for _ in range(2))
-    assert one == other
-    assert (one["metric"], one["calibration_scenes"]) == ("centred", 2)
+    first, second = (json.loads(run(*words)[1]) for _ in range(2))
+    assert first == second
+    assert (first["metric"], first["calibration_scenes"]) == ("centred", 2)
 
 
 def test_experiment_alignment(run: Run, tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_experiment_corpus_swap(run: Run, tmp_path: Path) -> None:
 def test_experiment_corpus_swap_fills_its_bank(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Corpora of two sizes, stored with as many contexts each; run again, nothing is stored anew."""
+    """Corpora of two sizes are stored with equally many contexts; run again, nothing more is stored."""
     monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
     for name, sentences in (
         ("few", SENTENCES[:3]),
-        ("many", [f"{one} {i}." for one in SENTENCES for i in range(9)]),
+        ("many", [f"{sentence} {i}." for sentence in SENTENCES for i in range(9)]),
     ):
         (tmp_path / f"{name}.txt").write_text("\n".join(sentences), encoding="utf-8")
     words = ("experiment", "corpus-swap", tmp_path / "few.txt", tmp_path / "many.txt", *FEW, "--json")
@@ -160,9 +160,9 @@ def test_experiment_corpus_swap_fills_its_bank(
 def test_experiment_corpus_swap_beside_other_corpora(
     run: Run, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a bank that holds a third corpus: plans of `ingest run` stay, and only what is named is scored."""
+    """In a bank that holds a third corpus, plans of `ingest run` stay, and only the corpora named are scored."""
     monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
-    files = {"few": SENTENCES[:3], "many": [f"{one} {i}." for one in SENTENCES for i in range(3)]}
+    files = {"few": SENTENCES[:3], "many": [f"{sentence} {i}." for sentence in SENTENCES for i in range(3)]}
     for name, sentences in {**files, "third": SENTENCES}.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(sentences), encoding="utf-8")
     ingest = ("ingest", "run", "--bank", "swap", "--model", model_dir, "--layers", "1")
@@ -173,9 +173,9 @@ def test_experiment_corpus_swap_beside_other_corpora(
     code, out, err = run(*swap, "--bank", "swap")
     assert code == 0, err
     assert list(json.loads(out)["contexts"]) == ["few", "many"]
-    assert [one["label"] for one in json.loads(out)["evaluations"]] == ["few", "many"]
+    assert [scored["label"] for scored in json.loads(out)["evaluations"]] == ["few", "many"]
     assert (tmp_path / "data" / ".plans" / "swap" / "many" / "plan.json").read_bytes() == plan
-    # Fewer contexts are other sentences, which the bank cannot hold beside those.
+    # Fewer contexts are other sentences, and the bank cannot hold both under one name.
     code, _, err = run(*swap, "--bank", "swap", "--contexts", "16")
     assert (code, err.count("\n")) == (2, 1)
     assert "name a new bank with --bank" in err
@@ -189,7 +189,7 @@ def test_experiment_projector(run: Run, tmp_path: Path) -> None:
     assert "how the projectors were trained" in out
     written = json.loads((tmp_path / "p" / "projector.json").read_text())
     assert written["cards"]["linear"]["losses"] == "a/linear.safetensors"
-    assert [one["label"] for one in written["evaluations"]] == ["linear", "mlp3"]
+    assert [scored["label"] for scored in written["evaluations"]] == ["linear", "mlp3"]
     code, _, err = run(
         "experiment", "projector", "a/mlp.safetensors", "--bank", "plain", *FEW, "--lens", "latent"
     )
@@ -197,7 +197,7 @@ def test_experiment_projector(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("--scenes", "1"), "--scenes is 1; it can be 2 to 300"),
         (("--scenes", "301"), "--scenes is 301"),
@@ -208,11 +208,11 @@ def test_experiment_projector(run: Run, tmp_path: Path) -> None:
         (("--bank", "centred", "--calibration", "0", "--lens", "latent"), "give calibration scenes"),
     ],
 )
-def test_what_the_user_can_mend(run: Run, words: tuple[str, ...], says: str) -> None:
+def test_errors_a_user_can_fix(run: Run, words: tuple[str, ...], message: str) -> None:
     code, out, err = run("evaluate", "scenes", "--bank", "plain", *FEW, *words)
     assert code == 2
     assert out == ""
-    assert says in err
+    assert message in err
 
 
 def test_the_lenses_of_a_command(model_dir: Path) -> None:

@@ -25,7 +25,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in a data folder of its own; gives exit code, standard output and standard error."""
+    """Run a command in the test's data folder; returns exit code, standard output and standard error."""
     return caller(monkeypatch, capfd, tmp_path / "data", 150)
 
 
@@ -36,7 +36,7 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_main_job_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> None:
+def test_a_bank_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> None:
     code, out, _ = run("ingest", "plan", corpus, "--model", model_dir, "--layers", "1,2", "--json")
     plan = json.loads(out)
     assert (code, plan["sentences"], plan["blank"], plan["layers"]) == (0, 3, 1, [1, 2])
@@ -81,7 +81,7 @@ def test_the_main_job_from_plan_to_delete(run: Run, corpus: Path, model_dir: Pat
     assert json.loads(run("bank", "list", "--json")[1])["banks"] == []
 
 
-def test_tables_for_people(run: Run, corpus: Path, model_dir: Path) -> None:
+def test_tables(run: Run, corpus: Path, model_dir: Path) -> None:
     plan = run("ingest", "plan", corpus, "--model", model_dir)[1]
     assert re.search(r"sentences\s+3 \(1 blank lines, 0 cut\)", plan)
     assert re.search(r"time\s+about", plan)
@@ -125,7 +125,7 @@ def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
     assert "is quantized as none; leave --quantization out" in err
 
 
-def test_an_estimate_for_a_cluster(
+def test_the_estimate_of_a_cluster(
     run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("ingest", "plan", corpus, "--model", model_dir, "--layers", "1,2", "--no-calibrate")
@@ -141,10 +141,10 @@ def test_an_estimate_for_a_cluster(
     assert cluster["month_cost"] == pytest.approx(3 * 2.5 * 730)
 
     code, out, _ = run(*words, "--estimate")
-    said = " ".join(out.split())
+    text = " ".join(out.split())
     assert code == 0
-    assert "3 nodes of 64.0 GB RAM" in said
-    assert "2 shards (LATENTBANK_SHARD_NUMBER), 3 copies of each (LATENTBANK_REPLICATION_FACTOR)" in said
+    assert "3 nodes of 64.0 GB RAM" in text
+    assert "2 shards (LATENTBANK_SHARD_NUMBER), 3 copies of each (LATENTBANK_REPLICATION_FACTOR)" in text
 
     code, _, err = run(*words, "--node-ram", "0")
     assert (code, err.count("\n")) == (2, 1)
@@ -174,13 +174,13 @@ def test_a_plan_is_calibrated_where_the_banks_are(
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("bank", "info", "nothing"), "There is no bank 'nothing'"),
         (("bank", "info"), "there is none yet"),
         (("bank", "delete", "a--b", "--yes"), "cannot name a bank"),
         (("query", "text", "hello"), "Name a bank"),
-        (("query", "text", "hello", "--layer", "x"), "'x' names no layers"),
+        (("query", "text", "hello", "--layer", "x"), "'x' is not a list of layers"),
         (("query", "text", "hello", "--where", "color=red"), "'color=red' is no condition"),
         (("ingest", "run", "missing.txt", "--model", "m"), "No such file: missing.txt"),
         (("ingest", "run", "--model", "m"), "Name a corpus"),
@@ -188,15 +188,15 @@ def test_a_plan_is_calibrated_where_the_banks_are(
         (("--url", "ftp://x", "bank", "list"), "LATENTBANK_URL"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
-    run: Run, words: tuple[str, ...], says: str
+def test_an_error_a_user_can_fix_is_one_line_and_exit_code_2(
+    run: Run, words: tuple[str, ...], message: str
 ) -> None:
     code, out, err = run(*words)
     assert code == 2
     assert out == ""
     assert err.startswith("latentbank: ")
     assert err.count("\n") == 1
-    assert says in err
+    assert message in err
 
 
 def test_bad_models_and_layers(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
@@ -219,10 +219,10 @@ def test_bad_models_and_layers(run: Run, corpus: Path, model_dir: Path, tmp_path
     assert "tiny-llama" in err
 
 
-def test_a_second_corpus_goes_into_the_bank_that_is_there(
+def test_a_second_corpus_goes_into_the_existing_bank(
     run: Run, corpus: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its layers and its model are known; a relative path to the model is the same model."""
+    """The bank's layers and model are the defaults; a relative path to the model is the same model."""
     monkeypatch.chdir(model_dir.parent)
     assert run("ingest", "run", corpus, "--model", model_dir.name, "--layers", "1,2")[0] == 0
     for number, model in enumerate((("--model", model_dir), ())):
@@ -274,8 +274,10 @@ def test_the_bank_can_be_named_by_a_setting(
     assert json.loads(run("bank", "list", "--json")[1])["banks"] == ["one", "three", "two"]
 
 
-def test_plans_go_with_their_corpora(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
-    """They hold the sentences, which whoever drops a corpus does not want to keep."""
+def test_plans_are_deleted_with_their_corpora(
+    run: Run, corpus: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    """Plans hold the sentences, which must not outlive a dropped corpus."""
 
     def captions() -> list[Path]:
         return [path for path in (tmp_path / "data").rglob("*.arrow") if path.is_file()]
@@ -289,7 +291,7 @@ def test_plans_go_with_their_corpora(run: Run, corpus: Path, model_dir: Path, tm
     assert captions() == []
 
 
-def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_reports_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""`query image` and `query norms`, as a user types them, with a small VLM over a real tiny LLM and bank."""
+"""`query image`, `means` and `norms` as a user types them, with a small VLM over a tiny LLM and its bank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchEye]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in a data folder of its own; gives exit code, standard output and standard error."""
+    """Run a command in the test's data folder; returns exit code, standard output and standard error."""
     return caller(monkeypatch, capfd, tmp_path / "data", 100)
 
 
@@ -94,7 +94,7 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photo
     assert loaded[0].calls == [1]
 
 
-def test_many_images_for_people(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
     code, out, err = run("query", "image", photos, "--visual-layers", "1", "--top-k", "1")
     assert code == 1  # one is broken
     assert f"skipped: The image {photos / 'b.png'} cannot be read to its end" in err
@@ -105,7 +105,7 @@ def test_many_images_for_people(run: Run, filled: None, loaded: list[PatchEye], 
     assert "boxes: exact, 2 x 3 patches" in out
 
 
-def test_a_killed_job_goes_on_with_what_is_missing(
+def test_a_killed_job_continues_with_the_missing_images(
     run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
 ) -> None:
     picture(5).save(photos / "b.png")
@@ -240,11 +240,11 @@ def _louder(init: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("none.png",), "No such file: none.png"),
         (("a.png", "--lens", "latent,tuned"), "There is no lens 'tuned'; there are latent, logit, embedding"),
-        (("a.png", "--visual-layers", "x"), "'x' names no layers"),
+        (("a.png", "--visual-layers", "x"), "'x' is not a list of layers"),
         (("a.png", "--bank-layers", "1,9"), "no layer 9; it has 1, 2"),
         (("a.png", "--where", "color=red"), "is no condition"),
         (("a.png", "--unique", "sentence"), "Unknown value 'sentence' for --unique; use context or word"),
@@ -254,8 +254,8 @@ def _louder(init: Any) -> Any:
         (("b.png",), "cannot be read to its end"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(
-    run: Run, filled: None, loaded: list[PatchEye], photos: Path, words: tuple[str, ...], says: str,
+def test_an_error_a_user_can_fix_is_one_line(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, words: tuple[str, ...], message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(photos)
@@ -263,7 +263,7 @@ def test_what_the_user_can_mend_is_one_line(
     assert code == 2
     assert err.startswith("latentbank: ")
     assert err.count("\n") == 1
-    assert says in err
+    assert message in err
 
 
 def test_only_broken_images(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_vlm_with_another_backbone(
 def test_a_real_vlm_fills_a_bank_and_reads_images_through_all_lenses(
     run: Run, photos: Path, tmp_path: Path
 ) -> None:
-    """Nothing is put in place of anything: the bank is of the VLM's own language model, and its model the default."""
+    """Nothing is replaced by a test double: the bank is of the VLM's language model, and the VLM is the default."""
     model = save_tiny_vlm(tmp_path / "tiny-vlm", "llava")
     corpus = tmp_path / "few.txt"
     corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
@@ -368,7 +368,7 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     code, _, err = run(*words[:3], "--visual-layers", "2", "--means", kept, "--json")
     assert code == 2
     assert "have no layer 2; they have 0, 1" in err
-    # Kept with the VLM, they are what is taken when nothing is said.
+    # Means kept with the VLM are the default.
     code, _, err = run("query", "means", photos)
     assert (code, "was loaded from no local folder; name the file to write with --output" in err) == (2, True)
     monkeypatch.setattr(PatchEye, "means_file", tmp_path / "eye.means.safetensors")

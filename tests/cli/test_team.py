@@ -56,7 +56,7 @@ def test_shares_of_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Pat
     assert (code, first["share"], first["complete"]) == (0, "1/2", False)
     (entry,) = json.loads(run("ingest", "status", "--json")[1])["corpora"]
     assert (entry["complete"], entry["stored"]) == (False, first["contexts"])
-    assert [(one["share"], one["state"], one["stored"]) for one in entry["shares"]] == [
+    assert [(share["share"], share["state"], share["stored"]) for share in entry["shares"]] == [
         ("0/2", "missing", None),
         ("1/2", "done", first["contexts"]),
     ]
@@ -64,9 +64,9 @@ def test_shares_of_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Pat
     assert "0/2" in table
     assert "missing" in table
     query = ("query", "text", SENTENCES[0], "--bank-layers", "all", "--json")
-    assert not any(one["neighbors"] for one in json.loads(run(*query)[1])["tokens"])
+    assert not any(token["neighbors"] for token in json.loads(run(*query)[1])["tokens"])
     shown = json.loads(run(*query, "--include-incomplete")[1])["tokens"]
-    assert all(one["neighbors"] for one in shown)
+    assert all(token["neighbors"] for token in shown)
 
     assert "is stored" in run(*share, "1/2")[1]
     code, out, _ = run(*share, "0/2", "--json")
@@ -74,7 +74,7 @@ def test_shares_of_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Pat
     assert (code, last["complete"], first["contexts"] + last["contexts"]) == (0, True, planned)
     (entry,) = json.loads(run("ingest", "status", "--json")[1])["corpora"]
     assert (entry["complete"], entry["stored"], entry["shares"]) == (True, planned, [])
-    assert all(one["neighbors"] for one in json.loads(run(*query)[1])["tokens"])
+    assert all(token["neighbors"] for token in json.loads(run(*query)[1])["tokens"])
     assert run("bank", "verify")[0] == 0
 
 
@@ -82,10 +82,10 @@ def test_a_share_of_no_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: P
     for words in ((corpus,), (corpus, "--plan", tmp_path), ()):
         code, _, err = run("ingest", "run", *words, "--model", model_dir, "--shard", "0/2")
         assert code == 2
-        assert "--shard takes a plan that is made already" in err
+        assert "--shard needs a plan that exists already" in err
     code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--ray", "local")
     assert code == 2
-    assert "--ray takes a plan that is made already" in err
+    assert "--ray needs a plan that exists already" in err
     code, _, err = run("ingest", "run", "--plan", tmp_path, "--shard", "2/2")
     assert (code, err.count("\n")) == (2, 1)
     assert "'2/2' is no share" in err
@@ -100,11 +100,13 @@ def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:
     assert "put it in the old one's place with --replace" in err
     assert run(*words, "--replace")[0] == 0
     corpora = json.loads(run("ingest", "status", "--json")[1])["corpora"]
-    assert [(one["name"], one["complete"], one["sentences"]) for one in corpora] == [("few", True, 2)]
+    assert [(entry["name"], entry["complete"], entry["sentences"]) for entry in corpora] == [("few", True, 2)]
     reading = json.loads(run("query", "text", SENTENCES[0], "--where", "corpus=few", "--json")[1])
-    found = [neighbor for one in reading["tokens"] for neighbor in one["neighbors"]]
-    assert {one["corpus"] for one in found} == {"few"}
-    assert all("new sentence" in one["caption"] or "Another" in one["caption"] for one in found)
+    found = [neighbor for token in reading["tokens"] for neighbor in token["neighbors"]]
+    assert {neighbor["corpus"] for neighbor in found} == {"few"}
+    assert all(
+        "new sentence" in neighbor["caption"] or "Another" in neighbor["caption"] for neighbor in found
+    )
     assert run("bank", "verify")[0] == 0
 
 
@@ -129,7 +131,7 @@ def test_versions_of_a_bank(run: Run, corpus: Path, model_dir: Path, tmp_path: P
     assert re.search(r"version\s+2 \(versions 1, 2; in use: 2\)", run("bank", "info")[1])
     reading = json.loads(run("query", "text", "The dog ran.", "--bank-layers", "all", "--json")[1])
     assert (reading["bank"], reading["bank_layers"]) == ("tiny-llama", [1, 2])
-    captions = {neighbor["caption"] for one in reading["tokens"] for neighbor in one["neighbors"]}
+    captions = {neighbor["caption"] for token in reading["tokens"] for neighbor in token["neighbors"]}
     assert captions == {"A new sentence about a dog."}
     assert json.loads(run("bank", "use", "tiny-llama@1", "--json")[1]) == {
         "bank": "tiny-llama",
@@ -137,7 +139,7 @@ def test_versions_of_a_bank(run: Run, corpus: Path, model_dir: Path, tmp_path: P
         "in_use": 1,
         "before": 2,
     }
-    for words, said in (
+    for words, message in (
         (("delete", "tiny-llama@1", "--yes"), "is in use; switch to another one first"),
         (("delete", "tiny-llama"), "has other versions than the one in use (tiny-llama@2)"),
         (("use", "tiny-llama"), "Say which version"),
@@ -146,7 +148,7 @@ def test_versions_of_a_bank(run: Run, corpus: Path, model_dir: Path, tmp_path: P
     ):
         code, out, err = run("bank", *words)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert said in err
+        assert message in err
     assert run("bank", "delete", "tiny-llama@2", "--yes")[0] == 0
     assert json.loads(run("bank", "list", "--json")[1])["versions"] == {
         "tiny-llama": {"versions": [1], "in_use": 1}
@@ -172,7 +174,7 @@ def test_a_token_for_a_reader(
         assert claims_of(token)
         made = json.loads(run(*words, "--versions", "2,1", "--json")[1])
         assert (made["banks"], made["versions"]) == (["tiny-llama"], [1, 2])
-        assert "'0' names no versions" in run(*words, "--versions", "0")[2]
+        assert "'0' is not a list of versions" in run(*words, "--versions", "0")[2]
         assert "Say what the token allows" in run(*(word for word in words if word != "--read"))[2]
 
         for key in (token, READER):
@@ -200,5 +202,5 @@ def test_a_token_for_a_reader(
                 assert (code, out) == (2, ""), writes
                 assert "is a reader's: it may read banks, not make or change them" in err
                 assert key not in err
-            assert {one.operation for one in server.requests} <= {"update_aliases"}
+            assert {request.operation for request in server.requests} <= {"update_aliases"}
         assert server.invalid_requests == []

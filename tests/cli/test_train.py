@@ -35,7 +35,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     lines = []
     for number, pair in enumerate(pairs(40)):
         image = pair.image.resize((24, 24), Image.Resampling.NEAREST)
-        # No two images alike, or validation would get all copies of one.
+        # All images differ: copies of an image are kept together, so they might all go to validation.
         image.paste((6 * number, 6 * number, 6 * number), (0, 0, 4, 4))
         image.save(data / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "text": pair.caption}) + "\n")
@@ -80,7 +80,7 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     assert card["training"]["validation_loss"] > 0
     assert card["training"]["loss"] > 0
     assert len(card["training"]["samples"]) == 4
-    text = run(parts, tmp_path / "out", projector="mlp")  # finished: it is shown again, not trained again
+    text = run(parts, tmp_path / "out", projector="mlp")  # finished: it is printed again, not trained again
     assert "1 with broken image" in text
     assert "12 in" in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -88,7 +88,7 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     }  # fmt: skip
 
 
-def test_killed_it_goes_on_as_if_nothing_had_been(parts: dict[str, str], tmp_path: Path) -> None:
+def test_killed_and_continued_it_gives_the_same_projector(parts: dict[str, str], tmp_path: Path) -> None:
     run(parts, tmp_path / "whole", steps=150)
     command = [
         sys.executable,
@@ -110,7 +110,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(parts: dict[str, str], tmp_pat
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-def test_two_processes_train_what_one_does(parts: dict[str, str], tmp_path: Path) -> None:
+def test_two_processes_train_the_same_projector(parts: dict[str, str], tmp_path: Path) -> None:
     run(parts, tmp_path / "one", steps=5)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "latentbank"]
@@ -125,17 +125,17 @@ def test_two_processes_train_what_one_does(parts: dict[str, str], tmp_path: Path
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["training"]["steps"] == 5  # one process alone speaks
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=2e-3)
+    assert json.loads(done.stdout)["training"]["steps"] == 5  # only one process prints
+    single, double = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in single:
+        torch.testing.assert_close(single[name], double[name], atol=2e-3, rtol=2e-3)
     losses = [
         [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
         for n in ("one", "two")
     ]
-    for one_entry, two_entry in zip(*losses, strict=True):
-        key = "loss" if "loss" in one_entry else "validation"
-        assert one_entry[key] == pytest.approx(two_entry[key], rel=1e-4)
+    for first, second in zip(*losses, strict=True):
+        key = "loss" if "loss" in first else "validation"
+        assert first[key] == pytest.approx(second[key], rel=1e-4)
 
 
 def test_bad_input(parts: dict[str, str], tmp_path: Path) -> None:

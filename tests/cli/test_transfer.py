@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 @pytest.fixture
 def contexts(run: Run, model_dir: Path, tmp_path: Path) -> int:
-    """Fill an embedded bank; gives its contexts."""
+    """Fill an embedded bank; returns the number of its contexts."""
     corpus = tmp_path / "few.txt"
     corpus.write_text("\n".join(TEXTS), encoding="utf-8")
     code, out, _ = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--json")
@@ -37,10 +37,10 @@ def contexts(run: Run, model_dir: Path, tmp_path: Path) -> int:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantDouble]:
-    with QdrantDouble() as one:
-        monkeypatch.setenv("LATENTBANK_GRPC_PORT", str(one.grpc_port))
-        yield one
-        assert one.invalid_requests == []
+    with QdrantDouble() as double:
+        monkeypatch.setenv("LATENTBANK_GRPC_PORT", str(double.grpc_port))
+        yield double
+        assert double.invalid_requests == []
 
 
 def test_export_and_import(run: Run, contexts: int, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`latentbank view`, as a user starts it: what it refuses, and that it comes up, is guarded and ends by Ctrl-C."""
+"""`latentbank view` as a user starts it: it refuses wrong options, starts guarded and ends by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     return caller(monkeypatch, capfd, tmp_path / "data", 100)
 
 
-def test_what_the_user_can_mend_is_one_line(run: Run) -> None:
+def test_an_error_a_user_can_fix_is_one_line(run: Run) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
-    for words, said in (
+    for words, message in (
         (("--host", "0.0.0.0"), "give a --token"),
         (("--token", "short"), "give one of 12 letters or more"),
         (("--port", port), f"cannot be shown on 127.0.0.1, port {port}"),
@@ -39,12 +39,12 @@ def test_what_the_user_can_mend_is_one_line(run: Run) -> None:
     ):
         code, out, err = run("view", *words)
         assert (code, out) == (2, "")
-        assert said in err
+        assert message in err
         assert "short" not in err or "short enough" in err
     taken.close()
 
 
-def test_it_comes_up_is_guarded_and_ends_by_ctrl_c() -> None:
+def test_it_starts_guarded_and_ends_by_ctrl_c() -> None:
     words = [sys.executable, "-m", "latentbank", "view", "--saved-only", "--port", "0"]
     started = subprocess.Popen(
         words, cwd=ROOT, env={**os.environ, "LATENTBANK_TOKEN": TOKEN}, stderr=subprocess.PIPE, text=True
@@ -78,10 +78,10 @@ def test_without_the_demos_pictures_there_is_a_photo(monkeypatch: pytest.MonkeyP
 def test_models_are_chosen_by_names_without_their_paths(tmp_path: Path) -> None:
     for folder in ("one/llava", "two/llava"):
         (tmp_path / folder).mkdir(parents=True)
-    one, two = (str(tmp_path / folder) for folder in ("one/llava", "two/llava"))
-    assert shown_names(["demo", one, "org/llava", two, "demo"]) == {
+    first, second = (str(tmp_path / folder) for folder in ("one/llava", "two/llava"))
+    assert shown_names(["demo", first, "org/llava", second, "demo"]) == {
         "demo": "demo",
-        "llava": one,
+        "llava": first,
         "org/llava": "org/llava",
-        "llava (2)": two,
+        "llava (2)": second,
     }

@@ -105,7 +105,7 @@ def only_bank(bank: str | None, settings: Settings) -> str:
     if len(banks) == 1:
         return banks[0]
     found = (
-        f"there are {', '.join(banks)}" if banks else "there is none yet: `latentbank ingest run` makes one"
+        f"there are {', '.join(banks)}" if banks else "there is none yet: `latentbank ingest run` creates one"
     )
     raise LatentBankError(f"Name a bank; {found}.")
 

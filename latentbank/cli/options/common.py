@@ -73,7 +73,7 @@ def numbers(text: str | None) -> list[int] | None:
         return sorted({int(part) for part in text.split(",")})
     except ValueError:
         raise LatentBankError(
-            f"'{text}' names no layers; write numbers with commas, such as 4,8,12."
+            f"'{text}' is not a list of layers; write numbers with commas, such as 4,8,12."
         ) from None
 
 

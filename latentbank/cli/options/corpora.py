@@ -31,11 +31,11 @@ class CorpusOptions:
     ] = None
     name: NameOption = None
     column: Annotated[
-        str | None, typer.Option(help="Column that holds the sentences; by default it is found.")
+        str | None, typer.Option(help="Column that holds the sentences; by default it is detected.")
     ] = None
     config: ConfigOption = None
     split: SplitOption = None
-    limit: Annotated[int | None, typer.Option(help="Read only the first so many sentences.")] = None
+    limit: Annotated[int | None, typer.Option(help="Read at most this many sentences.")] = None
 
     def open(self) -> Corpus:
         """Open the corpus; without a name it gets the first file's.
@@ -68,13 +68,14 @@ class PlanOptions:
         Path | None, typer.Option("--plan", help="Folder of the plan; by default beside the banks.")
     ] = None
     bos: Annotated[
-        str, typer.Option(help="tokenizer: as it does by itself; always: BOS before each sentence.")
+        str,
+        typer.Option(help="tokenizer: as the tokenizer does by default; always: BOS before each sentence."),
     ] = "tokenizer"
     skip: Annotated[int, typer.Option(help="Leading tokens of a sentence that are left out.")] = 1
     contexts_per_token: Annotated[
-        int, typer.Option("--contexts-per-token", help="Contexts of one token id at most.")
+        int, typer.Option("--contexts-per-token", help="Store at most this many contexts of one token id.")
     ] = 50
-    max_tokens: Annotated[int, typer.Option(help="Cut sentences after so many tokens.")] = 512
+    max_tokens: Annotated[int, typer.Option(help="Cut sentences after this many tokens.")] = 512
 
     def settings(self) -> PlanSettings:
         """Return the plan settings that the ledger keeps."""
@@ -104,12 +105,10 @@ class WorkOptions:
     ] = None
     replace: Annotated[
         bool,
-        typer.Option(
-            "--replace", help="Put the corpus in the place of the one of its name, once it is complete."
-        ),
+        typer.Option("--replace", help="Replace the corpus of the same name, once the new one is complete."),
     ] = False
     batch: Annotated[
-        int | None, typer.Option(help="Tokens in one forward pass; by default by the device.")
+        int | None, typer.Option(help="Tokens in one forward pass; the default depends on the device.")
     ] = None
 
     def share(self) -> Share | None:

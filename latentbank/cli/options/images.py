@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from latentbank.query.reading.images import Images
 
 PromptOption = Annotated[
-    str | None, typer.Option(help="Text beside the image; by default the model's own way.")
+    str | None, typer.Option(help="Text beside the image; by default the model's own prompt.")
 ]
 ImageBatchOption = Annotated[int, typer.Option("--batch", help="Images in one forward pass.")]
 
@@ -33,11 +33,13 @@ class ImageOptions:
     ]
     column: Annotated[
         str | None,
-        typer.Option("--column", help="Column of a dataset that holds the images; by default found."),
+        typer.Option(
+            "--column", help="Column of a dataset that holds the images; by default it is detected."
+        ),
     ] = None
     config: ConfigOption = None
     split: SplitOption = None
-    limit: Annotated[int | None, typer.Option("--limit", help="Take only the first so many images.")] = None
+    limit: Annotated[int | None, typer.Option("--limit", help="Take at most this many images.")] = None
 
     def find(self) -> Images:
         """Return the images."""
@@ -62,7 +64,7 @@ class SearchOptions:
         False
     )
     include_incomplete: Annotated[
-        bool, typer.Option("--include-incomplete", help="Search corpora that are not complete, too.")
+        bool, typer.Option("--include-incomplete", help="Search incomplete corpora, too.")
     ] = False
 
     def layers(self) -> BankLayers:
@@ -92,13 +94,13 @@ class ReadingOutputs:
 
     parquet: Annotated[
         Path | None,
-        typer.Option(help="Write one Parquet file an image here; images that have one are skipped."),
+        typer.Option(help="Write a Parquet file for each image here; images that have a file are skipped."),
     ] = None
     pictures: Annotated[
         Path | None, typer.Option(help="Write a PNG of each image here, the best word on each patch.")
     ] = None
     html: Annotated[
-        Path | None, typer.Option(help="Write a page to look at: a file for one image, else a folder.")
+        Path | None, typer.Option(help="Write a web page: a file for one image, else a folder.")
     ] = None
     png: Annotated[
         Path | None, typer.Option(help="Write a figure for a paper: a file for one image, else a folder.")

@@ -25,10 +25,10 @@ class DeviceOptions:
     """Where a model runs, and in which dtype."""
 
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU where there is one.")
+        str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")
     ] = None
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default by the device.")
+        str | None, typer.Option(help="float32, bfloat16 or float16; the default depends on the device.")
     ] = None
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latentbank.cli.output.text import console, print_facts, print_json, size_text
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import BankInfo
@@ -18,27 +19,26 @@ if TYPE_CHECKING:
 
 
 def show_banks(banks: Sequence[Versions], where: str, *, as_json: bool) -> None:
-    """Print the names of banks, with their versions where there are several."""
+    """Print the names of banks, with their versions unless there is only version 1."""
     if as_json:
-        versions = {one.bank: _versions(one) for one in banks}
-        return print_json({"where": where, "banks": [one.bank for one in banks], "versions": versions})
-    for one in banks:
-        several = one.versions != (1,)
-        print(f"{one.bank}  ({_said_versions(one)})" if several else one.bank)
+        versions = {bank.bank: _versions(bank) for bank in banks}
+        print_json({"where": where, "banks": list(versions), "versions": versions})
+        return
+    for bank in banks:
+        print(bank.bank if bank.versions == (1,) else f"{bank.bank}  ({_versions_text(bank)})")
     if not banks:
         console().print(
-            f"There is no bank in {where} yet; `latentbank ingest run` makes one.", highlight=False
+            f"There is no bank in {where} yet; `latentbank ingest run` creates one.", highlight=False
         )
-    return None
 
 
 def show_use(now: Versions, before: int | None, *, as_json: bool) -> None:
-    """Print which version a bank's plain name means since a switch."""
+    """Print which version a bank's plain name means after a switch."""
     if as_json:
-        return print_json({"bank": now.bank, **_versions(now), "before": before})
+        print_json({"bank": now.bank, **_versions(now), "before": before})
+        return
     back = "" if before in (None, now.in_use) else f"; `latentbank bank use {now.bank}@{before}` goes back"
     print(f"'{now.bank}' means version {now.in_use} now{back}.")
-    return None
 
 
 def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:
@@ -46,12 +46,13 @@ def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool
     manifest = info.manifest
     if as_json:
         layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
-        told = {key: value for key, value in manifest.to_dict().items() if key != "means"}
-        return print_json({**told, "bank_version": version, **_versions(versions), "state": layers})
+        facts = {key: value for key, value in manifest.to_dict().items() if key != "means"}
+        print_json({**facts, "bank_version": version, **_versions(versions), "state": layers})
+        return
     print_facts(
         [
             ("bank", manifest.bank),
-            *([("version", f"{version} ({_said_versions(versions)})")] if versions.versions != (1,) else []),
+            *([("version", f"{version} ({_versions_text(versions)})")] if versions.versions != (1,) else []),
             ("model", manifest.model + (f" at {manifest.revision}" if manifest.revision else "")),
             ("fingerprint", manifest.fingerprint),
             ("LLM", f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}"),
@@ -77,18 +78,17 @@ def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool
                 entry.updated,
             )
         console().print(ledger)
-    return None
 
 
 def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
-    """Print what a verification found."""
+    """Print the result of a verification."""
     if as_json:
-        return print_json({"bank": bank, "sound": not wrong, "wrong": list(wrong)})
+        print_json({"bank": bank, "sound": not wrong, "wrong": list(wrong)})
+        return
     for sentence in wrong:
         print(sentence)
     if not wrong:
         print(f"The bank '{bank}' is sound.")
-    return None
 
 
 def show_token(
@@ -100,10 +100,10 @@ def show_token(
     *,
     as_json: bool,
 ) -> None:
-    """Print a token: alone on standard output, so that it can go into a file."""
+    """Print a token and nothing else, so that it can be redirected into a file."""
     until = expires.isoformat(timespec="seconds")
     if as_json:
-        return print_json(
+        print_json(
             {
                 "token": token,
                 "banks": list(banks),
@@ -112,14 +112,14 @@ def show_token(
                 "expires": until,
             }
         )
-    print(token)
-    return None
+    else:
+        print(token)
 
 
-def _versions(of: Versions) -> dict[str, Any]:
-    return {"versions": list(of.versions), "in_use": of.in_use}
+def _versions(versions: Versions) -> dict[str, Any]:
+    return {"versions": list(versions.versions), "in_use": versions.in_use}
 
 
-def _said_versions(of: Versions) -> str:
-    numbers = ", ".join(map(str, of.versions))
-    return f"version{'s' if len(of.versions) > 1 else ''} {numbers}; in use: {of.in_use or 'none'}"
+def _versions_text(versions: Versions) -> str:
+    plural = "s" if len(versions.versions) > 1 else ""
+    return f"version{plural} {listed(versions.versions)}; in use: {versions.in_use or 'none'}"

@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 
 
 def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bool) -> None:
-    """Print what an ingestion did."""
+    """Print the result of an ingestion."""
     if as_json:
-        return print_json({"bank": bank, "layers": list(layers), **asdict(report)})
+        print_json({"bank": bank, "layers": list(layers), **asdict(report)})
+        return
     if not report.complete:
         console().print(
             f"Share {report.share} of '{report.corpus}' is stored in '{bank}': {report.contexts:,} contexts in each "
-            f"layer ({report.found:,} were there before). Other shares are not done yet; whoever stores the last one "
-            "completes the corpus.",
+            f"layer ({report.found:,} were there before). Other shares are not done yet; the worker that stores "
+            "the last one completes the corpus.",
             highlight=False,
         )
-        return None
+        return
     if not report.encoded:
         console().print(
             f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each layer."
         )
-        return None
+        return
     rate = report.encoded / max(report.encode_seconds + report.index_seconds, 1e-9)
     console().print(
         f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each of the layers "
@@ -44,36 +45,35 @@ def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bo
         f"{duration(report.encode_seconds)}, indexing {duration(report.index_seconds)}: {rate:,.0f} contexts/s.",
         highlight=False,
     )
-    return None
 
 
 def show_status(
     bank: str, rows: Sequence[tuple[CorpusEntry, int, Sequence[ShareState]]], *, as_json: bool
 ) -> None:
-    """Print how far each corpus is, and each share of it."""
+    """Print how much of each corpus is stored, and of each share."""
     if as_json:
         data = [
-            {**entry.to_dict(), "stored": stored, "shares": [asdict(one) for one in shares]}
+            {**entry.to_dict(), "stored": stored, "shares": [asdict(share) for share in shares]}
             for entry, stored, shares in rows
         ]
-        return print_json({"bank": bank, "corpora": data})
+        print_json({"bank": bank, "corpora": data})
+        return
     table = Table("corpus", "state", "stored", "planned", "updated", title=bank)
     for entry, stored, shares in rows:
-        share = stored / max(entry.contexts, 1)
-        state = "complete" if entry.complete else f"incomplete, {share:.0%}"
+        state = "complete" if entry.complete else f"incomplete, {stored / max(entry.contexts, 1):.0%}"
         table.add_row(Text(entry.name), state, f"{stored:,}", f"{entry.contexts:,}", entry.updated)
-        for one in shares:
-            held = ["" if count is None else f"{count:,}" for count in (one.stored, one.contexts)]
-            by = f" ({one.worker})" if one.worker and one.state != "done" else ""
-            table.add_row(Text(f"  {one.share}"), Text(one.state + by), *held, one.heartbeat)
+        for share in shares:
+            counts = ["" if count is None else f"{count:,}" for count in (share.stored, share.contexts)]
+            worker = f" ({share.worker})" if share.worker and share.state != "done" else ""
+            table.add_row(Text(f"  {share.share}"), Text(share.state + worker), *counts, share.heartbeat)
     console().print(table if rows else f"The bank '{bank}' has no corpus yet.")
-    return None
 
 
 def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what a training came to: the projector's file and its card."""
+    """Print the result of a training: the projector's file and its card."""
     if as_json:
-        return print_json({"file": str(file), **card})
+        print_json({"file": str(file), **card})
+        return
     training, data = card["training"], card["data"][0]
     skipped = ", ".join(f"{count:,} with {reason}" for reason, count in data["skipped"].items())
     cut = f", {data['cut_captions']:,} captions cut" if data["cut_captions"] else ""
@@ -90,4 +90,3 @@ def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> Non
     for sample in training["samples"]:
         rows.append((f"“{sample['caption']}”", f"“{sample['written']}”"))
     print_facts(rows)
-    return None

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def show_export(report: ExportReport, *, as_json: bool) -> None:
-    """Print what an export is."""
+    """Print what an export holds."""
     if as_json:
-        return print_json(asdict(report))
+        print_json(asdict(report))
+        return
     print_facts(
         [
             ("bank", report.bank),
@@ -32,13 +33,13 @@ def show_export(report: ExportReport, *, as_json: bool) -> None:
             ),
         ]
     )
-    return None
 
 
 def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
-    """Print what a move of contexts into a bank did, and what its verification found."""
+    """Print how many contexts were moved into a bank, and whether the bank was verified."""
     if as_json:
-        return print_json({"where": where, **asdict(report), "sound": not report.wrong})
+        print_json({"where": where, **asdict(report), "sound": not report.wrong})
+        return
     for sentence in report.wrong:
         print(sentence)
     verdict = "It is verified" if not report.wrong else "It is not sound"
@@ -50,14 +51,14 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
         highlight=False,
         markup=False,
     )
-    return None
 
 
 def show_official(report: OfficialReport, where: str, *, as_json: bool) -> None:
-    """Print what the import of a cache of latentlens did."""
+    """Print the result of importing a cache of latentlens."""
     if as_json:
         move = {**asdict(report.move), "sound": not report.move.wrong}
-        return print_json({"where": where, **asdict(report), "move": move})
+        print_json({"where": where, **asdict(report), "move": move})
+        return
     show_move(report.move, where, as_json=False)
     cosines = ", ".join(f"{layer}: {cosine:.3f}" for layer, cosine in report.cosines.items())
     print_facts(
@@ -69,4 +70,3 @@ def show_official(report: OfficialReport, where: str, *, as_json: bool) -> None:
             ("cosine with the LLM", cosines),
         ]
     )
-    return None

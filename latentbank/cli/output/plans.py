@@ -24,7 +24,7 @@ def show_plan(
     *,
     as_json: bool,
 ) -> None:
-    """Print a plan and what it will cost, and what a cluster of such machines needs."""
+    """Print a plan and its costs, and the size of a cluster of such machines."""
     data = {
         **asdict(plan),
         "directory": str(plan.directory),
@@ -41,7 +41,8 @@ def show_plan(
         "cluster": cluster and asdict(cluster),
     }
     if as_json:
-        return print_json(data)
+        print_json(data)
+        return
     rows = [
         ("corpus", plan.corpus),
         ("sentences", f"{plan.sentences:,} ({plan.blank:,} blank lines, {plan.truncated:,} cut)"),
@@ -67,7 +68,6 @@ def show_plan(
     if machines and cluster:
         rows += _cluster(machines, cluster)
     print_facts(rows)
-    return None
 
 
 def _cluster(machines: Machines, cluster: Sizing) -> list[tuple[str, str]]:

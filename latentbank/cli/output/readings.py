@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def show_reading(reading: Reading, *, as_json: bool = False, title: str | None = None) -> None:
     """Print a reading: each token with its neighbors, the token marked in each caption."""
     if as_json:
-        return print_json(reading.to_dict())
+        print_json(reading.to_dict())
+        return
     from latentbank.query.reading.reading import excerpt
 
     table = Table(
@@ -46,7 +47,6 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
                 end_section=rank == len(token.neighbors) - 1,
             )
     console().print(table)
-    return None
 
 
 def _marked(text: str) -> Text:

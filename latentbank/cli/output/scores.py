@@ -1,4 +1,4 @@
-"""What the commands that score lenses print and write: tables for people, JSON and figures in a folder."""
+"""Scores of lenses: printed as tables or JSON, and written to a folder as JSON and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from latentbank.errors import LatentBankError
+from latentbank.cli.output.text import print_json
+from latentbank.files import write_whole
 
 if TYPE_CHECKING:
     from latentbank.query.evaluation.experiments.compare import Compared
@@ -25,26 +26,20 @@ _WIDE = 180
 def write_scores(
     data: Mapping[str, Any], folder: Path | None, name: str, draw: Callable[[Path], object]
 ) -> None:
-    """Write JSON and figures to a folder, where one is named.
+    """Write JSON and figures to a folder; do nothing without a folder.
 
     Raises:
-        LatentBankError: it cannot be written, or matplotlib is missing.
+        LatentBankError: a file cannot be written, or matplotlib is not installed.
     """
     if folder is None:
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(data, ensure_ascii=False, indent=1)
-        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LatentBankError(
-            f"The scores cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    write_whole(folder / f"{name}.json", f"{text}\n".encode())
     draw(folder)
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Print an evaluation: shares by layer with both controls, the kinds of words, the groups of coverage."""
+    """Print an evaluation: shares by layer with both controls, by kind of word and by coverage."""
     about = evaluation.about
     console = _console()
     layers = about["visual_layers"]
@@ -65,18 +60,18 @@ def show_evaluation(evaluation: Evaluation) -> None:
             table.add_row(mean.lens, _control(mean), *shares, _interval(mean.concrete), _percent(mean.things))
         console.print(table)
     table = Table("lens", "control", "concrete", "global", "attribute", "any of them", title_justify="left")
-    table.title = "what the first neighbors say, mean over the visual layers, % of object patches"
+    table.title = "kinds of words among the first neighbors, mean over the visual layers, % of object patches"
     for mean in _means(evaluation, False):
         kinds = (mean.concrete, mean.global_, mean.attribute, mean.interpretable)
         table.add_row(mean.lens, _control(mean), *map(_percent, kinds))
     console.print(table)
     groups = [f"{low:.0%} to {high:.0%}" for low, high, _ in evaluation.rows[0].by_coverage]
     table = Table("lens", "control", *groups, title_justify="left")
-    table.title = "patches named by how much of them their thing covers, mean over the visual layers, %"
+    table.title = "patches named, by the share that their object covers, mean over the visual layers, %"
     for mean in _means(evaluation, False):
         table.add_row(mean.lens, _control(mean), *(_percent(share) for _, _, share in mean.by_coverage))
     console.print(table)
-    if any(one.named for one in evaluation.alignment):
+    if any(pair.named for pair in evaluation.alignment):
         show_alignment(evaluation)
     ratio = _over_baselines(evaluation)
     console.print(
@@ -88,14 +83,14 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 
 def show_alignment(evaluation: Evaluation) -> None:
-    """Print what each bank layer alone names at each visual layer, and where nearness peaks."""
+    """Print the share that each bank layer alone names at each visual layer, and where similarity peaks."""
     from latentbank.query.evaluation.experiments.alignment import peaks
 
-    bank_layers = list(dict.fromkeys(one.bank_layer for one in evaluation.alignment))
+    bank_layers = list(dict.fromkeys(pair.bank_layer for pair in evaluation.alignment))
     named = {
-        (one.projector, one.visual_layer, one.bank_layer): one
-        for one in evaluation.alignment
-        if one.named is not None
+        (pair.projector, pair.visual_layer, pair.bank_layer): pair
+        for pair in evaluation.alignment
+        if pair.named is not None
     }
     table = Table(
         "visual layer",
@@ -127,9 +122,14 @@ def show_compared(
     as_json: bool,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print a comparison, one line for each lens, and write it to a folder where one is named.
+    """Print a comparison, a line for each lens, and write it to a folder if one is given.
 
-    `more` is added to the JSON.
+    Args:
+        compared: evaluations with labels.
+        folder: folder for the JSON and the figure; None: nothing is written.
+        name: name of both files, without ending.
+        as_json: print JSON instead of tables.
+        more: further entries of the JSON.
     """
     from latentbank.query.evaluation.experiments.compare import lines
     from latentbank.query.evaluation.figures import draw_compared
@@ -142,7 +142,7 @@ def show_compared(
     }
     write_scores(data, folder, name, lambda where: draw_compared(compared, where / f"{name}.png"))
     if as_json:
-        print(json.dumps(data, ensure_ascii=False, indent=1))
+        print_json(data)
         return
     random = any(line.random for line in summary)
     table = Table(
@@ -172,7 +172,7 @@ def show_compared(
         )
     _console().print(table)
     for label, evaluation in compared:
-        if any(one.named for one in evaluation.alignment):
+        if any(pair.named for pair in evaluation.alignment):
             _console().print(f"\n{label}:", highlight=False)
             show_alignment(evaluation)
 
@@ -198,7 +198,7 @@ def show_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _console() -> Console:
-    """A console as wide as the terminal; in a file or a pipe as wide as the widest of these tables."""
+    """Return a console as wide as the terminal; in a file or a pipe, as wide as the widest of these tables."""
     return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDE)
 
 
