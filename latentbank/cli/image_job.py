@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.layers import BankLayers
     from latentbank.models.vision.vision_language import VisualModel
-    from latentbank.query.output.files import Targets
+    from latentbank.query.output.files import OutputFiles
     from latentbank.query.output.parquet import ReadingFolder
     from latentbank.query.reading.images import Images, ImageSource
     from latentbank.query.reading.reading import Reading
@@ -43,7 +43,7 @@ class ImageJob:
         *,
         as_json: bool = False,
         pictures: Path | None = None,
-        targets: Targets | None = None,
+        targets: OutputFiles | None = None,
     ) -> None:
         self.images = images
         self.as_json = as_json

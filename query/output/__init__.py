@@ -1,1 +1,1 @@
-"""Readings as grids, pictures, figures and files."""
+"""Readings as grids of words, pictures, figures and files."""

@@ -1,4 +1,4 @@
-"""Where the files of readings go: one file for one image, or a folder with a file for each."""
+"""Files of image readings: one file for one image, or a folder with a file for each image."""
 
 from __future__ import annotations
 
@@ -14,30 +14,39 @@ _SUFFIXES = {"html": (".html", ".htm"), "png": (".png",), "pdf": (".pdf",), "svg
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Files of each image's reading, by kind: a page (`html`) and figures (`png`, `pdf`, `svg`).
+class OutputFiles:
+    """Paths to which readings of images are written.
 
-    A path that ends like its kind is the file of the only image; any other is a folder, in which each image has a file
-    named after it.
+    Attributes:
+        paths: by kind, which is `html` (a page) or `png`, `pdf`, `svg` (a figure). A path with the kind's suffix is the
+            file of the only image. Any other path is a folder, in which each image has a file named after it.
     """
 
     paths: Mapping[str, Path]
 
     def check(self, images: int | None) -> None:
-        """Refuse a single file for other than one image (None: nobody knows how many).
+        """Check that no path is a single file unless there is exactly one image.
+
+        Args:
+            images: the number of images; None: not known.
 
         Raises:
-            QueryError: it does not fit; the message says what to name instead.
+            QueryError: a single file is named for several images.
         """
         for kind, path in self.paths.items():
             if images != 1 and _is_file(kind, path):
-                raise QueryError(f"--{kind} {path} is one file, but there may be more images; name a folder.")
+                raise QueryError(
+                    f"{path} is one file, but there may be more images; name a folder.", argument=kind
+                )
 
     def write(self, image: ImageSource, reading: Reading) -> list[Path]:
         """Write the files of an image's reading, each whole or not at all.
 
+        Returns:
+            The files that were written.
+
         Raises:
-            LatentBankError: a file cannot be written, or matplotlib, which figures need, is not installed.
+            LatentBankError: a file cannot be written, or a figure is requested and matplotlib is not installed.
         """
         written = []
         for kind, path in self.paths.items():

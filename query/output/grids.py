@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def grid_lines(reading: Reading, width: int = 100) -> list[str]:
-    """Lay out an image's reading as grids of words: one for each lens, layer and tile, each under its own heading.
+    """Return an image's reading as lines of text: a heading and a grid of words for each lens, layer and tile.
 
     Args:
         reading: of an image.
-        width: cells of a terminal that a line may take; words are cut to fit, but none below four cells.
+        width: cells of a terminal that a line may take; words are shortened to fit, but to no less than four cells.
     """
     lines = []
     for lens in reading.lenses:
@@ -29,24 +29,27 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                 longest = max((cell_len(word) for row in grid for word in row), default=0)
                 cell = max(4, min(longest, (width - 2) // len(grid[0]) - 1))
                 for row in grid:
-                    cells = (set_cell_size(fitted(word, cell), cell) for word in row)
+                    cells = (set_cell_size(shorten(word, cell), cell) for word in row)
                     lines.append(("  " + " ".join(cells)).rstrip())
     return lines
 
 
-def drawn_tile(reading: Reading, tile: int | None) -> int:
-    """Give the tile of an image's reading that is drawn: the one that is named, else the first.
+def choose_tile(reading: Reading, tile: int | None) -> int:
+    """Return the tile of an image's reading to draw: `tile`, or the first one if it is None.
 
     Raises:
-        QueryError: it is not the reading of an image, or does not hold the image any more.
+        QueryError: it is not the reading of an image, or it no longer holds the image.
     """
     if reading.image is None or not reading.tiles:
-        raise QueryError("Only the reading of an image can be drawn, by the process that read it.")
+        raise QueryError("Only a reading that holds its image can be drawn: read the image in this process.")
     return reading.tiles[0] if tile is None else tile
 
 
-def fitted(word: str, width: int) -> str:
-    """Cut a word to `width` cells of a terminal, with an ellipsis where something is missing; white space is shown."""
+def shorten(word: str, width: int) -> str:
+    """Return a word in at most `width` cells of a terminal, with an ellipsis in place of what is cut off.
+
+    White space is written as its escape sequence, and other unprintable characters as dots.
+    """
     shown = word if word.strip() else repr(word)[1:-1]
     shown = "".join(letter if letter.isprintable() else "·" for letter in shown)
     return shown if cell_len(shown) <= width else set_cell_size(shown, width - 1).rstrip() + "…"

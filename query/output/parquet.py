@@ -1,4 +1,4 @@
-"""Readings in files: one Parquet file for each image, in a folder that can be filled in several runs."""
+"""Readings of images as Parquet files, one for each image, in a folder that can be filled in several runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentbank.files import write_whole
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
 
-# Files whose names begin like this one are left out by whatever reads a folder of Parquet files as one table.
+# Programs that read a folder of Parquet files as one table skip files whose names begin with an underscore.
 _SETTINGS = "_settings.json"
 _COLUMNS = pa.schema(
     [
@@ -46,20 +46,20 @@ _COLUMNS = pa.schema(
 
 
 class ReadingFolder:
-    """A folder of readings: one Parquet file for each image, a row for each neighbor, all columns in each file.
+    """A folder of readings: one Parquet file for each image, with a row for each neighbor and all columns.
 
-    A file is there whole or not at all, so a job that was killed goes on with the images that have none.
+    Files are written whole or not at all, so a job that was killed continues with the images that have no file.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        """Open or make the folder.
+        """Open the folder, or create it.
 
         Args:
             folder: where the files are.
-            settings: everything that the readings depend on but the images: model, bank, layers, lenses ...
+            settings: what the readings depend on besides the images: model, bank, layers, lenses and so on.
 
         Raises:
-            LatentBankError: it cannot be written, or holds readings made with other settings.
+            LatentBankError: the folder cannot be written, or it holds readings made with other settings.
         """
         self.folder = Path(folder).expanduser()
         path = self.folder / _SETTINGS
@@ -77,18 +77,18 @@ class ReadingFolder:
             )
             raise LatentBankError(
                 f"{self.folder} holds readings made with another {keys[0]} ({known.get(keys[0])}, not "
-                f"{given.get(keys[0])}); choose another folder, or those settings."
+                f"{given.get(keys[0])}); choose another folder, or the same settings."
             )
 
     def path(self, image: ImageSource) -> Path:
-        """Give the file of an image's reading."""
+        """Return the path of the file of an image's reading."""
         return self.folder / image.file_name(".parquet")
 
     def write(self, image: ImageSource, reading: Reading) -> Path:
-        """Write the reading of an image.
+        """Write the reading of an image and return the path of its file.
 
         Raises:
-            LatentBankError: it cannot be written.
+            LatentBankError: the file cannot be written.
         """
         rows = [{"source": reading.source, **row} for row in reading.rows()]
         head = {key: value for key, value in reading.to_dict().items() if key != "tokens"}

@@ -1,4 +1,4 @@
-"""Pictures: an image with the best word of a lens on each of its patches."""
+"""Pictures of image readings: the image with the best word of a lens on each patch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
-from latentbank.query.output.grids import drawn_tile, fitted
+from latentbank.query.output.grids import choose_tile, shorten
 
 if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading, TokenReading
 
-# The first of these that the system has writes the words; they know many scripts, best first.
+# Fonts for the words, those that cover the most scripts first; the first one that the system has is used.
 _FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf", "Arial.ttf")
-_PATCH = 72  # pixels that a patch is wide at least, for a word to be legible
-_LARGEST = 2400  # pixels that a panel is wide or high at most
+_PATCH = 72  # smallest width of a patch in pixels, so that a word is legible
+_LARGEST = 2400  # largest width and height of a panel in pixels
 _FONT = 15
 _MARGIN = 10
 _HEADING = 26
-_SHADE = 150  # of the dark bar behind a word, of 255
+_SHADE = 150  # opacity of the dark bar behind a word, of 255
 
 
 def draw_reading(
@@ -33,18 +33,20 @@ def draw_reading(
     lenses: Sequence[str] | None = None,
     tile: int | None = None,
 ) -> Image.Image:
-    """Draw an image's reading: a row for each visual layer, a column for each lens, the best word on each patch.
+    """Return a picture of an image's reading: a row for each visual layer, a column for each lens.
+
+    Each patch has the best word on it.
 
     Args:
         reading: of an image; it must still hold the image.
         layers: visual layers to draw; None: all.
         lenses: lenses to draw; None: all.
-        tile: the tile whose tokens are drawn; None: the first (the whole image, where the model sees it whole).
+        tile: the tile whose tokens are drawn; None: the first (the whole image, if the model sees it whole).
 
     Raises:
-        QueryError: not the reading of an image, or a lens, layer or tile that it does not have.
+        QueryError: it is not the reading of an image, or has no such lens, layer or tile.
     """
-    chosen = drawn_tile(reading, tile)
+    chosen = choose_tile(reading, tile)
     panels = [
         [_panel(reading, layer, lens, chosen) for lens in lenses or reading.lenses]
         for layer in (reading.layers if layers is None else layers)
@@ -71,17 +73,17 @@ def save_reading(
     lenses: Sequence[str] | None = None,
     tile: int | None = None,
 ) -> Path:
-    """Write the picture that `draw_reading` draws as a PNG, whole or not at all.
+    """Write the picture of `draw_reading` as a PNG file, whole or not at all, and return its path.
 
     Raises:
         QueryError: as for `draw_reading`.
-        LatentBankError: it cannot be written.
+        LatentBankError: the file cannot be written.
     """
     return write_whole(Path(path), png_bytes(draw_reading(reading, layers, lenses, tile)))
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Give a PNG's bytes."""
+    """Return an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -107,14 +109,14 @@ def _panel(reading: Reading, layer: int, lens: str, tile: int) -> Image.Image:
 
 
 def _write(draw: ImageDraw.ImageDraw, token: TokenReading, scale: float) -> None:
-    """Frame a token's box and write its best word in the middle, on a bar that shades the patch a little."""
+    """Draw a frame around a token's patch and its best word in the middle, on a dark translucent bar."""
     assert token.place is not None
     left, top, right, bottom = (edge * scale for edge in token.place.box)
     corner = max(left, right - 1), max(top, bottom - 1)  # a patch may be thinner than a pixel
     draw.rectangle((left, top, *corner), outline=(255, 255, 255, 110))
     if not token.neighbors:
         return
-    word = fitted(token.neighbors[0].word, 40)
+    word = shorten(token.neighbors[0].word, 40)
     font, text = _fit(word, right - left - 4, bottom - top)
     if font is None:
         return
@@ -125,7 +127,10 @@ def _write(draw: ImageDraw.ImageDraw, token: TokenReading, scale: float) -> None
 
 
 def _fit(word: str, width: float, height: float) -> tuple[ImageFont.FreeTypeFont | None, str]:
-    """The largest font in which a word fits into a patch; below the smallest, the word is cut."""
+    """Return the largest font in which a word fits into a patch, and the word.
+
+    A word that does not fit in the smallest font is cut. The font is None if the patch is too low for any word.
+    """
     for size in range(min(_FONT, int(height) - 2), 8, -1):
         font = _font(size)
         if font.getlength(word) <= width:
@@ -145,9 +150,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
             return ImageFont.truetype(name, size)
         except OSError:
             continue
-    font = ImageFont.load_default(size)  # Pillow's own, of English letters
+    font = ImageFont.load_default(size)  # Pillow's own, which has Latin letters only
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise LatentBankError(
-            "Pillow is built without FreeType here, so it cannot write words: reinstall pillow."
+            "This build of Pillow has no FreeType, so it cannot draw words: reinstall pillow."
         )
     return font

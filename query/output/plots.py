@@ -1,4 +1,4 @@
-"""Figures of image readings for papers, by matplotlib: words on patches over a heat map, with a colour bar."""
+"""Figures of image readings for papers, drawn by matplotlib: words on patches over a heat map with a colour bar."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from latentbank.errors import QueryError
 from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
 from latentbank.query.lenses.registry import score_of, title_of
-from latentbank.query.output.grids import drawn_tile, fitted
+from latentbank.query.output.grids import choose_tile, shorten
 
 if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading, TokenReading
 
 FORMATS = ("png", "pdf", "svg")
-_SIDE = 3.4  # inches that an image is wide or high at most
-_LARGEST, _SMALLEST = 9.0, 3.5  # points of a word
-_LETTER = 0.62  # a letter's width, of the font's size
-# Those of these that the system has; matplotlib's own knows no Chinese, Japanese or Korean.
+_SIDE = 3.4  # longer side of an image, in inches
+_LARGEST, _SMALLEST = 9.0, 3.5  # font sizes of a word, in points
+_LETTER = 0.62  # width of a letter, relative to the font size
+# Fonts to use if the system has them; matplotlib's own has no Chinese, Japanese or Korean characters.
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS", "Microsoft YaHei")
 _SETTINGS: Any = {
     "pdf.fonttype": 42,
@@ -46,7 +46,7 @@ def plot_reading(
         layer: the visual layer; None: the first.
         lens: None: the first.
         tile: the tile whose tokens are drawn; None: the first.
-        axis: to draw into; None: that of a new figure of pyplot.
+        axis: the axis to draw into; None: the axis of a new figure of pyplot.
         words: write the best word on each patch.
         heat: colour each patch by its best score (cosine, or LogitLens's probability), with a colour bar.
 
@@ -54,12 +54,12 @@ def plot_reading(
         The axis.
 
     Raises:
-        QueryError: not the reading of an image, or a lens, layer or tile that it does not have.
+        QueryError: it is not the reading of an image, or has no such lens, layer or tile.
         LatentBankError: matplotlib is not installed.
     """
     chosen = reading.layers[0] if layer is None else layer
     name = lens or reading.lenses[0]
-    tokens = reading.patches(chosen, name, drawn_tile(reading, tile))
+    tokens = reading.patches(chosen, name, choose_tile(reading, tile))
     need_matplotlib()
     if axis is None:
         from matplotlib import pyplot
@@ -80,20 +80,20 @@ def save_plot(
 
     Args:
         reading: of an image; it must still hold the image.
-        path: whose suffix says the format: .png (200 dots an inch), .pdf or .svg.
+        path: the file; its suffix says the format: .png (200 dots per inch), .pdf or .svg.
         layers: visual layers to draw; None: all.
         lenses: lenses to draw; None: all.
         tile: as for `plot_reading`.
 
     Raises:
-        QueryError: as for `plot_reading`, or another suffix.
+        QueryError: as for `plot_reading`, or the path has another suffix.
         LatentBankError: matplotlib is not installed, or the file cannot be written.
     """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise QueryError(f"{path} names no format of a figure; let it end with .png, .pdf or .svg.")
+        raise QueryError(f"{path} has no suffix of a figure; use .png, .pdf or .svg.")
     rows, columns = list(reading.layers if layers is None else layers), list(lenses or reading.lenses)
-    shown = drawn_tile(reading, tile)
+    shown = choose_tile(reading, tile)
     panels = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
     need_matplotlib()
     import matplotlib
@@ -106,14 +106,14 @@ def save_plot(
             _draw(axes[down][across], reading, panels[down][across], layer, lens, words=True, heat=True)
     buffer = io.BytesIO()
     with matplotlib.rc_context(_SETTINGS):
-        # No date goes in: the same reading gives the same file.
+        # Without a date, the same reading gives the same file.
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
         figure.savefig(buffer, format=kind, dpi=200, metadata=undated.get(kind))
     return write_whole(Path(path), buffer.getvalue())
 
 
 def _size(reading: Reading, rows: int, columns: int) -> tuple[float, float]:
-    """Inches of a figure, with room for titles and colour bars."""
+    """Return width and height of a figure in inches, with room for titles and colour bars."""
     assert reading.size is not None
     width, height = reading.size
     scale = _SIDE / max(width, height)
@@ -158,16 +158,16 @@ def _draw(
 
 
 def _write(axis: Any, word: str, box: tuple[float, float, float, float], scale: float) -> None:
-    """Write a word into a patch as large as it fits; `scale` is points for each pixel of the image."""
+    """Draw a word on a patch, as large as it fits; `scale` is the number of points per pixel of the image."""
     from matplotlib.patheffects import withStroke
 
     left, top, right, bottom = box
     width, height = (right - left) * scale, (bottom - top) * scale
-    text = fitted(word, 40)
+    text = shorten(word, 40)
     size = min(_LARGEST, 0.6 * height, width / (_LETTER * max(1, len(text))))
     if size < _SMALLEST:
         size = min(_SMALLEST, 0.6 * height)
-        text = fitted(word, max(2, int(width / (_LETTER * size)))) if size > 0 else ""
+        text = shorten(word, max(2, int(width / (_LETTER * size)))) if size > 0 else ""
     if not text or size < 1:
         return
     axis.text(
@@ -179,7 +179,7 @@ def _write(axis: Any, word: str, box: tuple[float, float, float, float], scale: 
         color="white",
         ha="center",
         va="center",
-        parse_math=False,  # a word such as $x$ is no formula
+        parse_math=False,  # a word such as $x$ is not a formula
         path_effects=[withStroke(linewidth=1.2, foreground="black")],
     )
 

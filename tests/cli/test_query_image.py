@@ -162,7 +162,7 @@ def test_pages_and_figures_go_to_files_or_folders(
     code, _, err = run("query", "image", photos, *words, "--html", page)
     assert (code, err) == (
         2,
-        f"latentbank: --html {page} is one file, but there may be more images; name a folder.\n",
+        f"latentbank: {page} is one file, but there may be more images; name a folder (--html).\n",
     )
 
 

@@ -14,7 +14,7 @@ from latentbank.errors import QueryError
 if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
     from latentbank.bank.where import Filter
-    from latentbank.query.output.files import Targets
+    from latentbank.query.output.files import OutputFiles
     from latentbank.query.reading.images import Images
 
 PromptOption = Annotated[
@@ -109,15 +109,15 @@ class ReadingOutputs:
     svg: Annotated[Path | None, typer.Option(help="The same as --png, as SVG.")] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")] = False
 
-    def targets(self, images: int | None) -> Targets:
+    def targets(self, images: int | None) -> OutputFiles:
         """Return the pages and figures to write for so many images (None: unknown).
 
         Raises:
             QueryError: a file is named for several images.
         """
-        from latentbank.query.output.files import Targets
+        from latentbank.query.output.files import OutputFiles
 
         files = {"html": self.html, "png": self.png, "pdf": self.pdf, "svg": self.svg}
-        targets = Targets({kind: path.expanduser() for kind, path in files.items() if path is not None})
+        targets = OutputFiles({kind: path.expanduser() for kind, path in files.items() if path is not None})
         targets.check(images)
         return targets

@@ -70,12 +70,12 @@ def test_words_like_formulas_are_words(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:
     reading = reading_of()
-    with pytest.raises(QueryError, match="no format of a figure"):
+    with pytest.raises(QueryError, match="has no suffix of a figure"):
         save_plot(reading, tmp_path / "figure.gif")
     with pytest.raises(LayerNotFound, match="no layer 3"):
         reading.plot(3)
     with pytest.raises(QueryError, match="no tile 4; it has 0"):
         reading.plot(tile=4)
-    with pytest.raises(QueryError, match="by the process that read it"):
+    with pytest.raises(QueryError, match="Only a reading that holds its image"):
         reading_of(image=False).plot()
     assert not pyplot.get_fignums()

@@ -23,7 +23,7 @@ from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.centring import means_of
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
-from latentbank.query.output.grids import fitted, grid_lines
+from latentbank.query.output.grids import grid_lines, shorten
 from latentbank.query.output.pictures import draw_reading, png_bytes, save_reading
 from latentbank.query.reading.images import find_images
 from latentbank.query.reading.reading import Reading
@@ -411,7 +411,7 @@ def test_repr_is_a_grid_for_every_lens_layer_and_tile(tiled: Reading) -> None:
     assert len(lines) == 1 + 8 * (1 + GRID[0])
     at = lines.index("embedding lens, visual layer 2, tile 1")
     for line, words in zip(lines[at + 1 : at + 3], tiled.grid(2, "embedding", 1), strict=True):
-        places = [line.find(fitted(word, 20)) for word in words]
+        places = [line.find(shorten(word, 20)) for word in words]
         assert places == sorted(places)
         assert -1 not in places
 
@@ -421,10 +421,10 @@ def test_grids_are_cut_to_the_width_and_stay_aligned(tiled: Reading) -> None:
 
     for width in (20, 40):
         assert all(cell_len(line) <= width for line in grid_lines(tiled, width) if "lens" not in line)
-    assert fitted("elephant", 5) == "elep…"
-    assert fitted("猫猫猫", 4) == "猫…"
-    assert fitted("\n", 4) == "\\n"
-    assert fitted("a\x00b", 4) == "a·b"
+    assert shorten("elephant", 5) == "elep…"
+    assert shorten("猫猫猫", 4) == "猫…"
+    assert shorten("\n", 4) == "\\n"
+    assert shorten("a\x00b", 4) == "a·b"
 
 
 def test_to_dict_of_an_image(tiled: Reading) -> None:
@@ -516,7 +516,7 @@ def test_pictures_of_any_size_stay_of_a_size(bank: Bank, eye: PatchEye, size: tu
 
 
 def test_only_images_are_drawn(bank: Bank, tiny: LanguageModel, tiled: Reading) -> None:
-    with pytest.raises(QueryError, match="Only the reading of an image"):
+    with pytest.raises(QueryError, match="Only a reading that holds its image"):
         draw_reading(read_text(bank, tiny, "A dog.", 2))
     assert read_text(bank, tiny, "A dog.", 2)._repr_png_() is None
     with pytest.raises(QueryError, match="no tile 7"):
