@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +10,22 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from latentbank.bank.layers import BankLayers, choose, listed
-from latentbank.bank.ledger import LEDGER_SECONDS, named, visible
-from latentbank.bank.manifest import CorpusEntry, Manifest, now, write_mean
+from latentbank.bank import removal
+from latentbank.bank.layers import BankLayers, choose
+from latentbank.bank.ledger import named, visible
+from latentbank.bank.manifest import CorpusEntry, Manifest, write_mean
 from latentbank.bank.merge import Unique, merge
 from latentbank.bank.points import Neighbor, Payload
 from latentbank.bank.search import Search, prepare
 from latentbank.bank.settings import Metric, Settings
-from latentbank.bank.store.base import Floats, LayerInfo, Points, Store, open_store
+from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
+from latentbank.bank.verify import verify
 from latentbank.bank.versions import version_of
+from latentbank.bank.view import CurrentView, View
 from latentbank.bank.where import Filter, Where
-from latentbank.errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
+from latentbank.errors import BankMismatch, LayerNotFound, QueryError
 from latentbank.progress import Progress, Silent
+from latentbank.text import listed
 
 
 @dataclass(frozen=True)
@@ -33,65 +36,53 @@ class BankInfo:
     layers: dict[int, LayerInfo]
 
 
-@dataclass(frozen=True)
-class _View:
-    """What one reading goes by: a version's store and manifest, and when that was read."""
-
-    store: Store
-    manifest: Manifest
-    read_at: float
-
-
 class Bank:
-    """One LLM's layer collections. Made by `open_bank` or `create_bank`; a context manager.
+    """One LLM's layer collections, opened by `open_bank` or `create_bank`; a context manager.
 
-    `search`, `count` and `words` are shown complete corpora only, unless it was opened with `include_incomplete`.
-    What another process changes in a server's bank they see within a second, also that its plain name means another
-    version: each search reads one version only. What writes never goes to another version by itself, and a bank from
-    `create_bank` stays the version it is.
+    `search`, `count` and `words` read complete corpora only, unless the bank was opened with `include_incomplete`. They
+    follow what other processes change in a server's bank within a second, also when its plain name comes to mean
+    another version; each search reads one version only. Writes always stay with the version that was opened, and so
+    does everything else with a bank from `create_bank`.
     """
 
     def __init__(
         self, store: Store, manifest: Manifest, *, include_incomplete: bool = False, follows: bool = False
     ) -> None:
-        """Take over an open store; `follows` says that the bank was asked for by its plain name."""
-        self._view = _View(store, manifest, time.monotonic())
+        """Take over an open store; `follows`: the bank was opened by its plain name, which may change its meaning."""
+        self._current = CurrentView(store, manifest, follows=follows)
         self._include_incomplete = include_incomplete
-        self._follows = follows and store.shared
-        self._guard = threading.Lock()
-        self._left: list[Store] = []  # of versions that are no longer in use: a search may be under way there
 
     @property
     def _store(self) -> Store:
-        return self._view.store
+        return self._current.view.store
 
     @property
     def _manifest(self) -> Manifest:
-        return self._view.manifest
+        return self._current.view.manifest
 
     @property
     def name(self) -> str:
-        """The name that the bank was asked for by."""
+        """The name that the bank was opened by."""
         return self._manifest.bank
 
     @property
     def version(self) -> int:
-        """Which of the bank's versions this is."""
+        """The number of this version of the bank."""
         return version_of(self._store.bank)
 
     @property
     def manifest(self) -> Manifest:
-        """What the bank is, as of opening or of the last change made through this object."""
+        """The manifest, as of opening or of the last change made through this object."""
         return self._manifest
 
     @property
     def store(self) -> Store:
-        """Where the layer collections live."""
+        """The store that holds the layer collections."""
         return self._store
 
     @property
     def settings(self) -> Settings:
-        """Where it is, and how it is searched."""
+        """The settings: where the bank is and how it is searched."""
         return self._store.settings
 
     @property
@@ -107,9 +98,9 @@ class Bank:
 
     @property
     def shown_corpora(self) -> dict[str, CorpusEntry]:
-        """Those corpora of the ledger whose contexts `search`, `count` and `words` are shown."""
-        found = self._refresh(self._view).manifest.corpora
-        return {name: one for name, one in found.items() if one.complete or self._include_incomplete}
+        """The corpora of the ledger that `search`, `count` and `words` read."""
+        found = self._current.renew(self._current.view).manifest.corpora
+        return {name: entry for name, entry in found.items() if entry.complete or self._include_incomplete}
 
     @property
     def hidden_size(self) -> int:
@@ -118,68 +109,19 @@ class Bank:
 
     @property
     def metric(self) -> Metric:
-        """What is compared: "cosine", or "centred" (cosine of hidden states from which a mean was taken)."""
+        """What is compared: "cosine", or "centred" (cosine of hidden states after a mean was subtracted)."""
         return self._manifest.metric
 
     def reload(self) -> None:
         """Read the manifest again: another process may have changed a server's bank.
 
         Raises:
-            BankMismatch: the means of a centred bank are other ones now, so what was done with it is worthless.
+            BankMismatch: the means of a centred bank have changed, so what was done with the old ones is worthless.
         """
-        store = self._store
-        fresh = read_manifest(store, self.name)
-        if self._manifest.means and dict(self._manifest.means) != dict(fresh.means):
-            raise BankMismatch(
-                f"Another job fixed other means in the centred bank '{self.name}' at the same moment; drop the "
-                "corpus of this one (`latentbank bank drop-corpus`) and run it again."
-            )
-        if self._store is store:  # else another thread has gone to another version meanwhile
-            self._view = _View(store, fresh, time.monotonic())
+        self._current.reload()
 
-    def _current(self) -> _View:
-        """Give what a reading goes by, in a shared bank as it is within `LEDGER_SECONDS`."""
-        view = self._view
-        if view.store.shared and time.monotonic() - view.read_at > LEDGER_SECONDS:
-            return self._refresh(view)
-        return view
-
-    def _refresh(self, seen: _View) -> _View:
-        """Read the manifest again, that of another version if the bank's plain name means another one now."""
-        with self._guard:
-            if self._view is seen:
-                meant = self._store.in_use() if self._follows else self._store.bank
-                if meant == self._store.bank:
-                    self.reload()
-                else:
-                    self._go_to(meant)
-            return self._view
-
-    def _go_to(self, stored: str) -> None:
-        """Read another version from now on.
-
-        Raises:
-            BankMismatch: what readers hold from this one (queries, means) is none for that one.
-        """
-        store, own = open_store(stored, self.settings), self._manifest
-        try:
-            fresh = read_manifest(store, self.name)
-            now_means = f"The bank '{self.name}' means its version {version_of(stored)} now"
-            if fresh.fingerprint != own.fingerprint:
-                raise BankMismatch(
-                    f"{now_means}, which holds contexts of {fresh.model} (fingerprint {fresh.fingerprint}), not of "
-                    f"{own.model} (fingerprint {own.fingerprint}); open it again, with that model."
-                )
-            if fresh.metric != own.metric or (own.means and dict(fresh.means) != dict(own.means)):
-                raise BankMismatch(f"{now_means}, which is centred otherwise; open it again.")
-        except BaseException:
-            store.close()
-            raise
-        self._left.append(self._store)
-        self._view = _View(store, fresh, time.monotonic())
-
-    def _shown(self, where: Filter | None, view: _View) -> Filter | None:
-        """Narrow a reader's filter to what readers are shown."""
+    def _shown(self, where: Filter | None, view: View) -> Filter | None:
+        """Return a reader's filter, narrowed to the corpora that readers are shown."""
         return visible(where, view.manifest.corpora, incomplete=self._include_incomplete)
 
     def require_model(self, name: str, fingerprint: str) -> None:
@@ -196,12 +138,13 @@ class Bank:
             )
 
     def choose_layers(self, bank_layers: BankLayers = "mid") -> list[int]:
-        """Turn "mid" (from a quarter to half of the LLM's layers), "all", one layer or several into a list.
+        """Return the bank layers that "mid", "all", one layer or several stand for, ascending.
 
-        "mid" falls back to all layers when the bank has none in the middle.
+        "mid" stands for the layers from a quarter to half of the LLM's depth, or for all layers if the bank has none of
+        these.
 
         Raises:
-            LayerNotFound: a layer without a collection; the message names those there are.
+            LayerNotFound: a layer has no collection; the message names those that have.
         """
         return choose(self._manifest, bank_layers)
 
@@ -219,35 +162,35 @@ class Bank:
         query_mean: npt.ArrayLike | None = None,
         ef: int | None = None,
     ) -> list[list[Neighbor]]:
-        """Find the contexts nearest to each query by cosine, merged over bank layers.
+        """Return the contexts nearest to each query by cosine, merged over bank layers.
 
         Args:
-            queries: `[queries, hidden]` (or one query `[hidden]`) in any float dtype: numpy, or anything
+            queries: `[queries, hidden]` (or one query `[hidden]`) in any float dtype: a numpy array or anything that
                 numpy can read. They need not have length 1.
-            bank_layers: "mid", "all", one layer or several.
+            bank_layers: "mid", "all", one layer or several; see `choose_layers`.
             top_k: neighbors per query.
-            where: only contexts that this filter selects.
+            where: restricts the search to the contexts that this filter selects.
             exact: compare with every context in full precision instead of using the index.
             unique: "context" keeps one neighbor per context across bank layers, "word" one per word.
-            query_mean: for a centred bank, and only there: the mean of what the queries are examples of (visual
-                tokens of their visual layer; for text, `text_mean` of its layer), `[hidden]`, or one for each
-                query, `[queries, hidden]`.
-            ef: contexts looked at on the way through a large layer's graph, which finds more of the nearest the more
-                they are; None: the setting. Visual tokens need more (`settings.ef_visual`).
+            query_mean: for centred banks only, and required there: the mean of the kind of hidden states that the
+                queries are (for visual tokens, the mean of their visual layer; for text, `text_mean` of its layer),
+                `[hidden]`, or one for each query, `[queries, hidden]`.
+            ef: number of contexts examined in a large layer's graph; more of them find more of the true neighbors.
+                None: as in the settings. Visual tokens need more (`settings.ef_visual`).
 
         Returns:
             For each query its neighbors, highest cosine first; fewer than `top_k` if there are no more.
 
         Raises:
-            QueryError: wrong shape or type, or a query that is zero or not finite (the row is named); a centred
-                bank without `query_mean`, or another bank with it.
-            LayerNotFound: a layer the bank does not have.
+            QueryError: the queries have a wrong shape or type, or one is zero or not finite (its row is named); or
+                `query_mean` is missing for a centred bank, or given for another.
+            LayerNotFound: the bank does not have a layer.
         """
         if top_k < 1:
             raise QueryError(f"top_k is {top_k}; ask for at least 1 neighbor.")
         if unique not in (None, "context", "word"):
             raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
-        view = self._current()
+        view = self._current.get()
         layers = choose(view.manifest, bank_layers)
         self.require_query_mean(given=query_mean is not None)
         vectors = _prepared(view.manifest, queries, "queries", query_mean)
@@ -259,10 +202,10 @@ class Bank:
         return [named(row, view.manifest.corpora) for row in neighbors]
 
     def require_query_mean(self, *, given: bool) -> None:
-        """Check that queries come with a mean of theirs where the bank is centred, and only there.
+        """Check that a mean of the queries is given if the bank is centred, and only then.
 
         Raises:
-            QueryError: they do not; the message says what to do.
+            QueryError: it is missing, or must not be given; the message says what to do.
         """
         if given and self.metric == "cosine":
             raise QueryError(
@@ -276,12 +219,12 @@ class Bank:
             )
 
     def text_mean(self, layer: int) -> Floats:
-        """Give the mean `[hidden]` of a centred bank's text at one of its layers: what text queries subtract.
+        """Return the mean `[hidden]` (float32) of a centred bank's text at one of its layers, for text queries.
 
         Raises:
-            LayerNotFound: the bank does not know text of that layer; the message names those it knows.
+            LayerNotFound: the bank has no mean for that layer; the message names the layers it has.
             QueryError: the bank is not centred.
-            BankMismatch: nothing was ingested yet.
+            BankMismatch: nothing has been ingested yet.
         """
         if self.metric == "centred" and layer not in self._manifest.layers:
             where = f"layer {layer}" if layer >= 0 else "a layer that is not known"
@@ -295,53 +238,55 @@ class Bank:
         return mean
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
-        """Count contexts in a layer (the first one by default: all layers hold the same contexts)."""
-        view = self._current()
+        """Return the number of contexts in a layer (by default the first: all layers hold the same contexts)."""
+        view = self._current.get()
         (chosen,) = choose(view.manifest, view.manifest.layers[0] if layer is None else layer)
         return view.store.count(chosen, self._shown(where, view))
 
-    def held(self, stored: str) -> set[int]:
-        """Count the contexts that each layer holds of a corpus, complete or not, by the name it is stored under.
+    def stored_contexts(self, stored: str) -> set[int]:
+        """Return how many contexts the layers hold of a corpus, complete or not, by the name it is stored under.
 
-        One number if the layers agree, as those of a complete corpus do.
+        This is a single number if the layers agree, as they do for a complete corpus.
         """
         return {self._store.count(layer, Where(corpus=stored)) for layer in self.layers}
 
     def words(self, where: Filter | None = None, limit: int = 20) -> dict[str, int]:
-        """Count contexts by their word, most frequent first, as far as `limit`."""
-        view = self._current()
+        """Return the number of contexts by word, most frequent first: at most `limit` words."""
+        view = self._current.get()
         return view.store.facet(view.manifest.layers[0], "word", self._shown(where, view), limit)
 
     def info(self) -> BankInfo:
-        """Give the manifest and the state of every layer collection."""
+        """Return the manifest and the state of every layer collection."""
         self.reload()
         return BankInfo(self._manifest, {layer: self._store.info(layer) for layer in self.layers})
 
     def verify(self, sample: int = 1000, progress: Progress | None = None) -> list[str]:
-        """Check counts against the ledger, equal ids in all layers, and a sample of vectors for unit norm.
+        """Check counts against the ledger, ids for equality in all layers, and a sample of vectors for unit norm.
 
         Args:
             sample: how many vectors of each layer are read.
-            progress: told contexts compared of all contexts in all layers.
+            progress: told the contexts compared, of those in all layers together.
 
         Returns:
-            What is wrong, one sentence each with how to mend it; empty when all is well.
+            What is wrong, one sentence each with how to repair it; empty if the bank is sound.
         """
-        from latentbank.bank.verify import verify
-
         self.reload()
         return verify(self._store, self._manifest, sample, progress or Silent())
 
     # -- writing -------------------------------------------------------------------------------
 
     def add(self, layer: int, ids: Sequence[str], states: npt.ArrayLike, payloads: Sequence[Payload]) -> None:
-        """Store contexts in one layer: `states` `[n, hidden]` are hidden states as the LLM gave them.
+        """Store contexts in one layer; durable once `commit` has returned.
 
-        They are centred where the bank is, scaled to length 1 and rotated here. Durable once `commit` has
-        returned.
+        Args:
+            layer: the bank layer.
+            ids: the contexts' ids.
+            states: `[n, hidden]`, hidden states as the LLM gave them. They are centred in a centred bank, scaled to
+                length 1 and rotated here.
+            payloads: the contexts' payloads.
 
         Raises:
-            QueryError: a hidden state that is zero, not finite, or the layer's mean itself.
+            QueryError: a hidden state is zero, not finite, or the layer's mean itself.
             BankMismatch: the bank is centred and has no means yet (`fix_means`).
         """
         mean = self._manifest.mean(layer)
@@ -349,17 +294,15 @@ class Bank:
         self._store.upsert(layer, Points(ids, vectors, payloads))
 
     def fix_means(self, means: Mapping[int, npt.ArrayLike], settle: float = 0.0) -> None:
-        """Fix a centred bank's means, one `[hidden]` for each layer, for all its contexts to come.
-
-        Where they are fixed already, they stay as they are.
+        """Fix a centred bank's means for all contexts to come; means that are fixed already stay as they are.
 
         Args:
-            means: by layer.
-            settle: seconds to wait before the means are taken for fixed, where several workers may fix them at the
-                same moment, each its own: afterwards all go by the last ones.
+            means: a mean `[hidden]` for each layer.
+            settle: seconds to wait before the means are read back. Several workers may fix their own means at the same
+                moment; afterwards all of them use the last ones written.
 
         Raises:
-            BankMismatch: the bank is not centred, or these are no means of its layers.
+            BankMismatch: the bank is not centred, or these are not means for its layers.
         """
         self.reload()
         if self.metric != "centred":
@@ -384,83 +327,38 @@ class Bank:
         self._store.commit()
 
     def record(self, entry: CorpusEntry) -> None:
-        """Write a corpus's ledger entry, replacing an earlier one of the same name."""
+        """Store a corpus's ledger entry, replacing an earlier one of the same name."""
         self._store.write_entry(entry.name, entry.to_dict())
         self.reload()
 
     def supersede(self, entry: CorpusEntry) -> None:
-        """Let a complete corpus take the place of the one it `replaces`, in one step for all readers.
+        """Put a complete corpus in the place of the one it `replaces`, in one step for all readers.
 
-        What was replaced is deleted afterwards; a killed job leaves that to `forget_obsolete`.
+        The contexts of the replaced corpus are deleted afterwards; if that is interrupted, `forget_obsolete` does it.
         """
-        old = self.corpora.get(entry.replaces)
-        if old is not None and old.stored == entry.stored:
-            return  # another worker has done it
-        obsolete = (*old.obsolete, old.stored) if old else ()
-        new = replace(
-            entry,
-            name=entry.replaces,
-            replaces="",
-            stored_as=entry.stored,
-            obsolete=obsolete,
-            complete=True,
-            updated=now(),
-        )
-        self._store.write_entries({entry.name: None, new.name: new.to_dict()})
-        self.reload()
-        if self._store.shared:
-            time.sleep(LEDGER_SECONDS)  # until no reader goes by the old ledger
-        self.forget_obsolete(new.name)
+        removal.supersede(self, entry)
 
     def forget_obsolete(self, corpus: str) -> None:
-        """Delete the contexts that a corpus's replacement has left behind."""
-        entry = self.corpora.get(corpus)
-        if entry is None or not entry.obsolete:
-            return
-        for name in entry.obsolete:
-            self._delete_contexts(name)
-        self.record(replace(entry, obsolete=()))
+        """Delete the contexts of corpora that a corpus has replaced, if they are still there."""
+        removal.forget_obsolete(self, corpus)
 
     def drop_corpus(self, corpus: str) -> int:
-        """Remove a corpus from every layer and from the ledger; gives how many contexts a layer held of it.
+        """Remove a corpus from every layer and from the ledger; returns how many contexts a layer held of it.
 
         Contexts of a corpus that is not in the ledger are removed too (`verify` finds such corpora).
 
         Raises:
             LatentBankError: the bank has no such corpus.
         """
-        entry = self.corpora.get(corpus)
-        stored = entry.stored if entry else corpus
-        held = max(self.held(stored))
-        others = {one.stored for one in self._manifest.corpora.values() if one != entry}
-        if entry is not None:
-            # Incomplete first: interrupted here, the ledger never promises contexts that are gone.
-            self.record(replace(entry, complete=False))
-        elif not held or stored in others:
-            known = ", ".join(sorted(self._manifest.corpora)) or "none"
-            raise LatentBankError(f"The bank '{self.name}' has no corpus '{corpus}'; it has {known}.")
-        for name in (stored, *(entry.obsolete if entry else ())):
-            self._delete_contexts(name)
-        self._store.write_entry(corpus, None)
-        self.reload()
-        return held
-
-    def _delete_contexts(self, stored: str) -> None:
-        """Delete what carries a corpus name in the layer collections, and the records of its ingestion's shares."""
-        for layer in self.layers:
-            self._store.delete_corpus(layer, stored)
-        self._store.commit()
-        self.clear_shares(stored)
+        return removal.drop_corpus(self, corpus)
 
     def clear_shares(self, stored: str) -> None:
-        """Remove the records of an ingestion's shares."""
-        if records := self._store.read_shares(stored):
-            self._store.write_shares(stored, dict.fromkeys(records))
+        """Remove the records about shares of a corpus's ingestion, by the name it is stored under."""
+        removal.clear_shares(self, stored)
 
     def close(self) -> None:
         """Release files, locks and connections."""
-        for store in (self._store, *self._left):
-            store.close()
+        self._current.close()
 
     def __enter__(self) -> Bank:
         return self
@@ -472,26 +370,10 @@ class Bank:
 
     def __repr__(self) -> str:
         m = self._manifest
-        corpora = ", ".join(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
+        corpora = listed(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
         metric = "" if m.metric == "cosine" else f"{m.metric}, "
         version = f" (version {self.version})" if self.version > 1 and "@" not in m.bank else ""
         return f"<Bank {m.bank}{version}: {m.model}, {metric}layers {listed(m.layers)}, {corpora}>"
-
-
-def read_manifest(store: Store, name: str) -> Manifest:
-    """Read the manifest of a store's bank, `bank` in it the name that the bank was asked for by.
-
-    Raises:
-        BankNotFound: there is no such bank.
-        BankMismatch: it is damaged, or of another schema.
-    """
-    found = store.read_manifest()
-    if found is None:
-        raise BankNotFound(
-            f"There is no bank '{name}' here; `latentbank bank list` shows those there are, "
-            "`latentbank ingest run` makes one."
-        )
-    return replace(Manifest.from_dict(*found), bank=name)
 
 
 def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:

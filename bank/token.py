@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from latentbank.bank.store.base import alias_name, collection_name
+from latentbank.bank.store.names import alias_name, collection_name
 from latentbank.bank.versions import split_name, stored_name
 from latentbank.errors import LatentBankError
 

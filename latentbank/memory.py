@@ -1,4 +1,4 @@
-"""Memory that was freed and that the system should have back."""
+"""Freed memory, returned to the system."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from contextlib import suppress
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Return freed memory to the system.
 
-    The C library keeps what was freed in small pieces for later, after indexing a layer hundreds of MB. Only glibc
-    has a call for this; elsewhere nothing happens.
+    The C library keeps memory that was freed in small pieces for later use, hundreds of MB after a layer was indexed.
+    Only glibc has a call for this; elsewhere nothing happens.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library

@@ -91,7 +91,7 @@ def copy_bank(
 def _copy(source: Store, target: Store, layer: int, entry: CorpusEntry, receiver: Receiver) -> None:
     where = Where(corpus=entry.stored)
     start: str | None = None
-    if held := receiver.held(layer, entry.stored):
+    if held := receiver.stored_contexts(layer, entry.stored):
         if held == entry.contexts:
             receiver.skip(held)
             return

@@ -79,7 +79,7 @@ def import_bank(
     with receiving_bank(replace(manifest, bank=name or manifest.bank), settings) as target:
         receiver = Receiver(target, entries, progress)
         for entry in receiver.todo:
-            begun = any(receiver.held(layer, entry.stored) for layer in target.layers)
+            begun = any(receiver.stored_contexts(layer, entry.stored) for layer in target.layers)
             for number, count in parts_of(entry, export.part):
                 _import_part(target, export, entry, number, count, receiver, look=begun)
         receiver.finish()

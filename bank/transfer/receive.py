@@ -15,7 +15,7 @@ from typing import TypeVar
 from latentbank.bank.bank import Bank
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import CorpusEntry, Manifest, read_mean
-from latentbank.bank.opening import make_bank
+from latentbank.bank.opening import create_from_manifest
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Points
 from latentbank.bank.verify import verify
@@ -77,7 +77,7 @@ def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:
                 f"The bank '{own.bank}' is centred with other means; store the contexts under another name."
             )
 
-    bank = make_bank(replace(manifest, corpora={}), settings, agree)
+    bank = create_from_manifest(replace(manifest, corpora={}), settings, agree)
     if manifest.means and not bank.manifest.means:
         bank.fix_means({layer: read_mean(text) for layer, text in manifest.means.items()})
     return bank
@@ -144,8 +144,8 @@ class Receiver:
             expected = sum(entry.contexts for entry in self.todo)
             target.store.defer_index(layer, target.store.count(layer) + expected)
 
-    def held(self, layer: int, stored: str) -> int:
-        """Count the contexts that a layer holds of a corpus, by the name it is stored under."""
+    def stored_contexts(self, layer: int, stored: str) -> int:
+        """Return how many contexts a layer holds of a corpus, by the name it is stored under."""
         return self._target.store.count(layer, Where(corpus=stored))
 
     def skip(self, contexts: int) -> None:
@@ -178,10 +178,10 @@ class Receiver:
             self._progress.update(done, len(self._target.layers))
             self._target.store.index(layer)
         for entry in self.todo:
-            held = self._target.held(entry.stored)
-            if held != {entry.contexts}:
+            found = self._target.stored_contexts(entry.stored)
+            if found != {entry.contexts}:
                 raise LatentBankError(
-                    f"The layers hold {', '.join(f'{n:,}' for n in sorted(held))} contexts of '{entry.name}' instead "
+                    f"The layers hold {', '.join(f'{n:,}' for n in sorted(found))} contexts of '{entry.name}' instead "
                     f"of {entry.contexts:,}; drop the corpus (`latentbank bank drop-corpus {self._target.name} "
                     f"{entry.name}`) and run the command again."
                 )
@@ -220,4 +220,4 @@ def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
             f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); "
             f"drop it first with `latentbank bank drop-corpus {target.name} {entry.name}`."
         )
-    return held.complete and target.held(entry.stored) == {entry.contexts}
+    return held.complete and target.stored_contexts(entry.stored) == {entry.contexts}

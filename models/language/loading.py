@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from latentbank.errors import LayerNotFound, ModelError
-from latentbank.memory import give_back
+from latentbank.memory import release_memory
 from latentbank.models.language.layout import (
     cut_config,
     find_blocks,
@@ -153,7 +153,7 @@ def load_parts(
     _unmark_gguf(decoder)
     # The unembedding stays as it is: it may share its weights with the embedding.
     prepack(kept.base_model if vision else decoder)
-    give_back()  # reading a checkpoint leaves as much behind as it holds
+    release_memory()  # reading a checkpoint leaves as much behind as it holds
     return Loaded(
         decoder,
         tokenizer,

@@ -1,25 +1,30 @@
-"""How the embedded engine keeps a layer: its settings, what is in memory and what stays on the disk."""
+"""Settings of the embedded engine for a layer: what stays in memory, what on the disk; and its errors."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import qdrant_edge as edge
 
-# In the page cache, not copied to this process's own memory: opening a bank takes a fifth of the time, searching it
-# as long, and the system can take the memory back. Indexes are read where a filter needs them.
+from latentbank.errors import BankUnavailable
+from latentbank.text import first_line
+
+# In the page cache, not copied to this process's own memory: a bank then opens in a fifth of the time and is searched as
+# fast, and the system can reclaim the memory. Payload indexes are read when a filter needs them.
 _CODES = _GRAPH = edge.Memory.Cached
 _INDEXES = edge.Memory.Cold
 
-# How the system and the engine say that there is no room: on the disk, in a quota, for one file, to optimize.
+# Messages of the system and the engine when there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
 KINDS: dict[str, Any] = {
     "keyword": edge.KeywordIndexParams(memory=_INDEXES),
-    # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest, so
-    # that a search in the graph reads from fewer places.
+    # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest
+    # neighbors, so a search in the graph reads from fewer places.
     "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True),
     "integer": edge.IntegerIndexParams(memory=_INDEXES),
 }
@@ -38,15 +43,15 @@ def layer_config(
     largest: int | None = None,
     segments: int | None = None,
 ) -> edge.EdgeConfig:
-    """Give a layer's settings.
+    """Return a layer's settings.
 
     Args:
-        hidden_size: of its vectors, kept as float16.
+        hidden_size: size of its vectors, which are kept as float16.
         quantization: "int8", "turbo" or "none".
-        ef_construct: candidates while the graph is built.
-        graph: edges per node of the graph; 0: no graph, the codes are scanned.
-        largest: contexts in a segment that comes from merging, at most; None: the engine's choice.
-        segments: how many there may be before some are merged; None: the engine's choice.
+        ef_construct: candidates examined while the graph is built.
+        graph: edges per node of the graph; 0: no graph, the quantized vectors are scanned.
+        largest: most contexts in a segment that results from merging; None: the engine's choice.
+        segments: how many segments there may be before some are merged; None: the engine's choice.
     """
     return edge.EdgeConfig(
         vectors=edge.EdgeVectorParams(
@@ -79,24 +84,45 @@ def _quantization(kind: str) -> Any:
 
 
 def graph_of(path: Path) -> int:
-    """Give the edges per node of the graph that a layer's folder says it has; 0: none."""
+    """Return the edges per node of the graph of the layer in a folder; 0: it has no graph."""
     return int(json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]["m"])
 
 
 def engine_failed(error: BaseException) -> bool:
-    """Tell whether an error is the engine's: it raises plain Exception, or a panic that is none."""
+    """Return whether an error is the engine's, which raises plain Exception, or a panic not derived from it."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def no_room(text: str) -> bool:
-    """Tell whether an error's text says that there is no room on the disk."""
+    """Return whether an error's text says that there is no room on the disk."""
     return any(sign in text for sign in _NO_ROOM)
 
 
-def read_ahead(path: Path) -> None:
-    """Bring what the engine is about to map into the page cache: left to itself it reads page by page.
+def unusable(bank: str, text: str) -> BankUnavailable:
+    """Return the error for a bank whose files the engine or the system failed to use, with their message `text`."""
+    if no_room(text):
+        return BankUnavailable(
+            f"The disk of bank '{bank}' is full or its quota used up; make room and run the command again, "
+            "it continues where it stopped."
+        )
+    return BankUnavailable(f"The bank '{bank}' cannot be used: {text.rstrip('.')}.")
 
-    Not the originals and the payloads, of which a search needs a few, nor the payload indexes.
+
+@contextmanager
+def engine_errors(bank: str) -> Iterator[None]:
+    """Turn errors of the engine and of the system in the block into BankUnavailable with one sentence."""
+    try:
+        yield
+    except BaseException as error:
+        if not engine_failed(error) and not isinstance(error, OSError):
+            raise
+        raise unusable(bank, first_line(error)) from error
+
+
+def read_ahead(path: Path) -> None:
+    """Read the files that the engine is about to map into the page cache; by itself it would read page by page.
+
+    Original vectors, payloads and payload indexes are left out: a search needs few of them.
     """
     buffer = bytearray(1 << 18)  # fits into a processor's cache
     for file in path.rglob("*"):

@@ -1,8 +1,8 @@
-"""Puts a layer's new contexts away, indexes them and merges segments, in a process of its own where there are many.
+"""Indexing of a layer: new contexts are quantized and segments merged, in another process for large layers.
 
-The engine holds Python's lock until it is ready, seconds for 20,000 contexts: in this process no thread could search
-or encode meanwhile. Files that the engine replaces stay readable for whoever has them mapped, so that a shard which is
-open here goes on answering with what it held, until it is loaded again.
+The engine holds Python's lock until it is finished, seconds for 20,000 contexts: in this process no thread could search
+or encode meanwhile. Files that the engine replaces stay readable for whoever has them mapped, so a shard that is open
+here goes on answering with what it held until it is loaded again.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ import qdrant_edge as edge
 
 import latentbank
 from latentbank.bank.store.embedded.engine import engine_failed, layer_config, read_ahead
+from latentbank.bank.store.embedded.lock import BankLock, record_indexer
 
-# A layer with fewer contexts is optimized here: that takes less time than a process needs to start.
+# A layer with fewer contexts is indexed in this process: that takes less time than another one needs to start.
 _APART_FROM = 4096
-# How far the process stands back behind others, in steps of `nice`.
+# How far the process is ranked behind others, in steps of `nice`.
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
-# Where `latentbank` is imported from; not resolved, as its folders are links in a checkout.
+# The folder that `latentbank` is imported from; unresolved, because its folders are links in a checkout.
 _HERE = str(Path(latentbank.__file__).parent.parent)
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """What a layer is to be like; the fields are `layer_config`'s."""
+    """Settings of a layer that is being indexed; the fields are the arguments of `layer_config`."""
 
     hidden_size: int
     quantization: str
@@ -43,31 +44,42 @@ class Optimization:
     segments: int
 
 
-def optimize(path: Path, wanted: Optimization, contexts: int, lock: int, *, read: bool) -> edge.EdgeShard:
-    """Make a layer's segments what is wanted; nobody else may write to it meanwhile, whoever has it open may read.
+def optimize(
+    path: Path, target: Optimization, contexts: int, lock: BankLock | None, *, read: bool
+) -> edge.EdgeShard:
+    """Index a layer; nobody else may write to it meanwhile, but whoever has it open may read.
 
     Args:
         path: the layer's folder; everything in it has been flushed.
-        wanted: see `Optimization`.
+        target: see `Optimization`.
         contexts: how many it holds.
-        lock: descriptor of the bank's lock, which a process that outlives this one still holds.
-        read: somebody searches, and comes first: until the end only processor time that nobody else wants is used,
-            which on a machine that is busy with other things is little.
+        lock: the bank's lock, which the other process holds too, even if it outlives this one.
+        read: somebody searches and has priority: the other process then uses only processor time that nobody else
+            wants, which on a busy machine is little.
 
     Returns:
-        The layer's shard as it is now; one that was open before must be closed.
+        The layer's new shard; one that was open before must be closed.
 
     Raises:
-        OSError: it did not work; the message says why.
-        Exception: the engine's, which has no other.
+        OSError: it failed; the message says why.
+        Exception: the engine's, which has no other class.
     """
-    # A program without Python's own executable (frozen, embedded) cannot start it; elsewhere no lock can be handed on.
-    alone = not sys.executable or getattr(sys, "frozen", False) or os.name != "posix"
-    if contexts < _APART_FROM or alone:
-        return _optimize(path, wanted)
-    task = json.dumps([str(path), os.getpid(), *astuple(wanted)])
+    # A program without Python's own executable (frozen, embedded) cannot start it; elsewhere than on POSIX no lock can
+    # be passed on.
+    unable = not sys.executable or getattr(sys, "frozen", False) or os.name != "posix"
+    if contexts < _APART_FROM or unable or lock is None:
+        return _optimize(path, target)
+    with lock.lend() as descriptor:
+        _optimize_apart(path, target, descriptor, read=read)
+    read_ahead(path)
+    return edge.EdgeShard.load(str(path), None)
+
+
+def _optimize_apart(path: Path, target: Optimization, lock: int, *, read: bool) -> None:
+    """Index a layer in another process, which inherits the descriptor `lock`, and wait for it."""
+    task = json.dumps([str(path), os.getpid(), lock, *astuple(target)])
     # What this process can import, the other one can.
-    paths = [_HERE, *(one for one in sys.path if isinstance(one, str) and one)]
+    paths = [_HERE, *(entry for entry in sys.path if isinstance(entry, str) and entry)]
     with subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, task],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -77,11 +89,11 @@ def optimize(path: Path, wanted: Optimization, contexts: int, lock: int, *, read
         text=True,
         errors="replace",
         pass_fds=[lock],
-        process_group=0,  # Ctrl-C in the terminal is for us, who decide what becomes of the process
+        process_group=0,  # Ctrl-C in the terminal reaches this process only, which then ends the other one
     ) as child:
         try:
-            _stand_back(child.pid, read=read)
-            said, complaint = child.communicate()
+            _lower_priority(child.pid, read=read)
+            output, complaint = child.communicate()
         except BaseException:
             child.kill()
             child.wait()
@@ -90,15 +102,13 @@ def optimize(path: Path, wanted: Optimization, contexts: int, lock: int, *, read
         raise OSError("No space left for a page of a mapped file")
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        raise OSError(f"the process that indexes layers was ended by {name}, perhaps for want of memory")
+        raise OSError(f"the process that indexes layers was ended by {name}, perhaps for lack of memory")
     if child.returncode:
-        lines = (said or complaint).strip().splitlines() or [f"it ended with {child.returncode}"]
+        lines = (output or complaint).strip().splitlines() or [f"it ended with {child.returncode}"]
         raise OSError(lines[-1])
-    read_ahead(path)
-    return edge.EdgeShard.load(str(path), None)
 
 
-def _stand_back(pid: int, *, read: bool) -> None:
+def _lower_priority(pid: int, *, read: bool) -> None:
     with suppress(OSError):  # it may have ended already
         if read and hasattr(os, "SCHED_IDLE"):
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
@@ -106,9 +116,9 @@ def _stand_back(pid: int, *, read: bool) -> None:
             os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
 
 
-def _optimize(path: Path, wanted: Optimization) -> edge.EdgeShard:
-    # The engine takes other settings only while it loads a shard.
-    shard = edge.EdgeShard.load(str(path), layer_config(*astuple(wanted)))
+def _optimize(path: Path, target: Optimization) -> edge.EdgeShard:
+    # The engine accepts other settings only while it loads a shard.
+    shard = edge.EdgeShard.load(str(path), layer_config(*astuple(target)))
     try:
         shard.optimize()
         shard.flush()
@@ -119,7 +129,7 @@ def _optimize(path: Path, wanted: Optimization) -> edge.EdgeShard:
 
 
 def _end_with(parent: int) -> None:
-    """Be killed when the process that wants this is: its bank's lock shall be free at once (Linux)."""
+    """Have the system kill this process when `parent` ends, so that the bank's lock is free soon (Linux)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -127,11 +137,12 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Do what the one argument says; an error is the last line of the output."""
-    path, parent, *wanted = json.loads(sys.argv[1])
+    """Index the layer that the one argument names; an error is the last line of the output."""
+    path, parent, lock, *target = json.loads(sys.argv[1])
     _end_with(parent)
+    record_indexer(lock)
     try:
-        _optimize(Path(path), Optimization(*wanted)).close()
+        _optimize(Path(path), Optimization(*target)).close()
     except BaseException as error:
         if not engine_failed(error) and not isinstance(error, OSError):
             raise

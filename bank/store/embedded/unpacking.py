@@ -1,4 +1,4 @@
-"""Layers from snapshots of a server's shards: unpacked by the engine, and checked before anybody sees them."""
+"""Layers from snapshots of a server's shards: unpacked by the engine, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ import qdrant_edge as edge
 
 from latentbank.bank.store.base import MOST_CORPORA, NoSnapshot
 from latentbank.bank.store.embedded.engine import engine_failed, layer_config, no_room
+from latentbank.text import first_line
 
-# A file in a layer's folder, says that its segments are as a server indexed them.
+# A file in a layer's folder that says that its segments are as a server indexed them.
 _MARK = "from-snapshot"
 
 
 def came_indexed(path: Path) -> bool:
-    """Tell whether a layer's folder was unpacked from a snapshot, and its segments are still those."""
+    """Return whether a layer's folder was unpacked from a snapshot and still has its segments."""
     return (path / _MARK).exists()
 
 
 def forget_origin(path: Path) -> None:
-    """Let a layer's folder be like any other: its segments are about to be ours."""
+    """Record that a layer's segments are about to be rewritten, so they are no longer the snapshot's."""
     (path / _MARK).unlink(missing_ok=True)
 
 
 def unpack(
     file: Path, folder: Path, hidden_size: int, quantization: str, expected: Mapping[str, int]
 ) -> None:
-    """Make a layer's folder from a snapshot; vectors, codes, graphs and payload indexes are those of the server.
+    """Create a layer's folder from a snapshot, with the server's vectors, codes, graphs and payload indexes.
 
     Args:
-        file: a snapshot of a shard, a tar as a server sends it.
-        folder: to be made.
-        hidden_size: what the bank's vectors have.
+        file: a snapshot of a shard, the tar file that a server sends.
+        folder: the folder to create.
+        hidden_size: size of the bank's vectors.
         quantization: how the bank's vectors are compressed.
-        expected: contexts by the name their corpus is stored under.
+        expected: number of contexts by the name their corpus is stored under.
 
     Raises:
         NoSnapshot: the engine cannot read it, or it holds other contexts.
@@ -47,21 +48,23 @@ def unpack(
     except BaseException as error:
         if not engine_failed(error) or no_room(str(error)):
             raise
-        raise NoSnapshot(f"the engine cannot read the server's snapshot ({_first_line(error)})") from None
+        raise NoSnapshot(
+            f"the engine cannot read the server's snapshot ({first_line(error).rstrip('.')})"
+        ) from None
     if held != dict(expected):
         raise NoSnapshot("the snapshot holds other contexts than the ledger says")
     (folder / _MARK).touch()
-    for one in folder.rglob("*"):
-        if one.is_file():
-            _sync(one)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
 
 
 def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> dict[str, int]:
-    """Unpack a snapshot, and count what it holds by corpus."""
+    """Unpack a snapshot, and return how many contexts of each corpus it holds."""
     whole = folder / "whole"
     folder.mkdir()
     edge.EdgeShard.unpack_snapshot(str(file), str(whole))
-    # The rest is the server's own: its write-ahead log, which is empty, and what it knows of replicas.
+    # The rest serves only the server: its write-ahead log, which is empty, and the state of replicas.
     (whole / "segments").replace(folder / "segments")
     shutil.rmtree(whole)
     config = layer_config(hidden_size, quantization, *_graph(folder))
@@ -75,10 +78,10 @@ def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> di
 
 
 def _graph(folder: Path) -> tuple[int, int]:
-    """Give the candidates that a layer's largest graph was built with, and its edges per node (0: no graph).
+    """Return the candidates that a layer's largest graph was built with, and its edges per node (0: no graph).
 
     Raises:
-        NoSnapshot: a segment does not say so in the way that is known.
+        NoSnapshot: a segment describes itself in an unknown way.
     """
     found = [(100, 0)]
     for file in folder.glob("segments/*/segment.json"):
@@ -89,14 +92,10 @@ def _graph(folder: Path) -> tuple[int, int]:
                     found.append((index["options"]["ef_construct"], index["options"]["m"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise NoSnapshot("the server's snapshot describes its segments in an unknown way") from None
-    return max(found, key=lambda one: one[1])
+    return max(found, key=lambda graph: graph[1])
 
 
 def _sync(file: Path) -> None:
-    """Bring a file from the page cache to the disk."""
+    """Write a file from the page cache to the disk."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,64 +1,52 @@
 """Which version a server bank's plain name means: Qdrant's collection aliases, switched for all layers in one request.
 
-`{bank}@in-use--L{layer:02d}` leads to a layer collection of the version in use; a bank without these aliases means the
-collections of its plain name. An alias cannot have the name of a collection that is there, hence a name of their own.
+The alias `{bank}@in-use--L{layer:02d}` points to a layer collection of the version in use. Without aliases, a bank's
+plain name means the collections of that name. Aliases need names of their own, because an alias cannot have the name of
+an existing collection.
 
-The server lists aliases one collection after the other. If they are switched meanwhile, the answer is of two moments:
-aliases of two versions, or none. Such an answer is asked for again.
+The server lists aliases collection by collection. If they are switched meanwhile, the answer mixes two moments: it has
+aliases of two versions, or none. Such an answer is requested again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Protocol, TypeVar
 
 from qdrant_client import models
-from qdrant_client.qdrant_remote import QdrantRemote
 
-from latentbank.bank.store.base import alias_name, collection_name, in_use_name, split_collection
+from latentbank.bank.store.names import alias_name, collection_name, in_use_name, split_collection
+from latentbank.bank.store.server.client import Connection
+from latentbank.bank.token import claims_of
 from latentbank.bank.versions import listed_versions, stored_parts, version_of
 from latentbank.errors import BankBusy, BankMismatch, BankUnavailable
+from latentbank.text import listed
 
-T = TypeVar("T")
-
-# Seconds before a listing of two moments is asked for again.
+# Seconds before a listing that mixes two moments is requested again.
 _PAUSES = (0.0, 0.05, 0.2, 0.5)
 
 
-class Call(Protocol):
-    """Sends a request, with retries."""
-
-    def __call__(self, request: Callable[[], T]) -> T:
-        """Give its answer."""
-
-
-def version_in_use(client: QdrantRemote, call: Call, bank: str, *, by_token: bool = False) -> str:
-    """Give the name under which the version is stored that a bank's plain name means.
-
-    Args:
-        client: the server.
-        call: sends a request, with retries.
-        bank: the plain name.
-        by_token: the key may be a token that opens some collections only.
+def version_in_use(server: Connection, bank: str) -> str:
+    """Return the stored name of the version that a bank's plain name means.
 
     Raises:
-        BankUnavailable: the token does not open the version in use; or the bank's aliases lead to several versions,
-            as only those do that were made by other means than `switch`.
+        BankUnavailable: the API key is a token that does not open the version in use; or the bank's aliases point to
+            several versions, which happens only if they were set by other means than `switch`.
     """
+    by_token = claims_of(server.settings.key() or "") is not None
     meant: set[str] = set()
     for pause in _PAUSES:
         time.sleep(pause)
-        meant = set(_aliases(client, call, bank).values())
+        meant = set(_aliases(server, bank).values())
         if len(meant) == 1:
             return meant.pop()
         if not meant:
-            there = _layers_of(client, call, bank)
-            if by_token and _leads_elsewhere(client, call, bank, there.get(bank, [])):
+            there = _layers_of(server, bank)
+            if by_token and _has_hidden_aliases(server, bank, there.get(bank, [])):
                 raise BankUnavailable(
-                    f"The token does not open the version of the bank '{bank}' that is in use; ask for one of more "
-                    "versions (`latentbank bank token --versions`), or name a version."
+                    f"The token does not open the version of the bank '{bank}' that is in use; ask for a token for "
+                    "more versions, or name a version, as in name@2."
                 )
             if there.keys() <= {bank}:
                 break
@@ -66,75 +54,73 @@ def version_in_use(client: QdrantRemote, call: Call, bank: str, *, by_token: boo
         return bank
     raise BankUnavailable(
         f"The aliases of the bank '{bank}' lead to several versions "
-        f"({listed_versions(bank, map(version_of, meant))}); choose one with `latentbank bank use {bank}@N`."
+        f"({listed_versions(bank, map(version_of, meant))}); put one of them in use."
     )
 
 
-def switch(client: QdrantRemote, call: Call, bank: str, stored: str, layers: Iterable[int]) -> None:
-    """Let a bank's plain name mean a version, for all layers in one step.
+def switch(server: Connection, bank: str, stored: str, layers: Iterable[int]) -> None:
+    """Make a bank's plain name mean a version, for all layers in one step.
 
     Args:
-        client: the server.
-        call: sends a request, with retries.
+        server: the server.
         bank: the plain name.
         stored: the name that the version is stored under.
         layers: the version's layers.
 
     Raises:
         BankMismatch: a layer has no collection.
-        BankBusy: another process has switched it at the same moment.
+        BankBusy: another process has switched the bank at the same moment.
     """
-    wanted, there = set(layers), _layers_of(client, call, bank)
-    # Asked first: the server applies what comes before an alias that it refuses.
-    if missing := wanted.difference(there.get(stored, ())):
+    own, there = set(layers), _layers_of(server, bank)
+    # Checked first: if the server refuses an alias, it has already applied the changes before it.
+    if missing := own.difference(there.get(stored, ())):
         raise BankMismatch(
-            f"Layer {', '.join(map(str, sorted(missing)))} of {bank}@{version_of(stored)} has no collection; ingest "
-            "its corpora again (`latentbank ingest run`), then run the command again."
+            f"Layer {listed(sorted(missing))} of {bank}@{version_of(stored)} has no collection; ingest its corpora "
+            "again, then put it in use."
         )
-    # Also layers that another process may just be giving an alias; one that is not there is no error.
-    others = {layer for found in there.values() for layer in found} | _aliases(client, call, bank).keys()
+    # Also layers that another process may be giving an alias now; deleting an alias that does not exist is no error.
+    others = {layer for found in there.values() for layer in found} | _aliases(server, bank).keys()
     actions: list[models.AliasOperations] = [
         models.CreateAliasOperation(
             create_alias=models.CreateAlias(
                 collection_name=collection_name(stored, layer), alias_name=alias_name(bank, layer)
             )
         )
-        for layer in sorted(wanted)
+        for layer in sorted(own)
     ]
     actions += [
         models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias_name(bank, layer)))
-        for layer in sorted(others - wanted)
+        for layer in sorted(others - own)
     ]
-    call(lambda: client.update_collection_aliases(change_aliases_operations=actions))
-    if version_in_use(client, call, bank) != stored:
+    server.call(lambda: server.rest.update_collection_aliases(change_aliases_operations=actions))
+    if version_in_use(server, bank) != stored:
         raise BankBusy(
-            f"Another process has switched the bank '{bank}' to another version at the same moment; see "
-            "`latentbank bank list`, then run the command again."
+            f"Another process has switched the bank '{bank}' to another version at the same moment; look which "
+            "version is in use, then try again."
         )
 
 
-def _aliases(client: QdrantRemote, call: Call, bank: str) -> Mapping[int, str]:
-    """Give the version that each layer's alias leads to, by the name it is stored under."""
-    answer = call(client.get_aliases)
+def _aliases(server: Connection, bank: str) -> Mapping[int, str]:
+    """Return the stored name of the version that each layer's alias points to."""
     found: dict[int, str] = {}
-    for one in answer.aliases:
-        alias, of = split_collection(one.alias_name), split_collection(one.collection_name)
-        if alias and of and alias[0] == in_use_name(bank) and _is_version(of[0], bank):
-            found[alias[1]] = of[0]
+    for alias in server.call(server.rest.get_aliases).aliases:
+        source, target = split_collection(alias.alias_name), split_collection(alias.collection_name)
+        if source and target and source[0] == in_use_name(bank) and _is_version(target[0], bank):
+            found[source[1]] = target[0]
     return found
 
 
-def _leads_elsewhere(client: QdrantRemote, call: Call, bank: str, layers: Iterable[int]) -> bool:
-    """Tell whether there are aliases although none is shown: a token opens them, but not what they lead to."""
-    return any(call(partial(client.collection_exists, alias_name(bank, layer))) for layer in layers)
+def _has_hidden_aliases(server: Connection, bank: str, layers: Iterable[int]) -> bool:
+    """Return whether aliases exist although none is listed: the token opens them, but not what they point to."""
+    exists = server.rest.collection_exists
+    return any(server.call(partial(exists, alias_name(bank, layer))) for layer in layers)
 
 
-def _layers_of(client: QdrantRemote, call: Call, bank: str) -> Mapping[str, list[int]]:
-    """Give the layers of each version of a bank, by the name it is stored under."""
-    answer = call(client.get_collections)
+def _layers_of(server: Connection, bank: str) -> Mapping[str, list[int]]:
+    """Return the layers of each version of a bank, by its stored name."""
     found: dict[str, list[int]] = {}
-    for one in answer.collections:
-        parts = split_collection(one.name)
+    for collection in server.call(server.rest.get_collections).collections:
+        parts = split_collection(collection.name)
         if parts and _is_version(parts[0], bank):
             found.setdefault(parts[0], []).append(parts[1])
     return found

@@ -1,4 +1,4 @@
-"""Snapshots of a server's layer collections, as files: everything a layer is, with its indexes, in one download."""
+"""Snapshots of a server's layer collections as files: a whole layer with its indexes in one download."""
 
 from __future__ import annotations
 
@@ -10,47 +10,44 @@ from typing import Any
 import httpx
 from qdrant_client import models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
-from qdrant_client.qdrant_remote import QdrantRemote
 
-from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import NoSnapshot
-from latentbank.bank.store.server.retrying import call, refused
+from latentbank.bank.store.server.client import Connection
+from latentbank.bank.store.server.retrying import refused
 from latentbank.errors import BankUnavailable
 
 # Bytes that are written at once.
 _PART = 1 << 20
-# How a server says that it gives no snapshot, whoever asks: it is not the node that has the shard, it does not know
-# the path, or what stands in front of it does not let the request through.
+# Answers of a server that provides no snapshot to anybody: it is not the node that has the shard, it does not know the
+# path, or a proxy in front of it does not pass the request on.
 _NEVER = (400, 404, 405, 501)
 
 
-def save_snapshot(
-    client: QdrantRemote, settings: Settings, collection: str, file: Path, told: Callable[[int], None]
-) -> None:
-    """Download a snapshot of a collection's only shard, made by the server while it is sent; nothing is left there.
+def save_snapshot(server: Connection, collection: str, file: Path, told: Callable[[int], None]) -> None:
+    """Download a snapshot of a collection's only shard; the server makes it while it is sent, and keeps nothing.
 
-    A stream has no length and cannot be continued: when the connection breaks, it begins anew.
+    A stream has no length and cannot be resumed: when the connection breaks, it starts again.
 
     Args:
-        client: connected to the server over REST.
-        settings: that led to it.
+        server: the server.
         collection: its name, or an alias.
         file: the file to write.
-        told: hears how many bytes have come.
+        told: called with the number of bytes received so far.
 
     Raises:
-        NoSnapshot: the server gives none, or none of the whole collection.
-        BankUnavailable: it cannot be reached, or the file cannot be written.
+        NoSnapshot: the server provides none, or none of the whole collection.
+        BankUnavailable: the server cannot be reached, or the file cannot be written.
     """
-    shard = _only_shard(client, settings, collection)
+    settings = server.settings
+    shard = _only_shard(server, collection)
     secure = settings.url.startswith("https://")
     verify: Any = ssl.create_default_context(cafile=settings.tls_ca) if secure and settings.tls_ca else secure
     key = settings.key()
-    # Much of a snapshot is zeros: the engine makes its files longer than what is in them.
+    # Much of a snapshot is zeros: the engine makes its files longer than their content.
     headers = {"Accept-Encoding": "zstd"} | ({} if key is None else {"api-key": key})
 
     def fetch() -> None:
-        path = f"{client.rest_uri}/collections/{collection}/shards/{shard}/snapshot"
+        path = f"{server.rest.rest_uri}/collections/{collection}/shards/{shard}/snapshot"
         try:
             with (
                 httpx.Client(verify=verify, headers=headers, timeout=settings.timeout) as http,
@@ -63,39 +60,37 @@ def save_snapshot(
         except httpx.HTTPError as error:
             raise ResponseHandlingException(error) from error
         except UnexpectedResponse as error:
-            raise _final(error, settings) from None
+            raise _final(error, server.url) from None
 
-    call(fetch, settings.url, settings.retries, settings.retry_wait)
+    server.call(fetch)
 
 
-def _only_shard(client: QdrantRemote, settings: Settings, collection: str) -> int:
-    """Give the number of the shard that holds the whole collection, on the node that answers."""
+def _only_shard(server: Connection, collection: str) -> int:
+    """Return the number of the shard that holds the whole collection, on the node that answers."""
 
     def ask() -> models.CollectionClusterInfo:
         try:
-            return client.collection_cluster_info(collection)
+            return server.rest.collection_cluster_info(collection)
         except UnexpectedResponse as error:
-            raise _final(error, settings) from None
+            raise _final(error, server.url) from None
 
-    about = call(ask, settings.url, settings.retries, settings.retry_wait)
+    about = server.call(ask)
     if about.shard_count != 1:
         raise NoSnapshot(
             f"the collection {collection} has {about.shard_count} shards, and only one can be read"
         )
-    sound = [one.shard_id for one in about.local_shards if one.state == models.ReplicaState.ACTIVE]
+    sound = [shard.shard_id for shard in about.local_shards if shard.state == models.ReplicaState.ACTIVE]
     if not sound or about.shard_transfers or about.resharding_operations:
         raise NoSnapshot(f"the node that answers has no shard of {collection} that is whole and at rest")
     return sound[0]
 
 
-def _final(error: UnexpectedResponse, settings: Settings) -> Exception:
-    """Tell an answer that will stay the same from one that may pass."""
+def _final(error: UnexpectedResponse, url: str) -> Exception:
+    """Return the error to raise for an answer: NoSnapshot if it will stay the same, itself if it may pass."""
     if refused(error):
-        return NoSnapshot(f"the server {settings.url} gives snapshots only to keys that may write")
+        return NoSnapshot(f"the server {url} gives snapshots only to keys that may write")
     if error.status_code in _NEVER:
-        return NoSnapshot(
-            f"the server {settings.url} gives no snapshot here (it answers {error.status_code})"
-        )
+        return NoSnapshot(f"the server {url} gives no snapshot here (it answers {error.status_code})")
     return error
 
 

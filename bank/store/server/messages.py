@@ -1,4 +1,4 @@
-"""Contexts as messages of Qdrant's gRPC API, without a detour through lists of numbers."""
+"""Contexts as messages of Qdrant's gRPC API, built directly from their bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from latentbank.bank.store.base import Points
 
 
 def point_messages(points: Points) -> list[Any]:
-    """Give `PointStruct` messages; their vectors are the float32 bytes of the rows as they are.
+    """Return `PointStruct` messages whose vectors are the float32 bytes of the rows.
 
-    The client makes them from its REST models, which check each number, and turns each into a Python float before:
-    that takes eight times as long.
+    The client would build them from its REST models, which turn each number into a Python float and check it: that
+    takes eight times as long.
     """
-    # As protobuf writes them, whatever this machine's byte order is.
+    # Protobuf writes little-endian numbers, whatever this machine's byte order is.
     rows = np.ascontiguousarray(points.vectors, dtype="<f4")
     head = _head(rows.shape[1])
     made = []
@@ -27,7 +27,7 @@ def point_messages(points: Points) -> list[Any]:
         for field, value in payload.items():
             if isinstance(value, str):
                 message.payload[field].string_value = value
-            else:  # there are only texts and whole numbers in a payload
+            else:  # a payload holds only strings and integers
                 message.payload[field].integer_value = value
         made.append(message)
     return made
@@ -35,7 +35,7 @@ def point_messages(points: Points) -> list[Any]:
 
 @lru_cache(maxsize=8)
 def _head(size: int) -> bytes:
-    """Give what protobuf writes before the numbers of a point that is nothing but a vector of this size."""
+    """Return what protobuf writes before the numbers of a point that has only a vector of this size."""
     zeros = grpc.Vector(dense=grpc.DenseVector(data=[0.0] * size))
     written: bytes = grpc.PointStruct(vectors=grpc.Vectors(vector=zeros)).SerializeToString()
     return written[: len(written) - 4 * size]

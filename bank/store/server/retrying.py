@@ -1,4 +1,4 @@
-"""Retries of requests to a server, and the errors that are left when they do not help."""
+"""Retries of requests to a server, and the errors that remain when they do not help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("latentbank")
 T = TypeVar("T")
 
 LONGEST_WAIT = 30.0
-# Characters of a server's message that are repeated.
+# Most characters of a server's message that an error quotes.
 _LONGEST = 200
 
 _PASSING = {
@@ -33,7 +33,7 @@ _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
 def passing(error: BaseException) -> bool:
-    """Tell whether a failure may pass: connection errors, time-outs, 429 and 5xx. Never other 4xx."""
+    """Return whether a failure may pass: connection errors, timeouts, 429 and 5xx, but no other 4xx."""
     if isinstance(error, UnexpectedResponse) and (error.status_code or 0) >= 500:
         return True
     if isinstance(error, grpc.RpcError) and _code(error) in _PASSING:
@@ -44,50 +44,50 @@ def passing(error: BaseException) -> bool:
 
 
 def untrusted(error: BaseException) -> bool:
-    """Tell whether the server's certificate was refused."""
+    """Return whether the server's certificate was rejected."""
     return isinstance(error, ResponseHandlingException) and "CERTIFICATE_VERIFY_FAILED" in str(error.source)
 
 
 def refused(error: BaseException) -> bool:
-    """Tell whether the server refused the key."""
+    """Return whether the server refused the key."""
     if isinstance(error, UnexpectedResponse):
         return error.status_code in (401, 403)
     return isinstance(error, grpc.RpcError) and _code(error) in _REFUSED
 
 
 def too_often(error: BaseException) -> bool:
-    """Tell whether the server answered that it is asked too often (429)."""
+    """Return whether the server answered that there are too many requests (429)."""
     if isinstance(error, UnexpectedResponse):
         return error.status_code == 429
     if isinstance(error, grpc.RpcError):
         return _code(error) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    # Of the base class itself where the client cannot read its Retry-After.
+    # The base class itself: the client raises it when it cannot read Retry-After.
     return isinstance(error, QdrantException)
 
 
 def missing(error: BaseException) -> bool:
-    """Tell whether the server does not have what was asked for."""
+    """Return whether the server does not have what was requested."""
     if isinstance(error, UnexpectedResponse):
         return error.status_code == 404
     return isinstance(error, grpc.RpcError) and _code(error) == grpc.StatusCode.NOT_FOUND
 
 
 def exists_already(error: BaseException) -> bool:
-    """Tell whether a creation failed because the thing is there."""
+    """Return whether a creation failed because the thing exists already."""
     if isinstance(error, UnexpectedResponse):
         return error.status_code == 409 or b"already exists" in error.content
     return isinstance(error, grpc.RpcError) and _code(error) == grpc.StatusCode.ALREADY_EXISTS
 
 
 def call(request: Callable[[], T], server: str, retries: int, first_wait: float) -> T:
-    """Send a request, again while it fails in a way that may pass.
+    """Send a request, and send it again while it fails in a way that may pass.
 
-    Waits double from `first_wait` seconds to at most 30, with jitter; what the server asks for in
-    Retry-After comes first. The first retry is logged, the others are not.
+    Waits double from `first_wait` seconds to at most 30, with jitter; the server's Retry-After takes precedence. Only
+    the first retry is logged.
 
     Raises:
-        BankUnavailable: it failed for good, or the server refuses the key.
-        BankNotFound: the server does not have what was asked for.
+        BankUnavailable: the request failed for good, or the server refuses the key.
+        BankNotFound: the server does not have what was requested.
     """
 
     def wait(state: RetryCallState) -> float:
@@ -118,7 +118,7 @@ def call(request: Callable[[], T], server: str, retries: int, first_wait: float)
 
 
 def explain(error: BaseException, server: str) -> BaseException:
-    """Turn what the client raised into one sentence that says what to do, without keys or bodies."""
+    """Return the error for what the client raised: one sentence that says what to do, without keys or bodies."""
     if refused(error):
         return BankUnavailable(
             f"The server {server} refuses the key; set LATENTBANK_API_KEY to one that may do this."
@@ -130,8 +130,8 @@ def explain(error: BaseException, server: str) -> BaseException:
         )
     if missing(error):
         return BankNotFound(
-            f"The server {server} has no such bank, or lost a part of it: {_reason(error)}; `latentbank bank list` "
-            "shows those there are, `latentbank ingest run` makes one and fills what is missing."
+            f"The server {server} has no such bank, or lost a part of it: {_reason(error)}; list the banks "
+            "there are, or run its ingestion again, which creates a bank and adds what is missing."
         )
     if passing(error):
         return BankUnavailable(
@@ -162,25 +162,25 @@ def _retry_after(error: BaseException | None) -> float | None:
 
 
 def _reason(error: BaseException | None) -> str:
-    """Say in a few words what happened: the status and the first line of the server's own message."""
+    """Return in a few words what happened: the status and the first line of the server's own message."""
     if isinstance(error, UnexpectedResponse):
-        return _said(f"it answers {error.status_code} {error.reason_phrase}", _message(error.content))
+        return _with_message(f"it answers {error.status_code} {error.reason_phrase}", _message(error.content))
     if isinstance(error, grpc.RpcError):
         code = _code(error)
         details = error.details() if isinstance(error, grpc.Call) else None
-        return _said(f"it answers {code.name if code else 'nothing'} over gRPC", details or "")
+        return _with_message(f"it answers {code.name if code else 'nothing'} over gRPC", details or "")
     if isinstance(error, ResponseHandlingException):
         source = error.source
         if isinstance(source, ValidationError):
             return "its answer is not Qdrant's"
-        return _said(type(source).__name__, str(source))
+        return _with_message(type(source).__name__, str(source))
     if isinstance(error, QdrantException):
         return "it is asked too often (429)"
     return type(error).__name__
 
 
 def _message(body: bytes) -> str:
-    """Give the error message that Qdrant wraps in JSON; another server's body as it is."""
+    """Return the error message that Qdrant wraps in JSON; another server's body as it is."""
     text = body.decode("utf-8", "replace")
     try:
         return str(json.loads(text)["status"]["error"])
@@ -188,6 +188,6 @@ def _message(body: bytes) -> str:
         return text
 
 
-def _said(what: str, message: str) -> str:
+def _with_message(what: str, message: str) -> str:
     lines = message.strip().splitlines()
     return f"{what} ({lines[0][:_LONGEST].rstrip('.')})" if lines else what

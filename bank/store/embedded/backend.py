@@ -1,0 +1,58 @@
+"""Embedded banks in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from latentbank.bank.settings import Settings
+from latentbank.bank.store.base import Store, StoredManifest
+from latentbank.bank.store.embedded.manifest_file import MANIFEST, ManifestFile
+from latentbank.bank.store.embedded.pointer import read_pointer, remove_pointer, write_pointer
+from latentbank.bank.store.embedded.store import EmbeddedStore
+
+
+class EmbeddedBackend:
+    """See `latentbank.bank.store.base.Backend`."""
+
+    shared = False
+
+    def __init__(self, settings: Settings) -> None:
+        """Use the banks in `settings.data_dir`."""
+        self._settings = settings
+
+    @property
+    def location(self) -> str:
+        """See `Backend`."""
+        return str(self._settings.data_dir)
+
+    def open(self, stored: str, *, create: bool = False) -> Store:
+        """See `Backend`."""
+        return EmbeddedStore(stored, self._settings, create=create)
+
+    def open_in_use(self, bank: str, *, create: bool = False) -> Store:
+        """See `Backend`."""
+        return self.open(read_pointer(bank, self._settings), create=create)
+
+    def bank_names(self) -> list[str]:
+        """See `Backend`."""
+        return sorted(path.parent.name for path in self._settings.data_dir.glob(f"*/{MANIFEST}"))
+
+    def names_in_use(self, banks: Iterable[str]) -> dict[str, str]:
+        """See `Backend`."""
+        return {bank: read_pointer(bank, self._settings) for bank in banks}
+
+    def use(self, bank: str, stored: str, layers: Iterable[int]) -> None:
+        """See `Backend`."""
+        del layers  # a version's folder holds all of them
+        write_pointer(bank, stored, self._settings)
+
+    def forget(self, bank: str) -> None:
+        """See `Backend`."""
+        remove_pointer(bank, self._settings)
+
+    def peek_manifest(self, stored: str) -> StoredManifest | None:
+        """See `Backend`."""
+        return ManifestFile(stored, self._settings.data_dir / stored).read()
+
+    def require_writer(self) -> None:
+        """See `Backend`."""

@@ -1,0 +1,165 @@
+"""When and how an embedded bank's layers are indexed: while they are loaded, after that, and for filters by caption."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import qdrant_edge as edge
+
+from latentbank.bank.settings import Settings
+from latentbank.bank.sizing import segments_of
+from latentbank.bank.store.conditions import reads_captions
+from latentbank.bank.store.embedded.engine import CAPTION_INDEX, engine_errors, graph_of
+from latentbank.bank.store.embedded.layers import Layers
+from latentbank.bank.store.embedded.lock import BankLock
+from latentbank.bank.store.embedded.manifest_file import ManifestFile
+from latentbank.bank.store.embedded.optimizing import Optimization, optimize
+from latentbank.bank.store.embedded.unpacking import came_indexed, forget_origin
+from latentbank.bank.where import Filter
+from latentbank.memory import release_memory
+
+log = logging.getLogger("latentbank")
+
+# For so many seconds after a search more of them are expected.
+_READ_SECONDS = 60.0
+# Contexts after which what was added to a layer being loaded is quantized and mapped from its files. Until then the
+# engine keeps their ids and payload indexes in memory, over a kilobyte each. A large layer's pieces are a tenth of what
+# it holds, at most the second number, because each piece loads the whole layer anew.
+PIECE, LARGEST_PIECE = 20_000, 100_000
+# The size of a graph that is searched with `ef` candidates, and the fewest candidates in a small one.
+LARGE, FEWEST = 600_000, 64
+# Segments while a layer is loaded: none is merged with another.
+_MANY = 1_000_000
+# Contexts whose captions take more than a second to index.
+_WORTH_SAYING = 50_000
+
+
+class Indexing:
+    """Indexes the layers of one version of an embedded bank."""
+
+    def __init__(
+        self, bank: str, settings: Settings, layers: Layers, manifest: ManifestFile, lock: BankLock | None
+    ) -> None:
+        """Index `layers` as the settings say; `lock` is passed on to processes that do so."""
+        self._bank = bank
+        self._settings = settings
+        self._layers = layers
+        self._manifest = manifest
+        self._lock = lock
+        self._pieces: dict[int, int] = {}  # by layer, of those that are being loaded
+        self._searched = -math.inf
+
+    def note_search(self) -> None:
+        """Record that somebody searches the bank now."""
+        self._searched = time.monotonic()
+
+    def is_read(self) -> bool:
+        """Return whether somebody has searched the bank lately."""
+        return time.monotonic() - self._searched < _READ_SECONDS
+
+    def defer(self, layer: int, expected: int) -> None:
+        """Expect a layer to be loaded until it holds so many contexts."""
+        has_graph = expected >= self._settings.graph_from
+        self._pieces[layer] = min(PIECE, -(-expected // 2)) if has_graph else PIECE
+
+    def is_due(self, layer: int) -> bool:
+        """Return whether enough was added to a layer to index it; always False unless it is being loaded."""
+        state = self._layers.state(layer)
+        return _unindexed(state) >= max(self._pieces.get(layer, math.inf), _tenth(state.points_count))
+
+    def index_piece(self, layer: int) -> None:
+        """Index what was added to a layer that is being loaded, without merging segments."""
+        # A layer that has a graph keeps it: another setting would apply to all its segments.
+        self._optimize(layer, graph_of(self._layers.path(layer)), LARGEST_PIECE, _MANY)
+
+    def index(self, layer: int, count: int) -> None:
+        """Index a layer of `count` contexts, which is loaded.
+
+        A layer that came with its indexes, in a snapshot, stays as it is until something is added to it.
+        """
+        self._pieces.pop(layer, None)
+        if came_indexed(self._layers.path(layer)) and not _unindexed(self._layers.state(layer)):
+            return
+        graph, segments = 0, 1
+        if count >= self._settings.graph_from:
+            graph, segments = self._settings.hnsw_m, segments_of(count)
+        # The engine merges the smallest segments until one is full. With room for a piece more than the average, the
+        # result is as many segments as intended, of about the same size.
+        self._optimize(layer, graph, -(-count // segments) + max(PIECE, _tenth(count)), segments)
+
+    def index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
+        """Index the words of captions if a filter needs them and they are not indexed yet.
+
+        This is not done while a layer is loaded: few layers are ever searched by caption, and building the index takes
+        more memory than everything else together.
+        """
+        if not reads_captions(where) or "caption" in self._layers.state(layer).payload_schema:
+            return
+        with self._layers.writing, self._layers.use(layer) as shard:
+            state = shard.info()
+            if "caption" in state.payload_schema:  # another thread has indexed them in the meantime
+                return
+            self._layers.require_room(0)
+            if (count := state.points_count) >= _WORTH_SAYING:
+                log.warning(
+                    "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
+                    f"{count:,}",
+                    layer,
+                )
+            shard.update(edge.UpdateOperation.create_field_index("caption", CAPTION_INDEX))
+            shard.flush()
+            release_memory()
+
+    def candidates(self, layer: int, ef: int) -> int:
+        """Return how many candidates to examine in each segment's graph: by the cube root of its size.
+
+        Measured on layers of 150,000 and 600,000 contexts in two segments: with 80 and 127 candidates recall is 0.996
+        and 0.990 (benchmarks/search.py).
+        """
+        state = self._layers.state(layer)
+        segments = max(1, state.segments_count - 1)  # the engine keeps one more for new points
+        return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / segments / LARGE)))
+
+    def _optimize(self, layer: int, graph: int, largest: int, segments: int) -> None:
+        """Index what is not indexed yet, and merge segments.
+
+        Args:
+            layer: the layer.
+            graph: edges per node of the graphs; 0: no graph.
+            largest: most contexts in a segment that results from merging.
+            segments: how many segments there may be; only if there are more, some are merged.
+        """
+        path = self._layers.path(layer)
+        with engine_errors(self._bank), self._layers.writing:
+            # Segments are rewritten beside the old ones.
+            self._layers.require_room(self._layers.bytes_on_disk(layer))
+            shard = self._layers.shard(layer)
+            shard.flush()
+            forget_origin(path)
+            head = (self._manifest.read() or ({}, {}))[0]
+            target = Optimization(
+                head["hidden_size"],
+                head["quantization"],
+                self._settings.hnsw_ef_construct,
+                graph,
+                largest,
+                segments,
+            )
+            fresh = None
+            try:
+                fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
+            finally:
+                # Not earlier: closing a shard drops its files from the page cache, and the new one maps most of them.
+                self._layers.let_go(layer, fresh)
+                release_memory()
+
+
+def _unindexed(state: edge.ShardInfo) -> int:
+    return state.points_count - state.indexed_vectors_count
+
+
+def _tenth(contexts: int) -> int:
+    return min(contexts // 10, LARGEST_PIECE)

@@ -1,0 +1,191 @@
+"""An embedded bank's layers: one folder each, and the engine's shards that are open on them.
+
+Beside a layer's folder `L08` there may be, for a time, `L08.new` (a layer that is being made), `L08.snapshot` (a file
+it is made from) and `L08.old` (a layer that is being replaced).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import qdrant_edge as edge
+
+from latentbank.bank.points import INDEXED_FIELDS
+from latentbank.bank.store.embedded.engine import KINDS, engine_errors, layer_config, read_ahead
+from latentbank.errors import BankNotFound, BankUnavailable, LayerNotFound
+
+# Kept free on the disk. The engine writes through memory maps, and the system kills a process that touches a mapped
+# page for which no disk is left, so we stop before that. Loading a layer writes too: 56 MiB the first time after it was
+# indexed, when the engine adds a segment for new points.
+RESERVE_BYTES = 64 << 20
+
+
+class Layers:
+    """The layers of one version of a bank, open in this process only.
+
+    Attributes:
+        writing: held while a layer is written to. An optimization in another process needs the layer to itself.
+        changing: held while shards are opened, closed or replaced.
+    """
+
+    def __init__(self, bank: str, folder: Path, *, there: bool) -> None:
+        """Use the layers in `folder`; `there` says that it exists and that its lock is held."""
+        self._bank = bank
+        self._folder = folder
+        self._there = there
+        self._shards: dict[int, edge.EdgeShard] = {}
+        self.writing = threading.RLock()
+        self.changing = threading.RLock()
+        # A shard is closed only when nobody reads it; new readers wait until it has been closed.
+        self._free = threading.Condition(self.changing)
+        self._users: Counter[int] = Counter()
+        self._leaving: set[int] = set()
+
+    def numbers(self) -> list[int]:
+        """Return the layers that exist, ascending."""
+        found = (path.name[1:] for path in self._folder.glob("L*") if (path / "segments").is_dir())
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def path(self, layer: int) -> Path:
+        """Return a layer's folder."""
+        return self._folder / f"L{layer:02d}"
+
+    def create(self, layer: int, hidden_size: int, quantization: str, ef_construct: int) -> None:
+        """Create an empty layer, replacing what is there."""
+        path = self.path(layer)
+        fresh = path.with_suffix(".new")
+        self.require_room(0)
+        with engine_errors(self._bank), self.writing, self.changing:
+            self.let_go(layer)
+            for left_by_a_kill in (path, *self._folder.glob("L*.new")):
+                if left_by_a_kill.exists():
+                    shutil.rmtree(left_by_a_kill)
+            fresh.mkdir()
+            shard = edge.EdgeShard.create(str(fresh), layer_config(hidden_size, quantization, ef_construct))
+            for field, kind in INDEXED_FIELDS.items():
+                shard.update(edge.UpdateOperation.create_field_index(field, KINDS[kind]))
+            shard.flush()
+            shard.close()
+            fresh.replace(path)
+
+    def replace(self, layer: int, fresh: Path) -> None:
+        """Put a folder in the place of a layer's, in one step."""
+        path = self.path(layer)
+        old = path.with_suffix(".old")
+        with engine_errors(self._bank), self.writing, self.changing:
+            self.let_go(layer)
+            path.replace(old)
+            fresh.replace(path)
+            shutil.rmtree(old)
+
+    def clean(self) -> None:
+        """Remove what a kill left of snapshots; a layer that was about to be replaced is restored."""
+        with engine_errors(self._bank):
+            for old in self._folder.glob("L*.old"):
+                if old.with_suffix("").exists():
+                    shutil.rmtree(old)
+                else:
+                    old.replace(old.with_suffix(""))
+            for file in self._folder.glob("L*.snapshot"):
+                file.unlink()
+            for fresh in self._folder.glob("L*.new"):
+                shutil.rmtree(fresh)
+
+    def delete(self) -> None:
+        """Delete all layers from the disk; none may be open."""
+        for layer in self._folder.glob("L*"):
+            shutil.rmtree(layer)
+
+    def shard(self, layer: int) -> edge.EdgeShard:
+        """Return a layer's shard, opening it if necessary.
+
+        Raises:
+            BankNotFound: there is no such bank, or it was closed.
+            LayerNotFound: there is no such layer.
+        """
+        with self.changing:
+            if layer not in self._shards:
+                if not self._there:
+                    raise BankNotFound(f"There is no bank '{self._bank}' in {self._folder.parent}.")
+                path = self.path(layer)
+                if not path.is_dir():
+                    raise LayerNotFound(f"The bank '{self._bank}' has no layer {layer}.")
+                self.require_room(0)
+                with engine_errors(self._bank):
+                    read_ahead(path)
+                    self._shards[layer] = edge.EdgeShard.load(str(path), None)
+            return self._shards[layer]
+
+    @contextmanager
+    def use(self, layer: int) -> Iterator[edge.EdgeShard]:
+        """Provide a layer's shard, which stays open during the block; the engine's errors in it are translated."""
+        with self._free:
+            self._free.wait_for(lambda: layer not in self._leaving)
+            shard = self.shard(layer)
+            self._users[layer] += 1
+        try:
+            with engine_errors(self._bank):
+                yield shard
+        finally:
+            with self._free:
+                self._users[layer] -= 1
+                self._free.notify_all()
+
+    def state(self, layer: int) -> edge.ShardInfo:
+        """Return what the engine says about a layer."""
+        with self.use(layer) as shard:
+            return shard.info()
+
+    def let_go(self, layer: int, fresh: edge.EdgeShard | None = None) -> None:
+        """Close a layer's shard when nobody uses it any more, and let `fresh` take its place."""
+        with self._free:
+            self._leaving.add(layer)
+            try:
+                self._free.wait_for(lambda: not self._users[layer])
+            finally:
+                self._leaving.discard(layer)
+                self._free.notify_all()
+            if layer in self._shards:
+                self._shards.pop(layer).close()
+            if fresh is not None:
+                self._shards[layer] = fresh
+
+    def close_shards(self) -> None:
+        """Close all shards; they are opened again when they are used."""
+        with self.writing, self.changing:
+            for layer in list(self._shards):
+                self.let_go(layer)
+
+    def close(self) -> None:
+        """Close all shards, for good."""
+        with self.writing, self.changing:
+            self.close_shards()
+            self._there = False
+
+    def bytes_on_disk(self, layer: int) -> int:
+        """Return the bytes that a layer takes on the disk; its files are sparse, so their lengths do not tell."""
+        used = 0
+        for folder, _, files in os.walk(self.path(layer)):
+            for file in files:
+                with suppress(FileNotFoundError):  # the layer is being optimized
+                    used += os.stat(os.path.join(folder, file)).st_blocks * 512
+        return used
+
+    def require_room(self, needed: int) -> None:
+        """Check that so many bytes can be written.
+
+        Raises:
+            BankUnavailable: they cannot.
+        """
+        free = shutil.disk_usage(self._folder).free
+        if free < needed + RESERVE_BYTES:
+            raise BankUnavailable(
+                f"The disk of {self._folder} is full ({free >> 20} MiB free); make room and run the command "
+                "again, it continues where it stopped."
+            )

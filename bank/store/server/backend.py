@@ -1,0 +1,99 @@
+"""Banks on a Qdrant server or cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from latentbank.bank.settings import Settings
+from latentbank.bank.store.base import Store, StoredManifest
+from latentbank.bank.store.server.aliases import switch, version_in_use
+from latentbank.bank.store.server.client import Connection
+from latentbank.bank.store.server.metadata import bank_layers, has_manifest
+from latentbank.bank.store.server.store import ServerStore
+from latentbank.bank.token import claims_of, only_reads
+from latentbank.errors import BankUnavailable
+
+
+class ServerBackend:
+    """See `latentbank.bank.store.base.Backend`."""
+
+    shared = True
+
+    def __init__(self, settings: Settings) -> None:
+        """Use the server at `settings.url`."""
+        self._settings = settings
+
+    @property
+    def location(self) -> str:
+        """See `Backend`."""
+        return self._settings.url
+
+    def open(self, stored: str, *, create: bool = False) -> Store:
+        """See `Backend`."""
+        del create  # there is no folder to make
+        return ServerStore(stored, self._settings)
+
+    def open_in_use(self, bank: str, *, create: bool = False) -> Store:
+        """See `Backend`."""
+        store = self.open(bank, create=create)
+        try:
+            stored = store.in_use()
+        except BaseException:
+            store.close()
+            raise
+        if stored == bank:
+            return store
+        store.close()
+        return self.open(stored, create=create)
+
+    def bank_names(self) -> list[str]:
+        """See `Backend`; only what this key may see."""
+        with Connection(self._settings) as server:
+            banks = bank_layers(server)
+            # What a killed creation or deletion left is no bank: its lowest layer carries no manifest.
+            return sorted(bank for bank, layers in banks.items() if has_manifest(server, bank, layers[0]))
+
+    def names_in_use(self, banks: Iterable[str]) -> dict[str, str]:
+        """See `Backend`."""
+        with Connection(self._settings) as server:
+            return {bank: version_in_use(server, bank) for bank in banks}
+
+    def use(self, bank: str, stored: str, layers: Iterable[int]) -> None:
+        """See `Backend`."""
+        with Connection(self._settings) as server:
+            switch(server, bank, stored, layers)
+
+    def forget(self, bank: str) -> None:
+        """See `Backend`."""
+
+    def peek_manifest(self, stored: str) -> StoredManifest | None:
+        """See `Backend`."""
+        store = self.open(stored)
+        try:
+            return store.read_manifest()
+        finally:
+            store.close()
+
+    def require_writer(self) -> None:
+        """See `Backend`. The request changes nothing, but only a key that may manage collections may send it."""
+        reader = BankUnavailable(
+            f"The key for the server {self._settings.url} is a reader's: it may read banks, not make or change "
+            "them; set LATENTBANK_API_KEY to a key that may write."
+        )
+        claims = claims_of(self._settings.key() or "")
+        if claims is not None and only_reads(claims):
+            raise reader
+        with Connection(self._settings) as server:
+
+            def ask() -> None:
+                try:
+                    server.rest.update_collection_aliases(change_aliases_operations=[])
+                except UnexpectedResponse as error:
+                    # Any other refusal means a token that has expired or was signed with another key.
+                    if error.status_code == 403 and b"access is required" in error.content:
+                        raise reader from None
+                    raise
+
+            server.call(ask)

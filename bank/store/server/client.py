@@ -1,0 +1,137 @@
+"""A connection to a server: requests with retries, over REST or, for bulk work, over gRPC."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.qdrant_remote import QdrantRemote
+
+from latentbank.bank.settings import Settings
+from latentbank.bank.store.server.retrying import call, refused, too_often
+from latentbank.errors import BankUnavailable
+
+log = logging.getLogger("latentbank")
+T = TypeVar("T")
+
+# gRPC's own limit of two minutes would outlast our retries after a server's restart.
+_LONGEST_BACKOFF_MS = 5_000
+
+
+class Connection:
+    """The server that the settings name; a context manager.
+
+    Attributes:
+        settings: they name the server.
+        url: its address.
+        rest: the client for requests over REST.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the clients; nothing is sent yet."""
+        self.settings = settings
+        self.url = settings.url
+        self.rest = connect(settings, prefer_grpc=False)
+        self._bulk: QdrantRemote | None = None
+        self._guard = threading.Lock()
+
+    def call(self, request: Callable[[], T]) -> T:
+        """Send a request, with retries; see `retrying.call`."""
+        return call(request, self.url, self.settings.retries, self.settings.retry_wait)
+
+    def bulk(self, collection: str) -> QdrantRemote:
+        """Return the client for bulk work: over gRPC, or REST if the server has no gRPC port for us.
+
+        Args:
+            collection: a name to ask for, to find out; it need not exist.
+        """
+        with self._guard:
+            if self._bulk is None:
+                self._bulk = self._grpc(collection) or self.rest
+            return self._bulk
+
+    def _grpc(self, collection: str) -> QdrantRemote | None:
+        if not self.settings.prefer_grpc:
+            return None
+        client = connect(self.settings, prefer_grpc=True)
+        try:
+            client.collection_exists(collection)
+        except (grpc.RpcError, QdrantException) as error:
+            # A refused key is an answer too, and so is "too many requests". Anything else means that this port is
+            # closed, filtered or not gRPC's, because the server itself is there: the manifest was read over REST.
+            if not (refused(error) or too_often(error)):
+                client.close()
+                log.warning(
+                    "%s: no gRPC on port %d, bulk work goes over REST (slower)",
+                    self.url,
+                    self.settings.grpc_port,
+                )
+                return None
+        return client
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.rest.close()
+        if self._bulk is not None and self._bulk is not self.rest:
+            self._bulk.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@lru_cache
+def warn_unencrypted(url: str) -> None:
+    """Warn that the key can be read on its way to a server: once per process, which connects several times."""
+    log.warning("%s: the API key is sent unencrypted; use https:// outside a trusted network", url)
+
+
+def connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
+    """Return a client for the server that the settings name; nothing is sent yet.
+
+    Raises:
+        BankUnavailable: the file with the authority's certificate cannot be read.
+    """
+    key, secure = settings.key(), settings.url.startswith("https://")
+    options: dict[str, Any] = {"grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS}
+    # Where there are no certificates to check, reading those of all public authorities only costs time.
+    verify: Any = secure
+    if secure and settings.tls_ca is not None:
+        try:
+            options["root_certificates"] = settings.tls_ca.read_bytes()
+            verify = ssl.create_default_context(cafile=settings.tls_ca)
+        except OSError as error:
+            raise BankUnavailable(
+                f"The certificate file {settings.tls_ca} cannot be read ({error.strerror}); correct "
+                "LATENTBANK_TLS_CA."
+            ) from None
+    if key is not None and not secure:
+        warn_unencrypted(settings.url)
+    # Not QdrantRemote's wrapper QdrantClient: it looks for texts to embed in every request, and copies each query
+    # number by number to do so, which takes longer than the search.
+    with warnings.catch_warnings():
+        # The client gives the same warning in its own words, with a line of our source.
+        warnings.simplefilter("ignore")
+        return QdrantRemote(
+            url=settings.url,
+            port=6333,
+            grpc_port=settings.grpc_port,
+            prefer_grpc=prefer_grpc,
+            api_key=key,
+            timeout=settings.timeout,
+            grpc_options=options,
+            check_compatibility=False,
+            verify=verify,
+        )

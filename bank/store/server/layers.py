@@ -1,0 +1,135 @@
+"""Layer collections on a server: how they are created and indexed."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from qdrant_client import models
+
+from latentbank.bank.points import INDEXED_FIELDS
+from latentbank.bank.store.server.client import Connection
+from latentbank.bank.store.server.retrying import exists_already
+from latentbank.errors import BankUnavailable
+
+# Seconds before the second look at a collection that is being indexed; doubles, at most 1.
+_FIRST_PAUSE = 0.05
+
+_KINDS: dict[str, Any] = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "grouping": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "integer": models.PayloadSchemaType.INTEGER,
+}
+_CAPTION = models.TextIndexParams(
+    type=models.TextIndexType.TEXT,
+    tokenizer=models.TokenizerType.WORD,
+    lowercase=True,
+    phrase_matching=True,
+    on_disk=True,
+)
+
+
+def create_layer(server: Connection, collection: str, hidden_size: int, quantization: str) -> None:
+    """Create a layer collection with its payload indexes, replacing one of another size or quantization."""
+
+    def create() -> bool:
+        settings = server.settings
+        try:
+            server.rest.create_collection(
+                collection,
+                vectors_config=models.VectorParams(
+                    size=hidden_size,
+                    distance=models.Distance.COSINE,
+                    datatype=models.Datatype.FLOAT16,
+                    on_disk=True,
+                ),
+                quantization_config=_quantization(quantization),
+                hnsw_config=models.HnswConfigDiff(m=0, ef_construct=settings.hnsw_ef_construct),
+                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0),
+                on_disk_payload=True,
+                shard_number=settings.shard_number,
+                replication_factor=settings.replication_factor,
+                write_consistency_factor=settings.write_consistency_factor,
+            )
+        except Exception as error:
+            if not exists_already(error):
+                raise
+            return False
+        return True
+
+    # It exists already if a first attempt's answer was lost, if another process creates the same bank at this moment,
+    # or if a killed creation left it.
+    if not server.call(create) and not _is_like(server, collection, hidden_size, quantization):
+        server.call(partial(server.rest.delete_collection, collection))
+        server.call(create)
+    for field, kind in INDEXED_FIELDS.items():
+        _create_index(server, collection, field, _KINDS[kind])
+
+
+def defer_index(server: Connection, collection: str) -> None:
+    """Switch indexing of a layer off while it is loaded."""
+    update(server, collection, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0))
+
+
+def index_layer(server: Connection, collection: str, count: int) -> None:
+    """Index a layer of `count` contexts, and wait until the server has finished."""
+    settings = server.settings
+    _create_index(server, collection, "caption", _CAPTION)
+    m = settings.hnsw_m if count >= settings.graph_from else 0
+    update(
+        server,
+        collection,
+        hnsw_config=models.HnswConfigDiff(m=m, ef_construct=settings.hnsw_ef_construct),
+        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1),
+    )
+    _wait_until_indexed(server, collection)
+
+
+def update(server: Connection, collection: str, **change: Any) -> None:
+    """Change parameters of a collection."""
+    server.call(partial(server.rest.update_collection, collection, **change))
+
+
+def _is_like(server: Connection, collection: str, hidden_size: int, quantization: str) -> bool:
+    """Return whether a collection has the parameters of a layer of this size and quantization."""
+    config = server.call(partial(server.rest.get_collection, collection)).config
+    vectors = config.params.vectors
+    expected = _quantization(quantization)
+    return (
+        isinstance(vectors, models.VectorParams)
+        and vectors.size == hidden_size
+        and type(config.quantization_config) is type(expected)
+    )
+
+
+def _create_index(server: Connection, collection: str, field: str, schema: Any) -> None:
+    create = server.rest.create_payload_index
+    server.call(partial(create, collection, field, field_schema=schema, wait=True))
+
+
+def _wait_until_indexed(server: Connection, collection: str) -> None:
+    """Wait for the server's optimizers: until it says green twice, because they start a moment after a change."""
+    greens, pause = 0, _FIRST_PAUSE
+    while greens < 2:
+        info = server.call(partial(server.rest.get_collection, collection))
+        if info.status == models.CollectionStatus.RED:
+            raise BankUnavailable(
+                f"The server {server.url} failed to index {collection}: {info.optimizer_status}; see its log."
+            )
+        if info.status == models.CollectionStatus.GREY:
+            # A restarted server waits for a change before it goes on.
+            update(server, collection, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
+        greens = greens + 1 if info.status == models.CollectionStatus.GREEN else 0
+        if greens < 2:
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+
+def _quantization(kind: str) -> Any:
+    if kind == "int8":
+        int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+        return models.ScalarQuantization(scalar=int8)
+    if kind == "turbo":
+        return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(always_ram=True))
+    return None
