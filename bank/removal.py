@@ -34,7 +34,7 @@ def supersede(bank: Bank, entry: CorpusEntry) -> None:
     bank.reload()
     if bank.store.shared:
         time.sleep(LEDGER_SECONDS)  # until no reader goes by the old ledger
-    forget_obsolete(bank, new.name)
+    bank.forget_obsolete(new.name)
 
 
 def forget_obsolete(bank: Bank, corpus: str) -> None:

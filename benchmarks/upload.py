@@ -28,7 +28,8 @@ from benchmarks.common import Row, machine, parser_of, show, write_json
 from benchmarks.wire import Address, double, made_points
 from latentbank.bank.bank import Bank
 from latentbank.bank.opening import create_bank
-from latentbank.bank.store.base import Points, collection_name
+from latentbank.bank.store.base import Points
+from latentbank.bank.store.names import collection_name
 from latentbank.bank.store.server.messages import point_messages
 
 LAYER = 8

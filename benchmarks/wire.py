@@ -104,7 +104,7 @@ def _fill(server: object, address: Address, contexts: int, layers: list[int], wi
     """Fill a bank past the wire, and index it as `ingest run` does."""
     from latentbank.bank.manifest import CorpusEntry
     from latentbank.bank.opening import create_bank
-    from latentbank.bank.store.base import collection_name
+    from latentbank.bank.store.names import collection_name
 
     with create_bank(
         BANK,

@@ -12,6 +12,7 @@ from pathlib import Path
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import Machines, Shape, Sizing, layer_bytes, size
 from latentbank.bank.sizing import index_seconds as seconds_to_index
+from latentbank.bank.store.backends import backend
 from latentbank.errors import LatentBankError
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.encode import Encoded, encode
@@ -120,7 +121,7 @@ def _shape(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settin
         quantization=settings.quantization,
         hnsw_m=settings.hnsw_m,
         graph_from=settings.graph_from,
-        server=bool(settings.url),
+        server=backend(settings).shared,
     )
 
 

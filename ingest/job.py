@@ -180,7 +180,7 @@ def store_plan(
     first, stop = share.rows(plan) if share else (0, plan.planned_sentences)
     contexts = plan.count_contexts(first, stop) if share else plan.contexts
     label = str(share) if share else None
-    full = bank.held(plan.corpus) == {plan.contexts}
+    full = bank.stored_contexts(plan.corpus) == {plan.contexts}
     if entry is not None and entry.complete and full:
         bank.forget_obsolete(entry.name)
         for layer in bank.layers if share else ():
@@ -203,7 +203,7 @@ def store_plan(
             bank.store.defer_index(layer, bank.store.count(layer) + plan.contexts)
 
     started = time.monotonic()
-    todo = _Todo(bank, plan, first, stop, look=bank.held(plan.corpus) != {0})
+    todo = _Todo(bank, plan, first, stop, look=bank.stored_contexts(plan.corpus) != {0})
     computed = 0
     # No reader may go by a ledger in which the corpus is not announced when its first context comes.
     writer = _Writer(bank, contexts, progress, announced + LEDGER_SECONDS if bank.store.shared else 0.0)
@@ -238,7 +238,7 @@ def _all_stored(bank: Bank, plan: Plan) -> bool:
     Every worker counts after its last context was acknowledged, so the last of them finds all contexts.
     """
     for _ in range(_RECOUNTS):
-        if max(held := bank.held(plan.corpus)) >= plan.contexts and len(held) == 1:
+        if max(held := bank.stored_contexts(plan.corpus)) >= plan.contexts and len(held) == 1:
             return True
         states = share_states(bank.store.read_shares(plan.corpus))
         if any(one.state != "done" for one in states):
@@ -253,7 +253,7 @@ def _complete(bank: Bank, plan: Plan, entry: CorpusEntry, progress: Progress) ->
     for done, layer in enumerate(bank.layers):
         progress.update(done, len(bank.layers))
         bank.store.index(layer)
-    held = bank.held(plan.corpus)
+    held = bank.stored_contexts(plan.corpus)
     if held != {plan.contexts}:
         raise LatentBankError(
             f"The layers hold {', '.join(f'{n:,}' for n in sorted(held))} contexts of '{entry.name}' instead of "

@@ -130,7 +130,7 @@ def import_official(
 
 def _store(bank: Bank, survey: Survey, layer: int, file: Path, receiver: Receiver) -> None:
     """Store one layer's contexts that are not there yet."""
-    look = receiver.held(layer, survey.corpus) > 0
+    look = receiver.stored_contexts(layer, survey.corpus) > 0
     cache = Cache(file)
     for keys, payloads in survey.catalogue():
         ids = [as_uuid(key.ljust(16, b"\0")) for key in keys.tolist()]

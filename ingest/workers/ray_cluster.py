@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pydantic import SecretStr
 
 from latentbank.bank.settings import Metric, Settings
+from latentbank.bank.store.backends import backend
 from latentbank.errors import LatentBankError
 from latentbank.ingest import job
 from latentbank.ingest.banks import create_bank
@@ -94,7 +95,7 @@ def run_on_ray(
     Raises:
         LatentBankError: Ray is not installed or not there, or the bank is embedded.
     """
-    if not fleet.settings.url:
+    if not backend(fleet.settings).shared:
         raise LatentBankError(
             "Workers on Ray fill a bank on a server, for an embedded one is open in one process; set LATENTBANK_URL."
         )

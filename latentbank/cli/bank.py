@@ -230,7 +230,9 @@ class CopyOptions:
         Raises:
             LatentBankError: no server is named.
         """
-        if not settings.url:
+        from latentbank.bank.store.backends import backend
+
+        if not backend(settings).shared:
             raise LatentBankError("Name the server with --url before the command, or LATENTBANK_URL.")
         folder = settings.data_dir if self.directory is None else self.directory.expanduser()
         return settings, settings.model_copy(update={"url": "", "data_dir": folder})

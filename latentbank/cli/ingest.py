@@ -148,7 +148,7 @@ def ingest_status(ctx: typer.Context, *, bank: BankOptions, as_json: JsonOption 
         rows = [
             (
                 entry,
-                min(opened.held(entry.stored)),
+                min(opened.stored_contexts(entry.stored)),
                 [] if entry.complete else share_states(store.read_shares(entry.stored)),
             )
             for entry in opened.corpora.values()

@@ -62,8 +62,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 @pytest.fixture(autouse=True)
 def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has these banks open while they are filled, but in tests that say so."""
-    for module in ("latentbank.bank.bank", "latentbank.bank.opening", "latentbank.bank.transfer.receive"):
-        monkeypatch.setattr(f"{module}.LEDGER_SECONDS", 0.0)
+    for module in ("view", "removal", "opening", "transfer.receive"):
+        monkeypatch.setattr(f"latentbank.bank.{module}.LEDGER_SECONDS", 0.0)
 
 
 @pytest.fixture

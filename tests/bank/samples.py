@@ -15,7 +15,8 @@ from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.opening import create_bank
 from latentbank.bank.points import Payload, context_id
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import Points, Store, open_store
+from latentbank.bank.store.backends import backend
+from latentbank.bank.store.base import Points, Store
 
 WIDTH = 32
 WORDS = ("dog", "cat", "Dog", "fire", "truck", "snow")
@@ -51,7 +52,7 @@ class Place:
 
     def open(self, bank: str = "bank", **changes: Any) -> Store:
         """Open a store there, making its folder; `changes` are other settings."""
-        return open_store(bank, self.settings.model_copy(update=changes), create=True)
+        return backend(self.settings.model_copy(update=changes)).open(bank, create=True)
 
 
 def payload(number: int, corpus: str = "animals") -> Payload:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from latentbank.bank.settings import Settings, load_settings
-from latentbank.bank.store.base import Store, open_store
+from latentbank.bank.store.backends import backend
+from latentbank.bank.store.base import Store
 from latentbank.bank.where import Where
 from tests.bank.samples import HEAD, WIDTH, entry, ids, points, units
 from tests.wire.double import QdrantDouble
@@ -77,7 +78,7 @@ def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> S
 
 def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
     """A bank with 40 contexts of `animals` and 20 of `plants` in layer 4."""
-    store = open_store(name, settings(server, **changes))
+    store = backend(settings(server, **changes)).open(name)
     store.create(4, WIDTH, "int8")
     store.write_manifest(HEAD)
     store.write_entry("animals", ANIMALS)

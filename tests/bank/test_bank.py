@@ -83,7 +83,7 @@ def test_a_bank_is_made_and_opened_again(place: Place) -> None:
 
 def test_a_bank_that_is_not_there(place: Place) -> None:
     for ask in (open_bank, delete_bank):
-        with pytest.raises(BankNotFound, match="no bank 'bank' here; `latentbank bank list`"):
+        with pytest.raises(BankNotFound, match="no bank 'bank' here; list the banks there are"):
             ask("bank", place.settings)
     assert list_banks(place.settings) == []
 
@@ -193,7 +193,7 @@ def test_contexts_without_a_manifest_are_not_lost_to_a_new_bank(place: Place) ->
     store.commit()
     store.close()
     with pytest.raises(
-        BankMismatch, match=r"contexts but no manifest; restore .* `latentbank bank delete bank`"
+        BankMismatch, match="contexts but no manifest; restore the manifest, or delete the bank"
     ):
         make_bank(place)
     store = place.open()
@@ -225,7 +225,7 @@ def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
     if place.kind == "embedded":
         (place.settings.data_dir / "bank" / "L08").rename(place.settings.data_dir / "away")
     else:
-        store._rest.delete_collection("bank--L08")  # type: ignore[attr-defined]  # past the interface, on purpose
+        store._server.rest.delete_collection("bank--L08")  # type: ignore[attr-defined]  # past the interface, on purpose
     store.close()
     with open_bank("bank", place.settings) as opened:
         assert opened.verify() == [

@@ -74,7 +74,7 @@ def test_a_corpus_takes_anothers_place(place: Place, bank: Bank) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bank.store, "delete_corpus", deleting)
-        patch.setattr("latentbank.bank.bank.LEDGER_SECONDS", 0.0)
+        patch.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)
         bank.supersede(bank.corpora[name])
     assert seen == [{"animals": 12}] * 2
     assert found(bank) == {"animals": 12}
@@ -100,7 +100,7 @@ def test_two_workers_that_complete_a_replacement_do_it_once(bank: Bank) -> None:
     fill(bank, 12, "animals@2", complete=False)
     new = replace(bank.corpora["animals@2"], replaces="animals")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentbank.bank.bank.LEDGER_SECONDS", 0.0)
+        patch.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)
         bank.supersede(new)
         bank.supersede(new)
     assert found(bank) == {"animals": 12}
@@ -112,7 +112,7 @@ def test_what_a_replacement_left_is_hidden_told_and_deleted(place: Place, bank: 
     fill(bank, 12, "animals@2", complete=False)
     killed = pytest.MonkeyPatch()
     killed.setattr(bank, "forget_obsolete", lambda _: None)
-    killed.setattr("latentbank.bank.bank.LEDGER_SECONDS", 0.0)
+    killed.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)
     bank.supersede(replace(bank.corpora["animals@2"], replaces="animals"))
     killed.undo()
     bank.close()
@@ -147,7 +147,7 @@ def test_a_ledger_that_hides_nothing_costs_no_filter() -> None:
 def test_a_reader_learns_of_what_others_do(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place("server", settings(shared))
     clock = [0.0]
-    monkeypatch.setattr("latentbank.bank.bank.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("latentbank.bank.view.time.monotonic", lambda: clock[0])
     with make_bank(place) as writer, open_bank("bank", place.settings) as reader:
         writer.record(entry("animals", 30, complete=False))
         clock[0] += 2.0

@@ -13,7 +13,7 @@ import pytest
 
 from latentbank.bank.opening import list_banks, open_bank
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import require_writer
+from latentbank.bank.store.backends import backend
 from latentbank.bank.token import claims_of, expiry, only_reads, read_token
 from latentbank.errors import BankUnavailable, LatentBankError
 from tests.bank.samples import Place, fill, is_one_sentence, make_bank, units
@@ -139,20 +139,20 @@ def test_a_readers_key_stops_writers_before_any_work(
 ) -> None:
     server, somebody = team
     server.requests.clear()
-    require_writer(somebody(KEY))
+    backend(somebody(KEY)).require_writer()
     assert [one.operation for one in server.requests] == ["update_aliases"]
     assert server.requests[0].summary == {"actions": []}
     for key in (READER, token()):
         with pytest.raises(
             BankUnavailable, match="is a reader's: it may read banks, not make or change"
         ) as caught:
-            require_writer(somebody(key))
+            backend(somebody(key)).require_writer()
         assert is_one_sentence(caught.value)
         assert key not in str(caught.value)
     assert len(server.requests) == 2  # the token itself says that it only reads
     with pytest.raises(BankUnavailable, match="refuses the key"):
-        require_writer(somebody("a-wrong-key"))
+        backend(somebody("a-wrong-key")).require_writer()
 
 
 def test_embedded_banks_need_no_key(tmp_path: object) -> None:
-    require_writer(Settings(url=""))
+    backend(Settings(url="")).require_writer()

@@ -20,7 +20,7 @@ from latentbank.bank.opening import (
     use_bank,
 )
 from latentbank.bank.settings import Settings, load_settings
-from latentbank.bank.store.base import names_in_use, open_store, peek_manifest
+from latentbank.bank.store.backends import backend
 from latentbank.bank.token import read_token
 from latentbank.bank.versions import Versions, split_name, stored_name, stored_parts
 from latentbank.errors import (
@@ -99,7 +99,7 @@ def test_what_is_stored_says_which_version_it_is(two: Place) -> None:
             assert bank.store.bank == stored
             assert bank.manifest.bank == name
             assert ("(version 2)" in repr(bank)) == (name == "bank")
-        head = peek_manifest(stored, two.settings)
+        head = backend(two.settings).peek_manifest(stored)
         assert head is not None
         assert head[0]["bank"] == stored
 
@@ -121,7 +121,7 @@ def test_a_bank_that_begins_with_another_version(place: Place) -> None:
     make(place, "bank@3", 20, "plants")
     assert list_versions(place.settings) == [Versions("bank", (3,), None)]
     with pytest.raises(
-        BankNotFound, match="No version of the bank 'bank' is in use; choose one of bank@3 with"
+        BankNotFound, match="No version of the bank 'bank' is in use; put one of bank@3 in use"
     ):
         open_bank("bank", place.settings)
     assert use_bank("bank@3", place.settings) is None
@@ -149,7 +149,7 @@ def test_what_cannot_be_put_in_use(two: Place) -> None:
 def test_versions_are_deleted_but_for_the_one_in_use(two: Place) -> None:
     use_bank("bank@2", two.settings)
     for name, said in (
-        ("bank@2", "'bank@2' is in use; switch to another one first, such as `latentbank bank use bank@1`"),
+        ("bank@2", "'bank@2' is in use; put another one in use first, such as bank@1"),
         ("bank", r"has other versions than the one in use \(bank@1\)"),
     ):
         with pytest.raises(LatentBankError, match=said) as caught:
@@ -163,7 +163,7 @@ def test_versions_are_deleted_but_for_the_one_in_use(two: Place) -> None:
         open_bank("bank@1", two.settings)
     with pytest.raises(BankNotFound, match="has no version 1; it has bank@2"):
         delete_bank("bank@1", two.settings)
-    with pytest.raises(LatentBankError, match="is the only one, so `latentbank bank delete bank` deletes"):
+    with pytest.raises(LatentBankError, match="is the only one, so delete the bank 'bank' instead"):
         delete_bank("bank@2", two.settings)
 
     delete_bank("bank", two.settings)
@@ -199,7 +199,7 @@ def test_what_others_keep_beside_banks_is_no_version(place: Place) -> None:
             (folder / "manifest.json").write_text("{}")
     else:
         for name in ("bank@1", "bank@x"):
-            store = open_store(name, place.settings)
+            store = backend(place.settings).open(name)
             store.create(4, WIDTH, "int8")
             store.write_manifest({"bank": name})
             store.close()
@@ -240,11 +240,11 @@ def test_one_small_file_says_which_folder_is_meant(folders: Place) -> None:
     for text in ("", "other@2", "bank@1", "../bank", "bank@x"):
         pointer.write_text(text)
         with pytest.raises(
-            BankUnavailable, match=r"it names no version of the bank.*`latentbank bank use bank@N`"
+            BankUnavailable, match=r"it names no version of the bank.*put a version of 'bank' in use"
         ):
             open_bank("bank", folders.settings)
     pointer.write_bytes(b"\xff\xfe")
-    with pytest.raises(BankUnavailable, match="it is no text"):
+    with pytest.raises(BankUnavailable, match="it is not text"):
         list_versions(folders.settings)
     assert use_bank("bank@2", folders.settings) is None
     assert seen(folders) == TWO
@@ -255,7 +255,8 @@ def test_a_killed_deletion_leaves_nothing_in_use(folders: Place, monkeypatch: py
     delete_bank("bank@1", folders.settings)
     with monkeypatch.context() as killed:
         killed.setattr(
-            "latentbank.bank.opening.forget_in_use", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            "latentbank.bank.store.embedded.backend.remove_pointer",
+            lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             delete_bank("bank", folders.settings)
@@ -281,7 +282,7 @@ def team(shared: QdrantDouble) -> Place:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that readers go by."""
     now = [0.0]
-    monkeypatch.setattr("latentbank.bank.bank.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("latentbank.bank.view.time.monotonic", lambda: now[0])
     return now
 
 
@@ -401,7 +402,7 @@ def set_aliases(server: QdrantDouble, **leads: str) -> None:
 def test_aliases_that_others_have_mixed_up(shared: QdrantDouble, team: Place) -> None:
     set_aliases(shared, L04="bank@2--L04", L08="bank--L08")
     with pytest.raises(
-        BankUnavailable, match=r"several versions \(bank@1, bank@2\); choose one with"
+        BankUnavailable, match=r"several versions \(bank@1, bank@2\); put one of them in use"
     ) as caught:
         open_bank("bank", team.settings)
     assert is_one_sentence(caught.value)
@@ -435,7 +436,7 @@ def test_a_list_of_aliases_of_two_moments_is_asked_for_again(
         return models.CollectionsAliasesResponse(aliases=[*answer.aliases, old])
 
     monkeypatch.setattr(QdrantRemote, "get_aliases", between)
-    assert names_in_use(["bank"], team.settings) == {"bank": "bank@2"}
+    assert backend(team.settings).names_in_use(["bank"]) == {"bank": "bank@2"}
     assert len(answers) == 2
 
 

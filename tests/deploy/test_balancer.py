@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from latentbank.bank.store.base import open_store
+from latentbank.bank.store.backends import backend
 from tests.bank.samples import HEAD, WIDTH, points, units
 from tests.bank.servers import settings, used
 from tests.deploy.places import DEPLOY, system_tool
@@ -65,7 +65,7 @@ def test_rest_grpc_and_tls_pass_and_a_node_that_is_away_does_no_harm(tmp_path: P
         where = settings(
             server, url=f"http{'s' * tls}://127.0.0.1:{ports['rest']}", grpc_port=ports["grpc"], retries=8
         )
-        store = open_store("bank", where)
+        store = backend(where).open("bank")
         store.create(4, WIDTH, "int8")
         store.write_manifest(HEAD)
         store.upsert(4, points(40))

@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from latentbank.bank.search import QUERY_BATCH
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.server import store as server
+from latentbank.bank.store.server.client import connect
 from tests.qdrant_facts import KEYS, leaves
 
 PATH = Path(__file__).parents[2] / "qdrant-config.yaml"
@@ -61,7 +61,7 @@ def test_a_misspelled_key_is_found(config: dict[str, Any], section: str, key: st
 def test_it_agrees_with_our_settings(config: dict[str, Any]) -> None:
     assert config["service"]["grpc_port"] == _default("grpc_port")
     assert config["storage"]["performance"]["search_timeout_sec"] == _default("timeout")
-    client = server._connect(Settings(url="http://localhost"), prefer_grpc=False)
+    client = connect(Settings(url="http://localhost"), prefer_grpc=False)
     try:
         assert client.rest_uri.rstrip("/") == f"http://localhost:{config['service']['http_port']}"
     finally:

@@ -137,7 +137,7 @@ def collection_deleted(site: Site, asked: Counter[str], chance: random.Random, t
         assert trial.outcome.struck == 1
         if layer == LAYERS[0] and trial.safe:  # which carried the manifest
             assert trial.attempt() is None
-            assert "latentbank bank delete bank" in trial.outcome.stops[-1]
+            assert "restore the manifest, or delete the bank" in trial.outcome.stops[-1]
             delete_bank("bank", load_settings(url=site.server.url, grpc_port=site.server.grpc_port))
             trial.safe.clear()
         outcome.add(trial.finish())

@@ -111,7 +111,8 @@ def concepts() -> list[str]:
 @pytest.fixture(autouse=True)
 def nobody_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers need not wait for readers who know an older ledger."""
-    monkeypatch.setattr("latentbank.bank.bank.LEDGER_SECONDS", 0.0)
+    monkeypatch.setattr("latentbank.bank.view.LEDGER_SECONDS", 0.0)
+    monkeypatch.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)
     monkeypatch.setattr("latentbank.ingest.job.LEDGER_SECONDS", 0.0)
 
 

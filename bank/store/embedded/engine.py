@@ -13,7 +13,7 @@ import qdrant_edge as edge
 from latentbank.errors import BankUnavailable
 from latentbank.text import first_line
 
-# In the page cache, not copied to this process's own memory: a bank then opens in a fifth of the time and is searched as
+# In the page cache, not copied to this process's own memory: a bank then opens in a fifth of the time, is searched as
 # fast, and the system can reclaim the memory. Payload indexes are read when a filter needs them.
 _CODES = _GRAPH = edge.Memory.Cached
 _INDEXES = edge.Memory.Cold

@@ -129,4 +129,6 @@ def check_metric(known: Manifest | None, metric: str | None) -> None:
 
 def place(settings: Settings) -> str:
     """Return where the banks are, for messages: a server's URL or a folder."""
-    return settings.url or str(settings.data_dir)
+    from latentbank.bank.store.backends import backend
+
+    return backend(settings).location

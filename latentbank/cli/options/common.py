@@ -54,10 +54,10 @@ class GlobalOptions:
         Raises:
             BankUnavailable: the API key is a reader's. The command ends before any work.
         """
-        from latentbank.bank.store.base import require_writer
+        from latentbank.bank.store.backends import backend
 
         settings = self.settings(**given)
-        require_writer(settings)
+        backend(settings).require_writer()
         return settings
 
 

@@ -99,8 +99,8 @@ def test_an_opening_that_fails_frees_the_lock(place: Place) -> None:
         (lambda good: b"", r"cannot be read \(JSONDecodeError\); restore .*manifest.json from a backup"),
         (lambda good: json.dumps(good).encode()[:-20], r"cannot be read \(JSONDecodeError\)"),
         (lambda good: b"\xff\xfe\x00", r"cannot be read \(UnicodeDecodeError\)"),
-        (lambda good: [good], r"cannot be read \(it is no table\)"),
-        (lambda good: None, r"cannot be read \(it is no table\)"),
+        (lambda good: [good], r"cannot be read \(it is not a JSON object\)"),
+        (lambda good: None, r"cannot be read \(it is not a JSON object\)"),
         (lambda good: {}, "has manifest schema None"),
         (lambda good: good | {"schema": 2, "version": "9.9"}, r"has manifest schema 2, .*wrote it \(9.9\)"),
         (

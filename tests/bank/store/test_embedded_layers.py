@@ -37,7 +37,7 @@ def made(place: Place, **settings: Any) -> Store:
 
 
 def test_pieces_of_a_layer_get_their_graph_at_the_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbank.bank.store.embedded.store.PIECE", 60)
+    monkeypatch.setattr("latentbank.bank.store.embedded.indexing.PIECE", 60)
     store = made(place, graph_from=400)
     layer = place.settings.data_dir / "bank" / "L04"
 
@@ -110,14 +110,14 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def once_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
     """Call `action` with the id of the process that indexes before it is waited for; note if readers come first."""
-    stand_back, notes = optimizing._stand_back, []
+    lower_priority, notes = optimizing._lower_priority, []
 
     def also(pid: int, *, read: bool) -> None:
-        stand_back(pid, read=read)
+        lower_priority(pid, read=read)
         notes.append(read)
         action(pid)
 
-    monkeypatch.setattr(optimizing, "_stand_back", also)
+    monkeypatch.setattr(optimizing, "_lower_priority", also)
     return notes
 
 
@@ -186,7 +186,7 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(
     ("sent", "said"),
-    [(signal.SIGKILL, "ended by SIGKILL, perhaps for want of memory"), (signal.SIGBUS, "make room and run")],
+    [(signal.SIGKILL, "ended by SIGKILL, perhaps for lack of memory"), (signal.SIGBUS, "make room and run")],
 )
 def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, said: str

@@ -22,7 +22,7 @@ from latentbank.bank.opening import delete_bank, list_banks, open_bank
 from latentbank.bank.rotation import rotate
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.embedded import optimizing
-from latentbank.bank.store.embedded.store import RESERVE_BYTES
+from latentbank.bank.store.embedded.layers import RESERVE_BYTES
 from latentbank.errors import BankBusy, BankNotFound, BankUnavailable
 from tests.bank.samples import (
     WIDTH,

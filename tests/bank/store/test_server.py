@@ -13,8 +13,8 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
-from latentbank.bank.store.base import open_store
-from latentbank.bank.store.server.store import warn_unencrypted
+from latentbank.bank.store.backends import backend
+from latentbank.bank.store.server.client import warn_unencrypted
 from latentbank.bank.where import Where
 from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
 from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, make_bank, points, units
@@ -32,7 +32,7 @@ def test_a_wrong_key_is_refused_at_once(double: Doubles, name: str, transport: s
     server = double(api_key=KEY)
     filled(server, api_key=KEY).close()
     server.requests.clear()
-    stranger = open_store("bank", settings(server, transport, api_key="a-wrong-key"))
+    stranger = backend(settings(server, transport, api_key="a-wrong-key")).open("bank")
     with pytest.raises(BankUnavailable, match=r"refuses the key; set LATENTBANK_API_KEY") as found:
         CALLS[name].do(stranger)
     assert is_one_sentence(found.value)
@@ -48,7 +48,7 @@ def test_a_wrong_key_is_refused_at_once(double: Doubles, name: str, transport: s
 def test_a_reader_reads_and_may_not_write(double: Doubles, transport: str) -> None:
     server = double(api_key=KEY, read_only_key=READER)
     writer = filled(server, transport=transport, api_key=KEY)
-    reader = open_store("bank", settings(server, transport, api_key=READER))
+    reader = backend(settings(server, transport, api_key=READER)).open("bank")
     before = list(server.points("bank--L04"))
     for name, call in CALLS.items():
         if not call.writes:
@@ -174,7 +174,7 @@ def test_a_busy_server_still_has_grpc(
 ) -> None:
     filled(shared).close()
     shared.requests.clear()
-    store = open_store("bank", settings(shared))
+    store = backend(settings(shared)).open("bank")
     shared.inject(Fault.too_many, operation="collection_exists", retry_after=retry_after)
     assert len(store.search(4, units(1), 5)[0]) == 5
     assert shared.faults_left == 0
@@ -203,9 +203,9 @@ def test_a_certificate_that_cannot_be_trusted(
     double: Doubles, transport: str, authority: str, waits: list[float]
 ) -> None:
     server, other = double(tls=True), double(tls=True)
-    store = open_store(
-        "bank", settings(server, transport, tls_ca=other.ca_file if authority == "another" else None)
-    )
+    store = backend(
+        settings(server, transport, tls_ca=other.ca_file if authority == "another" else None)
+    ).open("bank")
     for ask in (store.layers, lambda: store.search(4, units(1), 5), lambda: store.upsert(4, points(1))):
         with pytest.raises(BankUnavailable, match=r"cannot be trusted; set LATENTBANK_TLS_CA") as found:
             ask()
@@ -359,7 +359,7 @@ def test_making_a_bank_that_is_there_opens_it(shared: QdrantDouble) -> None:
 def test_a_server_that_is_too_old_says_so(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, fine in (("1.17.9", False), ("1.18.0-dev", True), ("2.0.0", True)):
         monkeypatch.setattr("tests.wire.engine.VERSION", version)
-        store = open_store("nothing", settings(shared))
+        store = backend(settings(shared)).open("nothing")
         if fine:
             assert store.read_manifest() is None
         else:

@@ -16,7 +16,7 @@ import latentbank.bank.transfer.copy
 import latentbank.bank.transfer.receive
 from latentbank.bank.bank import Bank
 from latentbank.bank.manifest import Manifest
-from latentbank.bank.opening import make_bank, open_bank
+from latentbank.bank.opening import create_from_manifest, open_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.store.base import Points
 from latentbank.bank.transfer.copy import copy_bank
@@ -45,7 +45,7 @@ def here(data_dir: Path) -> Settings:
 def a_bank(settings: Settings, layers: tuple[int, ...] = (4, 8), **changes: Any) -> Bank:
     """An empty bank whose rotation seed is not the usual one."""
     head = {**HEAD, "layers": layers, **changes}
-    return make_bank(Manifest.from_dict(head, {}), settings, lambda bank: None)
+    return create_from_manifest(Manifest.from_dict(head, {}), settings, lambda bank: None)
 
 
 def contents(bank: Bank, layer: int, corpus: str = "animals") -> dict[str, tuple[Any, Any]]:

@@ -18,7 +18,7 @@ import pytest
 from latentbank.bank.bank import Bank
 from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import Settings, load_settings
-from latentbank.bank.store.embedded.store import EmbeddedStore
+from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.transfer.copy import copy_bank
 from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable, LatentBankError
@@ -94,7 +94,7 @@ def test_what_the_server_has_indexed_is_not_indexed_again(
         raise AssertionError("it was indexed anew")
 
     with served(server, index=True) as source:
-        monkeypatch.setattr(EmbeddedStore, "_optimize", never)
+        monkeypatch.setattr(Indexing, "_optimize", never)
         assert copy_bank(source, here, by="snapshot").wrong == []
         with open_bank("bank", here) as copy:
             assert copy.store.info(4).indexed == COUNT
@@ -127,7 +127,7 @@ def test_pieces_added_to_a_pulled_layer_are_merged_with_it(
     server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the last of them was put away at once, so that nothing is left to index."""
-    monkeypatch.setattr("latentbank.bank.store.embedded.store.PIECE", 60)
+    monkeypatch.setattr("latentbank.bank.store.embedded.indexing.PIECE", 60)
     with served(server, index=True) as source:
         assert copy_bank(source, here, by="snapshot").snapshots == 1
     with open_bank("bank", here) as copy:
@@ -396,7 +396,7 @@ def test_no_room_for_a_snapshot_is_said_and_made_up_for_later(
 
     with served(server) as source:
         with monkeypatch.context() as tight:
-            tight.setattr("latentbank.bank.store.embedded.store.shutil.disk_usage", usage)
+            tight.setattr("latentbank.bank.store.embedded.layers.shutil.disk_usage", usage)
             with pytest.raises(BankUnavailable, match="make room and run the command again"):
                 copy_bank(source, here, by="snapshot")
         assert leftovers(here) == []
