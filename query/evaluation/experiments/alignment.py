@@ -50,7 +50,7 @@ def align(
     """Score every bank layer alone at every visual layer; see `evaluate` for the arguments.
 
     Raises:
-        what `evaluate` raises.
+        LatentBankError: as `evaluate`.
     """
     wanted = evaluation_layers(model.num_layers) if layers is None else layers
     return evaluate(
