@@ -1,9 +1,11 @@
-"""Short pieces of text that messages share: first lines, reasons, lists, hub ids."""
+"""Short pieces of text that messages share: first lines, reasons, lists, layers, hub ids."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+from latentbank.errors import QueryError
 
 _SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
 _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
@@ -27,6 +29,20 @@ def public_reason(error: BaseException) -> str:
 def listed(items: Iterable[object]) -> str:
     """Return items as a sentence names them: "4, 8, 12"."""
     return ", ".join(map(str, items))
+
+
+def layer_numbers(text: str) -> list[int]:
+    """Return the layers in a text such as "4,8,12", sorted, each once.
+
+    Raises:
+        QueryError: a part is no number.
+    """
+    try:
+        return sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        raise QueryError(
+            f"'{text}' is not a list of layers; write numbers with commas, such as 4,8,12."
+        ) from None
 
 
 def is_hub_id(text: str, *, owner: bool = False) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from latentbank.cli.grouping import message_of
 from latentbank.errors import ImageError, LatentBankError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ImageJob:
     """The images of one command.
 
     Attributes:
+        ctx: the command's context, for the options that messages name.
         images: the images.
         as_json: print JSON instead of grids of words.
         pictures: folder of PNG files, or None.
@@ -39,12 +41,14 @@ class ImageJob:
 
     def __init__(
         self,
+        ctx: typer.Context,
         images: Images,
         *,
         as_json: bool = False,
         pictures: Path | None = None,
         targets: OutputFiles | None = None,
     ) -> None:
+        self.ctx = ctx
         self.images = images
         self.as_json = as_json
         self.pictures = pictures
@@ -59,7 +63,7 @@ class ImageJob:
         if self.images.total == 1:
             raise error
         self.failed += 1
-        print(f"skipped: {error}", file=sys.stderr)
+        print(f"skipped: {message_of(error, self.ctx)}", file=sys.stderr)
 
     def counted(self) -> Iterator[ImageSource]:
         """Yield the images while progress is shown."""

@@ -83,7 +83,7 @@ def query_image(
         means = means or _kept_means(vlm, opened)
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
         lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
-        job = ImageJob(found, as_json=outputs.as_json, pictures=outputs.pictures, targets=targets)
+        job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, targets=targets)
         if outputs.parquet is not None:
             choice = _choice(names, layers, search, prompt, query_mean, means)
             job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), choice)
@@ -134,7 +134,7 @@ def query_means(
     from latentbank.query.reading.calibrate import measure_means
 
     layers = numbers(visual_layers)
-    job = ImageJob(images.find())
+    job = ImageJob(ctx, images.find())
     vlm = _load_alone(ctx, bank, model, layers)
     file = output or vlm.means_file
     if file is None:
@@ -179,7 +179,7 @@ def query_norms(
     from latentbank.query.reading.norms import SENTENCES, measure_norms
 
     layers = numbers(visual_layers)
-    job = ImageJob(images.find())
+    job = ImageJob(ctx, images.find())
     corpus = open_corpus("text", text, limit=sentences) if text else None
     compared = list(read_sentences(corpus, Counts())) if corpus else SENTENCES
     vlm = _load_alone(ctx, bank, model, layers)

@@ -12,9 +12,10 @@ from PIL import Image
 
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
-from latentbank.errors import ImageError, QueryError
+from latentbank.errors import ImageError
 from latentbank.query.lenses.registry import lens_names
 from latentbank.query.web.jobs import ReadingRequest
+from latentbank.text import layer_numbers
 
 LARGEST_UPLOAD = 20_000_000
 """Largest size of an uploaded image, in bytes."""
@@ -71,7 +72,7 @@ class ReadingQuery:
             image=image,
             sentence=self.sentence,
             model=self.model,
-            layers=_numbers(self.layers) or None,
+            layers=tuple(layer_numbers(self.layers)) or None,
             bank_layers=_bank_layers(self.bank_layers),
             lenses=tuple(lens_names(self.lens)),
             top_k=self.top_k,
@@ -136,12 +137,5 @@ def shown_name(name: str) -> str:
     return "".join(letter if letter.isprintable() else "·" for letter in name)[:120]
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in text.split(",") if part.strip()}))
-    except ValueError:
-        raise QueryError(f"'{text}' names no layers; write numbers with commas, such as 4,8,12.") from None
-
-
 def _bank_layers(text: str) -> BankLayers:
-    return cast("BankLayers", text) if text in ("mid", "all") else _numbers(text)
+    return cast("BankLayers", text) if text in ("mid", "all") else tuple(layer_numbers(text))

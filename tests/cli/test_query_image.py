@@ -12,6 +12,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from latentbank.errors import ModelError
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.cli.commands import Run, caller
@@ -273,6 +274,18 @@ def test_only_broken_images(run: Run, filled: None, loaded: list[PatchEye], phot
     assert code == 2
     assert err.count("skipped: ") == 3
     assert "None of the images could be read" in err
+
+
+def test_a_skipped_image_names_the_option_that_helps(
+    run: Run, filled: None, loaded: list[PatchEye], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ModelError("It overflows; load it in float32.", argument="dtype")
+
+    monkeypatch.setattr(PatchEye, "visual_tokens", fail)
+    code, _, err = run("query", "image", photos)
+    assert code == 2
+    assert f"skipped: {photos / 'a.png'}: It overflows; load it in float32 (--dtype).\n" in err
 
 
 def test_a_vlm_with_another_backbone(

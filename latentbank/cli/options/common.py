@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank.errors import LatentBankError
+from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
@@ -62,23 +62,14 @@ class GlobalOptions:
 
 
 def numbers(text: str | None) -> list[int] | None:
-    """Return the layers of a list such as "4,8,12", sorted; None for None.
+    """Return the layers that an option names, sorted; None if it is not given.
 
     Raises:
-        LatentBankError: the text is no list of numbers.
+        QueryError: the text is no list of numbers.
     """
-    if text is None:
-        return None
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise LatentBankError(
-            f"'{text}' is not a list of layers; write numbers with commas, such as 4,8,12."
-        ) from None
+    return None if text is None else layer_numbers(text)
 
 
 def bank_layers_of(text: str) -> BankLayers:
     """Return the bank layers that --bank-layers names: "mid", "all" or a list of numbers."""
-    if text == "mid" or text == "all":
-        return text  # type: ignore[return-value]
-    return numbers(text) or []
+    return cast("BankLayers", text) if text in ("mid", "all") else layer_numbers(text)

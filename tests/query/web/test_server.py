@@ -405,7 +405,7 @@ def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
     for asked, said in (
         ({"picture": "../../etc/passwd"}, "no such picture"),
         ({"picture": "a cat", "lens": "crystal"}, "There is no lens 'crystal'"),
-        ({"picture": "a cat", "layers": "one"}, "names no layers"),
+        ({"picture": "a cat", "layers": "one"}, "is not a list of layers"),
         ({"picture": "a cat", "top_k": 0}, "top_k"),
         ({"picture": "a cat", "unique": "day"}, "unique"),
         ({"sentence": "x" * 2001}, "sentence"),
