@@ -115,7 +115,8 @@ def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
     from latentbank.bank.opening import open_bank
     from latentbank.demo.scenes import EVALUATION, load_things, make_scene
     from latentbank.demo.vlm import load_demo
-    from latentbank.query.evaluation.evaluate import evaluation_layers, grid_of
+    from latentbank.query.evaluation.evaluate import evaluation_layers
+    from latentbank.query.evaluation.patches import grid_of
     from latentbank.query.reading.visual import read_image
 
     things = load_things()

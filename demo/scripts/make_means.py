@@ -1,6 +1,6 @@
 """Measure the means of the demo VLM's visual tokens at every layer, which queries of centred banks subtract.
 
-They are the means of tokens that show a thing (see `latentbank.query.evaluation.evaluate.object_means`), and are kept
+They are the means of tokens that show a thing (see `latentbank.query.evaluation.patches.object_means`), and are kept
 beside the projector.
 
     python -m latentbank.demo.scripts.make_means
@@ -13,7 +13,7 @@ import argparse
 from latentbank.demo.scenes import VALIDATION, load_things, make_scene
 from latentbank.demo.vlm import load_demo
 from latentbank.progress import shown
-from latentbank.query.evaluation.evaluate import grid_of, object_means
+from latentbank.query.evaluation.patches import grid_of, object_means
 from latentbank.query.lenses.centring import save_means
 
 SCENES = 200  # held-out scenes, other ones than those of the evaluation

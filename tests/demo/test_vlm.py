@@ -24,7 +24,7 @@ from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import load_language_model
 from latentbank.models.training.features import cache_features
 from latentbank.models.vision.images import open_image
-from latentbank.query.evaluation.evaluate import object_means
+from latentbank.query.evaluation.patches import object_means
 from latentbank.query.lenses.centring import kept_means
 from tests.models.pixels import PixelEncoder, pairs
 from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer

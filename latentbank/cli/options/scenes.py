@@ -83,7 +83,8 @@ class SceneOptions:
         """
         from latentbank.demo.scenes import EVALUATION, VALIDATION, load_things, make_scene
         from latentbank.query.evaluation.controls import with_random_projector
-        from latentbank.query.evaluation.evaluate import evaluation_layers, grid_of
+        from latentbank.query.evaluation.evaluate import evaluation_layers
+        from latentbank.query.evaluation.patches import grid_of
 
         if not 2 <= self.scenes <= len(EVALUATION):
             raise LatentBankError(f"--scenes is {self.scenes}; it can be 2 to {len(EVALUATION)}.")

@@ -18,15 +18,9 @@ from latentbank.bank.points import Neighbor
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.query.evaluation.evaluate import (
-    evaluate,
-    evaluation_layers,
-    grid_of,
-    look,
-    object_means,
-    read_patches,
-)
+from latentbank.query.evaluation.evaluate import evaluate, evaluation_layers, read_patches
 from latentbank.query.evaluation.labelled import LabelledImage
+from latentbank.query.evaluation.patches import grid_of, labelled_patches, object_means
 from latentbank.query.evaluation.tables import Evaluation
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.embedding import EmbeddingLens, mean_embedding
@@ -140,7 +134,9 @@ def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
     found = evaluate(seer(tiny, crossed), [LatentLens(bank, 2, exact=True)], SCENES[:2], [0])
     top = [
         row[0].word
-        for row in lens(bank, 2).read(visual(look(seer(tiny, crossed), SCENES[:2], [0]).states[0]), 1)
+        for row in lens(bank, 2).read(
+            visual(labelled_patches(seer(tiny, crossed), SCENES[:2], [0]).states[0]), 1
+        )
     ]
     assert top == ["river", "river", "dog", "cat", "truck", "cat"]
     assert shares(found)["concrete"] + shares(found)["global_"] == 1
@@ -224,7 +220,7 @@ def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: Language
     ]  # fmt: skip
     assert [share.value for _, _, share in row.by_coverage][2:] == [1, 1]
     assert (row.concrete.of, row.concrete.value) == (3, 1)
-    top = LatentLens(bank, 2, exact=True).read(visual(look(vlm, scenes, [0]).states[0]), 1)
+    top = LatentLens(bank, 2, exact=True).read(visual(labelled_patches(vlm, scenes, [0]).states[0]), 1)
     assert [row[0].word for row in top] == ["loud"] * 3 + ["dog"] * 3
     wide = evaluate(vlm, [lens(bank, 2)], scenes, [0], coverage=0.25)
     assert wide.row("latent", 0).concrete.of == 5
@@ -250,7 +246,7 @@ def test_distinct_words_come_from_deeper(tiny: LanguageModel) -> None:
 
 
 def test_distinct_words_are_those_of_the_bank(bank: Bank, tiny: LanguageModel) -> None:
-    rows = look(seer(tiny), SCENES, [0]).states[0]
+    rows = labelled_patches(seer(tiny), SCENES, [0]).states[0]
     _, distinct = read_patches(lens(bank), None, 0, rows)
     expected = replace(lens(bank), unique="word").read(visual(rows), 5)
     assert [[n.word for n in row] for row in distinct] == [[n.word for n in row] for row in expected]
@@ -268,11 +264,11 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     assert found.about["calibration_scenes"] == 4
     assert shares(found)["concrete"] > 0.5  # the mean of a few visual tokens is not that of the text
     means = object_means(vlm, OTHERS, [1])
-    seen = look(vlm, OTHERS, [1])
+    seen = labelled_patches(vlm, OTHERS, [1])
     assert 0 < means.count == sum(truth.coverage >= 0.5 for truth in seen.truths) < 24
     assert means.kind == "visual tokens that show a thing, of 4 scenes"
     np.testing.assert_allclose(means.at(1), seen.states[1].mean(axis=0), atol=1e-4)
-    expected = look(vlm, SCENES, [1]).states[1] - means.at(1)
+    expected = labelled_patches(vlm, SCENES, [1]).states[1] - means.at(1)
     np.testing.assert_allclose(other.given[0], expected, atol=1e-4)
     assert np.abs(other.given[0]).max() < 30
     matrix = tiny.embedding.numpy() - tiny.embedding.numpy().mean(0)
@@ -280,7 +276,7 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     best = (rows @ (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).T)[
         :, : len(tiny.tokenizer)
     ].argmax(1)
-    plain, _ = read_patches(embedding, means, 1, look(vlm, SCENES, [1]).states[1])
+    plain, _ = read_patches(embedding, means, 1, labelled_patches(vlm, SCENES, [1]).states[1])
     assert [row[0].token_id for row in plain] == best.tolist()
     with pytest.raises(QueryError, match="give calibration scenes"):
         evaluate(vlm, [lens(centred)], SCENES, [1])
