@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.rotation import ROTATION_SEED
-from latentbank.bank.settings import Metric, Settings, load_settings
+from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, SettingsGiven, load_settings
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store, StoredManifest
 from latentbank.bank.versions import (
@@ -49,7 +49,7 @@ def open_bank(
     model: str | None = None,
     fingerprint: str | None = None,
     include_incomplete: bool = False,
-    **given: Any,
+    **given: Unpack[SettingsGiven],
 ) -> Bank:
     """Open a bank, embedded or on a server as the settings say.
 
@@ -95,7 +95,7 @@ def create_bank(
     hidden_size: int,
     revision: str | None = None,
     metric: Metric | None = None,
-    **given: Any,
+    **given: Unpack[SettingsBesidesMetric],
 ) -> Bank:
     """Create a bank, or open the existing one if it was made for the same model and layers.
 
@@ -239,12 +239,12 @@ def _checked_layers(layers: Iterable[int], bank: str, model: str, num_layers: in
     return chosen
 
 
-def list_banks(settings: Settings | None = None, **given: Any) -> list[str]:
+def list_banks(settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> list[str]:
     """Return the names of all banks in the place that the settings name, sorted, without their versions."""
     return sorted({bank for bank, _ in _stored(settings or load_settings(**given))})
 
 
-def list_versions(settings: Settings | None = None, **given: Any) -> list[Versions]:
+def list_versions(settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> list[Versions]:
     """Return all banks in the place that the settings name, by name, with their versions."""
     settings = settings or load_settings(**given)
     found: dict[str, list[int]] = {}
@@ -254,7 +254,7 @@ def list_versions(settings: Settings | None = None, **given: Any) -> list[Versio
     return [_versions(bank, found[bank], meant[bank]) for bank in sorted(found)]
 
 
-def bank_versions(name: str, settings: Settings | None = None, **given: Any) -> Versions:
+def bank_versions(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> Versions:
     """Return the versions of one bank; there may be none."""
     settings = settings or load_settings(**given)
     bank = split_name(name)[0]
@@ -267,7 +267,7 @@ def pinned_name(name: str, settings: Settings) -> str:
     return f"{bank}@{version or version_of(_name_in_use(bank, settings))}"
 
 
-def use_bank(name: str, settings: Settings | None = None, **given: Any) -> int | None:
+def use_bank(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> int | None:
     """Make a bank's plain name mean one of its versions, as in name@2, for all layers and readers in one step.
 
     Readers that have a server's bank open follow within a second; this function returns when they have. An embedded
@@ -306,7 +306,7 @@ def use_bank(name: str, settings: Settings | None = None, **given: Any) -> int |
     return before
 
 
-def delete_bank(name: str, settings: Settings | None = None, **given: Any) -> None:
+def delete_bank(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> None:
     """Delete a bank, or one of its versions, with all layer collections, and what an interrupted deletion left.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -125,7 +125,40 @@ class Settings(BaseSettings):
             ) from None
 
 
-def load_settings(**given: Any) -> Settings:
+class SettingsBesidesMetric(TypedDict, total=False):
+    """Settings as keyword arguments of functions that have an argument `metric` of their own."""
+
+    url: str | None
+    api_key: str | SecretStr | None
+    api_key_file: str | os.PathLike[str] | None
+    bank: str | None
+    data_dir: str | os.PathLike[str] | None
+    grpc_port: int | None
+    prefer_grpc: bool | None
+    tls_ca: str | os.PathLike[str] | None
+    timeout: int | None
+    retries: int | None
+    retry_wait: float | None
+    upload_batch: int | None
+    shard_number: int | None
+    replication_factor: int | None
+    write_consistency_factor: int | None
+    quantization: Quantization | None
+    hnsw_m: int | None
+    hnsw_ef_construct: int | None
+    graph_from: int | None
+    ef: int | None
+    ef_visual: int | None
+    oversampling: float | None
+
+
+class SettingsGiven(SettingsBesidesMetric, total=False):
+    """Settings as keyword arguments: the fields of `Settings`. None leaves one to the environment and the defaults."""
+
+    metric: Metric | None
+
+
+def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
     """Build settings; arguments that are None are left to the environment and the defaults.
 
     Raises:
@@ -138,7 +171,8 @@ def load_settings(**given: Any) -> Settings:
             f"There is no setting {', '.join(unknown)}; there are {', '.join(Settings.model_fields)}."
         )
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return Settings(**values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()

@@ -11,27 +11,23 @@ import shutil
 import time
 from pathlib import Path
 
-from latentbank import (
-    Bank,
-    CompositeVLM,
-    LanguageModel,
-    LatentLens,
-    Reading,
-    Where,
-    load_settings,
-    read_images,
-    read_text,
-    save_reading,
-)
+from latentbank.bank.bank import Bank
 from latentbank.bank.opening import create_bank
+from latentbank.bank.settings import load_settings
+from latentbank.bank.where import Where
 from latentbank.demo.descriptions import describe
 from latentbank.demo.scenes import EVALUATION, load_things, make_scene
 from latentbank.demo.vlm import PHOTO, load_demo, wheel_file
 from latentbank.ingest.filling import fill
 from latentbank.ingest.job import JobReport
+from latentbank.models.composite.model import CompositeVLM
+from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.images import open_image
 from latentbank.progress import duration, shown
-from latentbank.query.reading.reading import excerpt
+from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.output.pictures import save_reading
+from latentbank.query.reading.reading import Reading, excerpt, read_text
+from latentbank.query.reading.visual import read_images
 from latentbank.text import listed
 
 FOLDER = Path(".demo")

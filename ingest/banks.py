@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from latentbank.bank import opening
-from latentbank.bank.settings import Metric, Settings, load_settings
+from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, load_settings
 from latentbank.errors import BankNotFound
 from latentbank.ingest.defaults import default_layers
 
@@ -22,7 +22,7 @@ def create_bank(
     *,
     metric: Metric | None = None,
     settings: Settings | None = None,
-    **settings_given: Any,
+    **settings_given: Unpack[SettingsBesidesMetric],
 ) -> Bank:
     """Create a bank for the contexts of an LLM, or open it if it exists and was made for this LLM and these layers.
 

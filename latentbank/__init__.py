@@ -1,70 +1,74 @@
-"""latentbank: what do a vision-language model's tokens mean?
+"""latentbank: what do a vision-language model's visual tokens mean?
 
-Names are imported when they are first used, so that `import latentbank` is quick.
+Each name is imported from its module when it is first used, so that `import latentbank` is quick. Type checkers read
+`__init__.pyi`, which holds the same names.
 """
 
-from __future__ import annotations
+__version__ = "0.1.0"
 
-import importlib
-from typing import Any
-
-from latentbank.errors import LatentBankError
-
-_HOME = {
-    "latentbank.errors": (
-        "BankBusy",
-        "BankMismatch",
-        "BankNotFound",
-        "BankUnavailable",
-        "CorpusError",
-        "ImageError",
-        "LayerNotFound",
-        "ModelError",
-        "QueryError",
-    ),
-    "latentbank.bank.bank": ("Bank",),
-    "latentbank.bank.transfer.export": ("export_bank",),
-    "latentbank.bank.transfer.load": ("import_bank",),
-    "latentbank.bank.transfer.copy": ("copy_bank",),
-    "latentbank.bank.opening": ("create_bank", "delete_bank", "list_banks", "open_bank", "use_bank"),
-    "latentbank.bank.points": ("Neighbor",),
-    "latentbank.bank.settings": ("Settings", "load_settings"),
-    "latentbank.bank.where": ("Where",),
-    "latentbank.ingest.corpus": ("Corpus", "corpus_from_sentences", "open_corpus"),
-    "latentbank.ingest.job": ("plan_for", "store_plan"),
-    "latentbank.ingest.latentlens.caches": ("import_official",),
-    "latentbank.ingest.plan": ("Plan", "PlanSettings", "load_plan", "make_plan"),
-    "latentbank.models.composite.model": ("CompositeVLM",),
-    "latentbank.models.vision.encoders": ("load_encoder",),
-    "latentbank.models.training.features": ("Features", "cache_features"),
-    "latentbank.models.language.model": ("LanguageModel", "load_language_model"),
-    "latentbank.models.training.pairs": ("Pair", "open_pairs"),
-    "latentbank.models.composite.projector": ("Projector", "load_projector", "save_projector"),
-    "latentbank.models.training.stages": ("Stage", "TrainSettings"),
-    "latentbank.models.training.train": ("train_projector",),
-    "latentbank.models.visual": ("load_visual_model", "unembedding_of"),
-    "latentbank.query.reading.calibrate": ("measure_means",),
-    "latentbank.query.lenses.centring": ("Means", "load_means", "save_means"),
-    "latentbank.query.evaluation.evaluate": ("evaluate",),
-    "latentbank.query.reading.images": ("find_images",),
-    "latentbank.query.lenses.base": ("Lens", "LensOptions", "Queries"),
-    "latentbank.query.lenses.embedding": ("EmbeddingLens",),
-    "latentbank.query.lenses.latent": ("LatentLens",),
-    "latentbank.query.lenses.logit": ("LogitLens",),
-    "latentbank.query.reading.norms": ("measure_norms",),
-    "latentbank.query.output.plots": ("plot_reading", "save_plot"),
-    "latentbank.query.reading.reading": ("Reading",),
-    "latentbank.query.reading.text": ("read_hidden", "read_text"),
-    "latentbank.query.output.pictures": ("draw_reading", "save_reading"),
-    "latentbank.query.reading.visual": ("read_image", "read_images"),
-    "latentbank.query.web.file": ("reading_html", "save_html"),
+# Name -> the module that defines it.
+_MODULES = {
+    # Models
+    "load_language_model": "latentbank.models.language.model",
+    "load_visual_model": "latentbank.models.visual",
+    # Filling a bank
+    "create_bank": "latentbank.ingest.banks",
+    "plan": "latentbank.ingest.filling",
+    "fill": "latentbank.ingest.filling",
+    # Banks
+    "Bank": "latentbank.bank.bank",
+    "Where": "latentbank.bank.where",
+    "open_bank": "latentbank.bank.opening",
+    "list_banks": "latentbank.bank.opening",
+    "use_bank": "latentbank.bank.opening",
+    "delete_bank": "latentbank.bank.opening",
+    "load_settings": "latentbank.bank.settings",
+    # Moving banks
+    "copy_bank": "latentbank.bank.transfer.copy",
+    "export_bank": "latentbank.bank.transfer.export",
+    "import_bank": "latentbank.bank.transfer.load",
+    # Reading
+    "Reading": "latentbank.query.reading.reading",
+    "read_text": "latentbank.query.reading.text",
+    "read_hidden": "latentbank.query.reading.text",
+    "read_image": "latentbank.query.reading.visual",
+    "read_images": "latentbank.query.reading.visual",
+    "find_images": "latentbank.query.reading.images",
+    # Lenses
+    "LatentLens": "latentbank.query.lenses.latent",
+    "LogitLens": "latentbank.query.lenses.logit",
+    "EmbeddingLens": "latentbank.query.lenses.embedding",
+    "LensOptions": "latentbank.query.lenses.base",
+    "lenses_of": "latentbank.query.lenses.registry",
+    # Showing readings
+    "save_reading": "latentbank.query.output.pictures",
+    "save_plot": "latentbank.query.output.plots",
+    "save_html": "latentbank.query.web.file",
+    # Measuring
+    "evaluate": "latentbank.query.evaluation.evaluate",
+    "measure_norms": "latentbank.query.reading.norms",
+    "measure_means": "latentbank.query.reading.calibrate",
+    "save_means": "latentbank.query.lenses.centring",
+    "load_means": "latentbank.query.lenses.centring",
+    # Training
+    "train_projector": "latentbank.models.training.train",
+    # Errors
+    "LatentBankError": "latentbank.errors",
+    "BankBusy": "latentbank.errors",
+    "BankNotFound": "latentbank.errors",
+    "BankUnavailable": "latentbank.errors",
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["LatentBankError", *_MODULE]
+__all__ = ["__version__", *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module 'latentbank' has no attribute '{name}'")
-    return getattr(importlib.import_module(_MODULE[name]), name)
+    import importlib
+
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
