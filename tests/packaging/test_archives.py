@@ -46,6 +46,7 @@ def test_the_wheel_holds_all_of_the_package(names: set[str]) -> None:
     assert {name for name in names if name.startswith("latentbank/")} == package
     needed = {
         "latentbank/py.typed",
+        "latentbank/__init__.pyi",
         "latentbank/query/web/page/index.html",
         "latentbank/demo/data/demo-projector.safetensors",
         *(f"latentbank/{room}/__init__.py" for room in ROOMS),
