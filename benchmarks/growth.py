@@ -38,7 +38,7 @@ from benchmarks.common import (
     show,
     write_json,
 )
-from benchmarks.search import make_queries
+from benchmarks.indexes import make_queries
 from benchmarks.states import CORPUS, States, open_states, subset
 from benchmarks.truth import TIE, Floats, unit
 

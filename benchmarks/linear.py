@@ -10,7 +10,7 @@ import time
 import torch
 from torch import nn
 
-from benchmarks.common import Row, machine, show
+from benchmarks.common import Row, machine, parser_of, show
 from latentbank.models.language.prepacked import PrepackedLinear
 
 TOKENS = 1024  # in one forward pass on the CPU
@@ -21,6 +21,7 @@ _ROUNDS, _REPEATS = 5, 20
 
 def main() -> None:
     """Time both for each shape, in turns, and print billions of operations per second."""
+    parser_of("benchmarks.linear", __doc__).parse_args()
     rows = []
     for width, out in SHAPES:
         linear = nn.Linear(width, out, bias=False).requires_grad_(False)

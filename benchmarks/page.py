@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
+from benchmarks.indexes import BANK
 from benchmarks.scenes import filled_bank, scenes_parser
-from benchmarks.search import BANK
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -126,7 +126,7 @@ def look(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
 @contextmanager
 def _served(work: Path) -> Iterator[str]:
     """`latentbank view` over the bank in `work`: its address, once it is there."""
-    command = [sys.executable, "latentbank.py", "--data-dir", str(work / "banks"), "view"]
+    command = [sys.executable, "-m", "latentbank", "--data-dir", str(work / "banks"), "view"]
     command += ["--bank", BANK, "--model", "demo", "--port", "0"]
     process = subprocess.Popen(
         command, cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True, encoding="utf-8"

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.common import Row, folder_bytes, in_child, machine, mib, parser_of, show, warm, write_json
 from benchmarks.growth import parts_of
-from benchmarks.search import make_queries
+from benchmarks.indexes import make_queries
 from benchmarks.states import States, open_states, subset
 from benchmarks.truth import Truth
 
@@ -40,7 +40,7 @@ def main() -> None:
             work = Path(folder).resolve()
             np.save(work / "queries.npy", queries)
             built = in_child(
-                "benchmarks.search",
+                "benchmarks.indexes",
                 "build-latentbank",
                 states=arguments.states.resolve(),
                 work=work,

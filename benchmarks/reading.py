@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
+from benchmarks.indexes import BANK
 from benchmarks.scenes import filled_bank, scenes_parser
-from benchmarks.search import BANK
 from benchmarks.truth import TIE
 
 _MODULE = "benchmarks.reading"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.common import in_child, parser_of
-from benchmarks.search import BANK, search_states
+from benchmarks.indexes import BANK, search_states
 
 
 def scenes_parser(module: str, description: str | None, images: int) -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def filled_bank(arguments: argparse.Namespace, layers: list[int]) -> Iterator[Pa
         work = (arguments.work or Path(temporary)).resolve()
         if not (work / "banks" / BANK).exists():
             in_child(
-                "benchmarks.search",
+                "benchmarks.indexes",
                 "build-latentbank",
                 states=states.directory.resolve(),
                 work=work,

@@ -12,7 +12,6 @@ every text token than a text token is.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -32,18 +31,14 @@ from benchmarks.common import (
     machine,
     memory,
     mib,
-    model_file,
     parser_of,
-    sentences_file,
     show,
     warm,
     write_json,
 )
-from benchmarks.states import CORPUS, States, make_states, open_states, subset
-from benchmarks.truth import STORAGE, TIE, Floats, judge, unit
+from benchmarks.indexes import BANK, build_indexes, make_queries, search_states
+from benchmarks.truth import STORAGE, TIE, judge
 
-BANK = "benchmark"
-_BATCH = 1024
 _REPEATS = 3
 
 
@@ -59,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = (arguments.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        built = _build(states, work, count, layers)
+        built = build_indexes(states, work, count, layers)
         np.save(work / "queries.npy", queries)
         given = {"work": work, "layers": layers, "top_k": arguments.top_k}
         settings = {name: getattr(arguments, name) for name in ("ef", "oversampling")}
@@ -69,7 +64,8 @@ def main() -> None:
         ours = in_child("benchmarks.search", "ask-latentbank", **given, settings=settings)
         judged = judge(states, count, layers, queries, arguments.top_k, theirs, ours)
         disk = {"reference": folder_bytes(work / "reference"), "latentbank": folder_bytes(work / "banks")}
-    rows = _rows(arguments, count, layers, theirs, ours, judged, disk)
+    found = {"reference": theirs, "latentbank": ours}
+    rows = _rows(arguments, count, layers, found, judged, disk)
     sizes = {
         "contexts a layer": count,
         "layers": arguments.layers,
@@ -80,8 +76,8 @@ def main() -> None:
         "contexts per token": states.about["contexts_per_token"],
     }
     measured = {
-        side: {key: value for key, value in found.items() if key not in ("neighbors", "exact")}
-        for side, found in (("reference", theirs), ("latentbank", ours))
+        side: {key: value for key, value in of.items() if key not in ("neighbors", "exact")}
+        for side, of in found.items()
     }
     where = machine()
     show("Search", sizes, rows, where)
@@ -106,141 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, help="folder that keeps both indexes, reused if they fit (a temporary one)")
     add("--json", type=Path, help="file for the results")
     return parser
-
-
-def search_states(
-    arguments: argparse.Namespace, layers: Sequence[int], queries: int = 0, *, make: bool = False
-) -> States:
-    """Open the states that the arguments name, or make them: anew where `make` says so, or if there are none."""
-    if (arguments.states / "states.json").exists() and not make:
-        states = open_states(arguments.states)
-        missing = set(layers) - set(states.layers)
-        if missing or (arguments.contexts or 0) > states.about["contexts"]:
-            raise SystemExit(f"{arguments.states} holds {states.about}; it cannot give what is asked for.")
-        return states
-    if not arguments.contexts:
-        raise SystemExit("Say with --contexts how many contexts are to be encoded.")
-    return make_states(
-        arguments.states,
-        arguments.model or str(model_file()),
-        sentences_file(),
-        arguments.contexts,
-        layers,
-        arguments.contexts_per_token,
-        max(1000, queries),
-    )
-
-
-def make_queries(states: States, layers: Sequence[int], count: int) -> Floats:
-    """Give `[count, hidden]` queries: held-out tokens of the layers in turn, every second one noisy."""
-    held_out = {layer: states.held_out(layer) for layer in layers}
-    available = len(held_out[layers[0]])
-    if count > available:
-        raise SystemExit(f"The states hold {available} held-out tokens; ask for at most so many queries.")
-    queries = np.stack([held_out[layers[i // 2 % len(layers)]][i] for i in range(count)])
-    random = np.random.default_rng(11)
-    noise = unit(random.standard_normal(queries.shape))
-    lengths = np.linalg.norm(queries, axis=1, keepdims=True) * random.uniform(0.5, 1.5, (count, 1))
-    lengths[::2] = 0
-    noisy: Floats = (queries + noise * lengths).astype(np.float32)
-    return noisy
-
-
-# -- building ----------------------------------------------------------------------------------
-
-
-def _build(states: States, work: Path, count: int, layers: Sequence[int]) -> dict[str, Any]:
-    """Make both indexes from the states, each in a process of its own, unless they are there."""
-    wanted = {"states": states.about, "contexts": count, "layers": list(layers)}
-    note = work / "built.json"
-    if note.exists():
-        found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-        if found["wanted"] != wanted:
-            raise SystemExit(f"{work} holds indexes of other contexts; choose another folder or delete it.")
-        return found
-    given = {"states": states.directory.resolve(), "work": work, "count": count, "layers": layers}
-    built = {
-        "wanted": wanted,
-        "reference": in_child("benchmarks.search", "build-reference", **given),
-        "latentbank": in_child("benchmarks.search", "build-latentbank", **given),
-    }
-    note.write_text(json.dumps(built), encoding="utf-8")
-    return built
-
-
-def build_reference(states: str, work: str, count: int, layers: Sequence[int]) -> dict[str, Any]:
-    """Save the reference's index, made as its `build_index` makes it from hidden states."""
-    import torch
-    from latentlens import ContextualIndex  # type: ignore[import-untyped]  # it has no types
-    from torch.nn.functional import normalize
-
-    source = open_states(Path(states))
-    rows = subset(source, count)
-    chosen = set(rows.tolist())
-    captions: dict[str, str] = {}  # one string a sentence, as build_index shares them
-    metadata = [
-        {
-            "token_str": payload["token"],
-            "token_id": payload["token_id"],
-            "caption": captions.setdefault(payload["caption"], payload["caption"]),
-            "position": payload["position"],
-        }
-        for i, (_, payload) in enumerate(source.contexts())
-        if i in chosen
-    ]
-    data = {
-        layer: {
-            "embeddings": normalize(torch.from_numpy(source.hidden(layer)[rows]), dim=-1),
-            "metadata": metadata,
-        }
-        for layer in layers
-    }
-    began = time.monotonic()
-    ContextualIndex(data).save(Path(work) / "reference")
-    return {"save_seconds": time.monotonic() - began}
-
-
-def build_latentbank(
-    states: str, work: str, count: int, layers: Sequence[int], quantization: str = "int8"
-) -> dict[str, Any]:
-    """Fill a bank with the states and index it."""
-    from latentbank.bank.manifest import CorpusEntry
-    from latentbank.bank.opening import create_bank
-
-    source = open_states(Path(states))
-    about = source.about
-    rows = subset(source, count)
-    chosen = set(rows.tolist())
-    contexts = [pair for i, pair in enumerate(source.contexts()) if i in chosen]
-    began = time.monotonic()
-    with create_bank(
-        BANK,
-        data_dir=Path(work) / "banks",
-        model=about["model"],
-        fingerprint=about["fingerprint"],
-        layers=layers,
-        num_layers=max(layers),
-        hidden_size=source.hidden(layers[0]).shape[1],
-        quantization=quantization,
-    ) as bank:
-        for layer in layers:
-            bank.store.defer_index(layer, count)
-            hidden = source.hidden(layer)
-            for at in range(0, count, _BATCH):
-                part = contexts[at : at + _BATCH]
-                bank.add(
-                    layer,
-                    [id_ for id_, _ in part],
-                    hidden[rows[at : at + _BATCH]],
-                    [payload for _, payload in part],  # type: ignore[misc]  # JSON, which has no TypedDicts
-                )
-                bank.commit()
-        loaded = time.monotonic()
-        for layer in layers:
-            bank.store.index(layer)
-        bank.record(CorpusEntry(CORPUS, "", about["used_sentences"], 0, count, {}, complete=True))
-        indexed = time.monotonic()
-    return {"load_seconds": loaded - began, "index_seconds": indexed - loaded}
 
 
 # -- asking ------------------------------------------------------------------------------------
@@ -330,85 +191,36 @@ def _rows(
     arguments: argparse.Namespace,
     count: int,
     layers: Sequence[int],
-    theirs: dict[str, Any],
-    ours: dict[str, Any],
+    found: dict[str, dict[str, Any]],
     judged: dict[str, Any],
     disk: dict[str, int],
 ) -> list[Row]:
-    seconds = {"r": min(theirs["search_seconds"]), "l": min(ours["search_seconds"])}
-    opening = {
-        side: found["open_seconds"] + found["first_query_seconds"]
-        for side, found in (("r", theirs), ("l", ours))
-    }
-    starting = {side: opening[side] + found["import_seconds"] for side, found in (("r", theirs), ("l", ours))}
-    grown = {
-        side: max(found["after"]["anonymous"] - found["imports"]["anonymous"], 0)
-        for side, found in (("r", theirs), ("l", ours))
-    }
-    peak = {
-        side: max(found["peak_anonymous"] - found["imports"]["anonymous"], 0)
-        for side, found in (("r", theirs), ("l", ours))
-    }
-    resident = {side: found["after"]["resident"] for side, found in (("r", theirs), ("l", ours))}
-    k, n = arguments.top_k, arguments.queries
-    size = f"{n} queries × {len(layers)} layers × {count:,} contexts"
-    faster = {(4, 150_000): 4.0, (1, 600_000): 15.0}.get((len(layers), count))
-    rate = {side: n / value for side, value in seconds.items()}
-    r, mine = judged["reference"], judged["latentbank"]
-    same = (judged["exact_same"] + judged["exact_ties"]) / n
+    """Return the table; `found` has what each side answered and measured, by its name."""
+    size = f"{arguments.queries} queries × {len(layers)} layers × {count:,} contexts"
+    least = {(4, 150_000): 4.0, (1, 600_000): 15.0}.get((len(layers), count))
+    rate = {side: arguments.queries / min(of["search_seconds"]) for side, of in found.items()}
+    theirs, ours = judged["reference"], judged["latentbank"]
+    k = arguments.top_k
     return [
         Row(
             f"search, {size} (queries/s)",
-            f"{rate['r']:.1f}",
-            f"{rate['l']:.1f}",
-            rate["l"] / rate["r"],
-            least=faster,
+            f"{rate['reference']:.1f}",
+            f"{rate['latentbank']:.1f}",
+            rate["latentbank"] / rate["reference"],
+            least=least,
         ),
         Row(
             f"recall@{k} (ties within {TIE:g} count)",
-            f"{r['recall']:.4f}",
-            f"{mine['recall']:.4f}",
-            mine["recall"],
+            f"{theirs['recall']:.4f}",
+            f"{ours['recall']:.4f}",
+            ours["recall"],
             "",
             least=0.99,
         ),
-        Row("top-1", f"{r['top_1']:.4f}", f"{mine['top_1']:.4f}", mine["top_1"], ""),
-        Row(
-            "open and first query, warm page cache",
-            f"{opening['r']:.2f} s",
-            f"{opening['l']:.2f} s",
-            opening["r"] / opening["l"],
-            least=3.0,
-        ),
-        Row(
-            "… with imports",
-            f"{starting['r']:.2f} s",
-            f"{starting['l']:.2f} s",
-            starting["r"] / starting["l"],
-        ),
-        Row(
-            "anonymous memory beyond imports, after the queries",
-            mib(grown["r"]),
-            mib(grown["l"]),
-            grown["l"] / max(grown["r"], MIB),
-            most=0.5,
-        ),
-        Row("… its peak during a search", mib(peak["r"]), mib(peak["l"]), peak["l"] / max(peak["r"], MIB)),
-        Row(
-            "resident memory after the queries, imports and mapped files too",
-            mib(resident["r"]),
-            mib(resident["l"]),
-            resident["l"] / resident["r"],
-        ),
-        Row(
-            f"exact=True: queries with the reference's contexts ({judged['exact_ties']} after ties)",
-            f"{n}",
-            f"{judged['exact_same'] + judged['exact_ties']}",
-            same,
-            "",
-            least=1.0,
-        ),
-        Row("… greatest difference of cosines", "", "", judged["cosine_apart"], "", most=STORAGE),
+        Row("top-1", f"{theirs['top_1']:.4f}", f"{ours['top_1']:.4f}", ours["top_1"], ""),
+        *_opening_rows(found),
+        *_memory_rows(found),
+        *_exact_rows(judged, arguments.queries),
         Row(
             "disk",
             mib(disk["reference"]),
@@ -418,9 +230,53 @@ def _rows(
     ]
 
 
+def _opening_rows(found: dict[str, dict[str, Any]]) -> list[Row]:
+    def row(what: str, parts: Sequence[str], least: float | None = None) -> Row:
+        theirs, ours = (
+            sum(found[side][f"{part}_seconds"] for part in parts) for side in ("reference", "latentbank")
+        )
+        return Row(what, f"{theirs:.2f} s", f"{ours:.2f} s", theirs / ours, least=least)
+
+    return [
+        row("open and first query, warm page cache", ("open", "first_query"), least=3.0),
+        row("… with imports", ("import", "open", "first_query")),
+    ]
+
+
+def _memory_rows(found: dict[str, dict[str, Any]]) -> list[Row]:
+    def beyond_imports(side: str, used: int) -> int:
+        return max(used - int(found[side]["imports"]["anonymous"]), 0)
+
+    def row(what: str, used: dict[str, int], most: float | None = None) -> Row:
+        theirs, ours = used["reference"], used["latentbank"]
+        return Row(what, mib(theirs), mib(ours), ours / max(theirs, MIB), most=most)
+
+    after = {side: beyond_imports(side, of["after"]["anonymous"]) for side, of in found.items()}
+    peak = {side: beyond_imports(side, of["peak_anonymous"]) for side, of in found.items()}
+    resident = {side: int(of["after"]["resident"]) for side, of in found.items()}
+    return [
+        row("anonymous memory beyond imports, after the queries", after, most=0.5),
+        row("… its peak during a search", peak),
+        row("resident memory after the queries, imports and mapped files too", resident),
+    ]
+
+
+def _exact_rows(judged: dict[str, Any], queries: int) -> list[Row]:
+    right = judged["exact_same"] + judged["exact_ties"]
+    return [
+        Row(
+            f"exact=True: queries with the reference's contexts ({judged['exact_ties']} after ties)",
+            f"{queries}",
+            f"{right}",
+            right / queries,
+            "",
+            least=1.0,
+        ),
+        Row("… greatest difference of cosines", "", "", judged["cosine_apart"], "", most=STORAGE),
+    ]
+
+
 _TASKS = {
-    "build-reference": build_reference,
-    "build-latentbank": build_latentbank,
     "ask-reference": ask_reference,
     "ask-latentbank": ask_latentbank,
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import parser_of
 from latentbank.bank.points import Payload, context_id
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.store.base import Floats, Points
@@ -134,6 +135,18 @@ def _fill(server: object, address: Address, contexts: int, layers: list[int], wi
         )
 
 
+def main() -> None:
+    """Run the double of a server until standard input ends, and print its URL and gRPC port."""
+    parser = parser_of("benchmarks.wire", __doc__)
+    parser.add_argument("folder", type=Path, help="folder for the double's files")
+    parser.add_argument(
+        "contexts", type=int, nargs="?", default=0, help="contexts a layer of a bank to make first"
+    )
+    parser.add_argument("layers", nargs="?", default="0", help="the bank's layers, such as 4,8")
+    parser.add_argument("width", type=int, nargs="?", default=0, help="dimensions of the bank's vectors")
+    given = parser.parse_args()
+    _serve(given.folder, given.contexts, [int(layer) for layer in given.layers.split(",")], given.width)
+
+
 if __name__ == "__main__":
-    given = sys.argv[2:] or ["0", "0", "0"]
-    _serve(Path(sys.argv[1]), int(given[0]), [int(layer) for layer in given[1].split(",")], int(given[2]))
+    main()
