@@ -156,7 +156,8 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
     """Time the whole job, the model preloaded, into a bank in a temporary folder."""
     from latentbank.ingest.banks import create_bank
     from latentbank.ingest.corpus import open_corpus
-    from latentbank.ingest.job import plan_for, store_plan
+    from latentbank.ingest.job import store_plan
+    from latentbank.ingest.planning import plan_for
     from latentbank.models.language.model import load_language_model
     from latentbank.progress import shown
 
@@ -198,7 +199,7 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
 
     from latentbank.ingest.corpus import open_corpus
     from latentbank.ingest.encode import BATCH, ROW, fill_rows
-    from latentbank.ingest.plan import make_plan
+    from latentbank.ingest.planning import make_plan
     from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)

@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 def plan(model: str, sentences: int, directory: str) -> dict[str, Any]:
     """Plan the first sentences."""
     from latentbank.ingest.corpus import open_corpus
-    from latentbank.ingest.plan import make_plan
+    from latentbank.ingest.planning import make_plan
     from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)

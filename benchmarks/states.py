@@ -98,7 +98,8 @@ def make_states(
     Every so many-th sentence is held out, `held_out` of them spread evenly over the file.
     """
     from latentbank.ingest.corpus import corpus_from_sentences
-    from latentbank.ingest.plan import PlanSettings, load_plan, make_plan, same_request
+    from latentbank.ingest.plan import PlanSettings, load_plan, same_request
+    from latentbank.ingest.planning import make_plan
     from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, deepest_layer=max(layers))

@@ -182,7 +182,7 @@ def measure(
     """Fill a bank, search it while nothing happens, then while a corpus is added and indexed."""
     from latentbank.bank.manifest import CorpusEntry
     from latentbank.bank.opening import create_bank
-    from latentbank.ingest.job import COMMIT_SECONDS, SWITCH_SECONDS
+    from latentbank.ingest.writer import COMMIT_SECONDS, SWITCH_SECONDS
 
     about = open_states(Path(states)).about if states else {"model": "made up", "fingerprint": "f00d"}
     batches = _contexts(states, layer, 0, count)

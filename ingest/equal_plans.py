@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from latentbank.ingest.corpus import Corpus, Counts, corpus_from_sentences, read_sentences
-from latentbank.ingest.plan import Plan, PlanSettings, make_plan
+from latentbank.ingest.plan import Plan, PlanSettings
+from latentbank.ingest.planning import make_plan
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
 

@@ -12,8 +12,9 @@ from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import CorpusError
 from latentbank.ingest.corpus import Corpus, corpus_from_sentences, open_corpus
 from latentbank.ingest.defaults import bank_name, plan_folder
-from latentbank.ingest.job import JobReport, plan_for, store_plan
-from latentbank.ingest.plan import Plan, PlanSettings, make_plan
+from latentbank.ingest.job import JobReport, store_plan
+from latentbank.ingest.plan import Plan, PlanSettings
+from latentbank.ingest.planning import make_plan, plan_for
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
 
@@ -152,10 +153,10 @@ def fill(
         chosen = PlanSettings(bos, skip, contexts_per_token, max_tokens)
         if progress:
             progress.stage("planning", "sentences")
-        made = plan_for(bank, corpus, model, folder, chosen, progress, replacing=replace)
+        made = plan_for(bank, corpus, model, folder, chosen, progress, replace=replace)
     if progress:
         progress.stage("ingesting", "contexts")
-    return store_plan(bank, made, model, progress, batch=batch, replacing=replace)
+    return store_plan(bank, made, model, progress, batch=batch, replace=replace)
 
 
 def _corpus(

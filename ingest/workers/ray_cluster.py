@@ -7,11 +7,12 @@ done twice is stored once.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Fleet:
         revision: of the LLM; None: the plan's.
         trust_remote_code: run code that comes with the model.
         batch: tokens in one forward pass.
-        replacing: the corpus takes the place of the one of its name.
+        replace: the corpus takes the place of the one of its name.
     """
 
     bank: str
@@ -60,7 +61,7 @@ class Fleet:
     revision: str | None = None
     trust_remote_code: bool = False
     batch: int | None = None
-    replacing: bool = False
+    replace: bool = False
 
     def read_plan(self) -> Plan:
         """Read the plan.
@@ -162,7 +163,7 @@ class _Worker:
             ) as bank:
                 share = Share(index, self.shares)
                 report = job.store_plan(
-                    bank, self.plan, model, batch=fleet.batch, share=share, replacing=fleet.replacing
+                    bank, self.plan, model, batch=fleet.batch, share=share, replace=fleet.replace
                 )
             reports.append(asdict(report))
         return {"report": np.array(reports, dtype=object)}
@@ -177,7 +178,7 @@ def _with_key(fleet: Fleet) -> Fleet:
     """Let the settings hold the key itself, for its file may be on this machine only."""
     key = fleet.settings.key()
     held = {"api_key": None if key is None else SecretStr(key), "api_key_file": None}
-    return replace(fleet, settings=fleet.settings.model_copy(update=held))
+    return dataclasses.replace(fleet, settings=fleet.settings.model_copy(update=held))
 
 
 def _explained(error: BaseException) -> BaseException:

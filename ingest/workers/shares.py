@@ -97,7 +97,7 @@ def _state(share: str, records: Mapping[str, Mapping[str, Any]]) -> ShareState:
     )
 
 
-class Heart:
+class Heartbeat:
     """Beats while a worker is at its share: a thread that records every few seconds how far it is.
 
     A beat that fails is left out: what stops the worker, it learns from its own requests.
@@ -111,7 +111,7 @@ class Heart:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="latentbank heart", daemon=True)
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         self._record("beat")
         self._thread.start()
         return self

@@ -67,7 +67,7 @@ def ingest_plan(
     """Plan an ingestion: what would be stored, how large it is and how long it takes. Stores nothing."""
     from latentbank.cli.output.plans import show_plan
     from latentbank.ingest import estimate
-    from latentbank.ingest.plan import make_plan
+    from latentbank.ingest.planning import make_plan
     from latentbank.progress import shown
 
     options = GlobalOptions.of(ctx)
@@ -247,19 +247,20 @@ _Stored = tuple["JobReport", str, "Sequence[int]"]
 
 def _run_here(job: _Job, corpus: Corpus | None, folder: Path | None, choice: PlanSettings) -> _Stored:
     """Store a corpus, or a plan made before, in this process."""
-    from latentbank.ingest.job import plan_for, store_plan
+    from latentbank.ingest.job import store_plan
+    from latentbank.ingest.planning import plan_for
     from latentbank.progress import shown
 
-    replacing = job.work.replace
+    replace = job.work.replace
     with job.opened() as (bank, llm):
         plan = job.plan
         if plan is None:
             assert corpus is not None
             where = folder or plan_folder(job.settings, bank.name, corpus.name)
             with shown("planning", "sentences") as progress:
-                plan = plan_for(bank, corpus, llm, where, choice, progress, replacing=replacing)
+                plan = plan_for(bank, corpus, llm, where, choice, progress, replace=replace)
         with shown("ingesting", "contexts") as progress:
-            report = store_plan(bank, plan, llm, progress, batch=job.work.batch, replacing=replacing)
+            report = store_plan(bank, plan, llm, progress, batch=job.work.batch, replace=replace)
         return report, bank.name, bank.layers
 
 
@@ -271,7 +272,7 @@ def _run_share(job: _Job, share: Share) -> _Stored:
     assert job.plan is not None
     with job.opened() as (bank, llm), shown("ingesting", "contexts") as progress:
         report = store_plan(
-            bank, job.plan, llm, progress, batch=job.work.batch, share=share, replacing=job.work.replace
+            bank, job.plan, llm, progress, batch=job.work.batch, share=share, replace=job.work.replace
         )
         return report, bank.name, bank.layers
 
@@ -300,7 +301,7 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
         revision=job.model.revision,
         trust_remote_code=job.model.trust_remote_code,
         batch=job.work.batch,
-        replacing=job.work.replace,
+        replace=job.work.replace,
     )
     with shown("ingesting", "shares") as progress:
         report = run_on_ray(fleet, job.work.ray, job.work.workers, progress)

@@ -97,7 +97,7 @@ def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:
     corpus.write_text("A new sentence about a dog.\nAnother one about the river.", encoding="utf-8")
     code, _, err = run(*words)
     assert code == 2
-    assert "put it in the old one's place with --replace" in err
+    assert "drop the old one first, or replace it (--replace)" in err
     assert run(*words, "--replace")[0] == 0
     corpora = json.loads(run("ingest", "status", "--json")[1])["corpora"]
     assert [(entry["name"], entry["complete"], entry["sentences"]) for entry in corpora] == [("few", True, 2)]

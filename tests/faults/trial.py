@@ -172,7 +172,7 @@ class Trial:
 def _quick() -> Iterator[None]:
     """Commit after every batch, and wait for no readers: there are none."""
     with (
-        mock.patch("latentbank.ingest.job.COMMIT_SECONDS", 0.0),
+        mock.patch("latentbank.ingest.writer.COMMIT_SECONDS", 0.0),
         mock.patch("latentbank.ingest.job.LEDGER_SECONDS", 0.0),
     ):
         yield

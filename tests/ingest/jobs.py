@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 import latentbank.bank.manifest
 import latentbank.ingest.job
-import latentbank.ingest.plan
+import latentbank.ingest.planning
 import latentbank.ingest.workers.shares
+import latentbank.ingest.writer
 from latentbank.bank.bank import Bank
 from latentbank.bank.settings import Metric
 from latentbank.bank.where import Where
 from latentbank.errors import LatentBankError
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import JobReport, plan_for, store_plan
+from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings, load_plan
+from latentbank.ingest.planning import plan_for
 from latentbank.ingest.workers.shares import parse_share
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.progress import Progress
@@ -90,14 +92,14 @@ class Place:
         sentences: list[str],
         corpus: str = "c",
         progress: Progress | None = None,
-        replacing: bool = False,
+        replace: bool = False,
         **choice: Any,
     ) -> Plan:
         """Give the plan of a corpus."""
         settings = PlanSettings(**{"contexts_per_token": 100, **choice})
         made = corpus_from_sentences(corpus, sentences)
         folder = self.folder / "plans" / corpus
-        return plan_for(bank, made, model, folder, settings, progress, replacing=replacing)
+        return plan_for(bank, made, model, folder, settings, progress, replace=replace)
 
     def job(self, model: LanguageModel, sentences: list[str], corpus: str = "c") -> JobReport:
         """Plan and run, from opening the bank to closing it."""
@@ -193,7 +195,7 @@ def set_clock(hours: float) -> None:
 
 
 def _share(
-    place: Place, directory: Path, text: str, line: Connection, batch: int, replacing: bool, clock: float
+    place: Place, directory: Path, text: str, line: Connection, batch: int, replace: bool, clock: float
 ) -> None:
     torch.set_num_threads(1)
     set_clock(clock)
@@ -203,7 +205,7 @@ def _share(
     with place.bank(model) as bank:
         for name in _SPIED:
             setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
-        report = store_plan(bank, plan, model, batch=batch, share=parse_share(text), replacing=replacing)
+        report = store_plan(bank, plan, model, batch=batch, share=parse_share(text), replace=replace)
     line.send(report)
 
 
@@ -241,14 +243,12 @@ def start_worker(
     directory: Path,
     share: str,
     batch: int = BATCH,
-    replacing: bool = False,
+    replace: bool = False,
     clock: float = 0.0,
 ) -> Worker:
     """Start a worker at a share of the plan in `directory`; its clock is `clock` hours ahead."""
     ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(
-        target=_share, args=(place, directory, share, theirs, batch, replacing, clock)
-    )
+    process = _context().Process(target=_share, args=(place, directory, share, theirs, batch, replace, clock))
     process.start()
     theirs.close()
     return Worker(process, ours)
@@ -256,9 +256,9 @@ def start_worker(
 
 def _work(place: Place, sentences: list[str], line: Connection, planning: int, batch: int) -> None:
     torch.set_num_threads(1)
-    latentbank.ingest.job.COMMIT_SECONDS = 0.0  # after every batch
+    latentbank.ingest.writer.COMMIT_SECONDS = 0.0  # after every batch
     latentbank.ingest.job.LEDGER_SECONDS = 0.0
-    latentbank.ingest.plan._BATCH = 32
+    latentbank.ingest.planning._BATCH = 32
     model = load_language_model(str(place.model), device="cpu")
     model._run = _spied("forward", model._run, line)  # type: ignore[method-assign]
     line.send(Event("open", True))

@@ -20,7 +20,8 @@ from latentbank.bank.where import Where
 from latentbank.errors import ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.encode import LOOK_AHEAD, ROW, Encoded, context_ids, encode, fill_rows
-from latentbank.ingest.plan import Plan, PlannedSentence, PlanSettings, make_plan
+from latentbank.ingest.plan import Plan, PlannedSentence, PlanSettings
+from latentbank.ingest.planning import make_plan
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import SCRIPTS, Tiny
 from tests.tiny import TEXTS

@@ -11,7 +11,8 @@ from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import Machines
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.estimate import Speed, calibrate, estimate, estimate_cluster
-from latentbank.ingest.plan import Plan, make_plan
+from latentbank.ingest.plan import Plan
+from latentbank.ingest.planning import make_plan
 from tests.ingest.conftest import Tiny
 from tests.tiny import TEXTS
 

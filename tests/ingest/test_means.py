@@ -16,7 +16,8 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.encode import encode
 from latentbank.ingest.job import store_plan
 from latentbank.ingest.means import text_means
-from latentbank.ingest.plan import Plan, make_plan
+from latentbank.ingest.plan import Plan
+from latentbank.ingest.planning import make_plan
 from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences
@@ -85,7 +86,7 @@ def test_sample_gives_evenly_spread_sentences(plan: Plan, monkeypatch: pytest.Mo
 def test_a_sample_reaches_into_every_batch_of_a_plan(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbank.ingest.plan._BATCH", 7)
+    monkeypatch.setattr("latentbank.ingest.planning._BATCH", 7)
     plan = make_plan(corpus_from_sentences("c", SENTENCES), model, tmp_path / "small batches")
     assert list(plan.sample(20)) == [list(plan.read())[i * plan.planned_sentences // 20] for i in range(20)]
 

@@ -42,7 +42,7 @@ def place(
 
 
 def new_plan(place: Place, bank: Bank, model: LanguageModel, sentences: list[str] = NEW) -> Plan:
-    return place.plan(bank, model, sentences, replacing=True)
+    return place.plan(bank, model, sentences, replace=True)
 
 
 def captions(bank: Bank, model: LanguageModel) -> set[str]:
@@ -59,7 +59,7 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
 ) -> None:
     place.job(model, OLD)
     with place.bank(model) as bank:
-        with pytest.raises(CorpusError, match=r"put it in the old one's place with --replace"):
+        with pytest.raises(CorpusError, match="drop the old one first, or replace it"):
             place.plan(bank, model, NEW)
         old = captions(bank, model)
         assert old <= set(OLD)
@@ -71,12 +71,12 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
         with monkeypatch.context() as patch:
             patch.setattr(bank.store, "index", killed)
             with pytest.raises(KeyboardInterrupt):
-                store_plan(bank, plan, model, batch=BATCH, replacing=True)
+                store_plan(bank, plan, model, batch=BATCH, replace=True)
         assert captions(bank, model) == old
         assert {name: one.complete for name, one in bank.corpora.items()} == {"c": True, "c@2": False}
     with place.bank(model) as bank:
         assert captions(bank, model) == old
-        report = store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
+        report = store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replace=True)
         assert (report.corpus, report.found, report.contexts) == ("c", plan.contexts, plan.contexts)
         assert captions(bank, model) <= set(NEW)
         assert bank.count(2) == plan.contexts
@@ -84,9 +84,9 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
         assert bank.verify() == []
         assert [bank.store.count(layer) for layer in LAYERS] == [plan.contexts] * len(LAYERS)
 
-        # All the same if it is told again, with --replace or without.
-        for replacing in (True, False):
-            again = store_plan(bank, place.plan(bank, model, NEW), model, replacing=replacing)
+        # All the same if it is told again, with `replace` or without.
+        for replace in (True, False):
+            again = store_plan(bank, place.plan(bank, model, NEW), model, replace=replace)
             assert (again.encoded, again.contexts) == (0, plan.contexts)
 
         # What it holds is what a bank holds that never had another, but for the names.
@@ -115,7 +115,7 @@ def test_a_replacement_of_a_replacement_that_is_killed_before_it_deletes(
 ) -> None:
     place.job(model, OLD)
     with place.bank(model) as bank:
-        store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replacing=True)
+        store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replace=True)
         plan = new_plan(place, bank, model, OLD)
 
         def killed(corpus: str) -> None:
@@ -124,11 +124,11 @@ def test_a_replacement_of_a_replacement_that_is_killed_before_it_deletes(
         with monkeypatch.context() as patch:
             patch.setattr(bank, "forget_obsolete", killed)
             with pytest.raises(KeyboardInterrupt):
-                store_plan(bank, plan, model, batch=BATCH, replacing=True)
+                store_plan(bank, plan, model, batch=BATCH, replace=True)
         assert captions(bank, model) <= set(OLD)
         assert bank.store.count(2) > plan.contexts
     with place.bank(model) as bank:
-        assert store_plan(bank, plan, model, batch=BATCH, replacing=True).encoded == 0
+        assert store_plan(bank, plan, model, batch=BATCH, replace=True).encoded == 0
         assert bank.corpora["c"].stored == "c@3"
         assert bank.store.count(2) == plan.contexts
         assert bank.verify() == []
@@ -138,12 +138,12 @@ def test_another_replacement_that_is_not_complete(place: Place, model: LanguageM
     place.job(model, OLD)
     with place.bank(model) as bank:
         plan = new_plan(place, bank, model)
-        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True)
+        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2), replace=True)
         other = new_plan(place, bank, model, NEW[:5])
-        with pytest.raises(CorpusError, match=r"another replacement of 'c' .*drop-corpus bank c@2"):
-            store_plan(bank, other, model, batch=BATCH, replacing=True)
+        with pytest.raises(CorpusError, match=r"another replacement of 'c' .*drop the corpus 'c@2'"):
+            store_plan(bank, other, model, batch=BATCH, replace=True)
         bank.drop_corpus("c@2")
-        store_plan(bank, other, model, batch=BATCH, replacing=True)
+        store_plan(bank, other, model, batch=BATCH, replace=True)
         assert captions(bank, model) <= set(NEW[:5])
         assert bank.verify() == []
 
@@ -151,7 +151,7 @@ def test_another_replacement_that_is_not_complete(place: Place, model: LanguageM
 def test_nothing_to_replace(place: Place, model: LanguageModel) -> None:
     with place.bank(model) as bank:
         plan = new_plan(place, bank, model)
-        assert store_plan(bank, plan, model, batch=BATCH, replacing=True).encoded == plan.contexts
+        assert store_plan(bank, plan, model, batch=BATCH, replace=True).encoded == plan.contexts
         assert bank.corpora["c"].stored == "c"
         assert bank.verify() == []
 
@@ -161,13 +161,13 @@ def test_shares_of_a_replacement(place: Place, model: LanguageModel) -> None:
     with place.bank(model) as bank:
         old = captions(bank, model)
         plan = new_plan(place, bank, model)
-        first = store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True)
+        first = store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2), replace=True)
         assert not first.complete
         assert captions(bank, model) == old
-        assert store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2), replacing=True).complete
+        assert store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2), replace=True).complete
         assert captions(bank, model) <= set(NEW)
         assert bank.verify() == []
-        assert store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2), replacing=True).encoded == 0
+        assert store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2), replace=True).encoded == 0
         assert bank.verify() == []
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from latentbank.bank.bank import Bank
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import plan_for, store_plan
+from latentbank.ingest.job import store_plan
+from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel
 
 SENTENCES = [

@@ -21,9 +21,10 @@ from latentbank.bank.opening import create_bank, open_bank
 from latentbank.bank.store.embedded.store import EmbeddedStore
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LayerNotFound, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import plan_for, store_plan
+from latentbank.ingest.job import store_plan
 from latentbank.ingest.latentlens.caches import OfficialReport, import_official, official_layers
 from latentbank.ingest.plan import PlanSettings
+from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel
 from tests.bank.samples import is_one_sentence
 from tests.ingest.conftest import Tiny, contents

@@ -16,7 +16,8 @@ from latentbank.bank.settings import load_settings
 from latentbank.errors import LatentBankError
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
-from latentbank.ingest.plan import Plan, PlanSettings, make_plan
+from latentbank.ingest.plan import Plan, PlanSettings
+from latentbank.ingest.planning import make_plan
 from latentbank.ingest.workers.ray_cluster import Fleet, run_on_ray
 from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny, assert_same_bank, contents

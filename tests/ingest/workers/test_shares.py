@@ -19,8 +19,9 @@ from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable, LatentBankError
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import JobReport, store_plan
-from latentbank.ingest.plan import Plan, PlanSettings, make_plan
-from latentbank.ingest.workers.shares import Heart, Share, parse_share, share_states
+from latentbank.ingest.plan import Plan, PlanSettings
+from latentbank.ingest.planning import make_plan
+from latentbank.ingest.workers.shares import Heartbeat, Share, parse_share, share_states
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
 from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences, start_worker
@@ -100,7 +101,7 @@ def test_shares_part_a_plan(plan: Plan, of: int) -> None:
 def test_a_part_that_spans_several_batches_of_the_file(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbank.ingest.plan._BATCH", 7)
+    monkeypatch.setattr("latentbank.ingest.planning._BATCH", 7)
     made = make_plan(corpus_from_sentences("c", SENTENCES), model, tmp_path)
     every = list(made.read())
     assert len(every) > 14
@@ -218,7 +219,7 @@ def test_a_share_that_lost_contexts_is_filled_again(
     with remote.bank(model) as bank:
         store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
         bank.store.delete_corpus(2, "c")
-        with pytest.raises(LatentBankError, match=r"something else changed the bank; run the command again"):
+        with pytest.raises(LatentBankError, match=r"something else changed the bank; ingest it again"):
             store_plan(bank, plan, model, batch=BATCH, share=Share(1, 2))
         assert not bank.corpora["c"].complete
         assert store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2)).complete
@@ -299,7 +300,7 @@ def test_a_worker_beats_while_it_works_and_survives_a_failing_beat(
                 raise BankUnavailable("gone")
 
         monkeypatch.setattr(bank.store, "write_shares", write)
-        with Heart(bank, "c", Share(0, 2), 9, lambda: len(written)) as heart:
+        with Heartbeat(bank, "c", Share(0, 2), 9, lambda: len(written)) as heart:
             assert enough.wait(30)
         beats = len(written)
         assert written == list(range(beats))

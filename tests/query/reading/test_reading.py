@@ -14,8 +14,9 @@ from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, LayerNotFound, QueryError
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import plan_for, store_plan
+from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import PlanSettings
+from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.reading.reading import excerpt
 from latentbank.query.reading.text import read_hidden, read_text

@@ -20,7 +20,8 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.where import All, Where
 from latentbank.errors import BankMismatch, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
-from latentbank.ingest.job import plan_for, store_plan
+from latentbank.ingest.job import store_plan
+from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
@@ -197,8 +198,8 @@ def test_after_a_corpus_was_replaced_it_is_read_anew(
         before, first = reading(client, **asked), outcome(client, **asked)
         assert outcome(client, **asked)["reading"] == first["reading"]
         changed = corpus_from_sentences("c", SENTENCES[2:])
-        plan = plan_for(bank, changed, tiny, tmp_path / "plan", replacing=True)
-        store_plan(bank, plan, tiny, replacing=True)
+        plan = plan_for(bank, changed, tiny, tmp_path / "plan", replace=True)
+        store_plan(bank, plan, tiny, replace=True)
         after = reading(client, **asked)
     assert set(before["captions"]) == {"A red apple lies on the wooden table."}
     assert set(after["captions"]) <= set(SENTENCES[2:])

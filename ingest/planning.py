@@ -1,0 +1,274 @@
+"""Planning: choose the contexts of a corpus and write the plan, or use an existing plan that still fits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from latentbank.bank import corpora
+from latentbank.bank.bank import Bank
+from latentbank.errors import CorpusError, LatentBankError
+from latentbank.ingest.choosing import Chooser
+from latentbank.ingest.corpus import Corpus, Counts, read_sentences
+from latentbank.ingest.plan import (
+    DESCRIPTION,
+    SCHEMA,
+    SENTENCES,
+    Plan,
+    PlannedSentence,
+    PlanSettings,
+    load_plan,
+    same_request,
+    save_description,
+)
+from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Progress, Silent
+
+# Sentences that are tokenized and written at once.
+_BATCH = 1024
+# Sentences are sorted by their first tokens only: longer shared prefixes are too rare to pay for.
+_SORT_TOKENS = 12
+
+
+def plan_for(
+    bank: Bank,
+    corpus: Corpus,
+    model: LanguageModel,
+    directory: Path,
+    settings: PlanSettings | None = None,
+    progress: Progress | None = None,
+    *,
+    replace: bool = False,
+) -> Plan:
+    """Return the plan of a corpus for a bank: the one in `directory` if it still fits, else a new one.
+
+    Args:
+        bank: where the contexts will be stored.
+        corpus: what is planned.
+        model: the LLM.
+        directory: folder of the plan.
+        settings: how contexts are chosen.
+        progress: told sentences planned.
+        replace: the bank may hold other sentences or settings under this corpus name; they will be replaced.
+
+    Raises:
+        BankMismatch: the bank belongs to another model.
+        CorpusError: the bank holds other sentences or settings under this corpus name; see also `make_plan`.
+    """
+    settings = settings or PlanSettings()
+    bank.require_model(model.name, model.fingerprint())
+    entry = None if replace else bank.corpora.get(corpus.name)
+    if entry is not None:
+        corpora.require_same_settings(bank, entry, asdict(settings))
+    plan = _load_if_readable(directory)
+    # Standard input can be read only once: it is planned anew, which reads and hashes it.
+    if (
+        plan is None
+        or "-" in corpus.sources
+        or not same_request(plan, corpus.name, settings, model.fingerprint())
+    ):
+        plan = make_plan(corpus, model, directory, settings, progress)
+    elif content_hash(corpus, progress) != plan.content_hash:
+        if entry is not None:
+            raise corpora.changed(bank, corpus.name)
+        plan = make_plan(corpus, model, directory, settings, progress)
+    if entry is not None:
+        corpora.require_same(bank, entry, plan.content_hash, asdict(plan.settings))
+    return plan
+
+
+def make_plan(
+    corpus: Corpus,
+    model: LanguageModel,
+    directory: Path,
+    settings: PlanSettings | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Plan a corpus's contexts and write the plan to `directory`, replacing an earlier one.
+
+    Memory grows with the contexts (about 100 bytes each) and the planned sentences (about 120 bytes
+    each while they are sorted), never with their text.
+
+    Args:
+        corpus: what is planned.
+        model: the LLM; only its tokenizer runs.
+        directory: folder of the plan.
+        settings: how contexts are chosen.
+        progress: told sentences planned, then sentences sorted.
+
+    Raises:
+        CorpusError: the corpus cannot be read, or gives no context at all.
+        LatentBankError: the directory cannot be written, or its disk is full.
+        ModelError: the tokenizer does not report where its tokens are in the sentence.
+    """
+    settings = settings or PlanSettings()
+    progress = progress or Silent()
+    with _fresh_folder(directory) as unsorted:
+        chosen = _choose(corpus, Chooser(corpus.name, model, settings), unsorted, progress)
+        prefixes = _write_sorted(unsorted, directory / SENTENCES, chosen.order, progress)
+        plan = Plan(
+            directory=directory,
+            corpus=corpus.name,
+            content_hash=chosen.content_hash,
+            settings=settings,
+            model=model.name,
+            revision=model.revision,
+            fingerprint=model.fingerprint(),
+            sentences=chosen.counts.sentences,
+            blank=chosen.counts.blank,
+            truncated=chosen.chooser.truncated,
+            tokens=chosen.chooser.tokens,
+            contexts=chosen.chooser.contexts,
+            prefixes=prefixes,
+            planned_sentences=len(chosen.order),
+            caption_bytes=chosen.chooser.caption_bytes,
+        )
+        save_description(plan)
+    return plan
+
+
+def content_hash(corpus: Corpus, progress: Progress | None = None) -> str:
+    """Return a hash of a corpus's sentences in their order, which tells whether it changed.
+
+    Raises:
+        CorpusError: the corpus cannot be read.
+    """
+    counts, digest = Counts(), hashlib.blake2b(digest_size=16)
+    for sentence in read_sentences(corpus, counts):
+        hash_sentence(digest, sentence)
+        if progress and counts.sentences % 10_000 == 0:
+            progress.update(counts.sentences)
+    return digest.hexdigest()
+
+
+def hash_sentence(digest: Any, sentence: str) -> None:
+    """Add one sentence to a content hash, its length first, so that different corpora give different input."""
+    raw = sentence.encode()
+    digest.update(struct.pack("<I", len(raw)) + raw)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What was read and chosen of a corpus; `order` are the rows of the unsorted file in encoding order."""
+
+    chooser: Chooser
+    counts: Counts
+    content_hash: str
+    order: npt.NDArray[np.intp]
+
+
+def _choose(corpus: Corpus, chooser: Chooser, unsorted: Path, progress: Progress) -> _Chosen:
+    """Choose the contexts of all sentences and write the planned ones to a file, in corpus order."""
+    counts, digest = Counts(), hashlib.blake2b(digest_size=16)
+    sentences = read_sentences(corpus, counts)
+    keys: list[npt.NDArray[np.int32]] = []
+    with pa.OSFile(str(unsorted), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        while batch := list(islice(sentences, _BATCH)):
+            for sentence in batch:
+                hash_sentence(digest, sentence)
+            planned = list(chooser.choose(batch))
+            if planned:
+                keys.append(_sort_keys(planned))
+                writer.write_batch(_to_arrow(planned))
+            progress.update(counts.sentences)
+    if not chooser.contexts:
+        raise CorpusError(
+            f"Corpus '{corpus.name}' gives no context: its sentences have no token after the first one(s)."
+        )
+    return _Chosen(chooser, counts, digest.hexdigest(), np.lexsort(np.concatenate(keys).T[::-1]))
+
+
+def _to_arrow(planned: Iterable[PlannedSentence]) -> pa.RecordBatch:
+    rows = list(planned)
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in SCHEMA]
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _sort_keys(planned: Sequence[PlannedSentence]) -> npt.NDArray[np.int32]:
+    """Return the first tokens of each sentence, padded with -1: int32 `[sentences, _SORT_TOKENS]`."""
+    keys = np.full((len(planned), _SORT_TOKENS), -1, dtype=np.int32)
+    for row, sentence in zip(keys, planned, strict=True):
+        head = sentence.token_ids[:_SORT_TOKENS]
+        row[: len(head)] = head
+    return keys
+
+
+def _write_sorted(unsorted: Path, file: Path, order: npt.NDArray[np.intp], progress: Progress) -> int:
+    """Write the planned sentences in `order`, and return how many prefixes differ from those of the row before."""
+    progress.stage("sorting", "sentences")
+    prefixes, last = 0, [-1]
+    with (
+        pa.memory_map(str(unsorted)) as mapped,
+        pa.OSFile(str(file), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+    ):
+        reader = pa.ipc.open_file(mapped)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        starts = np.cumsum([0] + [batch.num_rows for batch in batches])
+        for at in range(0, len(order), _BATCH):
+            rows = order[at : at + _BATCH]
+            owners = np.searchsorted(starts, rows, side="right") - 1
+            places = zip(owners.tolist(), (rows - starts[owners]).tolist(), strict=True)
+            # Row by row: Table.take would copy the text of the whole corpus into memory first.
+            part = pa.Table.from_batches([batches[i].slice(row, 1) for i, row in places]).combine_chunks()
+            for ids in part["token_ids"].to_pylist():
+                prefixes += len(ids) - _shared_length(last, ids)
+                last = ids
+            writer.write_table(part)
+            progress.update(at + len(rows), len(order))
+    return prefixes
+
+
+def _shared_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return the number of leading elements that two sequences share."""
+    length = min(len(left), len(right))
+    for i in range(length):
+        if left[i] != right[i]:
+            return i
+    return length
+
+
+@contextmanager
+def _fresh_folder(directory: Path) -> Iterator[Path]:
+    """Prepare a plan's folder and give the path of a scratch file in it; an unfinished plan is removed afterwards.
+
+    Raises:
+        LatentBankError: the folder cannot be written.
+    """
+    unsorted, sentences = directory / "unsorted.arrow", directory / SENTENCES
+    finished = False
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # The description goes first, so that a plan that is being replaced never passes for a finished one. The
+        # sentences are removed, not overwritten: another process may have mapped them into its memory.
+        (directory / DESCRIPTION).unlink(missing_ok=True)
+        sentences.unlink(missing_ok=True)
+        try:
+            yield unsorted
+            finished = True
+        finally:
+            for left in (unsorted,) if finished else (unsorted, sentences):
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise LatentBankError(
+            f"The plan cannot be written to {directory} ({reason}); make room there or choose another folder."
+        ) from None
+
+
+def _load_if_readable(directory: Path) -> Plan | None:
+    try:
+        return load_plan(directory)
+    except LatentBankError:
+        return None  # written by another version: the corpus is planned again
