@@ -219,7 +219,7 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
         for at, row in enumerate(batch):
             n = len(row.tokens)
             ids[at, :n], depths[at, :n] = torch.tensor(row.tokens), torch.tensor(row.depths)
-            sees[at, :n, :n] = torch.from_numpy(row.sees())
+            sees[at, :n, :n] = torch.from_numpy(row.attention())
         batches.append((ids, depths, sees[:, None], sum(len(row.tokens) for row in batch)))
     tokens = sum(batch[3] for batch in batches)
     stream = torch.cat([batch[0].flatten() for batch in batches])

@@ -1,1 +1,1 @@
-"""From sentences to layer collections: read a corpus, plan its contexts, encode and store them."""
+"""Ingestion: read a corpus, plan its contexts, encode them with the LLM and store them in a bank."""

@@ -22,8 +22,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 class Corpus:
     """A named set of sentences and where they come from.
 
-    Make one with `open_corpus` or `corpus_from_sentences`. Raises CorpusError if the name or the
-    limit will not do.
+    Created by `open_corpus` or `corpus_from_sentences`. Raises CorpusError if the name or the limit is not allowed.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Corpus:
     limit: int | None = None
     """Read only the first so many sentences."""
     sentences: Iterable[str] | None = field(default=None, repr=False, compare=False)
-    """Sentences from Python, read after the sources; they can be iterated over again and again."""
+    """Sentences from Python, read after the sources; they can be iterated over repeatedly."""
 
     def __post_init__(self) -> None:
         """Check the name and the limit."""
@@ -56,10 +55,10 @@ class Corpus:
 
 @dataclass
 class Counts:
-    """What has been read so far."""
+    """What has been read of a corpus so far."""
 
     sentences: int = 0
-    """Sentences given out."""
+    """Sentences."""
     blank: int = 0
     """Records left out because they were empty, white space or null."""
 
@@ -74,11 +73,11 @@ def open_corpus(
     revision: str | None = None,
     limit: int | None = None,
 ) -> Corpus:
-    """Describe a corpus: check its name, expand globs, see that its files are there. Reads nothing.
+    """Return a corpus of files or datasets: check its name, expand globs, check that files exist. Read nothing yet.
 
     Args:
         name: the corpus's name in the bank.
-        sources: files, globs (expanded here, sorted; `**` goes into folders), dataset folders, "-" for
+        sources: files, globs (expanded here, sorted; `**` descends into folders), dataset folders, "-" for
             standard input, or ids of hub datasets; read in this order.
         column: the column that holds the sentences. None: the only string column, or the one
             named text, sentence, caption or content.
@@ -88,7 +87,7 @@ def open_corpus(
         limit: read only the first so many sentences.
 
     Raises:
-        CorpusError: the name is no name, files are missing or of an unknown kind, a glob matches
+        CorpusError: the name is not allowed, files are missing or of an unknown format, a glob matches
             nothing, or dataset options are given for plain files.
     """
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
@@ -130,14 +129,14 @@ def open_corpus(
 
 
 def corpus_from_sentences(name: str, sentences: Iterable[str]) -> Corpus:
-    """A corpus of Python strings.
+    """Return a corpus of Python strings.
 
     Args:
         name: the corpus's name in the bank.
         sentences: a list, or anything else that starts anew each time it is iterated over.
 
     Raises:
-        CorpusError: the name is no name, or the sentences are one string or can be read only once.
+        CorpusError: the name is not allowed, or the sentences are a single string or can be iterated over only once.
     """
     if isinstance(sentences, str | bytes):
         raise CorpusError(f"Corpus {name} is a single string; give a list of sentences.")
@@ -147,16 +146,16 @@ def corpus_from_sentences(name: str, sentences: Iterable[str]) -> Corpus:
 
 
 def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
-    """Give out a corpus's sentences in order, without outer white space and without blank ones.
+    """Yield a corpus's sentences in order, stripped of white space, without blank ones.
 
-    Memory stays constant, except that a .json file (not .jsonl) is read whole.
+    Memory does not grow with the corpus, except that a .json file (not .jsonl) is read whole.
 
     Args:
         corpus: what to read.
-        counts: kept up to date while reading.
+        counts: updated while reading.
 
     Raises:
-        CorpusError: something cannot be read or is no text, or there is not one sentence.
+        CorpusError: a source cannot be read or is not text, or there is no sentence at all.
     """
     read = 0
     for record in _records(corpus):
@@ -175,12 +174,12 @@ def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
             return
     if not read:
         raise CorpusError(
-            f"Corpus {corpus.name} holds no sentence; check {_listed(corpus.sources) or 'the list'}."
+            f"Corpus {corpus.name} holds no sentence; check {_first_sources(corpus) or 'the list'}."
         )
 
 
 def _records(corpus: Corpus) -> Iterator[str | None]:
-    """The records of all sources as they are; None is a null."""
+    """Yield the records of all sources as they are; None is a null."""
     for source in corpus.sources:
         if source == "-":
             for _, line in read_lines("standard input", sys.stdin.buffer):
@@ -199,13 +198,13 @@ def _records(corpus: Corpus) -> Iterator[str | None]:
 
 
 def _may_be_hub_id(source: str) -> bool:
-    """Whether a source that is no file can be meant as a dataset of the hub."""
-    folder = os.path.dirname(source)  # where it is there, a file in it is meant
+    """Return whether a source that is no file can be the id of a hub dataset."""
+    folder = os.path.dirname(source)  # if it exists, a file in it is meant
     return is_hub_id(source) and not os.path.isdir(folder) and format_of(source) is None
 
 
 def _encodable(text: str) -> bool:
-    """Whether a string can be written as UTF-8: half a surrogate pair cannot."""
+    """Return whether a string can be written as UTF-8: half a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -213,5 +212,5 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _listed(sources: tuple[str, ...]) -> str:
-    return ", ".join(sources[:3]) + (" and others" if len(sources) > 3 else "")
+def _first_sources(corpus: Corpus) -> str:
+    return listed(corpus.sources[:3]) + (" and others" if len(corpus.sources) > 3 else "")

@@ -1,8 +1,8 @@
-"""The encoder: hidden states of planned contexts, each prefix computed once and no padding between them.
+"""Encode planned contexts: their hidden states, each prefix computed once and without padding.
 
-Sentences come sorted by their tokens, so neighbors share prefixes. Several of them make a row: the nodes
-of a prefix tree, one for each distinct prefix, with `position_ids` = depth and an attention mask in which
-a token sees its ancestors. Models that cannot take such a mask get plain padded batches instead.
+Sentences come sorted by their tokens, so neighbors share prefixes. Several of them are packed into a row: the nodes
+of a prefix tree, one for each distinct prefix, with `position_ids` = depth and an attention mask with which a token
+attends to its ancestors. Models that do not accept such a mask get plain padded batches instead.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ from latentbank.ingest.plan import PlannedSentence
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.packing import ancestors
 
-# Nodes in a row: attention costs grow with it, repeated prefixes at row ends shrink.
 ROW = 128
-# Sentences among which the next one for a row is looked for.
+"""Nodes in a row. With more, attention costs more, and fewer prefixes are repeated in the next row."""
 LOOK_AHEAD = 32
-# Tokens in one forward pass, by device type: enough to keep the device busy.
+"""Sentences among which the next one for a row is chosen."""
 BATCH = {"cpu": 1024, "cuda": 16_384}
-
+"""Tokens in one forward pass by device type: enough to keep the device busy."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Contexts of one forward pass: `states` maps each layer to float32 `[contexts, hidden]`.
+    """Contexts of one forward pass.
 
-    `computed` is how many tokens the LLM ran on for them.
+    Attributes:
+        ids: id of each context.
+        payloads: payload of each context.
+        states: by layer, float32 `[contexts, hidden]`.
+        computed: tokens that the LLM ran on.
     """
 
     ids: list[str]
@@ -48,19 +51,23 @@ class Encoded:
 
 @dataclass
 class Row:
-    """A prefix tree being filled: one node a distinct prefix, parents before children.
+    """A prefix tree that is being filled: one node for each distinct prefix, parents before children.
 
-    `planned` holds the sentences with the nodes of their planned tokens.
+    Attributes:
+        tokens: token id of each node.
+        parents: parent of each node; -1: a root.
+        depths: depth of each node, its position in the sentence.
+        planned: the sentences, each with the nodes of its planned tokens.
     """
 
     tokens: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)  # -1: a root
+    parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     planned: list[tuple[PlannedSentence, list[int]]] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)  # (parent, token) -> node
 
     def new_nodes(self, sentence: PlannedSentence) -> int:
-        """Count the nodes that a sentence would add."""
+        """Return how many nodes a sentence would add."""
         node = -1
         for depth, token in enumerate(sentence.token_ids):
             child = self._children.get((node, token))
@@ -82,16 +89,16 @@ class Row:
             path.append(node)
         self.planned.append((sentence, [path[i] for i in sentence.positions]))
 
-    def sees(self) -> npt.NDArray[np.bool_]:
-        """Tell for each node which nodes are its ancestors or itself: bool `[nodes, nodes]`."""
+    def attention(self) -> npt.NDArray[np.bool_]:
+        """Return which nodes each node attends to, its ancestors and itself: bool `[nodes, nodes]`."""
         return ancestors(self.parents)
 
 
 def fill_rows(sentences: Iterable[PlannedSentence], size: int = ROW) -> Iterator[Row]:
     """Pack sentences into rows of at most `size` nodes; a longer sentence gets a row of its own.
 
-    A sentence that does not fit lets one of the next few, which does, go first: rows that are full to
-    the last node leave nothing for the LLM to compute in vain.
+    If a sentence does not fit, one of the next few that does is taken first, so that rows are full and the LLM computes
+    little padding.
     """
     source = iter(sentences)
     waiting: list[PlannedSentence] = []
@@ -119,15 +126,15 @@ def encode(
     batch: int | None = None,
     packed: bool | None = None,
 ) -> Iterator[Encoded]:
-    """Run the LLM on planned sentences and give their contexts, one forward pass at a time.
+    """Run the LLM on planned sentences and yield their contexts, one forward pass at a time.
 
     Args:
         model: the LLM.
         corpus: name of the corpus, part of every context's id.
         sentences: in the plan's order.
         layers: bank layers; the LLM stops after the deepest.
-        batch: tokens in one forward pass; chosen by the device when None.
-        packed: share prefixes (True), pad (False), or what the model can do (None).
+        batch: tokens in one forward pass; None: chosen by the device.
+        packed: share prefixes (True) or pad (False); None: share them if the model can.
 
     Raises:
         ModelError: a hidden state is not finite, or zero; the message names layer, sentence and dtype.
@@ -143,7 +150,7 @@ def encode(
 
 
 class TokenNames:
-    """Tokens as decoded, with their leading space, each looked up once."""
+    """Texts of tokens by their id, as decoded, with their leading space; each is decoded once."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._tokenizer = model.tokenizer
@@ -152,7 +159,7 @@ class TokenNames:
     def __getitem__(self, token_id: int) -> str:
         name = self._known.get(token_id)
         if name is None:
-            # Some decoders drop the space before the first token, so the second of two tells.
+            # Some decoders drop the space before the first token, so it shows at the second of two.
             once, twice = self._decode([token_id]), self._decode([token_id, token_id])
             name = twice.removeprefix(once) if len(twice) > 2 * len(once) else once
             self._known[token_id] = name
@@ -163,7 +170,7 @@ class TokenNames:
 
 
 def _batches(items: Iterable[T], length: Callable[[T], int], size: int) -> Iterator[list[T]]:
-    """Group items that fit, padded to the longest of them, into `size` tokens; at least one item each."""
+    """Group items so that each group, padded to its longest item, has at most `size` tokens, or only one item."""
     batch: list[T] = []
     longest = 0
     for item in items:
@@ -182,20 +189,20 @@ def _encode_rows(
     width = max(len(row.tokens) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     depths = np.zeros((len(rows), width), dtype=np.int64)
-    sees = np.zeros((len(rows), width, width), dtype=bool)
-    sees[:, np.arange(width), np.arange(width)] = True  # a filler sees itself: softmax needs one key
+    attention = np.zeros((len(rows), width, width), dtype=bool)
+    attention[:, np.arange(width), np.arange(width)] = True  # padding attends to itself: softmax needs a key
     where_row: list[int] = []
     where_node: list[int] = []
     sentences: list[PlannedSentence] = []
     for i, row in enumerate(rows):
         n = len(row.tokens)
-        ids[i, :n], depths[i, :n], sees[i, :n, :n] = row.tokens, row.depths, row.sees()
+        ids[i, :n], depths[i, :n], attention[i, :n, :n] = row.tokens, row.depths, row.attention()
         for sentence, nodes in row.planned:
             sentences.append(sentence)
             where_row += [i] * len(nodes)
             where_node += nodes
     states = model.packed_hidden_states(
-        torch.from_numpy(ids), torch.from_numpy(depths), torch.from_numpy(sees), layers
+        torch.from_numpy(ids), torch.from_numpy(depths), torch.from_numpy(attention), layers
     )
     picked = {
         layer: state[
@@ -236,22 +243,22 @@ def _finish(
     for layer, state in picked.items():
         bad = _unusable(state)
         if bad.any():
-            raise _refusal(model, layer, [owners[i] for i in bad.nonzero().flatten().tolist()])
+            raise _unusable_error(model, layer, [owners[i] for i in bad.nonzero().flatten().tolist()])
         states[layer] = state.float().cpu().numpy()
     contexts = [pair for sentence in sentences for pair in _contexts(corpus, sentence, names)]
     return Encoded([id_ for id_, _ in contexts], [payload for _, payload in contexts], states, computed)
 
 
 def _unusable(states: torch.Tensor) -> torch.Tensor:
-    """Tell for each hidden state of `[n, hidden]` whether it has no direction: not finite, or zero."""
+    """Return which hidden states of `[n, hidden]` cannot be stored, being not finite or zero: bool `[n]`."""
     return ~states.isfinite().all(dim=-1) | (states == 0).all(dim=-1)
 
 
-def _refusal(model: LanguageModel, layer: int, suspects: list[PlannedSentence]) -> ModelError:
-    """Say which sentence gives hidden states that cannot be stored.
+def _unusable_error(model: LanguageModel, layer: int, suspects: list[PlannedSentence]) -> ModelError:
+    """Return the error that names the sentence whose hidden states cannot be stored.
 
-    In a row, what is not finite in one sentence spoils the others (zero attention times infinity is not
-    a number), so each is run alone.
+    In a row, values of one sentence that are not finite make those of the others NaN (zero attention times infinity),
+    so each sentence is run alone.
     """
     for sentence in suspects:
         state = model.hidden_states([sentence.token_ids], [layer])[0][layer][sentence.positions]
@@ -262,7 +269,8 @@ def _refusal(model: LanguageModel, layer: int, suspects: list[PlannedSentence]) 
     return ModelError(
         f"{model.name} gives a hidden state that is {what} at layer {layer}, sentence {sentence.sentence} "
         f"('{sentence.caption[:60]}'), in {str(model.dtype).removeprefix('torch.')}; "
-        + ("run with --dtype bfloat16 or float32." if half else "leave that layer or sentence out.")
+        + ("load the LLM in bfloat16 or float32." if half else "leave that layer or sentence out."),
+        argument="dtype" if half else None,
     )
 
 
@@ -288,6 +296,6 @@ def _contexts(corpus: str, sentence: PlannedSentence, names: TokenNames) -> Iter
 
 
 def context_ids(corpus: str, sentence: PlannedSentence) -> list[str]:
-    """Give the ids of a sentence's planned contexts, in the order of `positions`."""
+    """Return the ids of a sentence's planned contexts, in the order of `positions`."""
     keys = list(prefix_ids(corpus, sentence.token_ids))
     return [as_uuid(keys[position]) for position in sentence.positions]

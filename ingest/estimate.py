@@ -1,4 +1,4 @@
-"""What a plan will cost: bytes a layer on disk and in RAM, time on this machine, and what a cluster would need."""
+"""Estimate the cost of a plan: bytes per layer on disk and in RAM, time on this machine, size of a cluster."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ from latentbank.ingest.encode import Encoded, encode
 from latentbank.ingest.plan import Plan
 from latentbank.models.language.model import LanguageModel
 
-# Planned sentences that the calibration runs the LLM on, at most, and for how long.
+# The most planned sentences that the calibration runs the LLM on, and for how long.
 _CALIBRATION_SENTENCES = 2000
 _CALIBRATION_SECONDS = 5.0
-# Contexts that it stores; more would only fill the memory, for a GPU computes a hundred thousand in that time.
+# Contexts that it stores; more would only fill the memory, since a GPU computes a hundred thousand in that time.
 _CALIBRATION_CONTEXTS = 4096
 _TRIAL = "calibration"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast this machine is: the LLM, and storing and indexing a context in all layers.
+    """How fast this machine is.
 
-    `trial` is how many contexts were stored and indexed; `graph` whether they got a graph.
+    Attributes:
+        tokens_per_second: tokens that the LLM runs on.
+        contexts_stored_per_second: contexts stored in all layers.
+        contexts_indexed_per_second: contexts indexed in all layers.
+        trial: number of contexts that were stored and indexed to measure it.
+        graph: whether they were indexed with a graph.
     """
 
     tokens_per_second: float
@@ -43,9 +48,15 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs of storing a plan, `disk_bytes` and `ram_bytes` per layer; `seconds` None: not calibrated.
+    """What storing a plan costs.
 
-    `index_seconds` is the part of them that indexing takes.
+    Attributes:
+        layers: the bank layers.
+        disk_bytes: disk space of each layer.
+        ram_bytes: memory of each layer.
+        speed: of this machine; None: not measured.
+        seconds: time of the whole job; None without a speed.
+        index_seconds: the part of it that indexing takes.
     """
 
     layers: tuple[int, ...]
@@ -62,12 +73,12 @@ def estimate(
     layers: Sequence[int],
     settings: Settings,
     speed: Speed | None = None,
-    held: int = 0,
+    stored: int = 0,
 ) -> Estimate:
-    """Estimate what a plan needs; time only with a speed from `calibrate`.
+    """Return what a plan needs; the time only with a speed from `calibrate`.
 
-    The LLM and the writer are taken to share the processor, which they do where the LLM runs on it. Indexing takes in
-    the contexts that the bank holds already; in a graph a context costs the more the more there are.
+    The LLM and the writer are assumed to share the processor, as they do where the LLM runs on it. Indexing includes
+    the contexts that the bank holds already; in a graph, the cost of a context grows with their number.
 
     Args:
         plan: what will be stored.
@@ -75,10 +86,10 @@ def estimate(
         layers: the bank's.
         settings: of the bank.
         speed: of this machine.
-        held: contexts that each layer of the bank holds already, of other corpora.
+        stored: contexts of other corpora that each layer of the bank holds already.
     """
-    total = plan.contexts + held
-    shape = _shape(plan, hidden_size, layers, settings, held)
+    total = plan.contexts + stored
+    shape = _shape(plan, hidden_size, layers, settings, stored)
     whole = layer_bytes(shape)
     share = plan.contexts / total
     seconds = index_seconds = None
@@ -100,21 +111,29 @@ def estimate_cluster(
     layers: Sequence[int],
     settings: Settings,
     machines: Machines,
-    held: int = 0,
+    stored: int = 0,
 ) -> Sizing:
-    """Estimate what a Qdrant cluster needs for the bank with this plan in it, and what filling it takes.
+    """Return what a Qdrant cluster needs for the bank with this plan in it, and for filling it.
+
+    Args:
+        plan: what will be stored.
+        model: the LLM.
+        layers: the bank's.
+        settings: of the bank.
+        machines: nodes of the cluster, and GPUs that fill the bank.
+        stored: contexts of other corpora that each layer of the bank holds already.
 
     Raises:
-        LatentBankError: such machines cannot hold it.
+        LatentBankError: such machines cannot hold the bank.
     """
-    shape = replace(_shape(plan, model.hidden_size, layers, settings, held), server=True)
+    shape = replace(_shape(plan, model.hidden_size, layers, settings, stored), server=True)
     return size(shape, machines, plan.prefixes, model.parameters_to(max(layers)))
 
 
-def _shape(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settings, held: int = 0) -> Shape:
-    """Give the shape of the bank with this plan in it; what it `held` before is taken to have captions as long."""
+def _shape(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settings, stored: int = 0) -> Shape:
+    """Return the shape of the bank with this plan in it; contexts `stored` before count with captions as long."""
     return Shape(
-        contexts=plan.contexts + held,
+        contexts=plan.contexts + stored,
         layers=len(layers),
         hidden_size=hidden_size,
         caption_bytes=plan.caption_bytes / plan.contexts,
@@ -126,19 +145,28 @@ def _shape(plan: Plan, hidden_size: int, layers: Sequence[int], settings: Settin
 
 
 def calibrate(
-    plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings, held: int = 0
+    plan: Plan, model: LanguageModel, layers: Sequence[int], settings: Settings, stored: int = 0
 ) -> Speed:
-    """Run the LLM on part of the plan for a few seconds, and store what it gives in a bank that is thrown away.
+    """Measure this machine: run the LLM on part of the plan for a few seconds, and store that in a temporary bank.
 
-    It gets graphs where the bank with the plan, and what it `held` before, has them.
+    Args:
+        plan: what will be stored.
+        model: the LLM, loaded at least as deep as the deepest layer.
+        layers: the bank's.
+        settings: of the bank; the temporary bank is embedded, in the same folder.
+        stored: contexts of other corpora that each layer of the bank holds already. They decide with the plan's
+            whether the layers get a graph.
+
+    Raises:
+        LatentBankError: the folder of embedded banks cannot be used.
     """
     part = islice(plan.read(), _CALIBRATION_SENTENCES)
     kept: list[Encoded] = []
-    computed, stored, started = 0, 0, 0.0
+    computed, trial, started = 0, 0, 0.0
     for i, encoded in enumerate(encode(model, plan.corpus, part, layers)):
-        if stored < _CALIBRATION_CONTEXTS:
+        if trial < _CALIBRATION_CONTEXTS:
             kept.append(encoded)
-            stored += len(encoded.ids)
+            trial += len(encoded.ids)
         if i == 0:
             started = time.monotonic()  # the first pass warms up
             continue
@@ -150,13 +178,13 @@ def calibrate(
         started = time.monotonic()
         computed = sum(e.computed for e in encode(model, plan.corpus, plan.read(), layers))
         seconds = time.monotonic() - started
-    graph = plan.contexts + held >= settings.graph_from
+    graph = plan.contexts + stored >= settings.graph_from
     storing, indexing = _seconds_to_store(kept, model, layers, settings, graph)
     return Speed(
         computed / max(seconds, 1e-9),
-        stored / max(storing, 1e-9),
-        stored / max(indexing, 1e-9),
-        stored,
+        trial / max(storing, 1e-9),
+        trial / max(indexing, 1e-9),
+        trial,
         graph,
     )
 
@@ -164,7 +192,7 @@ def calibrate(
 def _seconds_to_store(
     kept: Sequence[Encoded], model: LanguageModel, layers: Sequence[int], settings: Settings, graph: bool
 ) -> tuple[float, float]:
-    """Time storing and indexing in an embedded bank, with graphs or without."""
+    """Return the seconds that storing and indexing take in an embedded bank, with graphs or without."""
     graph_from = 0 if graph else 1 << 62
     with _folder_of(settings.data_dir) as folder:
         trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
@@ -172,7 +200,7 @@ def _seconds_to_store(
             _TRIAL,
             model,
             layers,
-            metric="cosine",  # a centred bank would have to be told its means first
+            metric="cosine",  # a centred bank would need its means first
             settings=trial,
         ) as bank:
             started = time.monotonic()
@@ -187,12 +215,12 @@ def _seconds_to_store(
 
 
 def _folder_of(data_dir: Path) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder where banks are, for they need room: the system's folder for such things is often in memory."""
+    """Return a temporary folder beside the banks, since banks need room: the system's own is often in memory."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=data_dir, prefix=".calibration-")
     except OSError as error:
         raise LatentBankError(
-            f"The folder {data_dir} cannot be used ({error.strerror}); set LATENTBANK_DATA_DIR, or plan with "
-            "--no-calibrate."
+            f"The folder {data_dir} cannot be used ({error.strerror}); set LATENTBANK_DATA_DIR, or plan without "
+            "calibration."
         ) from None

@@ -1,4 +1,4 @@
-"""The means of a centred bank: estimated from a sample of a plan, before its contexts are stored."""
+"""Estimate the means of a centred bank from a sample of a plan, before its contexts are stored."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from latentbank.ingest.plan import Plan
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
 
-# Contexts in the sample: the mean of so many is off by about 1 % of what single contexts differ by.
 SAMPLE = 8192
+"""Contexts in the sample: the error of their mean is about 1 % of the spread of single contexts."""
 
 
 def text_means(
@@ -25,17 +25,17 @@ def text_means(
     *,
     batch: int | None = None,
 ) -> dict[int, npt.NDArray[np.float32]]:
-    """Estimate the mean hidden state of a plan's contexts at each layer: float32 `[hidden]`.
+    """Return the mean hidden state of a plan's contexts at each layer: float32 `[hidden]`.
 
     The sample is evenly spread over the planned sentences and depends on nothing but the plan, so a job that was
-    killed while it was estimating comes to the same means. Plans of up to `SAMPLE` contexts are used whole.
+    killed during the estimate gets the same means again. Plans of up to `SAMPLE` contexts are used whole.
 
     Args:
         plan: made with this model's tokenizer.
         model: loaded at least as deep as the deepest layer.
         layers: the bank layers.
-        progress: told contexts of the sample's.
-        batch: tokens in one forward pass.
+        progress: told contexts of the sample.
+        batch: tokens in one forward pass; None: chosen by the device.
 
     Raises:
         ModelError: a hidden state is not finite.

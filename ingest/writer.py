@@ -23,12 +23,21 @@ SWITCH_SECONDS = 1e-4
 
 
 class Writer:
-    """A thread that stores batches as they come, and commits every few seconds and at the end.
+    """A thread that stores batches as they come, and commits every few seconds and at the end; a context manager.
 
-    It begins no earlier than at `begins`, a time of the monotonic clock.
+    Attributes:
+        written: contexts stored so far.
     """
 
     def __init__(self, bank: Bank, total: int, progress: Progress, begins: float = 0.0) -> None:
+        """Prepare the thread.
+
+        Args:
+            bank: open for writing.
+            total: contexts of the job.
+            progress: told contexts done.
+            begins: the time of the monotonic clock before which nothing is stored.
+        """
         self._bank, self._total, self._progress = bank, total, progress
         self._begins = begins
         self._queue: queue.Queue[tuple[Encoded, int] | None] = queue.Queue(_QUEUE)
@@ -39,7 +48,12 @@ class Writer:
         self.written = 0
 
     def put(self, encoded: Encoded, found: int) -> None:
-        """Hand over a batch; waits while the writer is behind. Raises what made the writer fail."""
+        """Queue a batch for storing; waits while the queue is full. Raises the writer's own error if it failed.
+
+        Args:
+            encoded: the contexts of the batch.
+            found: contexts of the job so far that were stored before, for the progress.
+        """
         while self._failure is None:
             try:
                 self._queue.put((encoded, found), timeout=0.5)
@@ -57,7 +71,7 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Also after Ctrl-C or an error: what the LLM has computed is stored before we stop.
+        # Also after Ctrl-C or an error: what the LLM has computed is stored before the job ends.
         try:
             self._end()
         except KeyboardInterrupt:  # a second Ctrl-C: store only the batch in hand; a third leaves at once
@@ -72,14 +86,14 @@ class Writer:
             error.add_note(f"Besides, the writer failed: {self._failure}")
 
     def _end(self) -> None:
-        """Wait until the writer has stored what is queued."""
+        """Wait until the thread has stored what is queued."""
         while not self._done.is_set():
             try:
                 self._queue.put(None, timeout=0.5)
                 break
             except queue.Full:
                 continue
-        # Not join: interrupted, Python 3.11's takes the thread for ended although it goes on.
+        # Not join: after an interrupt, Python 3.11's considers the thread ended although it still runs.
         self._done.wait()
         self._thread.join()
 

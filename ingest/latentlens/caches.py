@@ -1,13 +1,13 @@
-"""Caches of the reference library, latentlens, imported as a corpus.
+"""Import caches of the reference library, latentlens, as a corpus.
 
 Such a cache is a folder `layer_N` for each layer with a file `embeddings_cache.pt`: a dict of `embeddings`
-`[n, hidden]` and `metadata`, a list of n dicts (`token_str`, `token_id`, `caption`, `position`). The prefix of a
-context is not in it, but the caption and the token's position are, so the LLM's tokenizer gives it back, and with it
-the context's id, its span and its word. Layers are numbered as ours are, but for the last one, which latentlens takes
-after the final norm.
+`[n, hidden]` and `metadata`, a list of n dicts (`token_str`, `token_id`, `caption`, `position`). It does not hold the
+prefix of a context, but the caption and the token's position, from which the LLM's tokenizer restores the prefix, and
+with it the context's id, its span and its word. Layers are numbered as ours are, except that latentlens takes the last
+one after the final norm.
 
-Files are opened twice: first all of them are checked, and it is noted which of a layer's rows are which contexts; then
-they are stored. One layer's metadata is in memory at a time; its embeddings stay in the file, mapped.
+Each file is opened twice. First all files are checked, and for each layer the rows of its contexts are noted; then the
+contexts are stored. The metadata of one layer at a time is in memory; its embeddings stay in the file, mapped.
 """
 
 from __future__ import annotations
@@ -26,21 +26,27 @@ from latentbank.bank.search import prepare
 from latentbank.bank.store.base import Points
 from latentbank.bank.transfer.receive import MoveReport, Receiver, verify_corpora
 from latentbank.errors import BankMismatch, CorpusError, LayerNotFound
-from latentbank.ingest.latentlens.contexts import Cache, Survey
+from latentbank.ingest.latentlens.contexts import Cache, CacheContents
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
+from latentbank.text import listed
 
 CACHE_FILE = "embeddings_cache.pt"
+"""Name of a layer's file in a cache."""
 _FOLDER = re.compile(r"layer_(\d+)")
 
 
 @dataclass(frozen=True)
-class OfficialReport:
-    """What an import came to.
+class CacheReport:
+    """What an import did.
 
-    `move` is what was stored; `rows` counts the rows of the first layer's cache. Of all layers' rows, `repeated` were
-    the same prefix again, `left_out` special tokens or a sentence's first token, `not_everywhere` contexts that another
-    layer lacks. `cosines` are, by layer, the medians between the cache's vectors and the LLM's own.
+    Attributes:
+        move: what was stored.
+        rows: rows of the first layer's file.
+        repeated: rows of all layers that repeat the prefix of an earlier row.
+        left_out: rows of all layers with a special token or a sentence's first token.
+        not_everywhere: rows of all layers with a context that another layer lacks.
+        cosines: by layer, the median cosine between vectors of the cache and the LLM's own hidden states.
     """
 
     move: MoveReport
@@ -51,12 +57,16 @@ class OfficialReport:
     cosines: dict[int, float]
 
 
-def official_layers(folder: Path, wanted: Sequence[int] | None = None) -> dict[int, Path]:
-    """Find the layers of a cache: their files by number, ascending.
+def cache_layers(folder: Path, layers: Sequence[int] | None = None) -> dict[int, Path]:
+    """Return the files of a cache by layer, ascending.
+
+    Args:
+        folder: the cache.
+        layers: the layers asked for; None: all that it has.
 
     Raises:
-        CorpusError: there is none.
-        LayerNotFound: one that is wanted is not there.
+        CorpusError: the folder holds no cache.
+        LayerNotFound: the cache lacks one of the layers.
     """
     found = {
         int(match[1]): path / CACHE_FILE
@@ -65,26 +75,26 @@ def official_layers(folder: Path, wanted: Sequence[int] | None = None) -> dict[i
     }
     if not found:
         raise CorpusError(f"{folder} holds no cache of latentlens: no layer_N/{CACHE_FILE} is in it.")
-    missing = sorted(set(wanted or ()) - found.keys())
+    missing = sorted(set(layers or ()) - found.keys())
     if missing:
         raise LayerNotFound(
-            f"The cache in {folder} has no layer {_listed(missing)}; it has {_listed(sorted(found))}."
+            f"The cache in {folder} has no layer {listed(missing)}; it has {listed(sorted(found))}."
         )
-    return {layer: found[layer] for layer in sorted(found) if wanted is None or layer in wanted}
+    return {layer: found[layer] for layer in sorted(found) if layers is None or layer in layers}
 
 
-def import_official(
+def import_latentlens(
     bank: Bank,
     model: LanguageModel,
     folder: Path,
     name: str,
     progress: Progress | None = None,
     sample: int = 1000,
-) -> OfficialReport:
-    """Store a cache's contexts as a corpus of a bank, and verify it. Run again, it goes on where it stopped.
+) -> CacheReport:
+    """Store a cache's contexts as a corpus of a bank, and verify it. Called again, it continues where it stopped.
 
     Args:
-        bank: open for writing; its layers are looked up in the cache.
+        bank: open for writing; the cache has to have its layers.
         model: the LLM that the cache was made with, loaded as deep as the bank's deepest layer.
         folder: the cache.
         name: the corpus's name.
@@ -92,9 +102,10 @@ def import_official(
         sample: how many vectors of each layer are verified.
 
     Raises:
-        BankMismatch: the bank is of another LLM, or centred: a cache's vectors have lost the length that takes.
-        CorpusError: a file is damaged, needs real unpickling, or its tokens are not the model's.
-        LayerNotFound: the cache does not have a layer of the bank's, or has it after the final norm.
+        BankMismatch: the bank is of another LLM, or centred: a cache's vectors have unit length, and centring needs the
+            original length.
+        CorpusError: a file is damaged or needs unpickling, or its tokens are not the model's.
+        LayerNotFound: the cache lacks a layer of the bank, or has it after the final norm.
         ModelError: the vectors are not this model's hidden states.
     """
     progress = progress or Silent()
@@ -107,42 +118,39 @@ def import_official(
     if model.num_layers in bank.layers:
         raise LayerNotFound(
             f"Layer {model.num_layers}, the last of {model.name}, is taken after the final norm by latentlens and "
-            "cannot be compared with hidden states; leave it out with --layers."
+            "cannot be compared with hidden states; leave it out.",
+            argument="layers",
         )
-    files = official_layers(folder, bank.layers)
+    files = cache_layers(folder, bank.layers)
     with tempfile.TemporaryDirectory(prefix="latentbank-") as scratch:
-        survey = Survey(model, name, Path(scratch), progress)
+        contents = CacheContents(model, name, Path(scratch), progress)
         for layer, file in files.items():
-            survey.add(layer, file)
-        entry = survey.entry()
+            contents.add(layer, file)
+        entry = contents.entry()
         receiver = Receiver(bank, [entry], progress)
         if receiver.todo:
             progress.stage("importing", "contexts")
             for layer, file in files.items():
-                _store(bank, survey, layer, file, receiver)
+                _store(bank, contents, layer, file, receiver)
         receiver.finish()
         wrong = verify_corpora(bank, bank.layers, [entry], sample, progress)
     move = MoveReport(bank.name, bank.layers, [name], entry.contexts, receiver.written, [], wrong)
-    return OfficialReport(
-        move, survey.rows, survey.repeated, survey.left_out, survey.not_everywhere(), survey.cosines
+    return CacheReport(
+        move, contents.rows, contents.repeated, contents.left_out, contents.not_everywhere(), contents.cosines
     )
 
 
-def _store(bank: Bank, survey: Survey, layer: int, file: Path, receiver: Receiver) -> None:
-    """Store one layer's contexts that are not there yet."""
-    look = receiver.stored_contexts(layer, survey.corpus) > 0
+def _store(bank: Bank, contents: CacheContents, layer: int, file: Path, receiver: Receiver) -> None:
+    """Store those contexts of a layer that are not stored yet."""
+    lookup = receiver.stored_contexts(layer, contents.corpus) > 0
     cache = Cache(file)
-    for keys, payloads in survey.catalogue():
+    for keys, payloads in contents.catalogue():
         ids = [as_uuid(key.ljust(16, b"\0")) for key in keys.tolist()]
-        there = bank.store.present(layer, ids) if look else set()
-        kept = [i for i, id_ in enumerate(ids) if id_ not in there]
-        receiver.skip(len(there))
+        stored = bank.store.present(layer, ids) if lookup else set()
+        kept = [i for i, id_ in enumerate(ids) if id_ not in stored]
+        receiver.skip(len(stored))
         if kept:
-            rows = torch.from_numpy(survey.rows_of(layer, keys[kept]))
+            rows = torch.from_numpy(contents.rows_of(layer, keys[kept]))
             states = cache.embeddings[rows].float().numpy()
             vectors = prepare(states, "embeddings", bank.hidden_size, bank.manifest.rotation_seed)
             receiver.put(layer, Points([ids[i] for i in kept], vectors, [payloads[i] for i in kept]))
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))

@@ -1,4 +1,4 @@
-"""What caches of latentlens hold: their rows recognized as contexts of an LLM, and checked against it."""
+"""What caches of latentlens hold: their rows matched with contexts of an LLM, and checked against it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ from latentbank.errors import CorpusError, ModelError
 from latentbank.ingest.encode import TokenNames
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
+from latentbank.text import first_line
 
 # Rows that are read, tokenized and stored at once.
 _ROWS = 2048
-# Contexts of each layer that the LLM computes itself, to see that the cache is its own.
-_TRIED = 8
-# Half-precision LLMs and caches of 8 bits stay well above this; another LLM or another layer far below.
-_ALIKE = 0.95
+# Contexts of each layer that the LLM computes itself, to check that the cache was made with it.
+_COMPARED = 8
+# The least median cosine between the cache's vectors and the LLM's: half-precision LLMs and caches of 8 bits stay well
+# above it, another LLM or another layer far below.
+_LEAST_COSINE = 0.95
 
 # An export's columns, with the raw key in place of the id; the corpus is the same in all rows.
 _CATALOGUE = pa.schema(
-    [pa.field("key", pa.binary(16)), *(one for one in COLUMNS if one.name not in ("id", "corpus"))]
+    [pa.field("key", pa.binary(16)), *(column for column in COLUMNS if column.name not in ("id", "corpus"))]
 )
 
 # Ids as 16 raw bytes each: numpy sorts and compares them as bytes.
@@ -41,31 +43,37 @@ Keys = npt.NDArray[np.bytes_]
 
 
 class Cache:
-    """One layer's file: `embeddings` `[n, hidden]`, mapped, and its metadata."""
+    """One layer's file.
+
+    Attributes:
+        file: its path.
+        embeddings: floating point `[n, hidden]`, mapped from the file.
+        metadata: a list of n dicts.
+    """
 
     def __init__(self, file: Path) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
-            CorpusError: it is none, or would have to be unpickled.
+            CorpusError: it is no cache, or would have to be unpickled.
         """
         self.file = file
         try:
             data = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError:
             raise CorpusError(
-                f"{file} holds Python objects besides tensors, texts and numbers; reading those can run any code, so "
-                "latentbank does not: where you trust the file, load it yourself and save it with plain texts and "
+                f"{file} holds Python objects besides tensors, texts and numbers; loading those can run any code, so "
+                "latentbank does not do it; if you trust the file, load it yourself and save it with plain texts and "
                 "numbers."
             ) from None
         except (RuntimeError, OSError, EOFError, ValueError) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0][:100]
-            old = "mmap can only be used" in said
+            reason = first_line(error)[:100]
+            old = "mmap can only be used" in reason
             raise CorpusError(
-                f"{file} is in PyTorch's old format, which cannot be mapped, or no file of PyTorch's; where you trust "
-                "it, load it and save it again with torch.save."
+                f"{file} is in PyTorch's old format, which cannot be mapped, or no file of PyTorch's; if you trust it, "
+                "load it and save it again with torch.save."
                 if old
-                else f"{file} cannot be read ({said}); download or save it again."
+                else f"{file} cannot be read ({reason}); download or save it again."
             ) from None
         embeddings = data.get("embeddings") if isinstance(data, dict) else None
         metadata = data.get("metadata") if isinstance(data, dict) else None
@@ -85,13 +93,21 @@ class Cache:
         self.metadata: list[Any] = metadata
 
     def wrong(self, how: str) -> CorpusError:
-        """Say that the file is not what it should be."""
+        """Return the error for a file that is not a cache.
+
+        Args:
+            how: what is wrong, a clause.
+        """
         return CorpusError(f"{self.file} is no cache of latentlens: {how}.")
 
 
 @dataclass
 class _Sentence:
-    """A caption as the LLM reads it: token ids, their spans, keys of their prefixes, and which may be contexts."""
+    """A caption as the LLM reads it.
+
+    `ids` are its tokens, `spans` their characters in the caption, `keys` the keys of the prefixes that end with them,
+    and `allowed` tells which of them may be contexts.
+    """
 
     caption: str
     ids: list[int]
@@ -111,11 +127,22 @@ class _Context:
 
 
 @dataclass
-class Survey:
-    """What the files hold: for each layer the keys of its contexts, sorted, and the rows they are in.
+class CacheContents:
+    """What the files of a cache hold: for each layer the keys of its contexts, sorted, and the rows they are in.
 
-    The first layer's payloads go into a file, the catalogue, in the order of its rows: the layers may have other
-    orders, and other captions for one prefix.
+    The payloads of the first layer go into a file, the catalogue, in the order of its rows: other layers may have
+    another order, and other captions for the same prefix.
+
+    Attributes:
+        model: the LLM that the cache was made with.
+        corpus: name of the corpus, part of every context's id.
+        scratch: folder for files that are needed during the import.
+        progress: told rows checked.
+        rows: rows of the first layer.
+        repeated: rows that repeat the prefix of an earlier row.
+        left_out: rows with a special token or a sentence's first token.
+        cosines: by layer, the median cosine with the LLM's own hidden states.
+        common: keys of the contexts that all layers have, sorted; None: no layer was added.
     """
 
     model: LanguageModel
@@ -126,11 +153,16 @@ class Survey:
     repeated: int = 0
     left_out: int = 0
     cosines: dict[int, float] = field(default_factory=dict)
-    common: Keys | None = None  # of the contexts that all layers have, sorted
+    common: Keys | None = None
     _counts: dict[int, int] = field(default_factory=dict)
 
     def add(self, layer: int, file: Path) -> None:
-        """Check one layer's file and note its contexts."""
+        """Check the file of a layer and note its contexts.
+
+        Raises:
+            CorpusError: the file is no cache, or its tokens are not the model's.
+            ModelError: the vectors are not this model's hidden states.
+        """
         self.progress.stage(f"checking layer {layer}", "rows")
         cache = Cache(file)
         if cache.embeddings.shape[1] != self.model.hidden_size:
@@ -141,28 +173,28 @@ class Survey:
         first = self.common is None
         keys: list[bytes] = []
         rows: list[int] = []
-        seen: set[bytes] = set()
-        tried: list[_Context] = []
-        step = max(1, len(cache.metadata) // _TRIED)
+        found: set[bytes] = set()
+        compared: list[_Context] = []
+        step = max(1, len(cache.metadata) // _COMPARED)
         catalogue = _CatalogueWriter(self.scratch, self.model) if first else None
         for context in self._contexts(cache):
             key = context.sentence.keys[context.position]
-            if key in seen:
+            if key in found:
                 self.repeated += 1
                 continue
-            seen.add(key)
+            found.add(key)
             keys.append(key)
             rows.append(context.row)
             if catalogue is not None:
                 catalogue.add(context)
-            if len(tried) < _TRIED and context.row >= len(tried) * step:
-                tried.append(context)
+            if len(compared) < _COMPARED and context.row >= len(compared) * step:
+                compared.append(context)
         if catalogue is not None:
             catalogue.close()
             self.rows = len(cache.metadata)
         if not keys:
             raise cache.wrong("no row of it can be a context")
-        self._try(layer, cache, tried)
+        self._compare(layer, cache, compared)
         array = np.array(keys, dtype="S16")
         order = np.argsort(array)
         self._counts[layer] = len(array)
@@ -186,7 +218,7 @@ class Survey:
             self.progress.update(min(at + _ROWS, len(cache.metadata)), len(cache.metadata))
 
     def _sentences(self, cache: Cache, part: Sequence[Any], at: int) -> dict[str, _Sentence]:
-        """Tokenize the captions of some rows, as latentlens does: names of special tokens are special tokens."""
+        """Tokenize the captions of some rows as latentlens does: a name of a special token is that token."""
         for row, meta in enumerate(part, at):
             if (
                 not isinstance(meta, Mapping)
@@ -217,49 +249,58 @@ class Survey:
         return found
 
     def _check_token(self, cache: Cache, row: int, meta: Mapping[str, Any], sentence: _Sentence) -> None:
-        """See that the LLM's tokenizer has the token of a row where the cache has it."""
-        position, wanted = meta["position"], meta.get("token_id", -1)
+        """Check that the LLM's tokenizer has the token of a row where the cache has it.
+
+        Raises:
+            CorpusError: it has another token there, or none.
+        """
+        position, token_id = meta["position"], meta.get("token_id", -1)
         own = sentence.ids[position] if 0 <= position < len(sentence.ids) else None
-        if own is None or wanted == own:
+        if own is None or token_id == own:
             same = own is not None
-        elif wanted == -1:  # older caches know tokens by their text alone
+        elif token_id == -1:  # older caches hold only the texts of tokens
             same = self.model.tokenizer.decode([own]) == meta.get("token_str")
         else:
             same = False
         if not same:
             raise CorpusError(
-                f"Row {row} of {cache.file} has token {wanted} ({str(meta.get('token_str'))[:20]!r}) at position "
+                f"Row {row} of {cache.file} has token {token_id} ({str(meta.get('token_str'))[:20]!r}) at position "
                 f"{position} of its caption, the tokenizer of {self.model.name} has {own}; name the LLM that the cache "
                 "was made with."
             )
 
-    def _try(self, layer: int, cache: Cache, tried: Sequence[_Context]) -> None:
+    def _compare(self, layer: int, cache: Cache, contexts: Sequence[_Context]) -> None:
         """Compare some of a layer's vectors with the hidden states of the LLM.
 
         Raises:
             ModelError: they differ.
         """
-        prefixes = [context.sentence.ids[: context.position + 1] for context in tried]
+        prefixes = [context.sentence.ids[: context.position + 1] for context in contexts]
         own = torch.stack(
             [states[layer][-1] for states in self.model.hidden_states(prefixes, [layer])]
         ).float()
-        there = cache.embeddings[[context.row for context in tried]].float().to(own.device)
+        there = cache.embeddings[[context.row for context in contexts]].float().to(own.device)
         cosine = float(torch.cosine_similarity(own, there, dim=-1).median())
-        if not cosine >= _ALIKE:
+        if not cosine >= _LEAST_COSINE:
             raise ModelError(
                 f"The vectors of {cache.file} have a median cosine of {cosine:.3f} with the hidden states of "
-                f"{self.model.name} at layer {layer}, which must be {_ALIKE} or more: the cache is of another LLM, or "
-                "of another version of it."
+                f"{self.model.name} at layer {layer}, which must be {_LEAST_COSINE} or more: the cache is of "
+                "another LLM, or of another version of it."
             )
         self.cosines[layer] = cosine
 
     def entry(self) -> CorpusEntry:
-        """Describe the corpus as the ledger will."""
+        """Return the ledger entry of the corpus.
+
+        Raises:
+            CorpusError: no context is in all layers.
+        """
         assert self.common is not None
         if not len(self.common):
             raise CorpusError(
                 "The cache's layers have no context in common, and a bank holds the same contexts in each layer; "
-                "import fewer layers, with --layers."
+                "import fewer layers.",
+                argument="layers",
             )
         captions: set[str] = set()
         for _, payloads in self.catalogue():
@@ -283,7 +324,7 @@ class Survey:
         return count
 
     def catalogue(self) -> Iterator[tuple[Keys, list[Payload]]]:
-        """Give the contexts that all layers have, in the first layer's order: keys and payloads, some at a time."""
+        """Yield keys and payloads of the contexts that all layers have, in the first layer's order, some at a time."""
         assert self.common is not None
         with pa.memory_map(str(self.scratch / "catalogue.arrow")) as source:
             reader = pa.ipc.open_file(source)
@@ -297,13 +338,13 @@ class Survey:
                     yield keys[kept], [cast("Payload", {"corpus": self.corpus, **row}) for row in rows]
 
     def rows_of(self, layer: int, keys: Keys) -> npt.NDArray[np.int64]:
-        """Give the rows in which a layer's file has these contexts."""
+        """Return the rows of these contexts in a layer's file: int64 `[keys]`."""
         sorted_keys = np.load(self._path(layer, "keys"), mmap_mode="r")
         rows = np.load(self._path(layer, "rows"), mmap_mode="r")
         return np.asarray(rows[np.searchsorted(sorted_keys, keys)])
 
     def not_everywhere(self) -> int:
-        """Count the contexts, over all layers, that another layer lacks."""
+        """Return the number of rows, over all layers, with a context that another layer lacks."""
         assert self.common is not None
         return sum(self._counts.values()) - len(self.common) * len(self._counts)
 
@@ -312,7 +353,7 @@ class Survey:
 
 
 class _CatalogueWriter:
-    """Writes payloads to the catalogue, a batch at a time. Captions count as sentences in their order."""
+    """Writes payloads to the catalogue, a batch at a time. Captions are numbered as sentences in their order."""
 
     def __init__(self, scratch: Path, model: LanguageModel) -> None:
         self._sink = pa.OSFile(str(scratch / "catalogue.arrow"), "wb")

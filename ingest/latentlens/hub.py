@@ -1,8 +1,7 @@
-"""Caches of the reference library, latentlens, as its authors publish them: fetched from the hub."""
+"""Download caches of the reference library, latentlens, as its authors publish them on the hub."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +10,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 
 from latentbank.errors import CorpusError
 from latentbank.ingest.latentlens.caches import CACHE_FILE
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+from latentbank.text import first_line, is_hub_id
 
 
 def fetch_cache(source: str, layers: Sequence[int] | None = None) -> Path:
-    """Give the folder of a cache: `source` itself, or where a hub repository's files were put.
+    """Return the folder of a cache: `source` itself, or where a hub repository's files were downloaded to.
 
-    Only the files of the layers asked for are fetched; what is in the hub's own cache already is not fetched again, and
-    a download that was cut off goes on.
+    Only the files of the layers asked for are downloaded. Files that are in the hub's own cache are used, and an
+    interrupted download continues.
 
     Args:
         source: a folder, or the id of a model repository on the hub, such as
@@ -27,10 +25,10 @@ def fetch_cache(source: str, layers: Sequence[int] | None = None) -> Path:
         layers: None: all that there are.
 
     Raises:
-        CorpusError: it is neither, or the hub cannot be reached.
+        CorpusError: there is no such repository, or the hub cannot be reached.
     """
     folder = Path(source).expanduser()
-    if folder.exists() or not _HUB_ID.fullmatch(source):
+    if folder.exists() or not is_hub_id(source, owner=True):
         return folder
     patterns = [f"layer_{layer}/{CACHE_FILE}" for layer in (["*"] if layers is None else layers)]
     try:
@@ -40,8 +38,7 @@ def fetch_cache(source: str, layers: Sequence[int] | None = None) -> Path:
             f"{source} is no folder here and no model repository on the hub (or a private one: set HF_TOKEN)."
         ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:150]
         raise CorpusError(
-            f"{source} is no folder here and could not be fetched from the hub ({said}); run the command again "
-            "to go on."
+            f"{source} is no folder here and could not be downloaded from the hub ({first_line(error)[:150]}); call "
+            "again to continue."
         ) from None

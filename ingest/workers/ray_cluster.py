@@ -1,8 +1,8 @@
 """Shares of a plan on a Ray cluster: Ray Data actors, each with a GPU of its own where there are any.
 
-Ray places the workers, gives each the next share, and starts those that died anew. Each worker calls `store_plan`
-for its share, so everything said there holds: a share that was half done is continued, one that was
-done twice is stored once.
+Ray places the workers, gives each the next share, and starts those that died anew. Each worker calls `store_plan` with
+a share, so its guarantees hold here too: a share that was half done is continued, one that was done twice is stored
+once.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from pydantic import SecretStr
 from latentbank.bank.settings import Metric, Settings
 from latentbank.bank.store.backends import backend
 from latentbank.errors import LatentBankError
-from latentbank.ingest import job
 from latentbank.ingest.banks import create_bank
+from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, load_plan
 from latentbank.ingest.workers.shares import Share
 from latentbank.progress import Progress, Silent
+from latentbank.text import first_line
 
-# Shares for each worker: the fewer are left at the end, the less the others wait for the last one.
+# Shares for each worker: the more there are, the less time the others wait for the last one.
 SHARES_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
-class Fleet:
+class RayJob:
     """What every worker has to know to store shares of a plan.
 
-    Args:
-        bank: its name; made if it is new.
+    Attributes:
+        bank: its name; created if it is new.
         settings: lead to the server.
         plan: folder of the plan, at this path on all machines.
-        model: the LLM, as on the command line.
+        model: the LLM: a hub id, a folder or a .gguf file, the same on all machines.
         layers: bank layers.
-        metric: of a new bank.
-        dtype: of the LLM; None: by the device.
+        metric: of a new bank; None: the settings'.
+        dtype: of the LLM; None: chosen by the device.
         revision: of the LLM; None: the plan's.
         trust_remote_code: run code that comes with the model.
-        batch: tokens in one forward pass.
+        batch: tokens in one forward pass; None: chosen by the device.
         replace: the corpus takes the place of the one of its name.
     """
 
@@ -63,44 +64,45 @@ class Fleet:
     batch: int | None = None
     replace: bool = False
 
-    def read_plan(self) -> Plan:
-        """Read the plan.
+    def load_plan(self) -> Plan:
+        """Load the plan.
 
         Raises:
-            LatentBankError: it is not there on this machine.
+            LatentBankError: it is not in its folder on this machine.
         """
         plan = load_plan(self.plan)
         if plan is None:
             raise LatentBankError(
-                f"There is no plan in {self.plan}; make one with `latentbank ingest plan`, in a folder that every "
-                "machine of the cluster sees at this path."
+                f"There is no plan in {self.plan}; plan the corpus into a folder that every machine of the cluster has "
+                "at this path.",
+                argument="plan",
             )
         return plan
 
 
 def run_on_ray(
-    fleet: Fleet, address: str, workers: int | None = None, progress: Progress | None = None
-) -> job.JobReport:
+    job: RayJob, address: str, workers: int | None = None, progress: Progress | None = None
+) -> JobReport:
     """Store every context of a plan with the workers of a Ray cluster.
 
     Args:
-        fleet: what the workers do.
+        job: what the workers do.
         address: "local" starts Ray on this machine for as long as it takes; "auto" is the cluster this machine is
             part of, ray://HOST:10001 another.
         workers: how many; None: one for each GPU of the cluster, or for each machine where there are none.
         progress: told shares done.
 
     Returns:
-        What all workers did together; `encode_seconds` and `index_seconds` are theirs, added up.
+        What all workers did together; `encode_seconds` and `index_seconds` are the sums of theirs.
 
     Raises:
-        LatentBankError: Ray is not installed or not there, or the bank is embedded.
+        LatentBankError: Ray is not installed or not running, or the bank is embedded.
     """
-    if not backend(fleet.settings).shared:
+    if not backend(job.settings).shared:
         raise LatentBankError(
             "Workers on Ray fill a bank on a server, for an embedded one is open in one process; set LATENTBANK_URL."
         )
-    plan = fleet.read_plan()
+    plan = job.load_plan()
     try:
         ray: Any = importlib.import_module("ray")
         data: Any = importlib.import_module("ray.data")
@@ -113,7 +115,7 @@ def run_on_ray(
                 ray.init(address=address, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise LatentBankError(
-                    f"There is no Ray at '{address}' ({str(error).splitlines()[0]}); start one, or say --ray local."
+                    f"There is no Ray at '{address}' ({first_line(error)}); start it there, or use the address 'local'."
                 ) from None
             stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
@@ -124,7 +126,7 @@ def run_on_ray(
         done = data.range(shares, override_num_blocks=shares).map_batches(
             _Worker,
             batch_size=1,
-            fn_constructor_args=(_with_key(fleet), shares),
+            fn_constructor_args=(_portable(job), shares),
             concurrency=min(count, shares),
             num_cpus=_processors(resources.get("CPU", 1.0), min(count, shares)),
             num_gpus=1 if gpus else 0,
@@ -132,57 +134,53 @@ def run_on_ray(
         reports = []
         try:
             for row in done.iter_rows():
-                reports.append(job.JobReport(**row["report"]))
+                reports.append(JobReport(**row["report"]))
                 progress.update(len(reports), shares)
         except ray.exceptions.RayError as error:
-            raise _explained(error) from None
-    return _together(reports, plan)
+            raise _worker_error(error) from None
+    return _sum_of(reports, plan)
 
 
 class _Worker:
     """One actor: loads the LLM once, then stores one share after the other."""
 
-    def __init__(self, fleet: Fleet, shares: int) -> None:
+    def __init__(self, job: RayJob, shares: int) -> None:
         from latentbank.models.language.model import load_language_model
 
-        self.fleet, self.shares, self.plan = fleet, shares, fleet.read_plan()
+        self.job, self.shares, self.plan = job, shares, job.load_plan()
         self.model = load_language_model(
-            fleet.model,
-            dtype=fleet.dtype,
-            revision=fleet.revision or self.plan.revision,
-            deepest_layer=max(fleet.layers),
-            trust_remote_code=fleet.trust_remote_code,
+            job.model,
+            dtype=job.dtype,
+            revision=job.revision or self.plan.revision,
+            deepest_layer=max(job.layers),
+            trust_remote_code=job.trust_remote_code,
         )
 
     def __call__(self, rows: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        fleet, model = self.fleet, self.model
+        job, model = self.job, self.model
         reports = []
         for index in rows["id"].tolist():
-            with create_bank(
-                fleet.bank, model, fleet.layers, metric=fleet.metric, settings=fleet.settings
-            ) as bank:
+            with create_bank(job.bank, model, job.layers, metric=job.metric, settings=job.settings) as bank:
                 share = Share(index, self.shares)
-                report = job.store_plan(
-                    bank, self.plan, model, batch=fleet.batch, share=share, replace=fleet.replace
-                )
+                report = store_plan(bank, self.plan, model, batch=job.batch, share=share, replace=job.replace)
             reports.append(asdict(report))
         return {"report": np.array(reports, dtype=object)}
 
 
 def _processors(cpus: float, workers: int) -> float:
-    """Give what each worker reserves: a processor, or less where none would be left for Ray Data's own reading."""
+    """Return how many processors each worker reserves: one, or less where none would be left for Ray Data itself."""
     return min(1.0, max(0.01, math.floor((cpus - 1) / workers * 100) / 100))
 
 
-def _with_key(fleet: Fleet) -> Fleet:
-    """Let the settings hold the key itself, for its file may be on this machine only."""
-    key = fleet.settings.key()
-    held = {"api_key": None if key is None else SecretStr(key), "api_key_file": None}
-    return dataclasses.replace(fleet, settings=fleet.settings.model_copy(update=held))
+def _portable(job: RayJob) -> RayJob:
+    """Return the job with the API key itself in its settings: the key's file may be on this machine only."""
+    key = job.settings.key()
+    found = {"api_key": None if key is None else SecretStr(key), "api_key_file": None}
+    return dataclasses.replace(job, settings=job.settings.model_copy(update=found))
 
 
-def _explained(error: BaseException) -> BaseException:
-    """Give what a worker said to the user, if it said something to the user; else Ray's own error."""
+def _worker_error(error: BaseException) -> BaseException:
+    """Return the LatentBankError that a worker raised, if it raised one; else Ray's own error."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, LatentBankError):
@@ -191,17 +189,22 @@ def _explained(error: BaseException) -> BaseException:
     return error
 
 
-def _together(reports: list[job.JobReport], plan: Plan) -> job.JobReport:
-    if not any(one.complete for one in reports):
+def _sum_of(reports: list[JobReport], plan: Plan) -> JobReport:
+    """Return what all workers did together.
+
+    Raises:
+        LatentBankError: no worker completed the corpus.
+    """
+    if not any(report.complete for report in reports):
         raise LatentBankError(
-            f"All shares of '{plan.corpus}' are done, but nobody completed it; run the command again."
+            f"All shares of '{plan.corpus}' are done, but no worker completed the corpus; run the job again."
         )
-    return job.JobReport(
+    return JobReport(
         corpus=plan.corpus,
         contexts=plan.contexts,
-        encoded=sum(one.encoded for one in reports),
-        found=sum(one.found for one in reports),
-        computed_tokens=sum(one.computed_tokens for one in reports),
-        encode_seconds=sum(one.encode_seconds for one in reports),
-        index_seconds=sum(one.index_seconds for one in reports),
+        encoded=sum(report.encoded for report in reports),
+        found=sum(report.found for report in reports),
+        computed_tokens=sum(report.computed_tokens for report in reports),
+        encode_seconds=sum(report.encode_seconds for report in reports),
+        index_seconds=sum(report.index_seconds for report in reports),
     )

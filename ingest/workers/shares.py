@@ -1,7 +1,7 @@
-"""Shares of a plan, for many workers: which sentences one has, and the records by which others see how far it is.
+"""Shares of a plan, for many workers: the sentences of each, and records of their progress for others to read.
 
-Nothing is decided by these records: what is done, the bank itself says. So it does no harm if two workers take one
-share, if a worker dies without a word, or if clocks differ; only what `ingest status` shows would be off.
+Nothing depends on these records: the bank itself tells what is done. So two workers may take the same share, a worker
+may die, and clocks may differ; only the progress that is shown would be wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.ingest.plan import Plan
 
-# Seconds between two heartbeats, and from when on a worker without one is taken for stalled.
+# Seconds between two heartbeats, and after which a worker without one counts as stalled.
 BEAT_SECONDS = 20.0
 STALLED_SECONDS = 90.0
 _LAST_BEAT_SECONDS = 10.0
@@ -40,16 +40,16 @@ class Share:
         return f"{self.index}/{self.of}"
 
     def rows(self, plan: Plan) -> tuple[int, int]:
-        """Give the first and the last (exclusive) planned sentence: neighbors, which share prefixes."""
+        """Return the first and the last (exclusive) planned sentence: neighbors, which share prefixes."""
         count = plan.planned_sentences
         return count * self.index // self.of, count * (self.index + 1) // self.of
 
 
 def parse_share(text: str) -> Share:
-    """Read a share as the command line takes it: 0/4 is the first of four.
+    """Read a share from text: 0/4 is the first of four.
 
     Raises:
-        LatentBankError: it is none.
+        LatentBankError: the text is not a share.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     share = Share(int(match[1]), int(match[2])) if match else Share(0, 0)
@@ -60,10 +60,15 @@ def parse_share(text: str) -> Share:
 
 @dataclass(frozen=True)
 class ShareState:
-    """How far a share is; a missing one has no more than its name.
+    """The progress of a share; a missing share has only its name.
 
-    `stored` of its `contexts` are in every layer; `heartbeat` is the worker's time (ISO 8601, UTC) when it last said
-    so, `worker` its machine and process.
+    Attributes:
+        share: its name, such as "0/4".
+        state: "running" with a recent heartbeat, "stalled" without one, "missing" if no worker has begun it.
+        stored: contexts of the share that are in every layer.
+        contexts: contexts of the share.
+        heartbeat: the worker's time of its last record (ISO 8601, UTC).
+        worker: the worker's machine and process.
     """
 
     share: str
@@ -75,7 +80,7 @@ class ShareState:
 
 
 def share_states(records: Mapping[str, Mapping[str, Any]]) -> list[ShareState]:
-    """Tell from the records of a corpus's shares (`Store.read_shares`) how far each is, missing ones too."""
+    """Return the progress of a corpus's shares, also of missing ones, from their records (`Store.read_shares`)."""
     named = {key.rpartition("/")[0] for key in records}
     splits = sorted({parse_share(name).of for name in named})
     return [_state(str(Share(index, of)), records) for of in splits for index in range(of)]
@@ -98,18 +103,27 @@ def _state(share: str, records: Mapping[str, Mapping[str, Any]]) -> ShareState:
 
 
 class Heartbeat:
-    """Beats while a worker is at its share: a thread that records every few seconds how far it is.
+    """A thread that records every few seconds how far a worker is with its share; a context manager.
 
-    A beat that fails is left out: what stops the worker, it learns from its own requests.
+    A record that cannot be written is left out: the worker's own requests tell it what is wrong.
     """
 
     def __init__(
         self, bank: Bank, corpus: str, share: Share, contexts: int, stored: Callable[[], int]
     ) -> None:
+        """Prepare the thread.
+
+        Args:
+            bank: open for writing.
+            corpus: the name that the contexts are stored under.
+            share: the worker's share.
+            contexts: contexts of the share.
+            stored: returns how many of them are stored by now.
+        """
         self._bank, self._corpus, self._share = bank, corpus, share
         self._contexts, self._stored = contexts, stored
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="latentbank heart", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="latentbank heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._record("beat")
@@ -120,11 +134,11 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.set()
-        # A server that does not answer may hold the last beat up; an embedded bank must not be closed meanwhile.
+        # A server that does not answer may delay the last beat; an embedded bank must not be closed meanwhile.
         self._thread.join(_LAST_BEAT_SECONDS if self._bank.store.shared else None)
 
     def done(self) -> None:
-        """Record that every context of the share is stored. Under a key of its own: no late beat takes it back."""
+        """Record that every context of the share is stored, under a key of its own, which no late beat overwrites."""
         self._record("done")
 
     def _beat(self) -> None:

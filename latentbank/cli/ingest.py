@@ -180,10 +180,10 @@ def ingest_latentlens(
     as_json: JsonOption = False,
 ) -> None:
     """Import a cache of the reference library, latentlens, as a corpus. Run again, it continues where it stopped."""
-    from latentbank.cli.output.moves import show_official
+    from latentbank.cli.output.moves import show_latentlens
     from latentbank.ingest.banks import create_bank
     from latentbank.ingest.corpus import Corpus
-    from latentbank.ingest.latentlens.caches import import_official, official_layers
+    from latentbank.ingest.latentlens.caches import cache_layers, import_latentlens
     from latentbank.ingest.latentlens.hub import fetch_cache
     from latentbank.progress import shown
 
@@ -192,7 +192,7 @@ def ingest_latentlens(
     known = bank.known(settings, model.model)
     layers = bank.stored_layers(known)
     directory = fetch_cache(source, layers)
-    found = list(official_layers(directory, layers))
+    found = list(cache_layers(directory, layers))
     llm = model.load_llm(found, default=known.model if known else None)
     target = bank.name(settings, known, llm.name)
     metric = known.metric if known else "cosine"
@@ -200,8 +200,8 @@ def ingest_latentlens(
         create_bank(target, llm, found, metric=metric, settings=settings) as opened,
         shown("checking", "rows") as progress,
     ):
-        report = import_official(opened, llm, directory, corpus.name, progress, sample)
-    show_official(report, place(settings), as_json=as_json)
+        report = import_latentlens(opened, llm, directory, corpus.name, progress, sample)
+    show_latentlens(report, place(settings), as_json=as_json)
     if report.move.wrong:
         raise typer.Exit(1)
 
@@ -280,7 +280,7 @@ def _run_share(job: _Job, share: Share) -> _Stored:
 def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
     """Store all shares of a plan with Ray."""
     from latentbank.bank.opening import pinned_name
-    from latentbank.ingest.workers.ray_cluster import Fleet, run_on_ray
+    from latentbank.ingest.workers.ray_cluster import RayJob, run_on_ray
     from latentbank.progress import shown
 
     layers, model = job.layers(), job.model_name()
@@ -290,7 +290,7 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
     assert model is not None
     assert job.work.ray is not None
     name = job.bank.name(job.settings, job.known, model)
-    fleet = Fleet(
+    ray_job = RayJob(
         bank=pinned_name(name, job.settings),
         settings=job.settings,
         plan=folder.absolute(),
@@ -304,7 +304,7 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
         replace=job.work.replace,
     )
     with shown("ingesting", "shares") as progress:
-        report = run_on_ray(fleet, job.work.ray, job.work.workers, progress)
+        report = run_on_ray(ray_job, job.work.ray, job.work.workers, progress)
     return report, name, tuple(layers)
 
 

@@ -222,7 +222,7 @@ def test_a_row_has_every_prefix_once_and_no_other(tokens: list[list[int]], size:
     for row in rows:
         nodes = len(row.tokens)
         assert 0 < nodes <= size or len(row.planned) == 1
-        seen = row.sees()
+        seen = row.attention()
         prefixes = []
         for node in range(nodes):
             path = np.flatnonzero(seen[node]).tolist()
@@ -303,7 +303,7 @@ def test_of_the_sentences_in_a_row_the_one_that_overflows_is_named(
     with pytest.raises(ModelError) as caught:
         gathered(encode(model, "c", plan.read(), [2], packed=packed))
     assert f"not finite at layer 2, sentence {len(TEXTS)} ('A dog & a cat.')" in str(caught.value)
-    assert str(caught.value).endswith("in float16; run with --dtype bfloat16 or float32.")
+    assert str(caught.value).endswith("in float16; load the LLM in bfloat16 or float32.")
 
 
 def test_a_hidden_state_of_zeros_is_named(tiny_dir: Any, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_graph_of_more_contexts_than_were_tried_takes_longer_for_each(plan: Pl
 
 def test_what_the_bank_holds_counts_for_its_graph_and_for_indexing(plan: Plan) -> None:
     alone = estimate(plan, 32, [1], Settings(), SPEED)
-    beside = estimate(plan, 32, [1], Settings(), SPEED, held=100_000)
+    beside = estimate(plan, 32, [1], Settings(), SPEED, stored=100_000)
     assert beside.ram_bytes > alone.ram_bytes  # a graph from 60,000 contexts on
     assert beside.disk_bytes < 2 * alone.disk_bytes  # the plan's share alone
     assert beside.index_seconds is not None
@@ -62,7 +62,7 @@ def test_a_calibration_tells_storing_from_indexing_and_makes_a_graph_if_the_bank
     found = calibrate(plan, tiny(), [1, 2], settings)
     assert (found.trial, found.graph) == (plan.contexts, False)
     assert min(found.contexts_stored_per_second, found.contexts_indexed_per_second) > 0
-    assert calibrate(plan, tiny(), [1, 2], settings, held=100_000).graph
+    assert calibrate(plan, tiny(), [1, 2], settings, stored=100_000).graph
     assert not list((tmp_path / "data").iterdir())
 
 
@@ -77,5 +77,5 @@ def test_a_cluster_runs_the_llm_only_as_deep_as_the_layers(plan: Plan, tiny: Tin
     )  # queries and outputs, keys and values, MLP, norms
     assert one.llm_hours * 3600 == pytest.approx(2 * block * plan.prefixes / 1e6)
     assert one.layer.caption_index > 0  # which a server makes, whatever the settings say
-    whole = estimate_cluster(plan, model, [1], Settings(), machines, held=99 * plan.contexts)
+    whole = estimate_cluster(plan, model, [1], Settings(), machines, stored=99 * plan.contexts)
     assert whole.ram_bytes >= 100 * one.ram_bytes

@@ -11,7 +11,7 @@ from latentbank.text import listed
 if TYPE_CHECKING:
     from latentbank.bank.transfer.export import ExportReport
     from latentbank.bank.transfer.receive import MoveReport
-    from latentbank.ingest.latentlens.caches import OfficialReport
+    from latentbank.ingest.latentlens.caches import CacheReport
 
 
 def show_export(report: ExportReport, *, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
     )
 
 
-def show_official(report: OfficialReport, where: str, *, as_json: bool) -> None:
+def show_latentlens(report: CacheReport, where: str, *, as_json: bool) -> None:
     """Print the result of importing a cache of latentlens."""
     if as_json:
         move = {**asdict(report.move), "sound": not report.move.wrong}

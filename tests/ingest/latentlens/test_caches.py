@@ -22,7 +22,7 @@ from latentbank.bank.store.embedded.store import EmbeddedStore
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LayerNotFound, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
-from latentbank.ingest.latentlens.caches import OfficialReport, import_official, official_layers
+from latentbank.ingest.latentlens.caches import CacheReport, cache_layers, import_latentlens
 from latentbank.ingest.plan import PlanSettings
 from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel
@@ -61,10 +61,10 @@ class Cache:
         }
         return create_bank(name, data_dir=self.banks, **{**arguments, **given})
 
-    def take(self, name: str = "bank", **given: Any) -> OfficialReport:
+    def take(self, name: str = "bank", **given: Any) -> CacheReport:
         """Import the cache as corpus `c`."""
         with self.bank(name, **given) as opened:
-            return import_official(opened, given.get("model", self.model), self.folder, "c")
+            return import_latentlens(opened, given.get("model", self.model), self.folder, "c")
 
 
 Save = Callable[..., Cache]
@@ -87,7 +87,7 @@ def built(tiny: Tiny, tiny_dir: Callable[..., Path], tmp_path_factory: pytest.Te
             model=network,
             tokenizer=tokens,
         )
-        folder = tmp_path_factory.mktemp("official") / "cache"
+        folder = tmp_path_factory.mktemp("latentlens") / "cache"
         index.save(folder)
         return Cache(folder, index, tiny("llama", tokenizer), folder)
 
@@ -330,7 +330,7 @@ def test_a_layer_under_another_number_is_found_out(saved: Save) -> None:
     cache = saved()
     cache.file(1).replace(cache.file(3))
     with pytest.raises(LayerNotFound, match="no layer 1; it has 3"):
-        official_layers(cache.folder, [1])
+        cache_layers(cache.folder, [1])
     with pytest.raises(ModelError, match="median cosine"):
         cache.take(layers=(3,))
 
@@ -363,7 +363,7 @@ def test_layers_without_a_common_context_are_refused(saved: Save) -> None:
 
 def test_a_folder_without_a_cache(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no layer_N") as caught:
-        official_layers(tmp_path)
+        cache_layers(tmp_path)
     assert is_one_sentence(caught.value)
 
 

@@ -134,4 +134,4 @@ def test_a_folder_stays_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "lab" / "cache").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert fetch_cache("lab/cache") == Path("lab/cache")
-    assert fetch_cache("/not/there") == Path("/not/there")  # `official_layers` says that nothing is in it
+    assert fetch_cache("/not/there") == Path("/not/there")  # `cache_layers` says that nothing is in it

@@ -18,7 +18,7 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan
-from latentbank.ingest.workers.ray_cluster import Fleet, run_on_ray
+from latentbank.ingest.workers.ray_cluster import RayJob, run_on_ray
 from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import LAYERS, Place, some_sentences
@@ -53,9 +53,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def fleet(server: QdrantDouble, plan: Plan, model: LanguageModel) -> Fleet:
+def ray_job(server: QdrantDouble, plan: Plan, model: LanguageModel) -> RayJob:
     settings = load_settings(url=server.url, grpc_port=server.grpc_port, retry_wait=0.01, graph_from=200)
-    return Fleet("bank", settings, plan.directory, model.name, LAYERS, batch=128)
+    return RayJob("bank", settings, plan.directory, model.name, LAYERS, batch=128)
 
 
 def test_two_workers_one_killed_in_the_middle(
@@ -70,25 +70,25 @@ def test_two_workers_one_killed_in_the_middle(
     place = Place(tiny_dir(), quick_folder)
     with place.bank(model) as bank:
         store_plan(bank, plan, model)
-        wanted = contents(bank)
+        expected = contents(bank)
     with QdrantDouble() as server:
         remote = Place(tiny_dir(), quick_folder, server.url, server.grpc_port)
         server.inject(Fault.hang, operation="upsert", after=2, seconds=4.0)
         killed: list[int] = []
 
-        def kill_one() -> None:
+        def kill_worker() -> None:
             while server.faults_left:
                 time.sleep(0.05)
             with remote.bank(model) as bank:
                 beats = bank.store.read_shares("c")
-            (one, *_) = sorted(
+            (worker, *_) = sorted(
                 record["worker"] for key, record in beats.items() if f"{key[:-5]}/done" not in beats
             )
-            killed.append(int(one.rpartition(" ")[2]))
+            killed.append(int(worker.rpartition(" ")[2]))
             os.kill(killed[0], signal.SIGKILL)
             server.clear_faults()
 
-        killer = threading.Thread(target=kill_one, daemon=True)
+        killer = threading.Thread(target=kill_worker, daemon=True)
         killer.start()
         told: list[tuple[float, float | None]] = []
 
@@ -98,7 +98,7 @@ def test_two_workers_one_killed_in_the_middle(
 
             def stage(self, what: str, unit: str) -> None: ...
 
-        report = run_on_ray(fleet(server, plan, model), "auto", 2, Told())
+        report = run_on_ray(ray_job(server, plan, model), "auto", 2, Told())
         killer.join(60)
         assert len(killed) == 1
         assert (report.corpus, report.contexts) == ("c", plan.contexts)
@@ -107,12 +107,12 @@ def test_two_workers_one_killed_in_the_middle(
         with remote.bank(model) as bank:
             assert bank.corpora["c"].complete
             assert bank.verify() == []
-            assert_same_bank(contents(bank), wanted)
+            assert_same_bank(contents(bank), expected)
         assert server.invalid_requests == []
 
 
 def test_an_embedded_bank_has_one_process(plan: Plan, model: LanguageModel, tmp_path: Path) -> None:
-    embedded = Fleet("bank", load_settings(data_dir=tmp_path), plan.directory, model.name, LAYERS)
+    embedded = RayJob("bank", load_settings(data_dir=tmp_path), plan.directory, model.name, LAYERS)
     with pytest.raises(LatentBankError, match=r"on a server, .*set LATENTBANK_URL"):
         run_on_ray(embedded, "local")
 
@@ -122,7 +122,7 @@ def test_a_plan_and_a_cluster_that_are_not_there(
 ) -> None:
     settings = load_settings(url="http://127.0.0.1:1")
     with pytest.raises(LatentBankError, match="There is no plan in"):
-        run_on_ray(Fleet("bank", settings, tmp_path / "none", model.name, LAYERS), "local")
+        run_on_ray(RayJob("bank", settings, tmp_path / "none", model.name, LAYERS), "local")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(LatentBankError, match=r"no Ray at 'auto' .*--ray local"):
-        run_on_ray(Fleet("bank", settings, plan.directory, model.name, LAYERS), "auto")
+    with pytest.raises(LatentBankError, match=r"no Ray at 'auto' .*use the address 'local'"):
+        run_on_ray(RayJob("bank", settings, plan.directory, model.name, LAYERS), "auto")
