@@ -1,4 +1,4 @@
-"""Tiny models with tokenizers of several kinds, real sentences, and what a bank holds."""
+"""Fixtures: tiny models with tokenizers of several kinds, real sentences, and the contents of a bank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.tiny import TEXTS, save_tiny, tiny_tokenizer
 Tiny = Callable[..., LanguageModel]
 Contents = dict[int, dict[str, tuple[Payload, npt.NDArray[np.float32]]]]
 
-# Scripts in which a character, a letter and a token are three things.
+# Scripts in which characters, letters and tokens differ.
 SCRIPTS = (
     "A  dog\truns   <|im_end|> fast.",
     "👩‍👩‍👧‍👦 goes 🏳️‍🌈 home 🇺🇦!",
@@ -74,7 +74,7 @@ TOKENIZERS = {
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give the directory of a tiny model of an architecture, with one of `TOKENIZERS`."""
+    """Return the directory of a tiny model of an architecture, with one of `TOKENIZERS`."""
     root = tmp_path_factory.mktemp("tiny")
 
     def directory(architecture: str = "llama", tokenizer: str = "plain", **overrides: object) -> Path:
@@ -89,7 +89,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_dir: Callable[..., Path]) -> Tiny:
-    """Give a tiny model of an architecture, with one of `TOKENIZERS`; shared, so leave it as it is."""
+    """Return a tiny model of an architecture, with one of `TOKENIZERS`; it is shared, so tests must not change it."""
 
     @functools.cache
     def load(architecture: str = "llama", tokenizer: str = "plain", **overrides: object) -> LanguageModel:
@@ -110,7 +110,7 @@ def concepts() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nobody_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writers need not wait for readers who know an older ledger."""
+    """Let writers not wait for readers with an older ledger."""
     monkeypatch.setattr("latentbank.bank.view.LEDGER_SECONDS", 0.0)
     monkeypatch.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)
     monkeypatch.setattr("latentbank.ingest.job.LEDGER_SECONDS", 0.0)
@@ -118,11 +118,11 @@ def nobody_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for everything the engine writes, doubles' collections too; in memory where there is such a place."""
+    """A folder for everything the engine writes, also a double's collections; in memory where possible."""
     shared = Path("/dev/shm")
     usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
     folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
-    multiprocessing.util.get_temp_dir()  # that of processes outlives a test, so it is made elsewhere
+    multiprocessing.util.get_temp_dir()  # created before, since that of the processes outlives a test
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -130,7 +130,7 @@ def quick_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Generated:
-    """Sentences made anew each time they are read: `count` of them by `make`, from their numbers."""
+    """Sentences that are generated each time they are read: `count` of them by `make`, from their numbers."""
 
     count: int
     make: Callable[[int], str]
@@ -140,7 +140,7 @@ class Generated:
 
 
 def contents(bank: Bank) -> Contents:
-    """All points of a bank: by layer and id the payload and the vector `[hidden]` as stored."""
+    """Return all points of a bank: by layer and id, the payload and the stored vector `[hidden]`."""
     found: Contents = {}
     for layer in bank.layers:
         found[layer] = {}
@@ -151,10 +151,10 @@ def contents(bank: Bank) -> Contents:
     return found
 
 
-def assert_same_bank(one: Contents, other: Contents) -> None:
-    """Id for id and payload for payload the same; vectors to 1e-3."""
-    assert one.keys() == other.keys()
-    for layer, points in one.items():
+def assert_same_bank(first: Contents, other: Contents) -> None:
+    """Check that two banks have equal ids and payloads, and equal vectors to 1e-3."""
+    assert first.keys() == other.keys()
+    for layer, points in first.items():
         assert points.keys() == other[layer].keys()
         for id_, (payload, vector) in points.items():
             assert payload == other[layer][id_][0]

@@ -1,4 +1,4 @@
-"""Jobs on small banks, in this process or in one of their own that can be killed."""
+"""Jobs on small banks, in this process or in a process of their own that can be killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from latentbank.ingest.workers.shares import parse_share
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.progress import Progress
 
-# Made here, where it belongs to the process all others are forked from: each of them would leave its own behind.
+# Created here, in the process that all others are forked from: otherwise each of them would leave its own behind.
 tqdm.get_lock()
 
 LAYERS = (0, 2, 4)
@@ -45,7 +45,7 @@ BATCH = 128
 
 
 def some_sentences(count: int = 120) -> list[str]:
-    """Sentences of which many begin alike, the same in every process."""
+    """Return sentences of which many begin alike, the same in every process."""
     chance = random.Random(3)
     who = ("A dog", "A cat", "The old fisherman", "Two children", "The baker", "A woman")
     does = ("runs over", "sleeps near", "watches", "crosses", "builds", "reads about")
@@ -56,7 +56,7 @@ def some_sentences(count: int = 120) -> list[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job works: all that another process has to know, too."""
+    """Where a job works; all that another process has to know."""
 
     model: Path
     folder: Path
@@ -69,7 +69,7 @@ class Place:
     retries: int = 2
 
     def bank(self, model: LanguageModel) -> Bank:
-        """Open the bank, made if it is new."""
+        """Open the bank, creating it if it is new."""
         return create_bank(
             "bank",
             model,
@@ -95,21 +95,21 @@ class Place:
         replace: bool = False,
         **choice: Any,
     ) -> Plan:
-        """Give the plan of a corpus."""
+        """Return the plan of a corpus."""
         settings = PlanSettings(**{"contexts_per_token": 100, **choice})
         made = corpus_from_sentences(corpus, sentences)
         folder = self.folder / "plans" / corpus
         return plan_for(bank, made, model, folder, settings, progress, replace=replace)
 
     def job(self, model: LanguageModel, sentences: list[str], corpus: str = "c") -> JobReport:
-        """Plan and run, from opening the bank to closing it."""
+        """Open the bank, plan, store the plan, and close the bank."""
         with self.bank(model) as bank:
             return store_plan(bank, self.plan(bank, model, sentences, corpus), model, batch=BATCH)
 
 
 @dataclass
 class Calls:
-    """Progress that counts its calls before the first stage, and does something at the nth."""
+    """Progress that counts its calls before the first stage, and calls `do` at the nth."""
 
     at: int = 0
     do: Callable[[], object] = lambda: None
@@ -131,16 +131,16 @@ class Calls:
 
 # -- a process that can be killed ----------------------------------------------------------------
 
-# A job's writer and its LLM speak at the same time.
+# A job's writer and its LLM send events at the same time.
 _speaking = threading.Lock()
 _SPIED = ("write_entry", "defer_index", "present", "upsert", "commit", "index")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What the other process said: it begins or has ended something.
+    """What the other process reports: it begins or has ended something.
 
-    An upsert was of these contexts of a layer; a job that stopped says with what error.
+    An upsert names its layer and contexts; a job that stopped gives its error.
     """
 
     name: str
@@ -167,7 +167,7 @@ def _spied(name: str, method: Callable[..., Any], line: Connection) -> Callable[
 
 
 class _Telling:
-    """Progress of planning that is told, and waits at the nth time to be killed."""
+    """Progress of planning that reports each call, and waits at the nth one to be killed."""
 
     def __init__(self, line: Connection, last: int) -> None:
         self.line, self.left = line, last
@@ -179,11 +179,11 @@ class _Telling:
             time.sleep(60)
 
     def stage(self, what: str, unit: str) -> None:
-        """Nothing to tell."""
+        """Report nothing."""
 
 
 def set_clock(hours: float) -> None:
-    """Let this process's clock be so many hours ahead."""
+    """Set this process's clock ahead by some hours."""
 
     class Clock(datetime):
         @classmethod
@@ -211,7 +211,7 @@ def _share(
 
 @dataclass
 class Worker:
-    """A worker at a share of a plan, in a process of its own."""
+    """A worker with a share of a plan, in a process of its own."""
 
     process: Any
     line: Connection
@@ -230,7 +230,7 @@ class Worker:
         self.line.close()
 
     def report(self) -> JobReport:
-        """Wait until it has finished, and give its report."""
+        """Wait until it has finished, and return its report."""
         while not isinstance(said := self.line.recv(), JobReport):
             pass
         self.process.join()
@@ -246,7 +246,7 @@ def start_worker(
     replace: bool = False,
     clock: float = 0.0,
 ) -> Worker:
-    """Start a worker at a share of the plan in `directory`; its clock is `clock` hours ahead."""
+    """Start a worker with a share of the plan in `directory`; its clock is `clock` hours ahead."""
     ours, theirs = _context().Pipe(duplex=False)
     process = _context().Process(target=_share, args=(place, directory, share, theirs, batch, replace, clock))
     process.start()
@@ -276,7 +276,7 @@ def _work(place: Place, sentences: list[str], line: Connection, planning: int, b
 
 @functools.cache
 def _context() -> Any:
-    """A server that has imported everything and forks, so that each job starts at once."""
+    """Return the context of a fork server that has imported everything, so that each job starts at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.ingest.jobs"])
     return context
@@ -293,7 +293,7 @@ def _events(line: Connection) -> Iterator[Event]:
 def kill_job(place: Place, sentences: list[str], name: str, times: int, delay: float) -> list[Event]:
     """Run the job in another process, killed `delay` seconds after it begins `name` for the nth time.
 
-    Returns what it said before it died.
+    Returns the events that it reported before it died.
     """
     job = start_job(place, sentences, times if name == "planning" else 0)
     return job.killed(
@@ -309,9 +309,9 @@ class Job:
     line: Connection
 
     def killed(self, when: Callable[[list[Event]], bool], delay: float) -> list[Event]:
-        """Kill it with signal 9, `delay` seconds after what it has said so far makes `when` true.
+        """Kill it with signal 9, `delay` seconds after its events so far make `when` true.
 
-        Gives all it said. If `when` never is true, it ends by itself.
+        Returns all its events. If `when` is never true, the job ends by itself.
         """
         said: list[Event] = []
         for event in _events(self.line):
@@ -323,7 +323,7 @@ class Job:
         return said + self.rest()
 
     def rest(self) -> list[Event]:
-        """Wait until it has ended; gives what it said from now on."""
+        """Wait until it has ended, and return its events from now on."""
         said = list(_events(self.line))
         self.process.join()
         self.line.close()
@@ -331,7 +331,7 @@ class Job:
 
 
 def start_job(place: Place, sentences: list[str], planning: int = 0, batch: int = BATCH) -> Job:
-    """Start a whole job, which waits to be killed at the nth time that it tells how far its planning is.
+    """Start a whole job, which waits to be killed at the nth report of its planning.
 
     `batch`: tokens in a forward pass.
     """
@@ -343,9 +343,9 @@ def start_job(place: Place, sentences: list[str], planning: int = 0, batch: int 
 
 
 def acknowledged(said: list[Event], *, shared: bool = False) -> set[tuple[int, str]]:
-    """Which contexts (layer and id) were safe for certain when the process died.
+    """Return the contexts (layer and id) that were certainly safe when the process died.
 
-    On a server (`shared`) those of upserts that were answered, embedded those that were committed.
+    On a server (`shared`) these are the contexts of answered upserts, in an embedded bank the committed ones.
     """
     added: set[tuple[int, str]] = set()
     safe: set[tuple[int, str]] = set()
@@ -358,10 +358,10 @@ def acknowledged(said: list[Event], *, shared: bool = False) -> set[tuple[int, s
 
 
 def committed(said: list[Event]) -> int:
-    """How many contexts every layer had committed for certain when the process died."""
+    """Return how many contexts every layer had certainly committed when the process died."""
     return sum(layer == LAYERS[-1] for layer, _ in acknowledged(said))
 
 
 def stored_contexts(bank: Bank, corpus: str) -> int:
-    """The least of the layers' counts: what every layer holds of a corpus."""
+    """Return the smallest of the layers' counts: what every layer holds of a corpus."""
     return min(bank.store.count(layer, Where(corpus=corpus)) for layer in bank.layers)

@@ -1,4 +1,4 @@
-"""Every kind of source, read for real: what comes out, and which sentence is said when it cannot."""
+"""Every kind of source is read from real files: the sentences that come out, and the messages of errors."""
 
 import csv
 import gzip
@@ -37,7 +37,7 @@ def read(*sources, counts=None, **options):
 
 
 def refusal(*sources, **options):
-    """The one sentence of the error, checked for its form."""
+    """Return the error's message, checked to be one sentence."""
     with pytest.raises(CorpusError) as caught:
         read(*sources, **options)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""The encoder: packed or padded, in batches of any size, every context as from its sentence alone."""
+"""The encoder: packed or padded, in batches of any size, every context equals that of its sentence run alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.tiny import TEXTS
 PACKED = ("llama", "qwen2-window", "qwen3", "gemma2", "gemma3", "mistral", "phi3", "gpt2", "gpt_neox")
 PADDED = ("bloom", "mamba")
 
-# Many begin alike, some are the beginning of another, some are short and some long.
+# Many begin alike, some are the beginning of another, and their lengths differ.
 SENTENCES = (
     *TEXTS,
     *SCRIPTS,
@@ -48,31 +48,31 @@ def plan_of(
 
 
 def gathered(batches: Iterable[Encoded]) -> tuple[dict[str, Payload], States, int]:
-    """Payloads by id, states by layer and id, tokens computed; no id comes twice."""
+    """Return payloads by id, states by layer and id, and tokens computed; check that ids are unique."""
     payloads: dict[str, Payload] = {}
     states: States = {}
     computed = 0
-    for one in batches:
-        assert not payloads.keys() & set(one.ids)
-        assert len(set(one.ids)) == len(one.ids)
-        payloads |= zip(one.ids, one.payloads, strict=True)
-        for layer, rows in one.states.items():
+    for encoded in batches:
+        assert not payloads.keys() & set(encoded.ids)
+        assert len(set(encoded.ids)) == len(encoded.ids)
+        payloads |= zip(encoded.ids, encoded.payloads, strict=True)
+        for layer, rows in encoded.states.items():
             assert rows.dtype == np.float32
-            states.setdefault(layer, {}).update(zip(one.ids, rows, strict=True))
-        computed += one.computed
+            states.setdefault(layer, {}).update(zip(encoded.ids, rows, strict=True))
+        computed += encoded.computed
     return payloads, states, computed
 
 
-def far(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+def far(first: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
     """1 - cosine."""
-    a, b = one.astype(np.float64), other.astype(np.float64)
+    a, b = first.astype(np.float64), other.astype(np.float64)
     return float(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def check_alone(
     model: LanguageModel, plan: Plan, batches: Iterable[Encoded], layers: Sequence[int]
 ) -> tuple[dict[str, Payload], States]:
-    """Every planned context is there, as from its whole sentence run alone, with the right payload."""
+    """Check that every planned context is there, equals that of its sentence run alone, and has the right payload."""
     payloads, states, _ = gathered(batches)
     assert set(states) == set(layers)
     tokenizer: Any = model.tokenizer
@@ -132,7 +132,7 @@ def test_packed_is_padded(architecture: str, tiny: Tiny, tmp_path: Path) -> None
     for layer in (0, 2, 4):
         for id_, state in packed[layer].items():
             assert far(state, padded[layer][id_]) < 1e-5
-    assert plan.prefixes <= few < many == sum(len(one.token_ids) for one in plan.read())
+    assert plan.prefixes <= few < many == sum(len(sentence.token_ids) for sentence in plan.read())
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -142,7 +142,10 @@ def test_batches_of_any_size_give_the_same(packed: bool, tiny: Tiny, tmp_path: P
     payloads, states, _ = gathered(encode(model, "c", plan.read(), [3], packed=packed))
     for size in (1, 7, 40, 100_000):
         batches = list(encode(model, "c", plan.read(), [3], batch=size, packed=packed))
-        assert all(one.computed <= size or len({p["sentence"] for p in one.payloads}) == 1 for one in batches)
+        assert all(
+            encoded.computed <= size or len({p["sentence"] for p in encoded.payloads}) == 1
+            for encoded in batches
+        )
         others, again, _ = gathered(batches)
         assert others == payloads
         assert max(far(state, again[3][id_]) for id_, state in states[3].items()) < 1e-5
@@ -157,13 +160,13 @@ def test_a_batch_is_no_wider_than_asked_for(
     shapes: list[tuple[int, ...]] = []
     run = model._run
 
-    def spy(inputs: dict[str, Any], wanted: list[int]) -> Any:
+    def spy(inputs: dict[str, Any], layers: list[int]) -> Any:
         shapes.append(tuple(inputs["input_ids"].shape))
-        return run(inputs, wanted)
+        return run(inputs, layers)
 
-    assert model.packs  # its own trial is none of our batches
+    assert model.packs  # the model's own trial is not one of the batches
     monkeypatch.setattr(model, "_run", spy)
-    longest = max(len(one.token_ids) for one in plan.read())
+    longest = max(len(sentence.token_ids) for sentence in plan.read())
     for packed in (True, False):
         shapes.clear()
         gathered(encode(model, "c", plan.read(), [1], batch=150, packed=packed))
@@ -172,16 +175,20 @@ def test_a_batch_is_no_wider_than_asked_for(
 
 
 def test_only_some_contexts_of_a_sentence(tiny: Tiny, tmp_path: Path) -> None:
-    """As when a job continues: the same states for what is left, and no more tokens than that needs."""
+    """When a job continues, the rest gets the same states, with no more tokens than it needs."""
     model = tiny()
     plan = plan_of(model, tmp_path)
     payloads, states, _ = gathered(encode(model, "c", plan.read(), [2]))
-    some = [one.only(range(0, len(one.positions), 3)) for one in plan.read() if one.sentence % 2]
+    some = [
+        sentence.only(range(0, len(sentence.positions), 3))
+        for sentence in plan.read()
+        if sentence.sentence % 2
+    ]
     left, again, computed = gathered(encode(model, "c", some, [2]))
-    assert set(left) == {id_ for one in some for id_ in context_ids("c", one)}
+    assert set(left) == {id_ for sentence in some for id_ in context_ids("c", sentence)}
     assert all(payloads[id_] == payload for id_, payload in left.items())
     assert max(far(state, states[2][id_]) for id_, state in again[2].items()) < 1e-5
-    assert computed <= sum(len(one.token_ids) for one in some)
+    assert computed <= sum(len(sentence.token_ids) for sentence in some)
 
 
 def test_nothing_to_encode(tiny: Tiny) -> None:
@@ -217,25 +224,25 @@ token_lists = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), max_
 def test_a_row_has_every_prefix_once_and_no_other(tokens: list[list[int]], size: int, ordered: bool) -> None:
     sentences = [sentence_of(ids, i) for i, ids in enumerate(sorted(tokens) if ordered else tokens)]
     rows = list(fill_rows(sentences, size))
-    packed = [one for row in rows for one, _ in row.planned]
-    assert sorted(packed, key=lambda one: one.sentence) == sentences
+    packed = [sentence for row in rows for sentence, _ in row.planned]
+    assert sorted(packed, key=lambda sentence: sentence.sentence) == sentences
     for row in rows:
         nodes = len(row.tokens)
         assert 0 < nodes <= size or len(row.planned) == 1
-        seen = row.attention()
+        attended = row.attention()
         prefixes = []
         for node in range(nodes):
-            path = np.flatnonzero(seen[node]).tolist()
+            path = np.flatnonzero(attended[node]).tolist()
             assert path[-1] == node
             assert [row.depths[i] for i in path] == list(range(len(path)))
             prefixes.append(tuple(row.tokens[i] for i in path))
         assert len(set(prefixes)) == nodes
         needed = {tuple(s.token_ids[:n]) for s, _ in row.planned for n in range(1, len(s.token_ids) + 1)}
         assert set(prefixes) == needed
-        for one, found in row.planned:
-            expected = [tuple(one.token_ids[: position + 1]) for position in one.positions]
+        for sentence, found in row.planned:
+            expected = [tuple(sentence.token_ids[: position + 1]) for position in sentence.positions]
             assert [prefixes[node] for node in found] == expected
-    for row, following in pairwise(rows):  # what comes next would not have fitted
+    for row, following in pairwise(rows):  # the next sentence would not have fitted
         assert len(row.tokens) + row.new_nodes(following.planned[0][0]) > size
 
 
@@ -248,7 +255,7 @@ def test_a_sentence_longer_than_a_row_has_its_own() -> None:
 
 @pytest.mark.parametrize("size", [8, 50])
 def test_sentences_are_packed_while_they_come(size: int) -> None:
-    """Only a few sentences are looked at before a row is given out, however many there are."""
+    """Only a few sentences are read before a row is returned, however many there are."""
     read = 0
 
     def endless() -> Iterator[PlannedSentence]:
@@ -267,7 +274,7 @@ def test_sentences_are_packed_while_they_come(size: int) -> None:
 
 
 def poisoned(directory: Path, layer: int, value: float, dtype: str = "float32") -> LanguageModel:
-    """A model of its own whose hidden states are spoiled by `value` in layer `layer` and above."""
+    """Return a new model whose hidden states from layer `layer` on contain `value`."""
     model = load_language_model(str(directory), device="cpu", dtype=dtype)
     with torch.no_grad():
         weight = model._embedding if layer == 0 else model._blocks[layer - 1].post_attention_layernorm.weight
@@ -287,7 +294,7 @@ def test_what_is_not_finite_is_named(
     message = str(caught.value)
     assert f"not finite at layer {layer}, sentence 0 ('The old fisherman mends his nets.')" in message
     assert "in float32" in message
-    if layer:  # layers below are sound
+    if layer:  # the layers below are not affected
         gathered(encode(model, "c", plan.read(), range(layer), packed=packed))
 
 
@@ -295,7 +302,7 @@ def test_what_is_not_finite_is_named(
 def test_of_the_sentences_in_a_row_the_one_that_overflows_is_named(
     packed: bool, tiny_dir: Any, tmp_path: Path
 ) -> None:
-    """Though at layer 2 all sentences of its row are spoiled with it."""
+    """At layer 2, the value has spread to all sentences of the row."""
     model = load_language_model(str(tiny_dir()), device="cpu", dtype="float16")
     plan = plan_of(model, tmp_path, [*TEXTS, "A dog & a cat."])
     with torch.no_grad():
@@ -317,13 +324,13 @@ def test_a_hidden_state_of_zeros_is_named(tiny_dir: Any, tmp_path: Path) -> None
 
 
 def test_smollm2_on_real_sentences(smollm2: LanguageModel, concepts: list[str], tmp_path: Path) -> None:
-    """The packed path against each sentence alone, and a bank of the contexts that finds itself."""
+    """The packed states equal those of each sentence alone, and a bank of the contexts finds each of them."""
     assert smollm2.packs
     sentences = [*concepts[:20], *concepts[50_000:50_020]]
     layers = [0, 8, 16]
     plan = plan_of(smollm2, tmp_path / "plan", sentences)
     batches = list(encode(smollm2, "c", plan.read(), layers))
-    assert sum(one.computed for one in batches) < 1.1 * plan.prefixes
+    assert sum(encoded.computed for encoded in batches) < 1.1 * plan.prefixes
     payloads, states = check_alone(smollm2, plan, batches, layers)
     with create_bank(
         "real",
@@ -335,9 +342,9 @@ def test_smollm2_on_real_sentences(smollm2: LanguageModel, concepts: list[str], 
         data_dir=tmp_path,
         url="",
     ) as bank:
-        for one in batches:
+        for encoded in batches:
             for layer in layers:
-                bank.add(layer, one.ids, one.states[layer], one.payloads)
+                bank.add(layer, encoded.ids, encoded.states[layer], encoded.payloads)
         bank.commit()
         for layer in layers:
             bank.store.index(layer)

@@ -1,4 +1,4 @@
-"""Corpora of one size."""
+"""Corpora of equal size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_larger_is_cut_to_the_smaller_evenly(model: LanguageModel, tmp_path:
     assert plans["small"].sentences == 120
     assert plans["large"].sentences < 900
     assert plans["large"].contexts == pytest.approx(plans["small"].contexts, rel=TOLERANCE)
-    numbers = sorted(int(one.caption.rsplit(maxsplit=1)[1]) for one in plans["large"].read())
+    numbers = sorted(int(sentence.caption.rsplit(maxsplit=1)[1]) for sentence in plans["large"].read())
     gaps = [after - before for before, after in pairwise(numbers)]
     assert max(gaps) < 3 * 900 / plans["large"].sentences
     again = equal_plans(corpora, model, tmp_path / "again", settings=SETTINGS)
@@ -49,11 +49,11 @@ def test_a_number_of_contexts_can_be_asked_for(model: LanguageModel, tmp_path: P
     corpora = {
         name: corpus_from_sentences(name, some_sentences(count)) for name, count in (("a", 500), ("b", 300))
     }
-    for wanted in (1000, 10**9):
-        plans = equal_plans(corpora, model, tmp_path / str(wanted), contexts=wanted, settings=SETTINGS)
+    for target in (1000, 10**9):
+        plans = equal_plans(corpora, model, tmp_path / str(target), contexts=target, settings=SETTINGS)
         sizes = [plan.contexts for plan in plans.values()]
         assert sizes[0] == pytest.approx(sizes[1], rel=2 * TOLERANCE)
-        assert (sizes[0] == pytest.approx(1000, rel=TOLERANCE)) == (wanted == 1000)
+        assert (sizes[0] == pytest.approx(1000, rel=TOLERANCE)) == (target == 1000)
 
 
 def test_a_sentence_is_left_where_one_is_too_many(model: LanguageModel, tmp_path: Path) -> None:

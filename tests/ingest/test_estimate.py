@@ -1,4 +1,4 @@
-"""What a plan is estimated to cost."""
+"""Estimates of what a plan costs."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_a_calibration_tells_storing_from_indexing_and_makes_a_graph_if_the_bank
 def test_a_cluster_runs_the_llm_only_as_deep_as_the_layers(plan: Plan, tiny: Tiny) -> None:
     model = tiny()
     machines = Machines(gpu_flops=1e6)
-    one = estimate_cluster(plan, model, [1], Settings(), machines)
+    single = estimate_cluster(plan, model, [1], Settings(), machines)
     three = estimate_cluster(plan, model, [3], Settings(), machines)
-    assert three.llm_hours == pytest.approx(3 * one.llm_hours)
+    assert three.llm_hours == pytest.approx(3 * single.llm_hours)
     block = (
         2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
     )  # queries and outputs, keys and values, MLP, norms
-    assert one.llm_hours * 3600 == pytest.approx(2 * block * plan.prefixes / 1e6)
-    assert one.layer.caption_index > 0  # which a server makes, whatever the settings say
+    assert single.llm_hours * 3600 == pytest.approx(2 * block * plan.prefixes / 1e6)
+    assert single.layer.caption_index > 0  # which a server builds, whatever the settings say
     whole = estimate_cluster(plan, model, [1], Settings(), machines, stored=99 * plan.contexts)
-    assert whole.ram_bytes >= 100 * one.ram_bytes
+    assert whole.ram_bytes >= 100 * single.ram_bytes

@@ -68,13 +68,13 @@ def remote(embedded: Place, server: QdrantDouble) -> Place:
 
 @pytest.fixture(params=["embedded", "remote"])
 def place(request: pytest.FixtureRequest) -> Place:
-    """A place for a bank: on this machine, and on a server."""
+    """A place for a bank: embedded, and on a server."""
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Unbroken:
-    """What a job gives that nothing disturbs."""
+    """The result of a job that nothing disturbs."""
 
     report: JobReport
     contents: Contents
@@ -94,7 +94,7 @@ def unbroken(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(autouse=True)
 def _threads_and_switches() -> Iterator[None]:
-    """However a job ends, no writer is left and Python's threads switch as before."""
+    """Check that however a job ends, no writer is left and Python's threads switch as before."""
     before = sys.getswitchinterval()
     yield
     assert sys.getswitchinterval() == before
@@ -114,16 +114,16 @@ def spy_forwards(
     at: int = 0,
     do: Callable[[], object] = lambda: None,
 ) -> list[int]:
-    """Count the model's forwards and their tokens, and do something before the nth."""
-    assert model.packs  # its own trial does not count
+    """Record the tokens of the model's forward passes, and call a function before the nth."""
+    assert model.packs  # the model's own trial does not count
     sizes: list[int] = []
     forward = model._run
 
-    def counted(inputs: dict[str, Any], wanted: list[int]) -> Any:
+    def counted(inputs: dict[str, Any], layers: list[int]) -> Any:
         if len(sizes) + 1 == at:
             do()
         sizes.append(inputs["input_ids"].numel())
-        return forward(inputs, wanted)
+        return forward(inputs, layers)
 
     monkeypatch.setattr(model, "_run", counted)
     return sizes
@@ -251,7 +251,7 @@ def test_what_the_llm_has_computed_before_an_interrupt_is_stored(
 def test_only_committed_contexts_count_after_a_kill_between_layers(
     embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that reached some layers only is encoded again, whole."""
+    """A batch that was stored in some of the layers only is encoded again."""
     with embedded.bank(model) as bank:
         plan = embedded.plan(bank, model, SENTENCES)
         upsert = bank.store.upsert
@@ -287,12 +287,12 @@ def test_the_queue_is_bounded_and_the_writer_works_beside_the_llm(
         monkeypatch.setattr(bank.store, "upsert", slow)
         store_plan(bank, plan, model, batch=BATCH)
     assert len(forwards) > 15
-    # One in the writer's hands, those queued, one that waits for a place.
+    # One that the writer stores, those queued, and one that waits for the queue.
     assert 2 < max(ahead) <= 1 + latentbank.ingest.writer._QUEUE + 1
 
 
 class Hanging:
-    """Lets the writer hang in the store at its first batch, until `release`."""
+    """Makes the writer hang in the store at its first batch, until `release` is set."""
 
     def __init__(self, bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.hangs, self.release = threading.Event(), threading.Event()
@@ -339,7 +339,7 @@ def test_a_second_ctrl_c_gives_up_what_is_queued(
             store_plan(bank, plan, model, told, batch=BATCH)
         helper.join()
         assert len(forwards) == 3
-        assert told.calls == 1  # the batch in hand
+        assert told.calls == 1  # the batch that was being stored
         assert stored_contexts(bank, "c") == told.last[0] > 0
     assert embedded.job(model, SENTENCES).found == told.last[0]
     check_complete(embedded, model, unbroken)
@@ -366,7 +366,7 @@ def test_a_third_ctrl_c_leaves_at_once(
         finally:
             left.set()
         helper.join()
-        assert not store.release.is_set()  # nobody waited for the store
+        assert not store.release.is_set()  # the job did not wait for the store
         store.release.set()
         for thread in threading.enumerate():
             if thread.name == "latentbank writer":
@@ -427,7 +427,7 @@ MOMENTS = (
 
 
 def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbroken) -> None:
-    """One job, killed again and again, each time a little after something began; then left alone."""
+    """One job is killed repeatedly, each time shortly after some step began; then it runs undisturbed."""
     chance, safe = random.Random(place.url == ""), 0
     moments = MOMENTS if not place.url else MOMENTS[2::2]
     for name, times in moments:
@@ -437,7 +437,7 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
         begun, ended = (said.count(Event("write_entry", begins)) for begins in (True, False))
         with place.bank(model) as bank:
             if "c" in bank.corpora:
-                # Killed while the last entry is written, it may be there or not.
+                # If the job was killed while it wrote the last entry, the entry may be there or not.
                 assert bank.corpora["c"].complete in {begun == 2, ended == 2}
                 assert stored_contexts(bank, "c") >= safe
     report = place.job(model, SENTENCES)
@@ -476,9 +476,9 @@ def test_a_corpus_that_changed_under_the_same_name(
 
 def test_a_corpus_may_change_before_anything_is_stored(embedded: Place, model: LanguageModel) -> None:
     with embedded.bank(model) as bank:
-        one = embedded.plan(bank, model, SENTENCES)
+        first = embedded.plan(bank, model, SENTENCES)
         other = embedded.plan(bank, model, SENTENCES[:20])
-        assert one.content_hash != other.content_hash
+        assert first.content_hash != other.content_hash
         assert store_plan(bank, other, model).contexts == other.contexts
 
 
@@ -522,7 +522,7 @@ def test_a_plan_is_used_again_unless_something_differs(
 def test_standard_input_is_planned_anew(
     embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It can be read once only, so what it holds this time must not pass for what it held before."""
+    """Standard input can be read only once, so the plan of what it held before must not be used for it."""
 
     def planned(text: str) -> Any:
         (tmp_path / "in").write_text(text)
@@ -530,13 +530,13 @@ def test_standard_input_is_planned_anew(
             monkeypatch.setattr(sys, "stdin", stream)
             return plan_for(bank, open_corpus("c", "-"), model, tmp_path / "plan", PlanSettings())
 
-    one, other = planned("A dog runs.\n"), planned("A cat sleeps.\n")
+    first, other = planned("A dog runs.\n"), planned("A cat sleeps.\n")
     assert [s.caption for s in other.read()] == ["A cat sleeps."]
     with embedded.bank(model) as bank:
         store_plan(bank, other, model)
     with pytest.raises(CorpusError, match="has changed"):
         planned("A dog runs.\n")
-    assert planned("A cat sleeps.\n").content_hash == other.content_hash != one.content_hash
+    assert planned("A cat sleeps.\n").content_hash == other.content_hash != first.content_hash
 
 
 def test_a_plan_or_a_model_that_is_not_the_banks(
@@ -557,7 +557,7 @@ def test_a_plan_or_a_model_that_is_not_the_banks(
         assert bank.corpora == {}
 
 
-# -- mended --------------------------------------------------------------------------------------
+# -- repaired ------------------------------------------------------------------------------------
 
 
 def test_a_layer_that_lost_everything_is_filled_again(
@@ -671,7 +671,7 @@ def test_a_disk_that_fills_up_in_the_middle(
 
     def fill_up() -> None:
         free = shutil.disk_usage(small_disk).free
-        ballast.write_bytes(bytes(free - (1 << 20)))  # truly written, unlike truncate
+        ballast.write_bytes(bytes(free - (1 << 20)))  # really written, unlike truncate
 
     told = Calls(3, fill_up)
     with place.bank(model) as bank:

@@ -1,4 +1,4 @@
-"""The means of a centred bank: of a plan's contexts, the same after a kill, and kept for every corpus."""
+"""Means of a centred bank: those of a plan's contexts, the same after a kill, and kept for every corpus."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_small_plan_is_used_whole(model: LanguageModel, plan: Plan) -> None:
 def test_a_sample_is_spread_over_the_plan(
     model: LanguageModel, plan: Plan, monkeypatch: pytest.MonkeyPatch, sample: int
 ) -> None:
-    """About as many contexts as asked for, the same ones each time, whatever the batch; near the true mean."""
+    """The sample has about the size asked for, is the same for any batch, and its mean is near the true one."""
     monkeypatch.setattr(latentbank.ingest.means, "SAMPLE", sample)
     read: list[int] = []
     original = Plan.sample
@@ -68,11 +68,11 @@ def test_a_sample_is_spread_over_the_plan(
             yield sentence
 
     monkeypatch.setattr(Plan, "sample", spied)
-    one, other = text_means(plan, model, LAYERS), text_means(plan, model, LAYERS, batch=40)
+    first, other = text_means(plan, model, LAYERS), text_means(plan, model, LAYERS, batch=40)
     assert 0.5 * sample < sum(read) / 2 < 1.6 * sample < plan.contexts
     for layer, states in states_of(model, plan).items():
-        np.testing.assert_allclose(one[layer], other[layer], atol=1e-5)
-        off = np.linalg.norm(one[layer] - states.mean(axis=0))
+        np.testing.assert_allclose(first[layer], other[layer], atol=1e-5)
+        off = np.linalg.norm(first[layer] - states.mean(axis=0))
         assert 1e-4 < off < 4 * np.linalg.norm(states.std(axis=0)) / np.sqrt(sum(read) / 2)
 
 
@@ -111,7 +111,7 @@ def test_a_job_centres_what_it_stores(place: Place, model: LanguageModel) -> Non
         assert stored.keys() == expected.keys()
         for key, row in stored.items():
             np.testing.assert_allclose(row, expected[key], atol=2e-3)
-        for layer in LAYERS:  # what is left of the mean
+        for layer in LAYERS:  # what remains of the mean
             assert np.linalg.norm(np.mean([v for (at, _), v in stored.items() if at == layer], axis=0)) < 0.2
 
 
@@ -130,13 +130,13 @@ def test_every_corpus_is_centred_by_the_first(place: Place, model: LanguageModel
 
 
 class Killed(BaseException):
-    """What ends a job as abruptly as a signal, where it can be said when."""
+    """Ends a job as abruptly as a signal does, at a chosen step."""
 
 
 def test_a_job_that_is_killed_while_it_estimates(
     place: Place, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is stored without means, and the next run comes to the same ones."""
+    """Nothing is stored without means, and the next job estimates the same ones."""
     unbroken = Place(place.model, tmp_path / "unbroken", metric="centred")
     with unbroken.bank(model) as bank:
         fill(bank, unbroken, model)
@@ -174,7 +174,7 @@ def test_a_job_that_is_killed_after_the_means_were_fixed(
                 store_plan(bank, plan, model, batch=BATCH)
         means = dict(bank.info().manifest.means)
     with place.bank(model) as bank:
-        # Other means now would be wrong for what is there.
+        # Other means would now be wrong for the contexts that are stored.
         monkeypatch.setattr(latentbank.ingest.means, "SAMPLE", 5)
         fill(bank, place, model)
         assert bank.manifest.means == means != {}

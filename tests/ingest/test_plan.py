@@ -1,4 +1,4 @@
-"""Plans: which tokens become contexts, where they stand in their sentences, and how a plan is kept."""
+"""Plans: which tokens become contexts, their spans in the sentences, and how a plan is stored."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def plan_of(sentences: Sequence[str], model: LanguageModel, directory: Path, **c
 
 
 def prefixes(planned: list[PlannedSentence]) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Sentence, position and prefix of every context, in corpus order."""
+    """Return sentence, position and prefix of every context, in corpus order."""
     found = [
-        (one.sentence, position, tuple(one.token_ids[: position + 1]))
-        for one in planned
-        for position in one.positions
+        (row.sentence, position, tuple(row.token_ids[: position + 1]))
+        for row in planned
+        for position in row.positions
     ]
     return sorted(found)
 
@@ -59,11 +59,11 @@ def prefixes(planned: list[PlannedSentence]) -> list[tuple[int, int, tuple[int, 
 def by_the_rules(
     sentences: Sequence[str], model: LanguageModel, choice: PlanSettings
 ) -> tuple[list[tuple[int, int, tuple[int, ...]]], int, int]:
-    """What becomes a context, written down once more the slow way; then the tokens and the truncated."""
+    """Return the contexts by a second, slow implementation of the rules; then the counts of tokens and truncated."""
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.all_special_ids)
     bos = [tokenizer.bos_token_id] if choice.bos == "always" and tokenizer.bos_token_id is not None else []
-    contexts, seen, per_token, tokens, truncated = [], set(), Counter[int](), 0, 0
+    contexts, found, per_token, tokens, truncated = [], set(), Counter[int](), 0, 0
     for number, sentence in enumerate(sentences):
         if bos:
             ids = bos + tokenizer.encode(sentence, add_special_tokens=False, split_special_tokens=True)
@@ -75,9 +75,9 @@ def by_the_rules(
         truncated += kept != real
         for position in kept[choice.skip :]:
             prefix = tuple(ids[: position + 1])
-            if prefix in seen or per_token[ids[position]] == choice.contexts_per_token:
+            if prefix in found or per_token[ids[position]] == choice.contexts_per_token:
                 continue
-            seen.add(prefix)
+            found.add(prefix)
             per_token[ids[position]] += 1
             contexts.append((number, position, prefix))
     return contexts, tokens, truncated
@@ -95,7 +95,7 @@ def by_the_rules(
         max_tokens=st.sampled_from([512, 7, 3]),
     ),
 )
-# The third "a" takes the last place of its token, so the fourth is left out.
+# The third "a" is the last context that its token id may have, so the fourth is left out.
 @example(sentences=["aaaa"], kind="plain", choice=PlanSettings(contexts_per_token=2))
 @example(sentences=["a b", "a b", "a b a"], kind="bos", choice=PlanSettings())
 @example(sentences=["a"], kind="metaspace", choice=PlanSettings(skip=0, max_tokens=1))
@@ -116,14 +116,14 @@ def test_contexts_are_chosen_by_the_rules(
     counted = (plan.sentences, plan.tokens, plan.truncated, plan.contexts, plan.planned_sentences)
     assert counted == (len(sentences), tokens, truncated, len(contexts), len({c[0] for c in contexts}))
     assert plan.caption_bytes == sum(len(sentences[number].encode()) for number, _, _ in contexts)
-    for one in planned:
-        assert one.caption == sentences[one.sentence]
-        assert len(one.token_ids) == one.positions[-1] + 1  # no further than its last planned token
-    heads = [(one.token_ids[:12], one.sentence) for one in planned]
+    for row in planned:
+        assert row.caption == sentences[row.sentence]
+        assert len(row.token_ids) == row.positions[-1] + 1  # up to its last planned token only
+    heads = [(row.token_ids[:12], row.sentence) for row in planned]
     assert heads == sorted(heads)
-    needed = [tuple(one.token_ids[:n]) for one in planned for n in range(1, len(one.token_ids) + 1)]
+    needed = [tuple(row.token_ids[:n]) for row in planned for n in range(1, len(row.token_ids) + 1)]
     distinct, long = set(needed), [prefix for prefix in needed if len(prefix) > 12]
-    # Sorted by 12 tokens: a longer prefix may be computed again in each sentence that has it, no other.
+    # Sentences are sorted by 12 tokens, so only longer prefixes may be computed again.
     assert len(distinct) <= plan.prefixes <= len(distinct) + len(long) - len(set(long))
 
 
@@ -142,7 +142,7 @@ def test_an_unknown_character_is_no_context(tiny: Tiny, tmp_path: Path) -> None:
     assert 0 in ids  # <unk>
     (planned,) = plan_of(["A dog ⠿ runs"], model, tmp_path).read()
     assert set(planned.positions) == {i for i, token in enumerate(ids) if token > 2} - {1}
-    assert 0 in planned.token_ids  # the LLM sees it all the same
+    assert 0 in planned.token_ids  # the LLM still attends to it
 
 
 def test_bos_always_takes_the_place_of_the_tokenizers_special_tokens(tiny: Tiny, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_models_positions_cut_a_sentence(tiny: Tiny, tmp_path: Path) -> None
     assert model.max_length == 128
     plan = plan_of([" ".join(["dog"] * 300), TEXTS[0]], model, tmp_path, contexts_per_token=10**6)
     assert plan.truncated == 1
-    assert max(len(one.token_ids) for one in plan.read()) == 128
+    assert max(len(row.token_ids) for row in plan.read()) == 128
     assert plan.tokens == 128 + len(model.encode(TEXTS[0]))
 
 
@@ -176,7 +176,7 @@ def test_places_are_given_in_corpus_order_over_batches(tiny: Tiny, tmp_path: Pat
     sentences = [f"dog {i} cat" for i in range(3000)]  # tokenized 1024 at a time
     cat = model.encode("dog 0 cat")[-1]
     plan = plan_of(sentences, model, tmp_path, contexts_per_token=1500)
-    holders = sorted(one.sentence for one in plan.read() for p in one.positions if one.token_ids[p] == cat)
+    holders = sorted(row.sentence for row in plan.read() for p in row.positions if row.token_ids[p] == cat)
     assert holders == list(range(1500))
 
 
@@ -194,7 +194,7 @@ def test_every_prefix_of_sentences_that_share_less_than_the_sort_sees_counts_onc
 
 
 def byte_spans(caption: str, tokens: list[str]) -> list[tuple[int, int]]:
-    """The characters that each token of a byte-level tokenizer has bytes of, without outer white space."""
+    """Return the characters that each token of a byte-level tokenizer has bytes of, stripped of white space."""
     owners = [i for i, character in enumerate(caption) for _ in character.encode()]
     assert bytes(_BYTES[c] for token in tokens for c in token) == caption.encode()
     spans, at = [], 0
@@ -213,20 +213,20 @@ def byte_spans(caption: str, tokens: list[str]) -> list[tuple[int, int]]:
 def check_byte_level(model: LanguageModel, captions: Sequence[str], directory: Path) -> None:
     tokenizer: Any = model.tokenizer
     plan = plan_of(captions, model, directory, skip=0, contexts_per_token=10**6)
-    for one in plan.read():
-        ids = tokenizer.encode(one.caption, add_special_tokens=False, split_special_tokens=True)
-        lead = len(one.token_ids) - len(ids)
-        assert one.token_ids[lead:] == ids
-        spans = byte_spans(one.caption, tokenizer.convert_ids_to_tokens(ids))
-        found = list(zip(one.starts, one.ends, strict=True))
-        assert found == [spans[position - lead] for position in one.positions]
-        for position, (start, end) in zip(one.positions, found, strict=True):
-            text = tokenizer.decode([one.token_ids[position]])
+    for row in plan.read():
+        ids = tokenizer.encode(row.caption, add_special_tokens=False, split_special_tokens=True)
+        lead = len(row.token_ids) - len(ids)
+        assert row.token_ids[lead:] == ids
+        spans = byte_spans(row.caption, tokenizer.convert_ids_to_tokens(ids))
+        found = list(zip(row.starts, row.ends, strict=True))
+        assert found == [spans[position - lead] for position in row.positions]
+        for position, (start, end) in zip(row.positions, found, strict=True):
+            text = tokenizer.decode([row.token_ids[position]])
             if "�" not in text:
-                assert one.caption[start:end] == (text.strip() or text)
+                assert row.caption[start:end] == (text.strip() or text)
 
 
-@pytest.mark.parametrize("kind", ["plain", "bos"])  # which trim their spans, or do not
+@pytest.mark.parametrize("kind", ["plain", "bos"])  # which trim their spans or not
 def test_spans_of_byte_level_tokens(kind: str, tiny: Tiny, tmp_path: Path) -> None:
     check_byte_level(tiny(tokenizer=kind), [*SCRIPTS, *TEXTS], tmp_path)
 
@@ -251,10 +251,10 @@ def test_spans_of_metaspace_tokens(tiny: Tiny, tmp_path: Path) -> None:
     tokenizer: Any = model.tokenizer
     plan = plan_of([*SCRIPTS, *TEXTS], model, tmp_path, contexts_per_token=10**6)
     checked = 0
-    for one in plan.read():
-        for position, start, end in zip(one.positions, one.starts, one.ends, strict=True):
-            text = tokenizer.convert_ids_to_tokens(one.token_ids[position]).replace("▁", " ")
-            span = one.caption[start:end]
+    for row in plan.read():
+        for position, start, end in zip(row.positions, row.starts, row.ends, strict=True):
+            text = tokenizer.convert_ids_to_tokens(row.token_ids[position]).replace("▁", " ")
+            span = row.caption[start:end]
             assert span == text.strip() or (span.isspace() and text.isspace())
             checked += 1
     assert checked == plan.contexts > 200
@@ -282,13 +282,13 @@ def test_caption_and_words(smollm2: LanguageModel, tmp_path: Path) -> None:
 
 
 def test_only_keeps_the_tokens_asked_for() -> None:
-    one = PlannedSentence(7, "a b c", [5, 6, 7], [0, 1, 2], [0, 2, 4], [1, 3, 5], ["a", "b", "c"])
-    assert one.only([0, 1, 2]) == one
-    assert one.only([0, 1]) == PlannedSentence(7, "a b c", [5, 6], [0, 1], [0, 2], [1, 3], ["a", "b"])
-    assert one.only([1]) == PlannedSentence(7, "a b c", [5, 6], [1], [2], [3], ["b"])
+    row = PlannedSentence(7, "a b c", [5, 6, 7], [0, 1, 2], [0, 2, 4], [1, 3, 5], ["a", "b", "c"])
+    assert row.only([0, 1, 2]) == row
+    assert row.only([0, 1]) == PlannedSentence(7, "a b c", [5, 6], [0, 1], [0, 2], [1, 3], ["a", "b"])
+    assert row.only([1]) == PlannedSentence(7, "a b c", [5, 6], [1], [2], [3], ["b"])
 
 
-# -- keeping a plan ------------------------------------------------------------------------------
+# -- storing a plan ------------------------------------------------------------------------------
 
 
 def test_a_plan_is_read_back(tiny: Tiny, tmp_path: Path) -> None:
@@ -313,10 +313,10 @@ def test_the_content_hash_tells_where_sentences_end() -> None:
 
 
 def test_planning_again_gives_the_same_file(tiny: Tiny, tmp_path: Path) -> None:
-    one = plan_of(TEXTS, tiny(), tmp_path / "one")
+    first = plan_of(TEXTS, tiny(), tmp_path / "one")
     other = plan_of(TEXTS, tiny(), tmp_path / "other")
     for name in ("plan.json", "sentences.arrow"):
-        assert (one.directory / name).read_bytes() == (other.directory / name).read_bytes()
+        assert (first.directory / name).read_bytes() == (other.directory / name).read_bytes()
 
 
 def test_there_is_no_plan_where_none_was_made(tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_a_folder_that_cannot_be_used_is_named(tiny: Tiny, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("room", [0, 4096])
 def test_a_full_disk_is_one_clear_error(room: int, tiny: Tiny, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk: writing fails in the middle."""
+    """A limit on the size of files acts as a full disk: writing fails in the middle."""
     model, limits = tiny(), resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
@@ -450,7 +450,7 @@ def test_progress_counts_sentences(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def long_words(tiny: Tiny) -> LanguageModel:
-    """A tiny model with a tokenizer that makes one token of a word, however long."""
+    """Return a tiny model whose tokenizer makes each word one token, however long it is."""
     words = {"<unk>": 0} | {f"w{i}": i + 1 for i in range(300)}
     backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -460,7 +460,7 @@ def long_words(tiny: Tiny) -> LanguageModel:
 
 
 def test_planning_does_not_hold_the_text(tiny: Tiny, tmp_path: Path) -> None:
-    """18 MB of text, 3 kB a sentence: planned, sorted and read with a few MB, wherever they are kept."""
+    """18 MB of text, 3 kB a sentence, are planned, sorted and read with a few MB of memory."""
     corpus = Generated(6_000, lambda i: f"w{i % 100} w{i // 100} {i:x<3000}")
     model = long_words(tiny)
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
@@ -470,7 +470,7 @@ def test_planning_does_not_hold_the_text(tiny: Tiny, tmp_path: Path) -> None:
         plan = make_plan(
             corpus_from_sentences("c", corpus), model, tmp_path, PlanSettings(contexts_per_token=10**6)
         )
-        read = sum(len(one.caption) for one in plan.read())
+        read = sum(len(row.caption) for row in plan.read())
         python = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

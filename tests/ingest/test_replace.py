@@ -1,4 +1,4 @@
-"""A corpus replaced while others read: the old one until the new one is complete, then only the new one."""
+"""A corpus is replaced while others read: they see the old one until the new one is complete, then only that."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def new_plan(place: Place, bank: Bank, model: LanguageModel, sentences: list[str
 
 
 def captions(bank: Bank, model: LanguageModel) -> set[str]:
-    """The sentences that a reader's search finds; all of one corpus."""
+    """Return the sentences that a reader's search finds, and check that all are of one corpus."""
     (state,) = model.hidden_states([[5, 6]], [2])
     found = bank.search(state[2][1:].numpy(), 2, 10_000)[0]
-    assert {one.corpus for one in found} == {"c"}
+    assert {neighbor.corpus for neighbor in found} == {"c"}
     assert len(found) == bank.count(2) == bank.count(2, Where(corpus="c"))
-    return {one.caption for one in found}
+    return {neighbor.caption for neighbor in found}
 
 
 def test_readers_see_the_old_corpus_and_then_the_new_one(
@@ -73,7 +73,7 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
             with pytest.raises(KeyboardInterrupt):
                 store_plan(bank, plan, model, batch=BATCH, replace=True)
         assert captions(bank, model) == old
-        assert {name: one.complete for name, one in bank.corpora.items()} == {"c": True, "c@2": False}
+        assert {name: entry.complete for name, entry in bank.corpora.items()} == {"c": True, "c@2": False}
     with place.bank(model) as bank:
         assert captions(bank, model) == old
         report = store_plan(bank, new_plan(place, bank, model), model, batch=BATCH, replace=True)
@@ -84,20 +84,20 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
         assert bank.verify() == []
         assert [bank.store.count(layer) for layer in LAYERS] == [plan.contexts] * len(LAYERS)
 
-        # All the same if it is told again, with `replace` or without.
+        # Storing the plan again changes nothing, with `replace` or without.
         for replace in (True, False):
             again = store_plan(bank, place.plan(bank, model, NEW), model, replace=replace)
             assert (again.encoded, again.contexts) == (0, plan.contexts)
 
-        # What it holds is what a bank holds that never had another, but for the names.
+        # The bank holds the same as one that never had another corpus, except for the names.
         fresh = Place(place.model, quick_folder / "fresh")
         with fresh.bank(model) as other:
             store_plan(other, fresh.plan(other, model, NEW), model, batch=BATCH)
-            wanted = contents(other)
-        held = contents(bank)
+            expected = contents(other)
+        stored = contents(bank)
         for layer in LAYERS:
-            assert {payload["corpus"] for payload, _ in held[layer].values()} == {"c@2"}
-            for points in (held, wanted):
+            assert {payload["corpus"] for payload, _ in stored[layer].values()} == {"c@2"}
+            for points in (stored, expected):
                 named = {
                     f"{payload['sentence']} {payload['position']}": (
                         payload | {"corpus": "c"},  # type: ignore[operator]
@@ -107,7 +107,7 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
                 }
                 assert len(named) == plan.contexts
                 points[layer] = named
-        assert_same_bank(held, wanted)
+        assert_same_bank(stored, expected)
 
 
 def test_a_replacement_of_a_replacement_that_is_killed_before_it_deletes(
@@ -174,7 +174,7 @@ def test_shares_of_a_replacement(place: Place, model: LanguageModel) -> None:
 def test_an_old_corpus_is_announced_before_its_first_context(
     place: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a server a writer gives readers the time to learn of the corpus before it stores any of it."""
+    """On a server, a writer gives readers time to read the new ledger before it stores the first context."""
     waits: list[float] = []
     with place.bank(model) as bank:
         plan = place.plan(bank, model, NEW)

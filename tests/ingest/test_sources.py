@@ -1,4 +1,4 @@
-"""Corpus formats from installed packages: found by their entry points, without a change here."""
+"""Corpus formats from installed packages: found by their entry points, without a change to ours."""
 
 from __future__ import annotations
 

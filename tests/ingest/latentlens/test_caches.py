@@ -1,4 +1,4 @@
-"""Caches that the reference library saved itself, imported into a bank."""
+"""Caches saved by the reference library itself, imported into a bank."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SENTENCES = [*some_sentences(25), "A dog, 猫 and a café.", "A <|im_end|> dog r
 
 @dataclass(frozen=True)
 class Cache:
-    """A saved cache, with the index it is of and the folder for banks beside it."""
+    """A saved cache, the index that it was saved from, and a folder for banks."""
 
     folder: Path
     index: Any
@@ -72,7 +72,7 @@ Save = Callable[..., Cache]
 
 @pytest.fixture(scope="module")
 def built(tiny: Tiny, tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Save:
-    """Builds an index with latentlens and saves it with latentlens, once for the same arguments."""
+    """Return a function that builds and saves an index with latentlens, once for the same arguments."""
 
     @functools.cache
     def build(tokenizer: str = "plain", layers: tuple[int, ...] = LAYERS) -> Cache:
@@ -96,12 +96,12 @@ def built(tiny: Tiny, tiny_dir: Callable[..., Path], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def saved(built: Save, tmp_path: Path) -> Save:
-    """Gives a cache that a test may change."""
+    """Return a cache that a test may change."""
 
     def copy(tokenizer: str = "plain", layers: tuple[int, ...] = LAYERS) -> Cache:
-        one = built(tokenizer, layers)
-        shutil.copytree(one.folder, tmp_path / "cache")
-        return replace(one, folder=tmp_path / "cache", banks=tmp_path / "banks")
+        saved = built(tokenizer, layers)
+        shutil.copytree(saved.folder, tmp_path / "cache")
+        return replace(saved, folder=tmp_path / "cache", banks=tmp_path / "banks")
 
     return copy
 
@@ -117,11 +117,11 @@ def test_a_cache_becomes_what_an_ingestion_of_its_sentences_gives(
     assert report.rows == len(cache.index) / len(LAYERS)
     assert all(cosine > 0.9999 for cosine in report.cosines.values())
     with cache.bank("ours") as ours:
-        # latentlens reads names of special tokens in a sentence as such: the last sentence is another one for it.
+        # latentlens takes names of special tokens for those tokens, which changes the last sentence.
         corpus = corpus_from_sentences("c", SENTENCES[:-1])
         choice = PlanSettings(contexts_per_token=100)
         store_plan(ours, plan_for(ours, corpus, cache.model, tmp_path / "plan", choice), cache.model)
-        wanted = contents(ours)
+        expected = contents(ours)
     with open_bank("bank", data_dir=cache.banks) as bank:
         found = contents(bank)
         assert bank.verify() == []
@@ -130,12 +130,12 @@ def test_a_cache_becomes_what_an_ingestion_of_its_sentences_gives(
     assert entry.contexts == report.rows - report.left_out / len(LAYERS)
     last = SENTENCES[-1]
     for layer in LAYERS:
-        # It leaves out the first two tokens, whatever they are; we leave out the first that is not special.
+        # latentlens leaves out the first two tokens of any kind; we leave out the first that is not special.
         theirs = {id_: pair for id_, pair in found[layer].items() if pair[0]["caption"] != last}
-        assert theirs.keys() == {id_ for id_, (said, _) in wanted[layer].items() if said["position"] >= 2}
+        assert theirs.keys() == {id_ for id_, (said, _) in expected[layer].items() if said["position"] >= 2}
         for id_, (said, vector) in theirs.items():
-            assert {**said, "sentence": 0} == {**wanted[layer][id_][0], "sentence": 0}
-            np.testing.assert_allclose(vector, wanted[layer][id_][1], atol=2e-3)
+            assert {**said, "sentence": 0} == {**expected[layer][id_][0], "sentence": 0}
+            np.testing.assert_allclose(vector, expected[layer][id_][1], atol=2e-3)
 
 
 def test_both_libraries_find_the_same_neighbors(saved: Save) -> None:
@@ -163,8 +163,8 @@ def test_names_of_special_tokens_are_special_tokens_as_in_latentlens(saved: Save
     with open_bank("bank", data_dir=cache.banks) as bank:
         rows = [said for said, _ in contents(bank)[1].values() if said["caption"] == SENTENCES[-1]]
     ids = cache.model.tokenizer(SENTENCES[-1])["input_ids"]
-    wanted = {at: id_ for at, id_ in enumerate(ids) if at >= 2 and id_ not in special}
-    assert {row["position"]: row["token_id"] for row in rows} == wanted
+    expected = {at: id_ for at, id_ in enumerate(ids) if at >= 2 and id_ not in special}
+    assert {row["position"]: row["token_id"] for row in rows} == expected
 
 
 def test_an_import_that_stopped_goes_on(saved: Save, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +209,10 @@ def test_layers_may_have_their_rows_in_other_orders_and_not_all_of_them(saved: S
     report = cache.take()
     assert (report.move.contexts, report.repeated, report.not_everywhere) == (whole.contexts - 20, 5, 20)
     with (
-        open_bank("whole", data_dir=cache.banks) as one,
+        open_bank("whole", data_dir=cache.banks) as first,
         open_bank("bank", data_dir=cache.banks) as other,
     ):
-        all_, fewer = contents(one), contents(other)
+        all_, fewer = contents(first), contents(other)
     for layer in LAYERS:
         for id_, (said, vector) in fewer[layer].items():
             assert said == all_[layer][id_][0]
@@ -237,7 +237,7 @@ def test_tokens_are_known_by_their_text_where_a_cache_has_no_ids(saved: Save) ->
 
 
 class Touches:
-    """What a wicked file holds: unpickled, it makes a file."""
+    """Content of a malicious file: unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

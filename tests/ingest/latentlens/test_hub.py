@@ -1,4 +1,4 @@
-"""Caches that are fetched from a hub, over a real socket."""
+"""Caches downloaded from a hub, over a real socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES = {f"layer_{layer}/embeddings_cache.pt": f"layer {layer}".encode() for lay
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """As much of a hub as a download asks for; `fetched` are the files that were sent."""
+    """The part of a hub that a download needs; `fetched` lists the files that were sent."""
 
     fetched: list[str]
 
@@ -90,7 +90,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 
 
 def _fetch(source: str, layers: str, hub: ThreadingHTTPServer, home: Path) -> tuple[str, str]:
-    """Fetch in a process of its own: the hub's address is read when its library is imported."""
+    """Download in a process of its own: the hub's address is read when its library is imported."""
     script = (
         "from latentbank.ingest.latentlens.hub import fetch_cache\n"
         "from latentbank.errors import CorpusError\n"
@@ -134,4 +134,6 @@ def test_a_folder_stays_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "lab" / "cache").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert fetch_cache("lab/cache") == Path("lab/cache")
-    assert fetch_cache("/not/there") == Path("/not/there")  # `cache_layers` says that nothing is in it
+    assert fetch_cache("/not/there") == Path(
+        "/not/there"
+    )  # `cache_layers` then reports that nothing is in it

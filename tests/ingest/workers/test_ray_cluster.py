@@ -1,4 +1,4 @@
-"""Shares on a local Ray: two workers, one of them killed in the middle; and what Ray is not asked for."""
+"""Shares on a local Ray: two workers, one of them killed in the middle; and jobs that never reach Ray."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan(model: LanguageModel, tmp_path: Path) -> Plan:
 
 @pytest.fixture
 def cluster() -> Iterator[None]:
-    """A Ray of two processors, whose workers find this source tree."""
+    """Start Ray with two processors, whose workers import this source tree."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ray.init(
         num_cpus=2,

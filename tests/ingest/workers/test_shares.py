@@ -1,4 +1,4 @@
-"""Many workers on one plan: processes on a server, killed and doubled; one after the other on an embedded bank."""
+"""Many workers on one plan: processes on a server, killed and duplicated; one after the other on an embedded bank."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def plan(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def unbroken(plan: Plan, tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Contents:
-    """What one process stores."""
+    """The contents that one process stores."""
     place = Place(tiny_dir(), tmp_path_factory.mktemp("unbroken"))
     model = load_language_model(str(tiny_dir()), device="cpu")
     with place.bank(model) as bank:
@@ -80,7 +80,7 @@ def check_complete(bank: Bank, unbroken: Contents) -> None:
 
 
 def states(bank: Bank) -> dict[str, str]:
-    return {one.share: one.state for one in share_states(bank.store.read_shares("c"))}
+    return {state.share: state.state for state in share_states(bank.store.read_shares("c"))}
 
 
 # -- which sentences -----------------------------------------------------------------------------
@@ -92,10 +92,10 @@ def test_shares_part_a_plan(plan: Plan, of: int) -> None:
     assert [row for first, stop in shares for row in range(first, stop)] == list(
         range(plan.planned_sentences)
     )
-    assert [one for rows in shares for one in plan.read(*rows)] == list(plan.read())
+    assert [sentence for rows in shares for sentence in plan.read(*rows)] == list(plan.read())
     counts = [plan.count_contexts(*rows) for rows in shares]
     assert sum(counts) == plan.contexts
-    assert counts == [sum(len(one.positions) for one in plan.read(*rows)) for rows in shares]
+    assert counts == [sum(len(sentence.positions) for sentence in plan.read(*rows)) for rows in shares]
 
 
 def test_a_part_that_spans_several_batches_of_the_file(
@@ -107,7 +107,9 @@ def test_a_part_that_spans_several_batches_of_the_file(
     assert len(every) > 14
     for first, stop in ((0, 7), (3, 5), (6, 15), (7, 14), (0, len(every)), (len(every), len(every))):
         assert list(made.read(first, stop)) == every[first:stop]
-        assert made.count_contexts(first, stop) == sum(len(one.positions) for one in every[first:stop])
+        assert made.count_contexts(first, stop) == sum(
+            len(sentence.positions) for sentence in every[first:stop]
+        )
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "3/2", "-1/2", "0/0", "a/b", "1/2/3"])
@@ -123,20 +125,20 @@ def test_what_is_no_share(text: str) -> None:
 def test_workers_at_once_one_killed_one_share_twice(
     remote: Place, plan: Plan, model: LanguageModel, unbroken: Contents
 ) -> None:
-    """Nobody has made the bank before; the last share is begun, killed and done at the end."""
+    """The bank is new; the last share is begun, killed, and done at the end."""
     doomed = start_worker(remote, plan.directory, "2/3", batch=16)
     others = [start_worker(remote, plan.directory, share) for share in ("1/3", "0/3", "1/3")]
     doomed.until("upsert", 4)
     doomed.kill()
-    reports = [one.report() for one in others]
-    assert [one.complete for one in reports] == [False] * 3
-    assert [one.contexts for one in reports] == [
+    reports = [worker.report() for worker in others]
+    assert [report.complete for report in reports] == [False] * 3
+    assert [report.contexts for report in reports] == [
         plan.count_contexts(*Share(index, 3).rows(plan)) for index in (1, 0, 1)
     ]
     with remote.bank(model) as bank:
         assert not bank.corpora["c"].complete
         assert states(bank) == {"0/3": "done", "1/3": "done", "2/3": "running"}
-        assert bank.count() == 0  # no reader sees it yet
+        assert bank.count() == 0  # readers are not shown it yet
         report = store_plan(bank, plan, model, batch=BATCH, share=Share(2, 3))
         assert report.complete
         assert report.share == "2/3"
@@ -149,11 +151,11 @@ def test_workers_at_once_one_killed_one_share_twice(
 def test_two_workers_complete_the_corpus_at_the_same_moment(
     remote: Place, plan: Plan, model: LanguageModel, unbroken: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one builds the index, another on the same share finds everything there and builds it, too."""
+    """While one worker builds the index, another with the same share finds all contexts stored and builds it too."""
     inner: list[JobReport] = []
-    with remote.bank(model) as one, remote.bank(model) as other:
-        store_plan(one, plan, model, batch=BATCH, share=Share(0, 2))
-        index = one.store.index
+    with remote.bank(model) as first, remote.bank(model) as other:
+        store_plan(first, plan, model, batch=BATCH, share=Share(0, 2))
+        index = first.store.index
 
         def meanwhile(layer: int) -> None:
             if layer == LAYERS[1]:
@@ -161,11 +163,11 @@ def test_two_workers_complete_the_corpus_at_the_same_moment(
                 assert other.corpora["c"].complete
             index(layer)
 
-        monkeypatch.setattr(one.store, "index", meanwhile)
-        report = store_plan(one, plan, model, batch=BATCH, share=Share(1, 2))
+        monkeypatch.setattr(first.store, "index", meanwhile)
+        report = store_plan(first, plan, model, batch=BATCH, share=Share(1, 2))
         assert report.complete
         assert (inner[0].complete, inner[0].encoded, inner[0].found) == (True, 0, report.contexts)
-        check_complete(one, unbroken)
+        check_complete(first, unbroken)
 
 
 def test_shares_of_different_splits_fill_one_bank(
@@ -214,7 +216,7 @@ def test_shares_one_after_the_other(
 def test_a_share_that_lost_contexts_is_filled_again(
     remote: Place, plan: Plan, model: LanguageModel, unbroken: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All shares are done, but somebody deleted a layer's contexts meanwhile: nobody calls that complete."""
+    """All shares are done, but a layer's contexts were deleted meanwhile: the corpus does not become complete."""
     monkeypatch.setattr("latentbank.ingest.job._RECOUNTS", 2)
     with remote.bank(model) as bank:
         store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
@@ -229,17 +231,17 @@ def test_a_share_that_lost_contexts_is_filled_again(
 def test_an_index_that_a_late_worker_put_off_is_built_again(
     remote: Place, plan: Plan, model: LanguageModel
 ) -> None:
-    """It began before the corpus was complete, and was killed after that."""
+    """The worker began before the corpus was complete, and was killed after that."""
     with remote.bank(model) as bank:
         for share in (Share(0, 2), Share(1, 2)):
             store_plan(bank, plan, model, batch=BATCH, share=share)
         bank.store.defer_index(2, 0)
-        held = contents(bank)[
+        points = contents(bank)[
             2
-        ].values()  # the same contexts once more, by other names: so many are not indexed
-        vectors = np.stack([vector for _, vector in held])
-        ids = [context_id("d", [number]) for number in range(len(held))]
-        bank.store.upsert(2, Points(ids, vectors, [{**payload, "corpus": "d"} for payload, _ in held]))
+        ].values()  # the same contexts again, under other ids: so many are not indexed
+        vectors = np.stack([vector for _, vector in points])
+        ids = [context_id("d", [number]) for number in range(len(points))]
+        bank.store.upsert(2, Points(ids, vectors, [{**payload, "corpus": "d"} for payload, _ in points]))
         assert bank.store.info(2).indexed < bank.store.info(2).points
         store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
         assert bank.store.info(2).indexed == bank.store.info(2).points == 2 * plan.contexts
@@ -273,7 +275,7 @@ def test_what_records_say_of_shares() -> None:
         "4/5/beat": record(-3600),  # its clock is an hour ahead
     }
     found = share_states(records)
-    assert [(one.share, one.state, one.stored) for one in found] == [
+    assert [(state.share, state.state, state.stored) for state in found] == [
         ("0/5", "done", 9),
         ("1/5", "running", 3),
         ("2/5", "stalled", 3),
@@ -293,7 +295,7 @@ def test_a_worker_beats_while_it_works_and_survives_a_failing_beat(
         enough = threading.Event()
 
         def write(corpus: str, records: dict[str, Any]) -> None:
-            written.extend(one["stored"] for one in records.values())
+            written.extend(record["stored"] for record in records.values())
             if len(written) == 5:
                 enough.set()
             if len(written) == 3:
