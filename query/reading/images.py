@@ -17,15 +17,13 @@ from PIL import Image
 
 from latentbank.errors import ImageError, LatentBankError
 from latentbank.models.vision.images import open_image
-from latentbank.text import is_hub_id
+from latentbank.text import is_hub_id, public_reason
 
 if TYPE_CHECKING:
     import datasets
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".avif"}
 """Suffixes of the files that are read from a folder. A file that is given by its path may have any suffix."""
-
-_SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
 
 
 @dataclass(frozen=True)
@@ -211,10 +209,9 @@ class _Dataset:
         except (ImageError, GeneratorExit):
             raise
         except Exception as error:
-            lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-            reason = _SECRETS.sub("...", ": ".join(lines[:2]))[:400] or type(error).__name__
             raise ImageError(
-                f"The dataset {self.name} cannot be read ({reason}); check its name, your access and the connection."
+                f"The dataset {self.name} cannot be read ({public_reason(error)}); check its name, your "
+                "access and the connection."
             ) from None
 
     def _open(self) -> datasets.IterableDataset:
