@@ -44,10 +44,11 @@ class Corpus:
 
     def __post_init__(self) -> None:
         """Check the name and the limit."""
-        if not _NAME.fullmatch(self.name):
+        if not is_corpus_name(self.name):
             raise CorpusError(
                 f"{self.name!r} cannot name a corpus: use 1 to 64 letters, digits, '.', '_' and '-', "
-                "starting with a letter or a digit."
+                "starting with a letter or a digit.",
+                argument="name",
             )
         if self.limit is not None and self.limit < 1:
             raise CorpusError(f"The limit of corpus {self.name} is {self.limit}; it must be 1 or more.")
@@ -61,6 +62,11 @@ class Counts:
     """Sentences."""
     blank: int = 0
     """Records left out because they were empty, white space or null."""
+
+
+def is_corpus_name(text: str) -> bool:
+    """Return whether a corpus can have this name: 1 to 64 of [a-zA-Z0-9._-], the first a letter or a digit."""
+    return bool(_NAME.fullmatch(text))
 
 
 def open_corpus(

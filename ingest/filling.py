@@ -10,7 +10,7 @@ from typing import Literal, cast
 from latentbank.bank.bank import Bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import CorpusError
-from latentbank.ingest.corpus import Corpus, corpus_from_sentences, open_corpus
+from latentbank.ingest.corpus import Corpus, corpus_from_sentences, is_corpus_name, open_corpus
 from latentbank.ingest.defaults import bank_name, plan_folder
 from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
@@ -180,8 +180,10 @@ def _corpus(
     if not paths:
         raise CorpusError("The corpus has no source; name files or a hub dataset, or give sentences.")
     stem = Path(paths[0]).name.split(".")[0]
-    if name is None and stem in ("", "-"):
-        raise CorpusError("The corpus has no name; give it one.", argument="name")
+    if name is None and not is_corpus_name(stem):
+        raise CorpusError(
+            f"The corpus has no name, and {stem!r} cannot be its name; give it one.", argument="name"
+        )
     return open_corpus(
         name or stem, paths, column=column, config=config, split=split, revision=revision, limit=limit
     )

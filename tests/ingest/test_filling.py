@@ -68,8 +68,14 @@ def test_every_kind_of_source(model: LanguageModel, settings: Settings, tmp_path
     hashes = {corpora[name].content_hash for name in ("both", "listed", "opened")}
     assert len(hashes) == 1
     assert all(entry.complete for entry in corpora.values())
-    with create_bank("b", model, settings=settings) as bank, pytest.raises(CorpusError, match="no name"):
-        fill(bank, "-", model)
+
+
+@pytest.mark.parametrize("source", ["-", SENTENCES, "my captions.txt"])
+def test_a_corpus_needs_a_name(source: str | list[str], model: LanguageModel, settings: Settings) -> None:
+    with create_bank("b", model, [1], settings=settings) as bank:
+        with pytest.raises(CorpusError, match=r"no name, and .* cannot be its name") as caught:
+            fill(bank, source, model)
+        assert caught.value.argument == "name"
 
 
 def test_a_plan_is_found_again_and_can_be_given(
