@@ -26,7 +26,8 @@ from latentbank.models.vision.images import open_image
 from latentbank.progress import duration, shown
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.pictures import save_reading
-from latentbank.query.reading.reading import Reading, excerpt, read_text
+from latentbank.query.reading.reading import Reading, excerpt
+from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import read_images
 from latentbank.text import listed
 
