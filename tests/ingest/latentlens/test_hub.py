@@ -126,7 +126,7 @@ def test_what_is_not_there_is_said_in_one_sentence(hub: ThreadingHTTPServer, tmp
 
 
 def test_a_hub_that_is_not_reached(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="could not be fetched from the hub"):
+    with pytest.raises(CorpusError, match="could not be downloaded from the hub"):
         fetch_cache("lab/another")  # the tests are offline
 
 
