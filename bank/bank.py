@@ -43,6 +43,13 @@ class Bank:
     follow what other processes change in a server's bank within a second, also when its plain name comes to mean
     another version; each search reads one version only. Writes always stay with the version that was opened, and so
     does everything else with a bank from `create_bank`.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> with lb.open_bank("captions") as bank:
+        ...     states = lb.read_text(bank, model, "A dog sleeps.", layers=8)
+        ...     words = bank.words(lb.Where(corpus="captions"))
     """
 
     def __init__(

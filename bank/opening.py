@@ -66,6 +66,12 @@ def open_bank(
         BankMismatch: the bank was made with another model, or its manifest is damaged.
         BankUnavailable: the server or the folder cannot be used.
         BankBusy: another process has the embedded bank open.
+
+    Example:
+        >>> import latentbank as lb
+        >>> with lb.open_bank("captions") as bank:
+        ...     print(bank.layers)
+        [8, 16]
     """
     settings = settings or load_settings(**given)
     plain = split_name(name)[1] is None
@@ -240,7 +246,13 @@ def _checked_layers(layers: Iterable[int], bank: str, model: str, num_layers: in
 
 
 def list_banks(settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> list[str]:
-    """Return the names of all banks in the place that the settings name, sorted, without their versions."""
+    """Return the names of all banks in the place that the settings name, sorted, without their versions.
+
+    Example:
+        >>> import latentbank as lb
+        >>> lb.list_banks()
+        ['Qwen2.5-VL-7B-Instruct', 'captions']
+    """
     return sorted({bank for bank, _ in _stored(settings or load_settings(**given))})
 
 
@@ -281,6 +293,14 @@ def use_bank(name: str, settings: Settings | None = None, **given: Unpack[Settin
         BankMismatch: the version holds no complete corpus, or lacks a layer.
         BankBusy: another process switches the bank at the same moment.
         LatentBankError: the name has no version number.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> with lb.create_bank("captions@2", model, layers=[8, 16]) as bank:
+        ...     report = lb.fill(bank, "captions.jsonl", model)
+        >>> lb.use_bank("captions@2")
+        1
     """
     settings = settings or load_settings(**given)
     place = backend(settings)
@@ -312,6 +332,12 @@ def delete_bank(name: str, settings: Settings | None = None, **given: Unpack[Set
     Raises:
         BankNotFound: there is no such bank or version.
         LatentBankError: it must not be deleted; see `check_deletion`.
+
+    Example:
+        >>> import latentbank as lb
+        >>> lb.delete_bank("captions")
+        >>> "captions" in lb.list_banks()
+        False
     """
     settings = settings or load_settings(**given)
     bank, version = split_name(name)

@@ -164,6 +164,12 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
     Raises:
         LatentBankError: an unknown setting, or a value that cannot be; the message names the setting, never
             its value.
+
+    Example:
+        >>> import latentbank as lb
+        >>> team = lb.load_settings(url="https://qdrant.example.org:6333", timeout=30)
+        >>> team.timeout
+        30
     """
     unknown = sorted(given.keys() - Settings.model_fields.keys())
     if unknown:

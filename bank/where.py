@@ -35,6 +35,12 @@ class Where(Filter):
         position_min: first position in the sentence that counts (inclusive).
         position_max: last position in the sentence that counts (inclusive).
         caption_contains: words that follow each other in the caption, in any case ("fire truck").
+
+    Example:
+        >>> import latentbank as lb
+        >>> animals = lb.Where(word=["dog", "cat"]) & ~lb.Where(caption_contains="hot dog")
+        >>> with lb.open_bank("captions") as bank:
+        ...     found = bank.count(where=animals)
     """
 
     corpus: str | Sequence[str] | None = None

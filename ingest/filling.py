@@ -75,7 +75,7 @@ def plan(
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> plan = lb.plan("captions.jsonl", model)
-        >>> print(f"{plan.contexts:,} contexts of {plan.sentences:,} sentences")
+        >>> text = f"{plan.contexts:,} contexts of {plan.sentences:,} sentences"
     """
     corpus = _corpus(source, name, column, config, split, revision, limit)
     if directory is None:

@@ -11,6 +11,14 @@ class LatentBankError(Exception):
     Attributes:
         argument: name of the Python argument that a user can change, such as "dtype"; None: there is none. The command
             line adds the option of the same name to the message.
+
+    Example:
+        >>> import latentbank as lb
+        >>> try:
+        ...     bank = lb.open_bank("no-such-bank")
+        ... except lb.LatentBankError as error:
+        ...     print(type(error).__name__)
+        BankNotFound
     """
 
     def __init__(self, message: str, *, argument: str | None = None) -> None:
@@ -20,15 +28,44 @@ class LatentBankError(Exception):
 
 
 class BankUnavailable(LatentBankError):
-    """The store cannot be reached, refuses the key, is full or does not answer in time."""
+    """The store cannot be reached, refuses the key, is full or does not answer in time.
+
+    Example:
+        >>> import latentbank as lb
+        >>> try:
+        ...     bank = lb.open_bank("captions", url="http://localhost:1", retries=0)
+        ... except lb.BankUnavailable:
+        ...     bank = lb.open_bank("captions", url="")
+        >>> bank.close()
+    """
 
 
 class BankBusy(LatentBankError):
-    """Another process holds the embedded bank open."""
+    """Another process holds the embedded bank open.
+
+    Example:
+        >>> import latentbank as lb
+        >>> with lb.open_bank("captions"):
+        ...     try:
+        ...         again = lb.open_bank("captions")
+        ...     except lb.BankBusy:
+        ...         print("open already")
+        open already
+    """
 
 
 class BankNotFound(LatentBankError):
-    """There is no bank of that name."""
+    """There is no bank of that name.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> try:
+        ...     bank = lb.open_bank("new")
+        ... except lb.BankNotFound:
+        ...     bank = lb.create_bank("new", model, layers=[8])
+        >>> bank.close()
+    """
 
 
 class BankMismatch(LatentBankError):

@@ -44,6 +44,12 @@ def load_visual_model(
     Raises:
         ModelError: the model cannot be loaded, or takes no images.
         LayerNotFound: the model has no layer `deepest_layer`.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct", device="cpu")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     reading = lb.read_image(bank, vlm, "cat.jpg")
     """
     options = LoadOptions(device, dtype, revision, deepest_layer, trust_remote_code, folder, say)
     if load := model_loader(name):

@@ -60,6 +60,14 @@ def copy_bank(
         CorpusError: a corpus is missing, incomplete, or another one of that name is there.
         LayerNotFound: the source does not have a layer.
         LatentBankError: snapshots cannot be had, but were asked for.
+
+    Example:
+        >>> import latentbank as lb
+        >>> backup = lb.load_settings(data_dir="backup")
+        >>> with lb.open_bank("captions") as bank:
+        ...     report = lb.copy_bank(bank, backup)
+        >>> lb.list_banks(backup)
+        ['captions']
     """
     progress = progress or Silent()
     chosen = tuple(source.choose_layers(layers))

@@ -94,6 +94,12 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
         CorpusError: no corpus is complete, or the name of one cannot be a folder's.
         BankMismatch: the folder holds another export, or layers hold other contexts than the first one.
         LatentBankError: the folder cannot be written.
+
+    Example:
+        >>> import latentbank as lb
+        >>> from pathlib import Path
+        >>> with lb.open_bank("captions") as bank:
+        ...     report = lb.export_bank(bank, Path("exported"))
     """
     progress = progress or Silent()
     folder = folder.expanduser()

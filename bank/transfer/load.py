@@ -69,6 +69,13 @@ def import_bank(
     Raises:
         CorpusError: the export is not whole, a file is damaged, or the bank holds another corpus of that name.
         BankMismatch: a bank of that name is there, of another LLM or with other layers.
+
+    Example:
+        >>> import latentbank as lb
+        >>> from pathlib import Path
+        >>> with lb.open_bank("captions") as bank:
+        ...     report = lb.export_bank(bank, Path("exported"))
+        >>> report = lb.import_bank(Path("exported"), lb.load_settings(), name="copied")
     """
     progress = progress or Silent()
     export = _Export(folder.expanduser())

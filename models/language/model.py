@@ -52,6 +52,12 @@ def load_language_model(
     Raises:
         ModelError: the model cannot be loaded, is no decoder, or has no fast tokenizer.
         LayerNotFound: `deepest_layer` is none of the model's layers.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M", device="cpu", deepest_layer=8)
+        >>> model.hidden_size == model.hidden_states([[1, 2, 3]], layers=[8])[0][8].shape[-1]
+        True
     """
     where = choose_device(device)
     name = absolute(name)

@@ -71,6 +71,19 @@ def train_projector(
     Raises:
         ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
             loss is not finite.
+
+    Example:
+        >>> import latentbank as lb
+        >>> from latentbank.models.training.features import cache_features
+        >>> from latentbank.models.training.pairs import open_pairs
+        >>> from latentbank.models.training.stages import Stage, TrainSettings
+        >>> from latentbank.models.vision.encoders import load_encoder
+        >>> encoder = load_encoder("openai/clip-vit-base-patch32")
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> features = cache_features(encoder, open_pairs("pairs"), "features", "pairs")
+        >>> stages = [Stage(features, steps=2, batch=2)]
+        >>> projector = lb.train_projector(stages, model, TrainSettings(projector="mlp"), "trained")
+        >>> vlm = lb.load_visual_model(str(projector))
     """
     _check(stages, language, validation)
     run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())

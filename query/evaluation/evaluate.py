@@ -74,6 +74,21 @@ def evaluate(
         BankMismatch: the bank belongs to another LLM.
         QueryError: no layers or lenses, too few images, or a centred bank without calibration images.
         ModelError: the images were made for another grid.
+
+    Example:
+        >>> import latentbank as lb
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
+        >>> from latentbank.query.evaluation.patches import grid_of
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> image = Image.open("cat.jpg")
+        >>> rows, columns = grid_of(vlm, image.size)
+        >>> coverage = np.zeros(rows * columns, np.float32)
+        >>> coverage[:columns] = 1.0  # the first row of patches
+        >>> cat = LabelledObject("cat", (0, 0, image.width, image.height // rows), coverage)
+        >>> lenses = lb.lenses_of(["logit"], lb.LensOptions(vlm))
+        >>> scores = lb.evaluate(vlm, lenses, [LabelledImage(image, (cat,))] * 2, layers=[8])
     """
     chosen = list(dict.fromkeys(evaluation_layers(model.num_layers) if layers is None else layers))
     if not chosen or not lenses or len({lens.name for lens in lenses}) < len(lenses):

@@ -66,6 +66,12 @@ class LensOptions:
         where: a filter of the bank's contexts.
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> options = lb.LensOptions(vlm, unique="word")
+        >>> logit, embedding = lb.lenses_of(["logit", "embedding"], options)
     """
 
     model: VisualModel

@@ -95,6 +95,13 @@ def save_means(path: Path, means: Means) -> None:
 
     Raises:
         LatentBankError: it cannot be written.
+
+    Example:
+        >>> import latentbank as lb
+        >>> from pathlib import Path
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> means = lb.measure_means(vlm, lb.find_images(["photos"]), layers=[0, 8])
+        >>> lb.save_means(Path("photos.safetensors"), means)
     """
     from safetensors.numpy import save
 
@@ -116,6 +123,13 @@ def load_means(path: Path, fingerprint: str | None = None) -> Means:
     Raises:
         LatentBankError: the file holds no means.
         BankMismatch: they are of another LLM.
+
+    Example:
+        >>> import latentbank as lb
+        >>> from pathlib import Path
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> lb.save_means(Path("photos.safetensors"), lb.measure_means(vlm, ["cat.jpg"], layers=[0, 8]))
+        >>> means = lb.load_means(Path("photos.safetensors"), vlm.fingerprint())
     """
     from safetensors import SafetensorError, safe_open
 

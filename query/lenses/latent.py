@@ -32,6 +32,13 @@ class LatentLens(Lens):
         exact: compare with every context in full precision.
         ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the bank's setting for the kind of
             queries.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     lens = lb.LatentLens(bank, bank_layers="all", unique="word")
+        ...     (reading,) = lb.read_images(vlm, ["cat.jpg"], [lens], layers=[8])
     """
 
     bank: Bank = field()  # without field(), dataclasses takes the base class's None for a default

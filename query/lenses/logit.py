@@ -29,6 +29,12 @@ class LogitLens(Lens):
         tokenizer: of the same LLM.
         unique: "word" gives one neighbor per word, whose tokens differ in case and leading space; "context"
             changes nothing, as a token is no context.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> lens = lb.LogitLens.make(lb.LensOptions(vlm))
+        >>> (reading,) = lb.read_images(vlm, ["cat.jpg"], [lens], layers=[8])
     """
 
     unembedding: Unembedding

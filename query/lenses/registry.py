@@ -56,6 +56,15 @@ def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
     Raises:
         QueryError: there is no lens of a name, or one needs a bank and there is none.
         ModelError: the model lacks what a lens needs.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     lenses = lb.lenses_of(["latent", "logit"], lb.LensOptions(vlm, bank))
+        ...     (reading,) = lb.read_images(vlm, ["cat.jpg"], lenses, layers=[8])
+        >>> reading.lenses
+        ('latent', 'logit')
     """
     return [lens_class(name).make(options) for name in names]
 

@@ -78,6 +78,13 @@ def save_reading(
     Raises:
         QueryError: as for `draw_reading`.
         LatentBankError: the file cannot be written.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8])
+        >>> path = lb.save_reading(reading, "cat.png")
     """
     return write_whole(Path(path), png_bytes(draw_reading(reading, layers, lenses, tile)))
 

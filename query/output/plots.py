@@ -88,6 +88,13 @@ def save_plot(
     Raises:
         QueryError: as for `plot_reading`, or the path has another suffix.
         LatentBankError: matplotlib is not installed, or the file cannot be written.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8])
+        >>> path = lb.save_plot(reading, "cat.pdf")
     """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:

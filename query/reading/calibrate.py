@@ -38,6 +38,13 @@ def measure_means(
         QueryError: there are no images.
         ImageError: an image cannot be read, and `broken` is None.
         ModelError: a hidden state is not finite.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> means = lb.measure_means(vlm, lb.find_images(["photos"]), layers=[0, 8])
+        >>> sorted(means.by_layer)
+        [0, 8]
     """
     count = 0
 

@@ -105,6 +105,12 @@ def find_images(
     Raises:
         ImageError: a file is missing, a glob or a folder has no image, dataset options are given without a dataset, or
             `limit` is below 1.
+
+    Example:
+        >>> import latentbank as lb
+        >>> images = lb.find_images(["cat.jpg", "photos/*.jpg"], limit=3)
+        >>> len(list(images))
+        3
     """
     if limit is not None and limit < 1:
         raise ImageError(f"The limit is {limit}; it must be 1 or more.")

@@ -109,6 +109,11 @@ def measure_norms(
     Raises:
         QueryError: no image, or no text.
         ModelError: a hidden state is not finite.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> norms = lb.measure_norms(vlm, lb.find_images(["photos"]), layers=[0, 8])
     """
     visual: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
     count, warned = 0, False

@@ -89,6 +89,15 @@ class Reading:
         geometry: how the boxes of an image's tokens were found.
         prompt: the text that an image was read with.
         image: the image itself, upright and in RGB.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> with lb.open_bank("captions") as bank:
+        ...     reading = lb.read_text(bank, model, "A dog sleeps on the porch.", layers=8)
+        >>> for token in reading.tokens:
+        ...     words = [neighbor.word for neighbor in token.neighbors]
+        >>> frame = reading.to_pandas()
     """
 
     source: str

@@ -60,6 +60,14 @@ def read_text(
         BankMismatch: the bank belongs to another model.
         LayerNotFound: a layer that the model does not have, or whose mean of text a centred bank does not know.
         QueryError: the sentence is empty, or has no such token.
+
+    Example:
+        >>> import latentbank as lb
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> with lb.open_bank("captions") as bank:
+        ...     reading = lb.read_text(bank, model, "A dog sleeps on the porch.", layers=8, token="dog")
+        >>> len(reading.tokens[0].neighbors)
+        5
     """
     bank.require_model(model.name, model.fingerprint())
     chosen = _layers_to_read(bank, layers)
@@ -118,6 +126,15 @@ def read_hidden(
     Raises:
         QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
             `query_mean`, or another bank with it.
+
+    Example:
+        >>> import latentbank as lb
+        >>> import numpy as np
+        >>> hidden_states = np.load("hidden_states.npy")
+        >>> with lb.open_bank("captions") as bank:
+        ...     reading = lb.read_hidden(bank, hidden_states, bank_layers=[8], where=lb.Where(corpus="captions"))
+        >>> len(reading.tokens) == len(hidden_states)
+        True
     """
     given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
     arrays = {layer: _rows(states) for layer, states in given.items()}

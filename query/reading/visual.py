@@ -74,6 +74,13 @@ def read_image(
         BankMismatch: the bank belongs to another model.
         ImageError: the image cannot be read.
         ModelError: a hidden state is not finite.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8], bank_layers="all")
+        >>> words = reading.grid(8)
     """
     if layers is None:
         layers = default_visual_layers(model.num_layers)
@@ -125,6 +132,13 @@ def read_images(
         QueryError: there is no lens or no layer.
         ImageError: an image cannot be read.
         ModelError: a hidden state is not finite.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     for reading in lb.read_images(vlm, lb.find_images(["photos"]), [lb.LatentLens(bank)], layers=[0, 8]):
+        ...         path = lb.save_reading(reading, f"{reading.source}.png")
     """
     chosen, query_mean = _checked(model, lenses, layers, query_mean)
     if batch < 1:

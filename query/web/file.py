@@ -54,6 +54,13 @@ def save_html(reading: Reading, path: str | Path) -> Path:
 
     Raises:
         LatentBankError: it cannot be written.
+
+    Example:
+        >>> import latentbank as lb
+        >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8])
+        >>> path = lb.save_html(reading, "cat.html")
     """
     return write_whole(Path(path), reading_html(reading).encode("utf-8", "replace"))
 

@@ -26,7 +26,11 @@ GROUPS = {name.split()[0] for name in COMMANDS}
 OPTIONS = {option for command in COMMANDS.values() for option in options(command)} | options(COMMAND)
 LINES = sorted({(where(path), line) for path in PAGES for line in command_lines(path)})
 # Programs other than the command line whose options the docs name, and the options of other people's programs.
-SCRIPTS = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("demo/**/*.py"), *ROOT.glob("deploy/backup/*.py")]
+SCRIPTS = [
+    *ROOT.glob("benchmarks/*.py"),
+    *(ROOT / "latentbank" / "demo").rglob("*.py"),
+    *ROOT.glob("deploy/backup/*.py"),
+]
 FOREIGN = {"--no-deps", "--profile", "--strict", "--help"}
 
 
