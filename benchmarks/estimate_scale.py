@@ -1,8 +1,8 @@
 """Compute the tables of docs/scale.md and write them into it: `python -m benchmarks.estimate_scale`.
 
-Estimates come from bank/sizing.py, as those of `latentbank ingest plan --estimate` do. They are checked against
-the results of benchmarks/growth.py and benchmarks/quantization.py in docs/scale/. With `--check` nothing is written;
-the exit code is 1 if docs/scale.md differs from what would be.
+Estimates come from bank/sizing.py, like those of `latentbank ingest plan --estimate`. Beside them stand the results of
+benchmarks/growth.py and benchmarks/quantization.py in docs/scale/. With `--check` nothing is written, and the exit code
+is 1 if docs/scale.md is out of date.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from latentbank.bank.sizing import GB, Machines, Shape, index_seconds, layer_byt
 ROOT = Path(__file__).parent.parent
 DOCUMENT, RESULTS = ROOT / "docs" / "scale.md", ROOT / "docs" / "scale"
 
-# What `latentbank ingest plan` finds in concepts.txt with SmolLM2's tokenizer (docs/scale.md says how to run it).
+# Results of `latentbank ingest plan` for concepts.txt with SmolLM2's tokenizer (docs/scale.md says how to run it).
 CONTEXTS, PREFIXES, CAPTION_BYTES = 513_075, 1_668_336, 83_916_379
 # Parameters of SmolLM2-135M's first 16 blocks of 30.
 SMOLLM2_TO_16 = 56_641_536
@@ -29,7 +29,15 @@ SMOLLM2_TO_16 = 56_641_536
 
 @dataclass(frozen=True)
 class Scenario:
-    """A bank that is sized: `tokens` the LLM runs on, `parameters` it has down to the deepest layer."""
+    """A bank to size.
+
+    Attributes:
+        name: its title in the table.
+        shape: contexts, layers and dimensions.
+        machines: what it runs on.
+        tokens: number of tokens the LLM runs on.
+        parameters: number of the LLM's parameters up to the deepest layer.
+    """
 
     name: str
     shape: Shape
@@ -39,10 +47,10 @@ class Scenario:
 
 
 def scenarios() -> list[Scenario]:
-    """Give the banks of docs/scale.md.
+    """Return the banks of docs/scale.md.
 
-    Corpora that nobody has planned are taken to be like concepts.txt: as many tokens a context, captions as long. The
-    7 B LLM runs to its last block, the 70 B LLM as far as the middle of its blocks.
+    Corpora that were not planned are assumed to be like concepts.txt, with as many tokens for each context and captions
+    of the same length. The 7 B LLM runs to its last block, the 70 B LLM to the middle of its blocks.
     """
     caption, per_context = CAPTION_BYTES / CONTEXTS, PREFIXES / CONTEXTS
     paper, large = 2_500_000, 100_000_000
@@ -81,7 +89,7 @@ def scenarios() -> list[Scenario]:
 
 
 def scenario_tables() -> str:
-    """Give a Markdown table of what each scenario needs, with int8 and with turbo codes."""
+    """Return a Markdown table of what each scenario needs, with int8 and with turbo codes."""
     columns = []
     for scenario in scenarios():
         for quantization in ("int8", "turbo"):
@@ -125,7 +133,7 @@ def _column(scenario: Scenario) -> dict[str, str]:
 
 
 def growth_table() -> str:
-    """Give a Markdown table of what benchmarks/growth.py measured, beside what is computed for the same layer."""
+    """Return a Markdown table of what benchmarks/growth.py measured, beside what is computed for the same layer."""
     found, where = _results("growth.json")
     lines = [
         "| contexts | disk measured (computed) | anonymous memory: loading, indexing, searching | seconds: loading, "
@@ -134,28 +142,28 @@ def growth_table() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(found, key=int):
-        one = found[name]
-        shape = Shape(one["contexts"], 1, one["hidden_size"], one["caption_bytes"], server=False)
+        result = found[name]
+        shape = Shape(result["contexts"], 1, result["hidden_size"], result["caption_bytes"], server=False)
         computed = shape.contexts * (store_seconds(shape) + index_seconds(shape))
-        measured = one["load_cpu_seconds"] + one["index_cpu_seconds"]
-        memory = (one[f"{what}_anonymous"] for what in ("load_peak", "index_peak", "search"))
-        kept, kept_cpu = (one[f"end_rate{clock}"] / one[f"start_rate{clock}"] for clock in ("", "_cpu"))
+        measured = result["load_cpu_seconds"] + result["index_cpu_seconds"]
+        memory = (result[f"{what}_anonymous"] for what in ("load_peak", "index_peak", "search"))
+        kept, kept_cpu = (result[f"end_rate{clock}"] / result[f"start_rate{clock}"] for clock in ("", "_cpu"))
         cells = (
-            f"{one['contexts']:,}",
-            f"{_mb(one['disk'])} ({_mb(layer_bytes(shape).disk)})",
+            f"{result['contexts']:,}",
+            f"{_mb(result['disk'])} ({_mb(layer_bytes(shape).disk)})",
             ", ".join(map(_mb, memory)),
-            f"{one['load_seconds']:,.0f}, {one['index_seconds']:,.0f}",
+            f"{result['load_seconds']:,.0f}, {result['index_seconds']:,.0f}",
             f"{measured:,.0f} ({computed:,.0f})",
             f"{kept:.2f} ({kept_cpu:.2f})",
-            f"{one['queries'] / min(one['search_seconds']):,.0f}",
-            f"{one['recall']:.3f}",
+            f"{result['queries'] / min(result['search_seconds']):,.0f}",
+            f"{result['recall']:.3f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _measured_on(where), "", *_other_checks()])
 
 
 def _other_checks() -> list[str]:
-    """Compare with what other benchmarks measured: disk by benchmarks/search.py, indexing by benchmarks/ingest.py."""
+    """Return a comparison with other benchmarks: disk by benchmarks/search.py, indexing by benchmarks/ingest.py."""
     lines = [
         "Other benchmarks (benchmarks.md), on the same machine:",
         "",
@@ -175,7 +183,7 @@ def _other_checks() -> list[str]:
 
 
 def quantization_table() -> str:
-    """Give a Markdown table of what benchmarks/quantization.py measured."""
+    """Return a Markdown table of what benchmarks/quantization.py measured."""
     found, where, sizes = _results("quantization.json", sizes=True)
     lines = [
         "| quantization | recall@5 | top-1 | queries/s | codes: bytes a vector, measured (computed) | "
@@ -183,37 +191,37 @@ def quantization_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     count, layers = sizes["contexts a layer"], len(sizes["layers"].split(","))
-    for kind, one in found.items():
+    for kind, result in found.items():
         shape = Shape(
             count, layers, sizes["hidden size"], sizes["caption bytes"], quantization=kind, server=False
         )
         layer, vectors = layer_bytes(shape), count * layers
         cells = (
             kind,
-            f"{one['recall']:.4f}",
-            f"{one['top_1']:.4f}",
-            f"{sizes['queries'] / min(one['search_seconds']):,.0f}",
-            f"{one['parts']['codes'] / vectors:,.0f} ({layer.codes / count:,.0f})",
-            f"{one['disk'] / vectors:,.0f} ({layer.disk / count:,.0f})",
+            f"{result['recall']:.4f}",
+            f"{result['top_1']:.4f}",
+            f"{sizes['queries'] / min(result['search_seconds']):,.0f}",
+            f"{result['parts']['codes'] / vectors:,.0f} ({layer.codes / count:,.0f})",
+            f"{result['disk'] / vectors:,.0f} ({layer.disk / count:,.0f})",
         )
         lines.append("| " + " | ".join(cells) + " |")
     where_asked = f"layer {sizes['layers'].replace(',', ', ')} of {sizes['model']}"
-    said = f"{sizes['queries']} queries on {where_asked}, {count:,} contexts in each."
-    return "\n".join([*lines, "", said, _measured_on(where)])
+    caption = f"{sizes['queries']} queries on {where_asked}, {count:,} contexts in each."
+    return "\n".join([*lines, "", caption, _measured_on(where)])
 
 
 def core_table() -> str:
-    """Give a Markdown table of microseconds of a core for each context, with graphs from 1,000 contexts on."""
+    """Return a Markdown table of microseconds of a core for each context, with graphs from 1,000 contexts on."""
     lines = [
         "| contexts × dimensions | storing a context, µs of a core: measured (computed) | indexing it |",
         "|---|---|---|",
     ]
     for name in ("growth-graphs.json", "growth-4096.json"):
         found, where = _results(name)
-        for one in found.values():
-            count, width = one["contexts"], one["hidden_size"]
-            shape = Shape(count, 1, width, one["caption_bytes"], graph_from=1000, server=False)
-            store, index = (one[f"{what}_cpu_seconds"] / count * 1e6 for what in ("load", "index"))
+        for result in found.values():
+            count, width = result["contexts"], result["hidden_size"]
+            shape = Shape(count, 1, width, result["caption_bytes"], graph_from=1000, server=False)
+            store, index = (result[f"{what}_cpu_seconds"] / count * 1e6 for what in ("load", "index"))
             lines.append(
                 f"| {count:,} × {width:,} | {store:,.0f} ({store_seconds(shape) * 1e6:,.0f}) | "
                 f"{index:,.0f} ({index_seconds(shape) * 1e6:,.0f}) |"
@@ -229,8 +237,14 @@ TABLES = {
 }
 
 
-def written(text: str) -> str:
-    """Give the document with its tables computed anew: they stand between `<!-- NAME -->` and `<!-- /NAME -->`."""
+def updated(text: str) -> str:
+    """Return the document with its tables computed again.
+
+    Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+
+    Raises:
+        SystemExit: the document does not have exactly one place for a table.
+    """
     for name, table in TABLES.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         computed = table()
@@ -246,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="only say whether the tables are up to date")
     given = parser.parse_args(arguments)
     text = DOCUMENT.read_text(encoding="utf-8")
-    fresh = written(text)
+    fresh = updated(text)
     if not given.check:
         DOCUMENT.write_text(fresh, encoding="utf-8")
     elif fresh != text:
@@ -275,7 +289,7 @@ def _mb(count: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Write a number with three digits that count."""
+    """Return a number as text with three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,9 +1,9 @@
-"""Faults that an ingestion meets, counted: contexts lost and contexts doubled, both of which must be 0.
+"""Faults during ingestion: count the contexts lost and the contexts stored twice, both of which must be 0.
 
     python -m benchmarks.faults --kills 50 --json faults.json
 
-Runs what tests/faults/ runs, more often: a tiny random LLM, the whole job, the embedded engine and a double of a
-server on a real socket, over REST and over gRPC. Nothing is timed.
+This runs the faults of tests/faults/ more often: a tiny random LLM, the whole job, the embedded engine and a test
+double of a server on a real socket, over REST and over gRPC. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ Runs = dict[str, Callable[[], Outcome]]
 
 
 def main() -> None:
-    """Run every fault everywhere and print the table."""
+    """Run every fault against every store and print the table."""
     arguments = _parser().parse_args()
     found: dict[str, Outcome] = {}
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as temporary:
         folder = Path(temporary)
-        multiprocessing.util.get_temp_dir()  # chosen for the whole process, so not in a folder that is removed
-        tempfile.tempdir = temporary  # where the double keeps its collections
+        multiprocessing.util.get_temp_dir()  # fixed for the whole process: not in a folder that is removed
+        tempfile.tempdir = temporary  # the double keeps its collections there
         ground = make_ground(save_tiny(folder / "model"), folder / "undisturbed")
         with QdrantDouble() as server, embedded.small_disk(folder / "disk") as disk:
             runs = _runs(ground, server, folder, disk, arguments)
             for done, (name, run) in enumerate(runs.items()):
                 found[name] = run()
-                print(f"{done + 1}/{len(runs)}  {name}: {_said(found[name])}", flush=True)
+                print(f"{done + 1}/{len(runs)}  {name}: {_summary(found[name])}", flush=True)
             assert server.invalid_requests == []
         tempfile.tempdir = None
     total = Outcome()
     for outcome in found.values():
         total.add(outcome)
-    rows = [Row(name, "", _said(outcome), None) for name, outcome in found.items()]
+    rows = [Row(name, "", _summary(outcome), None) for name, outcome in found.items()]
     rows += [
         Row("faults tried", "", f"{total.struck:,}", None),
         Row("contexts counted again", "", f"{total.acknowledged:,}", None),
@@ -62,18 +62,18 @@ def main() -> None:
     }
     where = machine()
     show("Faults", sizes, rows, where)
-    write_json(arguments.json, sizes, rows, {name: asdict(one) for name, one in found.items()}, where)
+    write_json(arguments.json, sizes, rows, {name: asdict(outcome) for name, outcome in found.items()}, where)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("benchmarks.faults", __doc__)
     add = parser.add_argument
-    add("--times", type=int, default=5, help="random moments for each fault that has one")
+    add("--times", type=int, default=5, help="random moments for each fault that strikes at a random moment")
     add(
         "--kills",
         type=int,
         default=50,
-        help="kills of the embedded job; of a server's a fifth, each way",
+        help="kills of the embedded job; a fifth as many with a server, over REST and over gRPC each",
     )
     add("--seed", type=int, default=1)
     add("--json", type=Path, help="file for the results")
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 def _runs(
     ground: Ground, server: QdrantDouble, folder: Path, disk: Path | None, arguments: argparse.Namespace
 ) -> Runs:
-    """Give every scene by its name, in the order of docs/faults.md."""
+    """Return every fault by its name, in the order of docs/faults.md."""
     times, kills, fewer = arguments.times, arguments.kills, max(1, arguments.kills // 5)
 
     def chance() -> random.Random:
@@ -119,8 +119,8 @@ def _runs(
     return runs
 
 
-def _said(outcome: Outcome) -> str:
-    said: dict[str, Any] = {
+def _summary(outcome: Outcome) -> str:
+    counts: dict[str, Any] = {
         "struck": outcome.struck,
         "runs": outcome.runs,
         "stopped": len(outcome.stops),
@@ -128,7 +128,7 @@ def _said(outcome: Outcome) -> str:
         "lost": outcome.lost,
         "doubled": outcome.doubled,
     }
-    return ", ".join(f"{key} {value:,}" for key, value in said.items())
+    return ", ".join(f"{key} {value:,}" for key, value in counts.items())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python -m benchmarks.growth --states DIR --contexts 10000,100000,1000000 --json growth.json --plot growth.png
 
-Each size gets a bank of one layer, in a process of its own, and the results of each are added to the JSON file as
-soon as they are there: sizes that it holds already are not measured again. The contexts are real ones (see
-states.py). Where a size has more than the states hold, they come again with noise, a Gaussian vector of half
-their length, under other ids: as long to write and as many bytes, not as near to each other as copies would be.
-Rates of loading are those of `add` and `commit` alone, without making noise and reading payloads, in seconds of the
-clock and in seconds of the processor: the latter hardly change when other programs use the machine too.
+Each size gets a bank of one layer, in a process of its own. Its results are added to the JSON file at once, and sizes
+that are in the file are not measured again. The contexts are real ones (see states.py). If a size has more contexts
+than the states, these are repeated under other ids with noise, a Gaussian vector of half their length: they take as
+long to write and as many bytes, and are not as close to each other as copies would be. Rates of loading cover `add` and
+`commit` alone, not making noise and reading payloads. They are given in wall-clock seconds and in processor seconds;
+the latter hardly change when other programs use the machine.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from benchmarks.truth import TIE, Floats, unit
 _BATCH = 1024
 _REPEATS = 3
 _TOP_K = 5
-# Of a size, the share whose rate is the rate at the start and at the end, in whole pieces. Contexts are committed after
-# so many batches, as a job does every five seconds, and a small layer's pieces of 20,000 contexts are full then.
+# The rates at the start and at the end are those of the first and the last fifth, in whole pieces. Contexts are
+# committed piece by piece, as a job does every five seconds; a small layer's segments of 20,000 contexts are full then.
 _ENDS, _PIECE = 5, 20 * _BATCH
-_SHORT = 200  # points of a curve that is kept whole
-_NOISE = 0.5  # of a vector's length
-# The end may be slower than the start by this, at the size for which it was asked.
+_SHORT = 200  # largest number of points of a curve that is stored unthinned
+_NOISE = 0.5  # length of the noise, relative to the vector's
+# The smallest allowed ratio of the rate at the end to the rate at the start, and the size it is for.
 _LEAST, _LEAST_AT = 0.8, 1_000_000
 
 
@@ -100,7 +100,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 
 def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str, Any]:
-    """Fill and index a bank of one layer; give seconds, and memory beyond what was there before."""
+    """Fill and index a bank of one layer; return seconds, and memory beyond what was used before."""
     from latentbank.bank.manifest import CorpusEntry
     from latentbank.bank.opening import create_bank
 
@@ -166,7 +166,7 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
 def batches(
     source: States, layer: int, count: int
 ) -> Iterator[tuple[list[str], Floats, list[dict[str, Any]]]]:
-    """Give ids, hidden states and payloads of `count` contexts: the real ones, then the same with noise."""
+    """Yield ids, hidden states and payloads of `count` contexts: the real ones, then the same ones with noise."""
     there = source.about["contexts"]
     hidden = source.hidden(layer)
     random = np.random.default_rng(17)
@@ -187,26 +187,26 @@ def batches(
 
 
 def wide(rows: Floats, width: int) -> Floats:
-    """Repeat the columns of `[n, hidden]` up to `[n, width]`."""
+    """Return rows `[n, hidden]` with their columns repeated up to `[n, width]`."""
     repeated: Floats = rows if rows.shape[1] == width else np.resize(rows.T, (width, len(rows))).T
     return repeated
 
 
 def thin(curve: Sequence[list[float]]) -> list[list[float]]:
-    """Keep of a long curve the ends of the pieces, and the last point."""
+    """Return a curve's points; of a long curve only the ends of the pieces and the last point."""
     every = _PIECE // _BATCH if len(curve) > _SHORT else 1
     return [point for i, point in enumerate(curve, 1) if i % every == 0 or i == len(curve)]
 
 
 def _rate(curve: Sequence[Sequence[float]], clock: int, first: float, last: float) -> float:
-    """Contexts per second of a clock (a column) between two numbers of contexts, on the curve's straight pieces."""
+    """Return contexts per second between two numbers of contexts, interpolated; `clock` is a column of the curve."""
     done, seconds = [0.0, *(c[0] for c in curve)], [0.0, *(c[clock] for c in curve)]
     began, ended = np.interp([first, last], done, seconds)
     return float((last - first) / (ended - began))
 
 
 def parts_of(folder: Path) -> dict[str, int]:
-    """Give the disk space of what a bank's layers consist of, by what bank/sizing.py calls it."""
+    """Return the disk space of the parts of a bank's layers in bytes, by their names in bank/sizing.py."""
     parts = dict.fromkeys(("originals", "codes", "graph", "payload", "payload_indexes", "ids", "rest"), 0)
     for file in folder.rglob("*"):
         if file.is_file():
@@ -218,7 +218,7 @@ def parts_of(folder: Path) -> dict[str, int]:
     return parts
 
 
-# Names of files and folders of the engine.
+# Names of the engine's files and folders for each part.
 _PART_OF = {
     "originals": {"matrix.dat"},
     "codes": {"quantized.data"},
@@ -229,7 +229,7 @@ _PART_OF = {
 
 
 def ask(states: str, work: str, layer: int, width: int) -> dict[str, Any]:
-    """Open the bank and search it, with a warm page cache; recall is against its own exact search."""
+    """Open the bank and search it with a warm page cache; recall is relative to its own exact search."""
     from benchmarks.common import warm
     from latentbank.bank.opening import open_bank
 
@@ -262,7 +262,7 @@ def ask(states: str, work: str, layer: int, width: int) -> dict[str, Any]:
     }
 
 
-# -- what comes out ----------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------
 
 
 def _sizes(states: States, layer: int, found: dict[str, Any]) -> dict[str, Any]:
@@ -281,46 +281,46 @@ def _report(file: Path | None, states: States, layer: int, found: dict[str, Any]
     return rows
 
 
-def _rows(one: dict[str, Any]) -> list[Row]:
-    count = one["contexts"]
-    kept = one["end_rate"] / one["start_rate"]
+def _rows(result: dict[str, Any]) -> list[Row]:
+    count = result["contexts"]
+    kept = result["end_rate"] / result["start_rate"]
     return [
         Row(
             f"{count:,} contexts: loading, contexts/s at the end against the start",
-            f"{one['start_rate']:,.0f}",
-            f"{one['end_rate']:,.0f}",
+            f"{result['start_rate']:,.0f}",
+            f"{result['end_rate']:,.0f}",
             kept,
             least=_LEAST if count == _LEAST_AT else None,
         ),
         Row(
             "... the same by the processor's clock",
-            f"{one['start_rate_cpu']:,.0f}",
-            f"{one['end_rate_cpu']:,.0f}",
-            one["end_rate_cpu"] / one["start_rate_cpu"],
+            f"{result['start_rate_cpu']:,.0f}",
+            f"{result['end_rate_cpu']:,.0f}",
+            result["end_rate_cpu"] / result["start_rate_cpu"],
         ),
-        Row("... loading, seconds (of the processor)", *_clocks(one, "load"), None),
-        Row("... indexing, seconds (of the processor)", *_clocks(one, "index"), None),
-        Row("... peak anonymous memory while loading", "", mib(one["load_peak_anonymous"]), None),
-        Row("... and while indexing", "", mib(one["index_peak_anonymous"]), None),
-        Row("... disk", "", mib(one["disk"]), one["disk"] / count, " B/context"),
+        Row("... loading, seconds (of the processor)", *_clocks(result, "load"), None),
+        Row("... indexing, seconds (of the processor)", *_clocks(result, "index"), None),
+        Row("... peak anonymous memory while loading", "", mib(result["load_peak_anonymous"]), None),
+        Row("... and while indexing", "", mib(result["index_peak_anonymous"]), None),
+        Row("... disk", "", mib(result["disk"]), result["disk"] / count, " B/context"),
         Row(
             "... queries/s; recall@5",
             "",
-            f"{one['queries'] / min(one['search_seconds']):,.0f}",
-            one["recall"],
+            f"{result['queries'] / min(result['search_seconds']):,.0f}",
+            result["recall"],
             "",
         ),
-        Row("... anonymous memory of a searched bank", "", mib(one["search_anonymous"]), None),
-        Row("... resident, mapped files too", "", mib(one["search_resident"]), None),
+        Row("... anonymous memory of a searched bank", "", mib(result["search_anonymous"]), None),
+        Row("... resident, mapped files too", "", mib(result["search_resident"]), None),
     ]
 
 
-def _clocks(one: dict[str, Any], what: str) -> tuple[str, str]:
-    return "", f"{one[f'{what}_seconds']:,.1f} ({one[f'{what}_cpu_seconds']:,.1f})"
+def _clocks(result: dict[str, Any], what: str) -> tuple[str, str]:
+    return "", f"{result[f'{what}_seconds']:,.1f} ({result[f'{what}_cpu_seconds']:,.1f})"
 
 
 def plot(found: dict[str, Any], file: Path) -> None:
-    """Draw time and memory against contexts, both axes in powers of ten."""
+    """Draw time and memory over contexts, on logarithmic axes, and the rate of loading."""
     from itertools import pairwise
 
     import matplotlib as mpl

@@ -24,15 +24,17 @@ _BATCH = 1024
 def search_states(
     arguments: argparse.Namespace, layers: Sequence[int], queries: int = 0, *, make: bool = False
 ) -> States:
-    """Open the states that the arguments name, or make them: anew where `make` says so, or if there are none."""
+    """Return the states that the arguments name; they are made if there are none, or if `make` is set."""
     if (arguments.states / "states.json").exists() and not make:
         states = open_states(arguments.states)
         missing = set(layers) - set(states.layers)
         if missing or (arguments.contexts or 0) > states.about["contexts"]:
-            raise SystemExit(f"{arguments.states} holds {states.about}; it cannot give what is asked for.")
+            raise SystemExit(
+                f"{arguments.states} holds {states.about}, which does not cover the layers and contexts requested."
+            )
         return states
     if not arguments.contexts:
-        raise SystemExit("Say with --contexts how many contexts are to be encoded.")
+        raise SystemExit("Give --contexts, the number of contexts to encode.")
     return make_states(
         arguments.states,
         arguments.model or str(model_file()),
@@ -45,11 +47,11 @@ def search_states(
 
 
 def make_queries(states: States, layers: Sequence[int], count: int) -> Floats:
-    """Give `[count, hidden]` queries: held-out tokens of the layers in turn, every second one noisy."""
+    """Return queries `[count, hidden]`: held-out tokens of the layers in turn, with noise added to every second one."""
     held_out = {layer: states.held_out(layer) for layer in layers}
     available = len(held_out[layers[0]])
     if count > available:
-        raise SystemExit(f"The states hold {available} held-out tokens; ask for at most so many queries.")
+        raise SystemExit(f"The states hold {available} held-out tokens; request at most so many queries.")
     queries = np.stack([held_out[layers[i // 2 % len(layers)]][i] for i in range(count)])
     random = np.random.default_rng(11)
     noise = unit(random.standard_normal(queries.shape))
@@ -60,17 +62,17 @@ def make_queries(states: States, layers: Sequence[int], count: int) -> Floats:
 
 
 def build_indexes(states: States, work: Path, count: int, layers: Sequence[int]) -> dict[str, Any]:
-    """Make both indexes from the states, each in a process of its own, unless they are there."""
-    wanted = {"states": states.about, "contexts": count, "layers": list(layers)}
+    """Build both indexes from the states, each in a process of its own, unless `work` holds them; return timings."""
+    settings = {"states": states.about, "contexts": count, "layers": list(layers)}
     note = work / "built.json"
     if note.exists():
         found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-        if found["wanted"] != wanted:
+        if found["wanted"] != settings:
             raise SystemExit(f"{work} holds indexes of other contexts; choose another folder or delete it.")
         return found
     given = {"states": states.directory.resolve(), "work": work, "count": count, "layers": layers}
     built = {
-        "wanted": wanted,
+        "wanted": settings,
         "reference": in_child(_MODULE, "build-reference", **given),
         "latentbank": in_child(_MODULE, "build-latentbank", **given),
     }
@@ -79,7 +81,7 @@ def build_indexes(states: States, work: Path, count: int, layers: Sequence[int])
 
 
 def build_reference(states: str, work: str, count: int, layers: Sequence[int]) -> dict[str, Any]:
-    """Save the reference's index, made as its `build_index` makes it from hidden states."""
+    """Save the reference's index, made from the states as `build_index` makes it from its hidden states."""
     import torch
     from latentlens import ContextualIndex  # type: ignore[import-untyped]  # it has no types
     from torch.nn.functional import normalize
@@ -87,7 +89,7 @@ def build_reference(states: str, work: str, count: int, layers: Sequence[int]) -
     source = open_states(Path(states))
     rows = subset(source, count)
     chosen = set(rows.tolist())
-    captions: dict[str, str] = {}  # one string a sentence, as build_index shares them
+    captions: dict[str, str] = {}  # one string for each sentence, as in build_index
     metadata = [
         {
             "token_str": payload["token"],

@@ -2,10 +2,10 @@
 
     python -m benchmarks.ingest --sentences 3000 --layers 4,8,12,16 --json ingest.json
 
-Both sides get the same sentences and the same LLM, already in memory, each in a process of its own.
-latentbank's time covers its whole job: making the bank, the plan, the LLM, writing, the index, the ledger.
-A bare forward pass is transformers' own decoder, cut after the deepest layer, on the rows that the plan
-packs its prefixes into, with nothing collected, rotated or written; it is timed before and after the job.
+Both sides get the same sentences and the same LLM, already in memory, each in a process of its own. latentbank's time
+covers its whole job: creating the bank, planning, the LLM, writing, indexing, the ledger. The bare forward pass is
+transformers' own decoder, cut after the deepest layer, on the rows into which the plan's prefixes are packed. Nothing
+is collected, rotated or written. It is timed before and after the job.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MODULE = "benchmarks.ingest"
 
 
 def main() -> None:
-    """Measure both sides for every size and print a table each."""
+    """Measure both sides for every size and print a table for each."""
     arguments = _parser().parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
     common: dict[str, Any] = {"model": _model(arguments.model), "layers": layers}
@@ -84,14 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of(_MODULE, __doc__)
     add = parser.add_argument
     add(
-        "--sentences", type=_numbers, default=[3000], help="first so many of the wheel's; several: 3000,30000"
+        "--sentences",
+        type=_numbers,
+        default=[3000],
+        help="use the first so many sentences of the wheel; several: 3000,30000",
     )
     add("--layers", default="4,8,12,16")
     add("--model", help="the LLM: a directory or a GGUF (the wheel's GGUF)")
     add(
         "--reference-sentences",
         type=int,
-        help="run the reference on the first so many only, where all would take hours; 0: not at all",
+        help="run the reference on the first so many sentences only, as all may take hours; 0: not at all",
     )
     add("--forward-tokens", type=int, default=60_000, help="prefixes of the bare forward pass, at most")
     add("--memory-sentences", type=_numbers, help="compare latentbank's peak memory: 3000,30000")
@@ -104,7 +107,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _model(name: str | None) -> str:
-    """Give the LLM's name, absolute where it is a path: children run elsewhere."""
+    """Return the LLM's name; a path is made absolute, as child processes have another working directory."""
     if name is None:
         return str(model_file())
     return str(Path(name).resolve()) if Path(name).exists() else name
@@ -140,7 +143,7 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
     network.eval()
     lines = read_lines(sentences_file(), sentences)
     loaded = _loaded()
-    with PeakMemory() as watched:
+    with PeakMemory() as sampled:
         began = time.monotonic()
         index = latentlens.build_index(model, lines, layers=list(layers), model=network, tokenizer=tokenizer)
         seconds = time.monotonic() - began
@@ -148,7 +151,7 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
         "sentences": len(lines),
         "contexts": len(index) // len(layers),
         "seconds": seconds,
-        **_memory(loaded, watched),
+        **_memory(loaded, sampled),
     }
 
 
@@ -163,7 +166,7 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
 
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
     loaded = _loaded()
-    with tempfile.TemporaryDirectory() as folder, PeakMemory() as watched:
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as sampled:
         began = time.monotonic()
         with create_bank(BANK, language, layers, data_dir=Path(folder, "banks")) as bank:
             corpus = open_corpus(CORPUS, sentences_file(), limit=sentences)
@@ -183,15 +186,15 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
         "index_seconds": report.index_seconds,
         "packing": language.packing,
         "disk": disk,
-        **_memory(loaded, watched),
+        **_memory(loaded, sampled),
     }
 
 
 def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
-    """Time transformers' decoder on the planned prefixes, packed as the job packs them and plain.
+    """Time transformers' decoder on the planned prefixes, packed as the job packs them, and on plain rows.
 
-    Packed: the rows of the plan, or of evenly spread batches of it with about `limit` tokens. Plain: as many
-    tokens in unpadded causal rows of the same length.
+    The packed rows are those of the plan, or of evenly spread batches of it with about `limit` tokens. The plain rows
+    hold as many tokens, unpadded, with causal attention, and are of the same length.
     """
     import numpy as np
     import torch
@@ -209,9 +212,9 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
     del language
     size = BATCH["cpu"] // ROW
     starts = range(0, len(rows), size)
-    wanted = min(len(starts), max(1, round(len(starts) * limit / plan.prefixes)))
+    number = min(len(starts), max(1, round(len(starts) * limit / plan.prefixes)))
     batches = []
-    for i in np.linspace(0, len(starts) - 1, wanted).astype(int):
+    for i in np.linspace(0, len(starts) - 1, number).astype(int):
         batch = rows[starts[i] : starts[i] + size]
         width = max(len(row.tokens) for row in batch)
         ids, depths = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
@@ -250,13 +253,13 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
 
 
 def _where(model: str) -> tuple[str, dict[str, str]]:
-    """Say to transformers where a model is: a GGUF is a file in a folder."""
+    """Return what transformers needs to find a model: a GGUF is named as a file in a folder."""
     path = Path(model)
     return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (model, {})
 
 
 def _loaded() -> Memory:
-    """Read memory once the model is there; from here on the peak is the job's, not the loading's."""
+    """Return memory after loading the model, and reset the peak, so that it is the job's from here on."""
     import gc
 
     gc.collect()
@@ -264,12 +267,12 @@ def _loaded() -> Memory:
     return memory()
 
 
-def _memory(loaded: Memory, watched: PeakMemory) -> dict[str, int]:
+def _memory(loaded: Memory, sampled: PeakMemory) -> dict[str, int]:
     return {
         "loaded_resident": loaded.resident,
         "loaded_anonymous": loaded.anonymous,
-        "peak_resident": max(memory().peak, watched.resident),
-        "peak_anonymous": watched.anonymous,
+        "peak_resident": max(memory().peak, sampled.resident),
+        "peak_anonymous": sampled.anonymous,
     }
 
 
@@ -337,7 +340,7 @@ def _rows(found: dict[str, Any], depth_count: int, deepest: int) -> list[Row]:
 
 
 def _memory_rows(runs: dict[int, dict[str, Any]]) -> list[Row]:
-    """Compare every size with the first, latentbank alone."""
+    """Return a comparison of every size with the first, for latentbank alone."""
     (first, base), *others = runs.items()
     return [
         Row(

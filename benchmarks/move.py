@@ -2,10 +2,9 @@
 
     python -m benchmarks.move --contexts 100000 --layers 4,8,12,16 --json move.json
 
-Both pulls are `bank pull` as users run it, each in a process of its own, from the tests' double of a server in a third
-(see wire.py), with the verification at the end. The double answers scrolls far more slowly than a server would, so the
-second row compares the snapshots with a pull by scroll from a server that takes no time at all: what is left is
-storing and indexing on this side.
+Both pulls are `bank pull` as users run it, with the verification at the end, each in a process of its own. The server
+is the tests' double in a third process (see wire.py). It answers scrolls far more slowly than a real server, so one row
+leaves out the time spent waiting for them. What remains is storing and indexing on this side.
 """
 
 from __future__ import annotations
@@ -80,19 +79,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Listener(Silent):
-    """Notes how far a pull had come when its verification began."""
+    """Measures the phases of a pull from its progress: what was downloaded, and when verification began."""
 
     def __init__(self) -> None:
         self.waited = self.waited_before = self.copied_at = self.mib = 0.0
         self._download = 0.0
 
     def update(self, done: float, total: float | None = None) -> None:
-        """Remember the size of what is downloaded."""
+        """Keep the size of the current download."""
         if total is None:
             self._download = done
 
     def stage(self, what: str, unit: str) -> None:
-        """Count the download that has ended, and note when verification begins."""
+        """Add the finished download, and keep the time at which verification begins."""
         del unit
         self.mib, self._download = self.mib + self._download, 0.0
         if what == "comparing" and not self.copied_at:
@@ -100,7 +99,7 @@ class _Listener(Silent):
 
 
 def pull(url: str, grpc_port: int, folder: str, by: Way) -> dict[str, Any]:
-    """Pull the server's bank in one way; gives seconds, in all and until the verification began, and bytes."""
+    """Pull the server's bank in one way; return seconds, in all and until verification began, and bytes."""
     listener = _Listener()
     with open_bank(BANK, Address(url, grpc_port).settings()) as source:
         scroll = source.store.scroll
@@ -109,11 +108,11 @@ def pull(url: str, grpc_port: int, folder: str, by: Way) -> dict[str, Any]:
             rest = scroll(*given, **named)
             while True:
                 started = time.perf_counter()
-                one = next(rest, None)
+                batch = next(rest, None)
                 listener.waited += time.perf_counter() - started
-                if one is None:
+                if batch is None:
                     return
-                yield one
+                yield batch
 
         source.store.scroll = timed  # type: ignore[method-assign]
         started = time.perf_counter()

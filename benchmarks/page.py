@@ -1,18 +1,18 @@
-"""The page in a real browser: how soon it is there, shows a token's neighbors, and shows a new image's first words.
+"""The page in a real browser: time to the first paint, to a token's neighbors, and to a new image's first words.
 
     python -m benchmarks.page --states DIR --contexts 100000 --json page.json
 
 The bank is that of reading.py, with hidden states of real sentences, made and kept in DIR as search.py makes them.
-`latentbank view` runs in a process of its own with the demo VLM, and Chromium (LATENTBANK_BROWSER, or what PATH has)
-looks at it without a screen. Times are the browser's own: paints from its trace and its Performance API.
+`latentbank view` runs in a process of its own with the demo VLM. A headless Chromium (LATENTBANK_BROWSER, or the one in
+PATH) opens the page. Times are the browser's own, from its trace and its Performance API.
 
-- First paint: of a browser that has seen nothing of the page before; bytes are all that it fetched until it was quiet.
-- Hover: the pointer goes from token to token of a reading; from the dispatch of `pointerover` to the frame that was
-  drawn next, in the browser's trace.
-- New image: a held-out scene of 224 x 224 pixels is chosen; from that event to the frame in which the first words
-  stand on it. Visual layers are the default four, bank layers those in `--layers`. The first scene warms up.
-- File: what *Save this page* gives for these scenes; and what it would be for an image with as many visual tokens as
-  all of them have together, no caption of two scenes being shared.
+- First paint: in a browser with an empty cache. The bytes are all that it fetches until the network is idle.
+- Hover: the pointer moves from token to token of a reading. The time is from the dispatch of `pointerover` to the next
+  frame drawn, in the browser's trace.
+- New image: a held-out scene of 224 x 224 pixels is chosen. The time is from that event to the frame with the first
+  words on the image. Visual layers are the default four, bank layers those in `--layers`. The first scene warms up.
+- File: the size of the file behind *Save this page* for these scenes, and its size for an image with as many visual
+  tokens as all of them together, if the scenes share no caption.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 _MODULE = "benchmarks.page"
 _OPENINGS = 10
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Notes when an image is chosen, when the first frame with words of its reading was drawn, and when the last.
+# Stores when an image is chosen, when the first frame with words of its reading is drawn, and when the last one is.
 _WATCH = """() => {
   const drawn = (then) => requestAnimationFrame(() => setTimeout(() => then(performance.now() - window.chosenAt)));
-  const watched = (target, ready, then) => {
-    const seen = new MutationObserver(() => {
+  const onceReady = (target, ready, then) => {
+    const observer = new MutationObserver(() => {
       if (!ready()) return;
-      seen.disconnect();
+      observer.disconnect();
       drawn(then);
     });
-    seen.observe(target, { childList: true, subtree: true });
+    observer.observe(target, { childList: true, subtree: true });
   };
-  const [view, said] = ["#view", "#said"].map((id) => document.querySelector(id));
+  const [view, status] = ["#view", "#said"].map((id) => document.querySelector(id));
   document.querySelector("#file").addEventListener("change", () => {
     [window.chosenAt, window.firstAfter, window.allAfter] = [performance.now(), null, null];
     view.replaceChildren();
-    watched(view, () => view.querySelector(".word"), (after) => (window.firstAfter = after));
-    watched(said, () => said.textContent === "done", (after) => (window.allAfter = after));
+    onceReady(view, () => view.querySelector(".word"), (after) => (window.firstAfter = after));
+    onceReady(status, () => status.textContent === "done", (after) => (window.allAfter = after));
   }, { capture: true });
 }"""
 _FETCHED = """() => ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
-  .reduce((sum, one) => sum + one.transferSize, 0)"""
+  .reduce((sum, entry) => sum + entry.transferSize, 0)"""
 _PAINTED = """() => performance.getEntriesByName("first-contentful-paint")[0].startTime"""
 
 
@@ -68,11 +68,11 @@ def main() -> None:
     arguments = scenes_parser(_MODULE, __doc__, images=12).parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
     with filled_bank(arguments, layers) as work:
-        found = in_child(_MODULE, "look", work=work, layers=layers, images=arguments.images)
+        found = in_child(_MODULE, "measure", work=work, layers=layers, images=arguments.images)
     rows = [
         _row("first paint", found["paint"], 0.5, " s"),
         _row("... fetched by then and soon after", [max(found["bytes"]) / 1000], 300, " kB"),
-        _row("hover to neighbors", [1000 * one for one in found["hover"]], 50, " ms", largest=True),
+        _row("hover to neighbors", [1000 * seconds for seconds in found["hover"]], 50, " ms", largest=True),
         _row("a new image, first words on screen", found["first"], 3.0, " s"),
         _row("... all layers on screen", found["all"], None, " s"),
         _row("self-contained HTML", [max(found["files"]) / 1e6], 3.0, " MB"),
@@ -97,14 +97,14 @@ def main() -> None:
 
 
 def _row(what: str, values: Sequence[float], most: float | None, unit: str, *, largest: bool = False) -> Row:
-    """One line: the median, or the largest, of what was measured, and from where to where it went."""
+    """Return a line with the median and the range of values; the median counts, or the largest if `largest`."""
     counts = max(values) if largest else statistics.median(values)
     ends = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
     return Row(what, "", f"{statistics.median(values):.3g}{unit}{ends}", counts, unit, most=most)
 
 
-def look(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
-    """Open the page in a browser and measure everything."""
+def measure(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
+    """Open the page in a browser and return all measurements."""
     from playwright.sync_api import sync_playwright
 
     named = os.environ.get("LATENTBANK_BROWSER")
@@ -125,7 +125,7 @@ def look(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
 
 @contextmanager
 def _served(work: Path) -> Iterator[str]:
-    """`latentbank view` over the bank in `work`: its address, once it is there."""
+    """Run `latentbank view` over the bank in `work` and yield the page's address."""
     command = [sys.executable, "-m", "latentbank", "--data-dir", str(work / "banks"), "view"]
     command += ["--bank", BANK, "--model", "demo", "--port", "0"]
     process = subprocess.Popen(
@@ -133,20 +133,20 @@ def _served(work: Path) -> Iterator[str]:
     )
     assert process.stderr is not None
     try:
-        said = []
+        output = []
         for line in process.stderr:
-            said.append(line)
+            output.append(line)
             if "The page is at " in line:
                 yield line.split("The page is at ")[1].split(";")[0]
                 return
-        raise SystemExit("latentbank view did not start:\n" + "".join(said))
+        raise SystemExit("latentbank view did not start:\n" + "".join(output))
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
 
 
 def _opened(browser: Browser, address: str) -> dict[str, Any]:
-    """First paints in seconds and bytes fetched, each time by a browser that has nothing cached."""
+    """Return first paints in seconds and bytes fetched, each time with an empty cache."""
     paint, fetched = [], []
     for number in range(_OPENINGS + 1):
         context = browser.new_context(viewport={"width": 1280, "height": 900})
@@ -160,7 +160,7 @@ def _opened(browser: Browser, address: str) -> dict[str, Any]:
 
 
 def _read(page: Page, layers: Sequence[int], images: int) -> dict[str, Any]:
-    """Seconds until new images' first words, and all their layers, are on screen; bytes of their files."""
+    """Return seconds until new images' first words and all their layers are on screen, and bytes of their files."""
     from latentbank.demo.scenes import EVALUATION, load_things, make_scene
     from latentbank.query.output.pictures import png_bytes
 
@@ -185,10 +185,10 @@ def _read(page: Page, layers: Sequence[int], images: int) -> dict[str, Any]:
         saved = page.evaluate("fetch(document.querySelector('#save').href).then((answer) => answer.text())")
         found["files"].append(len(saved.encode()))
         data.append(saved.split('id="reading">')[1].split("</script>")[0])
-    readings = [json.loads(one) for one in data]
-    images_bytes = [len(one["image"]) for one in readings]
+    readings = [json.loads(text) for text in data]
+    images_bytes = [len(reading["image"]) for reading in readings]
     rest = found["files"][-1] - len(data[-1].encode())  # page, style and script
-    tables = sum(len(one.encode()) - image for one, image in zip(data, images_bytes, strict=True))
+    tables = sum(len(text.encode()) - image for text, image in zip(data, images_bytes, strict=True))
     return found | {
         "large": rest + max(images_bytes) + tables,
         "tokens": len(readings[0]["tokens"]),
@@ -197,7 +197,7 @@ def _read(page: Page, layers: Sequence[int], images: int) -> dict[str, Any]:
 
 
 def _hovered(browser: Browser, page: Page) -> list[float]:
-    """Seconds from the dispatch of a `pointerover` to the frame drawn next, for each token, by the browser's trace."""
+    """Return for each token the seconds from the dispatch of `pointerover` to the next frame drawn, from the trace."""
     page.locator(".picture").scroll_into_view_if_needed()
     cells = page.locator("[role=gridcell]")
     boxes = [cell.bounding_box() for cell in cells.all()]
@@ -209,24 +209,26 @@ def _hovered(browser: Browser, page: Page) -> list[float]:
         assert box is not None
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         names.append(page.locator(".card h3").inner_text())
-        page.wait_for_timeout(60)  # the next one is another frame's
+        page.wait_for_timeout(60)  # so that the next token falls into another frame
     events = json.loads(browser.stop_tracing())["traceEvents"]
     if len(set(names)) < len(names):
-        raise SystemExit("Not every token that was pointed at showed its neighbors.")
+        raise SystemExit("Some token did not show its neighbors when the pointer was on it.")
     over = [
-        one
-        for one in events
-        if one["name"] == "EventDispatch" and one["args"]["data"]["type"] == "pointerover"
+        event
+        for event in events
+        if event["name"] == "EventDispatch" and event["args"]["data"]["type"] == "pointerover"
     ]
-    drawn = sorted(one["ts"] for one in events if one["name"] == "DrawFrame" and one["pid"] == over[0]["pid"])
+    drawn = sorted(
+        event["ts"] for event in events if event["name"] == "DrawFrame" and event["pid"] == over[0]["pid"]
+    )
     seconds = []
-    for one in over:
-        ended = one["ts"] + one["dur"]
-        seconds.append((next(frame for frame in drawn if frame > ended) - one["ts"]) / 1e6)
+    for event in over:
+        ended = event["ts"] + event["dur"]
+        seconds.append((next(frame for frame in drawn if frame > ended) - event["ts"]) / 1e6)
     return seconds
 
 
-_TASKS = {"look": look}
+_TASKS = {"measure": measure}
 
 if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
     main()

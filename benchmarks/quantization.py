@@ -2,9 +2,9 @@
 
     python -m benchmarks.quantization --states DIR --contexts 150000 --layers 8,16 --json quantization.json
 
-Each makes a bank of its own from the states (see search.py, whose queries these are) and answers in a process of
-its own, with a warm page cache. Recall is against exact float32 cosines, ties count as right. Every search
-rescores its candidates with the float16 originals.
+Each bank is made from the states (see search.py, whose queries are used) and searched in a process of its own, with a
+warm page cache. Recall is relative to exact float32 cosines; ties count as right. Every search rescores its candidates
+with the float16 originals.
 """
 
 from __future__ import annotations
@@ -100,21 +100,26 @@ def _caption_bytes(states: States, count: int) -> float:
 def _rows(found: dict[str, Any], vectors: int, queries: int, top_k: int) -> list[Row]:
     rows: list[Row] = []
 
-    def add(what: str, kind: str, said: str, result: float | None, unit: str = "") -> None:
-        rows.append(Row(what, kind, said, result, unit))
+    def add(what: str, kind: str, text: str, result: float | None, unit: str = "") -> None:
+        rows.append(Row(what, kind, text, result, unit))
 
-    for kind, one in found.items():
-        add(f"recall@{top_k}", kind, f"top-1 {one['top_1']:.4f}", one["recall"])
-    for kind, one in found.items():
-        add("queries/s", kind, "", queries / min(one["search_seconds"]))
-    for kind, one in found.items():
-        add("codes", kind, mib(one["parts"]["codes"]), one["parts"]["codes"] / vectors, " B/vector")
-    for kind, one in found.items():
-        add("disk", kind, mib(one["disk"]), one["disk"] / vectors, " B/vector")
-    for kind, one in found.items():
-        add("resident memory after the queries", kind, mib(one["after"]["resident"]), None)
-    for kind, one in found.items():
-        add("loading and indexing", kind, f"{one['load_seconds'] + one['index_seconds']:,.0f} s", None)
+    for kind, measured in found.items():
+        add(f"recall@{top_k}", kind, f"top-1 {measured['top_1']:.4f}", measured["recall"])
+    for kind, measured in found.items():
+        add("queries/s", kind, "", queries / min(measured["search_seconds"]))
+    for kind, measured in found.items():
+        add("codes", kind, mib(measured["parts"]["codes"]), measured["parts"]["codes"] / vectors, " B/vector")
+    for kind, measured in found.items():
+        add("disk", kind, mib(measured["disk"]), measured["disk"] / vectors, " B/vector")
+    for kind, measured in found.items():
+        add("resident memory after the queries", kind, mib(measured["after"]["resident"]), None)
+    for kind, measured in found.items():
+        add(
+            "loading and indexing",
+            kind,
+            f"{measured['load_seconds'] + measured['index_seconds']:,.0f} s",
+            None,
+        )
     return rows
 
 

@@ -1,11 +1,11 @@
-"""Reading one image with the demo VLM: how long, and how much of it the forward pass and the searches take.
+"""Reading one image with the demo VLM: its time, and the share of the forward pass and the searches in it.
 
     python -m benchmarks.reading --states DIR --contexts 100000 --json reading.json
 
 The bank holds hidden states of real sentences, made and kept in DIR as search.py makes them. The image is a held-out
-scene of 224 x 224 pixels, read at nine visual layers through every bank layer in `--layers`, each scene once, after
-another one has been read: model, bank and page cache are warm. The reference library has nothing to compare with; it
-reads no VLMs of this kind.
+scene of 224 x 224 pixels, read at nine visual layers against every bank layer in `--layers`. Each scene is read once,
+after another scene has warmed up model, bank and page cache. There is nothing to compare with: the reference library
+does not read VLMs of this kind.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ def main() -> None:
     write_json(arguments.json, sizes, rows, found, where)
 
 
-class _Busy:
-    """How long at least one of some calls is under way, also when several are at once."""
+class _Stopwatch:
+    """Measures the time during which at least one of the timed calls is running; they may overlap."""
 
     def __init__(self) -> None:
         self.seconds, self._under_way, self._since, self._guard = 0.0, 0, 0.0, threading.Lock()
 
-    def watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Give `call`, watched."""
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that does what `call` does, and is timed."""
 
-        def watched(*given: Any, **named: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
             with self._guard:
                 if not self._under_way:
                     self._since = time.perf_counter()
@@ -97,21 +97,23 @@ class _Busy:
                     if not self._under_way:
                         self.seconds += time.perf_counter() - self._since
 
-        return watched
+        return timed
 
 
 def _recall(bank: Any, rows: Any, layers: Sequence[int]) -> float:
-    """Give the share of neighbors in each bank layer that are as near as the fifth nearest, or nearer."""
+    """Return recall@5, averaged over bank layers: the share of neighbors at least as near as the fifth nearest."""
     shares = []
     for layer in layers:
         found = bank.search(rows, layer, 5, ef=bank.settings.ef_visual)
         for near, nearest in zip(found, bank.search(rows, layer, 5, exact=True), strict=True):
-            shares.append(sum(one.cosine >= nearest[-1].cosine - TIE for one in near) / len(nearest))
+            shares.append(
+                sum(neighbor.cosine >= nearest[-1].cosine - TIE for neighbor in near) / len(nearest)
+            )
     return statistics.mean(shares)
 
 
 def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
-    """Read scenes one by one, and time each as a whole and in its parts."""
+    """Read scenes in turn; return the seconds of each, and of its forward pass and its searches."""
     from latentbank.bank.opening import open_bank
     from latentbank.demo.scenes import EVALUATION, load_things, make_scene
     from latentbank.demo.vlm import load_demo
@@ -125,10 +127,10 @@ def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
     visual_layers = evaluation_layers(model.num_layers)
     scenes = [make_scene(things, seed, grid_of(model)) for seed in EVALUATION[: images + 1]]
     with open_bank(BANK, data_dir=Path(work) / "banks") as bank:
-        forward, searches = _Busy(), _Busy()
-        # Both are what they are for every caller; here a clock stands beside them.
-        model.visual_tokens = forward.watched(model.visual_tokens)  # type: ignore[method-assign]
-        bank.store.search = searches.watched(bank.store.search)  # type: ignore[method-assign]
+        forward, searches = _Stopwatch(), _Stopwatch()
+        # Both work as for every caller; they are only timed.
+        model.visual_tokens = forward.timed(model.visual_tokens)  # type: ignore[method-assign]
+        bank.store.search = searches.timed(bank.store.search)  # type: ignore[method-assign]
         for number, scene in enumerate(scenes):
             forward.seconds = searches.seconds = 0.0
             began = time.perf_counter()
@@ -139,9 +141,11 @@ def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
                 result["forward"].append(forward.seconds)
                 result["searches"].append(searches.seconds)
                 result["share"].append((forward.seconds + searches.seconds) / seconds)
-        seen = model.visual_tokens([scene.image for scene in scenes[1:]], visual_layers)
+        images_tokens = model.visual_tokens([scene.image for scene in scenes[1:]], visual_layers)
         result["recall"] = {
-            layer: _recall(bank, np.concatenate([tokens.states[layer].numpy() for tokens in seen]), layers)
+            layer: _recall(
+                bank, np.concatenate([tokens.states[layer].numpy() for tokens in images_tokens]), layers
+            )
             for layer in visual_layers
         }
     return result | {"visual_layers": visual_layers, "tokens": len(reading.tokens) // len(visual_layers)}

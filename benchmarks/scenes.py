@@ -1,4 +1,4 @@
-"""What benchmarks of scenes share: their options, and a bank of encoded contexts that is made once."""
+"""Shared by the benchmarks that read scenes: their options, and a bank of encoded contexts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.indexes import BANK, search_states
 
 
 def scenes_parser(module: str, description: str | None, images: int) -> argparse.ArgumentParser:
-    """Make the command line of a benchmark that reads so many scenes, if it is not told another number."""
+    """Return the parser of a benchmark that reads `images` scenes by default."""
     parser = parser_of(module, description)
     add = parser.add_argument
     add("--states", type=Path, required=True, help="folder that keeps the encoded contexts")
@@ -29,7 +29,7 @@ def scenes_parser(module: str, description: str | None, images: int) -> argparse
 
 @contextmanager
 def filled_bank(arguments: argparse.Namespace, layers: list[int]) -> Iterator[Path]:
-    """Give the folder in whose `banks` the bank of the options is; it is filled in a process of its own if need be."""
+    """Yield a folder with the options' bank in `banks`; a missing bank is filled in a process of its own."""
     states = search_states(arguments, layers)
     with tempfile.TemporaryDirectory() as temporary:
         work = (arguments.work or Path(temporary)).resolve()

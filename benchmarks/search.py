@@ -2,11 +2,10 @@
 
     python -m benchmarks.search --states DIR --contexts 150000 --layers 4,8,12,16 --json search.json
 
-Both sides hold the same hidden states of real sentences and answer the same queries, each in a process of
-its own with a warm page cache. The states are encoded once and kept in DIR (see states.py). Queries are
-hidden states of tokens in sentences that no context comes from, spread over the layers; to every second one
-noise is added, a Gaussian vector of 0.5 to 1.5 times its length, because a visual token is farther from
-every text token than a text token is.
+Both sides hold the same hidden states of real sentences and answer the same queries, each in a process of its own with
+a warm page cache. The states are encoded once and kept in DIR (see states.py). Queries are hidden states of tokens of
+held-out sentences, spread over the layers. Noise is added to every second query, a Gaussian vector of 0.5 to 1.5 times
+its length, because visual tokens are farther from text tokens than these are from each other.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# -- asking ------------------------------------------------------------------------------------
+# -- searching---------------------------------------------------------------------------------
 
 
 def ask_reference(work: str, layers: Sequence[int], top_k: int) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def ask_reference(work: str, layers: Sequence[int], top_k: int) -> dict[str, Any
 
     queries = torch.from_numpy(np.load(Path(work) / "queries.npy"))
     imported = time.monotonic()
-    return _asked(
+    return _measure(
         imported - began,
         lambda: ContextualIndex.from_directory(Path(work) / "reference", layers=layers),
         lambda index, some: index.search(queries[:some], top_k=top_k, layers=layers),
@@ -128,11 +127,11 @@ def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[
     """Open the bank and search it."""
     began = time.monotonic()
     import latentbank.bank.opening
-    import latentbank.bank.store.embedded.store  # which opening would import: the reference has its torch by now
+    import latentbank.bank.store.embedded.store  # otherwise imported on opening; the reference imports torch above, too
 
     queries = np.load(Path(work) / "queries.npy")
     imported = time.monotonic()
-    return _asked(
+    return _measure(
         imported - began,
         lambda: latentbank.bank.opening.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
         lambda opened, some: opened.search(queries[:some], layers, top_k),
@@ -142,7 +141,7 @@ def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[
     )
 
 
-def _asked(
+def _measure(
     import_seconds: float,
     open_index: Callable[[], Any],
     search: Callable[[Any, int], list[list[Any]]],
@@ -150,7 +149,10 @@ def _asked(
     plain: Callable[[Any], tuple[Any, ...]],
     exact: Callable[[Any], list[list[Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Time opening, the first query and all queries; measure memory."""
+    """Return times of opening, of the first query and of all queries, and memory.
+
+    `plain` turns a neighbor into JSON-ready data.
+    """
     before = memory()
     began = time.monotonic()
     index = open_index()
@@ -164,7 +166,7 @@ def _asked(
         search(index, count)
         seconds.append(time.monotonic() - start)
     after = memory()
-    with PeakMemory() as watched:
+    with PeakMemory() as sampled:
         search(index, count)
     result = {
         "import_seconds": import_seconds,
@@ -173,14 +175,14 @@ def _asked(
         "search_seconds": seconds,
         "imports": vars(before),
         "after": vars(after),
-        "peak_anonymous": watched.anonymous,
-        "neighbors": [[plain(one) for one in row] for row in answers],
+        "peak_anonymous": sampled.anonymous,
+        "neighbors": [[plain(neighbor) for neighbor in row] for row in answers],
     }
     if exact is not None:
         start = time.monotonic()
         found = exact(index)
         result["exact_seconds"] = time.monotonic() - start
-        result["exact"] = [[plain(one) for one in row] for row in found]
+        result["exact"] = [[plain(neighbor) for neighbor in row] for row in found]
     return result
 
 

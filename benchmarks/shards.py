@@ -2,12 +2,12 @@
 
     python -m benchmarks.shards --sentences 1000 --json shards.json
 
-Each worker is a process of its own with the LLM on one thread, and stores its share (`ingest run --shard`) in one bank
-on a double of a Qdrant server (tests/wire), over gRPC. The double is a process too, on the same cores, of which it
-takes its part. So one worker is measured twice: with one core for itself and the double, and with all cores, where the
-double, and the worker's own second thread, which writes, have another core than the LLM. What is compared is the time
-from the moment at which all workers have their LLM to the last context that was acknowledged; the index, which the last
-worker builds once, is the same for all and stands beside it.
+Each worker is a process of its own with the LLM on one thread. It stores its share (`ingest run --shard`) over gRPC in
+a bank on a double of a Qdrant server (tests/wire). The double is another process on the same cores. So a single worker
+is measured twice: with one core for itself and the double, and with all cores, where the double and the worker's
+writing thread have another core than the LLM. The times compared are from the moment at which all workers have loaded
+the LLM to the last acknowledged context. Indexing, which the last worker does once, is the same for all and has a row
+of its own.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def main() -> None:
-    """Measure one worker and several and print the table."""
+    """Measure a single worker and several workers and print the table."""
     arguments = _parser().parse_args()
     layers = [int(layer) for layer in arguments.layers.split(",")]
     model = str(Path(arguments.model).resolve()) if arguments.model else str(model_file())
-    os.environ.update(dict.fromkeys(_THREADS, "1"))  # workers are made with it
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # workers inherit it
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "plan")
         planned = in_child(_MODULE, "plan", model=model, sentences=arguments.sentences, directory=plan)
@@ -51,8 +51,8 @@ def main() -> None:
             f"{workers} on {cores}": _measure(workers, cores, model, layers, plan)
             for workers, cores in ((1, 1), (1, arguments.workers), (arguments.workers, arguments.workers))
         }
-    one, alone, many = found.values()
-    rates = [planned["contexts"] / side["encode_seconds"] for side in (one, alone, many)]
+    single, alone, many = found.values()
+    rates = [planned["contexts"] / side["encode_seconds"] for side in (single, alone, many)]
     rows = [
         Row(
             f"contexts per second, {arguments.workers} workers on as many cores against one on one core",
@@ -69,16 +69,16 @@ def main() -> None:
         ),
         Row(
             "encoding and writing",
-            f"one {one['encode_seconds']:.0f} s",
+            f"one {single['encode_seconds']:.0f} s",
             f"{many['encode_seconds']:.0f} s",
             None,
         ),
-        Row("indexing", f"one {one['index_seconds']:.0f} s", f"{many['index_seconds']:.0f} s", None),
+        Row("indexing", f"one {single['index_seconds']:.0f} s", f"{many['index_seconds']:.0f} s", None),
         Row(
             "prefixes computed",
-            f"one {one['tokens']:,}",
+            f"one {single['tokens']:,}",
             f"{many['tokens']:,}",
-            many["tokens"] / one["tokens"],
+            many["tokens"] / single["tokens"],
         ),
     ]
     sizes = {
@@ -96,7 +96,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(_MODULE, __doc__)
     add = parser.add_argument
-    add("--sentences", type=int, default=1000, help="first so many of the wheel's")
+    add("--sentences", type=int, default=1000, help="use the first so many sentences of the wheel")
     add("--layers", default="4,8,12,16")
     add("--workers", type=int, default=2)
     add("--model", help="the LLM: a directory or a GGUF (the wheel's GGUF)")
@@ -116,9 +116,9 @@ def plan(model: str, sentences: int, directory: str) -> dict[str, Any]:
 
 
 def _measure(workers: int, cores: int, model: str, layers: list[int], plan: Path) -> dict[str, Any]:
-    """Store all shares of a plan at once, in a new bank, on so many cores; gives the slowest worker's seconds."""
+    """Store all shares of a plan at once, in a new bank, on `cores` cores; return the slowest worker's seconds."""
     mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(mine)[:cores])  # for all that is started from here
+    os.sched_setaffinity(0, sorted(mine)[:cores])  # also for the processes started from here
     try:
         return _stored(workers, model, layers, plan)
     finally:
@@ -127,9 +127,9 @@ def _measure(workers: int, cores: int, model: str, layers: list[int], plan: Path
 
 def _stored(workers: int, model: str, layers: list[int], plan: Path) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    ready, said = context.Barrier(workers), context.Queue()
+    ready, results = context.Barrier(workers), context.Queue()
     with tempfile.TemporaryDirectory() as folder, double(Path(folder)) as server:
-        given = (server.url, server.grpc_port, ready, said)
+        given = (server.url, server.grpc_port, ready, results)
         processes = [
             context.Process(target=_work, args=(model, layers, str(plan), f"{index}/{workers}", *given))
             for index in range(workers)
@@ -140,21 +140,21 @@ def _stored(workers: int, model: str, layers: list[int], plan: Path) -> dict[str
             process.join()
     if any(process.exitcode for process in processes):
         raise SystemExit("A worker failed; its error is above.")
-    reports = [said.get() for _ in processes]
-    if not any(one["complete"] for one in reports):
+    reports = [results.get() for _ in processes]
+    if not any(report["complete"] for report in reports):
         raise SystemExit("All workers are done, but the corpus is not complete.")
     return {
-        "encode_seconds": max(one["encode_seconds"] for one in reports),
-        "index_seconds": max(one["index_seconds"] for one in reports),
-        "tokens": sum(one["tokens"] for one in reports),
+        "encode_seconds": max(report["encode_seconds"] for report in reports),
+        "index_seconds": max(report["index_seconds"] for report in reports),
+        "tokens": sum(report["tokens"] for report in reports),
         "workers": reports,
     }
 
 
 def _work(
-    model: str, layers: list[int], directory: str, share: str, url: str, port: int, ready: Any, said: Any
+    model: str, layers: list[int], directory: str, share: str, url: str, port: int, ready: Any, results: Any
 ) -> None:
-    """Store one share, beginning when all workers have their LLM."""
+    """Store one share; begin when all workers have loaded the LLM."""
     import torch
 
     from latentbank.ingest.banks import create_bank
@@ -170,7 +170,7 @@ def _work(
     with create_bank(BANK, language, layers, url=url, grpc_port=port) as bank:
         ready.wait()
         report = store_plan(bank, plan, language, share=parse_share(share))
-    said.put(
+    results.put(
         {
             "share": share,
             "contexts": report.contexts,

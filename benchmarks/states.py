@@ -1,9 +1,8 @@
 """Real contexts and real queries, encoded once and kept in a folder for `search.py`.
 
-The folder holds `states.json` (what it is), `L04.npy` and so on (float32 `[contexts, hidden]`, hidden
-states as the LLM gave them), `contexts.jsonl` (id and payload of each row) and `Q04.npy` and so on
-(float32 `[held-out, hidden]`: one token of each sentence that was kept out of the contexts). Encoding that
-was interrupted continues where it stopped.
+The folder holds `states.json` (what was encoded), `L04.npy` and so on (the LLM's hidden states, float32
+`[contexts, hidden]`), `contexts.jsonl` (id and payload of each row) and `Q04.npy` and so on (float32
+`[held-out, hidden]`: one token of each held-out sentence). Encoding that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _LOOK_AHEAD = 64
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the states are: equal wishes are met by the same folder."""
+class Request:
+    """What to encode; a folder serves one request."""
 
     model: str
     fingerprint: str
@@ -40,28 +39,28 @@ class Wanted:
 
 @dataclass(frozen=True)
 class States:
-    """States that are there. `contexts` reads ids and payloads, the arrays are memory maps."""
+    """A folder of encoded states; the arrays are memory maps."""
 
     directory: Path
     about: dict[str, Any]
 
     @property
     def layers(self) -> list[int]:
-        """The layers that were encoded."""
+        """Return the layers that were encoded."""
         return list(self.about["layers"])
 
     def hidden(self, layer: int) -> npt.NDArray[np.float32]:
-        """Hidden states of the contexts, `[contexts, hidden]`."""
+        """Return hidden states of the contexts, float32 `[contexts, hidden]`."""
         array: npt.NDArray[np.float32] = np.load(self.directory / f"L{layer:02d}.npy", mmap_mode="r")
         return array
 
     def held_out(self, layer: int) -> npt.NDArray[np.float32]:
-        """Hidden states of the held-out tokens, `[held-out, hidden]`."""
+        """Return hidden states of the held-out tokens, float32 `[held-out, hidden]`."""
         array: npt.NDArray[np.float32] = np.load(self.directory / f"Q{layer:02d}.npy")
         return array
 
     def contexts(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Give id and payload of each row."""
+        """Yield id and payload of each row."""
         with (self.directory / "contexts.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 id_, payload = json.loads(line)
@@ -69,7 +68,7 @@ class States:
 
 
 def open_states(directory: Path) -> States:
-    """Open states that are complete."""
+    """Return the states of a folder, which must be complete."""
     try:
         about = json.loads((directory / "states.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -80,7 +79,7 @@ def open_states(directory: Path) -> States:
 
 
 def subset(states: States, count: int) -> npt.NDArray[np.intp]:
-    """Choose `count` of the states' rows, spread evenly: they are sorted by their tokens."""
+    """Return the numbers of `count` rows, evenly spread over all of them."""
     return np.linspace(0, states.about["contexts"] - 1, count).astype(np.intp)
 
 
@@ -93,9 +92,9 @@ def make_states(
     contexts_per_token: int = 50,
     held_out: int = 1000,
 ) -> States:
-    """Encode `contexts` contexts, from as many of the sentences as give them; takes up what is there.
+    """Encode the first `contexts` contexts of the sentences; continue if a part of them is encoded.
 
-    Every so many-th sentence is held out, `held_out` of them spread evenly over the file.
+    `held_out` sentences, evenly spread over the file, are held out.
     """
     from latentbank.ingest.corpus import corpus_from_sentences
     from latentbank.ingest.plan import PlanSettings, load_plan, same_request
@@ -103,8 +102,8 @@ def make_states(
     from latentbank.models.language.model import load_language_model
 
     language = load_language_model(model, deepest_layer=max(layers))
-    wanted = asdict(
-        Wanted(
+    request = asdict(
+        Request(
             Path(model).name,
             language.fingerprint(),
             sentences.name,
@@ -114,12 +113,12 @@ def make_states(
             held_out,
         )
     )
-    wanted["layers"] = list(wanted["layers"])
+    request["layers"] = list(request["layers"])
     directory.mkdir(parents=True, exist_ok=True)
     head = directory / "states.json"
     about = json.loads(head.read_text(encoding="utf-8")) if head.exists() else None
-    if about is not None and {key: about[key] for key in wanted if key != "model"} != {
-        key: value for key, value in wanted.items() if key != "model"
+    if about is not None and {key: about[key] for key in request if key != "model"} != {
+        key: value for key, value in request.items() if key != "model"
     }:
         raise SystemExit(f"{directory} holds other states; choose another folder or delete it.")
     if about is not None and about["complete"]:
@@ -141,7 +140,7 @@ def make_states(
             "fewer contexts."
         )
     last, surplus = _cut(plan, contexts)
-    about = wanted | {"used_sentences": last + 1, "complete": False}
+    about = request | {"used_sentences": last + 1, "complete": False}
     head.write_text(json.dumps(about, indent=1), encoding="utf-8")
     _encode_held_out(directory, language, [lines[i] for i in sorted(out)], layers)
     with shown("encoding", "contexts") as progress:
@@ -152,7 +151,7 @@ def make_states(
 
 
 def _cut(plan: Any, contexts: int) -> tuple[int, int]:
-    """Find the sentence with which `contexts` are reached, and how many contexts it has too many.
+    """Return the sentence with which `contexts` are reached, and the number of its contexts that are too many.
 
     Contexts are chosen in corpus order, so the first sentences of a plan are the plan of the first sentences.
     """
@@ -204,7 +203,7 @@ def _encode(
 
 
 def _continue(listed: Path, planned: Iterator[Any]) -> tuple[int, Iterator[Any]]:
-    """Find how many contexts are there, cut to whole sentences, and the sentences still to be encoded."""
+    """Return how many contexts are encoded, in whole sentences, and the sentences still to encode."""
     if not listed.exists():
         return 0, planned
     with listed.open("rb") as file:
@@ -213,17 +212,17 @@ def _continue(listed: Path, planned: Iterator[Any]) -> tuple[int, Iterator[Any]]
             if line.endswith(b"\n"):
                 ends.append(ends[-1] + len(line))
     done = 0
-    held: list[Any] = []
+    unfinished: list[Any] = []
     for sentence in planned:
         if done + len(sentence.positions) > len(ends) - 1:
-            held = [sentence]
+            unfinished = [sentence]
             break
         done += len(sentence.positions)
     with listed.open("r+b") as torn:
         torn.truncate(ends[done])
 
     def rest() -> Iterator[Any]:
-        yield from held
+        yield from unfinished
         yield from planned
 
     return done, rest()
@@ -235,13 +234,13 @@ def _array(path: Path, rows: int, width: int) -> Any:
 
 
 def _encode_held_out(directory: Path, model: Any, sentences: Sequence[str], layers: Sequence[int]) -> None:
-    """Keep one token of each held-out sentence, never the first: it has no context."""
+    """Write the hidden states of one token of each held-out sentence, never the first one: it has no context."""
     random = np.random.default_rng(7)
     chosen: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
     for at in range(0, len(sentences), _LOOK_AHEAD):
         ids = [model.encode(sentence) for sentence in sentences[at : at + _LOOK_AHEAD]]
-        places = [int(random.integers(1, len(one))) if len(one) > 1 else 0 for one in ids]
-        ids = [one[: place + 1] for one, place in zip(ids, places, strict=True)]
+        places = [int(random.integers(1, len(tokens))) if len(tokens) > 1 else 0 for tokens in ids]
+        ids = [tokens[: place + 1] for tokens, place in zip(ids, places, strict=True)]
         for states in model.hidden_states(ids, layers):
             for layer in layers:
                 chosen[layer].append(states[layer][-1].float().cpu().numpy())

@@ -1,7 +1,8 @@
 """A corpus of technical prose, for `experiment corpus-swap`: the sentences of Python's own language reference.
 
-An encyclopedia or the news would be the natural corpus of sentences that describe no pictures; no package carries one.
-The reference that `help()` prints comes with every Python: prose by many hands, about no visible thing.
+An encyclopedia or news would be the natural corpus of sentences that describe no pictures, but no package has one. The
+language reference that `help()` prints comes with every Python. Many authors wrote it, and it describes nothing
+visible.
 
     python -m benchmarks.technical_prose technical.txt
 """
@@ -19,8 +20,8 @@ _FEWEST, _MOST = 5, 60  # words in a sentence
 
 
 def sentences() -> Iterator[str]:
-    """Give the reference's sentences, each once, without code and tables."""
-    seen: set[str] = set()
+    """Yield the sentences of the language reference, each once, without code and tables."""
+    found: set[str] = set()
     for text in topics.values():
         for paragraph in re.split(r"\n\s*\n", text):
             for sentence in _END.split(" ".join(paragraph.split())):
@@ -30,22 +31,24 @@ def sentences() -> Iterator[str]:
                     _FEWEST <= len(words) <= _MOST
                     and prose
                     and sentence.endswith(".")
-                    and sentence not in seen
+                    and sentence not in found
                 ):
-                    seen.add(sentence)
+                    found.add(sentence)
                     yield sentence
 
 
 def main() -> None:
-    """Command line of `python -m benchmarks.technical_prose`."""
+    """Write the sentences to a file."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.technical_prose",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, help="where the sentences go, one a line")
+    parser.add_argument("file", type=Path, help="file to write, a sentence a line")
     file = parser.parse_args().file
-    found = list(sentences())
-    file.write_text("\n".join(found) + "\n", encoding="utf-8")
-    print(f"{file}: {len(found):,} sentences.")
+    lines = list(sentences())
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{file}: {len(lines):,} sentences.")
 
 
 if __name__ == "__main__":

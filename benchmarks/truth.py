@@ -1,4 +1,4 @@
-"""What is right: exact neighbors by float32 cosines, and how close both sides come to them."""
+"""The exact neighbors by float32 cosines, and how close both sides come to them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from benchmarks.states import States, subset
 
-# Cosines closer than this are ties: either context is a right answer.
+# Cosines that differ by less than this are ties: either context is a right answer.
 TIE = 1e-4
-# What float16 storage may cost; also how far two contexts may be apart that the two sides rank differently.
+# Error of a cosine that float16 storage may cause. The two sides may rank contexts differently within it.
 STORAGE = 2e-3
 
 Floats = npt.NDArray[np.float32]
 
 
 def unit(rows: npt.ArrayLike) -> Floats:
-    """Scale each row to length 1, in float32."""
+    """Return rows scaled to length 1, float32."""
     array = np.asarray(rows, dtype=np.float32)
     scaled: Floats = array / np.linalg.norm(array, axis=1, keepdims=True)
     return scaled
@@ -34,7 +34,7 @@ def judge(
     theirs: dict[str, Any],
     ours: dict[str, Any],
 ) -> dict[str, Any]:
-    """Compare both sides' neighbors with the exact ones, and our exact search with the reference's."""
+    """Return how both sides' neighbors compare with the exact ones, and our exact search with the reference's."""
     truth = Truth(states, count, layers, queries, top_k)
     verdict: dict[str, Any] = {
         "reference": truth.score(theirs["neighbors"]),
@@ -56,7 +56,7 @@ def judge(
 
 
 class Truth:
-    """The exact cosines, float32, of every query with every context."""
+    """The exact cosines of every query with every context, float32."""
 
     def __init__(
         self, states: States, count: int, layers: Sequence[int], queries: Floats, top_k: int
@@ -80,19 +80,19 @@ class Truth:
         self._best = -np.sort(-np.concatenate(best, axis=1), axis=1)[:, :top_k]
 
     def cosine(self, query: int, key: Sequence[Any]) -> float:
-        """The cosine of a query with the context of layer, caption and position `key`."""
+        """Return the cosine of a query with a context; `key` is its layer, caption and position."""
         row = self._row[key[1], key[2]]
         return float(self._queries[query] @ self._contexts[key[0]][row])
 
     def near_the_end(self, query: int, key: Sequence[Any]) -> bool:
-        """Whether a context ties with the last of the query's exact neighbors, as far as float16 can tell."""
+        """Return whether a context ties with the last of the query's exact neighbors, within float16's precision."""
         return abs(self.cosine(query, key) - float(self._best[query, -1])) <= STORAGE
 
     def score(self, neighbors: Sequence[Sequence[Sequence[Any]]]) -> dict[str, float]:
-        """Give recall@k and the share of right first neighbors; ties count as right."""
+        """Return recall@k and the share of right first neighbors; ties count as right."""
         hits = first = 0
         for i, row in enumerate(neighbors):
-            keys = dict.fromkeys(tuple(one[:3]) for one in row)
+            keys = dict.fromkeys(tuple(neighbor[:3]) for neighbor in row)
             hits += sum(self.cosine(i, key) >= self._best[i, -1] - TIE for key in keys)
             first += self.cosine(i, next(iter(keys))) >= self._best[i, 0] - TIE
         return {

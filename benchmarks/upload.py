@@ -2,12 +2,12 @@
 
     python -m benchmarks.upload --contexts 20000 --json upload.json
 
-Both send the same contexts (ids, vectors, payloads) in requests of the same size and wait until each has been written,
-from one thread, to one process with the tests' double of a server (see wire.py), into collections of the same settings.
-`upload_points` is given points that are ready; `Bank.add` is given hidden states, which it checks, scales to length 1
-and rotates, as an ingestion does. Both take turns of a thousand contexts, now one first and now the other, so that
-whatever else the machine does strikes both; a turn before them, which connects, is not counted. In a third kind of
-turn requests that are ready are sent without any client: what the double itself takes, which is most of it.
+Both send the same contexts (ids, vectors, payloads) from one thread in requests of the same size, and wait until each
+is written. The server is the tests' double in a process of its own (see wire.py), with collections of the same
+settings. `upload_points` is given finished points. `Bank.add` is given hidden states, which it checks, scales to length
+1 and rotates, as in an ingestion. They take turns of a thousand contexts in alternating order, so that other load on
+the machine affects both. A first turn, which connects, is not counted. In a third kind of turn, finished requests are
+sent without a client: this is the time of the double itself, which is most of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TURN = 1024
 
 
 def main() -> None:
-    """Upload all ways, in turns, and print the table."""
+    """Upload in all ways, in turns, and print the table."""
     arguments = _parser().parse_args()
     with (
         tempfile.TemporaryDirectory(dir=arguments.work) as folder,
@@ -78,13 +78,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Clock:
-    """Sums the seconds of turns: those that passed, and those of a processor that this process used."""
+    """Sums wall-clock seconds of turns, and the processor seconds that this process used in them."""
 
     def __init__(self) -> None:
         self.seconds = self.own = 0.0
 
     def time(self, send: Callable[[], None]) -> None:
-        """Add a turn."""
+        """Run a turn and add its seconds."""
         began, used = time.perf_counter(), time.process_time()
         send()
         self.seconds += time.perf_counter() - began
@@ -95,7 +95,7 @@ class _Clock:
 def _ways(
     server: Address, width: int, batch: int
 ) -> Iterator[dict[str, Callable[[Points], Callable[[], None]]]]:
-    """Give the ways to upload: each is given contexts, gets ready, and gives what is to be timed."""
+    """Yield the ways to upload, by name: each prepares contexts and returns the function to time."""
     settings = server.settings().model_copy(update={"upload_batch": batch})
     client = QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=True, timeout=600)
 

@@ -1,12 +1,12 @@
-"""Readers while a corpus is added to an embedded bank: their 95th-percentile search time against an idle bank's.
+"""Searches while a corpus is added to an embedded bank: their 95th-percentile time, compared with an idle bank's.
 
     python -m benchmarks.while_adding --states DIR --contexts 100000 --json while-adding.json
 
-One process holds the bank, as it must: a thread searches it for one token after another, and another adds a corpus as a
-job does, in batches at the rate at which an LLM gives them, with a commit every few seconds, the index and the ledger
-entry at the end, and Python's threads switched as often as a job has them. The LLM itself does not run: it would take
-the same cores from any search. Searches are due at fixed times and their time counts from then, so that what waits
-behind a slow one counts too. Without --states contexts are made up: noisy copies of centres, a few for each word.
+An embedded bank belongs to one process. One of its threads searches for a token at a time. Another adds a corpus as a
+job does: in batches at the rate of an LLM, with a commit every few seconds, the index and the ledger entry at the end,
+and a job's switch interval of Python's threads. The LLM itself does not run, as it would take the same cores from any
+search. Searches are due at fixed times, and their time counts from then, so that a search that waits for a slow one
+counts too. Without --states contexts are made up: noisy copies of centres, a few for each word.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--states", type=Path, help="folder with encoded contexts, as benchmarks/search.py makes them")
     add("--layer", type=int, default=8)
-    add("--contexts", type=int, default=100_000, help="contexts that are there")
-    add("--added", type=int, default=25_000, help="contexts that are added")
-    add("--rate", type=float, default=1000.0, help="of them a second; 0: as fast as it goes")
+    add("--contexts", type=int, default=100_000, help="contexts in the bank before")
+    add("--added", type=int, default=25_000, help="contexts to add")
+    add("--rate", type=float, default=1000.0, help="contexts to add per second; 0: as fast as possible")
     add("--idle-seconds", type=float, default=20.0)
     add("--json", type=Path, help="file for the results")
     return parser
@@ -92,7 +92,7 @@ Contexts = tuple[list[str], Any, list[dict[str, Any]]]
 
 
 def _made_up(first: int, count: int) -> Contexts:
-    """Make contexts up: row i is near centre i % `_CENTRES`."""
+    """Return made-up contexts: row i is near centre i % `_CENTRES`."""
     from latentbank.bank.points import context_id
 
     centres = np.random.default_rng(1).standard_normal((_CENTRES, _WIDTH)).astype(np.float32)
@@ -117,7 +117,7 @@ def _made_up(first: int, count: int) -> Contexts:
 
 
 def _contexts(states: str | None, layer: int, first: int, count: int) -> Iterator[Contexts]:
-    """Give contexts in batches."""
+    """Yield contexts in batches."""
     if states is None:
         for at in range(first, first + count, _BATCH):
             yield _made_up(at, min(_BATCH, first + count - at))
@@ -126,7 +126,7 @@ def _contexts(states: str | None, layer: int, first: int, count: int) -> Iterato
     if source.about["contexts"] < first + count:
         raise SystemExit(f"{states} holds {source.about['contexts']:,} contexts, not {first + count:,}.")
     hidden = source.hidden(layer)
-    # Spread over all sentences, both those that are there and those that are added.
+    # Contexts of the bank and contexts to add are both spread over all sentences.
     order = np.random.default_rng(3).permutation(source.about["contexts"])[first : first + count]
     every = dict(enumerate(source.contexts()))
     for at in range(0, count, _BATCH):
@@ -136,9 +136,9 @@ def _contexts(states: str | None, layer: int, first: int, count: int) -> Iterato
 
 
 class _Reader:
-    """A thread that searches at fixed times, and notes how long each answer took from then on.
+    """A thread that searches at fixed times and records how long each answer takes from its time on.
 
-    A search belongs to the part of the run in which it was due. At the end all that were due are still answered.
+    A search belongs to the part of the run in which it is due. All searches that are due before the end are answered.
     """
 
     def __init__(self, bank: Any, queries: Any) -> None:
@@ -150,7 +150,7 @@ class _Reader:
         self._thread = threading.Thread(target=self._read)
 
     def begin(self, part: str) -> None:
-        """Say that another part of the run begins."""
+        """Begin another part of the run."""
         self.parts.append((time.perf_counter(), part))
 
     def __enter__(self) -> _Reader:
@@ -179,7 +179,7 @@ class _Reader:
 def measure(
     work: str, states: str | None, layer: int, count: int, added: int, rate: float, idle: float
 ) -> dict[str, Any]:
-    """Fill a bank, search it while nothing happens, then while a corpus is added and indexed."""
+    """Fill a bank; search it while it is idle, then while a corpus is added and indexed; return the times."""
     from latentbank.bank.manifest import CorpusEntry
     from latentbank.bank.opening import create_bank
     from latentbank.ingest.writer import COMMIT_SECONDS, SWITCH_SECONDS
@@ -202,7 +202,7 @@ def measure(
         bank.commit()
         bank.store.index(layer)
         bank.record(CorpusEntry(CORPUS, "", 0, 0, count, {}, complete=True))
-        # Before anything is measured: an LLM computes hidden states without Python's lock, a file is read with it.
+        # Read before measuring: reading a file holds Python's lock, computing hidden states does not.
         more = list(_contexts(states, layer, count, added))
         queries = np.concatenate([first[1], more[0][1][:1]])
         with _Reader(bank, queries) as reader:

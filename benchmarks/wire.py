@@ -1,7 +1,7 @@
-"""What the benchmarks over a wire need: the tests' double of a Qdrant server in a process of its own, and contexts.
+"""For benchmarks over a network connection: the tests' double of a Qdrant server in its own process, and contexts.
 
-The double is the embedded engine behind Qdrant's REST and gRPC APIs, written in Python: what it takes to answer is far
-more than a real server takes, so the benchmarks say how much of the time was spent waiting for it.
+The double is the embedded engine behind Qdrant's REST and gRPC APIs, written in Python. It answers far more slowly than
+a real server, so the benchmarks report how much of the time was spent waiting for it.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from latentbank.bank.store.base import Floats, Points
 
 CORPUS = "benchmark"
 BANK = "benchmark"
-# Directions in which contexts differ: hidden states lie near few, and random vectors in all would have no neighbors.
+# Number of directions in which contexts differ. Hidden states lie near a few directions; vectors that are random in all
+# dimensions would have no neighbors.
 _DIRECTIONS = 48
 _WORDS = ("river", "bridge", "kettle", "window", "garden", "engine", "harbour", "ladder", "market", "violin")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the double listens."""
+    """The address at which the double listens."""
 
     url: str
     grpc_port: int
 
     def settings(self) -> Settings:
-        """Give settings that lead there."""
+        """Return settings for this address."""
         return load_settings(url=self.url, grpc_port=self.grpc_port, timeout=600)
 
 
 @contextmanager
 def double(folder: Path, *arguments: str) -> Iterator[Address]:
-    """Run the double until the block ends, in a process of its own, with its files in `folder`.
+    """Run the double in a process of its own until the block ends, with its files in `folder`.
 
-    `arguments` make it hold a bank before it is asked for anything: contexts, layers (as 4,8) and width.
+    With `arguments`, which are contexts, layers (such as 4,8) and width, it holds a bank from the start.
     """
     command = [sys.executable, "-m", "benchmarks.wire", str(folder), *arguments]
     with subprocess.Popen(
@@ -51,15 +52,15 @@ def double(folder: Path, *arguments: str) -> Iterator[Address]:
     ) as child:
         assert child.stdout is not None
         assert child.stdin is not None
-        said = child.stdout.readline().split()
-        if len(said) != 2:
+        line = child.stdout.readline().split()
+        if len(line) != 2:
             raise SystemExit("The double of a server did not start; see above.")
-        yield Address(said[0], int(said[1]))
-        child.stdin.close()  # which ends it
+        yield Address(line[0], int(line[1]))
+        child.stdin.close()  # which ends the process
 
 
 def made_points(count: int, width: int, layer: int, first: int = 0) -> Points:
-    """Make `count` contexts from number `first` on, the same at every call: unit vectors `[count, width]`."""
+    """Return `count` contexts from number `first` on, the same at every call; vectors are unit, `[count, width]`."""
     random = np.random.default_rng((layer, first))
     plane = np.random.default_rng(layer).standard_normal((_DIRECTIONS, width))
     rows = random.standard_normal((count, _DIRECTIONS)) @ plane
@@ -102,7 +103,7 @@ def _serve(folder: Path, contexts: int, layers: list[int], width: int) -> None:
 
 
 def _fill(server: object, address: Address, contexts: int, layers: list[int], width: int) -> None:
-    """Fill a bank past the wire, and index it as `ingest run` does."""
+    """Fill a bank directly, not over the network, and index it as `ingest run` does."""
     from latentbank.bank.manifest import CorpusEntry
     from latentbank.bank.opening import create_bank
     from latentbank.bank.store.names import collection_name
