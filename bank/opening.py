@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Unpack
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.creation import create_layers, without_leftovers
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.rotation import ROTATION_SEED
 from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, SettingsGiven, load_settings
 from latentbank.bank.store.backends import backend
-from latentbank.bank.store.base import Store, StoredManifest
+from latentbank.bank.store.base import Store
 from latentbank.bank.versions import (
     Versions,
     check_name,
@@ -169,12 +170,12 @@ def create_from_manifest(manifest: Manifest, settings: Settings, agree: Callable
     try:
         found = store.read_manifest()
         if found is None and store.layers():
-            store, found = _without_leftovers(store, manifest)
+            store, found = without_leftovers(store, manifest)
         known = replace(manifest, corpora={}) if found is None else Manifest.from_dict(*found)
         bank = Bank(store, replace(known, bank=name))
         if found is not None:
             agree(bank)
-        _create_layers(store, bank.manifest, new=found is None)
+        create_layers(store, bank.manifest, new=found is None)
         if found is None:
             bank.reload()
             agree(bank)
@@ -182,49 +183,6 @@ def create_from_manifest(manifest: Manifest, settings: Settings, agree: Callable
         store.close()
         raise
     return bank
-
-
-def _without_leftovers(store: Store, manifest: Manifest) -> tuple[Store, StoredManifest | None]:
-    """Delete what a killed creation left in a store that has layers but no manifest.
-
-    Returns:
-        The store to use, and the manifest that another process has written in the meantime.
-
-    Raises:
-        BankMismatch: the layers hold contexts.
-    """
-    left = store.layers()
-    has_contexts = any(store.count(layer) for layer in left)
-    found = store.read_manifest()  # another process may have created the bank by now, and begun to fill it
-    if found is None and has_contexts:
-        raise BankMismatch(
-            f"The bank '{manifest.bank}' has contexts but no manifest; restore the manifest, or delete the bank."
-        )
-    if found is None and not set(left) <= set(manifest.layers):
-        store.delete()
-        store.close()
-        store = backend(store.settings).open(store.bank, create=True)
-    return store, found
-
-
-def _create_layers(store: Store, manifest: Manifest, *, new: bool) -> None:
-    """Create the layer collections that are missing, and write the manifest if none is there.
-
-    The manifest comes last, so a killed creation leaves no bank; its layers are created again. A layer of an existing
-    bank can be missing only because it was deleted by other means; it is created empty. What another process creates at
-    this moment stays (`Store.create`).
-    """
-    there = set() if new else set(store.layers())
-    for layer in manifest.layers:
-        if layer not in there:
-            store.create(layer, manifest.hidden_size, manifest.quantization)
-    if manifest.layers[0] not in there and store.read_manifest() is None:
-        # A new bank; or a server that lost everything while another process created it: the lowest layer, which carries
-        # the manifest, is one of those that were missing.
-        store.write_manifest(replace(manifest, bank=store.bank).head())
-        if manifest.corpora:
-            entries = {corpus: entry.to_dict() for corpus, entry in manifest.corpora.items()}
-            store.write_entries(entries)
 
 
 def _checked_layers(layers: Iterable[int], bank: str, model: str, num_layers: int) -> tuple[int, ...]:

@@ -83,23 +83,15 @@ def evaluate(
         >>> from latentbank.query.evaluation.patches import grid_of
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> image = Image.open("cat.jpg")
-        >>> rows, columns = grid_of(vlm, image.size)
-        >>> coverage = np.zeros(rows * columns, np.float32)
-        >>> coverage[:columns] = 1.0  # the first row of patches
-        >>> cat = LabelledObject("cat", (0, 0, image.width, image.height // rows), coverage)
+        >>> everywhere = np.ones(grid_of(vlm, image.size), np.float32).ravel()
+        >>> cat = LabelledObject("cat", (0, 0, *image.size), everywhere)
         >>> lenses = lb.lenses_of(["logit"], lb.LensOptions(vlm))
         >>> scores = lb.evaluate(vlm, lenses, [LabelledImage(image, (cat,))] * 2, layers=[8])
     """
     chosen = list(dict.fromkeys(evaluation_layers(model.num_layers) if layers is None else layers))
-    if not chosen or not lenses or len({lens.name for lens in lenses}) < len(lenses):
-        raise QueryError("Name at least one visual layer, and each lens once.")
-    searching = next((lens for lens in lenses if lens.bank is not None), None)
+    searching = _checked(model, lenses, chosen, calibration)
     bank = searching.bank if searching is not None else None
     centred = bank is not None and bank.metric == "centred"
-    if centred and not calibration:
-        raise QueryError("A centred bank needs the visual means: give calibration scenes.")
-    for lens in lenses:
-        lens.check(model)
     if centred:  # once, not at every layer
         lenses = [lens.centred() for lens in lenses]
     run = _Run(
@@ -127,6 +119,21 @@ def evaluate(
         **run.tables.counts,
     }
     return Evaluation(about, tuple(run.tables.rows(about["metric"])), tuple(run.tables.aligned))
+
+
+def _checked(
+    model: VisualModel, lenses: Sequence[Lens], layers: Sequence[int], calibration: Sequence[LabelledImage]
+) -> Lens | None:
+    """Return the first lens that searches a bank, if there is one; the errors are those of `evaluate`."""
+    if not layers or not lenses or len({lens.name for lens in lenses}) < len(lenses):
+        raise QueryError("Name at least one visual layer, and each lens once.")
+    searching = next((lens for lens in lenses if lens.bank is not None), None)
+    bank = searching.bank if searching is not None else None
+    if bank is not None and bank.metric == "centred" and not calibration:
+        raise QueryError("A centred bank needs the visual means: give calibration scenes.")
+    for lens in lenses:
+        lens.check(model)
+    return searching
 
 
 def _about(model: VisualModel, bank: Bank | None) -> dict[str, Any]:
