@@ -8,9 +8,15 @@ import typer
 
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import BankOptions
-from latentbank.cli.options.common import BankLayersOption, GlobalOptions, JsonOption, bank_layers_of
+from latentbank.cli.options.common import (
+    BankLayersOption,
+    GlobalOptions,
+    JsonOption,
+    LensOption,
+    bank_layers_of,
+)
 from latentbank.cli.options.models import SceneModelOptions
-from latentbank.cli.options.scenes import LensOption, OutputOption, SceneOptions
+from latentbank.cli.options.scenes import OutputOption, SceneOptions
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_names, lenses_of
 

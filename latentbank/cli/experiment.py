@@ -17,10 +17,16 @@ from latentbank.cli.options.banks import (
     NewBankOptions,
     opened_bank,
 )
-from latentbank.cli.options.common import BankLayersOption, GlobalOptions, JsonOption, bank_layers_of
+from latentbank.cli.options.common import (
+    BankLayersOption,
+    GlobalOptions,
+    JsonOption,
+    LensOption,
+    bank_layers_of,
+)
 from latentbank.cli.options.corpora import CorpusOptions
 from latentbank.cli.options.models import DeviceOptions, LoadingOptions, SceneModelOptions
-from latentbank.cli.options.scenes import LensOption, OutputOption, SceneOptions
+from latentbank.cli.options.scenes import OutputOption, SceneOptions
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.defaults import default_layers, plan_folder
 from latentbank.query.lenses.base import LensOptions

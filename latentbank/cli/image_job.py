@@ -32,7 +32,7 @@ class ImageJob:
         images: the images.
         as_json: print JSON instead of grids of words.
         pictures: folder of PNG files, or None.
-        targets: pages and figures to write, or None.
+        files: pages and figures to write, or None.
         folder: folder of Parquet files; images that have a file there are skipped.
         read: images read so far.
         found: images skipped because the folder has them.
@@ -46,13 +46,13 @@ class ImageJob:
         *,
         as_json: bool = False,
         pictures: Path | None = None,
-        targets: OutputFiles | None = None,
+        files: OutputFiles | None = None,
     ) -> None:
         self.ctx = ctx
         self.images = images
         self.as_json = as_json
         self.pictures = pictures
-        self.targets = targets
+        self.files = files
         self.folder: ReadingFolder | None = None
         self.read = self.found = self.failed = 0
         self._sources: dict[str, ImageSource] = {}
@@ -108,8 +108,8 @@ class ImageJob:
             from latentbank.query.output.pictures import save_reading
 
             save_reading(reading, self.pictures / image.file_name(".png"))
-        if self.targets is not None:
-            self.targets.write(image, reading)
+        if self.files is not None:
+            self.files.write(image, reading)
         if self.folder is not None:
             self.folder.write(image, reading)  # last: an image that has this file is done
         elif self.as_json:

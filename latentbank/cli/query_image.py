@@ -14,7 +14,13 @@ import typer
 from latentbank.cli.grouping import command
 from latentbank.cli.image_job import ImageJob, reading_folder
 from latentbank.cli.options.banks import BankOptions
-from latentbank.cli.options.common import GlobalOptions, JsonOption, VisualLayersOption, numbers
+from latentbank.cli.options.common import (
+    GlobalOptions,
+    JsonOption,
+    LensOption,
+    VisualLayersOption,
+    numbers,
+)
 from latentbank.cli.options.images import (
     ImageBatchOption,
     ImageOptions,
@@ -47,7 +53,7 @@ def query_image(
     *,
     bank: BankOptions,
     visual_layers: VisualLayersOption = None,
-    lens: Annotated[str, typer.Option(help="latent, logit, embedding, or several with commas.")] = "latent",
+    lens: LensOption = "latent",
     search: SearchOptions,
     prompt: PromptOption = None,
     means: Annotated[
@@ -71,7 +77,7 @@ def query_image(
     layers = numbers(visual_layers)
     condition, unique = search.condition(), search.once()
     found = images.find()
-    targets = outputs.targets(found.total)
+    files = outputs.files(found.total)
     settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:
         opened = None
@@ -83,7 +89,7 @@ def query_image(
         means = means or _kept_means(vlm, opened)
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
         lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
-        job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, targets=targets)
+        job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
         if outputs.parquet is not None:
             choice = _choice(names, layers, search, prompt, query_mean, means)
             job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), choice)

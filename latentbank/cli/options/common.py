@@ -22,6 +22,9 @@ VisualLayersOption = Annotated[
     str | None,
     typer.Option("--visual-layers", help="Layers that visual tokens are taken from, such as 0,4,8,16."),
 ]
+LensOption = Annotated[
+    str, typer.Option("--lens", help="Lens, such as latent, logit or embedding; several with commas.")
+]
 BankLayersOption = Annotated[str, typer.Option(help="mid, all, or numbers such as 8,12.")]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")]
 SplitOption = Annotated[str | None, typer.Option(help="Split of a hub dataset.")]

@@ -109,15 +109,15 @@ class ReadingOutputs:
     svg: Annotated[Path | None, typer.Option(help="The same as --png, as SVG.")] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")] = False
 
-    def targets(self, images: int | None) -> OutputFiles:
-        """Return the pages and figures to write for so many images (None: unknown).
+    def files(self, images: int | None) -> OutputFiles:
+        """Return the pages and figures to write for this many images (None: unknown).
 
         Raises:
             QueryError: a file is named for several images.
         """
         from latentbank.query.output.files import OutputFiles
 
-        files = {"html": self.html, "png": self.png, "pdf": self.pdf, "svg": self.svg}
-        targets = OutputFiles({kind: path.expanduser() for kind, path in files.items() if path is not None})
-        targets.check(images)
-        return targets
+        paths = {"html": self.html, "png": self.png, "pdf": self.pdf, "svg": self.svg}
+        files = OutputFiles({kind: path.expanduser() for kind, path in paths.items() if path is not None})
+        files.check(images)
+        return files

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from latentbank.query.evaluation.experiments.compare import Setup
     from latentbank.query.evaluation.labelled import LabelledImage
 
-LensOption = Annotated[str, typer.Option("--lens", help="latent, logit, embedding, or several with commas.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the figures and the JSON.")
 ]
