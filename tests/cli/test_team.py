@@ -140,7 +140,7 @@ def test_versions_of_a_bank(run: Run, corpus: Path, model_dir: Path, tmp_path: P
         "before": 2,
     }
     for words, message in (
-        (("delete", "tiny-llama@1", "--yes"), "is in use; switch to another one first"),
+        (("delete", "tiny-llama@1", "--yes"), "is in use; put another one in use first"),
         (("delete", "tiny-llama"), "has other versions than the one in use (tiny-llama@2)"),
         (("use", "tiny-llama"), "Say which version"),
         (("use", "tiny-llama@3"), "has no version 3; it has tiny-llama@1, tiny-llama@2"),
