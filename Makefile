@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores experiments projectors test lint bench scale clean
+.PHONY: demo train-demo scores experiments projectors test test-fast lint bench scale clean
 
 ## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
 demo: $(VENV)/.installed
@@ -49,6 +49,10 @@ projectors: $(VENV)/.installed
 ## test: the whole test suite, a file of tests on each of two cores
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+## test-fast: the tests that are not marked slow, under 90 seconds on two cores
+test-fast: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 ## lint: style and types
 lint: $(VENV)/.installed

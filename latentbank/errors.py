@@ -6,11 +6,11 @@ from __future__ import annotations
 class LatentBankError(Exception):
     """Base class of all errors that latentbank raises on purpose.
 
-    The message is one sentence that says what to do. It names no command-line options.
+    The message says what is wrong and what to do about it. It names no options of the command line.
 
     Attributes:
-        argument: name of the Python argument that a user can change, such as "dtype"; None: there is none. The command
-            line adds the option of the same name to the message.
+        argument: name of the Python argument to change, such as "dtype"; None: there is none. The command line adds the
+            option of that name to the message.
 
     Example:
         >>> import latentbank as lb
@@ -28,7 +28,7 @@ class LatentBankError(Exception):
 
 
 class BankUnavailable(LatentBankError):
-    """The store cannot be reached, refuses the key, is full or does not answer in time.
+    """The store cannot be reached, refuses the key, is full, or does not answer in time.
 
     Example:
         >>> import latentbank as lb
@@ -73,19 +73,19 @@ class BankMismatch(LatentBankError):
 
 
 class LayerNotFound(LatentBankError):
-    """The bank or the LLM does not have the layer asked for."""
+    """The bank or the LLM does not have the requested layer."""
 
 
 class QueryError(LatentBankError):
-    """A query or a filter that cannot be answered: wrong shape, zero, not finite, unknown field."""
+    """The query or the filter is invalid: wrong shape, zero, not finite, or an unknown field."""
 
 
 class CorpusError(LatentBankError):
-    """The corpus is missing, empty, unreadable, changed, or its name is no name."""
+    """The corpus is missing, empty, unreadable or has changed, or its name is invalid."""
 
 
 class ImageError(LatentBankError):
-    """An image that cannot be read: replace it, or make it smaller."""
+    """The image cannot be read; replace it or make it smaller."""
 
 
 class ModelError(LatentBankError):

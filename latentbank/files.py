@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from latentbank.errors import LatentBankError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; after the block its file takes the place of `path` in one step.
+    """Yield a path to write to; after the block, its file replaces `path` in one step.
 
-    The file is synced to the disk first, so after a kill `path` holds the old content or the new one, never a part.
-    After an exception in the block `path` is what it was.
+    The file is synced to disk first. After a kill, `path` holds the old content or the new content, never a part of it.
+    After an exception in the block, `path` is unchanged.
 
     Raises:
         LatentBankError: the file cannot be written.

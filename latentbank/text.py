@@ -12,7 +12,7 @@ _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class if it has none."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -27,7 +27,7 @@ def public_reason(error: BaseException) -> str:
 
 
 def listed(items: Iterable[object]) -> str:
-    """Return items as a sentence names them: "4, 8, 12"."""
+    """Return items separated by commas, such as "4, 8, 12"."""
     return ", ".join(map(str, items))
 
 
@@ -49,7 +49,7 @@ def is_hub_id(text: str, *, owner: bool = False) -> bool:
     """Return whether text has the form of a hub repository's id, such as "owner/name" or "name".
 
     Args:
-        text: what a user gave.
-        owner: whether the owner must be there.
+        text: the text to check.
+        owner: whether the owner is required.
     """
     return bool(_HUB_ID.fullmatch(text)) and (not owner or "/" in text)

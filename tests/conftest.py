@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.slow import FILES, FIXTURES
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Tiny models, here and in child processes: handing their work to several threads costs more than it saves.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+TESTS = Path(__file__).parent
+
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests, which `make test-fast` leaves out."""
+    for item in items:
+        path = item.path.relative_to(TESTS).as_posix()
+        if path.startswith(FILES) or FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
