@@ -38,6 +38,8 @@ import latentbank as lb
 def read(folder):
     assert lb.__file__.startswith(sys.prefix), lb.__file__
     model = lb.load_language_model(f"{folder}/model", device="cpu")
+    with lb.create_bank("made", model, layers=[1], data_dir=f"{folder}/data") as bank:
+        assert lb.fill(bank, f"{folder}/captions.txt", model).complete
     with lb.open_bank("mine", data_dir=f"{folder}/data") as bank:
         reading = lb.read_text(bank, model, "A dog runs over the red ball.", layers=[1])
     assert reading.to_dict()
