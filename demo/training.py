@@ -263,7 +263,7 @@ def _losses(
         batch = sequences.batch(rows)
         inputs = language.decoder.get_input_embeddings()(batch.ids.to(language.device))
         inputs[batch.visual] = projector(batch.features.to(language.device)).to(language.dtype)
-        states = language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state[batch.asked]
+        states = language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state[batch.predicting]
         losses.append(
             functional.cross_entropy(head.logits(states), batch.targets.to(language.device), reduction="none")
         )

@@ -1,4 +1,4 @@
-"""How an image and a caption become a sequence of the language model, and the loss on the caption."""
+"""Sequences of an image and a caption for a language model, the loss on the caption, and writing captions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from latentbank.models.language import prepacked
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import unembedding_of_language
 
-_LOGITS = 1 << 26  # logits held at once (256 MiB in float32)
-_CHUNK = 8192  # words of the vocabulary in one matrix product
+_LOGITS = 1 << 26  # logits in memory at once (256 MiB in float32)
+_CHUNK = 8192  # rows of the vocabulary in one matrix product
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of a sequence: `before`, the visual tokens, `after`, the caption, `end` (all token ids)."""
+    """The order of a sequence: `before`, the visual tokens, `after`, the caption, `end`; all are token ids."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -29,10 +29,10 @@ class Layout:
 
 
 def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout:
-    """BOS, visual tokens, newline, caption, EOS, in the tokenizer's ids.
+    """Return the layout BOS, visual tokens, newline, caption, EOS, in the tokenizer's ids.
 
-    A tokenizer without a BOS gets its EOS in that place, which such models are trained to begin after: without it
-    the first visual token would be the attention sink.
+    If the tokenizer has no BOS, its EOS takes that place; such models are trained to begin after it. Without it the
+    first visual token would be the attention sink.
 
     Raises:
         ModelError: the tokenizer has no end-of-sequence token.
@@ -40,35 +40,36 @@ def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout:
     end = cast("int | None", tokenizer.eos_token_id)
     if end is None:
         raise ModelError(
-            "The tokenizer has no end-of-sequence token, which tells where a caption ends: use another LLM."
+            "The tokenizer has no end-of-sequence token, which marks the end of a caption: use another LLM."
         )
     begin = cast("int | None", tokenizer.bos_token_id)
     return Layout((end if begin is None else begin,), tuple(caption_ids(tokenizer, "\n")), end)
 
 
 def caption_ids(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[int]:
-    """The token ids of `caption` without special tokens; a special token's name in it is plain text."""
+    """Return the token ids of a caption without special tokens; the name of one in the caption is plain text."""
     encoded = tokenizer(caption, add_special_tokens=False, split_special_tokens=True, verbose=False)
     return cast("list[int]", encoded["input_ids"])
 
 
 class CaptionLoss(nn.Module):
-    """Cross-entropy of the next tokens, with a gradient to the hidden states alone.
+    """Cross-entropy of the next tokens, with a gradient to the hidden states only.
 
-    Logits are made a part of the vocabulary at a time and the gradient in the same pass, so that what is kept
-    is as large as the hidden states. On a CPU where it pays, the weights are prepacked.
+    Logits are computed for one part of the vocabulary at a time, and the gradient in the same pass, so only tensors as
+    large as the hidden states are kept for the backward pass. On processors where that is faster, the weights are
+    prepacked.
     """
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None = None, *, scale: float = 1.0, softcap: float | None = None
     ) -> None:
-        """Take the unembedding.
+        """Prepare the loss for an unembedding.
 
         Args:
             weight: [vocab, hidden], frozen.
-            bias: [vocab], if there is one.
-            scale: what the logits are multiplied with.
-            softcap: logits become `softcap * tanh(logits / softcap)`.
+            bias: [vocab], or None.
+            scale: factor of the logits.
+            softcap: if given, logits become `softcap * tanh(logits / softcap)`.
         """
         super().__init__()
         self.scale, self.softcap, self.vocab_size = scale, softcap, weight.shape[0]
@@ -83,21 +84,21 @@ class CaptionLoss(nn.Module):
             ]
 
     def forward(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Give the sum over tokens of the negative log probability, a float32 scalar.
+        """Return the sum over tokens of the negative log probability, a float32 scalar.
 
         Args:
-            states: after the final norm, [tokens, hidden].
+            states: hidden states after the final norm, [tokens, hidden].
             targets: the ids of the tokens that follow, [tokens] long.
         """
         apply: Any = _CrossEntropy.apply  # torch has no types for it
         return cast(Tensor, apply(states, targets, self))
 
     def logits(self, states: Tensor) -> Tensor:
-        """The logits of the next token, [tokens, vocab] float32, for `states` [tokens, hidden] after the final norm."""
-        return torch.cat([self._bent(chunk(states)) for chunk in self._chunks], dim=-1)
+        """Return the next token's logits, [tokens, vocab] float32, for states [tokens, hidden] after the final norm."""
+        return torch.cat([self._transform(chunk(states)) for chunk in self._chunks], dim=-1)
 
     def passes(self, states: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Loss and its gradient to `states`, over as many tokens at a time as memory allows."""
+        """Return the loss and its gradient to `states`, computed in parts that bound the memory."""
         at_once = max(1, _LOGITS // self.vocab_size)
         losses, gradients = [], []
         for start in range(0, len(states), at_once):
@@ -113,7 +114,7 @@ class CaptionLoss(nn.Module):
         )
 
     def _pass(self, states: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        logits = [self._bent(chunk(states)) for chunk in self._chunks]
+        logits = [self._transform(chunk(states)) for chunk in self._chunks]
         total = torch.stack([part.logsumexp(dim=1) for part in logits]).logsumexp(dim=0)
         rows = torch.arange(len(states), device=states.device)
         right = torch.empty_like(total)
@@ -124,7 +125,7 @@ class CaptionLoss(nn.Module):
             right[here] = part[places]
             if with_gradient:
                 slope = None if self.softcap is None else 1 - (part / self.softcap) ** 2
-                part.sub_(total[:, None]).exp_()  # the probabilities
+                part.sub_(total[:, None]).exp_()  # now probabilities
                 part[places] -= 1
                 if slope is not None:
                     part.mul_(slope)
@@ -132,8 +133,8 @@ class CaptionLoss(nn.Module):
         loss = (total - right).sum()
         return loss, gradient.mul_(self.scale).to(states.dtype) if with_gradient else None
 
-    def _bent(self, logits: Tensor) -> Tensor:
-        """Scale and softcap, in float32."""
+    def _transform(self, logits: Tensor) -> Tensor:
+        """Return logits with scale and softcap applied, in float32."""
         logits = logits.float()
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -141,7 +142,7 @@ class CaptionLoss(nn.Module):
 
 
 class _Product:
-    """`x @ weight.T + bias` and `y @ weight` of a frozen matrix, prepacked where that is faster."""
+    """The products `x @ weight.T + bias` and `y @ weight` with a frozen matrix, prepacked where that is faster."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._forward, self._back = _linear(weight, bias), _linear(weight.T, None)
@@ -182,13 +183,13 @@ class _CrossEntropy(torch.autograd.Function):
 def write_captions(
     language: LanguageModel, head: CaptionLoss, visual: Sequence[Tensor], most: int = 64
 ) -> list[str]:
-    """What the language model says about images, always taking the likeliest next token.
+    """Return the captions that a language model writes for images, by greedy decoding.
 
     Args:
         language: the LLM, loaded whole.
-        head: its unembedding.
-        visual: per image its visual tokens, [tokens, hidden].
-        most: tokens of a caption at most.
+        head: the loss with its unembedding.
+        visual: the visual tokens of each image, [tokens, hidden].
+        most: the largest number of tokens of a caption.
     """
     layout = layout_of(language.tokenizer)
     captions = [""] * len(visual)
@@ -209,26 +210,26 @@ def _greedy(
 
     sequence = torch.cat([text(layout.before), visual, text(layout.after)], dim=1)
     most = min(most, language.max_length - sequence.shape[1])
-    said = torch.empty(len(visual), 0, dtype=torch.long, device=visual.device)
+    written = torch.empty(len(visual), 0, dtype=torch.long, device=visual.device)
     cache: Any = None
     inputs: dict[str, Any] = {"inputs_embeds": sequence}
     for _ in range(most):
         output = language.decoder(**inputs, past_key_values=cache, use_cache=True)
         following = head.logits(output.last_hidden_state[:, -1]).argmax(dim=-1, keepdim=True)
-        said = torch.cat([said, following], dim=1)
-        if bool((said == layout.end).any(dim=1).all()):
+        written = torch.cat([written, following], dim=1)
+        if bool((written == layout.end).any(dim=1).all()):
             break
         cache = output.past_key_values
         inputs = {"input_ids": following}
-    rows = said.tolist()
+    rows = written.tolist()
     return [ids[: ids.index(layout.end)] if layout.end in ids else ids for ids in rows]
 
 
 def caption_loss(language: LanguageModel) -> CaptionLoss:
-    """The loss on captions with the unembedding of `language`, which has to be loaded whole.
+    """Return the loss on captions with the unembedding of an LLM that is loaded whole.
 
     Raises:
-        ModelError: the LLM has no unembedding, or does something to its logits that is not known here.
+        ModelError: the LLM has no unembedding, or transforms its logits in a way that is not supported.
     """
     unembedding = unembedding_of_language(language)
     config: Any = language.decoder.config
@@ -248,6 +249,6 @@ def caption_loss(language: LanguageModel) -> CaptionLoss:
         logits = loss.logits(language.decoder(input_ids=inputs, use_cache=False).last_hidden_state[0])
     if not bool((logits - expected).abs().max() <= 0.02 * expected.abs().max()):
         raise ModelError(
-            f"{language.name} does something to its logits that training does not know: use another LLM."
+            f"{language.name} transforms its logits in a way that training does not support: use another LLM."
         )
     return loss

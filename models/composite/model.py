@@ -1,4 +1,4 @@
-"""A vision-language model put together of a vision encoder, a projector and a language model."""
+"""Vision-language models composed of a vision encoder, a projector and a language model."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.encoders import Encoder
 from latentbank.models.vision.vision_language import VisualTokens
 
-_AT_ONCE = 16  # images in one forward pass
+_BATCH = 16  # images in one forward pass
 
 
 class CompositeVLM:
-    """Encoder, projector and language model, presented like every other vision-language model.
+    """A vision encoder, a projector and a language model, with the interface of a `VisualModel`.
 
-    The sequence is BOS, the visual tokens row by row, a newline and then text.
+    The input sequence is BOS, the visual tokens row by row, a newline and then text.
 
     Attributes:
-        name: for people: its three parts.
-        revision: always None; the card names the parts.
+        name: the three parts, for people.
+        revision: always None; the card has the revisions of the parts.
         language: the LLM.
         encoder: the vision encoder.
-        projector: between them.
+        projector: the projector between them.
         card: where the projector is from.
-        num_layers: of the whole LLM.
+        num_layers: number of layers of the whole LLM.
         hidden_size: width of a hidden state.
-        geometry: for people: how boxes are found.
-        means_file: where the means of its visual tokens are kept, beside the projector's file; None: it has none.
+        geometry: how boxes are found, for people.
+        means_file: the file for the measured means of its visual tokens, beside the projector's file; None if the
+            projector comes from no file.
     """
 
     revision: str | None = None
@@ -49,17 +50,24 @@ class CompositeVLM:
         card: Mapping[str, Any],
         file: str | Path | None = None,
     ) -> None:
-        """Put the parts together; `file` is the projector's, if it comes from one.
+        """Compose the parts.
+
+        Args:
+            encoder: the vision encoder.
+            projector: trained between this encoder and this LLM.
+            language: the LLM.
+            card: where the projector is from.
+            file: the projector's file, if it comes from one.
 
         Raises:
-            ModelError: the projector was trained between other models, or its sizes are not theirs.
+            ModelError: the projector was trained between other models, or its sizes are not those of the models.
         """
         check_card(card, encoder.name, encoder.fingerprint(), language)
         if (projector.features, projector.hidden_size) != (encoder.features, language.hidden_size):
             raise ModelError(
-                f"The projector takes {projector.features} features to {projector.hidden_size} dimensions, but "
+                f"The projector maps {projector.features} features to {projector.hidden_size} dimensions, but "
                 f"{encoder.name} has {encoder.features} features and {language.name} {language.hidden_size} "
-                "dimensions: train one for them."
+                "dimensions: train a projector for them."
             )
         self.encoder, self.language, self.card = encoder, language, dict(card)
         self.projector = projector.to(language.device).eval().requires_grad_(False)
@@ -70,12 +78,12 @@ class CompositeVLM:
         self._head: CaptionLoss | None = None
 
     def fingerprint(self) -> str:
-        """The language model's fingerprint, which a bank must share."""
+        """Return the LLM's fingerprint; a bank must have the same."""
         return self.language.fingerprint()
 
     @torch.no_grad()
     def project(self, images: Sequence[Image.Image]) -> Tensor:
-        """The visual tokens as they enter the language model, [images, tokens, hidden] in its dtype."""
+        """Return the visual tokens as they enter the language model, [images, tokens, hidden] in its dtype."""
         features = self.encoder.encode(images)
         visual: Tensor = self.projector(features.to(self.language.device))
         return visual.to(self.language.dtype)
@@ -83,21 +91,21 @@ class CompositeVLM:
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
-        """The visual tokens of images, one result per image, from forwards that stop after the deepest layer.
+        """Return the visual tokens of each image, from forward passes that stop after the deepest layer.
 
         Args:
-            images: in RGB.
+            images: RGB images.
             layers: which layers' hidden states to return.
-            prompt: comes after the image, so no visual token sees it: it changes nothing here.
+            prompt: has no effect here: text comes after the image, so no visual token depends on it.
 
         Raises:
-            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
         """
         del prompt
         before = torch.tensor(layout_of(self.language.tokenizer).before, device=self.language.device)
         found: list[VisualTokens] = []
-        for start in range(0, len(images), _AT_ONCE):
-            group = images[start : start + _AT_ONCE]
+        for start in range(0, len(images), _BATCH):
+            group = images[start : start + _BATCH]
             visual = self.project(group)
             with torch.no_grad():
                 text = self.language.decoder.get_input_embeddings()(before).expand(len(group), -1, -1)
@@ -108,20 +116,20 @@ class CompositeVLM:
         return found
 
     def captions(self, images: Sequence[Image.Image], most: int = 64) -> list[str]:
-        """What the language model says about images, of at most `most` tokens, always the likeliest next one.
+        """Return captions of at most `most` tokens that the language model writes, by greedy decoding.
 
         Raises:
             ModelError: only part of the language model is loaded.
         """
         if self.language.loaded_layers < self.num_layers:
             raise ModelError(
-                f"{self.language.name} is loaded in part: load it without deepest_layer to caption."
+                f"{self.language.name} is loaded in part: load it without deepest_layer to write captions."
             )
         if self._head is None:
             self._head = caption_loss(self.language)
         written: list[str] = []
-        for start in range(0, len(images), _AT_ONCE):
-            visual = self.project(images[start : start + _AT_ONCE])
+        for start in range(0, len(images), _BATCH):
+            visual = self.project(images[start : start + _BATCH])
             written += write_captions(self.language, self._head, list(visual), most)
         return written
 
@@ -135,7 +143,7 @@ class CompositeVLM:
         height, width = self.encoder.grid
         rows, columns = (places.ravel() for places in np.indices((height, width)))
         boxes = self.encoder.boxes(size)
-        # A CLS token, where the encoder gives one, is first and has no place in the grid.
+        # A CLS token comes first if the encoder keeps it, and has no place in the grid.
         extra = np.full(len(boxes) - height * width, -1)
         return VisualTokens(
             states,
@@ -150,10 +158,16 @@ class CompositeVLM:
 def check_card(
     card: Mapping[str, Any], encoder_name: str, encoder_fingerprint: str, language: LanguageModel
 ) -> None:
-    """Compare a projector's card with the models it shall stand between.
+    """Check that a projector was trained between an encoder and a language model.
+
+    Args:
+        card: the projector's card.
+        encoder_name: the encoder's name, for the message.
+        encoder_fingerprint: the encoder's fingerprint.
+        language: the LLM.
 
     Raises:
-        ModelError: it was trained between others.
+        ModelError: the projector was trained between other models.
     """
     for part, name, fingerprint in (
         ("encoder", encoder_name, encoder_fingerprint),

@@ -1,9 +1,8 @@
-"""Projectors: small networks that turn an encoder's features into visual tokens of a language model."""
+"""Projectors: small networks that map an encoder's features to visual tokens of a language model."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,36 +14,37 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentbank.errors import ModelError
+from latentbank.files import replacing, write_whole
 
 KINDS = ("linear", "mlp", "mlp3")
-# Features are cut off at so many standard deviations: a single huge one would drown the others.
+# Features are clamped at this many standard deviations; a single huge one would outweigh all others.
 CLAMP = 6.0
 _FORMAT = "latentbank projector 1"
 
 
 class Projector(nn.Module):
-    """Encoder features [..., features] to visual tokens [..., hidden_size], in float32.
+    """A network from encoder features [..., features] to visual tokens [..., hidden_size], in float32.
 
-    Features are standardized first (`mean` and `std` of the training data, one per channel) and clamped at six
-    standard deviations. `linear` is one linear layer, `mlp` two, `mlp3` three, with GELU between them.
+    Features are first standardized with the mean and standard deviation of each channel in the training data, and
+    clamped at six standard deviations. `linear` is one linear layer, `mlp` two, `mlp3` three, with GELU between them.
 
     Attributes:
         kind: `linear`, `mlp` or `mlp3`.
         features: width of the encoder's features.
         hidden_size: width of the language model.
-        width: width between the layers; for `linear` it means nothing.
+        width: width between the layers; `linear` does not use it.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, kind: str, features: int, hidden_size: int, width: int | None = None) -> None:
-        """Make a projector with random weights, drawn from torch's global generator.
+        """Create a projector with random weights from torch's global generator.
 
         Args:
             kind: one of `KINDS`.
-            features: width of what comes in.
-            hidden_size: width of what goes out.
+            features: width of the input.
+            hidden_size: width of the output.
             width: width between the layers; by default twice the hidden size.
 
         Raises:
@@ -63,23 +63,23 @@ class Projector(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Project `features` [..., features] of any float dtype; gives [..., hidden_size] float32."""
+        """Return the projection [..., hidden_size] float32 of features [..., features] of any float dtype."""
         standard = (features.float() - self.mean) / self.std
         return cast(Tensor, self.layers(standard.clamp(-CLAMP, CLAMP)))
 
     @torch.no_grad()
     def fit(self, sample: Tensor, scale: float) -> None:
-        """Take mean and deviation from a sample of features, and bring the outputs to the scale of text.
+        """Set mean and standard deviation from a sample of features, and scale the outputs to the scale of text.
 
         Args:
             sample: [tokens, features].
-            scale: root mean square of the language model's token embeddings; the last layer is multiplied so
-                that the sample's projections have it, which starts training near what the LLM knows.
+            scale: root mean square of the language model's token embeddings. The last layer is multiplied so that the
+                projections of the sample have it too; training then starts near inputs that the LLM knows.
         """
         sample = sample.to(self.mean.device, torch.float32)
         deviation = sample.std(dim=0, unbiased=False)
         self.mean.copy_(sample.mean(dim=0))
-        # A channel that never changes says nothing; dividing by its deviation would be dividing by zero.
+        # The deviation of a constant channel is zero.
         self.std.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
         last = cast(nn.Linear, self.layers[-1])
         last.bias.zero_()
@@ -87,28 +87,30 @@ class Projector(nn.Module):
 
 
 def check_kind(kind: str) -> None:
-    """Look whether there is such a kind of projector.
+    """Check that there is such a kind of projector.
 
     Raises:
-        ModelError: there is not.
+        ModelError: there is none.
     """
     if kind not in KINDS:
-        raise ModelError(f"There is no projector of the kind {kind!r}: use {', '.join(KINDS)}.")
+        raise ModelError(
+            f"There is no projector of the kind {kind!r}: use {', '.join(KINDS)}.", argument="projector"
+        )
 
 
 def save_projector(
     path: str | Path, projector: Projector, card: Mapping[str, Any], dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write one safetensors file with the card in its metadata, and the card beside it as JSON.
+    """Write a projector as a safetensors file with its card in the metadata, and the card as JSON beside it.
 
     Args:
-        path: of the file; the card's has the ending .json instead.
-        projector: what is written. Weights are rounded to `dtype`; mean and deviation stay float32.
-        card: where the projector is from; values that JSON can hold. Its shape is added to it.
-        dtype: float16 or float32. Weights that float16 cannot hold are written as float32.
+        path: the path of the safetensors file; the card's file ends in .json instead.
+        projector: the projector. Weights are rounded to `dtype`; mean and standard deviation stay float32.
+        card: where the projector is from, in values that JSON can hold. The projector's shape is added.
+        dtype: float16 or float32. If float16 cannot hold a weight, all are written as float32.
 
     Raises:
-        ModelError: the file cannot be written.
+        LatentBankError: a file cannot be written.
     """
     path = Path(path)
     shape = {key: getattr(projector, key) for key in ("kind", "features", "hidden_size", "width")}
@@ -118,14 +120,9 @@ def save_projector(
     largest = max(float(tensors[name].abs().max()) for name in layers)
     for name in layers:
         tensors[name] = tensors[name].to(dtype if largest <= torch.finfo(dtype).max else torch.float32)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".part")
+    with replacing(path) as unfinished:
         save_file(tensors, unfinished, metadata={"card": text})
-        os.replace(unfinished, path)
-        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"The projector cannot be written to {path}: {error.strerror or error}.") from error
+    write_whole(path.with_suffix(".json"), (text + "\n").encode())
 
 
 def load_projector(path: str | Path) -> tuple[Projector, dict[str, Any]]:
@@ -136,19 +133,23 @@ def load_projector(path: str | Path) -> tuple[Projector, dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"There is no projector at {path}: train one with `latentbank train projector`.")
+        raise ModelError(f"There is no projector at {path}: check the path, or train one.")
     try:
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {}).get("card", "{}"))
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged or no safetensors file: train or copy it again.") from error
+        raise ModelError(
+            f"{path} is damaged or is no safetensors file: copy it again, or train another."
+        ) from error
     if card.get("format") != _FORMAT:
-        raise ModelError(f"{path} has no card of a projector: give a file that `latentbank train` wrote.")
+        raise ModelError(f"{path} has no card of a projector: give a file that latentbank's training wrote.")
     projector = Projector(**card["projector"])
     try:
         projector.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"The weights in {path} do not fit its card: train or copy it again.") from error
+        raise ModelError(
+            f"The weights in {path} do not fit its card: copy it again, or train another."
+        ) from error
     projector.eval().requires_grad_(False)
     return projector, card

@@ -1,4 +1,4 @@
-"""A model's fingerprint: the same for the same LLM however it was loaded, another for another LLM."""
+"""Fingerprints of models: the same for every load of an LLM, different for different LLMs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-# Smaller weights count as zero: float16 holds them with fewer bits than bfloat16 does.
+# Smaller weights count as zero, because float16 stores them with fewer bits than bfloat16.
 _TINY = 2.0**-13
 _SAMPLES = 1024
 
 
 def fingerprint(vocabulary: Mapping[str, int], sizes: Iterable[int], weights: Iterable[Tensor]) -> str:
-    """32 hex digits from the vocabulary, the sizes and samples of the weights.
+    """Return 32 hex digits from the vocabulary, the sizes and samples of the weights.
 
-    The samples are rounded to bfloat16, so float32 and bfloat16 loads of one checkpoint agree. A float16
-    load agrees too if the checkpoint itself is stored in bfloat16 or float16; of a float32 checkpoint it
-    need not, because rounding twice is not rounding once. The order and the names of the weights do not
-    count, so a release of transformers that renames parameters changes nothing.
+    The samples are rounded to bfloat16, so loads of one checkpoint in float32 and bfloat16 agree. A load in float16
+    agrees if the checkpoint is stored in bfloat16 or float16. It may differ if the checkpoint is stored in float32,
+    because rounding twice can give another value than rounding once. Order and names of the weights do not count, so
+    renamed parameters in a release of transformers change nothing.
     """
     whole = hashlib.blake2b(digest_size=16)
     for token, number in sorted(vocabulary.items()):
@@ -31,12 +31,12 @@ def fingerprint(vocabulary: Mapping[str, int], sizes: Iterable[int], weights: It
 
 
 def _sampled(weight: Tensor) -> bytes:
-    """A digest of the weight's size and of values spread evenly over it."""
+    """Return a digest of the weight's size and of evenly spaced values."""
     flat = weight.detach().reshape(-1)
     count = flat.numel()
     where = torch.arange(min(count, _SAMPLES), device=flat.device) * count // max(1, min(count, _SAMPLES))
     values = flat[where].float().cpu().bfloat16()
     values[values.abs() < _TINY] = 0
-    values += 0.0  # a negative zero becomes a positive one
+    values += 0.0  # turns negative zeros into positive ones
     data = values.view(torch.int16).numpy().astype("<i2").tobytes()
     return hashlib.blake2b(f"{count} ".encode() + data, digest_size=16).digest()

@@ -1,9 +1,8 @@
-"""Getting a language model from a name: the hub, a directory, a GGUF file, or out of a VLM."""
+"""Loading a language model by name: from the hub, a directory, a GGUF file, or out of a vision-language model."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,110 +31,148 @@ from latentbank.models.language.layout import (
     without_mask_causal,
 )
 from latentbank.models.language.prepacked import prepack
-from latentbank.models.vision.processing import load_processor
+from latentbank.text import first_line, is_hub_id
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The parts of a language model: its decoder (no unembedding, no vision tower) and its tokenizer.
+class ModelFiles:
+    """Where a model's files are, and its configuration.
 
-    Of a vision-language model, where vision was asked for, the whole model and its processor too.
+    Attributes:
+        name: the model's name; a path is absolute.
+        source: the directory or hub id that transformers loads from.
+        config: the configuration, of the whole model.
+        options: what every `from_pretrained` call takes: `trust_remote_code`, `revision`, `gguf_file`.
+    """
+
+    name: str
+    source: str
+    config: Any
+    options: dict[str, Any]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether transformers, or code that comes with the model, loads it as a vision-language model."""
+        return _can_load(AutoModelForImageTextToText, self.config)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A loaded language model in parts.
+
+    Attributes:
+        decoder: the blocks and the input embedding, without unembedding and vision tower.
+        tokenizer: a fast tokenizer.
+        num_layers: number of layers of the whole LLM, also if `decoder` has fewer blocks.
+        revision: the commit on the hub, where known.
+        model: the whole model that `decoder` is a part of; None unless it was asked for.
     """
 
     decoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     num_layers: int
     revision: str | None
-    model: PreTrainedModel | None = (
-        None  # the whole, of which `decoder` is a part; only where it was asked for
-    )
-    processor: Any = None  # a VLM's, which makes its inputs of images and text
+    model: PreTrainedModel | None = None
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device asked for; by default CUDA where there is one, else the CPU."""
+    """Return the device asked for; by default CUDA if there is a GPU, otherwise the CPU.
+
+    Raises:
+        ModelError: there is no such device.
+    """
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ModelError(f"{device!r} is no device: use cpu, cuda or cuda:1.") from error
+        raise ModelError(f"{device!r} is no device: use cpu, cuda or cuda:1.", argument="device") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(
-            f"PyTorch finds no GPU for the device {device}: use cpu, or install PyTorch with CUDA."
+            f"PyTorch finds no GPU for the device {device}: use cpu, or install PyTorch with CUDA.",
+            argument="device",
         )
     return chosen
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype asked for; by default bfloat16 on a GPU and float32 on the CPU."""
+    """Return the dtype asked for; by default bfloat16 on a GPU and float32 on the CPU.
+
+    Raises:
+        ModelError: models do not run in this dtype.
+    """
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
-        raise ModelError(f"{dtype} is no dtype to run a language model in: use {', '.join(_DTYPES)}.")
+        raise ModelError(
+            f"{dtype} is no dtype to run a language model in: use {', '.join(_DTYPES)}.", argument="dtype"
+        )
     return chosen
 
 
+def absolute(name: str) -> str:
+    """Return a model's name; a path is made absolute, because banks store it and are read from any directory."""
+    if name.strip() and Path(name).expanduser().exists():
+        return str(Path(name).expanduser().resolve())
+    return name
+
+
+def find_model(name: str, *, revision: str | None, trust_remote_code: bool) -> ModelFiles:
+    """Find a model by its name and read its configuration; see `load_language_model` for the arguments.
+
+    Raises:
+        ModelError: there is no such model, or its configuration cannot be read.
+    """
+    name = absolute(name)
+    source, gguf = _locate(name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    if gguf is not None:
+        options["gguf_file"] = gguf
+    with plain_errors(name), quiet():
+        return ModelFiles(name, source, AutoConfig.from_pretrained(source, **options), options)
+
+
 def load_parts(
-    name: str,
+    files: ModelFiles,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
-    revision: str | None,
+    device: str | None,
+    dtype: str | torch.dtype | None,
     deepest_layer: int | Callable[[int], int] | None,
-    trust_remote_code: bool,
     vision: bool = False,
     head: bool = False,
-) -> Loaded:
-    """Load the decoder and the tokenizer called `name`; see `load_language_model`.
+) -> Parts:
+    """Load a model's decoder and tokenizer; see `load_language_model` for the arguments.
 
-    With `vision` the whole vision-language model and its processor come along, and one block more than the deepest
-    layer needs, because some models add to the residual stream between blocks. With `head` the whole model comes
-    along, its unembedding included.
+    Args:
+        files: where the model is.
+        device: as for `load_language_model`.
+        dtype: as for `load_language_model`.
+        deepest_layer: as for `load_language_model`.
+        vision: keep the whole vision-language model, and one block more than the deepest layer needs, because some
+            models add to the residual stream between blocks.
+        head: keep the whole model, with its unembedding.
+
+    Raises:
+        ModelError: the model cannot be loaded, is no decoder, or has no fast tokenizer.
+        LayerNotFound: the model has no layer `deepest_layer`.
     """
-    source, gguf = _where(name)
-    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None:
-        common["revision"] = revision
-    if gguf is not None:
-        common["gguf_file"] = gguf
-    with plain_errors(name), quiet():
-        config = AutoConfig.from_pretrained(source, **common)
-    commit = getattr(config, "_commit_hash", None)
-    if vision and not _sees(config):
-        raise ModelError(
-            f"{name} is no vision-language model (its type is {config.model_type}): it takes text alone, no images."
-        )
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} is an encoder-decoder: latentbank needs a decoder-only language model.")
+    name, config, whole = files.name, files.config, vision or head
+    place = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, place)
+    num_layers, deepest = _count_layers(name, config, deepest_layer)
+    # The fingerprint needs the first block, so it stays even if only layer 0 is asked for.
+    blocks = max(1, min(deepest + vision, num_layers))
+    revision = getattr(config, "_commit_hash", None)
+    tokenizer = _load_tokenizer(files)
     inner = text_config(config)
-    num_layers = getattr(inner, "num_hidden_layers", None)
-    if not isinstance(num_layers, int):
-        raise ModelError(f"The configuration of {name} names no number of layers: is it a language model?")
-    if callable(deepest_layer):
-        deepest_layer = deepest_layer(num_layers)
-    if deepest_layer is not None and not 0 <= deepest_layer <= num_layers:
-        raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
-    # The fingerprint looks at the first block, so one stays even if only layer 0 is asked for.
-    blocks = num_layers if deepest_layer is None else max(1, min(deepest_layer + vision, num_layers))
-
-    with plain_errors(name), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{name} has no fast tokenizer, which latentbank needs for the character offsets of tokens: "
-            "use a model with a tokenizer.json."
-        )
-    processor = None
-    if vision:
-        with plain_errors(name), quiet():
-            processor = load_processor(source, config, common)
     cut_config(inner, blocks)
     with plain_errors(name), quiet():
-        model, missing = _read_weights(source, config, inner is not config, head, dtype, common)
+        model, missing = _read_weights(files, inner is not config, head, chosen_dtype)
         decoder = cast(Any, model).get_decoder()
-        needed = {id(parameter) for parameter in (model if vision or head else decoder).parameters()}
+        needed = {id(parameter) for parameter in (model if whole else decoder).parameters()}
         names = {key for key, parameter in model.named_parameters() if id(parameter) in needed}
     if lacking := sorted(names & missing):
         raise ModelError(
@@ -145,27 +182,49 @@ def load_parts(
         without_mask_causal(decoder)
     keep_blocks(find_blocks(decoder), blocks)
     decoder.config.num_hidden_layers = blocks
-    kept: Any = model if vision or head else decoder
-    del model  # with it go, unless they were asked for, the unembedding and a VLM's vision tower
+    kept: Any = model if whole else decoder
+    del model  # frees the unembedding and the vision tower, unless the whole model is kept
     with plain_errors(name):
-        kept.to(device)
+        kept.to(place)
     kept.eval().requires_grad_(False)
     _unmark_gguf(decoder)
-    # The unembedding stays as it is: it may share its weights with the embedding.
+    # The unembedding is not prepacked, because it may share its weights with the input embedding.
     prepack(kept.base_model if vision else decoder)
-    release_memory()  # reading a checkpoint leaves as much behind as it holds
-    return Loaded(
-        decoder,
-        tokenizer,
-        num_layers,
-        revision=commit,
-        model=kept if vision or head else None,
-        processor=processor,
-    )
+    release_memory()  # reading a checkpoint frees as much memory as the weights take
+    return Parts(decoder, tokenizer, num_layers, revision, kept if whole else None)
 
 
-def _where(name: str) -> tuple[str, str | None]:
-    """Directory or hub id, and the GGUF file in it (None: safetensors or the like)."""
+def _count_layers(
+    name: str, config: Any, deepest_layer: int | Callable[[int], int] | None
+) -> tuple[int, int]:
+    """Return the LLM's number of layers, and the deepest layer to load."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder: latentbank needs a decoder-only language model.")
+    num_layers = getattr(text_config(config), "num_hidden_layers", None)
+    if not isinstance(num_layers, int):
+        raise ModelError(f"The configuration of {name} has no number of layers: is it a language model?")
+    if callable(deepest_layer):
+        deepest_layer = deepest_layer(num_layers)
+    if deepest_layer is None:
+        return num_layers, num_layers
+    if not 0 <= deepest_layer <= num_layers:
+        raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
+    return num_layers, deepest_layer
+
+
+def _load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    with plain_errors(files.name), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(files.source, **files.options)
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{files.name} has no fast tokenizer, which latentbank needs for the character offsets of tokens: "
+            "use a model with a tokenizer.json."
+        )
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    """Return a model's directory or hub id, and the name of its GGUF file if it has one."""
     if not name.strip():
         raise ModelError("The model's name is empty: give a hub id, a directory or a .gguf file.")
     path = Path(name).expanduser()
@@ -177,46 +236,54 @@ def _where(name: str) -> tuple[str, str | None]:
         if not (path / "config.json").is_file():
             raise ModelError(f"The directory {name} holds no config.json, so there is no model in it.")
         return str(path), None
-    if match := re.fullmatch(r"([\w.-]+/[\w.-]+):(.+\.gguf)", name, flags=re.IGNORECASE):
-        return match[1], match[2]
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or name.lower().endswith(".gguf"):
+    repository, _, file = name.partition(":")
+    if file.lower().endswith(".gguf") and is_hub_id(repository, owner=True):
+        return repository, file
+    if not is_hub_id(name) or name.lower().endswith(".gguf"):
         raise ModelError(f"There is no model at {name}: give a hub id, a directory or a .gguf file.")
     return name, None
 
 
 def _read_weights(
-    source: str, config: Any, composite: bool, head: bool, dtype: torch.dtype, common: dict[str, Any]
+    files: ModelFiles, inside: bool, head: bool, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model with its weights, and the names of the weights the checkpoint did not have."""
-    options = {**common, "config": config, "dtype": dtype, "output_loading_info": True}
+    """Load a model with its weights.
+
+    Args:
+        files: where the model is.
+        inside: whether the LLM is part of a larger model.
+        head: whether the unembedding is needed.
+        dtype: of the weights.
+
+    Returns:
+        The model, and the names of the weights that the checkpoint lacks.
+    """
+    options = {**files.options, "config": files.config, "dtype": dtype, "output_loading_info": True}
     classes: tuple[Any, ...]
-    if "gguf_file" in common:
-        # By default weights stay packed in GGUF's blocks, which gives a model that cannot be saved.
+    if "gguf_file" in options:
+        # By default weights stay packed in GGUF's blocks, and such a model cannot be saved.
         options["quantization_config"] = GgufConfig(dequantize=True)
         classes = (AutoModelForCausalLM,)
-    elif composite:
+    elif inside:
         classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
     else:
         classes = (AutoModelForCausalLM, AutoModel) if head else (AutoModel, AutoModelForCausalLM)
-    knows = [c for c in classes if type(config) in c._model_mapping or _has_code_for(config, c)]
-    if not knows:
-        raise ValueError(f"transformers has no language model for the type {config.model_type}")
-    model, info = cast(Any, knows[0]).from_pretrained(source, **options)
+    able = [auto_class for auto_class in classes if _can_load(auto_class, files.config)]
+    if not able:
+        raise ValueError(f"transformers has no language model for the type {files.config.model_type}")
+    model, info = able[0].from_pretrained(files.source, **options)
     return model, set(info["missing_keys"])
 
 
-def _sees(config: Any) -> bool:
-    """Whether transformers, or code that comes with the model, makes a vision-language model of this."""
-    sees = AutoModelForImageTextToText
-    return type(config) in cast(Any, sees)._model_mapping or _has_code_for(config, sees)
-
-
-def _has_code_for(config: Any, auto_class: Any) -> bool:
-    return auto_class.__name__ in (getattr(config, "auto_map", None) or {})
+def _can_load(auto_class: Any, config: Any) -> bool:
+    """Return whether one of transformers' Auto classes has a class for this model, its own code included."""
+    return type(config) in auto_class._model_mapping or auto_class.__name__ in (
+        getattr(config, "auto_map", None) or {}
+    )
 
 
 def _unmark_gguf(decoder: PreTrainedModel) -> None:
-    """Take away the traces of the GGUF, so that the unpacked model can be saved like any other."""
+    """Remove the marks of a GGUF file, so that the unpacked model can be saved like any other."""
     if getattr(decoder.config, "quantization_config", None) is not None and isinstance(
         decoder.config.quantization_config, GgufConfig
     ):
@@ -227,7 +294,7 @@ def _unmark_gguf(decoder: PreTrainedModel) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' report of weights it did not need (the unembedding, later blocks) off the screen."""
+    """Silence transformers' report of unused weights, such as the unembedding and later blocks."""
     before = logging.get_verbosity()
     cast(Any, logging).set_verbosity_error()
     try:
@@ -238,16 +305,17 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_errors(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong in transformers, the hub or torch into a ModelError of one sentence."""
+    """Turn any error of transformers, the hub or torch into a ModelError of one sentence."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(_sentence(name, error)) from error
+        raise _explained(name, error) from error
 
 
-def _sentence(name: str, error: Exception) -> str:
+def _explained(name: str, error: Exception) -> ModelError:
+    """Return an error that says what a user can do about `error`, raised while loading the model `name`."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -255,19 +323,24 @@ def _sentence(name: str, error: Exception) -> str:
         link = link.__cause__ or link.__context__
     kinds = {type(e).__name__ for e in chain}
     text = " ".join(str(e) for e in chain)
+    argument = None
     if isinstance(error, torch.OutOfMemoryError):
-        return f"{name} does not fit into memory: use a GPU with more memory, bfloat16, or fewer layers."
-    if "GatedRepoError" in kinds:
-        return f"{name} is gated: accept its licence on its hub page and set HF_TOKEN, then try again."
-    if "RevisionNotFoundError" in kinds:
-        return f"{name} has no such revision."
-    if "RepositoryNotFoundError" in kinds or "HFValidationError" in kinds:
-        return f"There is no model {name} on the hub, or it is private: check the name and HF_TOKEN."
-    if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError"}:
-        return f"{name} is not on this machine and the hub cannot be reached: check the name and the network."
-    if "torchvision" in text.lower():
-        return f"The image processor of {name} needs torchvision: pip install torchvision."
-    if "trust_remote_code" in text:
-        return f"{name} comes with code of its own: pass trust_remote_code=True if you trust its authors."
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"The model {name} cannot be loaded: {first[:200].rstrip('. ')}."
+        advice = f"{name} does not fit into memory: use a GPU with more memory, bfloat16, or fewer layers."
+    elif "GatedRepoError" in kinds:
+        advice = f"{name} is gated: accept its licence on its hub page and set HF_TOKEN, then try again."
+    elif "RevisionNotFoundError" in kinds:
+        advice, argument = f"{name} has no such revision.", "revision"
+    elif "RepositoryNotFoundError" in kinds or "HFValidationError" in kinds:
+        advice = f"There is no model {name} on the hub, or it is private: check the name and HF_TOKEN."
+    elif kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError"}:
+        advice = (
+            f"{name} is not on this machine and the hub cannot be reached: check the name and the network."
+        )
+    elif "torchvision" in text.lower():
+        advice = f"The image processor of {name} needs torchvision: pip install torchvision."
+    elif "trust_remote_code" in text:
+        advice = f"{name} comes with code of its own: allow it to run if you trust its authors."
+        argument = "trust_remote_code"
+    else:
+        advice = f"The model {name} cannot be loaded: {first_line(error)[:200].rstrip('. ')}."
+    return ModelError(advice, argument=argument)

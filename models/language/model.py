@@ -1,30 +1,23 @@
-"""Language models: their tokens and their hidden states, without the unembedding."""
+"""Language models: tokens and hidden states, without the unembedding."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from latentbank.errors import LayerNotFound, ModelError
+from latentbank.errors import ModelError
 from latentbank.models.language import packing, prepacked
+from latentbank.models.language.collecting import check_layers, collecting
 from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks
-from latentbank.models.language.loading import choose_device, choose_dtype, load_parts
-
-
-def absolute(name: str) -> str:
-    """A model's name; if it is a path, the absolute one, because banks remember it and are read from anywhere."""
-    if name.strip() and Path(name).expanduser().exists():
-        return str(Path(name).expanduser().resolve())
-    return name
+from latentbank.models.language.loading import find_model, load_parts
 
 
 def load_language_model(
@@ -39,19 +32,19 @@ def load_language_model(
     """Load a language model.
 
     Args:
-        name: a hub id, a directory, the path of a .gguf file, or `org/repo:file.gguf` for one on the hub.
-            Of a vision-language model only the language model is kept. A path is kept absolute.
-        device: `cpu`, `cuda`, `cuda:1`; by default `cuda` where there is a GPU.
-        dtype: `float32`, `bfloat16` or `float16`; by default bfloat16 on a GPU and float32 on the CPU.
-            float16 overflows in many models, whose hidden states have a few huge dimensions.
+        name: a hub id, a directory, the path of a .gguf file, or `org/repo:file.gguf` for a GGUF file on the hub. Of a
+            vision-language model only the language model is kept. A path is made absolute.
+        device: `cpu`, `cuda`, `cuda:1`; by default `cuda` if there is a GPU.
+        dtype: `float32`, `bfloat16` or `float16`; by default bfloat16 on a GPU and float32 on the CPU. float16
+            overflows in many models, whose hidden states have a few very large dimensions.
         revision: branch, tag or commit on the hub.
-        deepest_layer: the deepest layer that will be asked for, or what chooses it by the number of the
-            model's layers; blocks above it are not kept in memory, and for the usual architectures not even read.
+        deepest_layer: the deepest layer that will be read, or a function that returns it for the model's number of
+            layers. Blocks after it are not kept in memory; for the usual architectures they are not read at all.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
         ModelError: the model cannot be loaded, is no decoder, or has no fast tokenizer.
-        LayerNotFound: `deepest_layer` is none of the model's layers.
+        LayerNotFound: the model has no layer `deepest_layer`.
 
     Example:
         >>> import latentbank as lb
@@ -59,18 +52,10 @@ def load_language_model(
         >>> model.hidden_size == model.hidden_states([[1, 2, 3]], layers=[8])[0][8].shape[-1]
         True
     """
-    where = choose_device(device)
-    name = absolute(name)
-    parts = load_parts(
-        name,
-        device=where,
-        dtype=choose_dtype(dtype, where),
-        revision=revision,
-        deepest_layer=deepest_layer,
-        trust_remote_code=trust_remote_code,
-    )
+    files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
+    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=deepest_layer)
     model = LanguageModel(
-        name,
+        files.name,
         parts.decoder,
         parts.tokenizer,
         num_layers=parts.num_layers,
@@ -79,31 +64,31 @@ def load_language_model(
     )
     if not model.is_causal():
         raise ModelError(
-            f"{name} lets tokens see later ones: latentbank needs a decoder-only language model."
+            f"Tokens of {name} depend on later ones: latentbank needs a decoder-only language model."
         )
     return model
 
 
 class LanguageModel:
-    """A decoder-only language model that gives hidden states, whole or cut after its deepest layer.
+    """A decoder-only language model that computes hidden states, whole or cut after its deepest layer.
 
-    Layer 0 is what enters the first block, layer l what enters block l+1 (the residual stream after block
-    l), and the last layer is the output of the last block before the final norm. A forward stops after the
-    deepest layer asked for. Safe to share between threads: forwards take turns.
+    Layer 0 is what enters the first block, layer l is what enters block l+1 (the residual stream after block l), and
+    the last layer is the output of the last block before the final norm. A forward pass stops after the deepest layer
+    asked for. Threads can share a model: forward passes take turns.
 
     Attributes:
-        name: as it was asked for.
+        name: the name it was loaded by; a path is absolute.
         revision: the commit on the hub, where known.
-        trust_remote_code: whether code that comes with the model may run, also when more of it is loaded.
+        trust_remote_code: whether code that comes with the model may run when more of it is loaded.
         tokenizer: a fast transformers tokenizer.
-        num_layers: of the whole LLM, also when only part of it is loaded.
+        num_layers: number of layers of the whole LLM, also if only part of it is loaded.
         hidden_size: width of a hidden state.
-        vocab_size: rows of the input embedding.
+        vocab_size: number of rows of the input embedding.
         max_length: the largest number of positions.
-        device: where the weights are.
-        dtype: of the weights and the hidden states.
-        bos_token_id: the tokenizer's beginning-of-sequence token, if it has one.
-        lock: whoever runs the decoder holds it.
+        device: the device of the weights.
+        dtype: the dtype of the weights and the hidden states.
+        bos_token_id: the tokenizer's beginning-of-sequence token, or None.
+        lock: held while the decoder runs.
     """
 
     def __init__(
@@ -116,7 +101,7 @@ class LanguageModel:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Wrap a decoder whose configuration counts the blocks it has, of `num_layers` in the whole LLM."""
+        """Wrap a decoder whose configuration counts its own blocks; the whole LLM has `num_layers`."""
         self.name = name
         self.revision = revision
         self.trust_remote_code = trust_remote_code
@@ -135,20 +120,21 @@ class LanguageModel:
         self.lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
         self._fingerprint: str | None = None
-        self._trial: tuple[str | None] | None = None  # once tried: why it does not pack, None if it does
+        # After the trial: why the model cannot pack, or None if it can.
+        self._trial: tuple[str | None] | None = None
 
     def __repr__(self) -> str:
-        """Name, layers, device and dtype."""
+        """Return name, layers, device and dtype."""
         return f"<LanguageModel {self.name}, {self.num_layers} layers, {self.device}, {self.dtype}>"
 
     @property
     def loaded_layers(self) -> int:
-        """The deepest layer whose hidden states can be had; less than `num_layers` if part of the LLM is loaded."""
+        """The deepest layer that can be read; less than `num_layers` if only part of the LLM is loaded."""
         return len(self._blocks)
 
     @property
     def decoder(self) -> PreTrainedModel:
-        """The transformers model behind it, frozen, without the unembedding; its output is after the final norm."""
+        """The frozen transformers model without the unembedding; its output is after the final norm."""
         return self._decoder
 
     @property
@@ -157,15 +143,15 @@ class LanguageModel:
         return self._embedding
 
     def parameters_to(self, layer: int) -> int:
-        """Count the parameters of the blocks up to a layer (which must be loaded): all that a forward multiplies."""
+        """Return the number of parameters that a forward pass to a layer uses; the layer must be loaded."""
         return sum(weight.numel() for block in self._blocks[:layer] for weight in prepacked.weights(block))
 
     def fingerprint(self) -> str:
-        """32 hex digits that tell this LLM from others, whatever dtype, device or depth it is loaded with.
+        """Return 32 hex digits that identify this LLM, whatever dtype, device or depth it is loaded with.
 
-        Hashes the tokenizer's vocabulary, the sizes, and samples of the input embedding and the first block,
-        rounded to bfloat16. float32 and bfloat16 loads of one checkpoint agree. A float16 load agrees if the
-        checkpoint is stored in 16 bits; of a float32 checkpoint it need not.
+        This is a hash of the tokenizer's vocabulary, the sizes, and samples of the input embedding and the first block,
+        rounded to bfloat16. Loads of one checkpoint in float32 and bfloat16 agree. A load in float16 agrees if the
+        checkpoint is stored in 16 bits, and may differ if it is stored in float32.
         """
         if self._fingerprint is None:
             self._fingerprint = fingerprint(
@@ -176,20 +162,24 @@ class LanguageModel:
         return self._fingerprint
 
     def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:
-        """The token ids of `sentence`, with the special tokens the tokenizer adds.
+        """Return the token ids of a sentence.
 
-        With `always_bos`, of special tokens the model's BOS alone comes before it, where there is one. A special
-        token's name inside the sentence, such as `<|im_start|>`, is plain text.
+        The name of a special token in the sentence, such as `<|im_start|>`, is plain text.
+
+        Args:
+            sentence: the text.
+            always_bos: put the model's BOS first, if it has one, and add no other special token. By default the special
+                tokens are those that the tokenizer adds.
         """
         return self._tokenize(sentence, always_bos)[0]
 
     def spans(self, sentence: str, *, always_bos: bool = False) -> list[tuple[int, int]]:
-        """The span of each of `encode`'s tokens in `sentence`, in characters; (0, 0) for special tokens."""
+        """Return the character span of each token of `encode` in the sentence; (0, 0) for special tokens."""
         return self._tokenize(sentence, always_bos)[1]
 
     def _tokenize(self, sentence: str, always_bos: bool) -> tuple[list[int], list[tuple[int, int]]]:
         forced = [self.bos_token_id] if always_bos and self.bos_token_id is not None else []
-        with self._tokenizer_lock:  # the options are a state of the tokenizer
+        with self._tokenizer_lock:  # the tokenizer keeps these options as its state
             encoded = self.tokenizer(
                 sentence,
                 add_special_tokens=not forced,
@@ -200,7 +190,7 @@ class LanguageModel:
         return forced + encoded["input_ids"], [(0, 0)] * len(forced) + encoded["offset_mapping"]
 
     def text_hidden_states(self, sentence: str, layers: Sequence[int]) -> tuple[list[int], dict[int, Tensor]]:
-        """The token ids of `sentence` and, per layer, their hidden states [tokens, hidden]."""
+        """Return the token ids of a sentence and, by layer, their hidden states [tokens, hidden]."""
         ids = self.encode(sentence)
         return ids, self.hidden_states([ids], layers)[0]
 
@@ -210,26 +200,26 @@ class LanguageModel:
         """Run sentences (lists of token ids) as one right-padded batch.
 
         Returns:
-            For each sentence and layer [tokens, hidden], in the model's dtype, on its device.
+            For each sentence the hidden states by layer, [tokens, hidden] in the model's dtype, on its device.
 
         Raises:
-            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
             ModelError: a sentence is longer than `max_length`, or has ids outside the vocabulary.
         """
-        wanted = self._checked(layers)
+        requested = self._check(layers)
         lengths = [len(sentence) for sentence in sentences]
         longest = max(lengths, default=0)
         if longest > self.max_length:
             raise ModelError(
-                f"A sentence has {longest} tokens, but {self.name} has {self.max_length} positions: cut it."
+                f"A sentence has {longest} tokens, but {self.name} has {self.max_length} positions: shorten it."
             )
         if any(not 0 <= token < self.vocab_size for sentence in sentences for token in sentence):
             raise ModelError(
-                f"A token id lies outside the {self.vocab_size} of {self.name}: use its own tokenizer."
+                f"A token id is outside the {self.vocab_size} of {self.name}: use the model's own tokenizer."
             )
         if not longest:
             nothing = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
-            return [dict.fromkeys(wanted, nothing) for _ in sentences]
+            return [dict.fromkeys(requested, nothing) for _ in sentences]
         padding = self.tokenizer.pad_token_id
         fill = padding if padding is not None and padding < self.vocab_size else 0
         input_ids = torch.full((len(sentences), longest), fill, dtype=torch.long)
@@ -237,15 +227,15 @@ class LanguageModel:
         for row, sentence in enumerate(sentences):
             input_ids[row, : lengths[row]] = torch.as_tensor(list(sentence), dtype=torch.long)
             attention_mask[row, : lengths[row]] = 1
-        states = self.hidden_states_of(input_ids, attention_mask, wanted)
+        states = self.hidden_states_of(input_ids, attention_mask, requested)
         return [
-            {layer: states[layer][row, :length] for layer in wanted} for row, length in enumerate(lengths)
+            {layer: states[layer][row, :length] for layer in requested} for row, length in enumerate(lengths)
         ]
 
     def hidden_states_of(
         self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]
     ) -> dict[int, Tensor]:
-        """Run a batch that is padded already, on the left or on the right.
+        """Run a batch that is already padded, on the left or on the right.
 
         Args:
             input_ids: [batch, tokens] long.
@@ -253,75 +243,76 @@ class LanguageModel:
             layers: which layers' hidden states to return.
 
         Returns:
-            Per layer [batch, tokens, hidden]; what stands at padding means nothing.
+            By layer [batch, tokens, hidden]; values at padding are meaningless.
 
         Raises:
-            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
         """
-        wanted = self._checked(layers)
+        requested = self._check(layers)
         mask = attention_mask.to(self.device, torch.long)
         inputs: dict[str, Any] = {"input_ids": input_ids.to(self.device), "attention_mask": mask}
         if self._takes_positions:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        return self._run(inputs, wanted)
+        return self._run(inputs, requested)
 
     def packed_hidden_states(
-        self, input_ids: Tensor, positions: Tensor, sees: Tensor, layers: Sequence[int]
+        self, input_ids: Tensor, positions: Tensor, visible: Tensor, layers: Sequence[int]
     ) -> dict[int, Tensor]:
-        """Run prefix-packed rows, if the model `packs`.
+        """Run prefix-packed rows; only for a model that `packs`.
 
         Args:
             input_ids: [rows, n] long.
             positions: depth of each token in its prefix tree, [rows, n] long.
-            sees: whether query i sees key j, [rows, n, n] bool: its ancestors and itself. Padding sees
-                itself.
+            visible: whether query i attends to key j, [rows, n, n] bool: a token attends to its ancestors and itself,
+                padding to itself.
             layers: which layers' hidden states to return.
 
         Returns:
-            Per layer [rows, n, hidden]. Blocks with a sliding window see only the ancestors within it.
+            By layer [rows, n, hidden]. Blocks with a sliding window attend only to the ancestors within it.
 
         Raises:
-            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
         """
-        wanted = self._checked(layers)
-        depth, visible = positions.to(self.device), sees.to(self.device)
+        requested = self._check(layers)
+        depth, mask = positions.to(self.device), visible.to(self.device)
         inputs = {
             "input_ids": input_ids.to(self.device),
             "position_ids": depth,
-            "attention_mask": packing.masks(self._decoder.config, self.dtype, depth, visible),
+            "attention_mask": packing.masks(self._decoder.config, self.dtype, depth, mask),
         }
-        return self._run(inputs, wanted)
+        return self._run(inputs, requested)
 
     def is_causal(self) -> bool:
-        """Whether a token's hidden state is the same whatever follows it (tried on one sentence)."""
+        """Return whether a token's hidden state is the same whatever follows it, as tried on one sentence."""
         first, *rest = (token % self.vocab_size for token in range(11, 17))
         deepest = len(self._blocks)
         ends = (rest[-2], rest[-1])
-        one, other = (
+        a, b = (
             states[deepest][:-1]
             for states in self.hidden_states([[first, *rest[:-2], end] for end in ends], [deepest])
         )
-        # Hidden states that overflow tell nothing; whoever uses them reports that.
-        return packing.difference(one, other) is None or not bool(one.isfinite().all())
+        # Hidden states that overflow cannot be compared; an error is raised where they are used.
+        return packing.difference(a, b) is None or not bool(a.isfinite().all())
 
     @property
     def packs(self) -> bool:
-        """Whether `packed_hidden_states` gives this model's true hidden states.
+        """Whether `packed_hidden_states` returns the same hidden states as `hidden_states`.
 
-        Found by running a small prefix tree of random ids both ways, once.
+        This is tried once, on a small prefix tree of random ids.
         """
         return self._why_not() is None
 
     @property
     def packing(self) -> str:
-        """How sentences can be run, in one line for people: `prefix-packed`, or `padded` and why."""
+        """How sentences are run, as one line for people: `prefix-packed`, or `padded` and why."""
         reason = self._why_not()
         return "prefix-packed" if reason is None else f"padded ({reason})"
 
     def save(self, directory: str | Path) -> None:
         """Write the decoder (safetensors, in the loaded dtype) and the tokenizer, for `load_language_model`.
 
-        A GGUF, which loads slowly, is converted once this way. An unembedding of its own is not kept.
+        This converts a GGUF file, which loads slowly. An unembedding that is not tied to the input embedding is not
+        written.
 
         Raises:
             ModelError: only part of the LLM is loaded, or the directory cannot be written.
@@ -353,50 +344,37 @@ class LanguageModel:
             row = packing.tensors(tree, self.device)
             packed = self.packed_hidden_states(*row, [deepest])[deepest][0]
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
-            return f"it takes no mask of our own, {type(error).__name__}"
+            return f"it takes no custom mask, {type(error).__name__}"
         return packing.difference(
             torch.cat([packed[path] for path in paths]), torch.cat([states[deepest] for states in plain])
         )
 
-    def _checked(self, layers: Sequence[int]) -> list[int]:
-        wanted = sorted(set(layers))
-        for layer in wanted:
-            if not 0 <= layer <= self.num_layers:
-                raise LayerNotFound(
-                    f"{self.name} has no layer {layer}: it has layers 0 to {self.num_layers}."
-                )
-            if layer > len(self._blocks):
-                raise LayerNotFound(
-                    f"Layer {layer} of {self.name} is not loaded, only 0 to {len(self._blocks)}: "
-                    f"load it with deepest_layer={layer}."
-                )
-        return wanted
-
     def collect(self, forward: Callable[[], object], layers: Sequence[int], tokens: int) -> dict[int, Tensor]:
-        """Call `forward`, which runs this LLM's decoder, and end it once the deepest of `layers` is there.
+        """Call `forward`, which runs this LLM's decoder, and end it once the deepest layer is computed.
 
         Args:
             forward: runs the decoder, directly or through the vision-language model around it.
             layers: which layers' hidden states to return.
-            tokens: how many tokens go through, padding counted.
+            tokens: number of tokens that are run, including padding.
 
         Returns:
-            Per layer [batch, tokens, hidden]; nothing is run if no layer is asked for.
+            By layer [batch, tokens, hidden]. Nothing is run if no layer is asked for.
 
         Raises:
-            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
             ModelError: the memory is too small, or the model passes on several residual streams.
         """
-        wanted = self._checked(layers)
-        if not wanted:
+        requested = self._check(layers)
+        if not requested:
             return {}
-        with self.lock, torch.inference_mode(), _collecting(self._blocks, wanted) as states:
+        with self.lock, torch.inference_mode(), collecting(self._blocks, requested) as states:
             try:
                 forward()
             except torch.OutOfMemoryError:
                 raise ModelError(
                     f"The memory of {self.device} is too small for {tokens:,} tokens of {self.name} in one forward "
-                    "pass: use a smaller --batch or --dtype bfloat16."
+                    "pass: use a smaller batch, or bfloat16.",
+                    argument="batch",
                 ) from None
         if any(
             state.dim() != 3 or state.shape[-1] != self.hidden_size or state.shape[:-1].numel() != tokens
@@ -407,51 +385,16 @@ class LanguageModel:
             )
         return states
 
-    def _run(self, inputs: dict[str, Any], wanted: list[int]) -> dict[int, Tensor]:
+    def _check(self, layers: Sequence[int]) -> list[int]:
+        return check_layers(self.name, layers, self.num_layers, self.loaded_layers)
+
+    def _run(self, inputs: dict[str, Any], requested: list[int]) -> dict[int, Tensor]:
         tokens = inputs["input_ids"].numel()
-        return self.collect(lambda: self._decoder(**inputs, use_cache=False), wanted, tokens)
-
-
-class _DeepEnough(Exception):
-    """Raised in a hook to end a forward once the deepest layer is there."""
-
-
-@contextlib.contextmanager
-def _collecting(blocks: nn.ModuleList, wanted: list[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the layers `wanted` (ascending) during a forward, and end it after the deepest."""
-    states: dict[int, Tensor] = {}
-
-    def keep(layer: int, state: Tensor) -> None:
-        states[layer] = state
-        if layer == wanted[-1]:
-            raise _DeepEnough
-
-    def entering(layer: int) -> Any:
-        def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(layer, args[0] if args else kwargs["hidden_states"])
-
-        return hook
-
-    def leaving(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        keep(len(blocks), output if isinstance(output, Tensor) else output[0])
-
-    handles = [
-        blocks[layer].register_forward_pre_hook(entering(layer), with_kwargs=True)
-        if layer < len(blocks)
-        else blocks[-1].register_forward_hook(leaving)
-        for layer in wanted
-    ]
-    try:
-        yield states
-    except _DeepEnough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+        return self.collect(lambda: self._decoder(**inputs, use_cache=False), requested, tokens)
 
 
 def _max_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many positions the configuration names; else the tokenizer's limit (ALiBi, recurrent models)."""
+    """Return the configuration's number of positions, or the tokenizer's limit (ALiBi, recurrent models)."""
     for key in ("max_position_embeddings", "n_positions", "seq_length"):
         if isinstance(value := getattr(config, key, None), int):
             return value

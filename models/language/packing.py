@@ -1,7 +1,7 @@
-"""Prefix packing: many sentences that share prefixes in one row, and whether a model can do it.
+"""Prefix packing: sentences that share prefixes in one row, and whether a model supports it.
 
-A row holds the nodes of one or more prefix trees. Each token attends to its ancestors and itself, and its
-position is its depth, so its hidden state is the one it has in its sentence.
+A row holds the nodes of one or more prefix trees. Each token attends to its ancestors and itself, and its position is
+its depth, so its hidden state is the one it has in its sentence.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-# How far a packed hidden state may be from the plain one: 1 - cosine, and the norm's relative error. Half
-# precision rounds differently when shapes differ: through SmolLM2's 30 layers by 6e-6 and 2e-3 in float16,
-# 4e-4 and 2e-2 in bfloat16, while wrong masks or positions are off by 5e-2 and more.
+# How far a packed hidden state may be from the plain one: 1 - cosine, and the relative error of the norm. Half
+# precision rounds differently when shapes differ: after SmolLM2's 30 layers by 6e-6 and 2e-3 in float16, by 4e-4 and
+# 2e-2 in bfloat16. Wrong masks or positions give 5e-2 and more.
 _AGREE = {torch.float32: (1e-5, 1e-3), torch.float16: (1e-3, 5e-2), torch.bfloat16: (1e-2, 2e-1)}
 
 
 @dataclass(frozen=True)
 class Tree:
-    """One row of prefix trees: `ids` and `parents` of its nodes (-1: a root), in an order parents first."""
+    """A row of prefix trees: token ids and parents (-1: a root) of the nodes, parents first."""
 
     ids: list[int]
     parents: list[int]
 
     def path(self, node: int) -> list[int]:
-        """The nodes from the root to `node`, which is the last."""
+        """Return the nodes from the root to `node`, inclusive."""
         nodes = []
         while node >= 0:
             nodes.append(node)
@@ -38,46 +38,46 @@ class Tree:
         return nodes[::-1]
 
     def leaves(self) -> list[int]:
-        """The nodes without children."""
+        """Return the nodes without children."""
         return sorted(set(range(len(self.ids))) - set(self.parents))
 
 
 def obstacle(decoder: PreTrainedModel) -> str | None:
-    """Why this decoder certainly cannot take prefix-packed rows; None if it may."""
+    """Return why a decoder cannot run prefix-packed rows, or None if it may be able to."""
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return "it takes no position ids"
     if decoder.config._attn_implementation not in ("sdpa", "eager"):
-        return f"its attention ({decoder.config._attn_implementation}) takes no mask of our own"
+        return f"its attention ({decoder.config._attn_implementation}) takes no custom mask"
     unknown = _kinds(decoder.config) - {"full_attention", "sliding_attention"}
     return f"it has {', '.join(sorted(unknown))} layers" if unknown else None
 
 
 def masks(
-    config: PretrainedConfig, dtype: torch.dtype, positions: Tensor, sees: Tensor
+    config: PretrainedConfig, dtype: torch.dtype, positions: Tensor, visible: Tensor
 ) -> Tensor | dict[str, Tensor]:
-    """What the decoder takes as `attention_mask` for prefix-packed rows.
+    """Return the `attention_mask` of a decoder for prefix-packed rows.
 
     Args:
         config: the decoder's configuration.
         dtype: the decoder's dtype.
         positions: depth of each token in its tree, [rows, n] long.
-        sees: whether query i sees key j, [rows, n, n] bool.
+        visible: whether query i attends to key j, [rows, n, n] bool.
 
     Returns:
-        A mask [rows, 1, n, n] if all blocks attend alike, else one for each kind of block. Boolean for SDPA,
-        additive for eager attention.
+        One mask [rows, 1, n, n] if all blocks attend in the same way, otherwise one for each kind of block. It is
+        boolean for SDPA and additive for eager attention.
     """
-    by_kind = {"full_attention": sees}
+    by_kind = {"full_attention": visible}
     kinds = _kinds(config)
     if "sliding_attention" in kinds:
         distance = positions[:, :, None] - positions[:, None, :]
-        by_kind["sliding_attention"] = sees & (distance < config.sliding_window)
-    ready = {kind: _as_attention_wants(mask[:, None], config, dtype) for kind, mask in by_kind.items()}
+        by_kind["sliding_attention"] = visible & (distance < config.sliding_window)
+    ready = {kind: _in_attention_format(mask[:, None], config, dtype) for kind, mask in by_kind.items()}
     return ready if len(kinds) > 1 else ready[next(iter(kinds))]
 
 
 def trial_row(config: PretrainedConfig, vocab_size: int, max_length: int) -> Tree:
-    """Two small prefix trees of random ids, deeper than a small sliding window, with several branches."""
+    """Return two small prefix trees of random ids with several branches, deeper than a small sliding window."""
     window = getattr(config, "sliding_window", None) or 0
     depth = min(max(24, window + 8 if window <= 64 else 0), max_length)
     generator = torch.Generator().manual_seed(0)
@@ -104,44 +104,45 @@ def trial_row(config: PretrainedConfig, vocab_size: int, max_length: int) -> Tre
 
 
 def tensors(tree: Tree, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """`input_ids` [1, n], `positions` [1, n] and `sees` [1, n, n] of one row."""
-    sees = torch.from_numpy(ancestors(tree.parents))[None]
-    positions = sees.sum(dim=-1) - 1
-    return torch.tensor([tree.ids], device=device), positions.to(device), sees.to(device)
+    """Return `input_ids` [1, n] long, `positions` [1, n] long and `visible` [1, n, n] bool of one row."""
+    visible = torch.from_numpy(ancestors(tree.parents))[None]
+    positions = visible.sum(dim=-1) - 1
+    return torch.tensor([tree.ids], device=device), positions.to(device), visible.to(device)
 
 
 def ancestors(parents: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Tell for each node which nodes are its ancestors or itself: bool [nodes, nodes].
+    """Return for each node which nodes are its ancestors or itself, [nodes, nodes] bool.
 
-    `parents` names each node's parent (-1: a root), parents first.
+    Args:
+        parents: each node's parent (-1: a root), parents first.
     """
-    seen = np.eye(len(parents), dtype=bool)
+    related = np.eye(len(parents), dtype=bool)
     for node, parent in enumerate(parents):
         if parent >= 0:
-            seen[node, : parent + 1] = seen[parent, : parent + 1]
-    return seen
+            related[node, : parent + 1] = related[parent, : parent + 1]
+    return related
 
 
 def difference(packed: Tensor, plain: Tensor) -> str | None:
-    """How the packed hidden states [tokens, hidden] miss the plain ones; None if they agree."""
+    """Return how packed hidden states [tokens, hidden] differ from plain ones, or None if they agree."""
     a, b = packed.double(), plain.double()
     far = float((1 - torch.cosine_similarity(a, b, dim=-1)).max())
     longer = float(((a.norm(dim=-1) / b.norm(dim=-1)) - 1).abs().max())
     turned, stretched = _AGREE.get(plain.dtype, _AGREE[torch.float32])
-    if far < turned and longer < stretched:  # a NaN is no agreement
+    if far < turned and longer < stretched:  # not so for NaN
         return None
-    return f"packed hidden states miss the plain ones, 1 - cosine {far:.1e}, norm off by {longer:.1e}"
+    return f"packed hidden states differ from the plain ones, 1 - cosine {far:.1e}, norm off by {longer:.1e}"
 
 
 def _kinds(config: PretrainedConfig) -> set[str]:
-    """Which kinds of attention the decoder's blocks have."""
+    """Return the kinds of attention of the decoder's blocks."""
     kinds = getattr(config, "layer_types", None)
     if kinds:
         return set(kinds)
     return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
 
 
-def _as_attention_wants(mask: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Tensor:
+def _in_attention_format(mask: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Tensor:
     if config._attn_implementation != "eager":
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(

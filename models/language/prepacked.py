@@ -1,8 +1,8 @@
-"""Linear layers whose weights oneDNN has laid out for the processor, once, when the model was loaded.
+"""Linear layers whose weights are stored in oneDNN's layout for the processor.
 
-PyTorch multiplies float32 matrices on the CPU with MKL, which runs at less than half of an AMD processor's speed.
-oneDNN does not (benchmarks/linear.py compares them), and the results agree to float32's rounding. Only frozen layers
-are swapped: gradients flow to the input, never to the weights.
+PyTorch multiplies float32 matrices on the CPU with MKL, which reaches less than half of the speed of some AMD
+processors. oneDNN is faster there (benchmarks/linear.py compares them), and the results agree up to float32 rounding.
+Only frozen layers are replaced: gradients flow to the input, never to the weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 
 class PrepackedLinear(nn.Module):
-    """A frozen float32 `nn.Linear` on the CPU in oneDNN's own layout; the ordinary weights are let go.
+    """A frozen float32 `nn.Linear` on the CPU in oneDNN's layout; the ordinary weights are freed.
 
     Its state dict holds the ordinary `weight` and `bias`, so that a model can still be saved.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Take over the weights of `linear`."""
+        """Pack the weights of `linear`."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._packed = _pack(linear.weight.detach())
@@ -30,18 +30,18 @@ class PrepackedLinear(nn.Module):
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` [..., in_features] float32; gives [..., out_features]."""
+        """Return the product with `x` [..., in_features] float32, [..., out_features]."""
         if torch.is_grad_enabled() and x.requires_grad:
             return cast(Tensor, cast(Any, _WithGradient).apply(x, self))
         return _multiply(x, self._packed, self.bias)
 
     @property
     def weight(self) -> Tensor:
-        """The ordinary weights [out_features, in_features], unpacked anew each time."""
+        """The ordinary weights [out_features, in_features], unpacked at each access."""
         return self._packed.to_dense().reshape(self.out_features, self.in_features)
 
     def transposed(self) -> Tensor:
-        """The packed transpose, made when a gradient first needs it."""
+        """Return the packed transpose, which is computed when a gradient first needs it."""
         if self._transposed is None:
             self._transposed = _pack(self.weight.T)
         return self._transposed
@@ -51,31 +51,32 @@ class PrepackedLinear(nn.Module):
         destination[prefix + "weight"] = self.weight
 
     def extra_repr(self) -> str:
-        """What `repr` of a model shows of this layer."""
+        """Return what `repr` of a model shows for this layer."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         )
 
 
 def prepack(module: nn.Module) -> int:
-    """Swap, in place, every frozen float32 `nn.Linear` on the CPU for a `PrepackedLinear`.
+    """Replace, in place, every frozen float32 `nn.Linear` on the CPU by a `PrepackedLinear`.
 
-    Gives how many were swapped: none on other devices and dtypes, on processors that oneDNN's layout was not made for,
-    or where PyTorch comes without oneDNN.
+    Returns:
+        The number of replaced layers: 0 on other devices and dtypes, on processors without such a layout, or if PyTorch
+        was built without oneDNN.
     """
     if not available():
         return 0
-    swapped = 0
+    replaced = 0
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and _can_pack(child):
                 setattr(parent, name, PrepackedLinear(child))
-                swapped += 1
-    return swapped
+                replaced += 1
+    return replaced
 
 
 def weights(module: nn.Module) -> Iterator[Tensor]:
-    """Give all weights of a module as they were before any of its layers were prepacked, in no fixed order."""
+    """Yield all weights of a module as they were before prepacking, in no fixed order."""
     yield from module.parameters()
     for child in module.modules():
         if isinstance(child, PrepackedLinear):
@@ -83,7 +84,7 @@ def weights(module: nn.Module) -> Iterator[Tensor]:
 
 
 def available() -> bool:
-    """Whether this PyTorch can prepack for this processor."""
+    """Return whether PyTorch can prepack for this processor."""
     return (
         platform.machine().lower() in ("x86_64", "amd64")
         and cast(Any, torch.backends.mkldnn).is_available()

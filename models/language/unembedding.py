@@ -1,4 +1,4 @@
-"""The unembedding: what an LLM makes of the output of its last block, as LogitLens does with any hidden state."""
+"""The unembedding, which turns the output of an LLM's last block into logits; LogitLens applies it to any layer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from latentbank.errors import ModelError
 from latentbank.models.language.layout import find_blocks
-from latentbank.models.language.loading import choose_device, choose_dtype, load_parts
-from latentbank.models.language.model import LanguageModel, absolute
+from latentbank.models.language.loading import find_model, load_parts
+from latentbank.models.language.model import LanguageModel
 
 
 def load_unembedding(
@@ -26,7 +26,7 @@ def load_unembedding(
     """Load the unembedding of a language model, or of the one in a vision-language model.
 
     Args:
-        name: as for `load_language_model`. Of the blocks one is kept.
+        name: as for `load_language_model`. Only one block is kept.
         device: as for `load_language_model`.
         dtype: as for `load_language_model`.
         revision: branch, tag or commit on the hub.
@@ -35,27 +35,18 @@ def load_unembedding(
     Raises:
         ModelError: the model cannot be loaded, or has no unembedding.
     """
-    where = choose_device(device)
-    name = absolute(name)
-    parts = load_parts(
-        name,
-        device=where,
-        dtype=choose_dtype(dtype, where),
-        revision=revision,
-        deepest_layer=0,
-        trust_remote_code=trust_remote_code,
-        head=True,
-    )
-    return Unembedding(name, cast(PreTrainedModel, parts.model))
+    files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
+    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=0, head=True)
+    return Unembedding(files.name, cast(PreTrainedModel, parts.model))
 
 
 def unembedding_of_language(language: LanguageModel) -> Unembedding:
-    """Give the unembedding of an LLM of which the decoder is loaded already.
+    """Return the unembedding of an LLM whose decoder is already loaded.
 
-    One that is tied to the input embedding is shared, another is loaded.
+    If it is tied to the input embedding, it shares the weights; otherwise it is loaded.
 
     Raises:
-        ModelError: the LLM has none, or it cannot be loaded.
+        ModelError: the LLM has no unembedding, or it cannot be loaded.
     """
     if getattr(language.decoder.config, "tie_word_embeddings", False):
         return Unembedding(language.name, _with_head(language), language.lock)
@@ -69,7 +60,7 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
 
 
 def _with_head(language: LanguageModel) -> Any:
-    """The whole causal LLM around a decoder, its unembedding tied to the input embeddings: nothing is copied."""
+    """Return the causal LLM around a decoder, with its unembedding tied to the input embedding; nothing is copied."""
     auto: Any = AutoModelForCausalLM  # its functions have no types
     with torch.device("meta"):  # takes no memory
         whole = auto.from_config(
@@ -81,32 +72,32 @@ def _with_head(language: LanguageModel) -> Any:
 
 
 class Unembedding:
-    """Final norm, unembedding, and what a model does to its logits after that.
+    """Final norm, unembedding, and what the model does to its logits after that.
 
-    The model itself runs, on one token, and its last block's output is exchanged for the hidden states. So softcaps
-    (Gemma 2), scales (Cohere, Granite) and tied weights are the model's own.
+    The model runs on one token, and the output of its last block is replaced by the hidden states. So softcaps (Gemma
+    2), scales (Cohere, Granite) and tied weights are handled by the model's own code.
 
     Attributes:
-        name: of the model.
-        head: the linear layer that makes the logits.
+        name: the model's name.
+        head: the linear layer that computes the logits.
         hidden_size: width of a hidden state.
-        vocab_size: of the logits; it may be more than the tokenizer has tokens.
+        vocab_size: number of logits; may exceed the tokenizer's number of tokens.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, lock: threading.Lock | None = None) -> None:
-        """Take the unembedding of a model that has at least one block.
+        """Wrap a model that has at least one block and its unembedding.
 
         Args:
-            name: of the model.
-            model: with its unembedding.
-            lock: held by whoever else runs the model, in other threads.
+            name: the model's name.
+            model: the whole model.
+            lock: held while the model runs, here and in other threads; None: a lock of its own.
 
         Raises:
             ModelError: the model has no unembedding.
         """
         head = cast(Any, model).get_output_embeddings()
         if head is None:
-            raise ModelError(f"{name} has no unembedding, so there is no LogitLens for it: use another lens.")
+            raise ModelError(f"{name} has no unembedding, so LogitLens cannot read it: use another lens.")
         self.name = name
         self._model = model
         self.head = cast(nn.Module, head)
@@ -114,39 +105,39 @@ class Unembedding:
         self._lock = lock or threading.Lock()
         self.hidden_size: int = head.weight.shape[1]
         self.vocab_size: int = head.weight.shape[0]
-        # Any token, but not the one that stands for an image.
+        # Any token except the one that stands for an image.
         self._token = int(getattr(model.config, "image_token_id", None) == 0)
 
     def logits(self, states: Tensor) -> Tensor:
-        """The logits of hidden states of any layer, read as if they were the last block's output.
+        """Return the logits of hidden states of any layer, as if they were the last block's output.
 
         Args:
             states: [n, hidden], before the final norm.
 
         Returns:
-            [n, vocab] in the model's dtype, on its device. They take much memory: give a few hundred states at a time.
+            [n, vocab] in the model's dtype, on its device. This takes much memory: pass a few hundred states at a time.
 
         Raises:
-            ModelError: the states are not as wide as the model's, or its blocks pass on several residual streams.
+            ModelError: the states have another width than the model's, or its blocks pass on several residual streams.
         """
         if states.dim() != 2 or states.shape[1] != self.hidden_size:
             raise ModelError(
                 f"Hidden states [n, {self.hidden_size}] belong to {self.name}, not {list(states.shape)}: "
                 "use the model they come from."
             )
-        given = states.to(self._model.device, self._model.dtype)[None]
+        replacement = states.to(self._model.device, self._model.dtype)[None]
 
-        def exchange(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-            ours = output if isinstance(output, Tensor) else output[0]
-            if ours.shape != (1, 1, self.hidden_size):
+        def replace_output(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+            state = output if isinstance(output, Tensor) else output[0]
+            if state.shape != (1, 1, self.hidden_size):
                 raise ModelError(
                     f"The blocks of {self.name} pass on more than one residual stream: use another model."
                 )
-            return given if isinstance(output, Tensor) else (given, *output[1:])
+            return replacement if isinstance(output, Tensor) else (replacement, *output[1:])
 
         token = torch.full((1, 1), self._token, dtype=torch.long, device=self._model.device)
         with self._lock, torch.inference_mode():
-            hook = self._last.register_forward_hook(exchange)
+            hook = self._last.register_forward_hook(replace_output)
             try:
                 logits = self._model(input_ids=token, use_cache=False).logits
             finally:

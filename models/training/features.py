@@ -1,4 +1,4 @@
-"""Vision features of training data, computed once and kept on disk."""
+"""Vision features of training data, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.errors import CorpusError, ModelError
+from latentbank.files import write_whole
 from latentbank.models.training.pairs import Pair, Skipped
 from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import Progress, Silent
@@ -30,12 +31,12 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Row:
-    """One row of training data whose image is encoded already.
+    """A row of training data whose image is encoded.
 
     Attributes:
         image: number of the image in the features.
-        caption: what is said about it.
-        patches: which of its tokens are shown, in this order; None: all.
+        caption: the caption.
+        patches: the tokens of the image that the LLM gets, in this order; None: all.
     """
 
     image: int
@@ -52,9 +53,9 @@ class Features:
         rows: the training data.
         encoder: the encoder's name.
         fingerprint: the encoder's fingerprint.
-        data: what the data is, for people; names it in the card.
-        skipped: how many rows of the source were left out, by reason.
-        settings: what loads the encoder again, besides its name.
+        data: a description of the data, for people and the projector's card.
+        skipped: number of rows of the source that were left out, by reason.
+        settings: what is needed besides the name to load the encoder again.
     """
 
     values: NDArray[np.float16]
@@ -73,30 +74,30 @@ class Features:
         """The width of one token."""
         return int(self.values.shape[2])
 
-    def shown(self, row: int) -> int:
-        """How many visual tokens row number `row` has."""
+    def count(self, row: int) -> int:
+        """Return the number of visual tokens of row number `row`."""
         patches = self.rows[row].patches
         return int(self.values.shape[1]) if patches is None else len(patches)
 
     def tokens(self, row: int) -> Tensor:
-        """The features that row number `row` shows, [tokens, features] float16."""
+        """Return the features of row number `row`, [tokens, features] float16."""
         chosen = self.rows[row]
         image = self.values[chosen.image]
         return torch.from_numpy(np.array(image if chosen.patches is None else image[list(chosen.patches)]))
 
     def select(self, rows: Iterable[int]) -> Features:
-        """The same features with some of the rows, in the order given."""
+        """Return the same features with only some of the rows, in the order given."""
         return replace(self, rows=tuple(self.rows[row] for row in rows))
 
     def split(self, share: float, most: int, seed: int) -> tuple[Features, Features]:
-        """Two parts without a common image: for training, and for validation.
+        """Return two parts without a common image, for training and for validation.
 
-        Images with the same features, so also copies of one file, stay together.
+        Images with the same features, such as copies of one file, stay together.
 
         Args:
-            share: of the different images that is kept for validation; at least one is, if there are two.
-            most: validation rows at most.
-            seed: which images.
+            share: share of the different images for validation; at least one image is chosen, and at least one left.
+            most: the largest number of validation rows.
+            seed: chooses the images.
 
         Raises:
             ModelError: there is only one image.
@@ -109,24 +110,27 @@ class Features:
             ]
         )
         if len(alike) < 2:
-            raise ModelError("One image is too few to keep any for validation: give more, or --validation 0.")
+            raise ModelError(
+                "One image is too few to keep any for validation: give more images, or train without validation.",
+                argument="validation",
+            )
         count = min(max(1, round(len(alike) * share)), len(alike) - 1)
         chosen = np.zeros(len(alike), bool)
         chosen[np.random.default_rng(seed).permutation(len(alike))[:count]] = True
-        held = chosen[group]
-        there = [number for number, row in enumerate(self.rows) if held[row.image]]
-        rest = [number for number, row in enumerate(self.rows) if not held[row.image]]
-        return self.select(rest), self.select(there[:most])
+        for_validation = chosen[group]
+        validation = [number for number, row in enumerate(self.rows) if for_validation[row.image]]
+        training = [number for number, row in enumerate(self.rows) if not for_validation[row.image]]
+        return self.select(training), self.select(validation[:most])
 
     def sample(self, tokens: int, seed: int) -> Tensor:
-        """Features of about so many tokens, taken evenly from images at random, [n, features] float32."""
+        """Return the features of about `tokens` tokens from random images, [n, features] float32."""
         images = sorted({row.image for row in self.rows})
-        wanted = min(len(images), max(1, tokens // self.values.shape[1]))
-        chosen = np.random.default_rng(seed).permutation(images)[:wanted]
+        count = min(len(images), max(1, tokens // self.values.shape[1]))
+        chosen = np.random.default_rng(seed).permutation(images)[:count]
         return torch.from_numpy(self.values[np.sort(chosen)].astype(np.float32)).flatten(0, 1)
 
     def digest(self) -> str:
-        """32 hex digits that tell these rows over these images from others."""
+        """Return 32 hex digits that identify these rows over these images."""
         whole = hashlib.blake2b(
             f"{self.fingerprint} {self.data} {self.values.shape}".encode(), digest_size=16
         )
@@ -144,21 +148,21 @@ def cache_features(
     batch: int = 32,
     progress: Progress | None = None,
 ) -> Features:
-    """Encode the images of `pairs` once; what is on disk already is not encoded again.
+    """Encode the images of `pairs`, or read their features from the cache.
+
+    A run that was killed continues after the last batch that it wrote.
 
     Args:
-        encoder: encodes the images.
-        pairs: the data, read only as far as it is not cached; the same each time for the same `data`.
-        directory: where caches are kept; each encoder and each data has a folder of its own there.
-        data: what the data is (its path, version, number of rows), so that other data gets another cache.
-        batch: images encoded at a time.
-        progress: told of the images.
-
-    A killed run continues after the last batch that it wrote.
+        encoder: the vision encoder.
+        pairs: the data, read only as far as it is not cached; must be the same each time for the same `data`.
+        directory: the folder of caches; each encoder and each data has a folder of its own there.
+        data: a description of the data (its path, version, number of rows) that other data does not share.
+        batch: number of images encoded at a time.
+        progress: gets the number of encoded images.
 
     Raises:
         CorpusError: there is no row with an image and a caption.
-        ModelError: features are not finite, a row shows patches that the encoder does not have, or the disk is full.
+        ModelError: features are not finite, a row has patches that the encoder does not have, or the disk is full.
     """
     key = hashlib.blake2b(f"{encoder.fingerprint()} {data}".encode(), digest_size=12).hexdigest()
     folder = Path(directory) / key
@@ -242,13 +246,11 @@ def _write(
         "rows": len(lines) - skipped.total(),
         "skipped": dict(skipped),
     }
-    unfinished = folder / (_DONE + ".part")
-    unfinished.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / _DONE)
+    write_whole(folder / _DONE, (json.dumps(done, indent=2) + "\n").encode())
 
 
 def _header(images: int, tokens: int, width: int) -> bytes:
-    """The head of a .npy file; numpy pads it so that it is as long for any number of images."""
+    """Return the header of a .npy file; numpy pads it to the same length for any number of images."""
     head = io.BytesIO()
     shape = {"descr": "<f2", "fortran_order": False, "shape": (images, tokens, width)}
     np.lib.format.write_array_header_1_0(head, shape)
@@ -256,7 +258,7 @@ def _header(images: int, tokens: int, width: int) -> bytes:
 
 
 def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The rows that an earlier run finished writing, and their length in bytes; makes the file."""
+    """Return the complete lines of an earlier run and their length in bytes; creates the file if it is missing."""
     path.touch()
     content = path.read_bytes()
     length = content.rfind(b"\n") + 1
@@ -264,9 +266,9 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _grouped(source: Iterator[Pair | Skipped], batch: int) -> Iterator[list[list[Pair | Skipped]]]:
-    """Rows by image (those that follow each other with the same image object), `batch` images at a time."""
+    """Yield rows grouped by image (consecutive rows with the same image object), `batch` images at a time."""
     by_image = groupby(source, key=lambda entry: id(entry.image) if isinstance(entry, Pair) else id(entry))
-    # A group's rows are listed before the next begins, which also keeps its image, and with it the id, alive.
+    # Each group becomes a list before the next begins; this also keeps its image, and so the image's id, alive.
     parts = (list(part) for _, part in by_image)
     while group := list(islice(parts, batch)):
         yield group
@@ -275,7 +277,10 @@ def _grouped(source: Iterator[Pair | Skipped], batch: int) -> Iterator[list[list
 def _encoded(encoder: Encoder, images: list[Image.Image]) -> bytes:
     features = encoder.encode(images).float().cpu()
     if not features.isfinite().all():
-        raise ModelError(f"{encoder.name} gives features that are not finite: use float32, or another layer.")
+        raise ModelError(
+            f"{encoder.name} computes features that are not finite: use float32, or another layer.",
+            argument="dtype",
+        )
     return features.clamp(-_LARGEST, _LARGEST).half().numpy().astype("<f2").tobytes()
 
 
@@ -285,6 +290,6 @@ def _line(entry: Pair | Skipped, image: int, tokens: int) -> dict[str, Any]:
     if not entry.caption.strip():
         return {"skipped": "no caption", "image": image}
     if entry.patches is not None and not all(0 <= patch < tokens for patch in entry.patches):
-        raise ModelError(f"A row shows patches {entry.patches}, but the encoder has 0 to {tokens - 1}.")
+        raise ModelError(f"A row has patches {entry.patches}, but the encoder has 0 to {tokens - 1}.")
     patches = None if entry.patches is None else list(entry.patches)
     return {"image": image, "caption": entry.caption, "patches": patches}

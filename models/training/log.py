@@ -1,9 +1,8 @@
-"""What a training leaves on disk while it runs: its checkpoint, its log and the plot of its losses."""
+"""The files of a training run: its checkpoint, its log and the plot of its losses."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from latentbank.errors import ModelError
+from latentbank.files import replacing, write_whole
 from latentbank.models.composite.projector import Projector
 
 CHECKPOINT, LOG, PLOT = "checkpoint.pt", "log.jsonl", "loss.png"
@@ -20,17 +20,17 @@ CHECKPOINT, LOG, PLOT = "checkpoint.pt", "log.jsonl", "loss.png"
 
 @dataclass
 class Checkpoint:
-    """How far a training is.
+    """The progress of a training run.
 
     Attributes:
-        identity: of the training.
+        identity: a hash that identifies the training.
         stage: number of the stage, from 0.
-        step: steps done in it.
-        elapsed: seconds spent in it.
+        step: steps done in the stage.
+        elapsed: seconds spent in the stage.
         total: steps done in all stages.
-        seconds: spent in the stages that are over.
-        recent: losses since the log's last line.
-        history: the log's lines.
+        seconds: seconds spent in finished stages.
+        recent: losses since the last line of the log.
+        history: the lines of the log.
     """
 
     identity: str
@@ -46,27 +46,22 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path, checkpoint: Checkpoint, projector: Projector, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write the checkpoint so that a kill at any moment leaves the old one or the new one whole."""
+    """Write the checkpoint; after a kill the old one or the new one is there, whole.
+
+    Raises:
+        LatentBankError: the file cannot be written.
+    """
     content = {
         "checkpoint": json.dumps(asdict(checkpoint)),
         "projector": projector.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    path = directory / CHECKPOINT
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise ModelError(f"The checkpoint cannot be written to {path}: {error.strerror or error}.") from error
+    with replacing(directory / CHECKPOINT) as unfinished:
+        torch.save(content, unfinished)
 
 
 def load_checkpoint(directory: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]] | None:
-    """The checkpoint, the projector's weights and the optimizer's state; None if there is none.
+    """Return the checkpoint, the projector's weights and the optimizer's state, or None if there is no checkpoint.
 
     Raises:
         ModelError: the checkpoint is damaged.
@@ -86,19 +81,29 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint, dict[str, Any], dict[s
         ValueError,
         pickle.UnpicklingError,
     ) as error:
-        raise ModelError(f"The checkpoint {path} is damaged: delete it to begin anew.") from error
+        raise ModelError(f"The checkpoint {path} is damaged: delete it to start again.") from error
     return checkpoint, content["projector"], content["optimizer"]
 
 
 def write_log(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write the log's lines: JSON, one line every few steps and one for each validation."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write the log as JSON lines: one line every few steps and one for each validation.
+
+    Raises:
+        LatentBankError: the file cannot be written.
+    """
     lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in history)
-    (directory / LOG).write_text("".join(lines), encoding="utf-8")
+    write_whole(directory / LOG, "".join(lines).encode())
 
 
 def draw_losses(directory: Path, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Draw training and validation loss by step; gives False where matplotlib is not installed."""
+    """Draw training and validation loss by step.
+
+    Returns:
+        Whether the plot was drawn; it is not if matplotlib is not installed.
+
+    Raises:
+        LatentBankError: the file cannot be written.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -114,5 +119,6 @@ def draw_losses(directory: Path, history: Sequence[Mapping[str, Any]]) -> bool:
     axes.grid(alpha=0.3)
     if axes.has_data():
         axes.legend()
-    figure.savefig(directory / PLOT, dpi=120)
+    with replacing(directory / PLOT) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     return True

@@ -1,4 +1,4 @@
-"""Image-caption pairs: what a projector is trained on, and where they come from."""
+"""Image-caption pairs for training a projector, from a folder, a Parquet file or a dataset."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from PIL import Image
 
 from latentbank.errors import CorpusError, ImageError
 from latentbank.models.vision.images import open_image
+from latentbank.text import listed
 
 CAPTIONS = ("caption", "text", "captions", "sentence", "description")
 IMAGES = ("image", "jpg", "png", "webp", "image_url", "url")
 METADATA = "metadata.jsonl"
-_AHEAD = 32  # images that are fetched or opened ahead of the encoder
-_TIMEOUT = 20.0  # seconds for an image on the web
-_LARGEST = 64 << 20  # bytes of an image on the web
+_AHEAD = 32  # images fetched or opened ahead of the encoder
+_TIMEOUT = 20.0  # seconds to wait for an image on the web
+_LARGEST = 64 << 20  # bytes read of an image on the web
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row of training data.
+    """A row of training data.
 
     Attributes:
-        image: in RGB. Pairs that follow each other and hold the very same image object share its features.
-        caption: what the language model learns to say about it.
-        patches: which of the encoder's tokens alone are shown to the language model, in this order; None: all.
+        image: an RGB image. Consecutive pairs with the same image object share its features.
+        caption: what the language model learns to write about it.
+        patches: the encoder's tokens that the language model gets, in this order; None: all.
     """
 
     image: Image.Image
@@ -45,17 +46,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row of training data that cannot be used, and why: `broken image` or `no caption`."""
+    """A row of training data that cannot be used, and the reason: `broken image` or `no caption`."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class PairSource(Iterable[Pair | Skipped]):
-    """Image-caption pairs from files or a dataset; each iteration reads them anew, in the same order.
+    """Image-caption pairs from files or a dataset; each iteration reads them again, in the same order.
 
     Attributes:
-        data: where they are from and which version, the same for the same pairs.
+        data: a description of the source and its version, the same for the same pairs.
+        rows: returns an iterator over cells of images and captions.
+        limit: the number of rows that are read at most; None: all.
     """
 
     data: str
@@ -63,19 +66,21 @@ class PairSource(Iterable[Pair | Skipped]):
     limit: int | None
 
     def __iter__(self) -> Iterator[Pair | Skipped]:
-        """Open images ahead; what cannot be opened or has no caption is skipped, and says why.
+        """Yield pairs; a row that has no caption or whose image cannot be opened becomes a `Skipped`.
 
-        Rows that follow each other with the same path or web address share one image.
+        Images are opened ahead. Consecutive rows with the same path or web address share one image.
         """
         for image, captions in _ahead(islice(self.rows(), self.limit), _AHEAD):
-            said = [captions] if isinstance(captions, str) else captions if isinstance(captions, list) else []
-            said = [text for text in said if isinstance(text, str) and text.strip()]
-            if not said:
+            texts = (
+                [captions] if isinstance(captions, str) else captions if isinstance(captions, list) else []
+            )
+            texts = [text for text in texts if isinstance(text, str) and text.strip()]
+            if not texts:
                 yield Skipped("no caption")
             elif image is None:
                 yield Skipped("broken image")
             else:
-                yield from (Pair(image, text) for text in said)
+                yield from (Pair(image, text) for text in texts)
 
 
 def open_pairs(
@@ -88,20 +93,20 @@ def open_pairs(
     limit: int | None = None,
     revision: str | None = None,
 ) -> PairSource:
-    """Open image-caption pairs, which are then streamed.
+    """Open image-caption pairs; they are streamed when they are iterated.
 
     Args:
-        source: a folder with a `metadata.jsonl` (its lines have a `file_name` and a caption), a folder that
-            Hugging Face datasets can read, a Parquet file, or a dataset on the hub.
-        image: the column of images: pictures, their bytes, paths or web addresses. By default it is found.
-        caption: the column of captions; a row with a list of them makes several pairs. By default it is found.
-        config: configuration of a dataset.
-        split: split of a dataset.
-        limit: read only the first so many rows.
-        revision: revision of a dataset on the hub.
+        source: a folder with a `metadata.jsonl` (its lines have a `file_name` and a caption), a folder that Hugging
+            Face datasets can read, a Parquet file, or a dataset on the hub.
+        image: the column of images: pictures, their bytes, paths or web addresses. By default it is detected.
+        caption: the column of captions; a list of captions in a row makes several pairs. By default it is detected.
+        config: the configuration of a dataset.
+        split: the split of a dataset.
+        limit: read at most this many rows.
+        revision: the revision of a dataset on the hub.
 
     Raises:
-        CorpusError: there is no such data, it cannot be read, or its columns are not found.
+        CorpusError: there is no such data, it cannot be read, or a column is not found.
     """
     path = Path(source).expanduser()
     for folder in (path, path / split):
@@ -122,7 +127,7 @@ def _only(limit: int | None) -> str:
 
 
 def _ahead(rows: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Image.Image | None, Any]]:
-    """Open the images of `rows` in threads, `count` of them ahead, and keep their order."""
+    """Yield rows in order with their images, which are opened in threads, `count` of them ahead."""
     with ThreadPoolExecutor(min(16, count)) as pool:
         waiting: deque[tuple[Future[Image.Image | None], Any]] = deque()
         before: str | None = None
@@ -134,25 +139,25 @@ def _ahead(rows: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Image.
                 before = place
                 waiting.append((future, captions))
                 if len(waiting) > count:
-                    future, said = waiting.popleft()
-                    yield future.result(), said
+                    future, texts = waiting.popleft()
+                    yield future.result(), texts
             while waiting:
-                future, said = waiting.popleft()
-                yield future.result(), said
+                future, texts = waiting.popleft()
+                yield future.result(), texts
         finally:
             for future, _ in waiting:
                 future.cancel()
 
 
 def _place(cell: Any) -> str | None:
-    """The path or web address of a row's image; None if the image itself is in the row."""
+    """Return the path or web address of a row's image, or None if the row holds the image itself."""
     if isinstance(cell, Mapping):
         cell = None if cell.get("bytes") else cell.get("path")
     return str(cell) if isinstance(cell, str | Path) else None
 
 
 def _picture(cell: Any) -> Image.Image | None:
-    """An image from what a row holds: a picture, bytes, a path, a web address; None if it is broken or missing."""
+    """Return the image of a cell (a picture, bytes, a path or a web address), or None if it is broken or missing."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     try:
@@ -190,11 +195,13 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise ValueError
                 yield number, row
         except ValueError:
-            raise CorpusError(f"{file}: not one JSON object in UTF-8 on each line; mend it.") from None
+            raise CorpusError(
+                f"{file}: each line must be a JSON object in UTF-8; correct the file."
+            ) from None
 
 
 def _first_keys(file: Path) -> dict[str, bool]:
-    """The columns of the first rows, and whether they may hold captions."""
+    """Return the columns of the first rows, and whether each can hold captions."""
     keys: dict[str, bool] = {}
     for _, row in islice(_lines(file), 100):
         for key, value in row.items():
@@ -224,7 +231,7 @@ def _open_dataset(
     split: str,
     revision: str | None,
 ) -> tuple[Any, tuple[str, str], str]:
-    """A stream that leaves images as they are stored, its two columns, and a hash of its version."""
+    """Return a stream that leaves images undecoded, its columns of images and captions, and a hash of its version."""
     import datasets
 
     with _reading(source):
@@ -248,7 +255,7 @@ def _open_dataset(
     with _reading(source):
         stream = stream.select_columns(list(dict.fromkeys(keys)))
         if isinstance(features[keys[0]], datasets.Image):
-            # Undecoded, so that a broken one stops nothing.
+            # Left undecoded, so that a broken image does not stop the stream.
             stream = stream.cast_column(keys[0], datasets.Image(decode=False))
     version = hashlib.blake2b(f"{builder.config_id} {builder.hash}".encode(), digest_size=8).hexdigest()
     return stream, keys, version
@@ -273,24 +280,28 @@ def _holds_text(kind: Any) -> bool:
 def _columns(
     where: str, kinds: Mapping[str, bool], image: str | None, caption: str | None
 ) -> tuple[str, str]:
-    """The columns of images and captions; `kinds` says which columns hold text."""
-    listed = ", ".join(kinds)
+    """Return the columns of images and captions; `kinds` says for each column whether it holds text."""
+    columns = listed(kinds)
     image = image or next((name for name in IMAGES if name in kinds), None)
     if image is None or image not in kinds:
         what = "no column of images" if image is None else f"no column {image!r}"
-        raise CorpusError(f"{where} has {what}: name one of these with --image-column: {listed}.")
+        raise CorpusError(
+            f"{where} has {what}; its columns are {columns}: name one.", argument="image_column"
+        )
     texts = [name for name, text in kinds.items() if text and name != image]
     named = next((name for name in CAPTIONS if name in texts), None)
     caption = caption or named or (texts[0] if len(texts) == 1 else None)
     if caption is None or caption not in texts:
         what = "no column of captions" if caption is None else f"no column {caption!r} of text"
-        raise CorpusError(f"{where} has {what}: name one of these with --caption-column: {listed}.")
+        raise CorpusError(
+            f"{where} has {what}; its columns are {columns}: name one.", argument="caption_column"
+        )
     return image, caption
 
 
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Turn what `datasets` and its libraries raise into one sentence, and keep their log lines back."""
+    """Turn errors of `datasets` and its libraries into a CorpusError of one sentence, and silence their log."""
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

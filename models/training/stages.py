@@ -1,30 +1,33 @@
-"""How a projector is trained: its settings, and the stages of the training."""
+"""Settings and stages of a projector's training."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from latentbank.errors import ModelError
 from latentbank.models.composite.projector import check_kind
+from latentbank.models.language.model import LanguageModel
 from latentbank.models.training.features import Features
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a projector is trained.
+    """Settings of a projector's training.
 
     Attributes:
         projector: `linear`, `mlp` or `mlp3`.
-        width: between its layers; None: twice the LLM's width.
-        weight_decay: AdamW's.
-        betas: AdamW's.
-        clip: the gradient's norm is cut off there.
-        accumulate: a step's rows are run in so many parts, one after the other, to save memory.
-        validate_every: steps between validations; the last step is always validated.
+        width: width between the projector's layers; None: twice the LLM's width.
+        weight_decay: weight decay of AdamW.
+        betas: betas of AdamW.
+        clip: largest norm of the gradient.
+        accumulate: number of parts that the rows of a step are run in, one after the other, to save memory.
+        validate_every: steps between validations; after the last step there is always one.
         save_every: seconds between checkpoints.
-        log_every: steps that a line of the log and a point of the loss plot are the mean of.
-        samples: validation images for which captions are written at each validation.
-        seed: of the first weights and the order of the rows.
+        log_every: number of steps that each line of the log is the mean of.
+        samples: number of validation images for which captions are written at each validation.
+        seed: seed of the initial weights and the order of the rows.
     """
 
     projector: str = "mlp3"
@@ -40,26 +43,27 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a projector that there is not, before hours of encoding.
+        """Check the kind of projector, before hours of encoding.
 
         Raises:
-            ModelError: `projector` is none of the kinds.
+            ModelError: there is no such kind.
         """
         check_kind(self.projector)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training, with its own rows and its own rise and fall of the learning rate.
+    """A part of a training, with its own rows and its own schedule of the learning rate.
 
     Attributes:
         features: its rows, over encoded images.
-        steps: how many optimizer steps; or
-        seconds: for how long. The rate then follows the clock, so that two runs are alike, not the same.
+        steps: number of optimizer steps; None: `seconds` is given.
+        seconds: duration; None: `steps` is given. With a duration the learning rate follows the clock, so two runs give
+            similar but not equal weights.
         batch: rows in one step, over all processes.
         rate: the highest learning rate.
-        warmup: share of the stage in which the rate rises to it.
-        floor: share of the rate that is left at the end of the cosine; 1 keeps it.
+        warmup: share of the stage in which the rate rises.
+        floor: share of the rate that remains at the end of the cosine; 1 keeps the rate constant.
     """
 
     features: Features
@@ -71,8 +75,28 @@ class Stage:
     floor: float = 0.0
 
     def rate_at(self, done: float) -> float:
-        """The learning rate when the share `done` (0 to 1) of the stage is over."""
+        """Return the learning rate when the share `done` (0 to 1) of the stage is over."""
         if done < self.warmup:
             return self.rate * done / self.warmup
         fall = (1 + math.cos(math.pi * (done - self.warmup) / max(1e-9, 1 - self.warmup))) / 2
         return self.rate * (self.floor + (1 - self.floor) * fall)
+
+
+def check_stages(stages: Sequence[Stage], language: LanguageModel, validation: Features | None) -> None:
+    """Check that a projector for an LLM can be trained in these stages.
+
+    Raises:
+        ModelError: there is nothing to train on, the LLM is loaded in part, or the encoders differ.
+    """
+    if not stages:
+        raise ModelError("There is nothing to train on: give at least one stage.")
+    if language.loaded_layers < language.num_layers:
+        raise ModelError(f"{language.name} is loaded in part: load it without deepest_layer to train.")
+    for stage in stages:
+        if (stage.steps is None) == (stage.seconds is None):
+            raise ModelError("Give each stage either a number of steps or seconds.")
+        if not len(stage.features):
+            raise ModelError("A stage has no rows to train on: give it image-caption pairs.")
+    every = [stage.features for stage in stages] + ([] if validation is None else [validation])
+    if len({features.fingerprint for features in every}) > 1:
+        raise ModelError("The stages' features are from different encoders: encode them all with one.")

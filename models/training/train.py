@@ -32,11 +32,11 @@ from latentbank.models.training.log import (
     save_checkpoint,
     write_log,
 )
-from latentbank.models.training.stages import Stage, TrainSettings
+from latentbank.models.training.stages import Stage, TrainSettings, check_stages
 from latentbank.progress import Progress, Silent
 
 RESULT = "projector.safetensors"
-_SAMPLE = 100_000  # visual tokens that mean and deviation of the features are taken from
+_SAMPLE = 100_000  # visual tokens for the mean and the standard deviation of the features
 
 
 def train_projector(
@@ -49,28 +49,30 @@ def train_projector(
     init: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train a projector on image-caption pairs; run again after a kill, it goes on from the last checkpoint.
+    """Train a projector on image-caption pairs.
 
-    The loss is the mean cross-entropy of the caption's tokens and the end of sequence. Encoder and LLM stay as they
-    are. Under `accelerate launch` each process takes its part of every step's rows. With steps (not seconds) and
-    equal processes, a killed and resumed training ends with exactly the weights of an unbroken one.
+    A training that was killed continues from the last checkpoint when it is run again. The loss is the mean
+    cross-entropy of the caption's tokens and the end of sequence. Encoder and LLM are frozen. Under `accelerate launch`
+    each process takes a part of the rows of every step. If the stages have steps (not seconds) and the number of
+    processes is the same, a resumed training ends with exactly the weights of an uninterrupted one.
 
     Args:
         stages: run one after the other, over features of one encoder.
         language: the LLM, loaded whole.
-        settings: how.
-        directory: gets `projector.safetensors` and its card `projector.json`, `log.jsonl`, `loss.png` (where
-            matplotlib is installed) and, while it runs, `checkpoint.pt`.
-        validation: rows that are never trained on; None: no validation.
-        init: a projector file to begin with, trained between the same models.
-        progress: told of the steps.
+        settings: the settings of the training.
+        directory: gets `projector.safetensors` and its card `projector.json`, `log.jsonl`, `loss.png` (if matplotlib
+            is installed) and, while the training runs, `checkpoint.pt`.
+        validation: rows that are not trained on; None: no validation.
+        init: a projector file to start from, trained between the same models.
+        progress: gets the number of steps, or of seconds.
 
     Returns:
-        The projector's file. It is returned at once where this very training is finished already.
+        The projector's file. If this same training is already finished, nothing is trained.
 
     Raises:
         ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
             loss is not finite.
+        LatentBankError: a file cannot be written.
 
     Example:
         >>> import latentbank as lb
@@ -85,7 +87,7 @@ def train_projector(
         >>> projector = lb.train_projector(stages, model, TrainSettings(projector="mlp"), "trained")
         >>> vlm = lb.load_visual_model(str(projector))
     """
-    _check(stages, language, validation)
+    check_stages(stages, language, validation)
     run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())
     if not run.finished():
         run.train()
@@ -93,32 +95,20 @@ def train_projector(
 
 
 def processes(device: str | None = None) -> PartialState:
-    """The processes that train together: one, or those of `accelerate launch`; `device` as in the other commands.
+    """Return the processes that train together: one, or those of `accelerate launch`.
 
-    The first of them may encode images for hours while the others wait.
+    The timeout is long, because the first process may encode images for hours while the others wait.
+
+    Args:
+        device: as for `load_language_model`.
     """
     cpu = device == "cpu" or not torch.cuda.is_available()
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
 
 
-def _check(stages: Sequence[Stage], language: LanguageModel, validation: Features | None) -> None:
-    if not stages:
-        raise ModelError("There is nothing to train on: give at least one stage.")
-    if language.loaded_layers < language.num_layers:
-        raise ModelError(f"{language.name} is loaded in part: load it without deepest_layer to train.")
-    for stage in stages:
-        if (stage.steps is None) == (stage.seconds is None):
-            raise ModelError("Give each stage either a number of steps or seconds.")
-        if not len(stage.features):
-            raise ModelError("A stage has no rows to train on: give it image-caption pairs.")
-    every = [stage.features for stage in stages] + ([] if validation is None else [validation])
-    if len({features.fingerprint for features in every}) > 1:
-        raise ModelError("The stages' features are from different encoders: encode them all with one.")
-
-
 @dataclass
 class _Run:
-    """A training under way."""
+    """A training run."""
 
     stages: Sequence[Stage]
     language: LanguageModel
@@ -133,27 +123,27 @@ class _Run:
         self.state = processes(self.language.device.type)
         self.identity = self._identity()
         self.sequences = [self._sequences(stage.features) for stage in self.stages]
-        self.held = None if self.validation is None else self._sequences(self.validation)
+        self.validation_sequences = None if self.validation is None else self._sequences(self.validation)
 
     def finished(self) -> bool:
-        """Whether the directory holds this training's result already."""
+        """Return whether the directory already holds the result of this training."""
         card = self.directory / "projector.json"
         if not card.is_file():
             return False
         known = json.loads(card.read_text(encoding="utf-8")).get("training", {}).get("identity")
         if known != self.identity:
             raise ModelError(
-                f"{self.directory} holds the projector of another training: name another directory, or delete it."
+                f"{self.directory} holds the projector of another training: use another directory, or delete it."
             )
         return True
 
     def train(self) -> None:
-        """Go through the stages from wherever the checkpoint is."""
+        """Run the stages, from the checkpoint if there is one."""
         self.head: CaptionLoss = caption_loss(self.language)
         self.projector = self._first_projector().to(self.language.device)
         self.parameters = list(self.projector.parameters())
         for parameter in self.parameters:
-            # A process whose share of a step is empty sends zeros: the others wait for as long a message.
+            # A process whose share of a step is empty sends zeros, because the others wait for its message.
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -167,7 +157,7 @@ class _Run:
             self._stage(number)
         self._finish()
 
-    # -- one stage, one step -------------------------------------------------------------------
+    # -- one stage, one step -----------------------------------------------------------------------
 
     def _stage(self, number: int) -> None:
         stage, sequences, at = self.stages[number], self.sequences[number], self.at
@@ -176,7 +166,7 @@ class _Run:
         order: list[list[int]] = []
         turn = -1
         while True:
-            # Half a step on, as the first step would have the rate zero otherwise.
+            # The middle of the step; otherwise the rate of the first step would be zero.
             done = (at.step + 0.5) / stage.steps if stage.steps else self._clock(stage)
             if done >= 1:
                 break
@@ -198,7 +188,7 @@ class _Run:
         at.stage, at.step, at.elapsed = number + 1, 0, 0.0
 
     def _step(self, sequences: Sequences, rows: list[int], rate: float) -> tuple[float, float]:
-        """One optimizer step over `rows`; gives the loss a token and the gradient's norm before clipping."""
+        """Do one optimizer step over `rows`; return the loss per token and the gradient's norm before clipping."""
         total = int(sequences.counts[rows].sum())
         parts = self.settings.accumulate * self.state.num_processes
         own = [part.tolist() for part in np.array_split(np.array(rows), parts)]
@@ -215,7 +205,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise ModelError(
-                f"The loss is not finite after {self.at.total} steps: use a lower rate, or float32 or bfloat16."
+                f"The loss is not finite after {self.at.total} steps: use a lower rate, or float32 or bfloat16.",
+                argument="rate",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -223,15 +214,15 @@ class _Run:
         return float(loss), float(norm)
 
     def _loss(self, batch: Batch) -> Tensor:
-        """The summed loss of a batch's captions."""
+        """Return the summed loss of the captions of a batch."""
         device = self.language.device
         visual = self.projector(batch.features.to(device)).to(self.language.dtype)
         text = self.language.decoder.get_input_embeddings()(batch.ids.to(device))
         places = (batch.visual[0].to(device), batch.visual[1].to(device))
         inputs = text.index_put(places, visual)
         output = self.language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        asked = output[batch.asked[0].to(device), batch.asked[1].to(device)]
-        loss: Tensor = self.head(asked, batch.targets.to(device))
+        predicting = output[batch.predicting[0].to(device), batch.predicting[1].to(device)]
+        loss: Tensor = self.head(predicting, batch.targets.to(device))
         return loss
 
     def _share_gradients(self) -> None:
@@ -246,11 +237,11 @@ class _Run:
             start += gradient.numel()
 
     def _clock(self, stage: Stage) -> float:
-        """How much of the stage's time is over, the same for all processes although their clocks differ."""
+        """Return the share of the stage's time that is over, the same in all processes although their clocks differ."""
         done = self.at.elapsed / (stage.seconds or 1)
         return float(reduce(torch.tensor(done, device=self.language.device), "max"))
 
-    # -- looking at it -------------------------------------------------------------------------
+    # -- logging and validation --------------------------------------------------------------------
 
     def _note(self, number: int, loss: float, norm: float, rate: float) -> None:
         at = self.at
@@ -266,22 +257,22 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, number: int) -> None:
-        if self.held is None:
+        if self.validation_sequences is None:
             return
         at, batch = self.at, self.stages[number].batch
         if at.history and at.history[-1].get("step") == at.total and "validation" in at.history[-1]:
             return
-        own = self.held.by_length(batch)[self.state.process_index :: self.state.num_processes]
+        own = self.validation_sequences.by_length(batch)[self.state.process_index :: self.state.num_processes]
         total = torch.zeros((), device=self.language.device)
         for rows in own:
-            total += self._loss(self.held.batch(rows))
+            total += self._loss(self.validation_sequences.batch(rows))
         total = reduce(total, "sum")
         entry: dict[str, Any] = {
             "step": at.total,
             "stage": number + 1,
-            "validation": float(total) / int(self.held.counts.sum()),
+            "validation": float(total) / int(self.validation_sequences.counts.sum()),
         }
-        features = self.held.features
+        features = self.validation_sequences.features
         shown = range(min(self.settings.samples, len(features)))
         visual = [self.projector(features.tokens(row).to(self.language.device)) for row in shown]
         written = write_captions(self.language, self.head, visual)
@@ -296,7 +287,7 @@ class _Run:
         if self.state.is_main_process:
             write_log(self.directory, self.at.history)
 
-    # -- beginning, saving, ending -------------------------------------------------------------
+    # -- starting, saving, finishing ---------------------------------------------------------------
 
     def _sequences(self, features: Features) -> Sequences:
         return Sequences(features, self.language.tokenizer, self.language.max_length)
@@ -318,7 +309,7 @@ class _Run:
         return projector
 
     def _identity(self) -> str:
-        """A hash of everything that the result depends on."""
+        """Return a hash of everything that the result depends on."""
         whole = {
             "settings": {
                 key: value
@@ -342,7 +333,7 @@ class _Run:
         checkpoint, weights, moments = found
         if checkpoint.identity != self.identity:
             raise ModelError(
-                f"{self.directory} holds another training, half done: name another directory, or delete it."
+                f"{self.directory} holds another training, unfinished: use another directory, or delete it."
             )
         self.projector.load_state_dict(weights)
         self.optimizer.load_state_dict(moments)

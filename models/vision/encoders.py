@@ -1,4 +1,4 @@
-"""Vision encoders from Hugging Face for a composite VLM: CLIP, SigLIP, DINOv2 and others built like them."""
+"""Vision encoders from Hugging Face for composite models: CLIP, SigLIP, DINOv2 and similar ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 from latentbank.errors import LayerNotFound, ModelError
 from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks, keep_blocks
-from latentbank.models.language.loading import choose_device, choose_dtype, plain_errors, quiet
-from latentbank.models.language.model import absolute
+from latentbank.models.language.loading import absolute, choose_device, choose_dtype, plain_errors, quiet
 from latentbank.models.language.prepacked import prepack
 from latentbank.models.vision.registry import LoadOptions, encoder_loader
 
@@ -76,17 +75,17 @@ def load_encoder(
         name: a hub id or a directory with an image processor. Of a model of text and images (CLIP, SigLIP) only the
             vision part is kept. Or the name of an encoder of a family, such as the demo's `efficientnet-lite0`;
             these have no choice of layers and no CLS token.
-        layer: whose output is taken: 0 is what enters the first block, l what block l gives; -1 is the last block,
-            -2 the one before it.
-        cls: whether the CLS token comes along, before the patches.
-        device: by default `cuda` where there is a GPU.
+        layer: the layer whose output is used: 0 is what enters the first block, l the output of block l, -1 that of the
+            last block, -2 that of the block before it.
+        cls: whether the CLS token is kept, before the patches.
+        device: by default `cuda` if there is a GPU.
         dtype: by default bfloat16 on a GPU and float32 on the CPU.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
-        ModelError: it cannot be loaded, or its tokens are no square patches of one picture.
-        LayerNotFound: it has no such layer.
+        ModelError: the encoder cannot be loaded, or its tokens are not square patches of one picture.
+        LayerNotFound: the encoder has no such layer.
     """
     if load := encoder_loader(name):
         return load(
@@ -117,7 +116,7 @@ def load_encoder(
     lacking = sorted(
         key
         for key, _ in model.named_parameters()
-        # What comes after the blocks is not used, and checkpoints often come without it.
+        # What comes after the blocks is not used, and many checkpoints lack it.
         if key in info["missing_keys"] and not {"pooler", "head"} & set(key.split("."))
     )
     if lacking:
@@ -132,8 +131,8 @@ class TransformersEncoder:
     """A vision transformer cut after one of its layers.
 
     Attributes:
-        name: as it was asked for.
-        layer: the layer whose output is taken, counted from 0.
+        name: the name it was loaded by; a path is absolute.
+        layer: the layer whose output is used, counted from 0.
         cls: whether the CLS token is the first of an image's tokens.
         revision: the commit on the hub, where known.
         features: width of a token.
@@ -152,7 +151,7 @@ class TransformersEncoder:
         """Wrap a frozen model that has blocks up to `layer`, and its image processor.
 
         Raises:
-            ModelError: what it makes of an image is no grid of patches, or there is no CLS token to give.
+            ModelError: the model's output for an image is no grid of patches, or it has no CLS token.
         """
         self.name, self.layer, self.cls, self.revision = name, layer, cls, revision
         self._model, self._processor = model, processor
@@ -165,58 +164,61 @@ class TransformersEncoder:
         self.grid = (self._size[0] // patch, self._size[1] // patch)
         states = self._forward(pixels)
         self.features = int(states.shape[-1])
-        # What comes before the patches: a CLS token, registers, both or nothing.
-        self._before = states.shape[1] - self.grid[0] * self.grid[1]
-        if states.dim() != 3 or self._before < 0:
+        # Tokens before the patches: a CLS token, registers, both or none.
+        self._leading = states.shape[1] - self.grid[0] * self.grid[1]
+        if states.dim() != 3 or self._leading < 0:
             raise ModelError(
-                f"{name} gives {states.shape[1]} tokens for {self.grid[0]} x {self.grid[1]} patches: "
+                f"{name} makes {states.shape[1]} tokens of {self.grid[0]} x {self.grid[1]} patches: "
                 "use an encoder with a token for each patch."
             )
-        if cls and not self._before:
-            raise ModelError(f"{name} has no CLS token: leave it out.")
+        if cls and not self._leading:
+            raise ModelError(f"{name} has no CLS token: load it without.", argument="cls")
 
     def __repr__(self) -> str:
-        """Name, layer and grid."""
+        """Return name, layer and grid."""
         return f"<TransformersEncoder {self.name}, layer {self.layer}, {self.grid[0]} x {self.grid[1]}>"
 
     def fingerprint(self) -> str:
-        """32 hex digits of the weights up to the layer, the preprocessing, and whether CLS comes along."""
+        """Return 32 hex digits of the weights up to the layer, the preprocessing, and whether CLS is kept."""
         return self._fingerprint
 
     def settings(self) -> dict[str, Any]:
-        """What `load_encoder` needs, besides the name, to load this encoder again."""
+        """Return the arguments of `load_encoder`, besides the name, that load this encoder again."""
         return {"layer": self.layer, "cls": self.cls, "revision": self.revision}
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """The features of RGB images, [images, tokens, features] float32 on the encoder's device.
+        """Return the features of RGB images, [images, tokens, features] float32 on the encoder's device.
 
-        The patches come row by row, and the CLS token before them if there is one.
+        The CLS token comes first if it is kept, then the patches row by row.
         """
         if not images:
             return torch.empty(0, self.cls + self.grid[0] * self.grid[1], self.features)
         states = self._forward(self._pixels(images)).float()
-        patches = states[:, self._before :]
+        patches = states[:, self._leading :]
         return torch.cat([states[:, :1], patches], dim=1) if self.cls else patches
 
     def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Left, top, right and bottom of each token, [tokens, 4] in pixels of an image of `size` (width, height).
+        """Return left, top, right and bottom of each token, [tokens, 4] in pixels of an image of `size`.
 
-        What the preprocessing cuts off is in no box; the CLS token's box is all that it leaves.
+        What the preprocessing crops is in no box. The box of the CLS token is all that remains.
+
+        Args:
+            size: width and height of the image.
         """
-        left, top, right, bottom = self._seen(size)
+        left, top, right, bottom = self._visible_part(size)
         rows, columns = self.grid
         x = np.linspace(left, right, columns + 1)
         y = np.linspace(top, bottom, rows + 1)
         boxes = [(x[c], y[r], x[c + 1], y[r + 1]) for r in range(rows) for c in range(columns)]
         whole = [(left, top, right, bottom)] if self.cls else []
         found = np.array(whole + boxes, np.float32)
-        # A small image that was padded: the padding is no part of it.
+        # If a small image is padded, the padding is no part of it.
         found[:, 0::2] = found[:, 0::2].clip(0, size[0])
         found[:, 1::2] = found[:, 1::2].clip(0, size[1])
         return found
 
-    def _seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The part of the image that becomes the encoder's picture; it may reach beyond the image."""
+    def _visible_part(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the part of the image that becomes the encoder's input; it may extend beyond the image."""
         width, height = size
         scaled_w, scaled_h = float(width), float(height)
         settings = self._processor
@@ -235,7 +237,7 @@ class TransformersEncoder:
             values = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
         if values.dim() != 4:
             raise ModelError(
-                f"{self.name} takes images apart before it sees them: use an encoder of whole images."
+                f"The image processor of {self.name} cuts images into parts: use an encoder of whole images."
             )
         return cast(Tensor, values.to(self._model.device, self._model.dtype))
 
@@ -258,7 +260,8 @@ class TransformersEncoder:
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"The memory of {pixels.device} is too small for {len(pixels)} images in {self.name}: "
-                "use a smaller --encoder-batch."
+                "encode fewer images at a time.",
+                argument="encoder_batch",
             ) from None
         finally:
             handle.remove()
@@ -267,7 +270,7 @@ class TransformersEncoder:
     def _hash(self) -> str:
         own = fingerprint({}, [self.layer, self.cls], self._model.parameters())
         settings = self._processor.to_dict()
-        # Names and versions of classes do not change what an image becomes.
+        # Names and versions of classes do not change the pixels.
         plain = {
             key: settings[key]
             for key in sorted(settings)
@@ -278,12 +281,12 @@ class TransformersEncoder:
 
 
 def _resized(width: int, height: int, size: Mapping[str, int]) -> tuple[float, float]:
-    """Width and height after transformers' resizing, by the settings it can have here."""
+    """Return width and height after transformers' resizing."""
     if "height" in size and "width" in size:
         return size["width"], size["height"]
     if "shortest_edge" not in size or "longest_edge" in size:
         raise ModelError(
-            f"An encoder that resizes images by {', '.join(size)} has no fixed grid: use another one."
+            f"An encoder that resizes images by {', '.join(size)} has no fixed grid: use another encoder."
         )
     short, long = sorted((width, height))
     new_long = int(size["shortest_edge"] * long / short)

@@ -1,4 +1,4 @@
-"""Images as people have them, opened the way a vision-language model should see them."""
+"""Opening images in the form that vision-language models take."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latentbank.errors import ImageError
 
-# Pillow's own limit, past which a small file may be made to fill the memory (512 MiB in RGB here).
+# Pillow's own limit; beyond it a small file could fill the memory (512 MiB in RGB here).
 MAX_PIXELS = 178_956_970
 
 
 def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Open an image and bring it into RGB, 8 bits a channel.
+    """Open an image and convert it to RGB with 8 bits per channel.
 
-    The EXIF rotation is honoured, transparency is composited on white, greys of 16 bits or floats are scaled to
-    8 bits, CMYK is converted, and of an animation the first frame is taken.
+    The EXIF rotation is applied, transparency is composited on white, greys of 16 bits or floats are scaled to 8 bits,
+    CMYK is converted, and the first frame of an animation is used.
 
     Args:
-        source: a path, a file's bytes, or an image that is open already.
+        source: a path, a file's bytes, or an open image.
 
     Raises:
-        ImageError: it is missing, no image, cut off in the middle, or larger than `MAX_PIXELS`.
+        ImageError: the image is missing, no image, truncated, or larger than `MAX_PIXELS`.
     """
     name = f"The image {source}" if isinstance(source, str | Path) else "The image"
     try:
         with warnings.catch_warnings():
-            # Between half its limit and the limit Pillow only warns; ours is the only limit. It also warns of
-            # metadata that does not matter here.
+            # Pillow warns between half its limit and the limit, and about metadata that does not matter here.
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _as_rgb(source, name)
@@ -46,9 +45,9 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:
-        # Pillow tells of broken files in many ways: OSError, SyntaxError, ValueError, struct.error and others.
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"{name} cannot be read to its end ({said}); replace the file.") from None
+        # Pillow raises many kinds of errors for broken files: OSError, SyntaxError, ValueError, struct.error, ...
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"{name} cannot be read to its end ({reason}); replace the file.") from None
 
 
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -66,8 +65,8 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF says; one whose EXIF is damaged stays as it is."""
-    image.load()  # what is wrong from here on is not the pixels
+    """Rotate an image as its EXIF says; an image with damaged EXIF stays as it is."""
+    image.load()  # errors after this are not about the pixels
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -75,7 +74,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _as_grey(image: Image.Image) -> Image.Image:
-    """Scale greys of 16 bits, or of floats up to 1, 255 or 65,535, to 8 bits: Pillow cuts them off at 255."""
+    """Scale greys of 16 bits, or floats up to 1, 255 or 65,535, to 8 bits; Pillow would clip them at 255."""
     floats = image.mode == "F"
     values = np.nan_to_num(np.asarray(image if floats else image.convert("I"), dtype=np.float32), posinf=0)
     top = values.max(initial=0)

@@ -1,7 +1,8 @@
-"""A vision-language model's processor, which makes its inputs of images and text, also where torchvision is not.
+"""Loading the processor of a vision-language model, with or without torchvision.
 
-transformers' image processors come for Pillow as well as for torchvision, but many of its processor classes have a
-video part that exists for torchvision only. latentbank shows no videos, so that part is left out here.
+A processor turns images and text into a model's inputs. transformers has image processors for both Pillow and
+torchvision, but many of its processor classes have a video part that exists for torchvision only. latentbank reads no
+videos, so this module leaves that part out.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ _WHOLE: Any = AutoProcessor
 
 
 def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
-    """Load the processor of the vision-language model in `source` (a directory or hub id).
+    """Load the processor of a vision-language model.
 
-    Where torchvision is installed, this is transformers' own. Elsewhere its images go through Pillow and its video part
-    is left out; two classes that cannot be had at all without torchvision are replaced: Pixtral's by one of ours,
-    SmolVLM's by Idefics3's, which writes the same prompts.
+    With torchvision this is transformers' own. Without it, images are processed by Pillow and the video part is left
+    out. Two classes that do not work without torchvision are replaced: Pixtral's by a class of this module, SmolVLM's
+    by Idefics3's, which writes the same prompts.
 
     Args:
         source: a directory or hub id.
         config: the model's configuration.
-        options: what `from_pretrained` takes besides: `revision`, `trust_remote_code`.
+        options: further arguments of `from_pretrained`: `revision`, `trust_remote_code`.
     """
     settings, _ = ProcessorMixin.get_processor_dict(source, **options)
     name = _class_name(source, config, settings, options)
@@ -47,7 +48,7 @@ def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
 
 
 def _class_name(source: str, config: Any, settings: dict[str, Any], options: dict[str, Any]) -> str | None:
-    """The processor class that the model's files ask for."""
+    """Return the name of the processor class that the model's files ask for."""
     if name := settings.get("processor_class"):
         return str(name)
     try:
@@ -59,7 +60,7 @@ def _class_name(source: str, config: Any, settings: dict[str, Any], options: dic
 
 
 def _class_for(name: str | None) -> Any:
-    """A class that does its work, but for videos, without torchvision; None: transformers' own does."""
+    """Return a class that works without torchvision, except for videos, or None if transformers' own does."""
     if name == "PixtralProcessor":
         return _PixtralProcessor
     if name == "SmolVLMProcessor":
@@ -71,17 +72,17 @@ def _class_for(name: str | None) -> Any:
 
 
 class _WithoutVideo:
-    """Goes before a processor class: parts that are None are taken as they are."""
+    """A mixin for a processor class that allows parts to be None."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """Check a part's class, as transformers does, unless there is no such part."""
+        """Check the class of a part, as transformers does, unless the part is None."""
         if argument is None:
             return type(None)
         return cast(Any, super()).check_argument_for_proper_class(argument_name, argument)
 
 
 class _PixtralProcessor(ProcessorMixin):
-    """Pixtral's and Mistral 3's: an image is rows of `[IMG]`, each ended by a break, the last by an end token."""
+    """The processor of Pixtral and Mistral 3: an image is rows of `[IMG]` with breaks between and an end token."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class _PixtralProcessor(ProcessorMixin):
         return super()._process_images(images, **options)
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **_: Any) -> str:
-        """Write the placeholders of one image."""
+        """Return the placeholders of one image."""
         step = self.patch_size * self.spatial_merge_size
         rows, columns = (int(pixels) // step for pixels in image_inputs["image_sizes"][image_idx])
         text = (self.image_token * columns + self.image_break_token) * rows
@@ -112,5 +113,5 @@ class _PixtralProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What the model takes."""
+        """Names of the model's inputs."""
         return [*self.tokenizer.model_input_names, "pixel_values", "image_sizes"]

@@ -1,4 +1,4 @@
-"""Vision-language models: the visual tokens of images, at any layer, and where each is in its image."""
+"""Vision-language models: the visual tokens of images, at any layer, and their places in the image."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from latentbank.errors import ImageError, LayerNotFound, ModelError, QueryError
-from latentbank.models.language.loading import choose_device, choose_dtype, load_parts
-from latentbank.models.language.model import LanguageModel, absolute
+from latentbank.models.language.collecting import check_layers
+from latentbank.models.language.loading import find_model, load_parts, plain_errors, quiet
+from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import Unembedding
 from latentbank.models.vision.geometry import Picture, Places, Unplaced, guess
 from latentbank.models.vision.images import open_image
+from latentbank.models.vision.processing import load_processor
 from latentbank.models.vision.registry import places_of
+from latentbank.text import first_line, listed
 
 log = logging.getLogger(__name__)
 
-# What a chat model is told when nobody says otherwise. It comes after the image, so only few models' visual
-# tokens see it (those whose whole prompt is one prefix, such as PaliGemma's).
+# The default request to a chat model. It comes after the image, so it changes the visual tokens of few models: those
+# whose tokens attend to the whole prompt, such as PaliGemma.
 REQUEST = "Describe this image."
-# Longer strips than this some processors refuse, and others blow up to many times their size.
+# Some processors refuse longer strips than this, and others enlarge them many times.
 MAX_ASPECT = 200
-# Made by processors for other uses than the forward pass.
+# Outputs of processors that are not inputs of the forward pass.
 _NOT_FOR_THE_MODEL = ("labels", "num_crops")
 
 
@@ -40,10 +43,10 @@ class VisualTokens:
     """The visual tokens of one image, in the order of the LLM's input sequence.
 
     Attributes:
-        states: per layer their hidden states [tokens, hidden], in the model's dtype, on its device.
+        states: hidden states by layer, [tokens, hidden] in the model's dtype, on its device.
         boxes: left, top, right, bottom in pixels of the original image, [tokens, 4] float32.
-        rows: within the grid of the token's tile, [tokens] int64.
-        columns: within the grid of the token's tile, [tokens] int64.
+        rows: row in the grid of the token's tile, [tokens] int64.
+        columns: column in the grid of the token's tile, [tokens] int64.
         tiles: 0 for a view of the whole image, 1 and more for the others, [tokens] int64.
         size: width and height of the original image.
     """
@@ -56,13 +59,13 @@ class VisualTokens:
     size: tuple[int, int]
 
     def norms(self, layer: int) -> npt.NDArray[np.float32]:
-        """The L2 norms of the hidden states of `layer`, [tokens] float32, computed in float32.
+        """Return the L2 norms of the hidden states of a layer, [tokens] float32, computed in float32.
 
         Raises:
             LayerNotFound: `layer` was not asked for.
         """
         if layer not in self.states:
-            raise LayerNotFound(f"Layer {layer} was not asked for, only {', '.join(map(str, self.states))}.")
+            raise LayerNotFound(f"Layer {layer} was not asked for, only {listed(self.states)}.")
         norms: npt.NDArray[np.float32] = self.states[layer].float().norm(dim=-1).cpu().numpy()
         return norms
 
@@ -71,16 +74,16 @@ class VisualTokens:
 
 
 class VisualModel(Protocol):
-    """What reading images takes: a vision-language model of transformers, or one composed here.
+    """A model whose visual tokens can be read: a vision-language model of transformers, or a composite one.
 
     Attributes:
-        name: as it was asked for.
+        name: the name it was loaded by.
         revision: the commit on the hub, where known.
         language: the LLM inside, with its tokenizer.
-        num_layers: of the whole LLM.
+        num_layers: number of layers of the whole LLM.
         hidden_size: width of a hidden state.
-        means_file: where the means of its visual tokens are kept, once they were measured; None: it comes from no
-            file or folder of its own.
+        means_file: the file for the measured means of its visual tokens; None if the model has no file or folder of its
+            own.
     """
 
     name: str
@@ -92,15 +95,15 @@ class VisualModel(Protocol):
 
     @property
     def geometry(self) -> str:
-        """For people: how boxes are found."""
+        """How boxes are found, for people."""
 
     def fingerprint(self) -> str:
-        """The LLM's."""
+        """Return the LLM's fingerprint."""
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
-        """The visual tokens of each image, from one forward pass stopped after the deepest layer."""
+        """Return the visual tokens of each image, from one forward pass that stops after the deepest layer."""
 
 
 def load_vision_language_model(
@@ -115,60 +118,58 @@ def load_vision_language_model(
     """Load an image-text-to-text model of transformers.
 
     Args:
-        name: a hub id or a directory. A path is kept absolute.
+        name: a hub id or a directory. A path is made absolute.
         device: as for `load_language_model`.
         dtype: as for `load_language_model`.
         revision: branch, tag or commit on the hub.
-        deepest_layer: the deepest layer that will be asked for, or what chooses it by the number of layers; blocks
-            above it are not kept in memory, but for one.
+        deepest_layer: the deepest layer that will be read, or a function that returns it for the number of layers.
+            Of the blocks after it only one is kept in memory.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
         ModelError: it cannot be loaded, or takes no images.
-        LayerNotFound: `deepest_layer` is none of the model's layers.
+        LayerNotFound: the model has no layer `deepest_layer`.
     """
-    where = choose_device(device)
-    name = absolute(name)
-    parts = load_parts(
-        name,
-        device=where,
-        dtype=choose_dtype(dtype, where),
-        revision=revision,
-        deepest_layer=deepest_layer,
-        trust_remote_code=trust_remote_code,
-        vision=True,
-    )
+    files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
+    if not files.takes_images:
+        raise ModelError(
+            f"{files.name} is no vision-language model (its type is {files.config.model_type}): it takes text alone, "
+            "no images."
+        )
+    with plain_errors(files.name), quiet():
+        processor = load_processor(files.source, files.config, files.options)
+    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=deepest_layer, vision=True)
     language = LanguageModel(
-        name,
+        files.name,
         parts.decoder,
         parts.tokenizer,
         num_layers=parts.num_layers,
         revision=parts.revision,
         trust_remote_code=trust_remote_code,
     )
-    return VisionLanguageModel(cast(PreTrainedModel, parts.model), parts.processor, language)
+    return VisionLanguageModel(cast(PreTrainedModel, parts.model), processor, language)
 
 
 class VisionLanguageModel:
-    """A vision-language model that gives the visual tokens of images.
+    """A vision-language model of transformers.
 
-    Layers follow the convention of `LanguageModel`: layer 0 is the projected visual token as it enters the first block,
-    layer l what enters block l+1, with whatever the model adds between blocks, and the last layer is the output of the
-    last block before the final norm.
+    Layers follow the convention of `LanguageModel`: layer 0 is the projected visual token that enters the first block,
+    layer l is what enters block l+1, with whatever the model adds between blocks, and the last layer is the output of
+    the last block before the final norm.
 
     Attributes:
-        name: as it was asked for.
+        name: the name it was loaded by; a path is absolute.
         revision: the commit on the hub, where known.
         language: the LLM inside; it shares the decoder, and its fingerprint is that of the LLM loaded alone.
-        num_layers: of the whole LLM, also when only part of it is loaded.
+        num_layers: number of layers of the whole LLM, also if only part of it is loaded.
         hidden_size: width of a hidden state.
-        model: transformers' own, cut after its deepest block if it was loaded that way.
-        processor: makes the model's inputs of images and text.
-        placeholder: what stands for an image in a prompt.
+        model: the transformers model, cut after its deepest block if it was loaded that way.
+        processor: turns images and text into the model's inputs.
+        placeholder: the text that stands for an image in a prompt.
     """
 
     def __init__(self, model: PreTrainedModel, processor: Any, language: LanguageModel) -> None:
-        """Wrap a model, its processor, and the language model around the model's own decoder."""
+        """Wrap a model, its processor, and a language model that shares the decoder."""
         self.name = language.name
         self.revision = language.revision
         self.language = language
@@ -188,48 +189,48 @@ class VisionLanguageModel:
             self._warn_of_guess(f"there are no rules for models of type {model.config.model_type}")
 
     def __repr__(self) -> str:
-        """Name, layers, and how boxes are found."""
+        """Return name, layers, and how boxes are found."""
         return f"<VisionLanguageModel {self.name}, {self.num_layers} layers, {self.geometry}>"
 
     @property
     def geometry(self) -> str:
-        """For people: how boxes are found, such as `exact, qwen2_vl` or `guessed: a square grid`."""
+        """How boxes are found, for people: `exact, qwen2_vl` or `guessed, ...: a square grid ...`."""
         kind = self.model.config.model_type
         if self._guesses:
             return f"guessed, {kind}: a square grid over the whole image where the tokens form one"
         return f"exact, {kind}"
 
     def fingerprint(self) -> str:
-        """The fingerprint of the language model inside."""
+        """Return the LLM's fingerprint."""
         return self.language.fingerprint()
 
     def unembedding(self) -> Unembedding:
-        """The model's unembedding, for LogitLens; it shares the weights.
+        """Return the model's unembedding, for LogitLens; it shares the weights.
 
         Raises:
-            ModelError: it has none.
+            ModelError: the model has no unembedding.
         """
         return Unembedding(self.name, self.model, self.language.lock)
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
-        """The visual tokens of each image, from one forward pass stopped after the deepest layer.
+        """Return the visual tokens of each image, from one forward pass that stops after the deepest layer.
 
         Args:
-            images: any number; each is brought into RGB first, as `open_image` does it.
+            images: any number of images; each is first converted to RGB, as by `open_image`.
             layers: which layers' hidden states to return.
-            prompt: the exact text, with `placeholder` where an image belongs. With one placeholder every image gets the
-                prompt for itself; with several, each prompt takes as many images in turn. By default the model's own
-                chat template around one image and a request to describe it.
+            prompt: the exact text, with `placeholder` in the place of an image. With one placeholder each image gets a
+                prompt of its own; with several, each prompt takes that many images in turn. By default it is the
+                model's chat template around one image and a request to describe it.
 
         Raises:
-            LayerNotFound: a layer the model does not have, or deeper than what was loaded.
-            ImageError: an image the model's processor cannot take.
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
+            ImageError: the model's processor cannot take an image.
             QueryError: the prompt has no placeholder, or the images do not fill the prompts.
-            ModelError: the sequence is longer than the model's positions, or the memory too small.
+            ModelError: the sequence is longer than the model's positions, or the memory is too small.
         """
-        wanted = self._checked(layers)
+        requested = self._check(layers)
         if not images:
             return []
         pictures = [_fitting(open_image(image)) for image in images]
@@ -237,13 +238,16 @@ class VisionLanguageModel:
         together = text.count(self.placeholder)
         if not together:
             raise QueryError(
-                f"The prompt has no {self.placeholder}: put one where {self.name} should see the image."
+                f"The prompt has no {self.placeholder}: put one where the image belongs.", argument="prompt"
             )
         if len(pictures) % together:
-            raise QueryError(f"The prompt takes {together} images, so {len(pictures)} do not fill prompts.")
+            raise QueryError(
+                f"The prompt takes {together} images, so {len(pictures)} do not fill prompts.",
+                argument="prompt",
+            )
         groups = [pictures[i : i + together] for i in range(0, len(pictures), together)]
         inputs = self._inputs(text, groups)
-        states = self._run(inputs, wanted)
+        states = self._run(inputs, requested)
         found = []
         for row, group in enumerate(groups):
             positions = (inputs["input_ids"][row] == self._token_id).nonzero().flatten().cpu()
@@ -251,26 +255,15 @@ class VisionLanguageModel:
             parts = torch.split(positions, [len(place) for place in places])
             for image, place, here in zip(group, places, parts, strict=True):
                 found.append(
-                    _tokens(image.size, place, {layer: states[layer][row] for layer in wanted}, here)
+                    _tokens(image.size, place, {layer: states[layer][row] for layer in requested}, here)
                 )
         return found
 
-    def _checked(self, layers: Sequence[int]) -> list[int]:
-        wanted = sorted(set(layers))
+    def _check(self, layers: Sequence[int]) -> list[int]:
         loaded = self.language.loaded_layers
-        # What a model adds after a block is seen only by the block that comes next.
+        # What a model adds after a block enters only the next block, so one more block has to be loaded.
         deepest = loaded if loaded == self.num_layers else loaded - 1
-        for layer in wanted:
-            if not 0 <= layer <= self.num_layers:
-                raise LayerNotFound(
-                    f"{self.name} has no layer {layer}: it has layers 0 to {self.num_layers}."
-                )
-            if layer > deepest:
-                raise LayerNotFound(
-                    f"Layer {layer} of {self.name} is not loaded, only 0 to {deepest}: "
-                    f"load it with deepest_layer={layer}."
-                )
-        return wanted
+        return check_layers(self.name, layers, self.num_layers, deepest)
 
     def _default_prompt(self) -> str:
         template = getattr(self.processor, "chat_template", None) or self.processor.tokenizer.chat_template
@@ -300,20 +293,20 @@ class VisionLanguageModel:
             )
         return cast(Mapping[str, Any], inputs.to(self.language.device, self.language.dtype))
 
-    def _run(self, inputs: Mapping[str, Any], wanted: list[int]) -> dict[int, Tensor]:
-        given = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
+    def _run(self, inputs: Mapping[str, Any], requested: list[int]) -> dict[int, Tensor]:
+        inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
         try:
             return self.language.collect(
-                lambda: self.model(**given, use_cache=False), wanted, inputs["input_ids"].numel()
+                lambda: self.model(**inputs, use_cache=False), requested, inputs["input_ids"].numel()
             )
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            # Mistral 3, for one, fails on an image of a single token.
-            raise ModelError(f"{self.name} fails on these images: {_first_line(error)}.") from error
+            # Mistral 3, for example, fails on an image of a single token.
+            raise ModelError(f"{self.name} fails on these images: {_reason(error)}.") from error
 
     def _places(
         self, group: list[Image.Image], first: int, inputs: Mapping[str, Any], positions: npt.NDArray[Any]
     ) -> list[Places]:
-        """The places of the image positions of one prompt, image by image."""
+        """Return the places of the image positions of one prompt, image by image."""
         if self._places_of is not None:
             with contextlib.suppress(Unplaced):
                 places = [
@@ -329,7 +322,7 @@ class VisionLanguageModel:
             self._warn_of_guess("its processor does not follow the rules known for its type")
         if len(positions) % len(group):
             raise ModelError(
-                f"The {len(positions)} visual tokens of {self.name} cannot be told apart for {len(group)} images: "
+                f"The {len(positions)} visual tokens of {self.name} cannot be divided among {len(group)} images: "
                 "use a prompt with one image."
             )
         return [guess(image.size, len(positions) // len(group)) for image in group]
@@ -357,7 +350,7 @@ def _image_token_id(name: str, config: Any) -> int:
 def _fitting(image: Image.Image) -> Image.Image:
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError(
-            f"The image has {image.width} x {image.height} pixels, over {MAX_ASPECT} times as long as wide: cut it."
+            f"The image has {image.width} x {image.height} pixels, over {MAX_ASPECT} times as long as wide: crop it."
         )
     return image
 
@@ -365,7 +358,7 @@ def _fitting(image: Image.Image) -> Image.Image:
 def _tokens(
     size: tuple[int, int], places: Places, states: Mapping[int, Tensor], positions: Tensor
 ) -> VisualTokens:
-    """The visual tokens among the image positions of one image; `states` are of its whole sequence."""
+    """Return the visual tokens among the image positions of one image; `states` are those of the whole sequence."""
     visual = places.visual
     here = positions[torch.from_numpy(visual)]
     return VisualTokens(
@@ -380,16 +373,15 @@ def _tokens(
 
 @contextlib.contextmanager
 def _plain_image_errors(name: str, groups: list[list[Image.Image]]) -> Iterator[None]:
-    """Turn whatever a processor says of an image into an ImageError of one sentence."""
+    """Turn an error of a processor into an ImageError of one sentence."""
     try:
         yield
     except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError, OSError) as error:
         sizes = sorted({f"{image.width} x {image.height}" for group in groups for image in group})
         raise ImageError(
-            f"The processor of {name} cannot take an image of {' or '.join(sizes[:3])} pixels: {_first_line(error)}."
+            f"The processor of {name} cannot take an image of {' or '.join(sizes[:3])} pixels: {_reason(error)}."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(". ") if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    return first_line(error)[:200].rstrip(". ")

@@ -138,5 +138,6 @@ def test_a_projectors_file_that_cannot_be_used(projector: Callable[..., str], tm
 
 
 def test_the_demo_runs_in_float32_only() -> None:
-    with pytest.raises(ModelError, match="float32 only"):
+    with pytest.raises(ModelError, match="float32 only") as caught:
         load_visual_model("demo", dtype="bfloat16")
+    assert caught.value.argument == "dtype"

@@ -124,5 +124,5 @@ def test_the_unembedding_is_the_models_own(
 def test_logits_that_are_made_otherwise_are_refused(tmp_path: Path) -> None:
     language = load_language_model(str(save_tiny(tmp_path)), device="cpu", dtype="float32")
     language.decoder.config.logit_scale = 3.0  # as Cohere's; a Llama does not look at it
-    with pytest.raises(ModelError, match="does something to its logits"):
+    with pytest.raises(ModelError, match="transforms its logits"):
         caption_loss(language)

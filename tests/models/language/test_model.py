@@ -332,8 +332,11 @@ def test_a_device_that_is_too_small_says_so_and_is_no_reason_to_pad(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model._decoder, "forward", full)
-    with pytest.raises(ModelError, match=r"memory of cpu is too small for 3 tokens .* use a smaller --batch"):
+    with pytest.raises(
+        ModelError, match=r"memory of cpu is too small for 3 tokens .* use a smaller batch"
+    ) as caught:
         model.hidden_states([[5, 6, 7]], [1])
+    assert caught.value.argument == "batch"
     monkeypatch.setattr(model, "_trial", None)
     with pytest.raises(ModelError, match="too small"):
         _ = model.packs

@@ -29,7 +29,7 @@ def test_features_are_the_encoders_in_half_precision(tmp_path: Path) -> None:
         own = encoder.encode([pair.image])[0].half()
         expected = own if pair.patches is None else own[list(pair.patches)]
         assert torch.equal(features.tokens(number), expected)
-        assert features.shown(number) == len(expected)
+        assert features.count(number) == len(expected)
         assert features.rows[number].caption == pair.caption
     assert np.load(next(tmp_path.glob("*/features.npy"))).shape == (9, 4, 7)
 
