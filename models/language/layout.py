@@ -1,11 +1,11 @@
-"""Finding a decoder's blocks, and loading or keeping only the first of them."""
+"""What a decoder's configuration and modules say: its blocks, how to keep only the first, its positions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
 
@@ -71,3 +71,11 @@ def without_mask_causal(decoder: PreTrainedModel) -> None:
 def text_config(config: Any) -> Any:
     """Return the configuration of the language model inside `config`; for a plain LLM that is `config` itself."""
     return config.get_text_config(decoder=True)
+
+
+def max_positions(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the configuration's number of positions, or the tokenizer's limit (ALiBi, recurrent models)."""
+    for key in ("max_position_embeddings", "n_positions", "seq_length"):
+        if isinstance(value := getattr(config, key, None), int):
+            return value
+    return min(int(tokenizer.model_max_length), 1_000_000)

@@ -16,7 +16,7 @@ from latentbank.errors import ModelError
 from latentbank.models.language import packing, prepacked
 from latentbank.models.language.collecting import check_layers, collecting
 from latentbank.models.language.fingerprint import fingerprint
-from latentbank.models.language.layout import find_blocks
+from latentbank.models.language.layout import find_blocks, max_positions
 from latentbank.models.language.loading import find_model, load_parts
 
 
@@ -111,7 +111,7 @@ class LanguageModel:
         self.dtype: torch.dtype = decoder.dtype
         self.hidden_size: int = decoder.config.hidden_size
         self._embedding = cast(Tensor, decoder.get_input_embeddings().weight)
-        self.max_length = _max_length(decoder.config, tokenizer)
+        self.max_length = max_positions(decoder.config, tokenizer)
         self.bos_token_id: int | None = tokenizer.bos_token_id
         self.vocab_size = self._embedding.shape[0]
         self._decoder = decoder
@@ -391,11 +391,3 @@ class LanguageModel:
     def _run(self, inputs: dict[str, Any], requested: list[int]) -> dict[int, Tensor]:
         tokens = inputs["input_ids"].numel()
         return self.collect(lambda: self._decoder(**inputs, use_cache=False), requested, tokens)
-
-
-def _max_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the configuration's number of positions, or the tokenizer's limit (ALiBi, recurrent models)."""
-    for key in ("max_position_embeddings", "n_positions", "seq_length"):
-        if isinstance(value := getattr(config, key, None), int):
-            return value
-    return min(int(tokenizer.model_max_length), 1_000_000)

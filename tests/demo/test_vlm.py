@@ -171,7 +171,7 @@ def test_the_means_of_its_visual_tokens_are_kept(vlm: CompositeVLM) -> None:
     assert means is not None
     assert sorted(means.by_layer) == list(range(vlm.num_layers + 1))
     things = load_things()
-    scenes = [make_scene(things, seed) for seed in VALIDATION[500:530]]
+    scenes = [make_scene(things, seed).labelled() for seed in VALIDATION[500:530]]
     here = object_means(vlm, scenes, [0, 8, 29])
     for layer, mean in here.by_layer.items():
         kept = means.at(layer)
