@@ -216,13 +216,13 @@ class Bank:
         """
         if given and self.metric == "cosine":
             raise QueryError(
-                f"The bank '{self.name}' holds plain cosine, so queries must keep their mean: leave query_mean out, or "
-                "make a bank with metric='centred'."
+                f"The bank '{self.name}' is not centred, so queries keep their mean: leave query_mean out, or create a "
+                "bank with metric='centred'."
             )
         if not given and self.metric == "centred":
             raise QueryError(
-                f"The bank '{self.name}' is centred, so it must be told which mean its queries have: give "
-                "query_mean, for text bank.text_mean(LAYER), for visual tokens the mean of their visual layer."
+                f"The bank '{self.name}' is centred, so its queries need a mean: pass query_mean, for text "
+                "bank.text_mean(LAYER), for visual tokens the mean of their visual layer."
             )
 
     def text_mean(self, layer: int) -> Floats:
@@ -241,7 +241,7 @@ class Bank:
             )
         mean = self._manifest.mean(layer)
         if mean is None:
-            raise QueryError(f"The bank '{self.name}' holds plain cosine: it has no means.")
+            raise QueryError(f"The bank '{self.name}' is not centred: it has no means.")
         return mean
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
@@ -313,7 +313,7 @@ class Bank:
         """
         self.reload()
         if self.metric != "centred":
-            raise BankMismatch(f"The bank '{self.name}' holds plain cosine: it has no means.")
+            raise BankMismatch(f"The bank '{self.name}' is not centred: it has no means.")
         if self._manifest.means:
             return
         given = {layer: np.asarray(mean, dtype=np.float32) for layer, mean in means.items()}

@@ -1,4 +1,4 @@
-"""What readers see of a ledger: complete corpora, each under its own name, however it is stored."""
+"""What readers see of a ledger: complete corpora by their own names, whatever name they are stored under."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.points import Neighbor
 from latentbank.bank.where import All, Any, Filter, Not, Where
 
-# Seconds for which a reader of a shared bank may go by the ledger it has read. A writer waits as long between saying
-# that a corpus comes and storing its first context, and between a replacement and deleting what was replaced.
+# Seconds for which a reader of a shared bank may use the ledger it has read. A writer waits as long between announcing
+# a corpus and storing its first context, and between replacing a corpus and deleting the old one.
 LEDGER_SECONDS = 1.0
-# Corpora have no @ in their names, so what replaces one can be told from it.
+# Corpus names hold no @, so a replacement's name differs from every corpus's.
 _MARK = "@"
 
 
 def replacement_name(entry: CorpusEntry) -> str:
-    """Give the name under which a corpus is stored that replaces this one."""
+    """Return the name to store a replacement of this corpus under."""
     number = entry.stored.partition(_MARK)[2]
     return f"{entry.name}{_MARK}{int(number or 1) + 1}"
 
 
 def visible(where: Filter | None, corpora: Mapping[str, CorpusEntry], *, incomplete: bool) -> Filter | None:
-    """Narrow a filter to what readers are shown; given back as it is where the ledger hides and renames nothing.
+    """Return a filter narrowed to the contexts that readers are shown.
 
-    Contexts of no corpus in the ledger, which `verify` complains of, are hidden while any other corpus is.
+    If the ledger hides and renames nothing, the filter is returned unchanged. Contexts of a corpus that is not in the
+    ledger, which `verify` reports, are hidden only while another corpus is hidden.
 
     Args:
-        where: as the reader wrote it, with corpora by the ledger's names.
+        where: the reader's filter, with the ledger's names for corpora.
         corpora: the ledger.
         incomplete: show corpora whose ingestion is not complete, too.
     """
@@ -41,17 +42,18 @@ def visible(where: Filter | None, corpora: Mapping[str, CorpusEntry], *, incompl
         hidden |= {entry.stored for entry in entries if not entry.complete}
     if not hidden:
         return where
-    # What is shown, not what is hidden: to leave a corpus out, the engine looks at every context not indexed yet.
+    # The filter names what is shown, not what is hidden: to exclude a corpus, the engine would examine every context
+    # that is not indexed yet.
     chosen = Where(corpus=tuple(sorted({entry.stored for entry in entries} - hidden)))
     return chosen if where is None else All((where, chosen))
 
 
 def named(neighbors: Iterable[Neighbor], corpora: Mapping[str, CorpusEntry]) -> list[Neighbor]:
-    """Give neighbors the names that their corpora have in the ledger."""
+    """Return neighbors with the names that their corpora have in the ledger."""
     names = {entry.stored: entry.name for entry in corpora.values() if entry.stored_as}
     if not names:
         return list(neighbors)
-    return [replace(one, corpus=names.get(one.corpus, one.corpus)) for one in neighbors]
+    return [replace(n, corpus=names.get(n.corpus, n.corpus)) for n in neighbors]
 
 
 def _renamed(where: Filter, names: Mapping[str, str]) -> Filter:
@@ -63,5 +65,5 @@ def _renamed(where: Filter, names: Mapping[str, str]) -> Filter:
         return where
     given = [where.corpus] if isinstance(where.corpus, str) else where.corpus
     if not isinstance(given, Sequence):
-        return where  # no names: the store says so
-    return replace(where, corpus=tuple(names.get(one, one) for one in given))
+        return where  # not names of corpora: the store raises an error
+    return replace(where, corpus=tuple(names.get(name, name) for name in given))

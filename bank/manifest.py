@@ -23,7 +23,7 @@ _OF_A_REPLACEMENT = ("replaces", "stored_as", "obsolete")
 
 
 def latentbank_version() -> str:
-    """Give the installed latentbank's version, "unknown" when it runs from a source tree."""
+    """Return the version of the installed latentbank; "unknown" when it runs from a source tree."""
     try:
         return version("latentbank")
     except PackageNotFoundError:
@@ -31,7 +31,7 @@ def latentbank_version() -> str:
 
 
 def now() -> str:
-    """Give the time as an ISO 8601 string in UTC, to the second."""
+    """Return the current time as an ISO 8601 string in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -39,12 +39,23 @@ def now() -> str:
 class CorpusEntry:
     """One corpus in a bank's ledger.
 
-    `contexts` is how many contexts each layer collection holds of it once `complete`. `content_hash`
-    covers the sentences in their order; `plan` the settings the contexts were chosen with.
+    A corpus that replaces another one needs a stored name of its own. Its entry first has that name, is incomplete and
+    `replaces` the other corpus; when it is complete it takes the other one's name and keeps its stored name as
+    `stored_as`.
 
-    A corpus that replaces another of its name is stored under a name of its own: first as an incomplete entry of that
-    name which `replaces` the other, then as the entry of the old name, `stored_as` the new one. `obsolete` names what
-    was replaced and is not deleted yet.
+    Attributes:
+        name: the corpus's name.
+        content_hash: hash of the sentences in their order.
+        sentences: number of sentences.
+        tokens: number of tokens.
+        contexts: how many contexts each layer collection holds of it once it is complete.
+        plan: the settings that the contexts were chosen with.
+        complete: whether its ingestion is complete.
+        updated: when the entry was written, in UTC.
+        version: the latentbank version that wrote it.
+        replaces: name of the corpus that it will replace; empty: none.
+        stored_as: the name it is stored under, if that is not its own.
+        obsolete: stored names of corpora that it has replaced and that are not deleted yet.
     """
 
     name: str
@@ -66,7 +77,7 @@ class CorpusEntry:
         return self.stored_as or self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the entry as JSON-ready data; what only a replacement needs is left out where there is none."""
+        """Return the entry as JSON-ready data; empty fields that only a replacement needs are left out."""
         data = asdict(self) | {"plan": dict(self.plan), "obsolete": list(self.obsolete)}
         return {key: value for key, value in data.items() if value or key not in _OF_A_REPLACEMENT}
 
@@ -75,10 +86,23 @@ class CorpusEntry:
 class Manifest:
     """What a bank is.
 
-    `fingerprint` is the model's (see models), `num_layers` counts the blocks of the whole LLM,
-    `layers` those that have a layer collection. `metric` is "cosine" also where a bank from before there was
-    another says nothing. A "centred" bank's `means` maps each layer to the mean of its contexts' hidden states
-    (see `write_mean`); they are empty until the first corpus is ingested, and fixed from then on.
+    Attributes:
+        bank: the bank's name.
+        model: the LLM's name.
+        revision: the LLM's revision, if known.
+        fingerprint: the LLM's fingerprint.
+        num_layers: number of blocks of the whole LLM.
+        hidden_size: width of its hidden states.
+        layers: the layers that have a layer collection.
+        rotation_seed: seed of the rotation of all vectors.
+        quantization: how vectors are compressed in RAM.
+        metric: "cosine" or "centred"; "cosine" for a manifest written before there was a choice.
+        means: for a "centred" bank, each layer's mean of its contexts' hidden states, as text (see `write_mean`). Empty
+            until the first corpus is ingested, and fixed from then on.
+        schema: version of this format.
+        created: when the bank was created, in UTC.
+        version: the latentbank version that created it.
+        corpora: the ledger.
     """
 
     bank: str
@@ -98,14 +122,14 @@ class Manifest:
     corpora: Mapping[str, CorpusEntry] = field(default_factory=dict)
 
     def head(self) -> dict[str, Any]:
-        """Give everything but the ledger as JSON-ready data."""
+        """Return everything except the ledger as JSON-ready data."""
         data = asdict(replace(self, corpora={}))
         del data["corpora"]
         means = {str(layer): mean for layer, mean in self.means.items()}
         return data | {"layers": list(self.layers), "means": means}
 
     def mean(self, layer: int) -> npt.NDArray[np.float32] | None:
-        """Give the mean `[hidden]` that is subtracted in a layer; None in a bank that is not centred.
+        """Return the mean `[hidden]` (float32) that is subtracted in a layer; None if the bank is not centred.
 
         Raises:
             BankMismatch: the bank is centred and its means are not fixed yet.
@@ -114,24 +138,25 @@ class Manifest:
             return None
         if layer not in self.means:
             raise BankMismatch(
-                f"The bank '{self.bank}' is centred, but its means are not fixed yet; ingest a corpus first "
-                "(`latentbank ingest run`)."
+                f"The bank '{self.bank}' is centred, but its means are not fixed yet; ingest a corpus first."
             )
         return read_mean(self.means[layer])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the whole manifest as JSON-ready data."""
+        """Return the whole manifest as JSON-ready data."""
         return self.head() | {"corpora": {name: entry.to_dict() for name, entry in self.corpora.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], corpora: Mapping[str, Mapping[str, Any]]) -> Manifest:
-        """Read back what `head` and `CorpusEntry.to_dict` wrote.
+        """Return the manifest that `head` and `CorpusEntry.to_dict` have written.
 
         Raises:
-            BankMismatch: written under another schema, or not a manifest.
+            BankMismatch: it has another schema, or is not a manifest.
         """
         if not isinstance(data, Mapping):
-            raise BankMismatch("The bank's manifest is damaged (it is no table); restore it from a backup.")
+            raise BankMismatch(
+                "The bank's manifest is damaged (it is not a JSON object); restore it from a backup."
+            )
         if data.get("schema") != SCHEMA:
             raise BankMismatch(
                 f"The bank '{data.get('bank', '?')}' has manifest schema {data.get('schema')}, this latentbank "
@@ -154,20 +179,20 @@ class Manifest:
 
 
 def write_mean(mean: npt.ArrayLike) -> str:
-    """Write a mean `[hidden]` as text: its float32 numbers, little-endian, in base64."""
+    """Return a mean `[hidden]` as text: its float32 numbers, little-endian, in base64."""
     return base64.b64encode(np.asarray(mean, dtype="<f4").tobytes()).decode("ascii")
 
 
 def read_mean(text: str) -> npt.NDArray[np.float32]:
-    """Read what `write_mean` wrote: float32 `[hidden]`.
+    """Return the mean that `write_mean` has written: float32 `[hidden]`.
 
     Raises:
-        ValueError: it is none, or not finite.
+        ValueError: the text holds no mean, or a number is not finite.
     """
     try:
         mean = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
     except binascii.Error:
-        raise ValueError("it is no base64") from None
+        raise ValueError("it is not base64") from None
     if not np.isfinite(mean).all():
         raise ValueError("it is not finite")
     return mean

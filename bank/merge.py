@@ -1,4 +1,4 @@
-"""Merging: the neighbors of one query from several bank layers become one list."""
+"""Merging the neighbors of one query from several bank layers into one list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Unique = Literal["context", "word"]
 
 
 class Found(Protocol):
-    """What can be merged: a neighbor, or what will be one."""
+    """An item that can be merged: a neighbor, or a candidate for one."""
 
     @property
     def id(self) -> str:
@@ -17,7 +17,7 @@ class Found(Protocol):
 
     @property
     def cosine(self) -> float:
-        """How near it is."""
+        """Its cosine with the query."""
 
     @property
     def bank_layer(self) -> int:
@@ -37,12 +37,12 @@ _KEYS: dict[Unique, Callable[[Found], Hashable]] = {
 
 
 def merge(neighbors: Iterable[F], top_k: int, unique: Unique | None = None) -> list[F]:
-    """Sort `neighbors` by cosine, highest first, and keep the first `top_k`.
+    """Return the first `top_k` neighbors, sorted by cosine, highest first.
 
-    Equal cosines are ordered by layer and id, so that a result never depends on the order of arrival.
+    Equal cosines are ordered by layer and id, so the result does not depend on their order.
 
     Args:
-        neighbors: of one query, from any number of bank layers.
+        neighbors: the neighbors of one query, from any number of bank layers.
         top_k: how many to keep.
         unique: "context" keeps one neighbor per context (the same token of the same sentence found in
             several layers), "word" one per word (case folded), None keeps all.

@@ -1,4 +1,4 @@
-"""Points: what one context is in a layer collection, and what a search gives back."""
+"""Points: a context in a layer collection, its id and payload, and the neighbor that a search returns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
-# Payload fields with an index in every layer collection, and the index's kind ("grouping": a keyword by which points
-# are stored side by side).
+# Payload fields with an index in every layer collection, and the index's kind ("grouping": a keyword whose points are
+# stored side by side).
 INDEXED_FIELDS = {"corpus": "keyword", "word": "grouping", "token_id": "integer", "position": "integer"}
 
 
 class Payload(TypedDict):
-    """What is stored beside a context's vector."""
+    """The data stored with a context's vector."""
 
     corpus: str
     sentence: int  # index of the sentence in its corpus, blank lines not counted
@@ -30,10 +30,10 @@ class Payload(TypedDict):
 
 
 def prefix_ids(corpus: str, token_ids: Sequence[int]) -> Iterator[bytes]:
-    """Give the 16-byte id of every prefix of `token_ids`, shortest first.
+    """Yield the 16-byte id of every prefix of `token_ids`, shortest first.
 
-    The id is a 128-bit blake2b over the corpus name and the token ids up to and including the last:
-    the same context gets the same id in every layer, on every machine and in every run.
+    The id is a 128-bit blake2b of the corpus name and the token ids up to and including the last one. A context has the
+    same id in every layer, on every machine and in every run.
     """
     name = corpus.encode()
     state = hashlib.blake2b(struct.pack("<I", len(name)) + name, digest_size=16)
@@ -43,13 +43,13 @@ def prefix_ids(corpus: str, token_ids: Sequence[int]) -> Iterator[bytes]:
 
 
 def context_id(corpus: str, token_ids: Sequence[int]) -> str:
-    """Give the point id (a UUID string) of the context whose prefix is `token_ids` in `corpus`."""
+    """Return the point id (a UUID string) of the context in `corpus` whose prefix is `token_ids`."""
     *_, last = prefix_ids(corpus, token_ids)
     return as_uuid(last)
 
 
 def as_uuid(digest: bytes) -> str:
-    """Write a 16-byte id the way Qdrant names points: as a UUID."""
+    """Return a 16-byte id as a UUID string, the form of point ids in Qdrant."""
     return str(uuid.UUID(bytes=digest))
 
 
@@ -57,12 +57,12 @@ def as_uuid(digest: bytes) -> str:
 class Neighbor:
     """One answer of a lens.
 
-    A lens that reads a vocabulary instead of a bank (LogitLens, EmbeddingLens) has no caption: there
-    `caption`, `corpus` and `id` are empty and `start`, `end`, `sentence`, `position` and `bank_layer` are -1.
+    A lens that reads a vocabulary instead of a bank (LogitLens, EmbeddingLens) has no caption. Its neighbors have an
+    empty `caption`, `corpus` and `id`, and -1 for `start`, `end`, `sentence`, `position` and `bank_layer`.
 
-    `cosine` is how near the hidden state is to the context (LatentLens) or to the token's input embedding
-    (EmbeddingLens). LogitLens compares nothing: its neighbors have a NaN there and the token's `probability`,
-    which the others do not have. `score` is the one of the two that the lens ranks by.
+    `cosine` is the similarity of the hidden state to the context (LatentLens) or to the token's input embedding
+    (EmbeddingLens). LogitLens compares no vectors: its neighbors have the token's `probability`, which is None for the
+    other lenses, and a `cosine` of NaN. `score` is the one that the lens ranks by.
     """
 
     word: str
@@ -81,20 +81,20 @@ class Neighbor:
 
     @property
     def score(self) -> float:
-        """What the lens ranks by: the probability where there is one, else the cosine."""
+        """The number that the lens ranks by: the probability if there is one, else the cosine."""
         return self.cosine if self.probability is None else self.probability
 
     @classmethod
     def from_payload(cls, point_id: str, bank_layer: int, cosine: float, payload: Payload) -> Neighbor:
-        """Build the neighbor that a scored point of layer `bank_layer` stands for."""
+        """Return the neighbor for a scored point of layer `bank_layer`."""
         return cls(id=point_id, bank_layer=bank_layer, cosine=cosine, **payload)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the neighbor as JSON-ready data with the field names of this class; a missing cosine is None."""
+        """Return the neighbor as JSON-ready data with the field names of this class; a missing cosine is None."""
         return asdict(self) | {"cosine": None if math.isnan(self.cosine) else self.cosine}
 
     def marked(self, left: str = "[", right: str = "]") -> str:
-        """Give the caption with the token's span between `left` and `right`."""
+        """Return the caption with the token's span between `left` and `right`."""
         if self.start < 0:
             return self.caption
         return (

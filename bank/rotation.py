@@ -1,8 +1,8 @@
-"""The rotation that spreads a hidden state's few outlier dimensions over all of them.
+"""The rotation that spreads a hidden state's few outlier dimensions over all dimensions.
 
-Qdrant's int8 range is one global interval, which a handful of huge dimensions would use up alone. A
-fixed orthogonal matrix leaves every cosine as it is and makes the coordinates alike: seeded sign
-flips, then an orthonormal DCT-II. It is exact in any dimension and there is no matrix to store.
+Qdrant's int8 range is one global interval, which a handful of huge dimensions would use up alone. A fixed orthogonal
+matrix leaves every cosine unchanged and makes the coordinates similar in size: seeded sign flips, then an orthonormal
+DCT-II. It is exact in any dimension, and there is no matrix to store.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ ROTATION_SEED = 2602_00462
 
 
 def rotate(vectors: npt.ArrayLike, seed: int) -> Floats:
-    """Rotate each row of `vectors` `[n, hidden]`; gives float32 `[n, hidden]`."""
+    """Return each row of `vectors` `[n, hidden]` rotated: float32 `[n, hidden]`."""
     x = np.asarray(vectors, dtype=np.float64)
     signs, order, half, scale = _tables(x.shape[-1], seed)
     n = x.shape[-1]
-    # DCT-II by an FFT of the same length (even entries ascending, odd ones descending; Makhoul 1980). The FFT
-    # of real input is conjugate-symmetric: its first half also holds the upper coordinates, last one first.
+    # DCT-II by an FFT of the same length (even entries ascending, odd entries descending; Makhoul 1980). The FFT of
+    # real input is conjugate-symmetric: its first half also holds the upper coordinates, in reverse order.
     spectrum = np.fft.rfft((x * signs)[..., order], axis=-1) * half[: n // 2 + 1]
     upper = -spectrum[..., (n - 1) // 2 : 0 : -1].imag
     return (np.concatenate([spectrum.real, upper], axis=-1) * scale).astype(np.float32)
 
 
 def unrotate(vectors: npt.ArrayLike, seed: int) -> Floats:
-    """Undo `rotate`: float32 `[n, hidden]`."""
+    """Return what `rotate` has rotated: float32 `[n, hidden]`."""
     y = np.asarray(vectors, dtype=np.float64)
     n = y.shape[-1]
     signs, order, half, scale = _tables(n, seed)
@@ -44,7 +44,7 @@ def unrotate(vectors: npt.ArrayLike, seed: int) -> Floats:
 
 
 def unit(vectors: npt.ArrayLike) -> Floats:
-    """Scale each row of `vectors` `[n, hidden]` to length 1 (float32). Rows of length 0 stay 0."""
+    """Return each row of `vectors` `[n, hidden]` scaled to length 1 (float32); rows of length 0 stay 0."""
     x = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(x, axis=-1, keepdims=True)
     return (x / np.where(norms == 0, 1.0, norms)).astype(np.float32)

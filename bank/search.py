@@ -1,4 +1,4 @@
-"""Searching a bank: queries made ready, sent to every bank layer, and searched further where words repeat."""
+"""Searching a bank: queries are prepared, sent to every bank layer, and searched further if words repeat."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from latentbank.bank.store.base import Floats, Hit, Store
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import QueryError
 
-# Queries sent to the store in one batch: enough to share the engine's work, small enough to spread.
+# Queries sent to the store in one batch: enough to share the engine's work, few enough to run batches in parallel.
 QUERY_BATCH = 288
 
 
 def prepare(
     states: npt.ArrayLike, what: str, hidden_size: int, seed: int, mean: npt.ArrayLike | None = None
 ) -> Floats:
-    """Check hidden states and give them as stored: centred, unit length, rotated, float32 `[n, hidden]`.
+    """Return hidden states as they are stored: centred, scaled to length 1, rotated; float32 `[n, hidden]`.
 
     Args:
-        states: `[n, hidden]`, or one `[hidden]`: an array, lists of numbers, or a tensor.
-        what: what they are called in an error ("queries").
+        states: `[n, hidden]`, or a single one `[hidden]`: an array, lists of numbers, or a tensor.
+        what: their name in errors ("queries").
         hidden_size: the width they must have.
         seed: the bank's rotation seed.
-        mean: what is subtracted from each row, `[hidden]`, or row by row `[n, hidden]`; None: nothing.
+        mean: subtracted from each row, `[hidden]`, or a row each, `[n, hidden]`; None: nothing is subtracted.
 
     Raises:
-        QueryError: wrong shape or type, or a row that is zero, not finite, or its own mean (the row is named).
+        QueryError: they have a wrong shape or type, or a row is zero, not finite, or equal to its mean (the row is
+            named).
     """
     try:
         rows = np.atleast_2d(as_floats(states))
@@ -84,10 +85,11 @@ def _centred(
 
 
 def as_floats(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
-    """Read `states` as float32 or float64, also tensors that numpy cannot (bfloat16, on a GPU, with grad).
+    """Return `states` as float32 or float64, also tensors that numpy cannot read (bfloat16, on a GPU, with grad).
 
     Raises:
-        TypeError, ValueError: they are no numbers, or rows of several lengths.
+        TypeError: they are not numbers.
+        ValueError: rows have different lengths.
     """
     if hasattr(states, "detach"):
         states = states.detach().float().cpu().numpy()
@@ -101,7 +103,7 @@ def as_floats(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A hit in a bank layer: what may become a neighbor."""
+    """A hit in a bank layer, which may become a neighbor."""
 
     bank_layer: int
     hit: Hit
@@ -113,40 +115,49 @@ class Candidate:
 
     @property
     def cosine(self) -> float:
-        """How near it is to the query."""
+        """Its cosine with the query."""
         return self.hit.score
 
     @property
     def word(self) -> str:
-        """The context's word, where payloads were asked for."""
+        """The context's word; empty unless payloads were requested."""
         return self.hit.payload["word"] if self.hit.payload else ""
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search of a bank's layers: where, among which contexts, and whether with the index."""
+    """One search of a bank's layers.
+
+    Attributes:
+        store: the store to search.
+        layers: the bank layers.
+        where: restricts the search to the contexts that this filter selects.
+        exact: compare with every context instead of using the index.
+        payloads: read the payloads of all hits at once; else only of those that are kept.
+        ef: number of candidates examined in a graph; None: as in the settings.
+    """
 
     store: Store
     layers: Sequence[int]
     where: Filter | None
     exact: bool
-    payloads: bool  # of all hits at once; else only of those that are kept
-    ef: int | None = None  # candidates in a graph; None: the setting
+    payloads: bool
+    ef: int | None = None
 
     def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
-        """Give each query's `depth` nearest contexts of every layer, layer after layer."""
-        everyone = range(len(vectors))
+        """Return each query's `depth` nearest contexts of every layer, layer by layer."""
+        rows = range(len(vectors))
         answers = self._ask(
-            {layer: [(row, self.where) for row in everyone] for layer in self.layers}, vectors, depth
+            {layer: [(row, self.where) for row in rows] for layer in self.layers}, vectors, depth
         )
-        return [[one for layer in self.layers for one in answers[row, layer]] for row in everyone]
+        return [[hit for layer in self.layers for hit in answers[row, layer]] for row in rows]
 
     def _ask(
         self, asked: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
     ) -> dict[tuple[int, int], list[Candidate]]:
-        """Search each layer for rows of `vectors`, each with its filter; give the answers by row and layer.
+        """Return each layer's answers for rows of `vectors`, each with its filter, by row and layer.
 
-        Layers and batches of queries are searched several at once: the engine works outside Python's lock.
+        Layers and batches of queries are searched in parallel: the engine works outside Python's lock.
         """
         tasks = [
             (layer, queries[at : at + QUERY_BATCH])
@@ -169,13 +180,13 @@ class Search:
             }
 
     def find_words(self, found: list[list[Candidate]], vectors: Floats, top_k: int) -> None:
-        """Search on, in place, until the best `top_k` words of each query are among its candidates for sure.
+        """Extend `found` until the best `top_k` words of each query are certainly among its candidates.
 
-        A layer is asked again, without the words that it gave already, while its answer was cut off above what is kept:
-        every round brings a word at least, the layer's nearest of those that are left.
+        A layer is searched again, without the words that it has returned, as long as its answer ended above the worst
+        candidate that is kept. Every round adds at least one word, the layer's nearest of those that are left.
         """
         last = {
-            (row, layer): [one for one in candidates if one.bank_layer == layer]
+            (row, layer): [hit for hit in candidates if hit.bank_layer == layer]
             for row, candidates in enumerate(found)
             for layer in self.layers
         }
@@ -184,8 +195,8 @@ class Search:
             asked: dict[int, list[tuple[int, Filter | None]]] = {}
             for (row, layer), answer in last.items():
                 if len(answer) >= top_k and answer[-1].cosine > worst[row]:
-                    seen = {one.word: None for one in found[row] if one.bank_layer == layer}
-                    others = ~Where(word=tuple(seen))
+                    returned = {hit.word: None for hit in found[row] if hit.bank_layer == layer}
+                    others = ~Where(word=tuple(returned))
                     asked.setdefault(layer, []).append(
                         (row, others if self.where is None else self.where & others)
                     )
@@ -195,23 +206,23 @@ class Search:
 
     @staticmethod
     def _worst_kept(candidates: Sequence[Candidate], top_k: int) -> float:
-        """Give the lowest cosine among the best words, below every cosine while there are too few of them."""
+        """Return the lowest cosine among the best words; minus infinity as long as there are fewer than `top_k`."""
         best = merge(candidates, top_k, "word")
         return best[-1].cosine if len(best) == top_k else -math.inf
 
     def neighbors(self, kept: Sequence[Sequence[Candidate]]) -> list[list[Neighbor]]:
-        """Give the neighbors that each query's candidates are, reading the payloads that are not there yet."""
+        """Return each query's candidates as neighbors, after reading the payloads that are missing."""
         missing: dict[int, list[str]] = {}
-        for one in chain.from_iterable(kept):
-            if one.hit.payload is None:
-                missing.setdefault(one.bank_layer, []).append(one.id)
+        for candidate in chain.from_iterable(kept):
+            if candidate.hit.payload is None:
+                missing.setdefault(candidate.bank_layer, []).append(candidate.id)
         read = {layer: self.store.payloads(layer, list(dict.fromkeys(ids))) for layer, ids in missing.items()}
         return [
             [
-                Neighbor.from_payload(one.id, one.bank_layer, one.cosine, payload)
-                for one in row
+                Neighbor.from_payload(c.id, c.bank_layer, c.cosine, payload)
+                for c in row
                 # None: deleted since it was found.
-                if (payload := one.hit.payload or read[one.bank_layer].get(one.id)) is not None
+                if (payload := c.hit.payload or read[c.bank_layer].get(c.id)) is not None
             ]
             for row in kept
         ]

@@ -1,4 +1,4 @@
-"""Settings: where the banks are and how layer collections are stored and searched."""
+"""Settings: where banks are, and how layer collections are stored and searched."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from latentbank.errors import LatentBankError
+from latentbank.text import listed
 
 Quantization = Literal["int8", "turbo", "none"]
 Metric = Literal["cosine", "centred"]
 
 
 def default_data_dir() -> Path:
-    """Give the platform's folder for a program's data, where embedded banks live."""
+    """Return the folder for embedded banks: the platform's folder for a program's data."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "latentbank"
     if sys.platform == "win32":
@@ -27,7 +28,7 @@ def default_data_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Read from arguments, then `LATENTBANK_*` environment variables, then `.env` in the current folder."""
+    """Settings from arguments, then `LATENTBANK_*` environment variables, then `.env` in the current folder."""
 
     model_config = SettingsConfigDict(
         env_prefix="LATENTBANK_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     url: str = Field("", description="URL of a Qdrant server; empty: embedded banks on this machine.")
     api_key: SecretStr | None = Field(None, description="Key of the Qdrant server.")
     api_key_file: Path | None = Field(None, description="File that holds the key, instead of api_key.")
-    bank: str = Field("", description="The bank that commands use when none is named.")
+    bank: str = Field("", description="The bank to use when none is named.")
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of embedded banks.")
 
     grpc_port: int = Field(6334, description="The server's gRPC port, used for bulk work where it answers.")
@@ -87,10 +88,8 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it must be http://HOST:PORT or https://HOST:PORT")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ValueError(
-                "it must hold neither a user nor a key; LATENTBANK_API_KEY is the place for those"
-            )
-        if parts.port == 0:  # asking for the port raises ValueError where it is none
+            raise ValueError("it must hold neither a user nor a key; the key belongs into LATENTBANK_API_KEY")
+        if parts.port == 0:  # reading the port raises ValueError if it is not a number
             raise ValueError("its port cannot be 0")
         return url.rstrip("/")
 
@@ -100,10 +99,10 @@ class Settings(BaseSettings):
         return None if path is None else path.expanduser()
 
     def key(self) -> str | None:
-        """Give the server's API key, from the setting or from its file.
+        """Return the server's API key, from the setting or from its file; None if there is none.
 
         Raises:
-            LatentBankError: the key file cannot be read, or the key is none.
+            LatentBankError: the file cannot be read, or holds no valid key.
         """
         if self.api_key is not None:
             key, source = self.api_key.get_secret_value(), "LATENTBANK_API_KEY"
@@ -112,7 +111,7 @@ class Settings(BaseSettings):
         else:
             return None
         if not (key and key.isascii() and key.isprintable()):
-            raise LatentBankError(f"{source} holds no key: a key is one line of ASCII characters.")
+            raise LatentBankError(f"{source} holds no valid key: a key is one line of ASCII characters.")
         return key
 
     def _read_key(self, path: Path) -> str:
@@ -120,7 +119,7 @@ class Settings(BaseSettings):
             return path.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise LatentBankError(
-                f"The API key file {path} cannot be read ({getattr(error, 'strerror', None) or 'it is no text'}); "
+                f"The API key file {path} cannot be read ({getattr(error, 'strerror', None) or 'it is not text'}); "
                 "correct LATENTBANK_API_KEY_FILE."
             ) from None
 
@@ -159,11 +158,10 @@ class SettingsGiven(SettingsBesidesMetric, total=False):
 
 
 def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
-    """Build settings; arguments that are None are left to the environment and the defaults.
+    """Return settings; for arguments that are None, the environment and the defaults apply.
 
     Raises:
-        LatentBankError: an unknown setting, or a value that cannot be; the message names the setting, never
-            its value.
+        LatentBankError: a setting is unknown or has an invalid value; the message names the setting, never its value.
 
     Example:
         >>> import latentbank as lb
@@ -174,7 +172,7 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
     unknown = sorted(given.keys() - Settings.model_fields.keys())
     if unknown:
         raise LatentBankError(
-            f"There is no setting {', '.join(unknown)}; there are {', '.join(Settings.model_fields)}."
+            f"There is no setting {listed(unknown)}; there are {listed(Settings.model_fields)}."
         )
     try:
         values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -182,8 +180,8 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()
-        said = first["msg"].removeprefix("Value error, ")
-        raise LatentBankError(f"The setting LATENTBANK_{name} is wrong: {said}.") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise LatentBankError(f"The setting LATENTBANK_{name} is wrong: {reason}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LatentBankError(
             f"The file .env in the current folder cannot be read ({type(error).__name__}); correct or remove it."

@@ -1,7 +1,7 @@
-"""What a bank needs: bytes a layer, machines of a Qdrant cluster, hours and cost of filling it.
+"""What a bank needs: bytes per layer, machines of a Qdrant cluster, hours and cost of filling it.
 
-Plain arithmetic, no I/O: `ingest plan --estimate` and benchmarks/estimate_scale.py print what comes out of here, and
-docs/scale.md shows how far it is from what was measured. Bytes are bytes, a GB is 10⁹ of them.
+Plain arithmetic, no I/O. benchmarks/estimate_scale.py prints the results, and docs/scale.md compares them with
+measurements. A GB is 10⁹ bytes.
 """
 
 from __future__ import annotations
@@ -14,50 +14,51 @@ from latentbank.errors import LatentBankError
 
 GB = 10**9
 
-# Bytes of a context as they lie on the disk, measured on layers of SmolLM2-135M with 10,000 and 100,000 contexts
+# Bytes of a context on the disk, measured on layers of SmolLM2-135M with 10,000 and 100,000 contexts
 # (benchmarks/growth.py): its payload without the caption; the indexes of corpus, word, token_id and position; id and
 # version.
 _PAYLOAD, _PAYLOAD_INDEXES, _IDS = 200, 205, 30
-# What the engine keeps of a context in memory of its own: how much more it has for 600,000 (benchmarks/search.py).
+# Bytes that the engine keeps of a context in its own memory, from the growth for 600,000 (benchmarks/search.py).
 _IDS_RAM = 64
-# Codes: bytes for each dimension, and for each vector beside them (its offset or its norm).
+# Quantized vectors: bytes per dimension, and further bytes per vector (its offset or its norm).
 _CODE = {"int8": (1.0, 4), "turbo": (0.5, 8), "none": (0.0, 0)}
-# A graph's links are as long as a context's number in its segment needs; measured are up to so many of 2m of them.
+# A graph's link has as many bits as a context's number in its segment needs. Of 2m links per node, up to this share
+# was measured.
 _LINKS = 1.25
-# The index of a caption's words, as a share of the caption. A server makes it while it loads; embedded, the first
-# filter by caption does.
+# The index of a caption's words, as a share of the caption. A server builds it while it loads; in an embedded bank the
+# first filter by caption does.
 _CAPTION_INDEX = 1.5
-# Contexts in one searchable segment of a large embedded layer. A search costs more the more segments there are,
-# building one takes memory that grows with its size.
+# Contexts in one segment of a large embedded layer. A search costs more with more segments, and building one takes
+# memory that grows with its size.
 _SEGMENT = 300_000
 # Bytes of a server's segment (qdrant-config.yaml).
 _SEGMENT_BYTES = 8_192_000_000
-# A log of one shard's copy: two files of 32 MiB (qdrant-config.yaml).
+# The write-ahead log of one copy of a shard: two files of 32 MiB (qdrant-config.yaml).
 _LOG = 2 * 32 * 2**20
-# Of a node's RAM and disk, what the bank may fill. The rest is for the system, for queries and for the page cache, from
-# which originals are read again.
+# The share of a node's RAM and disk that the bank may fill. The rest is for the system, for queries and for the page
+# cache of original vectors.
 USABLE = 0.8
 
-# Seconds of one core to store a context: so much for each, and so much for each of its dimensions; measured at 576 and
-# 4,096 dimensions. Seconds to index one, for each dimension: measured at 100,000 contexts in segments of 50,000. It is
-# taken to grow with the tenth root of a segment's size; docs/scale.md shows how far off that is.
+# Seconds of one core to store a context: per context, and per dimension; measured at 576 and 4,096 dimensions. Seconds
+# to index a context, per dimension: measured at 100,000 contexts in segments of 50,000. The model assumes growth with
+# the tenth root of a segment's size; docs/scale.md shows the error.
 _STORE, _STORE_DIMENSION = 6.0e-5, 1.04e-7
 _INDEX_DIMENSION, _INDEX_AT, _INDEX_GROWTH = 4.0e-7, 50_000, 0.1
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is to be stored.
+    """The shape of a bank that is to be stored.
 
     Args:
-        contexts: in each layer.
-        layers: how many layers.
-        hidden_size: of the vectors.
-        caption_bytes: of a context's caption, on average.
+        contexts: contexts in each layer.
+        layers: number of layers.
+        hidden_size: size of the vectors.
+        caption_bytes: bytes of a context's caption, on average.
         quantization: "int8", "turbo" or "none".
-        hnsw_m: edges of a graph's node.
+        hnsw_m: edges per node of a graph.
         graph_from: contexts from which a layer has a graph.
-        server: a Qdrant server's bank; else an embedded one.
+        server: whether it is a Qdrant server's bank; else an embedded one.
     """
 
     contexts: int
@@ -71,12 +72,12 @@ class Shape:
 
     def __post_init__(self) -> None:
         if min(self.contexts, self.layers, self.hidden_size) < 1:
-            raise LatentBankError("A bank's size takes at least one context, layer and dimension.")
+            raise LatentBankError("A bank has at least one context, layer and dimension.")
 
 
 @dataclass(frozen=True)
 class LayerBytes:
-    """Bytes of one copy of one layer, by what they hold; `ids_ram` is what the engine keeps of ids in its memory."""
+    """Bytes of one copy of one layer, by content; `ids_ram` is what the engine keeps of ids in its memory."""
 
     originals: float
     codes: float
@@ -90,22 +91,23 @@ class LayerBytes:
 
     @property
     def disk(self) -> float:
-        """Everything lies on the disk, what is held in RAM too."""
+        """Bytes on the disk: everything, also what is held in RAM."""
         stored = self.originals + self.codes + self.graph + self.payload
         return stored + self.payload_indexes + self.caption_index + self.ids
 
     @property
     def ram(self) -> float:
-        """What a search reads in no order: the codes (the originals, where there are none), the graph, ids.
+        """Bytes in RAM: what a search reads in random order, that is quantized vectors (else originals), graph and ids.
 
-        A server holds the payload indexes too, but that of captions; embedded, they are read where a filter needs them.
+        A server also holds the payload indexes, except that of captions. In an embedded bank they are read when a
+        filter needs them.
         """
         indexes = self.payload_indexes if self.server else 0.0
         return (self.codes or self.originals) + self.graph + self.ids_ram + indexes
 
 
 def layer_bytes(shape: Shape) -> LayerBytes:
-    """Give the bytes of one copy of one layer."""
+    """Return the bytes of one copy of one layer."""
     n, width = shape.contexts, shape.hidden_size
     each, beside = _CODE[shape.quantization]
     graph = 0.0
@@ -125,34 +127,33 @@ def layer_bytes(shape: Shape) -> LayerBytes:
 
 
 def _segment(shape: Shape) -> float:
-    """Contexts of each of a large layer's segments."""
+    """Return the number of contexts in each segment of a large layer."""
     if shape.server:
         return min(shape.contexts, max(_SEGMENT_BYTES // (2 * shape.hidden_size), 2))
     return shape.contexts / segments_of(shape.contexts)
 
 
 def segments_of(contexts: int) -> int:
-    """Give how many segments an embedded layer with a graph has: two at least, for they are searched in parallel."""
+    """Return how many segments an embedded layer with a graph has: at least two, to be searched in parallel."""
     return max(2, round(contexts / _SEGMENT))
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What a bank is kept on and filled by.
+    """The machines that hold a bank and fill it.
 
-    The prices, in any currency, and a GPU's speed are what you say they are; these are only round numbers to start
-    from.
+    Prices, in any currency, and a GPU's speed depend on your machines; the defaults are only round numbers.
 
     Args:
         replicas: copies of each shard (`replication_factor`).
-        shards: of each layer, at least (`shard_number`).
-        node_ram: bytes.
-        node_disk: bytes.
+        shards: least number of shards of each layer (`shard_number`).
+        node_ram: bytes of RAM of a node.
+        node_disk: bytes of disk of a node.
         node_cores: cores of a node.
-        node_price: of a node's hour.
-        gpus: that run the LLM, each with a worker of its own on one core.
-        gpu_flops: floating-point operations that the LLM gets done on a GPU in a second, not those it is sold for.
-        gpu_price: of a GPU's hour.
+        node_price: price of a node's hour.
+        gpus: GPUs that run the LLM, each with its own worker on one core.
+        gpu_flops: floating-point operations per second that the LLM reaches on a GPU, not the vendor's peak.
+        gpu_price: price of a GPU's hour.
     """
 
     replicas: int = 1
@@ -169,7 +170,7 @@ class Machines:
         counts = (self.replicas, self.shards, self.node_cores, self.gpus)
         if min(counts) < 1 or min(self.node_ram, self.node_disk, self.gpu_flops) <= 0:
             raise LatentBankError(
-                "An estimate takes at least one replica, shard, core and GPU, and RAM, disk and speed above zero."
+                "An estimate needs at least one replica, shard, core and GPU, and RAM, disk and speed above zero."
             )
         if min(self.node_price, self.gpu_price) < 0:
             raise LatentBankError("The price of an hour cannot be negative.")
@@ -177,11 +178,12 @@ class Machines:
 
 @dataclass(frozen=True)
 class Sizing:
-    """What a bank needs. Bytes are of the whole bank with all its copies, disk with the room that indexing takes.
+    """What a bank needs.
 
-    `hours` to fill it: the LLM and the storing of what it gives go on at the same time, indexing comes after. `shards`
-    is what `shard_number` should be for every node to hold as much of each layer. `weights_bytes` are the LLM's in 16
-    bits: each worker's GPU holds all of them.
+    Bytes are those of the whole bank with all its copies; disk includes the space for indexing. `hours` is the time to
+    fill it: the LLM runs and contexts are stored at the same time, indexing follows. `shards` is the `shard_number`
+    with which every node holds the same share of each layer. `weights_bytes` are the LLM's weights in 16 bits, which
+    every worker's GPU holds.
     """
 
     layer: LayerBytes
@@ -204,26 +206,26 @@ class Sizing:
 
 
 def size(shape: Shape, machines: Machines, tokens: float, parameters: float) -> Sizing:
-    """Size a bank on a Qdrant cluster.
+    """Return what a bank needs on a Qdrant cluster.
 
     Args:
-        shape: what is stored.
-        machines: what it is kept on and filled by.
-        tokens: that the LLM runs on, such as a plan's `prefixes`.
-        parameters: of the LLM's blocks up to the deepest layer; the unembedding never runs.
+        shape: the bank.
+        machines: the machines that hold and fill it.
+        tokens: tokens that the LLM runs on, such as a plan's `prefixes`.
+        parameters: parameters of the LLM's blocks up to the deepest layer; the unembedding never runs.
 
     Raises:
         LatentBankError: a node's disk is smaller than the logs of its shards.
     """
     layer, copies = layer_bytes(shape), machines.replicas
-    # A shard is rewritten while it is indexed, the layers one after the other: one layer lies there twice meanwhile.
+    # A shard is rewritten while it is indexed, layer by layer: one layer at a time is stored twice.
     ram, data = copies * shape.layers * layer.ram, copies * (shape.layers + 1) * layer.disk
-    # A node has at most so many shards of a layer: see _shards.
+    # The largest number of shards of a layer that a node can have; see _shards.
     logs = shape.layers * (machines.shards + copies) * _LOG
     room = USABLE * machines.node_disk - logs
     if room <= 0:
         raise LatentBankError(
-            f"The logs of {shape.layers} layers alone take {logs / GB:.1f} GB of a node's disk; give it more."
+            f"The logs of {shape.layers} layers alone take {logs / GB:.1f} GB of a node's disk; choose a larger one."
         )
     nodes = max(copies, math.ceil(ram / (USABLE * machines.node_ram)), math.ceil(data / room))
     shards = _shards(nodes, copies, machines.shards)
@@ -258,18 +260,18 @@ def size(shape: Shape, machines: Machines, tokens: float, parameters: float) -> 
 
 
 def _shards(nodes: int, replicas: int, least: int) -> int:
-    """Give the smallest number of shards, `least` or more, of which every node gets equally many copies."""
+    """Return the smallest number of shards, at least `least`, of which every node gets the same number of copies."""
     step = nodes // math.gcd(nodes, replicas)
     return -(-least // step) * step
 
 
 def store_seconds(shape: Shape) -> float:
-    """Give the seconds of one core that storing a context in one layer takes."""
+    """Return the seconds of one core that it takes to store a context in one layer."""
     return _STORE + _STORE_DIMENSION * shape.hidden_size
 
 
 def index_seconds(shape: Shape) -> float:
-    """Give the seconds of one core that indexing a context of one layer takes; next to nothing without a graph."""
+    """Return the seconds of one core that it takes to index a context of one layer; 0 without a graph."""
     if shape.contexts < shape.graph_from:
         return 0.0
     return float(_INDEX_DIMENSION * shape.hidden_size * (_segment(shape) / _INDEX_AT) ** _INDEX_GROWTH)

@@ -1,4 +1,4 @@
-"""Tokens that let their holders read some banks on a server, signed here with the server's admin key."""
+"""Tokens that let their holders read certain banks on a server, signed here with the server's admin key."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from latentbank.bank.versions import split_name, stored_name
 from latentbank.errors import LatentBankError
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-# Ten years: a token cannot be taken back, but by another admin key.
+# Ten years: a token can be revoked only by changing the admin key.
 _LONGEST = timedelta(days=3653)
-# Versions of a bank that a token opens where none are named.
+# Versions of a bank that a token opens by default.
 VERSIONS = (1, 2, 3, 4, 5)
 
 
@@ -29,20 +29,20 @@ def read_token(
     expires: datetime,
     versions: Sequence[int] = VERSIONS,
 ) -> str:
-    """Make a JSON Web Token (HS256) with which Qdrant lets its holder read these banks and nothing else.
+    """Return a JSON Web Token (HS256) with which Qdrant lets its holder read these banks and nothing else.
 
-    Nothing is sent: the server checks the signature with the admin key it has itself (`jwt_rbac: true`).
+    Nothing is sent: the server checks the signature with its own admin key (`jwt_rbac: true`).
 
     Args:
         key: the server's admin key.
-        banks: their names. A plain name opens the versions given and whichever of them is in use, one as in name@2
+        banks: their names. A plain name opens the `versions`, whichever of them is in use; a name as in name@2 opens
             that version alone.
-        layers: the layers of all of them; a layer that a bank does not have does no harm.
-        expires: when the token ends, with a time zone.
-        versions: of the banks that are named plainly, also those to come; one that is not there does no harm.
+        layers: the layers of all banks; layers that a bank does not have are harmless.
+        expires: when the token expires, with a time zone.
+        versions: versions of the banks with a plain name, which need not exist yet.
 
     Raises:
-        LatentBankError: the key is itself a token, which can sign nothing.
+        LatentBankError: the key is itself a token, which cannot sign others.
     """
     if claims_of(key) is not None:
         raise LatentBankError(
@@ -60,17 +60,17 @@ def read_token(
 
 
 def _opened(name: str, layers: Sequence[int], versions: Sequence[int]) -> list[str]:
-    """Name the collections and aliases of a bank or version."""
+    """Return the names of the collections and aliases of a bank or version."""
     bank, version = split_name(name)
     if version is not None:
         return [collection_name(stored_name(bank, version), layer) for layer in layers]
-    # The server shows an alias only to those who may see it and what it leads to.
-    stored = [collection_name(stored_name(bank, one), layer) for one in versions for layer in layers]
+    # The server shows an alias only to a key that may see the alias and what it points to.
+    stored = [collection_name(stored_name(bank, number), layer) for number in versions for layer in layers]
     return stored + [alias_name(bank, layer) for layer in layers]
 
 
 def claims_of(key: str) -> Mapping[str, Any] | None:
-    """Give what a token claims, its signature unchecked; None if a key is no token."""
+    """Return a token's claims, without checking its signature; None if a key is not a token."""
     parts = key.split(".")
     if len(parts) != 3:
         return None
@@ -82,20 +82,20 @@ def claims_of(key: str) -> Mapping[str, Any] | None:
 
 
 def only_reads(claims: Mapping[str, Any]) -> bool:
-    """Tell whether a token's holder may not make and change collections; only "m" (manage) may."""
-    return bool(claims.get("access", "m") != "m")  # where it says nothing, the server has to
+    """Return whether a token does not allow creating and changing collections; only "m" (manage) does."""
+    return bool(claims.get("access", "m") != "m")  # a token without this claim: the server decides
 
 
 def expiry(text: str, now: datetime | None = None) -> datetime:
-    """Read after which time a token expires: 30d, 12h, 2w or 45m from now.
+    """Return when a token expires that is valid for 30d, 12h, 2w or 45m from now.
 
     Raises:
-        LatentBankError: it is no time, or longer than ten years.
+        LatentBankError: the text is not a duration, or longer than ten years.
     """
     match = re.fullmatch(r"(\d{1,6})\s*([mhdw])", text.strip())
     after = timedelta(seconds=int(match[1]) * _SECONDS[match[2]]) if match else timedelta()
     if not timedelta() < after <= _LONGEST:
-        raise LatentBankError(f"'{text}' is no time after which a token expires; write 12h, 30d or 8w.")
+        raise LatentBankError(f"'{text}' is not a time after which a token expires; write 12h, 30d or 8w.")
     return (now or datetime.now(UTC)) + after
 
 

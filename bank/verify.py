@@ -1,4 +1,4 @@
-"""Verification: does a bank hold what its ledger says, alike in every layer, with sound vectors?"""
+"""Verification: whether a bank holds what its ledger says, the same in every layer, with valid vectors."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from latentbank.bank.store.base import MOST_CORPORA, Store
 from latentbank.bank.where import Filter
 from latentbank.progress import Progress
 
-# A unit vector in float16 differs from length 1 by rounding only.
+# The length of a unit vector in float16 differs from 1 only by rounding.
 NORM_TOLERANCE = 5e-3
-# Contexts between two tellings of progress.
+# Contexts between two updates of the progress.
 _TELL = 10_000
 
 
 def verify(
     store: Store, manifest: Manifest, sample: int, progress: Progress, where: Filter | None = None
 ) -> list[str]:
-    """Check a bank; see `Bank.verify`.
+    """Return what is wrong with a bank; see `Bank.verify`.
 
-    Of a manifest with fewer layers or corpora only those are looked at; `where` then selects their contexts.
+    If the manifest has only some of the bank's layers or corpora, only those are checked; `where` then selects their
+    contexts.
     """
     there = store.layers()
     wrong = [
-        f"Layer {layer} has no collection; ingest the bank's corpora again (`latentbank ingest run`) to fill it."
+        f"Layer {layer} has no collection; ingest the bank's corpora again to fill it."
         for layer in manifest.layers
         if layer not in there
     ]
@@ -44,44 +45,40 @@ def verify(
 
 def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter | None) -> list[str]:
     wrong = []
-    held = {layer: store.facet(layer, "corpus", where, limit=MOST_CORPORA) for layer in layers}
+    found = {layer: store.facet(layer, "corpus", where, limit=MOST_CORPORA) for layer in layers}
     for name, entry in manifest.corpora.items():
-        drop = f"`latentbank bank drop-corpus {manifest.bank} {name}`"
         if not entry.complete:
-            wrong.append(
-                f"Corpus '{name}' is incomplete; run its `latentbank ingest run` again, or drop it with {drop}."
-            )
+            wrong.append(f"Corpus '{name}' is incomplete; run its ingestion again, or drop it.")
             continue
         for layer in layers:
-            there = held[layer].get(entry.stored, 0)
+            there = found[layer].get(entry.stored, 0)
             if there != entry.contexts:
-                mend = (
-                    "run its `latentbank ingest run` again, it adds what is missing"
+                repair = (
+                    "run its ingestion again, it adds what is missing"
                     if there < entry.contexts
-                    else f"drop it with {drop} and ingest it again"
+                    else "drop it and ingest it again"
                 )
                 wrong.append(
                     f"Layer {layer} holds {there:,} contexts of corpus '{name}', the ledger says "
-                    f"{entry.contexts:,}; {mend}."
+                    f"{entry.contexts:,}; {repair}."
                 )
     known = {name for entry in manifest.corpora.values() for name in (entry.stored, *entry.obsolete)}
     wrong += [
-        f"Corpus '{name}' was replaced, but its old contexts are not all deleted; run its `latentbank ingest run` "
-        "again."
+        f"Corpus '{name}' was replaced, but its old contexts are not all deleted; run its ingestion again."
         for name, entry in manifest.corpora.items()
         if entry.obsolete
     ]
     for layer in layers:
-        for name in sorted(held[layer].keys() - known):
+        for name in sorted(found[layer].keys() - known):
             wrong.append(
-                f"Layer {layer} holds {held[layer][name]:,} contexts of corpus '{name}', which is not in the "
-                f"ledger; drop it with `latentbank bank drop-corpus {manifest.bank} {name}`."
+                f"Layer {layer} holds {found[layer][name]:,} contexts of corpus '{name}', which is not in the "
+                "ledger; drop it."
             )
     return wrong
 
 
 def _ids(store: Store, layers: list[int], progress: Progress, where: Filter | None) -> list[str]:
-    """Compare the layers by a digest of their ids in order: no list of ids is held in memory."""
+    """Compare the layers by a digest of their ids in order, so that no list of ids is held in memory."""
     digests, done, total = {}, 0, sum(store.count(layer, where) for layer in layers)
     for layer in layers:
         digest = hashlib.blake2b(digest_size=16)
@@ -96,7 +93,7 @@ def _ids(store: Store, layers: list[int], progress: Progress, where: Filter | No
     first = layers[0]
     others = [str(layer) for layer in layers if digests[layer] != digests[first]]
     return [
-        f"Layer {', '.join(others)} holds other contexts than layer {first}; run `latentbank ingest run` of "
+        f"Layer {', '.join(others)} holds other contexts than layer {first}; run the ingestion of "
         "the bank's corpora again, it adds what is missing."
     ]
 

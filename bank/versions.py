@@ -1,7 +1,7 @@
-"""Names of banks and of their versions: `name` is the version in use, `name@2` the second, however it is stored.
+"""Names of banks and of their versions: `name` means the version in use, `name@2` the second version.
 
-Version 1 is stored under the bank's plain name, so a bank that never had another one is its own version 1. What readers
-of `name` are led to is said beside the versions (bank/store/server/aliases.py, bank/store/embedded/pointer.py).
+Version 1 is stored under the bank's plain name, so a bank that never had another version is its own version 1. Which
+version is in use is recorded beside the versions (bank/store/server/aliases.py, bank/store/embedded/pointer.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from latentbank.errors import LatentBankError
+from latentbank.text import listed
 
 _NAME = re.compile(r"(?P<bank>[a-zA-Z0-9](?!.*--)[a-zA-Z0-9._-]{0,63})(@(?P<version>[1-9]\d{0,5}))?")
 
 
 @dataclass(frozen=True)
 class Versions:
-    """A bank's versions, ascending; `in_use` is the one that its plain name means, None if that is not there."""
+    """A bank's versions, ascending; `in_use` is the one that its plain name means, None if that does not exist."""
 
     bank: str
     versions: tuple[int, ...]
@@ -25,19 +26,19 @@ class Versions:
 
 
 def check_name(name: str) -> None:
-    """Refuse what can name neither a bank nor a version of one.
+    """Check the name of a bank or of a version.
 
     Raises:
-        LatentBankError: the name is none.
+        LatentBankError: it is not a valid name.
     """
     split_name(name)
 
 
 def split_name(name: str) -> tuple[str, int | None]:
-    """Give a bank's plain name and the version that a name asks for; None if it asks for the one in use.
+    """Return a bank's plain name, and the version number in a name; None if it means the version in use.
 
     Raises:
-        LatentBankError: the name is none.
+        LatentBankError: it is not a valid name.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -50,12 +51,12 @@ def split_name(name: str) -> tuple[str, int | None]:
 
 
 def stored_name(bank: str, version: int) -> str:
-    """Give the name under which a version of a bank is stored."""
+    """Return the name that a version of a bank is stored under."""
     return bank if version == 1 else f"{bank}@{version}"
 
 
 def stored_parts(stored: str) -> tuple[str, int] | None:
-    """Give bank and version of what is stored under a name; None if no version of any bank is."""
+    """Return the bank and version stored under a name; None if it cannot be the name of a version."""
     match = _NAME.fullmatch(stored)
     if not match or match["version"] == "1":
         return None
@@ -63,10 +64,10 @@ def stored_parts(stored: str) -> tuple[str, int] | None:
 
 
 def version_of(stored: str) -> int:
-    """Give the number of a version by the name it is stored under."""
+    """Return the number of a version by the name it is stored under."""
     return split_name(stored)[1] or 1
 
 
 def listed_versions(bank: str, versions: Iterable[int]) -> str:
-    """Name versions in a sentence."""
-    return ", ".join(f"{bank}@{version}" for version in sorted(versions))
+    """Return the names of versions for a sentence: "bank@1, bank@2"."""
+    return listed(f"{bank}@{version}" for version in sorted(versions))

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from latentbank.errors import QueryError
+from latentbank.text import listed
 
 
 class Filter:
-    """What selects contexts. Combine with `&` (and), `|` (or) and `~` (not)."""
+    """A condition that selects contexts; combine filters with `&` (and), `|` (or) and `~` (not)."""
 
     def __and__(self, other: Filter) -> Filter:
         return All((self, other))
@@ -25,16 +26,16 @@ class Filter:
 
 @dataclass(frozen=True)
 class Where(Filter):
-    """Contexts for which everything given is true; a sequence means any one of its values.
+    """Contexts for which all conditions given are true; a sequence means any of its values.
 
     Args:
         corpus: name of the corpus.
-        word: the whole word the token belongs to, exactly as written.
+        word: the whole word that the token belongs to, exactly as written.
         token_id: the token's id in the LLM's vocabulary.
         sentence: index of the sentence in its corpus.
-        position_min: first position in the sentence that counts (inclusive).
-        position_max: last position in the sentence that counts (inclusive).
-        caption_contains: words that follow each other in the caption, in any case ("fire truck").
+        position_min: first position in the sentence (inclusive).
+        position_max: last position in the sentence (inclusive).
+        caption_contains: consecutive words in the caption, upper or lower case ("fire truck").
 
     Example:
         >>> import latentbank as lb
@@ -52,7 +53,7 @@ class Where(Filter):
     caption_contains: str | None = None
 
     def given(self) -> dict[str, object]:
-        """Give the conditions that are set, by name."""
+        """Return the conditions that are set, by name."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
 
 
@@ -82,30 +83,27 @@ _SINGLE = {"position_min", "position_max", "caption_contains"}
 
 
 def parse_where(conditions: Sequence[str]) -> Filter | None:
-    """Read filters as the command line takes them; all of them must hold.
+    """Return the filter that conditions in text form describe; all of them must hold. None if there are none.
 
-    Each condition is `field=value`, `field!=value`, `field=a|b` (any of them), or several joined by
+    Each condition is `field=value`, `field!=value`, `field=a|b` (any of the values), or several of these joined by
     commas: `word=dog|cat,corpus!=news`. A comma or bar inside a value is written `\\,` or `\\|`.
 
     Raises:
-        QueryError: a condition that is none, an unknown field, or a number that is none.
+        QueryError: a condition is malformed, a field is unknown, or a number is expected.
     """
     parts = [
-        _parse_one(text.strip())
-        for given in conditions
-        for text in re.split(r"(?<!\\),", given)
-        if text.strip()
+        _parse(text.strip()) for given in conditions for text in re.split(r"(?<!\\),", given) if text.strip()
     ]
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else All(tuple(parts))
 
 
-def _parse_one(text: str) -> Filter:
+def _parse(text: str) -> Filter:
     match = re.fullmatch(r"(\w+)\s*(!?=)\s*(.*)", text, re.DOTALL)
     names = [f.name for f in fields(Where)]
     if not match or match[1] not in names:
-        raise QueryError(f"'{text}' is no condition: write FIELD=VALUE with one of {', '.join(names)}.")
+        raise QueryError(f"'{text}' is not a condition: write FIELD=VALUE with one of {listed(names)}.")
     name, operator, value = match.groups()
     raw = [value] if name in _SINGLE else re.split(r"(?<!\\)\|", value)
     texts = [re.sub(r"\\([,|])", r"\1", t) for t in raw]

@@ -1,4 +1,4 @@
-"""Words: which whole word of a caption a token belongs to."""
+"""Words: the whole word of a caption that a token belongs to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 import unicodedata
 from bisect import bisect_right
 
-# Scripts that put no space between words: there the token stands for itself.
+# Scripts without spaces between words: there a token is its own word.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
 _unspaced = re.compile(f"[{_UNSPACED}]")
-# Python's \w leaves out combining marks, which many scripts write their vowels with.
+# Python's \w leaves out combining marks, with which many scripts write their vowels.
 _MARKS = "".join(
     mark
     for codes in (range(0x300, 0x20000), range(0xE0100, 0xE01F0))
@@ -20,13 +20,13 @@ _MARKS = "".join(
     if unicodedata.category(mark).startswith("M") and not _unspaced.match(mark)
 )
 _PART = rf"(?:[^\W{_UNSPACED}]+|[{_MARKS}]+)+"
-# Words hold together over apostrophes, and over the joiners of Persian and the scripts of India.
+# Apostrophes, and the joiners of Persian and of the scripts of India, do not end a word.
 _WORD = re.compile(rf"{_PART}(?:['’\u200c\u200d]{_PART})*")
-_ASCII_WORD = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # the same for most captions, and faster
+_ASCII_WORD = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # equivalent for most captions, and faster
 
 
 class Words:
-    """The words of one caption, found once and asked for many tokens."""
+    """The words of one caption, found once and looked up for many tokens."""
 
     def __init__(self, caption: str) -> None:
         self._caption = caption
@@ -35,7 +35,7 @@ class Words:
         self._starts = [start for start, _ in self._spans]
 
     def at(self, start: int, end: int) -> str:
-        """Give the word that the span `start`..`end` lies in; the span's own text outside of words."""
+        """Return the word that contains the span `start`..`end`; the span's own text if no word does."""
         own = self._caption[start:end]
         if _unspaced.search(own):
             return own
@@ -47,9 +47,9 @@ class Words:
 
 
 def tight(caption: str, start: int, end: int) -> tuple[int, int]:
-    """Shrink a tokenizer's span by the white space at its ends, unless it is nothing else.
+    """Return a tokenizer's span without the white space at its ends, unless it consists of white space only.
 
-    Some tokenizers do so themselves and leave nothing of a token that is white space: it gets it back.
+    Some tokenizers do so themselves, and leave an empty span for a token that is white space; it is restored here.
     """
     text = caption[start:end]
     stripped = text.strip()

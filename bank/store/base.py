@@ -171,10 +171,10 @@ class Store(Protocol):
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """Delete every point of a corpus."""
 
-    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+    def save_snapshot(self, layer: int, file: Path, report: Callable[[int], None]) -> None:
         """Write a whole layer, with its indexes, to a file that `load_snapshot` of an embedded store reads.
 
-        `told` is called with the number of bytes received so far.
+        `report` is called with the number of bytes received so far.
 
         Raises:
             NoSnapshot: this store, or this API key, provides none.

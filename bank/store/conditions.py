@@ -1,4 +1,4 @@
-"""Filters become the engine's conditions: the same shape in the embedded engine and in the client."""
+"""Filters translated to the engine's conditions, which have the same form in the embedded engine and the client."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LARGEST = 2**63 - 1
 
 
 def conditions(where: Filter | None, engine: ModuleType, range_type: Any) -> Any:
-    """Translate a filter.
+    """Return a filter as the engine's conditions.
 
     Args:
-        where: the filter; None gives None.
-        engine: module with Filter, FieldCondition, MatchValue, MatchAny and MatchPhrase.
+        where: the filter; None is returned as None.
+        engine: a module with Filter, FieldCondition, MatchValue, MatchAny and MatchPhrase.
         range_type: the engine's class for numeric ranges.
 
     Raises:
-        QueryError: `where` is no filter, or a Where without any condition.
+        QueryError: `where` is not a filter, or a Where without any condition.
     """
     if where is None:
         return None
@@ -42,17 +42,17 @@ def conditions(where: Filter | None, engine: ModuleType, range_type: Any) -> Any
 def each_condition(
     where: Filter | Sequence[Filter | None] | None, count: int, engine: ModuleType, range_type: Any
 ) -> list[Any]:
-    """Translate the filters of `count` queries: one for all of them, or one for each."""
+    """Return the conditions of `count` queries, from one filter for all of them or one for each."""
     if isinstance(where, Sequence):
-        return [conditions(one, engine, range_type) for one in where]
+        return [conditions(part, engine, range_type) for part in where]
     return [conditions(where, engine, range_type)] * count
 
 
 def reads_captions(where: Filter | Sequence[Filter | None] | None) -> bool:
-    """Tell whether a filter, or one of several, has a condition on captions."""
+    """Return whether a filter, or one of several, has a condition on captions."""
     if isinstance(where, Sequence) and not isinstance(
         where, str
-    ):  # a text is no filter; `conditions` says so
+    ):  # a string is not a filter; `conditions` raises the error
         return any(map(reads_captions, where))
     if isinstance(where, All | AnyOf):
         return any(map(reads_captions, where.parts))
@@ -73,19 +73,17 @@ def _fields(where: Where, engine: ModuleType, range_type: Any) -> list[Any]:
             bound = {"gte" if name == "position_min" else "lte": float(_plain(name, value))}
             found.append(engine.FieldCondition(key="position", range=range_type(**bound)))
         elif isinstance(value, Iterable) and not isinstance(value, str):
-            values = [_plain(name, one) for one in value]
+            values = [_plain(name, item) for item in value]
             found.append(engine.FieldCondition(key=name, match=engine.MatchAny(any=values)))
         else:
             found.append(engine.FieldCondition(key=name, match=engine.MatchValue(value=_plain(name, value))))
     if not found:
-        raise QueryError(
-            "Where() without a condition selects nothing in particular; name a field or leave it out."
-        )
+        raise QueryError("Where() without a condition is not a filter; name a field or leave it out.")
     return found
 
 
 def _plain(name: str, value: object) -> Any:
-    """Check one value of a condition, and give it as plain Python: numpy's integers are none to an engine."""
+    """Return one value of a condition as plain Python, after a check: the engine does not take numpy's integers."""
     if name in _TEXTS:
         if not isinstance(value, str):
             raise QueryError(f"{name} takes text, not {value!r}.")

@@ -1,4 +1,4 @@
-"""Moving a bank between a server and this machine: contexts as they are stored, by snapshot or by scroll and upsert."""
+"""Copying a bank between a server and this machine, as its contexts are stored: by snapshot, or context by context."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from latentbank.bank.transfer.snapshots import Way, take_snapshots
 from latentbank.bank.where import Filter, Where
 from latentbank.progress import Progress, Silent
 
-# Coordinates of one vector in two stores: each scales it to length 1 and rounds it to float16 for itself.
+# Largest difference of a coordinate in two stores: each scales the vector to length 1 and rounds it to float16.
 _TOLERANCE = 1e-3
 
 
@@ -42,24 +42,25 @@ def copy_bank(
 ) -> MoveReport:
     """Copy a bank's complete corpora to the bank of the same name in another place, and compare both.
 
-    The bank there is made if there is none. Run again after a kill, it goes on where it stopped; corpora that are
-    there already stay. Ids, rotation, means and quantization are the source's. Nothing is written to the source.
+    The target bank is created if it does not exist. After a kill, call it again: it continues where it stopped. Corpora
+    that the target has already stay. Ids, rotation, means and quantization are the source's. Nothing is written to the
+    source.
 
     Args:
         source: the bank to read.
         settings: where the copy is.
         layers: which of the source's layers the copy has.
-        corpora: which corpora; None: all that are complete.
-        progress: told contexts copied of all contexts in all layers, then layers indexed, then contexts compared.
+        corpora: which corpora to copy; None: all that are complete.
+        progress: told the contexts copied of those in all layers, then layers indexed, then contexts compared.
         sample: how many vectors of each layer are compared.
-        by: "snapshot": layers come whole, with their indexes, several times faster, or not at all; "scroll": context
-            by context; None: by snapshot where both sides allow it and there are enough contexts.
+        by: "snapshot": whole layers with their indexes, several times faster; "scroll": context by context; None:
+            snapshots if both sides allow it and there are enough contexts.
 
     Raises:
-        BankMismatch: a bank of that name is there, of another LLM or with other layers.
-        CorpusError: a corpus is missing, incomplete, or another one of that name is there.
+        BankMismatch: the target exists with another LLM or other layers.
+        CorpusError: a corpus is missing or incomplete, or the target has another one of that name.
         LayerNotFound: the source does not have a layer.
-        LatentBankError: snapshots cannot be had, but were asked for.
+        LatentBankError: snapshots were requested, but are not available.
 
     Example:
         >>> import latentbank as lb
@@ -75,8 +76,8 @@ def copy_bank(
     manifest = source.manifest
     entries = complete_corpora(manifest, corpora)
     means = {layer: mean for layer, mean in manifest.means.items() if layer in chosen}
-    wanted = replace(manifest, layers=chosen, means=means, corpora={})
-    with receiving_bank(wanted, settings) as target:
+    target_manifest = replace(manifest, layers=chosen, means=means, corpora={})
+    with receiving_bank(target_manifest, settings) as target:
         receiver = Receiver(target, entries, progress)
         snapshots = take_snapshots(source, target, entries, receiver, progress, by)
         for entry in receiver.todo:
@@ -99,9 +100,9 @@ def copy_bank(
 def _copy(source: Store, target: Store, layer: int, entry: CorpusEntry, receiver: Receiver) -> None:
     where = Where(corpus=entry.stored)
     start: str | None = None
-    if held := receiver.stored_contexts(layer, entry.stored):
-        if held == entry.contexts:
-            receiver.skip(held)
+    if copied := receiver.stored_contexts(layer, entry.stored):
+        if copied == entry.contexts:
+            receiver.skip(copied)
             return
         there, start = _first_missing(source, target, layer, where)
         receiver.skip(there)
@@ -113,7 +114,7 @@ def _copy(source: Store, target: Store, layer: int, entry: CorpusEntry, receiver
 
 
 def as_points(batch: Sequence[Stored]) -> Points:
-    """Give points that were read with vectors and payloads as points to store."""
+    """Return points that were read with vectors and payloads as points to store."""
     return Points(
         [point.id for point in batch],
         np.stack([point.vector for point in batch if point.vector is not None]),
@@ -122,12 +123,15 @@ def as_points(batch: Sequence[Stored]) -> Points:
 
 
 def _first_missing(source: Store, target: Store, layer: int, where: Filter) -> tuple[int, str | None]:
-    """Give the first id that only the source has, and how many come before it: both go in the order of ids."""
-    ours = target.scroll(layer, where)
+    """Return how many points both sides share at the start, in the order of ids, and the first id after them.
+
+    The id is None if the target has all points of the source.
+    """
+    copied = target.scroll(layer, where)
     at = 0
     for at, point in enumerate(source.scroll(layer, where)):
-        mine = next(ours, None)
-        if mine is None or mine.id != point.id:
+        copy = next(copied, None)
+        if copy is None or copy.id != point.id:
             return at, point.id
     return at + 1, None
 
@@ -135,26 +139,26 @@ def _first_missing(source: Store, target: Store, layer: int, where: Filter) -> t
 def _compare(
     source: Bank, target: Bank, entries: Sequence[CorpusEntry], sample: int, progress: Progress
 ) -> list[str]:
-    """Verify both sides, and compare them: one layer's ids (in a sound bank all layers have the same), some vectors."""
+    """Verify both sides and compare them: the ids of one layer (verified layers have equal ids), and some vectors."""
     wrong = [
-        f"In the {side}: {said}"
+        f"In the {side}: {problem}"
         for side, bank in (("copy", target), ("source", source))
-        for said in verify_corpora(bank, target.layers, entries, sample, progress)
+        for problem in verify_corpora(bank, target.layers, entries, sample, progress)
     ]
     where = Where(corpus=[entry.stored for entry in entries])
-    mend = "drop its corpora (`latentbank bank drop-corpus`) and run the command again."
+    repair = "drop its corpora and copy it again."
     first = target.layers[0]
     both = zip_longest(source.store.scroll(first, where), target.store.scroll(first, where))
-    if any(one is None or other is None or one.id != other.id for one, other in both):
-        return [*wrong, f"The copy holds other contexts than the source; {mend}"]
+    if any(point is None or copy is None or point.id != copy.id for point, copy in both):
+        return [*wrong, f"The copy holds other contexts than the source; {repair}"]
     for layer in target.layers:
         sides = (bank.store.scroll(layer, where, vectors=True) for bank in (source, target))
         if not all(_alike(*pair) for pair in islice(zip(*sides, strict=False), sample)):
-            wrong.append(f"The copy has other vectors in layer {layer} than the source; {mend}")
+            wrong.append(f"The copy has other vectors in layer {layer} than the source; {repair}")
     return wrong
 
 
-def _alike(one: Stored, other: Stored) -> bool:
-    if one.vector is None or other.vector is None or one.vector.shape != other.vector.shape:
+def _alike(point: Stored, copy: Stored) -> bool:
+    if point.vector is None or copy.vector is None or point.vector.shape != copy.vector.shape:
         return False
-    return bool(np.abs(one.vector - other.vector).max() <= _TOLERANCE)
+    return bool(np.abs(point.vector - copy.vector).max() <= _TOLERANCE)

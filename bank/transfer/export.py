@@ -1,13 +1,13 @@
-"""A bank as plain files that anything can read: vectors as safetensors, payloads as Parquet, and what they are.
+"""Export of a bank as files in open formats: vectors as safetensors, payloads as Parquet, and a description.
 
     bank.json                        the format, and the bank's manifest with its complete corpora
-    SHA256SUMS                       of every other file; written last, so it says that the export is whole
+    SHA256SUMS                       of every other file; written last, so an export without it is unfinished
     {corpus}/contexts-00000.parquet  ids and payloads of the corpus's first PART contexts, in the order of their ids
     {corpus}/L04-00000.safetensors   their `vectors` [n, hidden] float16 in layer 4, and `ids` [n, 16] uint8
 
 Vectors have length 1 and are not rotated: a hidden state scaled to length 1 (in a centred bank after its layer's mean
-was subtracted; the manifest has the means) can be compared with them by a dot product. Payloads name the corpus as
-it is stored: one that has replaced another of its name `name@2`, which is the `stored_as` of its ledger entry.
+was subtracted; the manifest has the means) can be compared with them by a dot product. Payloads have the stored name of
+the corpus: for one that has replaced another, such as `name@2`, that is the `stored_as` of its ledger entry.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from latentbank.files import write_whole
 from latentbank.progress import Progress, Silent
 
 FORMAT = 1
-# Contexts in one file: 128 MiB of vectors at hidden size 4,096, which are in memory while the file is written or read.
+# Contexts in one file: 128 MiB of vectors at hidden size 4,096, held in memory while the file is written or read.
 PART = 16_384
 DESCRIPTION, SUMS = "bank.json", "SHA256SUMS"
-# Only such corpora can name a folder.
+# Names of corpora that can name a folder.
 _FOLDER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 Ids = npt.NDArray[np.uint8]
@@ -64,9 +64,10 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export is: `contexts` in each layer, `files` and their `bytes`, `written` of them in this run.
+    """What an export holds.
 
-    `left_out` are corpora that are incomplete.
+    `contexts` counts those in each layer, `files` and `bytes` the whole export, `written` the files written in this
+    run. `left_out` names incomplete corpora, which were not exported.
     """
 
     bank: str
@@ -81,18 +82,18 @@ class ExportReport:
 
 
 def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> ExportReport:
-    """Write a bank's complete corpora to a folder; run again after a kill, it goes on with the files that are missing.
+    """Write a bank's complete corpora to a folder; called again after a kill, it writes the files that are missing.
 
-    In memory is one part at a time.
+    One file's contexts are in memory at a time.
 
     Args:
         bank: the bank.
-        folder: made if it is not there.
-        progress: told contexts written of all contexts in all layers.
+        folder: the folder; created if it does not exist.
+        progress: told the contexts written, of those in all layers.
 
     Raises:
-        CorpusError: no corpus is complete, or the name of one cannot be a folder's.
-        BankMismatch: the folder holds another export, or layers hold other contexts than the first one.
+        CorpusError: no corpus is complete, or a corpus's name cannot be a folder's name.
+        BankMismatch: the folder holds another export, or a layer holds other contexts than the first one.
         LatentBankError: the folder cannot be written.
 
     Example:
@@ -109,7 +110,7 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
         check_folder(entry.name)
     manifest = replace(bank.manifest, corpora={entry.name: entry for entry in entries})
     described = {"format": FORMAT, "contexts_per_file": PART, "manifest": manifest.to_dict()}
-    # Sorted: of the same bank the same text, in whatever order a server gives its metadata.
+    # Sorted, so that a bank always gives the same text, in whatever order a server returns its metadata.
     text = json.dumps(described, ensure_ascii=False, indent=1, sort_keys=True)
     _check_same(folder, text)
     writer = _Writer(folder)
@@ -136,45 +137,45 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
 
 
 def parts_of(entry: CorpusEntry, part: int) -> Iterator[tuple[int, int]]:
-    """Give the numbers of a corpus's files and how many contexts each holds, when there are `part` in a full one."""
+    """Yield the number of each of a corpus's files and how many contexts it holds; a full file holds `part`."""
     for number in range(-(-entry.contexts // part)):
         yield number, min(part, entry.contexts - number * part)
 
 
 def contexts_file(corpus: str, number: int) -> str:
-    """Name the file of ids and payloads."""
+    """Return the name of a file of ids and payloads."""
     return f"{corpus}/contexts-{number:05d}.parquet"
 
 
 def vectors_file(corpus: str, layer: int, number: int) -> str:
-    """Name the file of vectors."""
+    """Return the name of a file of vectors."""
     return f"{corpus}/L{layer:02d}-{number:05d}.safetensors"
 
 
 def check_folder(corpus: str) -> None:
-    """Refuse a corpus whose name cannot be a folder's.
+    """Check that a corpus's name can be a folder's name.
 
     Raises:
         CorpusError: it cannot.
     """
     if not _FOLDER.fullmatch(corpus):
-        raise CorpusError(f"The corpus '{corpus}' has a name that no folder can have: it cannot be exported.")
+        raise CorpusError(f"The corpus '{corpus}' cannot be exported: its name cannot be a folder's name.")
 
 
 def read_ids(data: bytes) -> list[str]:
-    """Read the ids of a file of payloads."""
+    """Return the ids in a file of payloads."""
     column = pq.read_table(pa.BufferReader(data), columns=["id"])["id"]
     return [str(id_) for id_ in column.to_pylist()]
 
 
 def packed_ids(ids: Sequence[str]) -> Ids:
-    """Give ids as they stand in a file of vectors: uint8 `[n, 16]`."""
+    """Return ids as a file of vectors holds them: uint8 `[n, 16]`."""
     raw = b"".join(bytes.fromhex(id_.replace("-", "")) for id_ in ids)
     return np.frombuffer(raw, dtype=np.uint8).reshape(-1, 16)
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file of an export.
+    """Return the content of an export's file.
 
     Raises:
         LatentBankError: it cannot be read.
@@ -186,7 +187,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
-    """Read SHA256SUMS: sums by file name; None where there is none, that is in an export that is not whole."""
+    """Return the sums in SHA256SUMS by file name; None if the export is unfinished and has none."""
     if not (folder / SUMS).is_file():
         return None
     lines = read_file(folder / SUMS).decode(errors="replace").splitlines()
@@ -194,12 +195,12 @@ def read_sums(folder: Path) -> dict[str, str] | None:
 
 
 def digest(data: bytes) -> str:
-    """Give the SHA-256 that stands in SHA256SUMS."""
+    """Return the SHA-256 of a file's content, as in SHA256SUMS."""
     return hashlib.sha256(data).hexdigest()
 
 
 class _Writer:
-    """Writes files, and in the end the list of all with their sums."""
+    """Writes files, and at the end the list of all files with their sums."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -208,7 +209,7 @@ class _Writer:
         self.written = 0
 
     def whole(self, name: str) -> bool:
-        """Tell whether a file is there, and as SHA256SUMS has it if the export was whole before."""
+        """Return whether a file exists and, if an earlier export was finished, still has the sum in SHA256SUMS."""
         if name in self.sums:
             return True
         if not (self._folder / name).is_file():
@@ -233,7 +234,7 @@ class _Writer:
 
 
 def _check_same(folder: Path, text: str) -> None:
-    """Refuse a folder with an export of another bank, or of this one when it held something else."""
+    """Check that a folder holds no export of another bank, or of this bank with other contents."""
     try:
         there = (folder / DESCRIPTION).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -244,15 +245,15 @@ def _check_same(folder: Path, text: str) -> None:
         ) from None
     if there != text:
         raise BankMismatch(
-            f"{folder} holds an export of another bank, or of this one as it was before; choose another folder, or "
-            "remove that one."
+            f"{folder} holds an export of another bank, or of an earlier state of this one; choose another folder, or "
+            "remove it."
         )
 
 
 def _export_layer(bank: Bank, layer: int, entry: CorpusEntry, writer: _Writer) -> Iterator[int]:
-    """Write a layer's files that are missing, and with the first layer those of payloads; gives contexts done."""
+    """Write a layer's missing files, for the first layer also those of payloads; yields the contexts of each file."""
     first = layer == bank.layers[0]
-    last: str | None = None  # the id before the part in hand
+    last: str | None = None  # the last id of the previous file
     points: Iterator[Stored] | None = None
     for number, count in parts_of(entry, PART):
         contexts, vectors = contexts_file(entry.name, number), vectors_file(entry.name, layer, number)
@@ -280,7 +281,7 @@ def _after(
 def _gather(
     bank: Bank, points: Iterator[Stored], count: int
 ) -> tuple[list[str], npt.NDArray[np.float16], list[dict[str, Any]]]:
-    """Read the next `count` contexts: ids, vectors `[n, hidden]` float16 without rotation, rows of the Parquet file."""
+    """Return the next `count` contexts: ids, unrotated vectors `[n, hidden]` float16, and rows of the Parquet file."""
     ids: list[str] = []
     payloads: list[dict[str, Any]] = []
     rows = np.empty((count, bank.hidden_size), dtype=np.float16)
@@ -301,6 +302,5 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 def _changed(bank: Bank, layer: int, entry: CorpusEntry) -> BankMismatch:
     return BankMismatch(
         f"Layer {layer} of bank '{bank.name}' holds other contexts of '{entry.name}' than the ledger and the first "
-        "layer say: it was changed meanwhile, or is damaged; run `latentbank bank verify`, then export to another "
-        "folder."
+        "layer say: it was changed in the meantime, or is damaged; verify the bank, then export it to another folder."
     )

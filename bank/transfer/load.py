@@ -1,4 +1,4 @@
-"""Read an export (bank/transfer/export.py) into a bank, file by file, each checked against its sum."""
+"""Import of an exported bank (bank/transfer/export.py), file by file, each checked against its sum."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from latentbank.bank.transfer.receive import (
 from latentbank.bank.verify import NORM_TOLERANCE
 from latentbank.errors import CorpusError
 from latentbank.progress import Progress, Silent
+from latentbank.text import first_line
 
 
 def import_bank(
@@ -54,21 +55,21 @@ def import_bank(
     progress: Progress | None = None,
     sample: int = 1000,
 ) -> MoveReport:
-    """Read an export into the bank it is of, made if there is none, and verify it.
+    """Import an export into a bank, which is created if it does not exist, and verify the bank.
 
-    Run again after a kill, it goes on where it stopped; corpora that are there already stay. In memory is one file of
-    payloads and one of vectors at a time.
+    After a kill, call it again: it continues where it stopped. Corpora that the bank has already stay. One file of
+    payloads and one of vectors are in memory at a time.
 
     Args:
         folder: the export.
         settings: where the bank is.
-        name: the bank's name; by default the one it was exported from.
-        progress: told contexts stored of all contexts in all layers, then layers indexed, then contexts compared.
+        name: the bank's name; None: as when it was exported.
+        progress: told the contexts stored of those in all layers, then layers indexed, then contexts compared.
         sample: how many vectors of each layer are verified.
 
     Raises:
-        CorpusError: the export is not whole, a file is damaged, or the bank holds another corpus of that name.
-        BankMismatch: a bank of that name is there, of another LLM or with other layers.
+        CorpusError: the export is unfinished, a file is damaged, or the bank has another corpus of that name.
+        BankMismatch: the bank exists with another LLM or other layers.
 
     Example:
         >>> import latentbank as lb
@@ -88,7 +89,7 @@ def import_bank(
         for entry in receiver.todo:
             begun = any(receiver.stored_contexts(layer, entry.stored) for layer in target.layers)
             for number, count in parts_of(entry, export.part):
-                _import_part(target, export, entry, number, count, receiver, look=begun)
+                _import_part(target, export, entry, number, count, receiver, check=begun)
         receiver.finish()
         wrong = verify_corpora(target, target.layers, entries, sample, progress)
     return MoveReport(
@@ -103,19 +104,19 @@ def import_bank(
 
 
 class _Export:
-    """An export that is whole: its manifest, and its files, each checked when it is read."""
+    """A finished export: its manifest, and its files, which are checked when they are read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         if not (folder / DESCRIPTION).is_file():
             raise CorpusError(
-                f"{folder} holds no export of a bank; `latentbank bank export NAME {folder}` makes one."
+                f"{folder} holds no export of a bank; name the folder of one, or export a bank first."
             )
         sums = read_sums(folder)
         if sums is None:
             raise CorpusError(
-                f"The export in {folder} is not whole, it has no {SUMS}; run `latentbank bank export` again, it "
-                "goes on where it stopped."
+                f"The export in {folder} is not whole, it has no {SUMS}; export the bank again, which continues "
+                "where it stopped."
             )
         self._sums = sums
         try:
@@ -123,7 +124,7 @@ class _Export:
             version, self.part = data["format"], int(data["contexts_per_file"])
             head, corpora = data["manifest"], data["manifest"].pop("corpora")
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise self.damaged(DESCRIPTION, "it describes no export") from None
+            raise self.damaged(DESCRIPTION, "it does not describe an export") from None
         if version != FORMAT or self.part < 1:
             raise CorpusError(
                 f"The export in {folder} has format {version}, this latentbank reads format {FORMAT}; use the "
@@ -132,29 +133,29 @@ class _Export:
         self.manifest = Manifest.from_dict(head, corpora)
 
     def read(self, name: str) -> bytes:
-        """Read a file.
+        """Return a file's content.
 
         Raises:
-            CorpusError: it is missing, or not what was exported.
+            CorpusError: it is missing, or differs from what was exported.
         """
         if name not in self._sums or not (self._folder / name).is_file():
             raise self.damaged(name, "it is missing")
         data = read_file(self._folder / name)
         if digest(data) != self._sums[name]:
-            raise self.damaged(name, f"it is not the one {SUMS} tells of")
+            raise self.damaged(name, f"it does not have the sum in {SUMS}")
         return data
 
     def contexts(self, entry: CorpusEntry, number: int, count: int) -> tuple[list[str], list[Payload]]:
-        """Read a file of payloads: its ids, and the payloads."""
+        """Return the ids and payloads of a file of payloads."""
         name = contexts_file(entry.name, number)
         try:
             table = pq.read_table(pa.BufferReader(self.read(name))).select(COLUMNS.names).cast(COLUMNS)
         except (pa.ArrowException, ValueError, LookupError) as error:
-            raise self.damaged(name, str(error).splitlines()[0]) from None
+            raise self.damaged(name, first_line(error)) from None
         rows = table.to_pylist()
         ids = [row.pop("id") for row in rows]
         if len(rows) != count or any(row["corpus"] != entry.stored for row in rows):
-            raise self.damaged(name, f"it holds not {count:,} contexts of '{entry.name}'")
+            raise self.damaged(name, f"it does not hold {count:,} contexts of '{entry.name}'")
         if any(column.null_count for column in table.columns):
             raise self.damaged(name, "a field is empty")
         return ids, cast("list[Payload]", rows)
@@ -162,14 +163,14 @@ class _Export:
     def vectors(
         self, entry: CorpusEntry, layer: int, number: int, ids: Sequence[str]
     ) -> npt.NDArray[np.float16]:
-        """Read a file of vectors `[n, hidden]`: those of `ids`."""
+        """Return the vectors `[n, hidden]` (float16) of `ids` in a file of vectors."""
         name = vectors_file(entry.name, layer, number)
         data = self.read(name)
         try:
             tensors: Mapping[str, npt.NDArray[Any]] = load_tensors(data)
             rows, own = tensors["vectors"], tensors["ids"]
-        except Exception as error:  # safetensors' own class, numpy's, a missing tensor
-            raise self.damaged(name, str(error).splitlines()[0]) from None
+        except Exception as error:  # safetensors' own class, numpy's, or a missing tensor
+            raise self.damaged(name, first_line(error)) from None
         if rows.shape != (len(ids), self.manifest.hidden_size) or rows.dtype != np.float16:
             raise self.damaged(name, f"its vectors are {rows.dtype} {list(rows.shape)}")
         if not np.array_equal(own, packed_ids(ids)):
@@ -180,9 +181,9 @@ class _Export:
         return rows
 
     def damaged(self, name: str, how: str) -> CorpusError:
-        """Say that a file cannot be used."""
+        """Return the error for a file that cannot be used."""
         return CorpusError(
-            f"{self._folder / name} is damaged ({how}); copy the export again, or run `latentbank bank export`."
+            f"{self._folder / name} is damaged ({how}); copy the export again, or export the bank again."
         )
 
 
@@ -194,11 +195,11 @@ def _import_part(
     count: int,
     receiver: Receiver,
     *,
-    look: bool,
+    check: bool,
 ) -> None:
     ids, payloads = export.contexts(entry, number, count)
     for layer in target.layers:
-        if look and target.store.present(layer, ids) == set(ids):
+        if check and target.store.present(layer, ids) == set(ids):
             receiver.skip(count)
             continue
         rows = export.vectors(entry, layer, number, ids)

@@ -1,7 +1,7 @@
-"""Banks that are filled from elsewhere: from another bank, or from files. Nothing is encoded anew.
+"""Banks that are filled from another bank or from files, without encoding anything.
 
-Ids, rotation seed and means stay what they were there, so vectors can be moved as they are stored. So does the name a
-corpus is stored under, from which its ids are made, where it has replaced another of its name.
+Ids, rotation seed and means stay the same, so vectors can be moved as they are stored. The name that a corpus is stored
+under stays the same, too, because its ids are made from it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from latentbank.bank.verify import verify
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, CorpusError, LatentBankError
 from latentbank.progress import Progress
+from latentbank.text import listed
 
 T = TypeVar("T")
 
-# Contexts between two commits: what a kill can cost at most.
+# Contexts between two commits: the most that a kill can cost.
 COMMIT = 8192
-# Contexts that are in memory at once, with their vectors and payloads.
+# Contexts in memory at a time, with their vectors and payloads.
 BATCH = 1024
 
 
@@ -35,9 +36,15 @@ BATCH = 1024
 class MoveReport:
     """What a move did.
 
-    `contexts` is how many each layer holds of the moved `corpora`, `written` how many were stored in this run over all
-    layers, `left_out` the corpora that are incomplete where they come from, `wrong` what the verification found,
-    `snapshots` how many layers came as snapshots in this run.
+    Attributes:
+        bank: name of the target bank.
+        layers: its layers.
+        corpora: the corpora that were moved.
+        contexts: how many contexts each layer holds of them.
+        written: how many contexts were stored in this run, over all layers.
+        left_out: corpora that are incomplete at the source, which were not moved.
+        wrong: what the verification found.
+        snapshots: how many layers came as snapshots in this run.
     """
 
     bank: str
@@ -51,30 +58,30 @@ class MoveReport:
 
 
 def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:
-    """Make the bank that a manifest describes, without its corpora, or open it where it is.
+    """Create the bank that a manifest describes, without its corpora, or open the existing one of that name.
 
     Raises:
-        BankMismatch: a bank of that name is there whose contexts lie in another space.
+        BankMismatch: the existing bank's contexts cannot be compared with those of the manifest's bank.
     """
 
     def agree(bank: Bank) -> None:
         bank.require_model(manifest.model, manifest.fingerprint)
         own = bank.manifest
         if own.layers != manifest.layers:
-            there, here = (", ".join(map(str, some.layers)) for some in (own, manifest))
             raise BankMismatch(
-                f"The bank '{own.bank}' has layers {there}, but {here} would be stored in it; name its own layers "
-                "with --layers, or store them under another name."
+                f"The bank '{own.bank}' has layers {listed(own.layers)}, but {listed(manifest.layers)} would be stored "
+                "in it; choose its own layers, or another bank name.",
+                argument="layers",
             )
         for what in ("metric", "rotation_seed"):
             if getattr(own, what) != getattr(manifest, what):
                 raise BankMismatch(
                     f"The bank '{own.bank}' has another {what.replace('_', ' ')} ({getattr(own, what)}, not "
-                    f"{getattr(manifest, what)}); store the contexts under another name."
+                    f"{getattr(manifest, what)}); choose another bank name."
                 )
         if own.means and dict(own.means) != dict(manifest.means):
             raise BankMismatch(
-                f"The bank '{own.bank}' is centred with other means; store the contexts under another name."
+                f"The bank '{own.bank}' is centred with other means; choose another bank name."
             )
 
     bank = create_from_manifest(replace(manifest, corpora={}), settings, agree)
@@ -83,28 +90,27 @@ def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:
     return bank
 
 
-def complete_corpora(manifest: Manifest, wanted: Sequence[str] | None = None) -> list[CorpusEntry]:
-    """Give the ledger's complete corpora, or those of them that are named.
+def complete_corpora(manifest: Manifest, requested: Sequence[str] | None = None) -> list[CorpusEntry]:
+    """Return the ledger's complete corpora, or the requested ones, by name.
 
     Raises:
-        CorpusError: there is none, or one that was named is missing or incomplete.
+        CorpusError: there are none, or a requested one is missing or incomplete.
     """
     known = manifest.corpora
-    for name in wanted or ():
+    for name in requested or ():
         if name not in known:
             raise CorpusError(
-                f"The bank '{manifest.bank}' has no corpus '{name}'; it has {', '.join(sorted(known)) or 'none'}."
+                f"The bank '{manifest.bank}' has no corpus '{name}'; it has {listed(sorted(known)) or 'none'}."
             )
         if not known[name].complete:
             raise CorpusError(
-                f"The corpus '{name}' of bank '{manifest.bank}' is incomplete; finish its `latentbank ingest run` "
-                "first."
+                f"The corpus '{name}' of bank '{manifest.bank}' is incomplete; finish its ingestion first."
             )
-    # By name: a server gives its ledger in any order. What a replacement has left behind does not move.
+    # Sorted: a server returns its ledger in any order. What a replacement has left behind is not moved.
     found = [
         replace(known[name], obsolete=())
         for name in sorted(known)
-        if known[name].complete and (wanted is None or name in wanted)
+        if known[name].complete and (requested is None or name in requested)
     ]
     if not found:
         raise CorpusError(f"The bank '{manifest.bank}' has no complete corpus: there is nothing to move.")
@@ -112,25 +118,25 @@ def complete_corpora(manifest: Manifest, wanted: Sequence[str] | None = None) ->
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Give the items in lists of `size`, the last one shorter."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
 
 
 def incomplete_corpora(manifest: Manifest) -> list[str]:
-    """Give the names of the ledger's incomplete corpora."""
+    """Return the names of the ledger's incomplete corpora, sorted."""
     return sorted(name for name, entry in manifest.corpora.items() if not entry.complete)
 
 
 class Receiver:
-    """Fills a bank with corpora that come ready-made; run again after a kill, it goes on."""
+    """Fills a bank with corpora that are encoded already; after a kill, another one continues."""
 
     def __init__(self, target: Bank, entries: Sequence[CorpusEntry], progress: Progress) -> None:
-        """Begin: the ledger says of the corpora in `todo`, which the bank has not whole, that they are incomplete.
+        """Begin: record as incomplete the corpora that the bank does not hold completely, which are then in `todo`.
 
         Raises:
-            CorpusError: the bank holds a corpus of that name with other content.
+            CorpusError: the bank has a corpus of that name with other content.
         """
         self._target, self._progress = target, progress
         self.todo = [entry for entry in entries if not _is_whole(target, entry)]
@@ -138,7 +144,7 @@ class Receiver:
         self._total = sum(entry.contexts for entry in self.todo) * len(target.layers)
         for entry in self.todo:
             target.record(replace(entry, complete=False))
-        # No reader may go by a ledger in which the corpora are not announced when their first context comes.
+        # When the first context is stored, no reader may use a ledger any more in which the corpora are not announced.
         self._begins = time.monotonic() + LEDGER_SECONDS if self.todo and target.store.shared else 0.0
         for layer in target.layers if self.todo else ():
             expected = sum(entry.contexts for entry in self.todo)
@@ -149,12 +155,12 @@ class Receiver:
         return self._target.store.count(layer, Where(corpus=stored))
 
     def skip(self, contexts: int) -> None:
-        """Say that so many contexts of a layer are there already."""
+        """Count contexts of a layer that the bank has already."""
         self._done += contexts
         self._progress.update(self._done, self._total)
 
     def put(self, layer: int, points: Points) -> None:
-        """Store contexts whose vectors are as the bank stores them: unit length, rotated."""
+        """Store contexts whose vectors have length 1 and are rotated, as in the bank."""
         time.sleep(max(0.0, self._begins - time.monotonic()))
         self._target.store.upsert(layer, points)
         self.written += len(points.ids)
@@ -182,8 +188,7 @@ class Receiver:
             if found != {entry.contexts}:
                 raise LatentBankError(
                     f"The layers hold {', '.join(f'{n:,}' for n in sorted(found))} contexts of '{entry.name}' instead "
-                    f"of {entry.contexts:,}; drop the corpus (`latentbank bank drop-corpus {self._target.name} "
-                    f"{entry.name}`) and run the command again."
+                    f"of {entry.contexts:,}; drop the corpus and move it again."
                 )
             self._target.record(replace(entry, complete=True))
 
@@ -191,33 +196,32 @@ class Receiver:
 def verify_corpora(
     bank: Bank, layers: Sequence[int], entries: Sequence[CorpusEntry], sample: int, progress: Progress
 ) -> list[str]:
-    """Verify a bank as `Bank.verify` does, but only some of its layers and corpora."""
+    """Return what is wrong with some of a bank's layers and corpora, as `Bank.verify` does for all."""
     bank.reload()
     names = {entry.name for entry in entries}
-    some = {name: entry for name, entry in bank.manifest.corpora.items() if name in names}
+    kept = {name: entry for name, entry in bank.manifest.corpora.items() if name in names}
     progress.stage("comparing", "contexts")
-    part = replace(bank.manifest, layers=tuple(layers), corpora=some)
+    part = replace(bank.manifest, layers=tuple(layers), corpora=kept)
     return verify(bank.store, part, sample, progress, Where(corpus=sorted(entry.stored for entry in entries)))
 
 
 def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
-    """Tell whether a bank holds a corpus whole.
+    """Return whether a bank holds a corpus completely.
 
     Raises:
-        CorpusError: it holds another one of that name.
+        CorpusError: it has another one of that name.
     """
-    held = target.corpora.get(entry.name)
-    if held is None:
+    known = target.corpora.get(entry.name)
+    if known is None:
         return False
-    same = held.content_hash == entry.content_hash and dict(held.plan) == dict(entry.plan)
-    if not same or held.stored != entry.stored:
+    same = known.content_hash == entry.content_hash and dict(known.plan) == dict(entry.plan)
+    if not same or known.stored != entry.stored:
         how = (
-            f"stored as '{held.stored}', not '{entry.stored}'"
+            f"stored as '{known.stored}', not '{entry.stored}'"
             if same
             else "other sentences or other plan settings"
         )
         raise CorpusError(
-            f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); "
-            f"drop it first with `latentbank bank drop-corpus {target.name} {entry.name}`."
+            f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); drop it first."
         )
-    return held.complete and target.stored_contexts(entry.stored) == {entry.contexts}
+    return known.complete and target.stored_contexts(entry.stored) == {entry.contexts}

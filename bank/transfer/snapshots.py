@@ -1,4 +1,4 @@
-"""Pulling a bank's layers as snapshots: as the server stores and indexes them, where both sides allow it."""
+"""Copying a bank's layers as snapshots: as the server stores and indexes them, if both sides allow it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("latentbank")
 
 Way = Literal["snapshot", "scroll"]
 
-# Contexts of a layer from which a snapshot is worth its size: the engine's files are long before anything is in them.
+# Contexts of a layer from which a snapshot is worth its size: the engine's files are large even when they are empty.
 WORTH = 10_000
 _MIB = 1 << 20
 
@@ -32,22 +32,21 @@ def take_snapshots(
     progress: Progress,
     way: Way | None,
 ) -> int:
-    """Fill the target's layers from snapshots, and tell how many; what is left is copied by scroll.
+    """Fill the target's layers from snapshots, and return how many; the others remain to be copied by scroll.
 
-    A layer is replaced in one step by one that holds exactly what the ledger says. Why a snapshot cannot be had is
-    logged in one line.
+    A layer is replaced in one step by one that holds exactly what the ledger says. If a snapshot is not available, the
+    reason is logged in one line.
 
     Args:
         source: the bank to read.
         target: the copy.
         entries: the corpora that are moved.
         receiver: counts what is written.
-        progress: told MiB downloaded.
-        way: "snapshot": nothing else will do; "scroll": no snapshots; None: snapshots where they can be had and are
-            worth it.
+        progress: told the MiB downloaded.
+        way: "snapshot": only snapshots; "scroll": no snapshots; None: snapshots if they are available and worth it.
 
     Raises:
-        LatentBankError: snapshots cannot be had, but were asked for.
+        LatentBankError: snapshots were requested, but are not available.
     """
     expected = {entry.stored: entry.contexts for entry in entries}
     total = sum(expected.values())
@@ -68,7 +67,8 @@ def take_snapshots(
     except NoSnapshot as error:
         if way == "snapshot":
             raise LatentBankError(
-                f"The bank '{source.name}' cannot be copied by snapshot: {error}; leave out --by snapshot."
+                f"The bank '{source.name}' cannot be copied by snapshot: {error}; copy it by scroll.",
+                argument="by",
             ) from None
         if not target.store.shared:
             log.warning("Contexts are copied by scroll, not by snapshot: %s.", error)
@@ -78,17 +78,17 @@ def take_snapshots(
 
 @dataclass(frozen=True)
 class _Download:
-    """Saves the snapshot of a layer to the file it is called with."""
+    """Saves the snapshot of a layer to the file that it is called with."""
 
     source: Bank
     layer: int
     progress: Progress
 
     def __call__(self, file: Path) -> None:
-        self.source.store.save_snapshot(self.layer, file, self._tell)
+        self.source.store.save_snapshot(self.layer, file, self._update)
 
-    def _tell(self, come: int) -> None:
-        self.progress.update(come / _MIB)
+    def _update(self, received: int) -> None:
+        self.progress.update(received / _MIB)
 
 
 def _obstacle(
@@ -98,16 +98,16 @@ def _obstacle(
     receiver: Receiver,
     layers: Sequence[int],
 ) -> str | None:
-    """Say why snapshots, which hold `layers` whole and replace them, would not do; None if they would."""
+    """Return why snapshots, which hold `layers` completely and replace them, cannot be used; None if they can."""
     known = source.manifest.corpora
     if target.store.shared:
-        return "a server takes no snapshots that an embedded bank could make"
+        return "a server cannot be filled from snapshots"
     if not source.store.shared:
-        return "only a server gives snapshots"
+        return "only a server makes snapshots"
     if not all(entry.complete for entry in known.values()):
-        return "the bank has an incomplete corpus, whose contexts would come along"
+        return "the bank has an incomplete corpus, whose contexts would be copied too"
     if any(entry.obsolete for entry in known.values()):
-        return "the bank still holds contexts of a corpus that was replaced, which would come along"
+        return "the bank still holds contexts of a corpus that was replaced, which would be copied too"
     if len(entries) < len(known):
         return "only some of the bank's corpora are copied"
     if len(receiver.todo) < len(entries):

@@ -228,9 +228,7 @@ def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
         store._server.rest.delete_collection("bank--L08")  # type: ignore[attr-defined]  # past the interface, on purpose
     store.close()
     with open_bank("bank", place.settings) as opened:
-        assert opened.verify() == [
-            "Layer 8 has no collection; ingest the bank's corpora again (`latentbank ingest run`) to fill it."
-        ]
+        assert opened.verify() == ["Layer 8 has no collection; ingest the bank's corpora again to fill it."]
     with make_bank(place, layers=(4, 8)) as again:
         assert again.manifest.head() == kept.head()
         assert [again.count(layer) for layer in (4, 8)] == [10, 0]
@@ -596,7 +594,7 @@ def test_a_closed_bank_lets_go(place: Place) -> None:
 
 
 class TestVerify:
-    """What is wrong is found, and what mends it is said and does mend it."""
+    """What is wrong is found; the message says how to repair it, and that does repair it."""
 
     def damaged(self, filled: Bank, layer: int, given: Points) -> list[str]:
         filled.store.upsert(layer, given)
@@ -613,10 +611,7 @@ class TestVerify:
 
     def test_an_incomplete_corpus(self, filled: Bank) -> None:
         fill(filled, 25, "plants", complete=False)
-        assert filled.verify() == [
-            "Corpus 'plants' is incomplete; run its `latentbank ingest run` again, or drop it with "
-            "`latentbank bank drop-corpus bank plants`."
-        ]
+        assert filled.verify() == ["Corpus 'plants' is incomplete; run its ingestion again, or drop it."]
         filled.drop_corpus("plants")
         assert filled.verify() == []
 
@@ -624,10 +619,10 @@ class TestVerify:
         filled.store.delete_corpus(8, "animals")
         found = self.damaged(filled, 8, points(119))
         assert found == [
-            "Layer 8 holds 119 contexts of corpus 'animals', the ledger says 120; run its `latentbank ingest run` "
-            "again, it adds what is missing.",
-            "Layer 8 holds other contexts than layer 2; run `latentbank ingest run` of the bank's corpora again, "
-            "it adds what is missing.",
+            "Layer 8 holds 119 contexts of corpus 'animals', the ledger says 120; run its ingestion again, it adds "
+            "what is missing.",
+            "Layer 8 holds other contexts than layer 2; run the ingestion of the bank's corpora again, it adds what is "
+            "missing.",
         ]
         assert self.damaged(filled, 8, points(120)) == []
 
@@ -642,8 +637,8 @@ class TestVerify:
         for layer in filled.layers:
             found = self.damaged(filled, layer, points(1, first=500))
         assert found == [
-            f"Layer {layer} holds 121 contexts of corpus 'animals', the ledger says 120; drop it with `latentbank "
-            "bank drop-corpus bank animals` and ingest it again."
+            f"Layer {layer} holds 121 contexts of corpus 'animals', the ledger says 120; drop it and ingest it "
+            "again."
             for layer in filled.layers
         ]
 
@@ -651,8 +646,7 @@ class TestVerify:
         for layer in filled.layers:
             found = self.damaged(filled, layer, points(3, "strays"))
         assert found == [
-            f"Layer {layer} holds 3 contexts of corpus 'strays', which is not in the ledger; drop it with "
-            "`latentbank bank drop-corpus bank strays`."
+            f"Layer {layer} holds 3 contexts of corpus 'strays', which is not in the ledger; drop it."
             for layer in filled.layers
         ]
         assert filled.drop_corpus("strays") == 3

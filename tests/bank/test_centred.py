@@ -125,7 +125,7 @@ def test_a_centred_bank_must_be_told_the_mean_of_queries(centred: Bank) -> None:
 def test_a_plain_bank_takes_no_mean(place: Place) -> None:
     with make_bank(place) as plain:
         fill(plain, 10)
-        with pytest.raises(QueryError, match=r"plain cosine.*leave query_mean out") as said:
+        with pytest.raises(QueryError, match=r"not centred.*leave query_mean out") as said:
             plain.search(units(2), query_mean=VISUAL)
         assert is_one_sentence(said.value)
         with pytest.raises(QueryError, match="it has no means"):

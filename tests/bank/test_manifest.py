@@ -96,8 +96,8 @@ def test_another_schema_is_refused_by_version(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "corpora", "said"),
     [
-        ([], {}, "it is no table"),
-        ("x", {}, "it is no table"),
+        ([], {}, "it is not a JSON object"),
+        ("x", {}, "it is not a JSON object"),
         ({k: v for k, v in HEAD.items() if k != "hidden_size"}, {}, "hidden_size"),
         (HEAD | {"hidden_size": "wide"}, {}, "hidden_size"),
         (HEAD | {"layers": None}, {}, "layers"),

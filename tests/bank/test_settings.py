@@ -161,11 +161,11 @@ def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("content", "said"),
     [
         (None, "cannot be read (No such file or directory); correct LATENTBANK_API_KEY_FILE"),
-        (b"", "holds no key"),
-        (b"\n \n", "holds no key"),
-        (f"{SECRET}\nanother line".encode(), "holds no key"),
-        (f"{SECRET}-schlüssel".encode(), "holds no key"),
-        (b"\xff\xfe" + SECRET.encode(), "cannot be read (it is no text)"),
+        (b"", "holds no valid key"),
+        (b"\n \n", "holds no valid key"),
+        (f"{SECRET}\nanother line".encode(), "holds no valid key"),
+        (f"{SECRET}-schlüssel".encode(), "holds no valid key"),
+        (b"\xff\xfe" + SECRET.encode(), "cannot be read (it is not text)"),
     ],
 )
 def test_a_key_file_without_a_key(content: bytes | None, said: str, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_key_file_without_a_key(content: bytes | None, said: str, tmp_path: Pa
 
 def test_a_key_that_cannot_be_sent() -> None:
     for wrong in ("", f"{SECRET}\nX-Other: 1", f"{SECRET}é"):
-        with pytest.raises(LatentBankError, match="LATENTBANK_API_KEY holds no key") as caught:
+        with pytest.raises(LatentBankError, match="LATENTBANK_API_KEY holds no valid key") as caught:
             load_settings(api_key=wrong).key()
         assert SECRET not in str(caught.value)
 

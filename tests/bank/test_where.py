@@ -65,12 +65,12 @@ def test_several_conditions_must_all_hold() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("dog", "'dog' is no condition: write FIELD=VALUE with one of corpus, word"),
-        ("=dog", "is no condition"),
-        ("words=dog", "'words=dog' is no condition"),
-        ("given=dog", "is no condition"),
-        ("word>dog", "is no condition"),
-        ("word=dog,cat", "'cat' is no condition"),
+        ("dog", "'dog' is not a condition: write FIELD=VALUE with one of corpus, word"),
+        ("=dog", "is not a condition"),
+        ("words=dog", "'words=dog' is not a condition"),
+        ("given=dog", "is not a condition"),
+        ("word>dog", "is not a condition"),
+        ("word=dog,cat", "'cat' is not a condition"),
         ("token_id=dog", "'token_id=dog': token_id takes whole numbers"),
         ("token_id=1|", "token_id takes whole numbers"),
         ("position_min=1.5", "position_min takes whole numbers"),

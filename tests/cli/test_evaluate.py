@@ -203,7 +203,7 @@ def test_experiment_projector(run: Run, tmp_path: Path) -> None:
         (("--scenes", "301"), "--scenes is 301"),
         (("--calibration", "-1"), "--calibration is -1"),
         (("--lens", "crystal"), "There is no lens 'crystal'; there are latent, logit, embedding"),
-        (("--where", "colour=red"), "is no condition"),
+        (("--where", "colour=red"), "is not a condition"),
         (("--bank", "none"), "There is no bank 'none'"),
         (("--bank", "centred", "--calibration", "0", "--lens", "latent"), "give calibration scenes"),
     ],

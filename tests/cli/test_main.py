@@ -181,7 +181,7 @@ def test_a_plan_is_calibrated_where_the_banks_are(
         (("bank", "delete", "a--b", "--yes"), "cannot name a bank"),
         (("query", "text", "hello"), "Name a bank"),
         (("query", "text", "hello", "--layer", "x"), "'x' is not a list of layers"),
-        (("query", "text", "hello", "--where", "color=red"), "'color=red' is no condition"),
+        (("query", "text", "hello", "--where", "color=red"), "'color=red' is not a condition"),
         (("ingest", "run", "missing.txt", "--model", "m"), "No such file: missing.txt"),
         (("ingest", "run", "--model", "m"), "Name a corpus"),
         (("ingest", "run", "--plan", "nowhere"), "There is no plan in nowhere"),

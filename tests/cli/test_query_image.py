@@ -247,7 +247,7 @@ def _louder(init: Any) -> Any:
         (("a.png", "--lens", "latent,tuned"), "There is no lens 'tuned'; there are latent, logit, embedding"),
         (("a.png", "--visual-layers", "x"), "'x' is not a list of layers"),
         (("a.png", "--bank-layers", "1,9"), "no layer 9; it has 1, 2"),
-        (("a.png", "--where", "color=red"), "is no condition"),
+        (("a.png", "--where", "color=red"), "is not a condition"),
         (("a.png", "--unique", "sentence"), "Unknown value 'sentence' for --unique; use context or word"),
         (("a.png", "--json", "--parquet", "out"), "choose --json or --parquet"),
         (("a.png", "--split", "test"), "datasets only"),

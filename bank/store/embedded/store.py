@@ -270,9 +270,9 @@ class EmbeddedStore:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
-    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+    def save_snapshot(self, layer: int, file: Path, report: Callable[[int], None]) -> None:
         """See `Store`. The engine reads snapshots but does not make any."""
-        del layer, file, told
+        del layer, file, report
         raise NoSnapshot("an embedded bank makes no snapshots")
 
     def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:

@@ -23,7 +23,7 @@ _PART = 1 << 20
 _NEVER = (400, 404, 405, 501)
 
 
-def save_snapshot(server: Connection, collection: str, file: Path, told: Callable[[int], None]) -> None:
+def save_snapshot(server: Connection, collection: str, file: Path, report: Callable[[int], None]) -> None:
     """Download a snapshot of a collection's only shard; the server makes it while it is sent, and keeps nothing.
 
     A stream has no length and cannot be resumed: when the connection breaks, it starts again.
@@ -32,7 +32,7 @@ def save_snapshot(server: Connection, collection: str, file: Path, told: Callabl
         server: the server.
         collection: its name, or an alias.
         file: the file to write.
-        told: called with the number of bytes received so far.
+        report: called with the number of bytes received so far.
 
     Raises:
         NoSnapshot: the server provides none, or none of the whole collection.
@@ -56,7 +56,7 @@ def save_snapshot(server: Connection, collection: str, file: Path, told: Callabl
                 if response.status_code != 200:
                     response.read()
                     raise UnexpectedResponse.for_response(response)
-                _write(response, file, told)
+                _write(response, file, report)
         except httpx.HTTPError as error:
             raise ResponseHandlingException(error) from error
         except UnexpectedResponse as error:
@@ -94,12 +94,12 @@ def _final(error: UnexpectedResponse, url: str) -> Exception:
     return error
 
 
-def _write(response: httpx.Response, file: Path, told: Callable[[int], None]) -> None:
+def _write(response: httpx.Response, file: Path, report: Callable[[int], None]) -> None:
     try:
         with file.open("wb") as out:
             for part in response.iter_bytes(_PART):
                 out.write(part)
-                told(response.num_bytes_downloaded)
+                report(response.num_bytes_downloaded)
     except OSError as error:
         raise BankUnavailable(
             f"The snapshot cannot be written to {file} ({error.strerror}); make room and run the command again, it "

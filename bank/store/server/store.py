@@ -251,9 +251,9 @@ class ServerStore:
         name = self._collection(layer)
         self._server.call(partial(self._server.rest.delete, name, selector, wait=True))
 
-    def save_snapshot(self, layer: int, file: Path, told: Callable[[int], None]) -> None:
+    def save_snapshot(self, layer: int, file: Path, report: Callable[[int], None]) -> None:
         """See `Store`."""
-        save_snapshot(self._server, self._collection(layer), file, told)
+        save_snapshot(self._server, self._collection(layer), file, report)
 
     def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
         """See `Store`. The embedded engine makes no snapshots that a server could read."""

@@ -303,7 +303,7 @@ def test_payloads_of_another_corpus_are_refused_even_with_a_right_sum(
     table = pq.read_table(path)
     pq.write_table(table.set_column(1, "corpus", pa.array(["plants"] * 32)), path)
     sum_again(folder)
-    with pytest.raises(CorpusError, match="not 32 contexts of 'animals'"):
+    with pytest.raises(CorpusError, match="not hold 32 contexts of 'animals'"):
         import_bank(folder, embedded.settings, "back")
     pq.write_table(table.drop_columns(["word"]), path)
     sum_again(folder)
@@ -362,7 +362,7 @@ def test_an_import_joins_a_bank_of_the_same_llm_only(exported: Bank, embedded: P
 
 
 def test_a_folder_without_an_export_says_how_to_make_one(embedded: Place, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="bank export") as caught:
+    with pytest.raises(CorpusError, match="export a bank first") as caught:
         import_bank(tmp_path, embedded.settings)
     assert is_one_sentence(caught.value)
     assert not list(embedded.settings.data_dir.iterdir())

@@ -348,7 +348,7 @@ def test_a_push_goes_by_upsert(
 ) -> None:
     with a_bank(here) as source:
         fill(source, 20)
-        refused_if_asked_for(source, settings_of(server), "a server takes no snapshots")
+        refused_if_asked_for(source, settings_of(server), "a server cannot be filled from snapshots")
         assert copy_bank(source, settings_of(server)).snapshots == 0
     assert warned(caplog) == []
 

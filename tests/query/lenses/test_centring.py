@@ -107,7 +107,7 @@ def test_a_plain_bank_says_so(bank: Bank, tiny: LanguageModel) -> None:
 
 
 def test_hidden_states_need_to_say_which_mean_they_have(centred: Bank) -> None:
-    with pytest.raises(QueryError, match="must be told which mean its queries have"):
+    with pytest.raises(QueryError, match="its queries need a mean: pass query_mean"):
         read_hidden(centred, ROWS)
     own = ROWS.mean(axis=0)
     measured = means_of([{-1: ROWS, 7: ROWS + 1}], "soft prompts", "")
@@ -156,5 +156,5 @@ def test_queries_bring_their_mean(centred: Bank) -> None:
     lens = LatentLens(centred, "all", exact=True)
     expected = centred.search(ROWS, "all", 2, exact=True, query_mean=ROWS.mean(axis=0))
     assert lens.read(Queries(ROWS, 1, "other", ROWS.mean(axis=0)), 2) == expected
-    with pytest.raises(QueryError, match="must be told"):
+    with pytest.raises(QueryError, match="its queries need a mean"):
         lens.read(Queries(ROWS, 1, "other"), 2)
