@@ -1,7 +1,7 @@
-"""A descriptive corpus: everyday sentences about the things that the demo's scenes are made of.
+"""A descriptive corpus: everyday sentences about the things in the demo's scenes.
 
-The paper's corpus is short descriptions of what is in pictures. No such corpus comes in a package, so this one is
-made: sentences as people write them under photos, about each of the 250 things as often, the same for the same seed.
+The paper's corpus consists of short descriptions of pictures. No package has such a corpus, so this one is generated:
+sentences as people write them under photos, equally many about each of the 250 things, the same for the same seed.
 
     python -m latentbank.demo.descriptions descriptions.txt --sentences 20000
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from latentbank.demo.scenes import COLOURS, THINGS
 
-# {thing} comes with its article, {name} without; {other} is another thing, with its article.
+# {thing} is the thing with its article, {name} without; {other} is another thing with its article.
 ANYWHERE = (
     "There is {thing} in this picture.",
     "A photo of {thing} next to {other}.",
@@ -123,7 +123,7 @@ FILLERS = {
 
 
 def describe(sentences: int, seed: int = 0) -> Iterator[str]:
-    """Give `sentences` different sentences, the things in turn; the same ones for the same seed."""
+    """Yield `sentences` different sentences about the things in turn; the same seed gives the same sentences."""
     things = json.loads(THINGS.read_text(encoding="utf-8"))
     random = np.random.default_rng(seed)
     made: set[str] = set()
@@ -146,7 +146,7 @@ def describe(sentences: int, seed: int = 0) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the corpus to a file, a sentence a line."""
+    """Write the corpus to a file, one sentence on each line."""
     parser = argparse.ArgumentParser(
         prog="python -m latentbank.demo.descriptions", description=__doc__.splitlines()[0]
     )

