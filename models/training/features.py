@@ -190,7 +190,8 @@ def _open(folder: Path, data: str) -> Features:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in done["skipped"].items())
         raise CorpusError(
             f"{data} has no image with a caption{f' ({reasons})' if reasons else ''}: "
-            "training needs pairs of both; name the caption's column if there is one."
+            "training needs pairs of both; name the caption's column if there is one.",
+            argument="caption_column",
         )
     values = np.load(folder / _FEATURES, mmap_mode="r")
     return Features(

@@ -157,7 +157,7 @@ class _Run:
             self._stage(number)
         self._finish()
 
-    # -- one stage, one step -----------------------------------------------------------------------
+    # -- stages and steps --------------------------------------------------------------------------
 
     def _stage(self, number: int) -> None:
         stage, sequences, at = self.stages[number], self.sequences[number], self.at

@@ -12,7 +12,7 @@ from tests.tiny import save_tiny
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The directory of a tiny model of an architecture."""
+    """Return the directory of a tiny model of an architecture."""
     root = tmp_path_factory.mktemp("tiny")
 
     def directory(architecture: str) -> str:

@@ -46,7 +46,7 @@ class PixelEncoder:
 
 
 def pairs(count: int, seed: int = 0, regions: bool = False) -> Iterator[Pair]:
-    """Images of one or two colours; with `regions` also single fields of them."""
+    """Return images of one or two colours; with `regions` also rows with single fields of them."""
     random = np.random.default_rng(seed)
     for _ in range(count):
         left, right = random.choice(list(COLOURS), 2)

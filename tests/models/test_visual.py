@@ -1,4 +1,4 @@
-"""Models that see, by name; and the unembedding of the LLM in each."""
+"""Loading vision-language models by name, and the unembedding of the LLM in each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.query.eye import PatchEye, picture
 from tests.tiny import save_tiny
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool(torch.allclose(one.float(), other.float(), atol=1e-4))
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool(torch.allclose(a.float(), b.float(), atol=1e-4))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "qwen2"])
@@ -30,7 +30,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_a_composite_models_unembedding_is_that_of_its_llm(
     tmp_path: Path, architecture: str, tied: bool
 ) -> None:
-    """Also with softcaps, and with the LLM cut after its first block."""
+    """This holds with softcaps, and with the LLM cut after its first block."""
     path = str(save_tiny(tmp_path / "llm", architecture, tie_word_embeddings=tied))
     language = load_language_model(path, deepest_layer=1)
     states = torch.randn(5, language.hidden_size, generator=torch.Generator().manual_seed(1)) * 3
@@ -62,7 +62,7 @@ def test_an_llm_with_code_of_its_own_is_trusted_for_its_unembedding_too(
     tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr("sys.path", list(sys.path))  # the folder of modules is put there
+    monkeypatch.setattr("sys.path", list(sys.path))  # transformers adds the folder of modules
     expected = load_unembedding(str(save_tiny(tmp_path / f"own{tied}", "llama", tie_word_embeddings=tied)))
     path = Path(expected.name)
     (path / "own.py").write_text(CODE)
@@ -85,7 +85,7 @@ def test_a_vlm_gives_its_own(tmp_path: Path) -> None:
 
 @pytest.fixture
 def projector(tmp_path: Path) -> Callable[..., str]:
-    """Write a projector between a tiny CLIP and a tiny Llama; gives its path."""
+    """Write a projector between a tiny CLIP and a tiny Llama, and return its path."""
     from latentbank.models.composite.projector import Projector, save_projector
     from latentbank.models.vision.encoders import load_encoder
     from tests.models.vision.test_encoders import save_encoder
@@ -119,10 +119,10 @@ def test_a_projectors_file_brings_its_encoder_and_llm(projector: Callable[..., s
     by_hand = CompositeVLM(
         load_encoder(card["encoder"]["name"]), trained, load_language_model(card["llm"]["name"]), card
     )
-    (one,), (other,) = (m.visual_tokens([picture()], [0, 2]) for m in (model, by_hand))
+    (tokens,), (expected,) = (m.visual_tokens([picture()], [0, 2]) for m in (model, by_hand))
     for layer in (0, 2):
-        assert same(one.states[layer], other.states[layer])
-    states = one.states[2]
+        assert same(tokens.states[layer], expected.states[layer])
+    states = tokens.states[2]
     assert same(unembedding_of(model).logits(states), load_unembedding(card["llm"]["name"]).logits(states))
 
 

@@ -158,7 +158,7 @@ FAMILIES: dict[str, Family] = {
         images=("LlavaNextImageProcessorPil", {**_CLIP_IMAGES, "image_grid_pinpoints": _PINPOINTS}),
         processor=_WITH_CLS,
     ),
-    # As in the real one, its encoder's input is no multiple of the patch size, and large views are scaled down.
+    # As in the real model, the encoder's input is no multiple of the patch size, and large views are scaled down.
     "llava_onevision": Family(
         classes="LlavaOnevision",
         config={
@@ -300,7 +300,7 @@ _ATTENTION_OUTPUT = ("out_proj.weight", "o_proj.weight", "attn.proj.weight", "pr
 
 
 def vlm_tokenizer(family: Family) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer with the family's special tokens."""
+    """Return the tiny tokenizer with the family's special tokens."""
     base = tiny_tokenizer()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=base.backend_tokenizer,
@@ -314,7 +314,7 @@ def vlm_tokenizer(family: Family) -> PreTrainedTokenizerFast:
 
 
 def _filled(value: Any, tokenizer: PreTrainedTokenizerFast, key: str = "") -> Any:
-    """A copy of a setting in which names of tokens have become ids."""
+    """Return a copy of a setting in which names of tokens are replaced by ids."""
     if isinstance(value, dict):
         return {k: _filled(v, tokenizer, k) for k, v in value.items()}
     if isinstance(value, str) and key.endswith(("_id", "_index")):
@@ -323,7 +323,7 @@ def _filled(value: Any, tokenizer: PreTrainedTokenizerFast, key: str = "") -> An
 
 
 def tiny_vlm(name: str, seed: int = 0, **text: Any) -> PreTrainedModel:
-    """A random model of a family, float32; `text` goes into its language model's configuration."""
+    """Return a random float32 model of a family; `text` goes into its language model's configuration."""
     family = FAMILIES[name]
     tokenizer = vlm_tokenizer(family)
     settings = _filled(family.config, tokenizer)
@@ -336,8 +336,8 @@ def tiny_vlm(name: str, seed: int = 0, **text: Any) -> PreTrainedModel:
         for key, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
-                # Random attention mixes all patches evenly, which trained ones do not: here what a patch shows stays
-                # with it, so that the tests can see where it went.
+                # Random attention mixes all patches evenly, unlike trained attention. Here a patch keeps its content,
+                # so that the tests can find which token it became.
                 if "vision" in key or "visual" in key:
                     parameter.mul_(0.2 if key.endswith(_ATTENTION_OUTPUT) else 1)
             elif "norm" in key or "ln_" in key:

@@ -1,4 +1,4 @@
-"""The composite VLM: its visual tokens are what transformers computes on the same sequence."""
+"""Composite models: visual tokens equal what transformers computes on the same sequence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def vlm(language: LanguageModel) -> CompositeVLM:
 
 def test_hidden_states_are_the_llms_own(vlm: CompositeVLM) -> None:
     layers = (0, 1, 4)
-    found = vlm.visual_tokens(IMAGES, layers)  # more than one forward's images
+    found = vlm.visual_tokens(IMAGES, layers)  # more images than one forward pass takes
     assert len(found) == 20
     whole = tiny_model("llama", tie_word_embeddings=True)
     caught: dict[int, torch.Tensor] = {}

@@ -55,7 +55,7 @@ def test_a_file_and_its_card(tmp_path: Path, dtype: torch.dtype) -> None:
     assert card == json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
     assert card["projector"] == {"kind": "mlp3", "features": 6, "hidden_size": 10, "width": 14}
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert torch.equal(loaded.mean, projector.mean)  # kept whole: float16 could not hold it
+    assert torch.equal(loaded.mean, projector.mean)  # stays float32, because float16 cannot hold it
     stored = load_file(tmp_path / "p.safetensors")
     assert stored["layers.0.weight"].dtype == dtype
     for name, tensor in projector.state_dict().items():

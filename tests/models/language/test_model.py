@@ -1,4 +1,4 @@
-"""Language models: hidden states by the convention, whole, cut, padded and packed; loading; fingerprints."""
+"""Language models: hidden states of whole, cut, padded and packed models; loading; fingerprints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Rows = tuple[Tensor, Tensor, Tensor, list[list[int]]]
 
 
 def some_sentences(count: int = 12, vocab_size: int = 400, seed: int = 1) -> list[list[int]]:
-    """Sentences of 1 to 24 random ids, of which most begin like another."""
+    """Return sentences of 1 to 24 random ids; most share a prefix with another."""
     chance = random.Random(seed)
     sentences: list[list[int]] = [[chance.randrange(vocab_size) for _ in range(24)]]
     while len(sentences) < count:
@@ -46,7 +46,7 @@ def some_sentences(count: int = 12, vocab_size: int = 400, seed: int = 1) -> lis
 
 
 def packed(sentences: Sequence[Sequence[int]], padding: int = 0) -> Rows:
-    """One row of the sentences' prefix tree, its tokens shuffled among equals in depth, then padding.
+    """Return one row of the sentences' prefix tree, with tokens of equal depth shuffled, then padding.
 
     Returns ids, positions, sees and, for each sentence, the column of each of its tokens.
     """
@@ -63,7 +63,7 @@ def packed(sentences: Sequence[Sequence[int]], padding: int = 0) -> Rows:
 
 
 def assert_same(got: Tensor, expected: Tensor, far: float = 1e-4) -> None:
-    """Every row [hidden] points the same way, 1 - cosine below `far`, and is as long."""
+    """Return whether all rows agree: 1 - cosine below `far`, and equal norms."""
     got, expected = got.detach().double(), expected.detach().double()
     assert got.shape == expected.shape
     assert float((1 - torch.cosine_similarity(got, expected, dim=-1)).max()) < far
@@ -89,7 +89,7 @@ def test_layers_follow_the_convention(architecture: str, saved: Saved) -> None:
     sentence = some_sentences(1)[0]
     theirs = reference(torch.tensor([sentence]), output_hidden_states=True).hidden_states
     ours = model.hidden_states([sentence], range(model.num_layers + 1))[0]
-    if architecture == "mamba":  # which collects what leaves its blocks, not what enters them
+    if architecture == "mamba":  # transformers collects the outputs of its blocks, not the inputs
         theirs = (reference.get_input_embeddings()(torch.tensor([sentence])), *theirs[:3], theirs[4])
     assert len(theirs) == model.num_layers + 1
     for layer in range(model.num_layers):
@@ -121,7 +121,7 @@ def test_layer_0_of_gpt2_includes_its_positions(saved: Saved) -> None:
     torch.testing.assert_close(model.hidden_states([[5, 6, 5]], [0])[0][0], expected)
 
 
-# --- padded and packed, each sentence is as it is alone -------------------------------------------
+# --- padded and packed, each sentence is as if run alone -------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ALL)
@@ -177,7 +177,7 @@ def test_several_packed_rows(saved: Saved) -> None:
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3", "qwen2-window"])
 def test_the_tests_windows_matter(architecture: str, saved: Saved) -> None:
-    """Without the window the hidden states would be others, so the tests above do prove it is there."""
+    """Without the window the hidden states differ, so the tests above prove that it is applied."""
     model = load_language_model(saved(architecture))
     sentence = some_sentences(1)[0]
     before = model.hidden_states([sentence], [4])[0][4]
@@ -448,7 +448,7 @@ def test_special_tokens_inside_a_sentence_are_plain_text(bos: bool, tmp_path: Pa
     assert (ids[0] == 0) is bos
     assert not set(ids[bos:]) & {0, 1, 2, 3}
     assert tokenizer.decode(ids[bos:]) == sentence
-    assert 1 in tokenizer(sentence)["input_ids"]  # the tokenizer's own habit is untouched
+    assert 1 in tokenizer(sentence)["input_ids"]  # the tokenizer itself is unchanged
     assert ids == model.encode(sentence)
     same, states = model.text_hidden_states(sentence, [0, 3])
     assert same == ids
@@ -511,7 +511,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
 
 
 def message(call: Callable[[], object], error: type[Exception] = ModelError) -> str:
-    """The message of the error that `call` raises: one line, no page of advice."""
+    """Return the message of the error that `call` raises, which must be one line."""
     with pytest.raises(error) as caught:
         call()
     text = str(caught.value)

@@ -1,4 +1,4 @@
-"""Unembeddings: the models' own logits, from their last block's output."""
+"""Unembeddings: they give the models' own logits from the last block's output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer
 
-# What each does after its last block besides an RMS norm and an unembedding of its own.
+# What each model does after its last block besides an RMS norm and an untied unembedding.
 PLAIN = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
@@ -63,7 +63,7 @@ def test_of_a_vision_language_model(tmp_path: Path, name: str) -> None:
         theirs = AutoModelForImageTextToText.from_pretrained(path).eval()
         out = theirs(IDS, attention_mask=torch.ones_like(IDS), output_hidden_states=True)
     states = load_language_model(path, device="cpu").hidden_states(IDS.tolist(), [4])[0][4]
-    if name == "paligemma":  # its positions begin at 1, its sentences elsewhere are prefixes
+    if name == "paligemma":  # its positions begin at 1, and its prompts are prefixes
         normed = theirs.get_decoder().norm(states)
         expected = theirs.lm_head(normed)
     else:

@@ -61,7 +61,7 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
     for after in (10, 35):
         with pytest.raises(KeyboardInterrupt):
             cache_features(PixelEncoder(), _killed(data, after), tmp_path / "b", "colours", batch=3)
-    # What a kill in the middle of writing leaves behind.
+    # The state after a kill in the middle of writing.
     folder = next((tmp_path / "b").iterdir())
     with (folder / "features.npy").open("ab") as file:
         file.write(b"\x01\x02\x03")
@@ -106,18 +106,18 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
 
 
 def test_a_split_has_no_image_on_both_sides(tmp_path: Path) -> None:
-    """Nor copies of it: images of two of four colours, each several times."""
+    """Copies of an image stay together too: there are several copies of each image."""
     features = cache_features(PixelEncoder(), pairs(60, regions=True), tmp_path, "colours")
-    seen, held = features.split(0.2, 500, seed=3)
-    sides = [{features.values[row.image].tobytes() for row in part.rows} for part in (seen, held)]
+    training, validation = features.split(0.2, 500, seed=3)
+    sides = [{features.values[row.image].tobytes() for row in part.rows} for part in (training, validation)]
     different = len({image.tobytes() for image in features.values})
     assert not sides[0] & sides[1]
     assert different < 60
     assert [len(side) for side in sides] == [different - round(different * 0.2), round(different * 0.2)]
-    assert len(seen) + len(held) == len(features)
+    assert len(training) + len(validation) == len(features)
     assert len(features.split(0.2, 5, seed=3)[1]) == 5
-    assert features.split(0.2, 500, seed=3)[1].digest() == held.digest()
-    assert features.split(0.2, 500, seed=4)[1].digest() != held.digest()
+    assert features.split(0.2, 500, seed=3)[1].digest() == validation.digest()
+    assert features.split(0.2, 500, seed=4)[1].digest() != validation.digest()
 
 
 def test_copies_of_one_image_cannot_be_split(tmp_path: Path) -> None:

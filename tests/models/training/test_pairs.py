@@ -26,8 +26,8 @@ def png(colour: tuple[int, int, int]) -> bytes:
     return data.getvalue()
 
 
-def said(source: Any) -> list[Any]:
-    """Captions with the colour of their image, and the reasons for what was left out."""
+def captions_of(source: Any) -> list[Any]:
+    """Return captions with the colour of their image, and the reasons of skipped rows."""
     return [
         (entry.caption, entry.image.getpixel((0, 0))) if isinstance(entry, Pair) else entry.reason
         for entry in source
@@ -36,7 +36,7 @@ def said(source: Any) -> list[Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An imagefolder whose second image is cut off, whose third has no caption and whose fourth is not there."""
+    """An image folder: the second image is truncated, the third has no caption, the fourth is missing."""
     for number, colour in enumerate(COLOURS):
         (tmp_path / f"{number}.png").write_bytes(png(colour))
     (tmp_path / "1.png").write_bytes(png(COLOURS[1])[:40])
@@ -54,9 +54,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_with_metadata(folder: Path) -> None:
     source = open_pairs(str(folder))
     expected = [("red", COLOURS[0]), "broken image", "no caption", "broken image", ("blue", COLOURS[2])]
-    assert said(source) == expected
-    assert said(source) == expected  # anew, in the same order
-    assert said(open_pairs(str(folder), limit=2)) == expected[:2]
+    assert captions_of(source) == expected
+    assert captions_of(source) == expected  # again, in the same order
+    assert captions_of(open_pairs(str(folder), limit=2)) == expected[:2]
     before = source.data
     assert open_pairs(str(folder)).data == before
     assert open_pairs(str(folder), limit=2).data != before
@@ -71,7 +71,7 @@ def test_a_split_of_a_folder(folder: Path) -> None:
     (inner / "a.png").write_bytes(png(COLOURS[0]))
     (inner / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "held"}')
     (folder / "metadata.jsonl").unlink()
-    assert said(open_pairs(str(folder), split="val")) == [("held", COLOURS[0])]
+    assert captions_of(open_pairs(str(folder), split="val")) == [("held", COLOURS[0])]
 
 
 def parquet(path: Path, rows: dict[str, list[Any]], image: bool = True) -> str:
@@ -88,7 +88,7 @@ def test_parquet_with_pictures_in_it(tmp_path: Path, whole: bool) -> None:
     rows = {"id": [1, 2, 3], "image": images, "caption": ["red", "green", "blue"]}
     file = parquet(tmp_path / "pairs.parquet", rows)
     source = open_pairs(str(tmp_path) if whole else file)
-    assert said(source) == [("red", COLOURS[0]), "broken image", "broken image"]
+    assert captions_of(source) == [("red", COLOURS[0]), "broken image", "broken image"]
     before = source.data
     parquet(tmp_path / "pairs.parquet", {**rows, "caption": ["rot", "grün", "blau"]})
     assert open_pairs(str(tmp_path) if whole else file).data != before
@@ -111,7 +111,7 @@ def test_neighboring_rows_of_one_file_share_its_image(folder: Path) -> None:
     images = [entry.image for entry in entries if isinstance(entry, Pair)]
     assert images[0] is images[1]
     assert images[1] is not images[2]
-    assert said(entries)[3:] == ["broken image"] * 2
+    assert captions_of(entries)[3:] == ["broken image"] * 2
 
 
 class _Pictures(BaseHTTPRequestHandler):
@@ -145,14 +145,14 @@ def test_images_by_address_as_in_pixmo_cap(tmp_path: Path, server: str) -> None:
         "transcripts": [["x"]] * 4,
     }
     source = open_pairs(parquet(tmp_path / "pixmo.parquet", rows, image=False))
-    assert said(source) == [("red", COLOURS[0]), *["broken image"] * 3]
+    assert captions_of(source) == [("red", COLOURS[0]), *["broken image"] * 3]
 
 
 def test_columns_may_be_named(tmp_path: Path) -> None:
     rows = {"a": [str(tmp_path / "0.png")], "b": ["one"], "c": ["two"]}
     (tmp_path / "0.png").write_bytes(png(COLOURS[0]))
     file = parquet(tmp_path / "pairs.parquet", rows, image=False)
-    assert said(open_pairs(file, image="a", caption="c")) == [("two", COLOURS[0])]
+    assert captions_of(open_pairs(file, image="a", caption="c")) == [("two", COLOURS[0])]
     with pytest.raises(CorpusError, match=r"no column of images.*a, b, c"):
         open_pairs(file)
     with pytest.raises(CorpusError, match="no column of captions") as caught:

@@ -1,4 +1,4 @@
-"""Training: the loss, what is learned, resuming after a kill, several processes, and bad input."""
+"""Training: the loss, learning, resuming after a kill, several processes, and bad input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def features(tmp_path: Path) -> Features:
 
 
 def test_the_loss_is_the_llms_own_on_the_captions_tokens(language: LanguageModel, features: Features) -> None:
-    """Against transformers' loss, one sequence at a time, with everything but the caption masked."""
+    """The reference is transformers' loss, one sequence at a time, with all but the caption masked."""
     whole = tiny_model("llama", tie_word_embeddings=True)
     sequences = Sequences(features, language.tokenizer, language.max_length)
     run = train._Run([Stage(features, steps=1)], language, QUICK, Path("."), None, None, train.Silent())
@@ -54,11 +54,11 @@ def test_the_loss_is_the_llms_own_on_the_captions_tokens(language: LanguageModel
     expected = torch.zeros(())
     for row in rows:
         visual = run.projector(features.tokens(row))
-        said = [*language.tokenizer(features.rows[row].caption)["input_ids"], layout.end]
-        text = [embed(torch.tensor(ids)) for ids in (layout.before, [*layout.after, *said])]
+        caption = [*language.tokenizer(features.rows[row].caption)["input_ids"], layout.end]
+        text = [embed(torch.tensor(ids)) for ids in (layout.before, [*layout.after, *caption])]
         sequence = torch.cat([text[0], visual, text[1]])[None]
-        labels = torch.tensor([[-100] * (sequence.shape[1] - len(said)) + said])
-        expected = expected + whole(inputs_embeds=sequence, labels=labels).loss * len(said)
+        labels = torch.tensor([[-100] * (sequence.shape[1] - len(caption)) + caption])
+        expected = expected + whole(inputs_embeds=sequence, labels=labels).loss * len(caption)
     torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-4)
     mine.backward()
     gradient = [parameter.grad.clone() for parameter in run.projector.parameters()]
@@ -70,7 +70,7 @@ def test_the_loss_is_the_llms_own_on_the_captions_tokens(language: LanguageModel
 
 @pytest.fixture(scope="module")
 def copying(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A tiny LLM that learned to say the names of four colours it was just told, as a random one could not."""
+    """A tiny LLM that learned to repeat the names of four colours in its input, which a random one cannot do."""
     path = tmp_path_factory.mktemp("copying")
     whole = tiny_model("llama", tie_word_embeddings=True)
     tokenizer = tiny_tokenizer()
@@ -101,22 +101,22 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 def test_a_trained_projector_names_colours(copying: LanguageModel, tmp_path: Path) -> None:
     encoder = PixelEncoder()
     whole = cache_features(encoder, pairs(60), tmp_path, "colours")
-    seen, held = whole.split(0.1, 100, 0)
-    assert not {row.image for row in seen.rows} & {row.image for row in held.rows}
+    training, kept_back = whole.split(0.1, 100, 0)
+    assert not {row.image for row in training.rows} & {row.image for row in kept_back.rows}
     file = train_projector(
-        [Stage(seen, steps=250, rate=1e-2)], copying, QUICK, tmp_path / "out", validation=held
+        [Stage(training, steps=250, rate=1e-2)], copying, QUICK, tmp_path / "out", validation=kept_back
     )
     projector, card = load_projector(file)
     assert card["training"]["validation_loss"] < 0.5
     assert card["training"]["steps"] == 250
-    assert card["data"][0]["rows"] == len(seen)
+    assert card["data"][0]["rows"] == len(training)
     image = Image.new("RGB", (8, 8), COLOURS["red"])
     image.paste(COLOURS["blue"], (4, 0, 8, 8))
     vlm = CompositeVLM(encoder, projector, copying, card)
     assert vlm.captions([image, image], most=12) == ["red and blue"] * 2
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if "loss" in entry] == list(range(5, 251, 5))
-    assert log[-1]["samples"][0]["caption"] == held.rows[0].caption
+    assert log[-1]["samples"][0]["caption"] == kept_back.rows[0].caption
     assert (tmp_path / "out" / "loss.png").stat().st_size > 1000
 
 
@@ -134,13 +134,13 @@ def _until(step: Callable[..., object], steps: int) -> Callable[..., object]:
 def test_a_killed_training_resumes_as_if_nothing_had_been(
     language: LanguageModel, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, held = features.split(0.2, 100, 0)
-    one = seen.select([n for n, row in enumerate(seen.rows) if row.patches is not None])
-    stages = [Stage(one, steps=12, batch=8, floor=1.0), Stage(seen, steps=15, batch=4, warmup=0.0)]
+    training, kept_back = features.split(0.2, 100, 0)
+    regions = training.select([n for n, row in enumerate(training.rows) if row.patches is not None])
+    stages = [Stage(regions, steps=12, batch=8, floor=1.0), Stage(training, steps=15, batch=4, warmup=0.0)]
     settings = replace(QUICK, save_every=0.0)
-    unbroken = train_projector(stages, language, settings, tmp_path / "a", validation=held)
+    unbroken = train_projector(stages, language, settings, tmp_path / "a", validation=kept_back)
     step = train._Run._step
-    for steps in (5, 3, 9):  # in the first stage, again, and in the second
+    for steps in (5, 3, 9):  # in the first stage, again in it, and in the second
         with monkeypatch.context() as patch:
             patch.setattr(train._Run, "_step", _until(step, steps))
             with pytest.raises(KeyboardInterrupt):
@@ -181,7 +181,7 @@ def test_accumulation_changes_nothing(language: LanguageModel, features: Feature
 def test_a_process_without_rows_sends_zeros(
     language: LanguageModel, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of two processes, in steps of one row: what it sends must be as long as what the other does."""
+    """With one row per step the second process has none, but must send messages of the same lengths."""
     second = SimpleNamespace(
         num_processes=2, process_index=1, is_main_process=False, wait_for_everyone=lambda: None
     )
@@ -208,12 +208,12 @@ def test_training_goes_on_from_another_projector(
     language: LanguageModel, features: Features, tmp_path: Path
 ) -> None:
     first = train_projector([Stage(features, steps=2)], language, QUICK, tmp_path / "a")
-    # Of rate nothing is learned, so what comes out is what went in.
+    # With a rate of zero nothing is learned, so the result equals the initial projector.
     second = train_projector(
         [Stage(features, steps=1, rate=0.0)], language, QUICK, tmp_path / "b", init=first
     )
-    one, other = (load_projector(file)[0].state_dict() for file in (first, second))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    a, b = (load_projector(file)[0].state_dict() for file in (first, second))
+    assert all(torch.equal(a[name], b[name]) for name in a)
     foreign = cache_features(PixelEncoder("others"), pairs(5), tmp_path / "features", "colours")
     with pytest.raises(ModelError, match="encoder"):
         train_projector([Stage(foreign, steps=1)], language, QUICK, tmp_path / "c", init=first)

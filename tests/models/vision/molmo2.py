@@ -1,4 +1,4 @@
-"""Molmo 2's image processor on Pillow: transformers' own, whose files ask for it, needs torchvision."""
+"""Molmo 2's image processor on Pillow, because transformers' own needs torchvision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers.models.molmo2.image_processing_molmo2 import (
 
 
 class PillowMolmo2ImageProcessor(PilBackend):
-    """Cuts, patches and pools as transformers' class does, with its own arithmetic for sizes and windows.
+    """Crops, patches and pools as transformers' class does, with the same arithmetic for sizes and windows.
 
     Only the colours differ, where an image shrinks: Pillow smooths it and that class does not.
     """
@@ -58,7 +58,7 @@ class PillowMolmo2ImageProcessor(PilBackend):
     def _one(
         self, image: np.ndarray, crop: int, settings: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-        """Patches [views, patches, values], windows of their indices [tokens, 4], and both grids."""
+        """Return patches [views, patches, values], windows of their indices [tokens, 4], and both grids."""
         patch, margins = settings["patch_size"], settings["overlap_margins"]
         down, across, height, width = compute_crop_geometry(
             *image.shape[-2:], settings["max_crops"], margins, crop, patch
@@ -82,7 +82,7 @@ class PillowMolmo2ImageProcessor(PilBackend):
         patches = patches.permute(0, 2, 3, 4, 5, 1).reshape(len(views), side * side, -1)
 
         def owner(count: int, tiles: int) -> tuple[torch.Tensor, torch.Tensor]:
-            """Which crop each patch of the canvas is taken from, and its place there, along one side."""
+            """Return for one side which crop each patch of the canvas is taken from, and its place there."""
             places = torch.arange(count)
             tile = ((places - margins[0]) // step).clamp(0, tiles - 1)
             return tile, places - tile * step
@@ -98,7 +98,7 @@ class PillowMolmo2ImageProcessor(PilBackend):
 
 
 class _Registered(PretrainedConfig):
-    """What the processor is registered under, so that files may ask for it by name."""
+    """The name that the processor is registered under, so that files can name it."""
 
     model_type = "pillow_molmo2"
 

@@ -130,19 +130,19 @@ def test_features_are_transformers_own_hidden_states(family: str, layer: int, sa
 def test_a_changed_box_moves_its_token_most(
     family: str, size: tuple[int, int], saved: dict[str, str]
 ) -> None:
-    """At layer 0 a token sees its own patch alone, so only the tokens whose boxes are touched may move."""
+    """At layer 0 a token depends on its own patch alone, so only tokens whose boxes are changed may move."""
     encoder = load(saved[family], layer=0)
     boxes = encoder.boxes(size)
     assert boxes.shape == (16, 4)
     assert boxes.min() >= 0
     assert boxes[:, 2].max() <= size[0]
     assert boxes[:, 3].max() <= size[1]
-    # The tokens' boxes tile what is seen of the image.
+    # The tokens' boxes tile the part of the image that the encoder gets.
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    seen = (boxes[:, 2].max() - boxes[:, 0].min()) * (boxes[:, 3].max() - boxes[:, 1].min())
-    assert areas.sum() == pytest.approx(seen, rel=1e-3)
+    visible = (boxes[:, 2].max() - boxes[:, 0].min()) * (boxes[:, 3].max() - boxes[:, 1].min())
+    assert areas.sum() == pytest.approx(visible, rel=1e-3)
     if min(size) < 24:
-        return  # patches smaller than a pixel: nothing can be changed in one alone
+        return  # patches are smaller than a pixel, so none can be changed alone
     plain = Image.new("RGB", size, (90, 120, 150))
     for token in (0, 6, 15):
         changed = plain.copy()
@@ -158,7 +158,7 @@ def test_a_changed_box_moves_its_token_most(
 def test_what_is_cropped_is_in_no_box(saved: dict[str, str]) -> None:
     boxes = load(saved["clip"]).boxes((96, 24))
     assert (boxes[:, 0].min(), boxes[:, 2].max()) == (36, 60)
-    inside = load(saved["dinov2"]).boxes((32, 32))  # 32 pixels, of which the middle 24 are taken
+    inside = load(saved["dinov2"]).boxes((32, 32))  # the middle 24 of 32 pixels are used
     assert (inside.min(), inside.max()) == (4, 28)
     whole = load(saved["siglip"]).boxes((96, 24))
     assert (whole[:, 2].max(), whole[:, 3].max()) == (96, 24)
@@ -170,14 +170,14 @@ def test_what_is_cropped_is_in_no_box(saved: dict[str, str]) -> None:
 def test_fingerprints_tell_encoders_layers_and_preprocessing_apart(
     saved: dict[str, str], tmp_path: Path
 ) -> None:
-    one = load(saved["clip"]).fingerprint()
-    assert one == load(saved["clip"]).fingerprint()
+    first = load(saved["clip"]).fingerprint()
+    assert first == load(saved["clip"]).fingerprint()
     other = save_encoder(tmp_path / "other", "clip", seed=1)
     larger = save_encoder(tmp_path / "larger", "clip")
     settings = Path(larger) / "preprocessor_config.json"
     settings.write_text(settings.read_text().replace('"shortest_edge": 24', '"shortest_edge": 32'))
     prints = {
-        one,
+        first,
         load(saved["clip"], layer=-1).fingerprint(),
         load(saved["clip"], cls=True).fingerprint(),
         load(other).fingerprint(),

@@ -1,4 +1,4 @@
-"""Images as people have them: whatever is wrong with one, it opens as it looks or ends in one sentence."""
+"""Opening images: every image opens as viewers show it, or gives an error of one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def two_halves(width: int = 40, height: int = 20) -> Image.Image:
 
 
 def noise(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
-    """An image that no format makes small, so that cutting a file cuts pixels."""
+    """An image that no format compresses well, so that truncating its file truncates pixels."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -37,7 +37,7 @@ def stored(image: Image.Image, format_: str, **options: Any) -> bytes:
 
 
 def near(pixel: Any, colour: tuple[int, int, int], tolerance: int = 12) -> bool:
-    return max(abs(int(one) - other) for one, other in zip(pixel, colour, strict=True)) <= tolerance
+    return max(abs(int(a) - b) for a, b in zip(pixel, colour, strict=True)) <= tolerance
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
@@ -61,7 +61,7 @@ def test_what_is_given_is_not_changed() -> None:
     assert given.getpixel((0, 0)) == RED
 
 
-# --- cut off, damaged, missing ------------------------------------------------------------------
+# --- truncated, damaged, missing ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
@@ -132,7 +132,7 @@ def test_16_bit_greys_keep_their_brightness(format_: str) -> None:
 
 
 def test_16_bit_colours() -> None:
-    """Pillow reads such a PNG with 8 bits a channel but cannot write one: this one is made by hand."""
+    """Pillow reads such a PNG with 8 bits per channel but cannot write one, so the test writes it itself."""
     image = open_image(_png(2, 1, bits=16, colour=2, rows=[b"\xff\xff\0\0\0\0" + b"\0\0\0\0\xff\xff"]))
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [RED, BLUE]
 
@@ -165,7 +165,7 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
         assert near(open_image(data).getpixel((3, 3)), RED), format_
     with Image.open(io.BytesIO(stored(frames[0], "GIF", save_all=True, append_images=frames[1:]))) as gif:
         gif.seek(1)
-        assert near(open_image(gif).getpixel((3, 3)), BLUE)  # an open image is taken as it stands
+        assert near(open_image(gif).getpixel((3, 3)), BLUE)  # an open image is used at its current frame
 
 
 # --- rotation and transparency ------------------------------------------------------------------
@@ -180,7 +180,7 @@ def rotated_exif(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 def test_exif_rotation_is_honoured(orientation: int, format_: str) -> None:
-    """Each file is turned so that a viewer that reads EXIF shows the same picture: a red top left corner."""
+    """Each file is rotated so that a viewer that reads EXIF shows the same picture: a red top left corner."""
     picture = Image.new("RGB", (40, 24), BLUE)
     ImageDraw.Draw(picture).rectangle((0, 0, 19, 11), fill=RED)
     back = {
@@ -253,14 +253,14 @@ def test_long_and_thin(size: tuple[int, int]) -> None:
 
 def test_20000_by_20000_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
-    # The header alone says how large it is; were it decoded, the missing rows would be the complaint.
+    # The size comes from the header; if the image were decoded, the error would be about missing rows.
     path.write_bytes(_png(20_000, 20_000, bits=8, colour=2, rows=[]))
     with pytest.raises(ImageError, match=r"huge\.png has more than 178,956,970 pixels; make it smaller"):
         open_image(path)
 
 
 def test_a_large_image_below_the_limit_opens_without_a_warning() -> None:
-    """Between half its own limit and the limit Pillow warns, which would be an error in some programs."""
+    """Pillow warns between half its limit and the limit; some programs turn warnings into errors."""
     data = stored(Image.new("1", (10_000, 9_000)), "PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -269,7 +269,7 @@ def test_a_large_image_below_the_limit_opens_without_a_warning() -> None:
 
 
 def test_an_open_image_that_is_too_large_is_refused() -> None:
-    """It is checked before its pixels are touched."""
+    """The size is checked before any pixel is read."""
     image = Image.open(io.BytesIO(_png(8, 8, bits=1, colour=0, rows=[])))
     image._size = (20_000, 20_000)  # type: ignore[attr-defined]  # Pillow itself would not open it
     with pytest.raises(ImageError, match=r"20000 x 20000 pixels, more than"):
@@ -277,7 +277,7 @@ def test_an_open_image_that_is_too_large_is_refused() -> None:
 
 
 def _png(width: int, height: int, bits: int, colour: int, rows: list[bytes]) -> bytes:
-    """A PNG made by hand: `colour` 0 is grey, 2 is RGB."""
+    """Return the bytes of a PNG: `colour` 0 is grey, 2 is RGB."""
     import struct
     import zlib
 

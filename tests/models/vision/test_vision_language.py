@@ -32,7 +32,7 @@ from tests.tiny import save_tiny
 ALL = tuple(FAMILIES)
 STITCHED = ("llava_next", "llava_onevision")  # a newline ends every row of tile 1
 TILED = ("internvl", "idefics3", "smolvlm")
-# Here tokens of one image see those of the next, or the prompt's other images change how an image is cut.
+# Tokens of an image attend to other images here, or the prompt's other images change how an image is cropped.
 TOGETHER_DIFFERS = ("paligemma", "molmo2", "llava_onevision")
 SIZES = {
     "usual": (96, 64),
@@ -49,7 +49,7 @@ Load = Callable[[str], VisionLanguageModel]
 
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The directory of a tiny model of a family, written once."""
+    """Return the directory of a tiny model of a family, which is written once."""
     root = tmp_path_factory.mktemp("vlm")
 
     def made(name: str) -> Path:
@@ -60,7 +60,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def load(directory: Callable[[str], Path]) -> Load:
-    """A tiny model of a family, loaded once."""
+    """Return a tiny model of a family, which is loaded once."""
     loaded: dict[str, VisionLanguageModel] = {}
 
     def get(name: str) -> VisionLanguageModel:
@@ -72,14 +72,14 @@ def load(directory: Callable[[str], Path]) -> Load:
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """An image of coarse random colours, so that resizing does not grey it out."""
+    """Return an image of coarse random colours, which resizing does not average to grey."""
     generator = np.random.default_rng(seed)
     cells = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
     return Image.fromarray(cells).resize(size, Image.Resampling.NEAREST)
 
 
 def prepared(vlm: VisionLanguageModel, image: Image.Image) -> dict[str, Any]:
-    """What the processor makes of one image, without the keys that only training needs."""
+    """Return the processor's output for an image, without the keys that only training needs."""
     text = vlm.processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe this image."}]}],
         add_generation_prompt=True,
@@ -95,7 +95,7 @@ def placeholders(vlm: VisionLanguageModel, inputs: dict[str, Any]) -> Tensor:
 
 
 def tiles(tokens: VisualTokens) -> dict[int, np.ndarray]:
-    """Per tile its boxes as a grid [rows, columns, 4]; fails where a token is missing or out of order."""
+    """Return the boxes of each tile as a grid [rows, columns, 4]; check that no token is missing or out of order."""
     grids = {}
     for tile in dict.fromkeys(tokens.tiles.tolist()):
         inside = tokens.tiles == tile
@@ -115,7 +115,7 @@ def area(grid: np.ndarray) -> float:
 
 
 def visual(tokens: VisualTokens, name: str) -> list[bool]:
-    """For all image positions of a family, whether they are visual tokens."""
+    """Return for each image position of a family whether it is a visual token."""
     if name not in STITCHED:
         return [True] * len(tokens)
     found: list[bool] = []
@@ -151,13 +151,13 @@ def test_tile_0_is_the_whole_image_and_the_others_together_too(
     (tokens,) = load(name).visual_tokens([noise(size)], [])
     grids = tiles(tokens)
     image = [0.0, 0.0, *size]
-    if name == "llava":  # its processor cuts a square out of the middle
+    if name == "llava":  # its processor crops a square from the middle
         side, left, top = min(size), (size[0] - min(size)) / 2, (size[1] - min(size)) / 2
         image = [left, top, left + side, top + side]
-    # A crop begins at a whole pixel of the resized image.
+    # A crop starts at a whole pixel of the resized image.
     np.testing.assert_allclose(hull(grids.pop(0)), image, atol=max(size) / 24 if name == "llava" else 1e-4)
     if name in STITCHED:
-        # Rows in the padding are dropped by rounding, so less than one is lost on either side.
+        # Rows in the padding are dropped with rounding, so less than one row is lost on either side.
         left, top, right, bottom = hull(grids[1])
         height = (grids[1][..., 3] - grids[1][..., 1]).max()
         width = (grids[1][..., 2] - grids[1][..., 0]).max()
@@ -170,7 +170,7 @@ def test_tile_0_is_the_whole_image_and_the_others_together_too(
 
 
 def changed(image: Image.Image, box: np.ndarray) -> Image.Image:
-    """The image with the colours in the middle of a box turned round."""
+    """Return the image with inverted colours in the middle of a box."""
     pixels = np.array(image)
     left, top, right, bottom = (round(float(value)) for value in box)
     pixels[top:bottom, left:right] = 255 - pixels[top:bottom, left:right]
@@ -193,7 +193,7 @@ def test_the_pixels_of_a_box_are_what_its_token_sees(load: Load, name: str, size
         same = before.tiles == before.tiles[probe]
         farthest = np.where(same)[0][far[same].argmax()]
         assert moved[probe] > moved[farthest], (probe, before.boxes[probe])
-        # Not only more than the farthest one's: no token of the tile moves more.
+        # No token of the tile moves more, near or far.
         assert np.where(same)[0][moved[same].argmax()] == probe
 
 
@@ -234,7 +234,7 @@ def test_hidden_states_are_transformers_own(load: Load, name: str) -> None:
         for layer in LAYERS[:-1]:
             expected = theirs[layer][0, here] + extra.get(layer, 0)
             torch.testing.assert_close(tokens.states[layer], expected, rtol=1e-4, atol=1e-5)
-        # Theirs of the last layer are after the final norm.
+        # transformers' states of the last layer are after the final norm.
         normed = vlm.model.get_decoder().norm(tokens.states[4])
         torch.testing.assert_close(normed, theirs[4][0, here], rtol=1e-4, atol=1e-5)
     norms = tokens.norms(4)
@@ -258,8 +258,8 @@ def test_images_of_a_batch_are_read_as_if_alone(load: Load, name: str) -> None:
 def test_several_images_in_one_prompt(load: Load, name: str) -> None:
     vlm = load(name)
     images = [noise(size, seed) for seed, size in enumerate([(60, 40), (20, 90), (100, 100), (90, 40)])]
-    one = FAMILIES[name].shown
-    found = vlm.visual_tokens(images, [0, 4], prompt=f"{one} a picture, and then {one} another")
+    shown = FAMILIES[name].shown
+    found = vlm.visual_tokens(images, [0, 4], prompt=f"{shown} a picture, and then {shown} another")
     assert [tokens.size for tokens in found] == [image.size for image in images]
     for number, (image, tokens) in enumerate(zip(images, found, strict=True)):
         (alone,) = vlm.visual_tokens([image], [0, 4])
@@ -271,7 +271,7 @@ def test_several_images_in_one_prompt(load: Load, name: str) -> None:
         torch.testing.assert_close(tokens.states[0], alone.states[0], rtol=1e-4, atol=1e-5)
         if name not in TOGETHER_DIFFERS:
             first = torch.allclose(tokens.states[4], alone.states[4], rtol=1e-4, atol=1e-5)
-            assert first == (number % 2 == 0)  # the second image of a prompt sees the first
+            assert first == (number % 2 == 0)  # the second image of a prompt attends to the first
     assert vlm.geometry == f"exact, {name}"
 
 
@@ -289,7 +289,7 @@ def test_the_language_model_is_the_one_loaded_alone(
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "llava", "gemma3"])
 def test_a_model_cut_after_its_deepest_layer(load: Load, directory: Callable[[str], Path], name: str) -> None:
-    """Qwen3-VL adds visual features after blocks 1 and 2, also where block 2 is the last one wanted."""
+    """Qwen3-VL adds visual features after blocks 1 and 2, also if block 2 is the last one loaded."""
     cut = load_vision_language_model(str(directory(name)), device="cpu", deepest_layer=2)
     image = noise((80, 50))
     ours, theirs = cut.visual_tokens([image], [0, 2]), load(name).visual_tokens([image], [0, 2])
@@ -328,7 +328,7 @@ def test_llava_padded_to_a_square(load: Load, directory: Callable[[str], Path], 
     file.write_text(json.dumps(settings))
     vlm = load_vision_language_model(str(path), device="cpu")
     (tokens,) = vlm.visual_tokens([noise((60, 30))], [])
-    # A square of 60 pixels in 6 rows: the upper and lower 15 pixels of it, one and a half rows, are padding.
+    # A square of 60 pixels in 6 rows, of which the upper and lower 15 pixels, one and a half rows, are padding.
     boxes = tokens.boxes.reshape(6, 6, 4)
     np.testing.assert_allclose(boxes[:, 0, 1], [0, 0, 5, 15, 25, 30], atol=1e-4)
     np.testing.assert_allclose(boxes[:, 0, 3], [0, 5, 15, 25, 30, 30], atol=1e-4)
@@ -415,7 +415,7 @@ def test_images_that_no_model_takes(load: Load) -> None:
 
 
 def test_an_image_that_the_model_fails_on(load: Load) -> None:
-    """transformers' Mistral 3 takes no image of a single token."""
+    """transformers' Mistral 3 fails on an image of a single token."""
     with pytest.raises(ModelError, match=r"mistral3 fails on these images: split_with_sizes"):
         load("mistral3").visual_tokens([noise((1, 1))], [0])
 
@@ -467,7 +467,7 @@ def test_weights_missing_from_the_vision_tower(tmp_path: Path) -> None:
 def test_files_of_older_checkpoints(
     load: Load, directory: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    """The processor's class named by the image processor's file, or by none; the rest by the model's type."""
+    """The image processor's file names the processor class, or no file does and the model's type decides."""
     path = shutil.copytree(directory(name), tmp_path / name)
     settings = json.loads((path / "processor_config.json").read_text())
     kind = settings.pop("processor_class")
