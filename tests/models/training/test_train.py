@@ -144,8 +144,8 @@ def test_a_killed_training_resumes_as_if_nothing_had_been(
         with monkeypatch.context() as patch:
             patch.setattr(train._Run, "_step", _until(step, steps))
             with pytest.raises(KeyboardInterrupt):
-                train_projector(stages, language, settings, tmp_path / "b", validation=held)
-    resumed = train_projector(stages, language, settings, tmp_path / "b", validation=held)
+                train_projector(stages, language, settings, tmp_path / "b", validation=kept_back)
+    resumed = train_projector(stages, language, settings, tmp_path / "b", validation=kept_back)
     for name, tensor in load_projector(unbroken)[0].state_dict().items():
         assert torch.equal(tensor, load_projector(resumed)[0].state_dict()[name]), name
     logs = [(tmp_path / run / "log.jsonl").read_text() for run in "ab"]
