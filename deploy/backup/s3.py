@@ -4,9 +4,9 @@
     s3.py backup  --bank NAME --to   s3://BUCKET/PREFIX          --node URL [--node URL ...]
     s3.py restore --bank NAME --from s3://BUCKET/PREFIX/NAME/TIME --node URL [--node URL ...]
 
-Every node of a cluster must be named, by its own address and not a balancer's. The environment holds the keys:
+Name every node of a cluster by its own address, not by that of a load balancer. The environment holds the keys:
 LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE (the admin key), LATENTBANK_TLS_CA, S3_ENDPOINT, AWS_REGION,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. README.md, "Backup", gives the reasons.
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. deploy/README.md, "Backup", explains the design.
 """
 
 from __future__ import annotations
@@ -32,45 +32,49 @@ from minio import Minio
 from minio.error import MinioException
 
 INDEX = "backup.json"
-"""Written last: a folder without it is no backup."""
+"""Name of the file that is written last. A folder without it is not a backup."""
 _FORMAT = 1
-# Of an object that is sent in parts: S3 takes 10,000 of them, so 640 GB a shard.
+# Bytes of one part of an upload. S3 accepts 10,000 parts, so a shard can have 640 GB.
 _PART = 64 << 20
-# A snapshot of a large shard is hours of reading and writing, in one request.
-_LONGEST = 6 * 3600.0
+# Timeout of a request: a snapshot of a large shard takes hours.
+_MAX_SECONDS = 6 * 3600.0
 _ENTRY = "corpus/"
 _PARAMS = ("vectors", "shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
-# Seconds for all nodes to hear of a new collection, and before the second look; doubles, at most 1.
-_NEWS_SECONDS, _FIRST_LOOK = 60.0, 0.05
+# Seconds until all nodes must know a new collection, and between the first two checks; the pause doubles, up to 1.
+_DISCOVERY_SECONDS, _FIRST_PAUSE = 60.0, 0.05
 
 
 class BackupError(Exception):
-    """Says in one sentence what is wrong, and what to do."""
+    """An error a user can fix; the message says what is wrong and what to do."""
 
 
 class Node:
-    """One Qdrant node, over REST."""
+    """A Qdrant node, accessed over REST."""
 
-    def __init__(self, url: str, key: str | None, trust: ssl.SSLContext | None) -> None:
+    def __init__(self, url: str, key: str | None, tls: ssl.SSLContext | None) -> None:
         self.url = url.rstrip("/")
-        self._key, self._trust = key, trust
+        self._key, self._tls = key, tls
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Send a request and give its `result`."""
+        """Send a request and return its `result`."""
         with self.open(method, path, body) as answer:
             return json.load(answer)["result"]
 
     def open(self, method: str, path: str, body: Any = None) -> Any:
-        """Send a request and give its answer to be read."""
+        """Send a request and return the response as a readable stream.
+
+        Raises:
+            BackupError: the node refuses the request or cannot be reached.
+        """
         headers = {"content-type": "application/json"} | ({"api-key": self._key} if self._key else {})
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            return urllib.request.urlopen(request, timeout=_LONGEST, context=self._trust)
+            return urllib.request.urlopen(request, timeout=_MAX_SECONDS, context=self._tls)
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(2000).decode("utf-8", "replace")
-            raise BackupError(f"{self.url} refuses {method} {path} ({error.code}): {said}") from None
+                reason = error.read(2000).decode("utf-8", "replace")
+            raise BackupError(f"{self.url} refuses {method} {path} ({error.code}): {reason}") from None
         except OSError as error:
             raise BackupError(
                 f"{self.url} cannot be reached ({getattr(error, 'reason', error)}); check --node, the network and "
@@ -78,21 +82,21 @@ class Node:
             ) from None
 
     def layers(self, bank: str) -> list[str]:
-        """Give the names of the bank's layer collections, lowest layer first."""
-        names = [one["name"] for one in self.ask("GET", "/collections")["collections"]]
+        """Return the names of the bank's layer collections, lowest layer first."""
+        names = [entry["name"] for entry in self.ask("GET", "/collections")["collections"]]
         return sorted(name for name in names if re.fullmatch(re.escape(bank) + r"--L\d\d+", name))
 
     def info(self, collection: str) -> Any:
-        """Give what the node says of a collection."""
+        """Return the node's information about a collection."""
         return self.ask("GET", _path(collection))
 
     def shards(self, collection: str, active: bool = False) -> list[int]:
-        """Give the shards of a collection that this node has a replica of, or an active one."""
+        """Return the shards of a collection of which this node has a replica, or an active replica."""
         local = self.ask("GET", _path(collection, "cluster"))["local_shards"]
-        return [one["shard_id"] for one in local if one["state"] == "Active" or not active]
+        return [entry["shard_id"] for entry in local if entry["state"] == "Active" or not active]
 
     def version(self) -> str:
-        """Give Qdrant's version."""
+        """Return Qdrant's version."""
         with self.open("GET", "/") as answer:
             return str(json.load(answer)["version"])
 
@@ -103,19 +107,19 @@ class Bucket:
     def __init__(self, place: str, client: Minio) -> None:
         parts = urlsplit(place)
         if parts.scheme != "s3" or not parts.netloc:
-            raise BackupError(f"'{place}' is no place in S3; write s3://BUCKET/PREFIX.")
+            raise BackupError(f"'{place}' is not a location in S3; write s3://BUCKET/PREFIX.")
         self.name, self.prefix, self._client = parts.netloc, parts.path.strip("/"), client
 
     def key(self, name: str) -> str:
-        """Give the whole name of an object of this folder."""
+        """Return the full name of an object in this folder."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def put(self, name: str, stream: Any, size: int) -> None:
-        """Store what a stream holds; in parts, none of which is kept here."""
+        """Store the content of a stream, in parts, without keeping it in memory."""
         self._client.put_object(self.name, self.key(name), stream, size, part_size=_PART)
 
     def get(self, name: str) -> bytes:
-        """Give a small object."""
+        """Return the content of a small object."""
         answer = self._client.get_object(self.name, self.key(name))
         try:
             return bytes(answer.read())
@@ -124,22 +128,22 @@ class Bucket:
             answer.release_conn()
 
     def link(self, name: str) -> str:
-        """Give an address by which an object can be fetched for six hours without a key."""
-        return self._client.presigned_get_object(self.name, self.key(name), timedelta(seconds=_LONGEST))
+        """Return a URL from which an object can be fetched without a key for six hours."""
+        return self._client.presigned_get_object(self.name, self.key(name), timedelta(seconds=_MAX_SECONDS))
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that is hashed while it is read."""
+    """A stream that computes its hash while it is read."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.hash, self.size = stream, hashlib.sha256(), 0
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Give the next bytes."""
+        """Return the next bytes."""
         data: bytes = self._stream.read() if size < 0 else self._stream.read(size)
         self.hash.update(data)
         self.size += len(data)
@@ -147,16 +151,19 @@ class _Hashed(io.RawIOBase):
 
 
 def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
-    """Store a bank; gives the backup's folder, relative to the bucket's.
+    """Store a bank and return the backup's folder, relative to the bucket's.
 
-    The ledger is read before the first shard and again after the last: whatever it then calls complete is whole in
-    every layer. A corpus that is being added meanwhile does no harm, its ingestion goes on after a restore; one that
-    was complete before and is replaced or dropped meanwhile would be torn, so that stops the backup.
+    The ledger is read before the first shard and again after the last. Corpora that are complete in both readings are
+    complete in every layer of the backup. A corpus that is being added meanwhile is restored as incomplete, and its
+    ingestion continues. If a complete corpus is replaced or dropped meanwhile, the backup would be inconsistent.
+
+    Raises:
+        BackupError: there is no such bank, a complete corpus changed, or a node fails.
     """
     first = nodes[0]
     layers = first.layers(bank)
     if not layers:
-        raise BackupError(f"{first.url} has no bank '{bank}'; `latentbank bank list` names those there are.")
+        raise BackupError(f"{first.url} has no bank '{bank}'; `latentbank bank list` lists the banks.")
     before = {name: first.info(name) for name in layers}
     folder = f"{bank}/{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
     saved: dict[str, Any] = {}
@@ -172,9 +179,9 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
         }
     for name, info in before.items():
         now = _kept(first.info(name))
-        if torn := [key for key, entry in _complete(info) if now.get(key) != entry]:
-            corpora = ", ".join(key.removeprefix(_ENTRY) for key in torn)
-            raise BackupError(f"The corpus {corpora} changed while it was saved; run the backup again.")
+        if changed := [key for key, entry in _complete(info) if now.get(key) != entry]:
+            corpora = ", ".join(key.removeprefix(_ENTRY) for key in changed)
+            raise BackupError(f"The corpus {corpora} changed during the backup; run the backup again.")
     index = {"format": _FORMAT, "bank": bank, "qdrant": first.version(), "layers": saved}
     data = json.dumps(index, indent=1).encode()
     bucket.put(f"{folder}/{INDEX}", io.BytesIO(data), len(data))
@@ -182,22 +189,23 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
 
 
 def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
-    """Make a bank anew from a backup; the server must have none of that name.
+    """Restore a bank from a backup; the server must have no bank of that name.
 
-    Collections are made first, so the cluster spreads their shards as it likes, over as many nodes as it has now. Then
-    every node fetches the snapshots of the shards that it was given. The manifest comes last: until then there is no
-    bank that anybody could read, and the next restore takes away what this one left.
+    The collections are created first, and the cluster distributes their shards over the nodes it has now. Then every
+    node fetches the snapshots of its shards. The manifest is written last: until then no reader sees the bank, and the
+    next restore deletes what an interrupted one left.
+
+    Raises:
+        BackupError: the backup is not one of this bank, the server has the bank already, or a node fails.
     """
     first = nodes[0]
     index = json.loads(bucket.get(INDEX))
     if index.get("format") != _FORMAT or index.get("bank") != bank:
-        raise BackupError(
-            f"s3://{bucket.name}/{bucket.prefix} is no backup of a bank '{bank}' that this can read."
-        )
+        raise BackupError(f"s3://{bucket.name}/{bucket.prefix} is not a readable backup of a bank '{bank}'.")
     there = first.layers(bank)
     if any(_kept(first.info(name)) for name in there):
         raise BackupError(
-            f"{first.url} has a bank '{bank}' already; delete it first (`latentbank bank delete {bank}`)."
+            f"{first.url} already has a bank '{bank}'; delete it first (`latentbank bank delete {bank}`)."
         )
     for name in there:
         first.ask("DELETE", _path(name))
@@ -207,11 +215,11 @@ def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
             schema = kind.get("params") or kind["data_type"]
             first.ask("PUT", _path(name, "index?wait=true"), {"field_name": field, "field_schema": schema})
         for node, shard in _replicas(name, nodes, sorted(map(int, layer["shards"]))):
-            say(f"{name}: shard {shard} to {node.url}")
+            report(f"{name}: shard {shard} to {node.url}")
             recovery = {
                 "location": bucket.link(_file(name, shard)),
                 "checksum": layer["shards"][str(shard)]["sha256"],
-                # All replicas get the same snapshot, so none has to be copied from another.
+                # All replicas get the same snapshot, so none needs to be copied from another.
                 "priority": "no_sync",
             }
             node.ask("PUT", _path(name, f"shards/{shard}/snapshots/recover?wait=true"), recovery)
@@ -229,7 +237,7 @@ def _file(collection: str, shard: int) -> str:
 
 
 def _kept(info: Any) -> dict[str, Any]:
-    """Give a collection's metadata without the workers' heartbeats."""
+    """Return a collection's metadata without the workers' heartbeats."""
     metadata = info["config"].get("metadata") or {}
     return {key: value for key, value in metadata.items() if not key.startswith("share/")}
 
@@ -239,72 +247,72 @@ def _complete(info: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _owners(collection: str, nodes: Sequence[Node], count: int) -> dict[int, Node]:
-    """Give for each shard a node with an active replica, the work spread over the nodes."""
+    """Return for each shard a node with an active replica, distributed over the nodes."""
     having: dict[int, list[Node]] = {shard: [] for shard in range(count)}
     for node in nodes:
         for shard in node.shards(collection, active=True):
             having.setdefault(shard, []).append(node)
     if missing := [str(shard) for shard, owners in having.items() if not owners]:
         raise BackupError(
-            f"No node that was named has an active replica of {collection}'s shard {', '.join(missing)}; name every "
-            "node of the cluster with --node, and mend those that are away."
+            f"None of the nodes has an active replica of {collection}'s shard {', '.join(missing)}; name every "
+            "node of the cluster with --node, and repair those that are down."
         )
     return {shard: owners[shard % len(owners)] for shard, owners in sorted(having.items())}
 
 
 def _replicas(collection: str, nodes: Sequence[Node], shards: list[int]) -> list[tuple[Node, int]]:
-    """Give where the cluster put a new collection's shards, once all nodes have heard of it."""
-    until, pause = time.monotonic() + _NEWS_SECONDS, _FIRST_LOOK
+    """Return where the cluster put a new collection's shards, once all nodes know the collection."""
+    until, pause = time.monotonic() + _DISCOVERY_SECONDS, _FIRST_PAUSE
     while time.monotonic() < until:
         try:
             found = [(node, shard) for node in nodes for shard in node.shards(collection)]
-        except BackupError:  # a node that has not heard of it says 404
+        except BackupError:  # a node that does not know it yet answers 404
             found = []
         if sorted({shard for _, shard in found}) == shards:
             return found
         time.sleep(pause)
         pause = min(pause * 2, 1.0)
     raise BackupError(
-        f"The shards of {collection} are not all on the nodes that were named; name every node of the cluster with "
+        f"The shards of {collection} are not all on the named nodes; name every node of the cluster with "
         "--node."
     )
 
 
 def _store(node: Node, collection: str, shard: int, bucket: Bucket, name: str) -> dict[str, Any]:
-    """Make a shard's snapshot, store it, and remove it from the node whatever happens."""
-    say(f"{collection}: shard {shard} of {node.url}")
-    made = node.ask("POST", _path(collection, f"shards/{shard}/snapshots?wait=true"))
-    snapshot = _path(collection, f"shards/{shard}/snapshots/{quote(made['name'], safe='')}")
+    """Make a shard's snapshot, store it in the bucket, and always delete it from the node."""
+    report(f"{collection}: shard {shard} of {node.url}")
+    created = node.ask("POST", _path(collection, f"shards/{shard}/snapshots?wait=true"))
+    snapshot = _path(collection, f"shards/{shard}/snapshots/{quote(created['name'], safe='')}")
     try:
         with node.open("GET", snapshot) as answer:
             stream = _Hashed(answer)
-            bucket.put(name, stream, int(made["size"]))
+            bucket.put(name, stream, int(created["size"]))
     finally:
         node.ask("DELETE", snapshot + "?wait=true")
     sha256 = stream.hash.hexdigest()
-    if made.get("checksum") not in (None, sha256):
+    if created.get("checksum") not in (None, sha256):
         raise BackupError(f"{name} arrived damaged from {node.url}; run the backup again.")
-    return {"sha256": sha256, "size": made["size"]}
+    return {"sha256": sha256, "size": created["size"]}
 
 
 def _creation(config: Any) -> dict[str, Any]:
-    """Turn what Qdrant says a collection's configuration is into what makes such a collection."""
+    """Return the arguments that create a collection with the configuration that Qdrant reports."""
     params = config["params"]
-    made = {key: params.get(key) for key in _PARAMS} | {
+    created = {key: params.get(key) for key in _PARAMS} | {
         "hnsw_config": config["hnsw_config"],
         "optimizers_config": config["optimizer_config"],
         "quantization_config": config.get("quantization_config"),
     }
-    return {key: value for key, value in made.items() if value is not None}
+    return {key: value for key, value in created.items() if value is not None}
 
 
-def say(line: str) -> None:
-    """Report progress."""
+def report(line: str) -> None:
+    """Print a line of progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Run the command line; exits with 2 and one sentence if something is wrong."""
+    """Run the command line. Exit with code 2 and one sentence if it fails."""
     parser = argparse.ArgumentParser(description="Back up a bank to S3, or restore it.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, place in (("backup", "--to"), ("restore", "--from")):
@@ -312,16 +320,16 @@ def main() -> None:
         command.add_argument("--bank", required=True)
         command.add_argument(place, dest="place", required=True, help="s3://BUCKET/FOLDER")
         command.add_argument("--node", dest="nodes", action="append", required=True, help="a node's URL")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        bucket, nodes = Bucket(given.place, _client()), [_node(url) for url in given.nodes]
-        if given.command == "backup":
-            print(f"{given.place.rstrip('/')}/{backup(given.bank, bucket, nodes)}")
+        bucket, nodes = Bucket(arguments.place, _client()), [_node(url) for url in arguments.nodes]
+        if arguments.command == "backup":
+            print(f"{arguments.place.rstrip('/')}/{backup(arguments.bank, bucket, nodes)}")
         else:
-            restore(given.bank, bucket, nodes)
-            say("Restored. Check it: latentbank bank verify")
+            restore(arguments.bank, bucket, nodes)
+            report("Restored. Check it: latentbank bank verify")
     except (BackupError, MinioException, OSError) as error:
-        say(f"Error: {error}")
+        report(f"Error: {error}")
         sys.exit(2)
 
 
@@ -331,7 +339,7 @@ def _client() -> Minio:
         secret, region = os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_REGION"]
     except KeyError as error:
         raise BackupError(
-            f'The environment has no {error.args[0]}; README.md, "Backup", says what it is.'
+            f'The environment variable {error.args[0]} is not set; deploy/README.md, "Backup", explains it.'
         ) from None
     token = os.environ.get("AWS_SESSION_TOKEN")
     return Minio(endpoint.netloc, access, secret, token, secure=endpoint.scheme == "https", region=region)
@@ -342,8 +350,8 @@ def _node(url: str) -> Node:
     if not key and file:
         key = Path(file).read_text(encoding="utf-8").strip()
     authority = os.environ.get("LATENTBANK_TLS_CA")
-    trust = ssl.create_default_context(cafile=authority) if url.startswith("https://") else None
-    return Node(url, key, trust)
+    tls = ssl.create_default_context(cafile=authority) if url.startswith("https://") else None
+    return Node(url, key, tls)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1.7
-# Fills banks: latentbank with a torch for CUDA and Ray. torch's own wheels bring CUDA's libraries, so a plain Python image
-# will do; the driver comes from the machine (NVIDIA's container toolkit, or the device plugin in Kubernetes).
+# The image that fills banks: latentbank with torch for CUDA, and Ray. torch's wheels contain CUDA's libraries, so a plain
+# Python image is enough. The driver comes from the machine (NVIDIA's container toolkit, or the device plugin in Kubernetes).
 #
 #   docker build -f deploy/docker/ingest.Dockerfile -t latentbank-ingest:0.1.0 .
 FROM python:3.11-slim-bookworm AS build
@@ -10,9 +10,9 @@ RUN python -m venv /opt/latentbank
 ENV PATH=/opt/latentbank/bin:$PATH
 WORKDIR /src
 
-# From what changes least to what changes most, a layer each. The versions are those that everything was tested with.
+# One layer each, from what changes least to what changes most. The versions are those everything was tested with.
 COPY constraints.txt ./
-# 3 GB of wheels, and seldom another version. Linux wheels of the package index are those for CUDA.
+# 3 GB of wheels that rarely change. The package index's Linux wheels are those for CUDA.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt torch
 COPY pyproject.toml deploy/docker/requirements.py ./
@@ -20,8 +20,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python requirements.py pyproject.toml distributed > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 
-# Now the source. --no-deps: all that it needs is there.
-# latentbank/ leads to the other folders by relative links, which COPY of a folder keeps.
+# The source; its dependencies are installed already. latentbank/ holds relative links to the other folders, which COPY
+# of a folder keeps.
 COPY README.md LICENSE NOTICE ./
 COPY latentbank latentbank
 COPY bank bank
@@ -32,10 +32,10 @@ COPY demo demo
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps .
 
-# The image that runs: no pip cache, no source tree.
+# The final image, without pip cache and source tree.
 FROM python:3.11-slim-bookworm
 
-# tini passes signals on and reaps what ends; as process 1, Python would let SIGTERM pass.
+# tini forwards signals and reaps child processes. Python as process 1 would ignore SIGTERM.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
@@ -46,13 +46,13 @@ RUN apt-get update \
 COPY --from=build /opt/latentbank /opt/latentbank
 COPY deploy/docker/entrypoint.sh /usr/local/bin/latentbank-entrypoint
 
-# Models of the hub and ingestions' plans are kept in volumes; without these, they go with the container.
+# Models from the hub and plans are kept in volumes; without volumes, they are deleted with the container.
 ENV PATH=/opt/latentbank/bin:$PATH \
     HF_HOME=/models \
     LATENTBANK_DATA_DIR=/data/banks \
     PYTHONUNBUFFERED=1
 VOLUME ["/models", "/data"]
-# By number, so that Kubernetes can check runAsNonRoot.
+# A numeric user, so that Kubernetes can check runAsNonRoot.
 USER 10001
 WORKDIR /data
 ENTRYPOINT ["tini", "--", "latentbank-entrypoint"]

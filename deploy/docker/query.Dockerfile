@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1.7
-# Reads banks, shows the page and makes backups: latentbank with a torch for CPUs, which is a tenth of CUDA's size.
+# The image that reads banks, serves the page and makes backups: latentbank with torch for CPUs, a tenth of CUDA's size.
 #
 #   docker build -f deploy/docker/query.Dockerfile -t latentbank-query:0.1.0 .
 FROM python:3.11-slim-bookworm AS build
@@ -9,10 +9,10 @@ RUN python -m venv /opt/latentbank
 ENV PATH=/opt/latentbank/bin:$PATH
 WORKDIR /src
 
-# From what changes least to what changes most, a layer each. The versions are those that everything was tested with.
+# One layer each, from what changes least to what changes most. The versions are those everything was tested with.
 COPY constraints.txt ./
-# The CPU index alone, so that no CUDA wheel of the same version can win. The versions agree with constraints.txt
-# (2.13.0+cpu is 2.13.0 there), so that the next layer finds torch installed.
+# Only the CPU index, so that pip cannot choose a CUDA wheel of the same version. The version agrees with constraints.txt
+# (2.13.0+cpu satisfies 2.13.0), so the next layer finds torch installed.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --index-url https://download.pytorch.org/whl/cpu "$(grep ^torch== constraints.txt)"
 COPY pyproject.toml deploy/docker/requirements.py ./
@@ -20,8 +20,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python requirements.py pyproject.toml web backup > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 
-# Now the source. --no-deps: all that it needs is there.
-# latentbank/ leads to the other folders by relative links, which COPY of a folder keeps.
+# The source; its dependencies are installed already. latentbank/ holds relative links to the other folders, which COPY
+# of a folder keeps.
 COPY README.md LICENSE NOTICE ./
 COPY latentbank latentbank
 COPY bank bank
@@ -32,10 +32,10 @@ COPY demo demo
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps .
 
-# The image that runs: no pip cache, no source tree.
+# The final image, without pip cache and source tree.
 FROM python:3.11-slim-bookworm
 
-# tini passes signals on and reaps what ends; as process 1, Python would let SIGTERM pass.
+# tini forwards signals and reaps child processes. Python as process 1 would ignore SIGTERM.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
@@ -46,13 +46,13 @@ RUN apt-get update \
 COPY --from=build /opt/latentbank /opt/latentbank
 COPY deploy/docker/entrypoint.sh /usr/local/bin/latentbank-entrypoint
 COPY deploy/backup/s3.py /usr/local/bin/latentbank-s3
-# Models of the hub and ingestions' plans are kept in volumes; without these, they go with the container.
+# Models from the hub and plans are kept in volumes; without volumes, they are deleted with the container.
 ENV PATH=/opt/latentbank/bin:$PATH \
     HF_HOME=/models \
     LATENTBANK_DATA_DIR=/data/banks \
     PYTHONUNBUFFERED=1
 VOLUME ["/models", "/data"]
-# By number, so that Kubernetes can check runAsNonRoot.
+# A numeric user, so that Kubernetes can check runAsNonRoot.
 USER 10001
 WORKDIR /data
 # The page.

@@ -53,9 +53,9 @@ class Cluster:
         for shard in range(shards):
             for copy in range(min(copies, self.size)):
                 placed[(shard * 2 + copy) % self.size].append(shard)
-        one = self.collections[name]
-        one.placed = placed
-        one.replicas = {(node, shard): [] for node in range(self.size) for shard in placed[node]}
+        collection = self.collections[name]
+        collection.placed = placed
+        collection.replicas = {(node, shard): [] for node in range(self.size) for shard in placed[node]}
 
     def answer(self, node: int, method: str, path: str, body: Any) -> tuple[int, Any]:
         """Answer one request to one node."""
@@ -87,64 +87,74 @@ class Cluster:
             self.place(name, made["shard_number"], made["replication_factor"])
             self.unheard = {other: self.news for other in range(self.size) if other != node}
             return 200, {"result": True}
-        one = self.collections.get(name)
-        if one is None:
+        collection = self.collections.get(name)
+        if collection is None:
             return 404, {"status": {"error": f"Collection `{name}` doesn't exist!"}}
-        return self._inside(node, method, rest, name, one, body)
+        return self._inside(node, method, rest, name, collection, body)
 
     unheard: dict[int, int] = field(default_factory=dict)
 
     def _inside(
-        self, node: int, method: str, rest: str, name: str, one: Collection, body: Any
+        self, node: int, method: str, rest: str, name: str, collection: Collection, body: Any
     ) -> tuple[int, Any]:
         if (method, rest) == ("GET", ""):
-            return 200, {"result": {"config": one.config, "payload_schema": one.schema}}
+            return 200, {"result": {"config": collection.config, "payload_schema": collection.schema}}
         if (method, rest) == ("DELETE", ""):
             del self.collections[name]
             return 200, {"result": True}
         if (method, rest) == ("PATCH", ""):
             m.UpdateCollection.model_validate(body)
-            one.config["metadata"] = one.config.get("metadata", {}) | body["metadata"]
+            collection.config["metadata"] = collection.config.get("metadata", {}) | body["metadata"]
             return 200, {"result": True}
         if (method, rest) == ("PUT", "/index"):
             m.CreateFieldIndex.model_validate(body)
             given = body["field_schema"]
             kind = given if isinstance(given, str) else given["type"]
-            one.schema[body["field_name"]] = {"data_type": kind, "params": None if given == kind else given}
+            collection.schema[body["field_name"]] = {
+                "data_type": kind,
+                "params": None if given == kind else given,
+            }
             return 200, {"result": {}}
         if (method, rest) == ("GET", "/cluster"):
             if self.unheard.get(node, 0) > 0:
                 self.unheard[node] -= 1
                 return 404, {"status": {"error": "not heard of it"}}
-            local = [{"shard_id": shard, "state": "Active"} for shard in one.placed[node]]
+            local = [{"shard_id": shard, "state": "Active"} for shard in collection.placed[node]]
             return 200, {"result": {"local_shards": local}}
         found = re.fullmatch(r"/shards/(\d+)/snapshots(?:/([^/]+))?", rest)
-        if not found or (node, int(found[1])) not in one.replicas:
+        if not found or (node, int(found[1])) not in collection.replicas:
             return 404, {"status": {"error": "no such shard here"}}
-        return self._snapshot(node, method, name, int(found[1]), found[2], one, body)
+        return self._snapshot(node, method, name, int(found[1]), found[2], collection, body)
 
     def _snapshot(
-        self, node: int, method: str, name: str, shard: int, file: str | None, one: Collection, body: Any
+        self,
+        node: int,
+        method: str,
+        name: str,
+        shard: int,
+        file: str | None,
+        collection: Collection,
+        body: Any,
     ) -> tuple[int, Any]:
         if method == "POST":
-            data = "\n".join(one.replicas[node, shard]).encode()
+            data = "\n".join(collection.replicas[node, shard]).encode()
             self.snapshots[node, f"{name}-{shard}.snapshot"] = data
             if self.during is not None:
                 self.during(self)
-            said = {
+            payload = {
                 "name": f"{name}-{shard}.snapshot",
                 "size": len(data),
                 "checksum": hashlib.sha256(data).hexdigest(),
             }
-            return 200, {"result": said}
+            return 200, {"result": payload}
         if method == "PUT":
-            wanted = m.ShardSnapshotRecover.model_validate(body)
-            with urllib.request.urlopen(wanted.location, timeout=10) as answer:
+            recovery = m.ShardSnapshotRecover.model_validate(body)
+            with urllib.request.urlopen(recovery.location, timeout=10) as answer:
                 data = answer.read()
-            if hashlib.sha256(data).hexdigest() != wanted.checksum:
+            if hashlib.sha256(data).hexdigest() != recovery.checksum:
                 return 400, {"status": {"error": "Snapshot checksum mismatch"}}
-            assert wanted.priority == m.SnapshotPriority.NO_SYNC
-            one.replicas[node, shard] = data.decode().split("\n")
+            assert recovery.priority == m.SnapshotPriority.NO_SYNC
+            collection.replicas[node, shard] = data.decode().split("\n")
             return 200, {"result": True}
         data = self.snapshots[node, str(file)]
         if method == "DELETE":
@@ -194,8 +204,8 @@ def node(cluster: Cluster, number: int) -> Iterator[str]:
             if self.headers.get("api-key") != KEY:
                 self._reply(403, b'{"status": {"error": "forbidden"}}')
                 return
-            code, said = cluster.answer(number, self.command, self.path, json.loads(raw) if raw else None)
-            self._reply(code, said if isinstance(said, bytes) else json.dumps(said).encode())
+            code, payload = cluster.answer(number, self.command, self.path, json.loads(raw) if raw else None)
+            self._reply(code, payload if isinstance(payload, bytes) else json.dumps(payload).encode())
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do
 

@@ -1,4 +1,4 @@
-"""Where the files under test are, and the tools that read them."""
+"""Where the tested files are, and the tools that read them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ KUBERNETES = DEPLOY / "kubernetes"
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    """The documents of a YAML file."""
-    return [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
+    """Return the documents of a YAML file."""
+    return [
+        document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document is not None
+    ]
 
 
 def manifests() -> list[dict[str, Any]]:
-    """All Kubernetes manifests."""
+    """Return all Kubernetes manifests."""
     files = sorted(path for path in KUBERNETES.glob("*.yaml") if path.name != "qdrant-values.yaml")
     assert files
-    return [one for path in files for one in documents(path)]
+    return [document for path in files for document in documents(path)]
 
 
 def tool(name: str) -> str:
-    """A program that a package of the extra `dev` put beside this Python."""
+    """Return a program that a package of the extra `dev` installed beside this Python."""
     path = Path(sys.executable).parent / name
     assert path.exists(), f"{name} is missing: install the extra dev"
     return str(path)
 
 
 def system_tool(name: str, variable: str, *elsewhere: str) -> str:
-    """A program of the system's; without it the test is skipped, unless `variable` says where it must be."""
+    """Return a program of the system. Without it the test is skipped, unless the environment variable names it."""
     given = os.environ.get(variable)
     found = given or shutil.which(name) or next((path for path in elsewhere if os.path.exists(path)), None)
     if found is None:
@@ -46,5 +48,5 @@ def system_tool(name: str, variable: str, *elsewhere: str) -> str:
 
 
 def run(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program and give what it said."""
+    """Run a program and return its output."""
     return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, **more)

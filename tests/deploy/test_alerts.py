@@ -28,12 +28,12 @@ def _selected(node: Any) -> Iterator[str]:
         yield from _selected(node.vector_selector)
         return
     if isinstance(node, promql.Call):
-        for one in node.args:
-            yield from _selected(one)
+        for part_node in node.args:
+            yield from _selected(part_node)
         return
     for part in ("lhs", "rhs", "expr"):
-        if (one := getattr(node, part, None)) is not None:
-            yield from _selected(one)
+        if (part_node := getattr(node, part, None)) is not None:
+            yield from _selected(part_node)
 
 
 def test_names_are_given_once() -> None:

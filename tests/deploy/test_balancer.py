@@ -23,9 +23,9 @@ CONFIG = (DEPLOY / "haproxy.cfg").read_text(encoding="utf-8")
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @contextmanager
@@ -49,8 +49,8 @@ def _balanced(server: QdrantDouble, directory: Path, tls: bool) -> Iterator[dict
     try:
         for port in ports.values():
             for _ in range(200):
-                with socket.socket() as one:
-                    if one.connect_ex(("127.0.0.1", port)) == 0:
+                with socket.socket() as sock:
+                    if sock.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 time.sleep(0.05)
         yield ports

@@ -44,7 +44,7 @@ def config(request: pytest.FixtureRequest, configs: dict[str, Any]) -> Any:
 
 
 def _nodes(config: Any) -> dict[str, Any]:
-    return {name: one for name, one in config["services"].items() if name.startswith("qdrant")}
+    return {name: entry for name, entry in config["services"].items() if name.startswith("qdrant")}
 
 
 def test_compose_refuses_what_its_schema_does_not_know(tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_all_nodes_run_the_same_qdrant(configs: dict[str, Any]) -> None:
 def test_nodes_read_our_configuration_and_the_keys_from_files(config: Any) -> None:
     assert Path(config["configs"]["qdrant_config"]["file"]) == DEPLOY.parent / "qdrant-config.yaml"
     for node in _nodes(config).values():
-        assert [one["target"] for one in node["configs"]] == ["/qdrant/config/production.yaml"]
+        assert [entry["target"] for entry in node["configs"]] == ["/qdrant/config/production.yaml"]
         assert ("qdrant_keys", "/qdrant/config/local.yaml") in [
-            (one["source"], one.get("target")) for one in node["secrets"]
+            (entry["source"], entry.get("target")) for entry in node["secrets"]
         ]
-        volumes = {one["target"]: one["source"] for one in node["volumes"]}
+        volumes = {entry["target"]: entry["source"] for entry in node["volumes"]}
         assert set(volumes) == {"/qdrant/storage", "/qdrant/snapshots"}
         assert set(volumes.values()) <= set(config["volumes"])
 
@@ -116,7 +116,7 @@ def test_without_tls_only_this_machine_is_answered(configs: dict[str, Any]) -> N
 @pytest.mark.parametrize("name", ["one-tls", "cluster-tls"])
 def test_certificates_are_mounted_where_qdrant_looks_for_them(configs: dict[str, Any], name: str) -> None:
     for node in _nodes(configs[name]).values():
-        environment, mounted = node["environment"], {one["source"] for one in node["secrets"]}
+        environment, mounted = node["environment"], {entry["source"] for entry in node["secrets"]}
         paths = {value for key, value in environment.items() if key.startswith("QDRANT__TLS__")}
         assert len(paths) >= 2
         assert paths <= {f"/run/secrets/{name}" for name in mounted}

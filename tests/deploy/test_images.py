@@ -49,7 +49,7 @@ def test_everything_that_is_copied_exists_and_is_sent_to_the_builder(path: Path)
     assert len(copied) > 5
     for word in copied:
         assert list(ROOT.glob(word)), word
-        assert any(fnmatch.fnmatch(word, one) or word.startswith(f"{one}/") for one in kept), word
+        assert any(fnmatch.fnmatch(word, entry) or word.startswith(f"{entry}/") for entry in kept), word
 
 
 @each
@@ -89,10 +89,10 @@ def test_the_requirements_are_those_of_the_project(path: Path) -> None:
         tool("python"), DEPLOY / "docker" / "requirements.py", ROOT / "pyproject.toml", *extras.split()
     )
     project = PROJECT["project"]
-    wanted = project["dependencies"] + [
-        one for extra in extras.split() for one in project["optional-dependencies"][extra]
+    expected = project["dependencies"] + [
+        entry for extra in extras.split() for entry in project["optional-dependencies"][extra]
     ]
-    assert done.stdout.splitlines() == wanted
+    assert done.stdout.splitlines() == expected
 
 
 def test_only_the_query_image_takes_torch_for_cpus() -> None:

@@ -52,11 +52,13 @@ def _pod(manifest: dict[str, Any]) -> dict[str, Any] | None:
     return spec.get("template")
 
 
-PODS = {_name(one): pod for one in MANIFESTS if (pod := _pod(one))}
+PODS = {_name(manifest): pod for manifest in MANIFESTS if (pod := _pod(manifest))}
 
 
 def _find(kind: str, name: str) -> dict[str, Any]:
-    return next(one for one in MANIFESTS if (one["kind"], one["metadata"]["name"]) == (kind, name))
+    return next(
+        manifest for manifest in MANIFESTS if (manifest["kind"], manifest["metadata"]["name"]) == (kind, name)
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -73,7 +75,7 @@ def test_a_misspelled_field_is_refused() -> None:
 
 
 def test_everything_is_in_one_namespace() -> None:
-    assert {one["metadata"]["namespace"] for one in MANIFESTS} == {"latentbank"}
+    assert {manifest["metadata"]["namespace"] for manifest in MANIFESTS} == {"latentbank"}
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -116,7 +118,9 @@ def test_the_shares_are_as_many_as_the_pods() -> None:
 
 
 def test_claims_that_pods_name_exist() -> None:
-    claims = {one["metadata"]["name"] for one in MANIFESTS if one["kind"] == "PersistentVolumeClaim"}
+    claims = {
+        manifest["metadata"]["name"] for manifest in MANIFESTS if manifest["kind"] == "PersistentVolumeClaim"
+    }
     named = {
         volume["persistentVolumeClaim"]["claimName"]
         for pod in PODS.values()
@@ -144,7 +148,7 @@ def test_the_pages_probe_needs_no_token(probe: str) -> None:
         app = Guard(create_app(None), "a token that nobody guesses")
         transport = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://10.1.2.3:8265") as client:
-            return [(await client.get(one)).status_code for one in (path, "/api/about")]
+            return [(await client.get(address)).status_code for address in (path, "/api/about")]
 
     # In a thread of its own: the browser's tests leave a loop running in this one.
     with ThreadPoolExecutor(1) as thread:
@@ -155,7 +159,11 @@ def test_the_pages_probe_needs_no_token(probe: str) -> None:
 
 
 def test_policies_open_what_is_needed_and_no_more() -> None:
-    policies = {one["metadata"]["name"]: one["spec"] for one in MANIFESTS if one["kind"] == "NetworkPolicy"}
+    policies = {
+        manifest["metadata"]["name"]: manifest["spec"]
+        for manifest in MANIFESTS
+        if manifest["kind"] == "NetworkPolicy"
+    }
     assert policies["nobody-by-default"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     ours = {"app.kubernetes.io/name": "latentbank"}
     assert policies["latentbank"]["podSelector"]["matchLabels"] == ours
@@ -179,7 +187,7 @@ def test_policies_open_what_is_needed_and_no_more() -> None:
 def test_the_chart_knows_every_value() -> None:
     known = {f"{section}.{key}".lstrip(".") for section, keys in CHART.items() for key in keys.split()}
     for path, _ in leaves({key: value for key, value in VALUES.items() if key != "config"}):
-        assert any(path == one or path.startswith(f"{one}.") for one in known), path
+        assert any(path == key or path.startswith(f"{key}.") for key in known), path
 
 
 def test_the_charts_configuration_is_ours_but_for_the_cluster() -> None:
@@ -205,6 +213,12 @@ def test_the_values_agree_with_the_manifests() -> None:
     args = PODS["CronJob/latentbank-backup"]["spec"]["containers"][0]["args"]
     assert sum(word == "--node" for word in args) == VALUES["replicaCount"]
     worker = _find("Job", "latentbank-ingest")["spec"]["template"]["spec"]["containers"][0]
-    factors = {one["name"]: int(one["value"]) for one in worker["env"] if one["name"].endswith("_FACTOR")}
+    factors = {
+        manifest["name"]: int(manifest["value"])
+        for manifest in worker["env"]
+        if manifest["name"].endswith("_FACTOR")
+    }
     assert max(factors.values()) <= VALUES["replicaCount"]
-    assert all(one["valueFrom"]["secretKeyRef"]["name"] == "latentbank-keys" for one in VALUES["env"])
+    assert all(
+        manifest["valueFrom"]["secretKeyRef"]["name"] == "latentbank-keys" for manifest in VALUES["env"]
+    )

@@ -125,8 +125,8 @@ def test_a_bank_comes_back_whole_on_a_cluster_of_any_size(place: Place, size: in
         assert ours.config["params"] == theirs.config["params"]
         assert ours.config["quantization_config"]["scalar"] == {"type": "int8", "always_ram": True}
         assert ours.config["optimizer_config"]["indexing_threshold"] == 1
-        assert {key: one["data_type"] for key, one in ours.schema.items()} == {
-            key: one["data_type"] for key, one in INDEXES.items()
+        assert {key: entry["data_type"] for key, entry in ours.schema.items()} == {
+            key: entry["data_type"] for key, entry in INDEXES.items()
         }
         assert ours.schema["corpus"]["params"]["is_tenant"] is True
     # Heartbeats of workers that are long gone do not come back.
@@ -150,7 +150,7 @@ def test_a_corpus_that_changes_meanwhile_stops_a_backup(place: Place) -> None:
     cluster.during = _replace_corpus
     code, _, err = place.call("backup", "s3://safe", cluster.urls)
     assert (code, cluster.snapshots) == (2, {})
-    assert "animals changed while it was saved; run the backup again." in err
+    assert "animals changed during the backup; run the backup again." in err
     assert not [name for name in place.objects if name.endswith("backup.json")]
 
 
@@ -203,24 +203,24 @@ def test_a_damaged_object_stops_a_restore_before_there_is_a_bank(place: Place) -
     code, _, err = place.call("restore", folder, new.urls)
     assert code == 2
     assert "checksum" in err
-    assert not any("metadata" in one.config for one in new.collections.values())
+    assert not any("metadata" in entry.config for entry in new.collections.values())
 
 
 @pytest.mark.parametrize(
-    ("where", "changes", "said"),
+    ("where", "changes", "message"),
     [
-        ("safe/banks", {}, "no place in S3"),
+        ("safe/banks", {}, "not a location in S3"),
         ("s3://safe", {"LATENTBANK_API_KEY": "wrong"}, "403"),
         ("s3://safe", {"bank": "none"}, "has no bank 'none'"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
-    place: Place, where: str, changes: dict[str, str], said: str
+def test_an_error_is_one_sentence(
+    place: Place, where: str, changes: dict[str, str], message: str
 ) -> None:
     cluster = place.up(_filled())
     code, _, err = place.call("backup", where, cluster.urls, **changes)
     assert code == 2
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
