@@ -44,7 +44,7 @@ class Bank:
     another version; each search reads one version only. Writes always stay with the version that was opened, and so
     does everything else with a bank from `create_bank`.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.open_bank("captions") as bank:

@@ -68,7 +68,7 @@ def open_bank(
         BankUnavailable: the server or the folder cannot be used.
         BankBusy: another process has the embedded bank open.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> with lb.open_bank("captions") as bank:
         ...     print(bank.layers)
@@ -206,7 +206,7 @@ def _checked_layers(layers: Iterable[int], bank: str, model: str, num_layers: in
 def list_banks(settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> list[str]:
     """Return the names of all banks in the place that the settings name, sorted, without their versions.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> lb.list_banks()
         ['Qwen2.5-VL-7B-Instruct', 'captions']
@@ -252,7 +252,7 @@ def use_bank(name: str, settings: Settings | None = None, **given: Unpack[Settin
         BankBusy: another process switches the bank at the same moment.
         LatentBankError: the name has no version number.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.create_bank("captions@2", model, layers=[8, 16]) as bank:
@@ -291,7 +291,7 @@ def delete_bank(name: str, settings: Settings | None = None, **given: Unpack[Set
         BankNotFound: there is no such bank or version.
         LatentBankError: it must not be deleted; see `check_deletion`.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> lb.delete_bank("captions")
         >>> "captions" in lb.list_banks()

@@ -163,7 +163,7 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
     Raises:
         LatentBankError: a setting is unknown or has an invalid value; the message names the setting, never its value.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> team = lb.load_settings(url="https://qdrant.example.org:6333", timeout=30)
         >>> team.timeout

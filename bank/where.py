@@ -37,7 +37,7 @@ class Where(Filter):
         position_max: last position in the sentence (inclusive).
         caption_contains: consecutive words in the caption, upper or lower case ("fire truck").
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> animals = lb.Where(word=["dog", "cat"]) & ~lb.Where(caption_contains="hot dog")
         >>> with lb.open_bank("captions") as bank:

@@ -44,7 +44,7 @@ def create_bank(
         LayerNotFound: the LLM does not have one of the layers.
         BankUnavailable, BankBusy: the bank cannot be opened.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:

@@ -71,7 +71,7 @@ def plan(
         CorpusError: the corpus cannot be read, or gives no context at all.
         LatentBankError: the directory cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> plan = lb.plan("captions.jsonl", model)
@@ -137,7 +137,7 @@ def fill(
         ModelError: a hidden state is not finite.
         BankUnavailable: the store failed; what was stored is safe.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:

@@ -12,7 +12,7 @@ class LatentBankError(Exception):
         argument: name of the Python argument to change, such as "dtype"; None: there is none. The command line adds the
             option of that name to the message.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> try:
         ...     bank = lb.open_bank("no-such-bank")
@@ -30,7 +30,7 @@ class LatentBankError(Exception):
 class BankUnavailable(LatentBankError):
     """The store cannot be reached, refuses the key, is full, or does not answer in time.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> try:
         ...     bank = lb.open_bank("captions", url="http://localhost:1", retries=0)
@@ -43,7 +43,7 @@ class BankUnavailable(LatentBankError):
 class BankBusy(LatentBankError):
     """Another process holds the embedded bank open.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> with lb.open_bank("captions"):
         ...     try:
@@ -57,7 +57,7 @@ class BankBusy(LatentBankError):
 class BankNotFound(LatentBankError):
     """There is no bank of that name.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> try:

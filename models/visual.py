@@ -45,7 +45,7 @@ def load_visual_model(
         ModelError: the model cannot be loaded, or takes no images.
         LayerNotFound: the model has no layer `deepest_layer`.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct", device="cpu")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:

@@ -62,7 +62,7 @@ def copy_bank(
         LayerNotFound: the source does not have a layer.
         LatentBankError: snapshots were requested, but are not available.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> backup = lb.load_settings(data_dir="backup")
         >>> with lb.open_bank("captions") as bank:

@@ -96,7 +96,7 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
         BankMismatch: the folder holds another export, or a layer holds other contexts than the first one.
         LatentBankError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> from pathlib import Path
         >>> with lb.open_bank("captions") as bank:

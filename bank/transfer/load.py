@@ -71,7 +71,7 @@ def import_bank(
         CorpusError: the export is unfinished, a file is damaged, or the bank has another corpus of that name.
         BankMismatch: the bank exists with another LLM or other layers.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> from pathlib import Path
         >>> with lb.open_bank("captions") as bank:

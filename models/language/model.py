@@ -46,7 +46,7 @@ def load_language_model(
         ModelError: the model cannot be loaded, is no decoder, or has no fast tokenizer.
         LayerNotFound: the model has no layer `deepest_layer`.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M", device="cpu", deepest_layer=8)
         >>> model.hidden_size == model.hidden_states([[1, 2, 3]], layers=[8])[0][8].shape[-1]

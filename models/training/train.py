@@ -74,7 +74,7 @@ def train_projector(
             loss is not finite.
         LatentBankError: a file cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> from latentbank.models.training.features import cache_features
         >>> from latentbank.models.training.pairs import open_pairs

@@ -75,7 +75,7 @@ def evaluate(
         QueryError: no layers or lenses, too few images, or a centred bank without calibration images.
         ModelError: the images were made for another grid.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> import numpy as np
         >>> from PIL import Image

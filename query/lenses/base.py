@@ -67,7 +67,7 @@ class LensOptions:
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> options = lb.LensOptions(vlm, unique="word")

@@ -96,7 +96,7 @@ def save_means(path: Path, means: Means) -> None:
     Raises:
         LatentBankError: it cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> from pathlib import Path
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
@@ -124,7 +124,7 @@ def load_means(path: Path, fingerprint: str | None = None) -> Means:
         LatentBankError: the file holds no means.
         BankMismatch: they are of another LLM.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> from pathlib import Path
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")

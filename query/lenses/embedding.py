@@ -30,7 +30,7 @@ class EmbeddingLens(Lens):
         mean: `[hidden]`, subtracted from each row of the matrix before it is compared (`mean_embedding` returns the
             matrix's own); None: nothing is subtracted. Hidden states are compared as they come.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> lens = lb.EmbeddingLens.make(lb.LensOptions(vlm, unique="word"))

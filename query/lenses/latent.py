@@ -33,7 +33,7 @@ class LatentLens(Lens):
         ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the bank's setting for the kind of
             queries.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:

@@ -30,7 +30,7 @@ class LogitLens(Lens):
         unique: "word" gives one neighbor per word, whose tokens differ in case and leading space; "context"
             changes nothing, as a token is no context.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> lens = lb.LogitLens.make(lb.LensOptions(vlm))

@@ -57,7 +57,7 @@ def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
         QueryError: there is no lens of a name, or one needs a bank and there is none.
         ModelError: the model lacks what a lens needs.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:

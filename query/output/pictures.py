@@ -79,7 +79,7 @@ def save_reading(
         QueryError: as for `draw_reading`.
         LatentBankError: the file cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:

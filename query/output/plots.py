@@ -89,7 +89,7 @@ def save_plot(
         QueryError: as for `plot_reading`, or the path has another suffix.
         LatentBankError: matplotlib is not installed, or the file cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:

@@ -39,7 +39,7 @@ def measure_means(
         ImageError: an image cannot be read, and `broken` is None.
         ModelError: a hidden state is not finite.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> means = lb.measure_means(vlm, lb.find_images(["photos"]), layers=[0, 8])

@@ -106,7 +106,7 @@ def find_images(
         ImageError: a file is missing, a glob or a folder has no image, dataset options are given without a dataset, or
             `limit` is below 1.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> images = lb.find_images(["cat.jpg", "photos/*.jpg"], limit=3)
         >>> len(list(images))

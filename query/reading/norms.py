@@ -110,7 +110,7 @@ def measure_norms(
         QueryError: no image, or no text.
         ModelError: a hidden state is not finite.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> norms = lb.measure_norms(vlm, lb.find_images(["photos"]), layers=[0, 8])

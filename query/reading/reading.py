@@ -90,7 +90,7 @@ class Reading:
         prompt: the text that an image was read with.
         image: the image itself, upright and in RGB.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.open_bank("captions") as bank:

@@ -61,7 +61,7 @@ def read_text(
         LayerNotFound: a layer that the model does not have, or whose mean of text a centred bank does not know.
         QueryError: the sentence is empty, or has no such token.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.open_bank("captions") as bank:
@@ -127,7 +127,7 @@ def read_hidden(
         QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
             `query_mean`, or another bank with it.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> import numpy as np
         >>> hidden_states = np.load("hidden_states.npy")

@@ -75,7 +75,7 @@ def read_image(
         ImageError: the image cannot be read.
         ModelError: a hidden state is not finite.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
@@ -133,7 +133,7 @@ def read_images(
         ImageError: an image cannot be read.
         ModelError: a hidden state is not finite.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:

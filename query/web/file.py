@@ -55,7 +55,7 @@ def save_html(reading: Reading, path: str | Path) -> Path:
     Raises:
         LatentBankError: it cannot be written.
 
-    Example:
+    Examples:
         >>> import latentbank as lb
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
