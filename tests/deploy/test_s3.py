@@ -214,9 +214,7 @@ def test_a_damaged_object_stops_a_restore_before_there_is_a_bank(place: Place) -
         ("s3://safe", {"bank": "none"}, "has no bank 'none'"),
     ],
 )
-def test_an_error_is_one_sentence(
-    place: Place, where: str, changes: dict[str, str], message: str
-) -> None:
+def test_an_error_is_one_sentence(place: Place, where: str, changes: dict[str, str], message: str) -> None:
     cluster = place.up(_filled())
     code, _, err = place.call("backup", where, cluster.urls, **changes)
     assert code == 2
