@@ -77,8 +77,8 @@ def double() -> Iterator[Callable[..., QdrantDouble]]:
             return started[-1]
 
         yield start
-        for one in started:
-            assert one.invalid_requests == []
+        for double in started:
+            assert double.invalid_requests == []
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def place(request: pytest.FixtureRequest) -> Place:
     kind = str(request.param)
     if kind == "embedded":
         return Place(kind, load_settings(data_dir=request.getfixturevalue("data_dir"), graph_from=1000))
-    one: QdrantDouble = request.getfixturevalue("server")
+    server: QdrantDouble = request.getfixturevalue("server")
     settings = load_settings(
-        url=one.url,
-        grpc_port=one.grpc_port,
+        url=server.url,
+        grpc_port=server.grpc_port,
         prefer_grpc=kind == "grpc",
         timeout=20,
         retry_wait=0.01,
@@ -123,16 +123,16 @@ def start() -> Iterator[Start]:
         return running[-1]
 
     yield begin
-    for one in running:
-        one.kill()
-        one.communicate()
+    for child in running:
+        child.kill()
+        child.communicate()
 
 
 @pytest.fixture(scope="module")
 def one_server(quick_disk: Path) -> Iterator[QdrantDouble]:
     """One double for the many tests that need no other."""
-    with QdrantDouble() as one:
-        yield one
+    with QdrantDouble() as double:
+        yield double
 
 
 @pytest.fixture

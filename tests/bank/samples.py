@@ -100,7 +100,7 @@ def nearest(vectors: Floats, queries: Floats, k: int) -> tuple[npt.NDArray[np.in
     return order, np.take_along_axis(cosines, order, axis=1).astype(np.float32)
 
 
-def make_bank(place: Place, name: str = "bank", layers: Sequence[int] = (4, 8), **given: Any) -> Bank:
+def sample_bank(place: Place, name: str = "bank", layers: Sequence[int] = (4, 8), **given: Any) -> Bank:
     """A bank of a model of 16 blocks; `given` are other arguments of `create_bank`."""
     arguments: dict[str, Any] = {
         "model": "tiny/llama",

@@ -90,7 +90,7 @@ def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
 def used(server: QdrantDouble) -> dict[str, set[str]]:
     """The operations asked for over each transport."""
     return {
-        transport: {one.operation for one in server.requests if one.transport == transport}
+        transport: {request.operation for request in server.requests if request.transport == transport}
         for transport in ("rest", "grpc")
     }
 

@@ -25,7 +25,7 @@ from latentbank.bank.rotation import rotate
 from latentbank.bank.store.base import Points
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
-from tests.bank.samples import WIDTH, Place, entry, fill, ids, make_bank, nearest, payload, points, units
+from tests.bank.samples import WIDTH, Place, entry, fill, ids, nearest, payload, points, sample_bank, units
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def filled(place: Place) -> Any:
     """A bank with layers 2, 4, 8 and 16 and 120 contexts of `animals`."""
-    with make_bank(place, layers=(2, 4, 8, 16)) as made:
+    with sample_bank(place, layers=(2, 4, 8, 16)) as made:
         fill(made, 120)
         yield made
 
@@ -64,7 +64,7 @@ def seen(neighbors: list[Neighbor]) -> list[tuple[int, str]]:
 
 
 def test_a_bank_is_made_and_opened_again(place: Place) -> None:
-    with make_bank(place, layers=[8, 4, 8], revision="abc") as made:
+    with sample_bank(place, layers=[8, 4, 8], revision="abc") as made:
         assert (made.name, made.layers, made.hidden_size) == ("bank", [4, 8], WIDTH)
         assert made.corpora == {}
         manifest = made.manifest
@@ -75,7 +75,7 @@ def test_a_bank_is_made_and_opened_again(place: Place) -> None:
         assert opened.manifest.head() == manifest.head()
         assert opened.corpora["animals"].contexts == 10
         assert opened.count() == 10
-    with make_bank(place) as again:
+    with sample_bank(place) as again:
         assert again.manifest.created == manifest.created
         assert again.count() == 10
     assert list_banks(place.settings) == ["bank"]
@@ -105,7 +105,7 @@ def test_settings_may_be_arguments(data_dir: Path) -> None:
 
 
 def test_another_model_is_refused_and_both_are_named(place: Place) -> None:
-    make_bank(place).close()
+    sample_bank(place).close()
     with pytest.raises(
         BankMismatch, match=r"tiny/llama \(fingerprint f00d\), not of my/qwen \(fingerprint beef\)"
     ):
@@ -113,7 +113,7 @@ def test_another_model_is_refused_and_both_are_named(place: Place) -> None:
     with pytest.raises(
         BankMismatch, match=r"tiny/llama \(fingerprint f00d\), not of my/qwen \(fingerprint beef\)"
     ):
-        make_bank(place, model="my/qwen", fingerprint="beef")
+        sample_bank(place, model="my/qwen", fingerprint="beef")
     with open_bank("bank", place.settings, model="a copy", fingerprint="f00d") as opened:
         opened.require_model("another copy", "f00d")
         with pytest.raises(BankMismatch):
@@ -121,9 +121,9 @@ def test_another_model_is_refused_and_both_are_named(place: Place) -> None:
 
 
 def test_other_layers_are_refused(place: Place) -> None:
-    make_bank(place).close()
+    sample_bank(place).close()
     with pytest.raises(BankMismatch, match="has layers 4, 8, not 4, 8, 12; leave the layers out"):
-        make_bank(place, layers=[4, 8, 12])
+        sample_bank(place, layers=[4, 8, 12])
     with open_bank("bank", place.settings) as opened:
         assert opened.layers == [4, 8]
 
@@ -138,7 +138,7 @@ def test_other_layers_are_refused(place: Place) -> None:
 )
 def test_layers_the_model_does_not_have(place: Place, layers: list[int], said: str) -> None:
     with pytest.raises(LayerNotFound, match=said):
-        make_bank(place, layers=layers)
+        sample_bank(place, layers=layers)
     assert list_banks(place.settings) == []
 
 
@@ -147,7 +147,7 @@ def test_layers_the_model_does_not_have(place: Place, layers: list[int], said: s
 )
 def test_names_that_cannot_be(place: Place, name: str) -> None:
     for ask in (
-        lambda: make_bank(place, name),
+        lambda: sample_bank(place, name),
         lambda: open_bank(name, place.settings),
         lambda: delete_bank(name, place.settings),
     ):
@@ -159,7 +159,7 @@ def test_names_that_cannot_be(place: Place, name: str) -> None:
 def test_several_banks_live_side_by_side(place: Place) -> None:
     names = ["A.b_c-d", "a", "a-", "b" * 64]
     for number, name in enumerate(names, 1):
-        with make_bank(place, name, layers=[number]) as made:
+        with sample_bank(place, name, layers=[number]) as made:
             fill(made, number)
     assert list_banks(place.settings) == names
     delete_bank("a", place.settings)
@@ -177,7 +177,7 @@ def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
     assert list_banks(place.settings) == []
     with pytest.raises(BankNotFound):
         open_bank("bank", place.settings)
-    with make_bank(place, layers=(4, 8)) as made:
+    with sample_bank(place, layers=(4, 8)) as made:
         assert made.store.layers() == [4, 8]
         assert [made.count(layer) for layer in (4, 8)] == [0, 0]
         assert made.verify() == []
@@ -195,12 +195,12 @@ def test_contexts_without_a_manifest_are_not_lost_to_a_new_bank(place: Place) ->
     with pytest.raises(
         BankMismatch, match="contexts but no manifest; restore the manifest, or delete the bank"
     ):
-        make_bank(place)
+        sample_bank(place)
     store = place.open()
     assert [store.count(layer) for layer in (2, 4)] == [7, 7]
     store.close()
     delete_bank("bank", place.settings)
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         assert made.count() == 0
 
 
@@ -218,7 +218,7 @@ def test_what_a_killed_deletion_left_can_be_deleted(place: Place) -> None:
 
 def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
     """Someone removed a collection by other means: ingesting again can fill it."""
-    with make_bank(place, layers=(4, 8)) as made:
+    with sample_bank(place, layers=(4, 8)) as made:
         fill(made, 10)
         kept = made.manifest
     store = place.open()
@@ -229,15 +229,15 @@ def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
     store.close()
     with open_bank("bank", place.settings) as opened:
         assert opened.verify() == ["Layer 8 has no collection; ingest the bank's corpora again to fill it."]
-    with make_bank(place, layers=(4, 8)) as again:
+    with sample_bank(place, layers=(4, 8)) as again:
         assert again.manifest.head() == kept.head()
         assert [again.count(layer) for layer in (4, 8)] == [10, 0]
 
 
 def test_a_bank_of_another_schema_is_refused(place: Place) -> None:
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         made.store.write_manifest(made.manifest.head() | {"schema": 9, "version": "7.0"})
-    for ask in (lambda: open_bank("bank", place.settings), lambda: make_bank(place)):
+    for ask in (lambda: open_bank("bank", place.settings), lambda: sample_bank(place)):
         with pytest.raises(BankMismatch, match=r"schema 9, this latentbank reads schema 1; .*\(7\.0\)"):
             ask()
     assert list_banks(place.settings) == ["bank"]
@@ -362,8 +362,8 @@ def test_queries_of_any_kind(data_dir: Path, kind: str) -> None:
         found = made.search(queries, top_k=1)
         assert [n.id for (n,) in found] == ids([0, 1])
         np.testing.assert_allclose([n.cosine for (n,) in found], [1, 1], atol=2e-3)
-        (one,) = made.search(queries[0] if kind != "a class with __array__" else plain[0], top_k=2)
-        assert [n.id for n in one] == ids([0, 1])
+        (item,) = made.search(queries[0] if kind != "a class with __array__" else plain[0], top_k=2)
+        assert [n.id for n in item] == ids([0, 1])
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def crowded(layer: int) -> npt.NDArray[np.float32]:
 
 
 def test_unique_words_are_found_below_a_crowd(place: Place) -> None:
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         states = fill(made, 240, states=crowded)
         query = np.eye(WIDTH)[:1]
         (nearest_ones,) = made.search(query, "all", 40, exact=True)
@@ -491,7 +491,7 @@ def test_unique_words_are_found_below_a_crowd(place: Place) -> None:
 def test_words_are_searched_only_where_they_can_be(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each further search leaves out the words that its layer gave, and stops when none could change the answer."""
     settings = {"data_dir": data_dir}
-    with make_bank(Place("embedded", _settings(settings))) as made:
+    with sample_bank(Place("embedded", _settings(settings))) as made:
         fill(made, 240, states=crowded)
         asked: list[tuple[int, int]] = []
         search = made.store.search
@@ -547,7 +547,7 @@ def test_counts_and_words(filled: Bank) -> None:
 def test_info(filled: Bank) -> None:
     told = filled.info()
     assert told.manifest == filled.manifest
-    assert {layer: one.points for layer, one in told.layers.items()} == {2: 120, 4: 120, 8: 120, 16: 120}
+    assert {layer: item.points for layer, item in told.layers.items()} == {2: 120, 4: 120, 8: 120, 16: 120}
 
 
 def test_dropping_a_corpus(filled: Bank) -> None:
@@ -574,7 +574,7 @@ def test_the_ledger(filled: Bank) -> None:
 
 
 def test_repr(place: Place) -> None:
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         assert repr(made) == "<Bank bank: tiny/llama, layers 4, 8, no corpora>"
         fill(made, 2000 if place.kind == "embedded" else 20)
         held = "2,000" if place.kind == "embedded" else "20"
@@ -582,7 +582,7 @@ def test_repr(place: Place) -> None:
 
 
 def test_a_closed_bank_lets_go(place: Place) -> None:
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         fill(made, 3)
     with open_bank("bank", place.settings) as opened:
         assert opened.count() == 3
@@ -668,7 +668,7 @@ class TestVerify:
         ]
 
     def test_what_is_stored_is_unit_and_rotated(self, filled: Bank) -> None:
-        row = {one: number for number, one in enumerate(ids(range(120)))}
+        row = {item: number for number, item in enumerate(ids(range(120)))}
         for point in filled.store.scroll(4, vectors=True):
             turned = rotate(units(120, seed=4)[row[point.id]], filled.manifest.rotation_seed)
             assert point.vector is not None

@@ -13,7 +13,7 @@ from latentbank.bank.opening import list_banks, open_bank
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.settings import load_settings
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
-from tests.bank.samples import WIDTH, Floats, Place, fill, ids, is_one_sentence, make_bank, nearest, units
+from tests.bank.samples import WIDTH, Floats, Place, fill, ids, is_one_sentence, nearest, sample_bank, units
 
 # Contexts lie far from zero, text and queries in different places: what centring is for.
 TEXT = {layer: units(1, seed=50 + layer)[0] * 20 for layer in (4, 8)}
@@ -26,14 +26,14 @@ def around(layer: int) -> Floats:
 
 @pytest.fixture
 def centred(place: Place) -> Any:
-    with make_bank(place, metric="centred") as bank:
+    with sample_bank(place, metric="centred") as bank:
         bank.fix_means(TEXT)
         fill(bank, 60, states=around)
         yield bank
 
 
 def test_the_metric_is_kept(place: Place) -> None:
-    with make_bank(place, metric="centred") as made:
+    with sample_bank(place, metric="centred") as made:
         assert made.metric == "centred"
         made.fix_means(TEXT)
     with open_bank("bank", place.settings) as opened:
@@ -41,20 +41,23 @@ def test_the_metric_is_kept(place: Place) -> None:
         assert "centred, layers 4, 8" in repr(opened)
         for layer, mean in TEXT.items():
             np.testing.assert_array_equal(opened.text_mean(layer), mean)
-    with make_bank(place) as same, pytest.raises(LayerNotFound, match=r"at layer 6; it knows that of 4, 8\."):
+    with (
+        sample_bank(place) as same,
+        pytest.raises(LayerNotFound, match=r"at layer 6; it knows that of 4, 8\."),
+    ):
         same.text_mean(6)
-    with make_bank(place, "plain") as plain:
+    with sample_bank(place, "plain") as plain:
         assert plain.metric == "cosine"
         assert "cosine" not in repr(plain)
 
 
 def test_a_setting_chooses_the_metric_of_new_banks_only(place: Place) -> None:
     given = place.settings.model_copy(update={"metric": "centred"})
-    make_bank(place, "old").close()
+    sample_bank(place, "old").close()
     for name, metric in (("old", "cosine"), ("new", "centred")):
-        with make_bank(Place(place.kind, given), name) as bank:
+        with sample_bank(Place(place.kind, given), name) as bank:
             assert bank.metric == metric
-    with make_bank(Place(place.kind, given), "plain", metric="cosine") as bank:
+    with sample_bank(Place(place.kind, given), "plain", metric="cosine") as bank:
         assert bank.metric == "cosine"
 
 
@@ -68,24 +71,24 @@ def test_the_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("made", "asked"), [("cosine", "centred"), ("centred", "cosine")])
 def test_another_metric_is_refused(place: Place, made: str, asked: str) -> None:
-    make_bank(place, metric=made).close()
+    sample_bank(place, metric=made).close()
     with pytest.raises(
         BankMismatch, match=f"made with metric '{made}', not '{asked}'; leave the metric out"
     ) as said:
-        make_bank(place, metric=asked)
+        sample_bank(place, metric=asked)
     assert is_one_sentence(said.value)
-    with make_bank(place) as bank:
+    with sample_bank(place) as bank:
         assert bank.metric == made
 
 
 def test_a_metric_that_is_none(place: Place) -> None:
     with pytest.raises(LatentBankError, match="metric is 'dot'; it can be 'cosine' or 'centred'"):
-        make_bank(place, metric="dot")
+        sample_bank(place, metric="dot")
     assert list_banks(place.settings) == []
 
 
 def test_what_is_stored_is_centred_unit_and_rotated(centred: Bank) -> None:
-    row = {one: number for number, one in enumerate(ids(range(60)))}
+    row = {item: number for number, item in enumerate(ids(range(60)))}
     for layer in centred.layers:
         expected = rotate(unit(around(layer) - TEXT[layer]), centred.manifest.rotation_seed)
         for point in centred.store.scroll(layer, vectors=True):
@@ -123,7 +126,7 @@ def test_a_centred_bank_must_be_told_the_mean_of_queries(centred: Bank) -> None:
 
 
 def test_a_plain_bank_takes_no_mean(place: Place) -> None:
-    with make_bank(place) as plain:
+    with sample_bank(place) as plain:
         fill(plain, 10)
         with pytest.raises(QueryError, match=r"not centred.*leave query_mean out") as said:
             plain.search(units(2), query_mean=VISUAL)
@@ -151,7 +154,7 @@ def test_means_that_are_none(centred: Bank, mean: Any, said: str) -> None:
 
 
 def test_no_context_without_means(place: Place) -> None:
-    with make_bank(place, metric="centred") as bank:
+    with sample_bank(place, metric="centred") as bank:
         with pytest.raises(BankMismatch, match="its means are not fixed yet"):
             fill(bank, 3, states=around)
         assert [bank.count(layer) for layer in bank.layers] == [0, 0]
@@ -166,7 +169,7 @@ def test_no_context_without_means(place: Place) -> None:
     ids=["one missing", "one too many", "too short", "not finite"],
 )
 def test_means_must_fit_the_bank(place: Place, means: Any) -> None:
-    with make_bank(place, metric="centred") as bank:
+    with sample_bank(place, metric="centred") as bank:
         with pytest.raises(BankMismatch, match="a mean of 32 finite numbers for each of its layers 4, 8"):
             bank.fix_means(means)
         assert bank.info().manifest.means == {}
@@ -184,7 +187,7 @@ def test_means_are_fixed_once(centred: Bank) -> None:
 
 def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
     """The one whose means were overwritten notices before it can call its corpus complete."""
-    with make_bank(place, metric="centred") as bank:
+    with sample_bank(place, metric="centred") as bank:
         bank.fix_means(TEXT)
         other = bank.manifest.head()
         other["means"] = dict(zip(other["means"], reversed(other["means"].values()), strict=True))
@@ -197,7 +200,7 @@ def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
 def test_workers_that_fix_means_at_the_same_moment_all_go_by_the_last(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with make_bank(place, metric="centred") as bank:
+    with sample_bank(place, metric="centred") as bank:
         other = {layer: mean * 2 for layer, mean in TEXT.items()}
 
         def meanwhile(seconds: float) -> None:

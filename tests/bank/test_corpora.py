@@ -13,7 +13,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.corpora import CorpusContent, Slot
 from latentbank.bank.settings import Settings
 from latentbank.errors import CorpusError, LatentBankError
-from tests.bank.samples import Place, ids, make_bank, payload, units
+from tests.bank.samples import Place, ids, payload, sample_bank, units
 
 OLD = CorpusContent("c", "old", sentences=2, tokens=9, contexts=4, settings={"bos": "tokenizer", "skip": 1})
 NEW = dataclasses.replace(OLD, content_hash="new", contexts=6)
@@ -21,7 +21,7 @@ NEW = dataclasses.replace(OLD, content_hash="new", contexts=6)
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Iterator[Bank]:
-    with make_bank(Place("embedded", Settings(url="", data_dir=tmp_path))) as made:
+    with sample_bank(Place("embedded", Settings(url="", data_dir=tmp_path))) as made:
         yield made
 
 

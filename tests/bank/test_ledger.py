@@ -12,7 +12,7 @@ from latentbank.bank.ledger import replacement_name, visible
 from latentbank.bank.opening import open_bank
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import LatentBankError, QueryError
-from tests.bank.samples import Place, entry, fill, ids, make_bank, payload, units
+from tests.bank.samples import Place, entry, fill, ids, payload, sample_bank, units
 from tests.bank.servers import settings
 from tests.wire.double import QdrantDouble
 
@@ -20,7 +20,7 @@ from tests.wire.double import QdrantDouble
 @pytest.fixture
 def bank(place: Place) -> Iterator[Bank]:
     """30 contexts of `animals`, complete, 20 of `plants`, not complete, and 5 of `stray`, not in the ledger."""
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         fill(made, 30)
         fill(made, 20, "plants", complete=False)
         for layer in made.layers:
@@ -32,7 +32,7 @@ def bank(place: Place) -> Iterator[Bank]:
 
 def found(bank: Bank, where: Filter | None = None) -> dict[str, int]:
     """How many contexts of each corpus a search finds."""
-    corpora = [one.corpus for one in bank.search(units(1), 4, 100, where)[0]]
+    corpora = [item.corpus for item in bank.search(units(1), 4, 100, where)[0]]
     assert len(corpora) == bank.count(4, where)
     assert len(corpora) == sum(bank.words(where).values())
     return {name: corpora.count(name) for name in dict.fromkeys(sorted(corpora))}
@@ -80,7 +80,7 @@ def test_a_corpus_takes_anothers_place(place: Place, bank: Bank) -> None:
     assert found(bank) == {"animals": 12}
     assert found(bank, Where(corpus="animals")) == {"animals": 12}
     assert found(bank, ~Where(corpus=["animals", "none"]) | Where(corpus="animals")) == found(bank)
-    assert {one.name: one.stored for one in bank.corpora.values()} == {
+    assert {corpus.name: corpus.stored for corpus in bank.corpora.values()} == {
         "plants": "plants",
         "animals": "animals@2",
     }
@@ -148,7 +148,7 @@ def test_a_reader_learns_of_what_others_do(shared: QdrantDouble, monkeypatch: py
     place = Place("server", settings(shared))
     clock = [0.0]
     monkeypatch.setattr("latentbank.bank.view.time.monotonic", lambda: clock[0])
-    with make_bank(place) as writer, open_bank("bank", place.settings) as reader:
+    with sample_bank(place) as writer, open_bank("bank", place.settings) as reader:
         writer.record(entry("animals", 30, complete=False))
         clock[0] += 2.0
         fill(writer, 30, complete=False)
@@ -161,4 +161,4 @@ def test_a_reader_learns_of_what_others_do(shared: QdrantDouble, monkeypatch: py
         for _ in range(5):
             reader.search(units(1), 4)
         # The manifest is read at most once a second.
-        assert [one.operation for one in shared.requests].count("get_collection") == 0
+        assert [request.operation for request in shared.requests].count("get_collection") == 0

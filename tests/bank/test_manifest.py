@@ -32,7 +32,7 @@ CENTRED: dict[str, Any] = HEAD | {
 def read_back(manifest: Manifest) -> Manifest:
     """As a store does it: head and entries through JSON, each by itself."""
     head = json.loads(json.dumps(manifest.head()))
-    corpora = {name: json.loads(json.dumps(one.to_dict())) for name, one in manifest.corpora.items()}
+    corpora = {name: json.loads(json.dumps(corpus.to_dict())) for name, corpus in manifest.corpora.items()}
     return Manifest.from_dict(head, corpora)
 
 

@@ -33,7 +33,7 @@ def test_ids_never_change() -> None:
     assert context_id("concepts", [1, 2, 3]) == "415a7afc-a0b7-cfc9-fa11-1767f34992f3"
     assert context_id("concepts", [1, 2]) == "6f2ba8e7-ebff-f258-5bd3-99a637a6d27b"
     assert context_id("é", [0]) == "bbcd8897-781d-ab53-c7ae-b8b0f907754b"
-    assert [one.hex() for one in prefix_ids("a", [7, 8])] == [
+    assert [item.hex() for item in prefix_ids("a", [7, 8])] == [
         "a66999e32eb88edbc7d44700d8a3a9ce",
         "63e3bd61145b09770fea3a07a79696d7",
     ]
@@ -52,13 +52,13 @@ def test_each_prefix_has_the_id_of_its_own_tokens(corpus: str, token_ids: list[i
     assert found == [by_the_book(corpus, token_ids[: n + 1]) for n in range(len(token_ids))]
     assert found[-1] == context_id(corpus, token_ids)
     assert len(set(found)) == len(found)
-    assert all(str(uuid.UUID(one)) == one for one in found)
+    assert all(str(uuid.UUID(item)) == item for item in found)
 
 
 @settings(deadline=None)
 @given(st.tuples(corpora, prefixes), st.tuples(corpora, prefixes))
-def test_other_contexts_have_other_ids(one: tuple[str, list[int]], other: tuple[str, list[int]]) -> None:
-    assert (context_id(*one) == context_id(*other)) is (one == other)
+def test_other_contexts_have_other_ids(first: tuple[str, list[int]], other: tuple[str, list[int]]) -> None:
+    assert (context_id(*first) == context_id(*other)) is (first == other)
 
 
 def test_a_corpus_name_cannot_be_taken_for_tokens() -> None:

@@ -72,8 +72,8 @@ def test_lengths_and_cosines_stay_and_it_can_be_undone(n: int, seed: int, data: 
 
 
 def test_other_seeds_are_other_rotations() -> None:
-    one, other = rotate(rows(64), 1), rotate(rows(64), 2)
-    assert np.abs(one - other).max() > 0.1
+    first, other = rotate(rows(64), 1), rotate(rows(64), 2)
+    assert np.abs(first - other).max() > 0.1
 
 
 def test_it_spreads_an_outlier() -> None:

@@ -23,7 +23,7 @@ from latentbank.bank.sizing import (
     store_seconds,
 )
 from latentbank.errors import LatentBankError
-from tests.bank.samples import Place, fill, make_bank, payload
+from tests.bank.samples import Place, fill, payload, sample_bank
 
 shapes = st.builds(
     Shape,
@@ -113,16 +113,16 @@ def test_more_of_the_bank_takes_no_fewer_machines_and_no_less_time(
 @settings(deadline=None)
 @given(shapes, machines, st.integers(2, 9))
 def test_time_and_prices(shape: Shape, on: Machines, times: int) -> None:
-    one = size(shape, on, TOKENS, PARAMETERS)
+    once = size(shape, on, TOKENS, PARAMETERS)
     many = size(shape, replace(on, gpus=on.gpus * times), TOKENS, PARAMETERS)
-    assert many.llm_hours == pytest.approx(one.llm_hours / times)
-    assert many.store_hours == pytest.approx(one.store_hours / times)
-    assert many.index_hours == one.index_hours  # the nodes' work
-    assert one.hours == pytest.approx(max(one.llm_hours, one.store_hours) + one.index_hours)
+    assert many.llm_hours == pytest.approx(once.llm_hours / times)
+    assert many.store_hours == pytest.approx(once.store_hours / times)
+    assert many.index_hours == once.index_hours  # the nodes' work
+    assert once.hours == pytest.approx(max(once.llm_hours, once.store_hours) + once.index_hours)
     dear = replace(on, gpu_price=on.gpu_price * times, node_price=on.node_price * times)
-    assert size(shape, dear, TOKENS, PARAMETERS).cost == pytest.approx(one.cost * times)
-    assert one.gpu_cost == pytest.approx(
-        on.gpus * on.gpu_price * max(one.llm_hours, one.store_hours), abs=1e-12
+    assert size(shape, dear, TOKENS, PARAMETERS).cost == pytest.approx(once.cost * times)
+    assert once.gpu_cost == pytest.approx(
+        on.gpus * on.gpu_price * max(once.llm_hours, once.store_hours), abs=1e-12
     )
 
 
@@ -181,7 +181,7 @@ def test_a_real_embedded_layer_is_as_large_as_computed(data_dir: Path, quantizat
     count, width = 4000, 576
     place = Place("embedded", Settings(data_dir=data_dir, quantization=quantization))
     captions = sum(len(payload(n)["caption"].encode()) for n in range(count))
-    with make_bank(place, layers=[4], hidden_size=width) as bank:
+    with sample_bank(place, layers=[4], hidden_size=width) as bank:
         fill(bank, count)
         bank.store.index(4)
     # Those files are of one size, most of it holes, which a file system in memory fills.
@@ -197,7 +197,7 @@ def test_a_real_embedded_layer_is_as_large_as_computed(data_dir: Path, quantizat
 def test_a_real_graph_is_no_larger_than_computed_and_not_much_smaller(data_dir: Path) -> None:
     count = 4000
     place = Place("embedded", Settings(data_dir=data_dir, graph_from=1))
-    with make_bank(place, layers=[4], hidden_size=64) as bank:
+    with sample_bank(place, layers=[4], hidden_size=64) as bank:
         fill(bank, count)
         bank.store.index(4)
     computed = layer_bytes(Shape(count, 1, 64, 50.0, graph_from=1, server=False)).graph

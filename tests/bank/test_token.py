@@ -16,7 +16,7 @@ from latentbank.bank.settings import Settings
 from latentbank.bank.store.backends import backend
 from latentbank.bank.token import claims_of, expiry, only_reads, read_token
 from latentbank.errors import BankUnavailable, LatentBankError
-from tests.bank.samples import Place, fill, is_one_sentence, make_bank, units
+from tests.bank.samples import Place, fill, is_one_sentence, sample_bank, units
 from tests.bank.servers import KEY, Doubles, settings
 from tests.wire.double import QdrantDouble
 
@@ -97,7 +97,7 @@ def team(double: Doubles, transport: str) -> tuple[QdrantDouble, Callable[[str],
         return settings(server, transport, api_key=key)
 
     for name in ("bank", "secret"):
-        with make_bank(Place("server", somebody(KEY)), name) as made:
+        with sample_bank(Place("server", somebody(KEY)), name) as made:
             fill(made, 10)
     return server, somebody
 
@@ -140,7 +140,7 @@ def test_a_readers_key_stops_writers_before_any_work(
     server, somebody = team
     server.requests.clear()
     backend(somebody(KEY)).require_writer()
-    assert [one.operation for one in server.requests] == ["update_aliases"]
+    assert [request.operation for request in server.requests] == ["update_aliases"]
     assert server.requests[0].summary == {"actions": []}
     for key in (READER, token()):
         with pytest.raises(

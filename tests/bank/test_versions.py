@@ -31,7 +31,7 @@ from latentbank.errors import (
     LatentBankError,
     LayerNotFound,
 )
-from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, make_bank, units
+from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, sample_bank, units
 from tests.bank.servers import KEY, Doubles, settings
 from tests.wire.double import QdrantDouble
 from tests.wire.faults import Fault
@@ -39,7 +39,7 @@ from tests.wire.faults import Fault
 
 def make(place: Place, name: str, count: int, corpus: str = "animals", **given: Any) -> None:
     """A bank or version with one complete corpus."""
-    with make_bank(place, name, **given) as made:
+    with sample_bank(place, name, **given) as made:
         fill(made, count, corpus)
 
 
@@ -56,7 +56,7 @@ def seen(place: Place, name: str = "bank") -> tuple[int, int, list[int], set[str
     with open_bank(name, place.settings) as bank:
         assert bank.name == name
         found = bank.search(units(1), "all", 5)[0]
-        return bank.version, bank.count(), bank.layers, {one.corpus for one in found}
+        return bank.version, bank.count(), bank.layers, {item.corpus for item in found}
 
 
 ONE, TWO = (1, 30, [4, 8], {"animals"}), (2, 20, [4, 12], {"plants"})
@@ -106,11 +106,11 @@ def test_what_is_stored_says_which_version_it_is(two: Place) -> None:
 
 def test_the_bank_that_is_made_is_the_version_in_use(two: Place) -> None:
     use_bank("bank@2", two.settings)
-    with make_bank(two, "bank", layers=(4, 12)) as again:
+    with sample_bank(two, "bank", layers=(4, 12)) as again:
         assert again.version == 2
         fill(again, 10, "more")
     with pytest.raises(BankMismatch, match="has layers 4, 12, not 4, 8"):
-        make_bank(two, "bank")
+        sample_bank(two, "bank")
     assert bank_versions("bank", two.settings) == Versions("bank", (1, 2), 2)
     assert (seen(two)[1], seen(two, "bank@1")) == (30, ONE)
     assert pinned_name("bank", two.settings) == "bank@2"
@@ -137,7 +137,7 @@ def test_what_cannot_be_put_in_use(two: Place) -> None:
         with pytest.raises(error, match=said) as caught:
             use_bank(name, two.settings)
         assert is_one_sentence(caught.value)
-    with make_bank(two, "bank@3") as third:
+    with sample_bank(two, "bank@3") as third:
         fill(third, 10, complete=False)
     with pytest.raises(BankMismatch, match="'bank@3' holds no complete corpus yet"):
         use_bank("bank@3", two.settings)
@@ -180,7 +180,7 @@ def test_a_version_that_is_not_in_use_is_deleted_alone(two: Place) -> None:
 
 
 def test_writers_stay_with_their_version(two: Place) -> None:
-    with make_bank(two, "bank") as writer:
+    with sample_bank(two, "bank") as writer:
         use_bank("bank@2", two.settings)
         fill(writer, 10, "more")
         assert writer.drop_corpus("animals") == 30
@@ -291,14 +291,16 @@ def client_of(server: QdrantDouble) -> QdrantRemote:
 
 
 def aliases(server: QdrantDouble) -> dict[str, str]:
-    return {one.alias_name: one.collection_name for one in client_of(server).get_aliases().aliases}
+    return {alias.alias_name: alias.collection_name for alias in client_of(server).get_aliases().aliases}
 
 
 def test_one_request_switches_all_layers(shared: QdrantDouble, team: Place) -> None:
     shared.requests.clear()
     use_bank("bank@2", team.settings)
     use_bank("bank@1", team.settings)
-    sent = [one.summary["actions"] for one in shared.requests if one.operation == "update_aliases"]
+    sent = [
+        request.summary["actions"] for request in shared.requests if request.operation == "update_aliases"
+    ]
     assert len(sent) == 2
     assert aliases(shared) == {"bank@in-use--L04": "bank--L04", "bank@in-use--L08": "bank--L08"}
     use_bank("bank@2", team.settings)
@@ -317,7 +319,7 @@ def test_an_open_reader_goes_to_the_version_in_use(team: Place, clock: list[floa
         assert (reader.version, reader.count()) == (1, 30)  # it has read the manifest this second
         clock[0] += 2.0
         (found,) = reader.search(units(1), "all", 100)
-        assert {(one.corpus, one.bank_layer) for one in found} == {("plants", 4), ("plants", 12)}
+        assert {(item.corpus, item.bank_layer) for item in found} == {("plants", 4), ("plants", 12)}
         assert (reader.version, reader.layers, reader.name) == (2, [4, 12], "bank")
         assert reader.words() != {}
         with pytest.raises(LayerNotFound, match="it has 4, 12"):
@@ -344,9 +346,9 @@ def test_a_search_under_way_reads_one_version(
 
         monkeypatch.setattr(first, "search", meanwhile)
         (found,) = reader.search(units(1), "all", 100)
-        assert {(one.corpus, one.bank_layer) for one in found} == {("animals", 4), ("animals", 8)}
+        assert {(item.corpus, item.bank_layer) for item in found} == {("animals", 4), ("animals", 8)}
         (found,) = reader.search(units(1), "all", 100)
-        assert {one.corpus for one in found} == {"plants"}
+        assert {item.corpus for item in found} == {"plants"}
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ def test_a_search_under_way_reads_one_version(
 def test_a_reader_does_not_follow_to_what_its_queries_do_not_fit(
     team: Place, clock: list[float], other: dict[str, Any], said: str
 ) -> None:
-    with make_bank(team, "bank@3", **other) as third:
+    with sample_bank(team, "bank@3", **other) as third:
         if third.metric == "centred":
             third.fix_means(dict.fromkeys((4, 8), [1.0] * WIDTH))
         fill(third, 10)

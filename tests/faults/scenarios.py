@@ -36,7 +36,7 @@ def passing(site: Site, fault: Fault, asked: Counter[str]) -> Outcome:
     trial.outcome.struck = site.server.faults_left
     assert trial.attempt() is not None, trial.outcome.stops
     assert site.server.faults_left == 0
-    ways = {one.transport for one in site.server.requests if one.operation == "upsert"}
+    ways = {request.transport for request in site.server.requests if request.operation == "upsert"}
     assert ways == {site.transport}
     return trial.count()
 
@@ -66,7 +66,7 @@ def slow(site: Site, asked: Counter[str]) -> Outcome:
     assert trial.attempt() is not None
     trial.outcome.struck = site.struck
     assert trial.outcome.struck == sum(reads.values())
-    again = Counter(one.operation for one in site.server.requests)
+    again = Counter(request.operation for request in site.server.requests)
     assert {name: again[name] for name in asked} == dict(asked)
     return trial.count()
 
@@ -128,7 +128,7 @@ def collection_deleted(site: Site, asked: Counter[str], chance: random.Random, t
 
         def delete(layer: int = layer, trial: Trial = trial) -> None:
             site.server.delete(f"bank--L{layer:02d}")
-            trial.safe = {one for one in trial.safe if one[0] != layer}
+            trial.safe = {item for item in trial.safe if item[0] != layer}
             trial.outcome.struck += 1
 
         # Not before the collections are there, nor after the last look at them.
@@ -172,7 +172,7 @@ def clock_skew(site: Site) -> Outcome:
         for share, clock in (("0/2", 1.0), ("1/2", -1.0))
     ]
     reports = [worker.report() for worker in workers]
-    assert any(one.complete for one in reports)
+    assert any(item.complete for item in reports)
     assert reports[1].found > 0
     trial.outcome.struck = 3
     trial.outcome.runs = 3

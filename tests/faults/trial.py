@@ -203,10 +203,10 @@ class Site:
         """Run the job undisturbed; gives how often it asks for each operation for which faults can be ordered."""
         trial = self.trial()
         assert trial.attempt() is not None
-        asked = Counter(one.operation for one in self.server.requests)
+        asked = Counter(request.operation for request in self.server.requests)
         return Counter({name: number for name, number in asked.items() if name not in ("version", "health")})
 
     @property
     def struck(self) -> int:
         """How many requests were struck by a fault."""
-        return sum(one.fault is not None for one in self.server.requests)
+        return sum(request.fault is not None for request in self.server.requests)

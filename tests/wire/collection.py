@@ -212,7 +212,7 @@ class Collection:
         payload = translate.payload_selector(given.with_payload, default=True)
         with self._lock, self._shard_in_use() as shard:
             found = shard.retrieve(ids, payload, given.with_vector or False)
-        return [_record(one) for one in found]
+        return [_record(item) for item in found]
 
     def scroll(self, given: m.ScrollRequest) -> m.ScrollResult:
         """A page of points by ascending id, and the id the next page starts with."""
@@ -228,7 +228,7 @@ class Collection:
         with self._lock, self._shard_in_use() as shard:
             found, following = shard.scroll(request)
         return m.ScrollResult.model_construct(
-            points=[_record(one) for one in found],
+            points=[_record(item) for item in found],
             next_page_offset=None if following is None else translate.plain_id(following),
         )
 
@@ -253,10 +253,10 @@ class Collection:
     def query(self, given: list[m.QueryRequest]) -> list[m.QueryResponse]:
         """Several searches at once, answered in order."""
         with _engine_errors():
-            request = edge.QueryBatchRequest([translate.to_query(one) for one in given])
+            request = edge.QueryBatchRequest([translate.to_query(item) for item in given])
         with self._lock, self._shard_in_use() as shard:
             found = shard.query_batch(request)
-        return [m.QueryResponse.model_construct(points=[_scored(one) for one in some]) for some in found]
+        return [m.QueryResponse.model_construct(points=[_scored(item) for item in some]) for some in found]
 
     # Inside
 

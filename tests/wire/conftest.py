@@ -54,7 +54,7 @@ def refusal() -> Callable[[Callable[[], object]], tuple[Refusal | str, str]]:
             action()
         except UnexpectedResponse as error:
             status = error.status_code
-            return next(one for one in Refusal if one.http == status), error.content.decode()
+            return next(refusal for refusal in Refusal if refusal.http == status), error.content.decode()
         except ResponseHandlingException as error:
             return ("late" if "timed out" in str(error) else "broken"), str(error)
         except ResourceExhaustedResponse as error:
@@ -65,7 +65,7 @@ def refusal() -> Callable[[Callable[[], object]], tuple[Refusal | str, str]]:
                 return "late", text
             if code is grpc.StatusCode.UNAVAILABLE and not text.startswith(Refusal.UNAVAILABLE.prefix):
                 return "broken", text
-            return next(one for one in Refusal if one.code == code.name), text
+            return next(refusal for refusal in Refusal if refusal.code == code.name), text
         raise AssertionError("the call was answered")
 
     return call

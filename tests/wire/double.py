@@ -23,10 +23,10 @@ from qdrant_client.http import models as m
 from tests.wire import translate
 from tests.wire.certificates import Certificates, make_certificates
 from tests.wire.collection import Upsert
-from tests.wire.desk import Desk, Invalid, Keys, Recorded
 from tests.wire.engine import Engine
 from tests.wire.faults import FAMILIES, Fault, Trouble
 from tests.wire.grpc_service import GrpcServer
+from tests.wire.handler import Invalid, Keys, Recorded, RequestHandler
 from tests.wire.rest import RestServer
 
 __all__ = ["Fault", "Invalid", "QdrantDouble", "Recorded"]
@@ -49,7 +49,7 @@ class QdrantDouble:
         """Start serving at once, on free ports of 127.0.0.1."""
         self._directory = Path(tempfile.mkdtemp(prefix="qdrant-double-"))
         self._engine = Engine(self._directory / "collections")
-        self._desk = Desk(self._engine, Keys(api_key, read_only_key))
+        self._handler = RequestHandler(self._engine, Keys(api_key, read_only_key))
         self._certificates: Certificates | None = make_certificates(self._directory) if tls else None
         self._port = 0
         self._rest: RestServer | None = None
@@ -92,13 +92,13 @@ class QdrantDouble:
         if self._rest is not None:
             return
         self._engine.open()
-        self._rest = RestServer(self._desk, self._port, self._tls_context())
+        self._rest = RestServer(self._handler, self._port, self._tls_context())
         self._port = self._rest.server_address[1]
         self._rest.begin()
         if self._closed_port is None:
             files = self._certificates
             pair = None if files is None else (files.certificate_file, files.key_file)
-            self._grpc = GrpcServer(self._desk, self.grpc_port, pair)
+            self._grpc = GrpcServer(self._handler, self.grpc_port, pair)
             self.grpc_port = self._grpc.port
             self._grpc.begin()
 
@@ -142,14 +142,14 @@ class QdrantDouble:
         """
         if operation is not None and operation not in self.operations:
             raise ValueError(f"{operation!r} is no operation; there are {', '.join(sorted(self.operations))}")
-        self._desk.faults.order(Trouble(fault, retry_after, seconds), operation, times, after)
+        self._handler.faults.order(Trouble(fault, retry_after, seconds), operation, times, after)
 
     def when(self, after: int, do: Callable[[], None]) -> None:
         """Call `do` in the middle of things: as the next request comes, but for the first `after`.
 
         Requests are counted that clients do not make on their own. `do` may not stop the server.
         """
-        self._desk.faults.when(after, do)
+        self._handler.faults.when(after, do)
 
     def delete(self, collection: str) -> None:
         """Delete a collection past keys and faults, as somebody else does."""
@@ -157,12 +157,12 @@ class QdrantDouble:
 
     def clear_faults(self) -> None:
         """Forget the faults that have not struck yet, and what `when` was told."""
-        self._desk.faults.clear()
+        self._handler.faults.clear()
 
     @property
     def faults_left(self) -> int:
         """How many faults have not struck yet."""
-        return self._desk.faults.left()
+        return self._handler.faults.left()
 
     @property
     def operations(self) -> frozenset[str]:
@@ -172,12 +172,12 @@ class QdrantDouble:
     @property
     def requests(self) -> list[Recorded]:
         """The requests received so far, also those struck by a fault or refused for their key."""
-        return self._desk.requests
+        return self._handler.requests
 
     @property
     def invalid_requests(self) -> list[Invalid]:
         """The requests that Qdrant's API does not describe; tests expect none."""
-        return self._desk.invalid
+        return self._handler.invalid
 
     def points(self, collection: str) -> dict[int | str, tuple[np.ndarray, dict[str, Any]]]:
         """All points of a collection or alias: id to (vector [size] float32, payload).
@@ -187,8 +187,8 @@ class QdrantDouble:
         everything = m.ScrollRequest(limit=2**31, with_vector=True)
         found = self._engine.find(collection).scroll(everything).points
         return {
-            translate.plain_id(one.id): (np.asarray(one.vector, dtype=np.float32), one.payload or {})
-            for one in found
+            translate.plain_id(item.id): (np.asarray(item.vector, dtype=np.float32), item.payload or {})
+            for item in found
         }
 
     def put(

@@ -17,17 +17,17 @@ from qdrant_client.conversions.conversion import (
 from qdrant_client.http import models as m
 
 from tests.wire.collection import Upsert, dense
-from tests.wire.desk import Desk, Struck
 from tests.wire.engine import VERSION
 from tests.wire.errors import Refusal, WireError
 from tests.wire.faults import Fault, Trouble
+from tests.wire.handler import RequestHandler, Struck
 
 
 class _Wire:
-    """What all services share: one way through the desk."""
+    """What all services share: one way through the handler."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
 
     def _serve(
         self,
@@ -40,7 +40,7 @@ class _Wire:
         """The result of one request; faults and refusals end the call instead."""
         key = _key(context)
         try:
-            result, trouble = self._desk.serve("grpc", operation, collection, key, parse, wait)
+            result, trouble = self._handler.serve("grpc", operation, collection, key, parse, wait)
         except WireError as error:
             _abort(context, error)
         except Struck as struck:
@@ -68,7 +68,7 @@ class CollectionsService(_Wire, q.CollectionsServicer):
 
     def List(self, request: Any, context: Any) -> Any:
         found = self._serve(context, "list_collections", None, _nothing).collections
-        names = [q.CollectionDescription(name=one.name) for one in found]
+        names = [q.CollectionDescription(name=item.name) for item in found]
         return q.ListCollectionsResponse(collections=names)
 
     def CollectionExists(self, request: Any, context: Any) -> Any:
@@ -90,7 +90,7 @@ class CollectionsService(_Wire, q.CollectionsServicer):
 
     def UpdateAliases(self, request: Any, context: Any) -> Any:
         def parse() -> m.ChangeAliasesOperation:
-            actions = [GrpcToRest.convert_alias_operations(one) for one in request.actions]
+            actions = [GrpcToRest.convert_alias_operations(item) for item in request.actions]
             return m.ChangeAliasesOperation(actions=actions)
 
         self._serve(context, "update_aliases", None, parse)
@@ -120,13 +120,13 @@ class PointsService(_Wire, q.PointsServicer):
     def Get(self, request: Any, context: Any) -> Any:
         def parse() -> m.PointRequest:
             return m.PointRequest(
-                ids=[GrpcToRest.convert_point_id(one) for one in request.ids],
+                ids=[GrpcToRest.convert_point_id(item) for item in request.ids],
                 with_payload=_if_set(request, "with_payload", GrpcToRest.convert_with_payload_selector),
                 with_vector=_if_set(request, "with_vectors", GrpcToRest.convert_with_vectors_selector),
             )
 
         found = self._serve(context, "retrieve", request.collection_name, parse)
-        return q.GetResponse(result=[_record(one) for one in found])
+        return q.GetResponse(result=[_record(item) for item in found])
 
     def Scroll(self, request: Any, context: Any) -> Any:
         def parse() -> m.ScrollRequest:
@@ -142,7 +142,7 @@ class PointsService(_Wire, q.PointsServicer):
         page = self._serve(context, "scroll", request.collection_name, parse)
         following = page.next_page_offset
         return q.ScrollResponse(
-            result=[_record(one) for one in page.points],
+            result=[_record(item) for item in page.points],
             next_page_offset=None if following is None else RestToGrpc.convert_extended_point_id(following),
         )
 
@@ -171,17 +171,17 @@ class PointsService(_Wire, q.PointsServicer):
         found = self._serve(
             context, "query", request.collection_name, lambda: GrpcToRest.convert_query_points(request)
         )
-        return q.QueryResponse(result=[RestToGrpc.convert_scored_point(one) for one in found.points])
+        return q.QueryResponse(result=[RestToGrpc.convert_scored_point(item) for item in found.points])
 
     def QueryBatch(self, request: Any, context: Any) -> Any:
         def parse() -> m.QueryRequestBatch:
-            searches = [GrpcToRest.convert_query_points(one) for one in request.query_points]
+            searches = [GrpcToRest.convert_query_points(item) for item in request.query_points]
             return m.QueryRequestBatch(searches=searches)
 
         found = self._serve(context, "query_batch", request.collection_name, parse)
         return q.QueryBatchResponse(
             result=[
-                q.BatchResult(result=[RestToGrpc.convert_scored_point(one) for one in some.points])
+                q.BatchResult(result=[RestToGrpc.convert_scored_point(item) for item in some.points])
                 for some in found
             ]
         )
@@ -202,7 +202,7 @@ class RootService(_Wire, q.QdrantServicer):
 class GrpcServer:
     """The listening socket and its worker threads."""
 
-    def __init__(self, desk: Desk, port: int, tls: tuple[Path, Path] | None) -> None:
+    def __init__(self, handler: RequestHandler, port: int, tls: tuple[Path, Path] | None) -> None:
         """Listen on 127.0.0.1; `port` 0 takes a free one; `tls` is the certificate's and its key's file."""
         options = [
             ("grpc.max_receive_message_length", -1),
@@ -213,9 +213,9 @@ class GrpcServer:
         self._server = grpc.server(ThreadPoolExecutor(8, "double-grpc"), options=options)
         # Typed here because the generated functions are not.
         services: list[tuple[Callable[[Any, Any], None], _Wire]] = [
-            (q.add_CollectionsServicer_to_server, CollectionsService(desk)),
-            (q.add_PointsServicer_to_server, PointsService(desk)),
-            (q.add_QdrantServicer_to_server, RootService(desk)),
+            (q.add_CollectionsServicer_to_server, CollectionsService(handler)),
+            (q.add_PointsServicer_to_server, PointsService(handler)),
+            (q.add_QdrantServicer_to_server, RootService(handler)),
         ]
         for add_to_server, service in services:
             add_to_server(service, self._server)
@@ -338,4 +338,6 @@ def _record(found: m.Record) -> Any:
 
 
 def _aliases(found: m.CollectionsAliasesResponse) -> Any:
-    return q.ListAliasesResponse(aliases=[RestToGrpc.convert_alias_description(one) for one in found.aliases])
+    return q.ListAliasesResponse(
+        aliases=[RestToGrpc.convert_alias_description(item) for item in found.aliases]
+    )

@@ -24,9 +24,9 @@ from qdrant_client.http import models as m
 from tests.wire import openapi
 from tests.wire.archive import Snapshot
 from tests.wire.collection import Upsert, dense
-from tests.wire.desk import Desk, Struck
 from tests.wire.errors import Refusal, WireError, not_spoken
 from tests.wire.faults import Fault, Trouble
+from tests.wire.handler import RequestHandler, Struck
 
 MAX_BODY = 32 * 1024 * 1024
 """Bytes a request's body may have, Qdrant's default."""
@@ -112,7 +112,8 @@ def _upsert(body: m.PointsList | m.PointsBatch) -> Upsert:
         if not isinstance(vectors, list) or not len(ids) == len(vectors) == len(payloads):
             raise ValueError("a batch needs as many vectors and payloads as ids")
         points = [
-            (one, dense(vector), payload) for one, vector, payload in zip(ids, vectors, payloads, strict=True)
+            (item, dense(vector), payload)
+            for item, vector, payload in zip(ids, vectors, payloads, strict=True)
         ]
     return Upsert(points, body.update_filter, body.update_mode)
 
@@ -123,10 +124,10 @@ class RestServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, desk: Desk, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, handler: RequestHandler, port: int, tls: ssl.SSLContext | None) -> None:
         """Listen on 127.0.0.1 at once; `port` 0 takes a free one."""
         super().__init__(("127.0.0.1", port), _Handler)
-        self.desk = desk
+        self.handler = handler
         self._tls = tls
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -219,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise WireError(Refusal.TOO_LARGE, too_large)
             name = found.groupdict().get("collection_name")
             wait = parse_qs(url.query).get("wait") == ["true"] if route.waits else None
-            return self.server.desk.serve(
+            return self.server.handler.serve(
                 "rest",
                 route.operation,
                 None if name is None else unquote(name),

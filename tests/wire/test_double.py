@@ -87,7 +87,10 @@ def test_collections_exist_are_listed_and_deleted(client: QdrantClient, refusal:
     create(client)
     create(client, "a bank/with ä name")
     assert client.collection_exists("bank")
-    assert {one.name for one in client.get_collections().collections} == {"bank", "a bank/with ä name"}
+    assert {collection.name for collection in client.get_collections().collections} == {
+        "bank",
+        "a bank/with ä name",
+    }
     assert refusal(lambda: create(client))[0] is Refusal.EXISTS
     assert client.delete_collection("bank")
     assert not client.delete_collection("bank")
@@ -131,7 +134,7 @@ def test_indexing_after_the_load_is_yellow_then_green(
     )
     found = client.query_points("bank", vectors[7].tolist(), limit=3, search_params=rescored).points
     best = np.argsort(-cosines(vectors, vectors[7]))[:3]
-    assert [one.id for one in found] == [uid(int(number)) for number in best]
+    assert [item.id for item in found] == [uid(int(number)) for number in best]
 
 
 def test_quantization_can_be_changed_and_disabled(client: QdrantClient) -> None:
@@ -158,9 +161,9 @@ def test_aliases_change_together_or_not_at_all(client: QdrantClient, refusal: Re
         create_alias=models.CreateAlias(collection_name="new", alias_name="current")
     )
     client.update_collection_aliases([rename, create_new])
-    named = {one.alias_name: one.collection_name for one in client.get_aliases().aliases}
+    named = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert named == {"previous": "old", "current": "new"}
-    assert [one.alias_name for one in client.get_collection_aliases("new").aliases] == ["current"]
+    assert [alias.alias_name for alias in client.get_collection_aliases("new").aliases] == ["current"]
     delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="current"))
     to_nothing = models.CreateAliasOperation(
         create_alias=models.CreateAlias(collection_name="nowhere", alias_name="current")
@@ -169,7 +172,7 @@ def test_aliases_change_together_or_not_at_all(client: QdrantClient, refusal: Re
     assert kind is Refusal.NOT_FOUND
     assert len(client.get_aliases().aliases) == 2
     client.delete_collection("old")
-    assert [one.alias_name for one in client.get_aliases().aliases] == ["current"]
+    assert [alias.alias_name for alias in client.get_aliases().aliases] == ["current"]
 
 
 # Points
@@ -179,7 +182,7 @@ def test_points_come_back_as_they_went_in(client: QdrantClient, server: QdrantDo
     create(client)
     vectors = fill(client)
     found = client.retrieve("bank", [uid(3), uid(999), uid(1)], with_vectors=True)
-    assert {one.id: one.payload for one in found} == {uid(1): payload(1), uid(3): payload(3)}
+    assert {item.id: item.payload for item in found} == {uid(1): payload(1), uid(3): payload(3)}
     stored = server.points("bank")
     assert stored.keys() == {uid(number) for number in range(COUNT)}
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -187,7 +190,7 @@ def test_points_come_back_as_they_went_in(client: QdrantClient, server: QdrantDo
         vector, fields = stored[uid(number)]
         np.testing.assert_allclose(vector, unit[number], atol=1e-6)
         assert fields == payload(number)
-    answered: Any = {one.id: one.vector for one in found}
+    answered: Any = {item.id: item.vector for item in found}
     np.testing.assert_allclose(answered[uid(1)], unit[1], atol=1e-6)
     bare = client.retrieve("bank", [uid(3)], with_payload=False)[0]
     assert (bare.payload or {}, bare.vector) == ({}, None)
@@ -260,8 +263,8 @@ def test_scrolling_walks_through_all_pages(client: QdrantClient) -> None:
         seen += page
         if offset is None:
             break
-    assert [one.payload for one in seen] == [{"position": number} for number in range(0, COUNT, 2)]
-    assert all(isinstance(one.vector, list) and len(one.vector) == SIZE for one in seen)
+    assert [item.payload for item in seen] == [{"position": number} for number in range(0, COUNT, 2)]
+    assert all(isinstance(item.vector, list) and len(item.vector) == SIZE for item in seen)
 
 
 def test_payload_indexes_and_facets(client: QdrantClient, refusal: Refused) -> None:
@@ -272,7 +275,7 @@ def test_payload_indexes_and_facets(client: QdrantClient, refusal: Refused) -> N
     integer = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, range=True)
     client.create_payload_index("bank", "position", integer)
     schema = client.get_collection("bank").payload_schema
-    assert {field: (one.data_type, one.points) for field, one in schema.items()} == {
+    assert {field: (item.data_type, item.points) for field, item in schema.items()} == {
         "word": ("keyword", COUNT),
         "position": ("integer", COUNT),
     }
@@ -294,10 +297,10 @@ def test_scores_are_cosines(client: QdrantClient) -> None:
     expected = cosines(vectors, query)
     best = np.argsort(-expected)[:9]
     found = client.query_points("bank", query.tolist(), limit=9, with_payload=["word"]).points
-    assert [one.id for one in found] == [uid(int(number)) for number in best]
-    np.testing.assert_allclose([one.score for one in found], expected[best], atol=1e-5)
-    assert [one.payload for one in found] == [{"word": payload(int(number))["word"]} for number in best]
-    assert [one.vector for one in found] == [None] * 9
+    assert [item.id for item in found] == [uid(int(number)) for number in best]
+    np.testing.assert_allclose([item.score for item in found], expected[best], atol=1e-5)
+    assert [item.payload for item in found] == [{"word": payload(int(number))["word"]} for number in best]
+    assert [item.vector for item in found] == [None] * 9
 
 
 def test_a_batch_answers_each_search_in_its_place(client: QdrantClient) -> None:
@@ -323,8 +326,8 @@ def test_a_batch_answers_each_search_in_its_place(client: QdrantClient) -> None:
         allowed = [other for other in range(COUNT) if number % 2 == 0 or other % 2]
         scores = cosines(vectors[allowed], vectors[number])
         best = np.argsort(-scores)[: 1 + number % 3]
-        assert [one.id for one in answer.points] == [uid(allowed[int(one)]) for one in best]
-        np.testing.assert_allclose([one.score for one in answer.points], scores[best], atol=1e-5)
+        assert [item.id for item in answer.points] == [uid(allowed[int(item)]) for item in best]
+        np.testing.assert_allclose([item.score for item in answer.points], scores[best], atol=1e-5)
         assert answer.points[0].payload == payload(number)
         assert isinstance(answer.points[0].vector, list)
         assert len(answer.points[0].vector) == SIZE
@@ -340,14 +343,14 @@ def test_requests_are_recorded_alike(client: QdrantClient, server: QdrantDouble,
         "bank", some_vectors(1)[0].tolist(), limit=4, search_params=models.SearchParams(hnsw_ef=77)
     )
     made, stored, asked = server.requests
-    assert [one.transport for one in server.requests] == [transport] * 3
+    assert [request.transport for request in server.requests] == [transport] * 3
     assert (made.operation, made.collection) == ("create_collection", "bank")
     assert made.summary["vectors"] == {"size": SIZE, "distance": "Cosine"}
     assert (stored.operation, stored.summary) == ("upsert", {"points": COUNT, "wait": True})
     assert asked.operation == "query"
     assert asked.summary["query"] == {"nearest": f"<{SIZE} items>"}
     assert (asked.summary["limit"], asked.summary["params"]["hnsw_ef"]) == (4, 77)
-    assert all(one.accepted and one.fault is None for one in server.requests)
+    assert all(request.accepted and request.fault is None for request in server.requests)
 
 
 def test_many_writers_lose_nothing(client: QdrantClient, server: QdrantDouble) -> None:
@@ -382,7 +385,7 @@ def test_bodies_qdrant_does_not_describe_are_refused_and_remembered() -> None:
         assert status == 400
         assert "vectorz" in answer["status"]["error"]
         assert send(bank + "/points", "PUT", {"points": [{"id": 1, "vector": ["a"]}]})[0] == 400
-        assert [one.operation for one in server.invalid_requests] == ["create_collection", "upsert"]
+        assert [request.operation for request in server.invalid_requests] == ["create_collection", "upsert"]
         assert send(bank + "/points/vectors", "PUT", {})[0] == 501
         if openapi.description_file() is not None:
             # The client's models know no such limits; Qdrant's description does.

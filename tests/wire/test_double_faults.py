@@ -156,8 +156,8 @@ def test_keys(transport: str, refusal: Refused) -> None:
         assert kind is Refusal.UNAUTHORIZED
         assert text == "Must provide an API key or an Authorization bearer token"
         assert nobody.info().version
-        assert [one.accepted for one in server.requests[-5:]] == [False, False, False, False, True]
-        told = repr(server.requests) + repr(vars(server)) + repr(vars(vars(server)["_desk"]))
+        assert [request.accepted for request in server.requests[-5:]] == [False, False, False, False, True]
+        told = repr(server.requests) + repr(vars(server)) + repr(vars(vars(server)["_handler"]))
         assert not any(key in told for key in ("the secret", "the reader's", "a guess"))
         for client in (full, reader, wrong, nobody):
             client.close()

@@ -115,8 +115,8 @@ def filled() -> Iterator[dict[str, QdrantClient]]:
         create(clients["rest"])
         fill(clients["rest"])
         yield clients
-        for one in clients.values():
-            one.close()
+        for item in clients.values():
+            item.close()
         assert double.invalid_requests == []
 
 
@@ -127,4 +127,4 @@ def test_filters_count_what_they_say(filled: dict[str, QdrantClient], transport:
     assert 0 < len(expected) < COUNT
     client = filled[transport]
     assert client.count("bank", condition, exact=True).count == len(expected)
-    assert {one.id for one in client.scroll("bank", condition, limit=COUNT)[0]} == expected
+    assert {item.id for item in client.scroll("bank", condition, limit=COUNT)[0]} == expected

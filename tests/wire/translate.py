@@ -83,7 +83,7 @@ def point_id(given: Any) -> int | uuid.UUID:
 
 def point_ids(given: Sequence[Any]) -> list[int | uuid.UUID | str]:
     """Several points' ids as the engine takes them."""
-    return [point_id(one) for one in given]
+    return [point_id(item) for item in given]
 
 
 def plain_id(stored: Any) -> int | str:
@@ -111,7 +111,7 @@ def _conditions(given: Any) -> list[Any] | None:
     if given is None:
         return None
     some = given if isinstance(given, list) else [given]
-    return [_condition(one) for one in some] or None
+    return [_condition(item) for item in some] or None
 
 
 def _condition(given: Any) -> Any:
@@ -125,7 +125,7 @@ def _condition(given: Any) -> Any:
         case m.IsNullCondition():
             return edge.IsNullCondition(given.is_null.key)
         case m.HasIdCondition():
-            return edge.HasIdCondition({point_id(one) for one in given.has_id})
+            return edge.HasIdCondition({point_id(item) for item in given.has_id})
         case _:
             raise not_spoken(f"filter by {type(given).__name__}")
 
@@ -176,7 +176,7 @@ def _range(given: Any) -> Any:
     limits = {name: getattr(given, name) for name in ("lt", "lte", "gt", "gte")}
     if isinstance(given, m.Range):
         return edge.RangeFloat(**limits)
-    return edge.RangeDateTime(**{name: one.isoformat() if one else None for name, one in limits.items()})
+    return edge.RangeDateTime(**{name: item.isoformat() if item else None for name, item in limits.items()})
 
 
 # Searches
@@ -257,7 +257,7 @@ def to_upsert(
 ) -> edge.UpdateOperation:
     """An upsert of (id, vector, payload) triples."""
     return edge.UpdateOperation.upsert_points(
-        [edge.Point(point_id(one), vector, payload or {}) for one, vector, payload in points],
+        [edge.Point(point_id(item), vector, payload or {}) for item, vector, payload in points],
         to_filter(update_filter),
         _UPDATE_MODES[update_mode] if update_mode else None,
     )

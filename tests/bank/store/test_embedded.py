@@ -18,7 +18,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import BankBusy, BankMismatch, BankNotFound, BankUnavailable
-from tests.bank.samples import Place, Start, fill, is_one_sentence, make_bank, said_by, units
+from tests.bank.samples import Place, Start, fill, is_one_sentence, said_by, sample_bank, units
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def place(data_dir: Path) -> Place:
     return Place("embedded", load_settings(data_dir=data_dir))
 
 
-def make_bank_there(name: str, settings: Settings) -> Bank:
-    return make_bank(Place("embedded", settings), name)
+def sample_bank_there(name: str, settings: Settings) -> Bank:
+    return sample_bank(Place("embedded", settings), name)
 
 
 # -- the lock ----------------------------------------------------------------------------------------
@@ -45,18 +45,18 @@ def hold(data_dir: str) -> None:
 
 @pytest.mark.parametrize("end", ["closed", "killed"])
 def test_a_bank_open_in_another_process_is_busy(place: Place, start: Start, end: str) -> None:
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         fill(made, 10)
     holder = start(hold, place.settings.data_dir)
     assert said_by(holder) == "open"
-    for attempt in (open_bank, make_bank_there, open_bank, delete_bank):
+    for attempt in (open_bank, sample_bank_there, open_bank, delete_bank):
         with pytest.raises(
             BankBusy, match=rf"'bank' is open in another process \(pid {holder.pid}\);"
         ) as found:
             attempt("bank", place.settings)
         assert is_one_sentence(found.value)
     assert list_banks(place.settings) == ["bank"]
-    with make_bank(place, "other") as other:
+    with sample_bank(place, "other") as other:
         assert other.count() == 0
     if end == "closed":
         assert holder.stdin is not None
@@ -72,7 +72,7 @@ def test_a_bank_open_in_another_process_is_busy(place: Place, start: Start, end:
 
 
 def test_a_bank_open_in_this_process_is_busy(place: Place) -> None:
-    held = make_bank(place)
+    held = sample_bank(place)
     for _ in range(2):  # a refused attempt must not free the lock
         with pytest.raises(BankBusy, match="'bank' is open in this process already; close it there"):
             open_bank("bank", place.settings)
@@ -81,12 +81,12 @@ def test_a_bank_open_in_this_process_is_busy(place: Place) -> None:
 
 
 def test_an_opening_that_fails_frees_the_lock(place: Place) -> None:
-    make_bank(place).close()
+    sample_bank(place).close()
     for _ in range(2):
         with pytest.raises(BankMismatch):
             open_bank("bank", place.settings, model="another", fingerprint="beef")
         with pytest.raises(BankMismatch):
-            make_bank(place, layers=[1])
+            sample_bank(place, layers=[1])
     open_bank("bank", place.settings).close()
 
 
@@ -114,14 +114,14 @@ def test_an_opening_that_fails_frees_the_lock(place: Place) -> None:
 )
 def test_a_damaged_manifest(place: Place, damage: Callable[[Any], Any], said: str) -> None:
     """Said in one sentence, nothing is changed, and with the manifest restored all is well."""
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         fill(made, 20)
     manifest = place.settings.data_dir / "bank" / "manifest.json"
     good = manifest.read_bytes()
     bad = damage(json.loads(good))
     manifest.write_bytes(bad if isinstance(bad, bytes) else json.dumps(bad).encode())
     written = manifest.read_bytes()
-    for attempt in (open_bank, make_bank_there, open_bank):
+    for attempt in (open_bank, sample_bank_there, open_bank):
         with pytest.raises((BankUnavailable, BankMismatch), match=said) as found:
             attempt("bank", place.settings)
         assert is_one_sentence(found.value)
@@ -134,7 +134,7 @@ def test_a_damaged_manifest(place: Place, damage: Callable[[Any], Any], said: st
 
 
 def test_a_damaged_layer_is_named_and_the_others_can_be_read(place: Place) -> None:
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         fill(made, 20)
     for file in (place.settings.data_dir / "bank" / "L04").rglob("*.json"):
         file.write_text("damaged")
@@ -165,7 +165,7 @@ def test_a_file_in_place_of_a_folder(data_dir: Path, instead: str) -> None:
         with pytest.raises(BankNotFound):
             attempt("bank", place.settings)
     with pytest.raises(BankUnavailable, match=r"cannot be used \(.+\); set LATENTBANK_DATA_DIR") as found:
-        make_bank(place)
+        sample_bank(place)
     assert is_one_sentence(found.value)
     assert file.read_text() == "mine"
 
@@ -197,11 +197,11 @@ def without_rights(folder: Path, mode: int) -> Iterator[None]:
 def test_a_folder_without_rights(
     place: Place, quick_disk: Path, protected: str, mode: int, attempt: str, said: str
 ) -> None:
-    make_bank(place).close()
+    sample_bank(place).close()
     for parent in (quick_disk, place.settings.data_dir):
         parent.chmod(0o711)
     action, name = attempt.split()
-    do = make_bank_there if action == "make" else open_bank
+    do = sample_bank_there if action == "make" else open_bank
     with without_rights(place.settings.data_dir / protected, mode):
         with pytest.raises(BankUnavailable, match=said) as found:
             do(name, place.settings)

@@ -47,8 +47,8 @@ def test_pieces_of_a_layer_get_their_graph_at_the_end(place: Place, monkeypatch:
     def load(first: int) -> Points:
         parts = [points(20, first=start, seed=start) for start in range(first, first + 600, 20)]
         store.defer_index(4, first + 600)
-        for one in parts:
-            store.upsert(4, one)
+        for item in parts:
+            store.upsert(4, item)
             store.commit()
         return joined(*parts)
 
@@ -173,8 +173,8 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
 
         once_it_runs(monkeypatch, write)
         store.index(4)
-        for one in written:
-            one.result(timeout=60)
+        for item in written:
+            item.result(timeout=60)
     store.commit()
     assert store.count(4) == 120
     assert store.present(4, late.ids) == set(late.ids)

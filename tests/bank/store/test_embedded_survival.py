@@ -32,9 +32,9 @@ from tests.bank.samples import (
     fill,
     ids,
     is_one_sentence,
-    make_bank,
     payload,
     said_by,
+    sample_bank,
     units,
 )
 
@@ -73,7 +73,7 @@ def check_content(bank: Bank, corpora: int) -> None:
         for number in range(corpora):
             corpus = f"corpus{number}"
             rows = rotate(states(number, layer), bank.manifest.rotation_seed)
-            found = [held[one] for one in ids(range(BATCH), corpus)]
+            found = [held[item] for item in ids(range(BATCH), corpus)]
             assert [p.payload for p in found] == [payload(n, corpus) for n in range(BATCH)]
             np.testing.assert_allclose([p.vector for p in found], rows, atol=1e-3)
 
@@ -92,7 +92,7 @@ def write_on(data_dir: str, first: str, apart_from: str) -> None:
 
 @pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
 def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_from: int) -> None:
-    make_bank(place).close()
+    sample_bank(place).close()
     recorded = 0
     for pause in (0.0, 0.03, 0.08, 0.25):  # so that the kills come at different moments of the work
         writer = start(write_on, place.settings.data_dir, recorded, apart_from)
@@ -122,7 +122,7 @@ def make_and_delete(data_dir: str) -> None:
     """In a process of its own: makes and deletes a bank of many layers, over and over."""
     place = Place("embedded", load_settings(data_dir=data_dir))
     while True:
-        make_bank(place, layers=range(8)).close()
+        sample_bank(place, layers=range(8)).close()
         print("made", flush=True)
         delete_bank("bank", place.settings)
 
@@ -148,7 +148,7 @@ def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_none(place: Place,
 
 def check_a_new_bank(place: Place) -> None:
     """A bank can be made, holds nothing of what was there before, and works."""
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         assert made.store.layers() == [4, 8]
         assert [made.count(layer) for layer in made.layers] == [0, 0]
         fill(made, 20)
@@ -160,7 +160,7 @@ def check_a_new_bank(place: Place) -> None:
 
 @pytest.mark.parametrize("left", ["L04.new", "L04.new and L12.new", "an empty L04", "a deletion"])
 def test_what_a_kill_left_half_made_is_cleaned(place: Place, left: str) -> None:
-    with make_bank(place, layers=[4]) as made:
+    with sample_bank(place, layers=[4]) as made:
         fill(made, 30)
     folder = place.settings.data_dir / "bank"
     (folder / "manifest.json").unlink()
@@ -232,7 +232,7 @@ def on_a_small_disk(data_dir: str, apart_from: str) -> None:
     optimizing._APART_FROM = int(apart_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     folder = Path(data_dir)
-    bank = make_bank(place, layers=[4])
+    bank = sample_bank(place, layers=[4])
     write(bank, 0)
     record(bank, 0)
     committed = 1
@@ -268,10 +268,10 @@ def with_small_files(data_dir: str, apart_from: str) -> None:
     optimizing._APART_FROM = int(apart_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     with small_files(100_000):
-        fails(lambda: make_bank(place))
+        fails(lambda: sample_bank(place))
     with pytest.raises(BankNotFound):
         open_bank("bank", place.settings)
-    bank = make_bank(place)
+    bank = sample_bank(place)
     write(bank, 0)
     with small_files(100_000):
         fails(lambda: bank.store.index(4))

@@ -19,7 +19,7 @@ from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.embedded import lock, optimizing
 from latentbank.errors import BankBusy
-from tests.bank.samples import Place, Start, fill, is_one_sentence, make_bank, said_by
+from tests.bank.samples import Place, Start, fill, is_one_sentence, said_by, sample_bank
 
 # Stands in for the process that indexes a layer: holds the lock it inherits until it is ended.
 STAND_IN = """
@@ -37,7 +37,7 @@ LONG = 60.0
 @pytest.fixture
 def place(data_dir: Path) -> Place:
     place = Place("embedded", load_settings(data_dir=data_dir))
-    with make_bank(place) as made:
+    with sample_bank(place) as made:
         fill(made, 10)
     return place
 

@@ -15,7 +15,7 @@ from tests.bank.samples import Floats, points, units
 def by_the_client(given: Points) -> list[bytes]:
     rows = zip(given.ids, given.vectors.tolist(), given.payloads, strict=True)
     structs = [models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows]
-    return [RestToGrpc.convert_point_struct(one).SerializeToString(deterministic=True) for one in structs]
+    return [RestToGrpc.convert_point_struct(item).SerializeToString(deterministic=True) for item in structs]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def by_the_client(given: Points) -> list[bytes]:
 def test_messages_are_those_of_the_client(vectors: Floats) -> None:
     sample = points(5)
     given = Points(sample.ids, vectors, sample.payloads)
-    made = [one.SerializeToString(deterministic=True) for one in point_messages(given)]
+    made = [item.SerializeToString(deterministic=True) for item in point_messages(given)]
     assert made == by_the_client(given)
 
 

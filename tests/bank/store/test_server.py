@@ -17,7 +17,7 @@ from latentbank.bank.store.backends import backend
 from latentbank.bank.store.server.client import warn_unencrypted
 from latentbank.bank.where import Where
 from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
-from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, make_bank, points, units
+from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, points, sample_bank, units
 from tests.bank.servers import ANIMALS, CALLS, KEY, ROUTES, Doubles, filled, settings, used, warned
 from tests.wire.double import Fault, QdrantDouble
 
@@ -39,9 +39,9 @@ def test_a_wrong_key_is_refused_at_once(double: Doubles, name: str, transport: s
     assert "a-wrong-key" not in str(found.value)
     # Over gRPC one request more, which finds out whether gRPC is there.
     sent = ["collection_exists"] * (transport == "grpc") + [server.requests[-1].operation]
-    asked = [one for one in server.requests if one.operation != "version"]  # which needs no key
-    assert [one.operation for one in asked] == sent
-    assert not any(one.accepted for one in asked)
+    asked = [request for request in server.requests if request.operation != "version"]  # which needs no key
+    assert [item.operation for item in asked] == sent
+    assert not any(item.accepted for item in asked)
     stranger.close()
 
 
@@ -58,7 +58,7 @@ def test_a_reader_reads_and_may_not_write(double: Doubles, transport: str) -> No
         with pytest.raises(BankUnavailable, match=r"refuses the key; .* to one that may do this") as found:
             call.do(reader)
         assert is_one_sentence(found.value)
-        assert [one.accepted for one in server.requests].count(False) == 1, name
+        assert [request.accepted for request in server.requests].count(False) == 1, name
     assert list(server.points("bank--L04")) == before
     assert writer.read_manifest() == (HEAD, {"animals": ANIMALS})
     with open_bank("bank", settings(server, transport, api_key=READER)) as opened:
@@ -95,7 +95,7 @@ def test_the_key_is_never_shown(double: Doubles, transport: str, caplog: pytest.
     warn_unencrypted.cache_clear()  # another server may have had its port
     server = double(api_key=KEY)
     where = settings(server, transport, api_key=KEY, retries=1)
-    bank = make_bank(Place("server", where), layers=[4])
+    bank = sample_bank(Place("server", where), layers=[4])
     fill(bank, 20)
     shown = [
         repr(where),
@@ -267,7 +267,7 @@ def test_a_restart_in_the_middle_of_use(double: Doubles, transport: str) -> None
 def test_a_bank_that_is_gone(double: Doubles, transport: str) -> None:
     server = double()
     where = settings(server, transport)
-    with make_bank(Place("server", where), layers=[4]) as bank:
+    with sample_bank(Place("server", where), layers=[4]) as bank:
         fill(bank, 10)
         assert len(bank.search(units(1), 4)[0]) == 5
         server.wipe()
@@ -293,7 +293,7 @@ def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) ->
     where = settings(
         shared, shard_number=2, replication_factor=3, write_consistency_factor=2, hnsw_ef_construct=77
     )
-    with make_bank(Place("server", where), layers=[4]):
+    with sample_bank(Place("server", where), layers=[4]):
         client = QdrantClient(url=shared.url, check_compatibility=False, verify=False)
         info = client.get_collection("bank--L04")
         client.close()
@@ -315,7 +315,7 @@ def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) ->
 
 def test_uploads_are_cut_into_batches_that_are_waited_for(shared: QdrantDouble, transport: str) -> None:
     filled(shared, transport=transport).close()
-    uploads = [one.summary for one in shared.requests if one.operation == "upsert"]
+    uploads = [request.summary for request in shared.requests if request.operation == "upsert"]
     assert uploads == [{"points": count, "wait": True} for count in (16, 16, 8, 16, 4)]
 
 
@@ -325,34 +325,34 @@ def test_other_collections_are_left_alone(shared: QdrantDouble) -> None:
     for name in strangers:
         client.create_collection(name, models.VectorParams(size=4, distance=models.Distance.DOT))
     where = settings(shared)
-    with make_bank(Place("server", where)) as bank:
+    with sample_bank(Place("server", where)) as bank:
         fill(bank, 5)
         assert bank.verify() == []
         assert bank.store.layers() == [4, 8]
     assert list_banks(where) == ["bank"]
     delete_bank("bank", where)
-    assert sorted(one.name for one in client.get_collections().collections) == sorted(strangers)
+    assert sorted(collection.name for collection in client.get_collections().collections) == sorted(strangers)
     client.close()
 
 
 def test_two_writers_do_not_overwrite_each_others_entries(shared: QdrantDouble) -> None:
     where = settings(shared)
-    with make_bank(Place("server", where)) as one, open_bank("bank", where) as other:
-        fill(one, 5, "a")
+    with sample_bank(Place("server", where)) as bank, open_bank("bank", where) as other:
+        fill(bank, 5, "a")
         fill(other, 7, "b")
-        fill(one, 3, "c")
-        assert list(other.corpora) == list(one.corpora) == ["a", "b", "c"]
-        assert one.verify() == []
+        fill(bank, 3, "c")
+        assert list(other.corpora) == list(bank.corpora) == ["a", "b", "c"]
+        assert bank.verify() == []
         other.drop_corpus("a")
-        assert list(one.corpora) == ["b", "c"]
-        assert one.verify() == []
+        assert list(bank.corpora) == ["b", "c"]
+        assert bank.verify() == []
 
 
 def test_making_a_bank_that_is_there_opens_it(shared: QdrantDouble) -> None:
     place = Place("server", settings(shared))
-    with make_bank(place) as one:
-        fill(one, 5)
-        with make_bank(place) as other:
+    with sample_bank(place) as bank:
+        fill(bank, 5)
+        with sample_bank(place) as other:
             assert other.count() == 5
 
 

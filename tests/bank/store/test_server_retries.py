@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient
 
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
 from latentbank.errors import BankUnavailable
-from tests.bank.samples import Place, is_one_sentence, make_bank, points, units
+from tests.bank.samples import Place, is_one_sentence, points, sample_bank, units
 from tests.bank.servers import CALLS, ROUTES, Doubles, filled, settings, warned
 from tests.wire.double import Fault, QdrantDouble
 
@@ -25,7 +25,7 @@ def state(server: QdrantDouble) -> Any:
         collection = f"bank--L{layer:02d}"
         if client.collection_exists(collection):
             info = client.get_collection(collection)
-            content = {one: (row.tolist(), p) for one, (row, p) in server.points(collection).items()}
+            content = {item: (row.tolist(), p) for item, (row, p) in server.points(collection).items()}
             held[layer] = (info.config.model_dump(), sorted(info.payload_schema), content)
     client.close()
     return held
@@ -48,7 +48,7 @@ def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, An
 
 
 @pytest.mark.parametrize(
-    "fault", [one for one in Fault if one is not Fault.slow], ids=lambda fault: fault.name
+    "fault", [fault for fault in Fault if fault is not Fault.slow], ids=lambda fault: fault.name
 )
 @pytest.mark.parametrize(("name", "transport"), ROUTES)
 def test_a_call_outlasts_faults(
@@ -67,7 +67,10 @@ def test_a_call_outlasts_faults(
     shared.inject(fault, times=2, operation=call.operation, after=call.after, seconds=0.02)
     answer = call.do(store)
     assert (answer, state(shared)) == expected
-    assert [one.transport for one in shared.requests if one.fault is fault] == [transport, transport]
+    assert [request.transport for request in shared.requests if request.fault is fault] == [
+        transport,
+        transport,
+    ]
     (warning,) = warned(caplog)
     assert warning.startswith(f"{shared.url}: ")
     assert warning.endswith("; trying again")
@@ -127,7 +130,7 @@ def test_a_server_that_is_down(
         lambda: store.search(4, units(1), 5),
         lambda: store.upsert(4, points(3, "late")),
         lambda: open_bank("bank", where),
-        lambda: make_bank(Place("server", where)),
+        lambda: sample_bank(Place("server", where)),
         lambda: list_banks(where),
         lambda: delete_bank("bank", where),
     ]

@@ -93,9 +93,9 @@ def two_corpora(store: Store) -> tuple[Points, Points]:
 
 def joined(*parts: Points) -> Points:
     return Points(
-        [one for part in parts for one in part.ids],
+        [item for part in parts for item in part.ids],
         np.concatenate([part.vectors for part in parts]),
-        [one for part in parts for one in part.payloads],
+        [item for part in parts for item in part.payloads],
     )
 
 
@@ -178,14 +178,16 @@ class TestStore:
         store.commit()
         found = list(store.scroll(4, vectors=True, payloads=True))
         assert [p.id for p in found] == sorted(given.ids)
-        row = {one: number for number, one in enumerate(given.ids)}
+        row = {item: number for number, item in enumerate(given.ids)}
         for p in found:
             assert p.payload == given.payloads[row[p.id]]
             assert p.vector is not None
             assert p.vector.dtype == np.float32
             np.testing.assert_allclose(p.vector, given.vectors[row[p.id]], atol=5e-4)
         bare = list(store.scroll(4))
-        assert [(p.id, p.payload, p.vector) for p in bare] == [(one, None, None) for one in sorted(given.ids)]
+        assert [(p.id, p.payload, p.vector) for p in bare] == [
+            (item, None, None) for item in sorted(given.ids)
+        ]
 
     def test_scrolling_goes_through_every_page(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         for kind in ("embedded", "server"):
@@ -285,7 +287,7 @@ class TestStore:
         assert recall(store, given, queries, exact=False) >= (0.95 if quantization == "turbo" else 0.99)
         assert recall(store, given, queries, exact=True) == 1.0
         # Rescored with the originals: cosines are as good as those of an exact search.
-        row = {one: number for number, one in enumerate(given.ids)}
+        row = {item: number for number, item in enumerate(given.ids)}
         for query, hits in zip(queries, store.search(4, queries, 5), strict=True):
             expected = [float(query @ given.vectors[row[hit.id]]) for hit in hits]
             np.testing.assert_allclose([hit.score for hit in hits], expected, atol=2e-3)
@@ -312,14 +314,14 @@ class TestStore:
 
     def check(self, store: Store, given: Points, where: Filter, chosen: Callable[[Payload], bool]) -> None:
         """A filter selects the same contexts in a scroll, a count and a search as in plain Python."""
-        rows = [i for i, one in enumerate(given.payloads) if chosen(one)]
+        rows = [i for i, item in enumerate(given.payloads) if chosen(item)]
         assert {p.id for p in store.scroll(4, where)} == {given.ids[i] for i in rows}
         assert store.count(4, where) == len(rows)
         queries = units(3, seed=4)
         found = store.search(4, queries, 4, where, exact=True)
         best, _ = nearest(given.vectors[rows], queries, 4)
         assert [[hit.id for hit in hits] for hits in found] == [
-            [given.ids[rows[i]] for i in one] for one in best
+            [given.ids[rows[i]] for i in item] for item in best
         ]
         approximate = store.search(4, queries, 4, where)
         assert [len(hits) for hits in approximate] == [min(4, len(rows))] * 3
@@ -488,8 +490,8 @@ class TestStore:
         store = place.open(graph_from=400)
         parts = [points(50, first=start, seed=start) for start in range(0, 600, 50)]
         store.defer_index(4, 600)
-        for one in parts:
-            store.upsert(4, one)
+        for item in parts:
+            store.upsert(4, item)
             store.commit()
         store.index(4)
         given = joined(*parts)

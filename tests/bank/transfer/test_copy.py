@@ -53,10 +53,12 @@ def contents(bank: Bank, layer: int, corpus: str = "animals") -> dict[str, tuple
     return {point.id: (point.payload, point.vector) for point in points}
 
 
-def assert_alike(one: Bank, other: Bank, layers: tuple[int, ...] = (4, 8), corpus: str = "animals") -> None:
+def assert_alike(
+    source: Bank, other: Bank, layers: tuple[int, ...] = (4, 8), corpus: str = "animals"
+) -> None:
     """Both hold the same contexts, with the same payloads and the same stored vectors."""
     for layer in layers:
-        left, right = contents(one, layer, corpus), contents(other, layer, corpus)
+        left, right = contents(source, layer, corpus), contents(other, layer, corpus)
         assert list(left) == list(right)
         assert len(left) > 0
         for id_, (said, vector) in left.items():
@@ -142,7 +144,7 @@ def test_pulling_writes_nothing_there_so_a_readers_key_suffices(double: Doubles,
     with open_bank("bank", settings_of(server, api_key="reads")) as source:
         assert copy_bank(source, here).wrong == []
     reads = {"version", "health", "list_collections", "get_collection", "collection_exists", "count", "facet"}
-    assert {one.operation for one in server.requests} <= reads | {"scroll", "list_aliases"}
+    assert {request.operation for request in server.requests} <= reads | {"scroll", "list_aliases"}
 
 
 def test_pushing_with_a_readers_key_says_which_key_is_needed(double: Doubles, here: Settings) -> None:
@@ -268,7 +270,7 @@ def test_a_replaced_corpus_is_copied_under_the_name_it_is_stored_under(
             assert_alike(source, copy, corpus="animals@2")
             assert_alike(source, copy, corpus="plants")
             found = copy.search(units(3), "all", 100, Where(corpus="animals"))
-            assert {(one.corpus, len(row)) for row in found for one in row} == {("animals", 60)}
+            assert {(item.corpus, len(row)) for row in found for item in row} == {("animals", 60)}
             assert (copy.verify(), stored_contexts(copy)) == ([], 2 * 50)
         assert copy_bank(source, here).written == 0
 

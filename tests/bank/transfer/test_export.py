@@ -25,7 +25,7 @@ from latentbank.bank.transfer.load import import_bank
 from latentbank.bank.transfer.receive import MoveReport
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError
-from tests.bank.samples import Place, entry, fill, is_one_sentence, make_bank, payload, units
+from tests.bank.samples import Place, entry, fill, is_one_sentence, payload, sample_bank, units
 from tests.bank.transfer.test_copy import assert_alike, stored_contexts, supersede
 
 
@@ -51,7 +51,7 @@ def embedded(data_dir: Path) -> Place:
 @pytest.fixture
 def exported(embedded: Place, folder: Path) -> Iterator[Bank]:
     """A bank of 100 contexts, open, and its export."""
-    with make_bank(embedded) as opened:
+    with sample_bank(embedded) as opened:
         fill(opened, 100)
         export_bank(opened, folder)
         yield opened
@@ -69,7 +69,7 @@ def sum_again(folder: Path) -> None:
 
 
 def test_an_exported_bank_comes_back(place: Place, folder: Path) -> None:
-    with make_bank(place) as source:
+    with sample_bank(place) as source:
         fill(source, 100)
         fill(source, 20, "plants")
         source.record(entry("unfinished", 7, complete=False))
@@ -96,7 +96,7 @@ def test_an_exported_bank_comes_back(place: Place, folder: Path) -> None:
 
 
 def test_a_replaced_corpus_comes_back_as_it_is_stored(place: Place, folder: Path) -> None:
-    with make_bank(place) as source:
+    with sample_bank(place) as source:
         fill(source, 50)
         supersede(source, 40)
         report = export_bank(source, folder)
@@ -108,7 +108,7 @@ def test_a_replaced_corpus_comes_back_as_it_is_stored(place: Place, folder: Path
             assert_alike(source, back, corpus="animals@2")
             assert back.corpora == source.corpora
             (found,) = back.search(units(1), "all", 100)
-            assert {one.corpus for one in found} == {"animals"}
+            assert {item.corpus for item in found} == {"animals"}
             assert back.count(where=Where(corpus="animals")) == 40
             assert back.verify() == []
             # What replaces it there gets a name of its own again.
@@ -144,7 +144,7 @@ def test_files_are_what_anyone_can_read(exported: Bank, folder: Path) -> None:
 
 def test_a_centred_banks_vectors_are_without_its_means(embedded: Place, folder: Path) -> None:
     means = {layer: units(1, seed=layer + 1)[0] for layer in (4, 8)}
-    with make_bank(embedded, metric="centred") as source:
+    with sample_bank(embedded, metric="centred") as source:
         source.fix_means(means)
         states = fill(source, 20)
         export_bank(source, folder)
@@ -173,7 +173,7 @@ def test_an_export_that_stopped_goes_on_with_the_missing_files(
         done += 1
         return real(path, data)
 
-    with make_bank(embedded) as source:
+    with sample_bank(embedded) as source:
         fill(source, 100)
         export_bank(source, whole)
         with monkeypatch.context() as patch:
@@ -216,7 +216,7 @@ def test_the_order_of_a_ledger_does_not_matter(
         head, corpora = real(self) or ({}, {})
         return dict(reversed(head.items())), dict(reversed(corpora.items()))
 
-    with make_bank(embedded) as source:
+    with sample_bank(embedded) as source:
         fill(source, 40)
         fill(source, 10, "plants")
         export_bank(source, folder)
@@ -226,7 +226,7 @@ def test_the_order_of_a_ledger_does_not_matter(
 
 
 def test_layers_that_differ_are_not_exported(embedded: Place, folder: Path) -> None:
-    with make_bank(embedded) as source:
+    with sample_bank(embedded) as source:
         fill(source, 40)
         source.store.delete_corpus(8, "animals")
         with pytest.raises(BankMismatch, match="Layer 8 of bank 'bank' holds other contexts"):
@@ -235,7 +235,7 @@ def test_layers_that_differ_are_not_exported(embedded: Place, folder: Path) -> N
 
 
 def test_a_corpus_whose_name_is_a_path_is_not_exported(embedded: Place, folder: Path) -> None:
-    with make_bank(embedded) as source:
+    with sample_bank(embedded) as source:
         fill(source, 10, "../out")
         with pytest.raises(CorpusError, match="cannot be exported"):
             export_bank(source, folder)
@@ -349,11 +349,11 @@ def test_an_import_that_stopped_goes_on(
 
 
 def test_an_import_joins_a_bank_of_the_same_llm_only(exported: Bank, embedded: Place, folder: Path) -> None:
-    with make_bank(embedded, "other", fingerprint="beef") as other:
+    with sample_bank(embedded, "other", fingerprint="beef") as other:
         other.close()
         with pytest.raises(BankMismatch, match="not of tiny/llama"):
             import_bank(folder, embedded.settings, "other")
-    with make_bank(embedded, "same") as same:
+    with sample_bank(embedded, "same") as same:
         fill(same, 10, "plants")
     assert import_bank(folder, embedded.settings, "same").wrong == []
     with open_bank("same", embedded.settings) as same:

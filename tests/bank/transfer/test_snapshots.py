@@ -52,7 +52,7 @@ def served(server: QdrantDouble, layers: tuple[int, ...] = (4,), index: bool = F
 
 
 def asked(server: QdrantDouble) -> list[str]:
-    return [one.operation for one in server.requests]
+    return [request.operation for request in server.requests]
 
 
 def leftovers(here: Settings) -> list[str]:

@@ -98,14 +98,16 @@ class Keys:
             return result
         if isinstance(result, m.CollectionsResponse):
             return m.CollectionsResponse(
-                collections=[one for one in result.collections if _opens(access, one.name)]
+                collections=[
+                    collection for collection in result.collections if _opens(access, collection.name)
+                ]
             )
         if isinstance(result, m.CollectionsAliasesResponse):
             return m.CollectionsAliasesResponse(
                 aliases=[
-                    one
-                    for one in result.aliases
-                    if _opens(access, one.alias_name) and _opens(access, one.collection_name)
+                    item
+                    for item in result.aliases
+                    if _opens(access, item.alias_name) and _opens(access, item.collection_name)
                 ]
             )
         return result
@@ -113,7 +115,7 @@ class Keys:
 
 def _opens(access: Any, collection: str) -> bool:
     """Whether a token's "access" lets its holder read a collection."""
-    return access in ("r", "m") or any(one["collection"] == collection for one in access)
+    return access in ("r", "m") or any(item["collection"] == collection for item in access)
 
 
 class Struck(Exception):
@@ -125,7 +127,7 @@ class Struck(Exception):
         self.trouble = trouble
 
 
-class Desk:
+class RequestHandler:
     """Handles one request after another, from any thread."""
 
     def __init__(self, engine: Engine, keys: Keys) -> None:
@@ -189,7 +191,7 @@ def _summary(body: Any) -> dict[str, Any]:
 
 def _shortened(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _shortened(one) for key, one in value.items()}
+        return {key: _shortened(item) for key, item in value.items()}
     if isinstance(value, list):
-        return f"<{len(value)} items>" if len(value) > _LONG else [_shortened(one) for one in value]
+        return f"<{len(value)} items>" if len(value) > _LONG else [_shortened(item) for item in value]
     return value
