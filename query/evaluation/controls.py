@@ -1,4 +1,4 @@
-"""Controls: a VLM whose projector has learned nothing."""
+"""Controls: a VLM with an untrained projector."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 def with_random_projector(
     model: VisualModel, images: Sequence[Image.Image], seed: int = 0
 ) -> CompositeVLM | None:
-    """Give the same VLM with a projector of random weights, as it is before training; None where it has no projector.
+    """Return the same VLM with a projector of random weights, as before training; None if it has no projector.
 
     The encoder and the LLM are shared with `model`.
 
     Args:
         model: a VLM; only a `CompositeVLM` has a projector that can be replaced.
-        images: a sample, by which the projector's outputs get the scale of the LLM's token embeddings, so that its
-            visual tokens are not set apart by their length.
-        seed: of the weights.
+        images: a sample on which the projector's outputs are scaled to the LLM's token embeddings, so that norms alone
+            do not tell its visual tokens from a trained projector's.
+        seed: seed of the weights.
     """
     if not isinstance(model, CompositeVLM):
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import LatentBankError
+from latentbank.files import write_whole
 from latentbank.query.lenses.registry import lens_classes, title_of
 
 if TYPE_CHECKING:
@@ -16,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Draw an evaluation's figures as PNG files.
+    """Draw an evaluation's figures as PNG files, and return their paths.
 
-    `shares.png`: the named share by visual layer, for each lens and its controls. `bank-layers.png`: the share that
-    each bank layer alone names, for the visual layers where they were searched alone. `first.png`: in which bank layer
-    the nearest neighbor lies, by visual layer. The last two need a LatentLens.
+    `shares.png` shows the share of patches that each lens names, by visual layer, with its controls. `first.png` shows
+    in which bank layer the nearest neighbor lies, by visual layer; it needs a lens with a bank. `bank-layers.png` shows
+    the share that each bank layer names alone, at the visual layers where bank layers were searched alone.
 
     Raises:
         LatentBankError: matplotlib is not installed, or the folder cannot be written.
@@ -28,13 +30,13 @@ def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     drawn = [draw_shares(evaluation, folder / "shares.png")]
     if evaluation.alignment:
         drawn.append(draw_first(evaluation, folder / "first.png"))
-    if any(one.named for one in evaluation.alignment):
+    if any(entry.named for entry in evaluation.alignment):
         drawn.append(draw_bank_layers(evaluation, folder / "bank-layers.png"))
     return drawn
 
 
 def draw_shares(evaluation: Evaluation, path: Path) -> Path:
-    """Draw the share of object patches named, by visual layer: any words, and one neighbor per word."""
+    """Draw the share of object patches named, by visual layer: by neighbors, and by distinct words."""
     figure = _figure(11, 4.2)
     for number, distinct in enumerate((False, True)):
         axes = figure.add_subplot(1, 2, number + 1)
@@ -55,7 +57,7 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
                 _line(
                     axes,
                     evaluation.about["visual_layers"],
-                    [one.concrete for one in rows],
+                    [row.concrete for row in rows],
                     label=label,
                     color=_lens_colour(row.lens),
                     linestyle=style[row.projector, row.images],
@@ -70,9 +72,11 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
 
 
 def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
-    """Draw, for each visual layer whose bank layers were searched alone, what each of them names and how near it is."""
+    """Draw what each bank layer names alone, and its mean cosine, at the visual layers where it was searched alone."""
     figure = _figure(11, 4.2)
-    layers = list(dict.fromkeys(one.visual_layer for one in evaluation.alignment if one.named is not None))
+    layers = list(
+        dict.fromkeys(entry.visual_layer for entry in evaluation.alignment if entry.named is not None)
+    )
     for number, (what, title) in enumerate(
         (("named", "object patches named, %"), ("cosine", "mean cosine of the nearest neighbor"))
     ):
@@ -81,19 +85,21 @@ def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
             colour = _shade(place, len(layers))
             for projector in ("trained", "random"):
                 found = [
-                    one
-                    for one in evaluation.alignment
-                    if (one.projector, one.visual_layer) == (projector, layer) and one.named is not None
+                    entry
+                    for entry in evaluation.alignment
+                    if (entry.projector, entry.visual_layer) == (projector, layer) and entry.named is not None
                 ]
                 if not found:
                     continue
-                at = [one.bank_layer for one in found]
+                at = [entry.bank_layer for entry in found]
                 style = "-" if projector == "trained" else "--"
                 label = f"visual layer {layer}" + (", random projector" if projector == "random" else "")
                 if what == "cosine":
-                    axes.plot(at, [one.cosine for one in found], style, marker=".", color=colour, label=label)
+                    axes.plot(
+                        at, [entry.cosine for entry in found], style, marker=".", color=colour, label=label
+                    )
                 else:
-                    shares = [one.named for one in found if one.named is not None]
+                    shares = [entry.named for entry in found if entry.named is not None]
                     _line(axes, at, shares, label=label, color=colour, linestyle=style, band=len(layers) == 1)
         axes.set_xlabel("bank layer, searched alone")
         axes.set_ylabel(title)
@@ -104,19 +110,19 @@ def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
 
 
 def draw_first(evaluation: Evaluation, path: Path) -> Path:
-    """Draw in which bank layer the nearest neighbor of a patch lies, by visual layer, beside the random projector's."""
+    """Draw in which bank layer the nearest neighbor of a patch lies, by visual layer, for both projectors."""
     projectors: list[Weights] = ["trained", "random"]
     figure = _figure(11, 4.2)
     for number, projector in enumerate(projectors):
-        found = [one for one in evaluation.alignment if one.projector == projector]
+        found = [entry for entry in evaluation.alignment if entry.projector == projector]
         if not found:
             continue
         axes = figure.add_subplot(1, 2, number + 1)
-        layers = list(dict.fromkeys(one.visual_layer for one in found))
-        bank_layers = list(dict.fromkeys(one.bank_layer for one in found))
+        layers = list(dict.fromkeys(entry.visual_layer for entry in found))
+        bank_layers = list(dict.fromkeys(entry.bank_layer for entry in found))
         below = [0.0] * len(layers)
         for place, bank_layer in enumerate(bank_layers):
-            heights = [100 * one.first for one in found if one.bank_layer == bank_layer]
+            heights = [100 * entry.first for entry in found if entry.bank_layer == bank_layer]
             axes.bar(
                 [str(layer) for layer in layers],
                 heights,
@@ -133,7 +139,7 @@ def draw_first(evaluation: Evaluation, path: Path) -> Path:
 
 
 def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: str = "latent") -> Path:
-    """Draw one lens's named share by visual layer for several evaluations, side by side with their means."""
+    """Draw the share that a lens names by visual layer in several evaluations, and its means beside them."""
     figure = _figure(11, 4.2)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for place, (label, evaluation) in enumerate(compared):
@@ -154,7 +160,7 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
 
 
 def _legend(figure: Any) -> None:
-    """One legend for all axes, below them, where it covers no line."""
+    """Add one legend for all axes below them, where it covers no line."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     columns = min(len(labels), 4)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
@@ -178,7 +184,7 @@ def _line(
 
 
 def need_matplotlib() -> None:
-    """Check that figures can be drawn, before anything is computed for them.
+    """Check that figures can be drawn. Call it before computing anything for them.
 
     Raises:
         LatentBankError: matplotlib is not installed.
@@ -211,11 +217,6 @@ def _shade(place: int, of: int) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise LatentBankError(
-            f"The figure cannot be written to {path} ({error.strerror}); choose another folder."
-        ) from None
-    return path
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return write_whole(path, buffer.getvalue())

@@ -1,15 +1,15 @@
-"""Scoring: what a lens's words say about a patch of a scene whose contents are known. No models here.
+"""Scoring: whether a lens's words are true of a patch of a labelled image (a scene). No models run here.
 
 The rules, the same for every lens:
 
-1. Words are compared in any case, without a possessive 's. Two spellings of one word are the same (`SPELLINGS`).
-2. Singular and plural are the same, but for things that have no singular (`PLURAL_ONLY`).
-3. A name of several words counts as a whole (also written as one word) or by its head noun, the last one: "truck" names
-   a fire truck. The head noun of `NOT_ITS_HEAD` is another thing and does not count.
-4. There are no synonyms and no broader words: a poodle that is called a dog is not named.
-5. A patch belongs to the thing that covers most of it. It is *concrete* if one of the words names that thing; else
-   *global* if one names another thing of the scene; else *attribute* if one is a true word of the thing (its colour or
-   place), or of the background where it shows (its colour).
+1. Case is ignored, and so is a possessive 's. Two spellings of a word are equal (`SPELLINGS`).
+2. Singular and plural are equal, except for nouns without a singular (`PLURAL_ONLY`).
+3. A name of several words is named by the whole of it (also written as one word) or by its head noun, the last word:
+   "truck" names a fire truck. The head noun of a name in `NOT_ITS_HEAD` means another object and does not count.
+4. Synonyms and broader words do not count: "dog" does not name a poodle.
+5. A patch belongs to the object that covers most of it. It is *concrete* if a word names that object; else *global* if
+   a word names another object of the scene; else *attribute* if a word is true of the object (its colour or place), or
+   of the background where that is visible (its colour).
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _IRREGULAR = {
     "octopi": "octopus",
     "hippopotami": "hippopotamus",
 }
-# Of a patch, what must be covered for it to count at all, and what is left of the background for it to show.
 LEAST = 0.1
-_BACKGROUND = 0.1
+"""The least share of a patch that an object must cover for the patch to be scored."""
+_BACKGROUND = 0.1  # the least share of a patch in which the background is visible
 
 BINS = (LEAST, 0.25, 0.5, 0.75, 1.0)
-"""How much of a patch its thing covers: limits of the groups that are scored by themselves."""
+"""Shares of a patch that its object covers: the limits of the groups that are also scored separately."""
 
 
 class Verdict(IntEnum):
-    """What a patch's words say of it, the best of them."""
+    """The best that a patch's words say of it."""
 
     NOTHING = 0
     ATTRIBUTE = 1
@@ -61,8 +61,14 @@ class Verdict(IntEnum):
 class Truth:
     """What is known of one patch.
 
-    `scene` is the scene's place among those scored, `thing` that of the patch's thing in its scene, `token` the
-    patch's place in the grid, row by row; `coverage` the share of the patch that the thing covers.
+    Attributes:
+        scene: the number of its scene among those scored.
+        thing: the number of its object in the scene.
+        token: the number of the patch in the grid, row by row.
+        coverage: the share of the patch that the object covers.
+        name: the object's name.
+        others: the names of the scene's other objects.
+        attributes: other words that are true of the patch.
     """
 
     scene: int
@@ -75,11 +81,11 @@ class Truth:
 
 
 def truths_of(scene: LabelledImage, number: int) -> list[Truth]:
-    """Give what is known of each patch of a scene of which a thing covers at least `LEAST`.
+    """Return what is known of each patch of a scene of which an object covers at least `LEAST`.
 
     Args:
-        scene: its coverage must be of the grid that will be scored.
-        number: the scene's place among those scored.
+        scene: a labelled image, whose coverage is of the grid that will be scored.
+        number: its number among those scored.
     """
     if not scene.objects:
         return []
@@ -99,20 +105,20 @@ def truths_of(scene: LabelledImage, number: int) -> list[Truth]:
 
 
 def judge(words: Iterable[str], truth: Truth) -> Verdict:
-    """Say what a lens's words for a patch are worth; see the rules above."""
+    """Return the verdict on a lens's words for a patch; see the rules above."""
     return max((_judge_one(word, truth) for word in words), default=Verdict.NOTHING)
 
 
 def judge_all(words: Sequence[Sequence[str]], truths: Sequence[Truth]) -> npt.NDArray[np.int8]:
-    """Judge patches: int8 `[patches]` of `Verdict` values."""
-    return np.array([judge(one, truth) for one, truth in zip(words, truths, strict=True)], dtype=np.int8)
+    """Return the verdicts on patches, `Verdict` values as int8 `[patches]`."""
+    return np.array([judge(own, truth) for own, truth in zip(words, truths, strict=True)], dtype=np.int8)
 
 
 def shuffled(truths: Sequence[Truth]) -> list[int]:
-    """Give for each patch another patch, of the next scene that has one: the control of shuffled images.
+    """Return for each patch the index of another patch: the control of shuffled images.
 
-    A patch is then scored by the words of the other one. Both show a thing, so what is left is what a lens gets right
-    without looking at the patch.
+    The other patch is of the next scene that has one. A patch is then scored by the words of the other patch. Both show
+    an object, so the score is what a lens gets right without the patch itself.
 
     Raises:
         ValueError: all patches are of one scene.
@@ -132,13 +138,13 @@ def shuffled(truths: Sequence[Truth]) -> list[int]:
 
 
 def names(word: str, name: str) -> bool:
-    """Tell whether a word names a thing, by rules 1 to 4."""
+    """Return whether a word names an object, by rules 1 to 4."""
     return not forms(word).isdisjoint(_accepted(name))
 
 
 @lru_cache(maxsize=200_000)
 def forms(word: str) -> frozenset[str]:
-    """Give a word as rules 1 and 2 compare it: in lower case, and each singular it may be the plural of."""
+    """Return the forms of a word that rules 1 and 2 compare: lower case, and the singulars it may be the plural of."""
     plain = re.sub(r"['’]s?$", "", word.strip().casefold())
     found = {plain}
     if plain in _IRREGULAR:
@@ -151,12 +157,12 @@ def forms(word: str) -> frozenset[str]:
             found |= {f"{plain[:-3]}f", f"{plain[:-3]}fe"}
         elif plain.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
             found.add(plain[:-2])
-    return frozenset(SPELLINGS.get(one, one) for one in found)
+    return frozenset(SPELLINGS.get(form, form) for form in found)
 
 
 @lru_cache(maxsize=10_000)
 def _accepted(name: str) -> frozenset[str]:
-    """Give the forms that name a thing."""
+    """Return the forms of words that name an object."""
     parts = name.casefold().split()
     spelled = {name.casefold(), "".join(parts)}
     if len(parts) > 1 and name.casefold() not in NOT_ITS_HEAD:
@@ -179,7 +185,7 @@ def _judge_one(word: str, truth: Truth) -> Verdict:
 
 @dataclass(frozen=True)
 class Share:
-    """A share `of` so many, with the 95 % confidence interval from `low` to `high`; not a number of none."""
+    """A share of `of` items, with a 95 % confidence interval from `low` to `high`; all NaN if there are no items."""
 
     value: float
     low: float
@@ -188,14 +194,14 @@ class Share:
 
 
 class Bootstrap:
-    """Shares with confidence intervals, from resampling scenes: the patches of one scene are not independent.
+    """Shares with confidence intervals from resampled scenes, as the patches of a scene are not independent.
 
-    The same scenes are drawn for every share, so two of them can be compared.
+    Every share is computed from the same resamples, so two shares can be compared.
 
     Args:
-        scenes: how many there are, also those without a patch.
-        resamples: how often they are drawn.
-        seed: of the drawing.
+        scenes: the number of scenes, including those without a patch.
+        resamples: how often they are resampled.
+        seed: seed of the resampling.
     """
 
     def __init__(self, scenes: int, resamples: int = 1000, seed: int = 0) -> None:
@@ -204,7 +210,7 @@ class Bootstrap:
         self._drawn = chance.multinomial(scenes, np.full(scenes, 1 / scenes), size=resamples).astype(float)
 
     def share(self, hits: npt.ArrayLike, scenes: npt.ArrayLike) -> Share:
-        """Give the mean of `hits` `[n]` (truth values, or shares of their own), of the scenes `[n]` int."""
+        """Return the mean of `hits` `[n]`, booleans or shares; `scenes` `[n]` are the numbers of their scenes."""
         values, owners = np.asarray(hits, dtype=float), np.asarray(scenes, dtype=np.int64)
         if not len(values):
             return Share(float("nan"), float("nan"), float("nan"), 0)
@@ -219,7 +225,7 @@ class Bootstrap:
 def by_thing(
     hits: npt.ArrayLike, truths: Sequence[Truth]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Tell for each thing whether one of its patches was hit, and give its scene: `[things]` each."""
+    """Return for each object whether any of its patches is a hit, and the number of its scene: `[objects]` each."""
     found: dict[tuple[int, int], bool] = {}
     for hit, truth in zip(np.asarray(hits, dtype=bool).tolist(), truths, strict=True):
         key = (truth.scene, truth.thing)

@@ -1,4 +1,4 @@
-"""Tables of an evaluation: verdicts on patches come in, shares with confidence intervals go out. No models here."""
+"""Tables of an evaluation: from verdicts on patches to shares with confidence intervals. No models run here."""
 
 from __future__ import annotations
 
@@ -29,16 +29,27 @@ Weights = Literal["trained", "random"]
 Pictures = Literal["true", "shuffled"]
 
 OBJECT = 0.5
-"""An object patch is one of which its thing covers at least this share."""
+"""The least share of an object patch that its object covers."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Shares of object patches at one visual layer (`layer` None: the mean over all).
+    """Shares of object patches at one visual layer.
 
-    `concrete`, `global_`, `attribute` are as query/evaluation/scoring.py says, `interpretable` any of them; `things` is
-    the share of things of which at least one object patch is named; `by_coverage` is `concrete` again, for patches
-    of which the thing covers from one share to another.
+    Attributes:
+        projector: "random" for the control of random weights.
+        images: "shuffled" for the control of shuffled images.
+        metric: the bank's.
+        lens: the lens's name.
+        distinct: whether distinct words were scored rather than neighbors.
+        layer: the visual layer; None: the mean over all of them.
+        concrete: patches whose object is named, as query/evaluation/scoring.py defines it.
+        global_: patches for which another object of the scene is named.
+        attribute: patches for which another true word is found.
+        interpretable: any of these three.
+        things: objects of which at least one object patch is named.
+        by_coverage: `concrete` for groups of patches: the object covers at least the first share and less than the
+            second.
     """
 
     projector: Weights
@@ -55,7 +66,7 @@ class Row:
     by_coverage: tuple[tuple[float, float, Share], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the row as JSON-ready data (docs/json.md describes it)."""
+        """Return the row as JSON-ready data (docs/json.md describes it)."""
         data = asdict(self)
         data["global"] = data.pop("global_")
         data["by_coverage"] = [
@@ -66,10 +77,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Aligned:
-    """What one bank layer does for the object patches at one visual layer.
+    """What one bank layer finds for the object patches at one visual layer.
 
-    `first` is the share of patches whose nearest neighbor of all bank layers lies there. Where the bank layer was also
-    searched alone, `named` is the share of patches it names and `cosine` the mean of its nearest neighbors' cosines.
+    Attributes:
+        projector: "random" for the control of random weights.
+        visual_layer: the visual layer.
+        bank_layer: the bank layer.
+        first: the share of patches whose nearest neighbor, of all bank layers, lies in this one.
+        named: the share of patches that it names alone; None if it was not searched alone.
+        chance: the same for shuffled images.
+        cosine: the mean cosine of its nearest neighbors; None if it was not searched alone.
     """
 
     projector: Weights
@@ -83,9 +100,12 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of all lenses. `about` says of what; `rows` are the shares.
+    """The scores of all lenses.
 
-    `alignment` has an entry for each projector, visual layer and bank layer of LatentLens (see `Aligned`).
+    Attributes:
+        about: what was scored, and how; JSON-ready.
+        rows: the shares.
+        alignment: an entry for each projector, visual layer and bank layer of the first lens with a bank.
     """
 
     about: Mapping[str, Any]
@@ -101,7 +121,11 @@ class Evaluation:
         images: Pictures = "true",
         distinct: bool = False,
     ) -> Row:
-        """Give one row; `layer` None: the mean over the visual layers."""
+        """Return a row; `layer` None: the mean over the visual layers.
+
+        Raises:
+            KeyError: there is no such row.
+        """
         key = (lens, layer, projector, images, distinct)
         for row in self.rows:
             if (row.lens, row.layer, row.projector, row.images, row.distinct) == key:
@@ -109,12 +133,12 @@ class Evaluation:
         raise KeyError(key)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as JSON-ready data (docs/json.md describes it); shares of nothing are null."""
+        """Return everything as JSON-ready data (docs/json.md describes it). Shares of no patches are null."""
         data: dict[str, Any] = _finite(
             {
                 **self.about,
                 "rows": [row.to_dict() for row in self.rows],
-                "alignment": [asdict(one) for one in self.alignment],
+                "alignment": [asdict(entry) for entry in self.alignment],
             }
         )
         return data
@@ -129,7 +153,16 @@ class _Scored:
 
 
 class Tables:
-    """Collects verdicts, and makes rows of them."""
+    """Collects verdicts, and computes rows from them.
+
+    Args:
+        scenes: the number of scenes.
+        coverage: the least share of an object patch that its object covers.
+        resamples: resamples of the scenes for confidence intervals.
+
+    Raises:
+        QueryError: there are fewer than two scenes.
+    """
 
     def __init__(self, scenes: int, coverage: float, resamples: int) -> None:
         if scenes < 2:
@@ -141,10 +174,10 @@ class Tables:
         self.aligned: list[Aligned] = []
 
     def require(self, projector: Weights, truths: Sequence[Truth]) -> None:
-        """Take the patches that will be scored with a projector.
+        """Keep what is known of the patches that will be scored with a projector.
 
         Raises:
-            QueryError: they are too few for the control of shuffled images.
+            QueryError: there are too few patches for the control of shuffled images.
         """
         self._truths[projector] = truths
         if len({truths[i].scene for i in self.object_patches(truths)}) < 2:
@@ -154,13 +187,13 @@ class Tables:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many object patches and things there are."""
+        """The numbers of object patches and of their objects."""
         truths = self._truths["trained"]
         chosen = [truths[i] for i in self.object_patches(truths)]
         return {"patches": len(chosen), "things": len({(truth.scene, truth.thing) for truth in chosen})}
 
     def object_patches(self, truths: Sequence[Truth]) -> list[int]:
-        """Give the indices of the patches that count as object patches."""
+        """Return the indices of the patches that count as object patches."""
         return [i for i, truth in enumerate(truths) if truth.coverage >= self._coverage]
 
     def add(
@@ -190,17 +223,27 @@ class Tables:
         single: list[tuple[list[str], float]] | None,
         truths: Sequence[Truth],
     ) -> None:
-        """Note how near a bank layer lies to a visual layer, and what it names if it was searched alone."""
+        """Score a bank layer at a visual layer.
+
+        Args:
+            projector: the projector.
+            layer: the visual layer.
+            bank_layer: the bank layer.
+            plain: the neighbors of each patch from all bank layers.
+            single: words and best cosine of each object patch from this bank layer alone; None: it was not searched
+                alone.
+            truths: what is known of each patch.
+        """
         chosen = self.object_patches(truths)
         first = [bool(plain[i]) and plain[i][0].bank_layer == bank_layer for i in chosen]
         named = chance = cosine = None
         if single is not None:
             scenes = [truths[i].scene for i in chosen]
-            words = [said for said, _ in single]
-            here = [truths[i] for i in chosen]
-            everywhere = list(range(len(here)))
+            words = [found for found, _ in single]
+            patches = [truths[i] for i in chosen]
+            everywhere = list(range(len(patches)))
             named, chance = (
-                self._bootstrap.share(_score(words, here, everywhere, images) == Verdict.CONCRETE, scenes)
+                self._bootstrap.share(_score(words, patches, everywhere, images) == Verdict.CONCRETE, scenes)
                 for images in cast("tuple[Pictures, ...]", ("true", "shuffled"))
             )
             cosine = float(np.mean([best for _, best in single]))
@@ -209,15 +252,15 @@ class Tables:
         )
 
     def rows(self, metric: str) -> Iterator[Row]:
-        """Make the rows: of each layer, and of the mean over all layers."""
+        """Yield the rows of each layer, and of the mean over all layers."""
         for (projector, images, lens, distinct), by_layer in self._scored.items():
             truths = self._truths[projector]
             main = [truths[i] for i in self.object_patches(truths)]
             groups = [[truths[i] for i in group] for group in _groups(truths)]
             for layer in (*by_layer, None):
                 scored = [by_layer[layer]] if layer is not None else list(by_layer.values())
-                verdicts = np.stack([one.main for one in scored])
-                things = [by_thing(one == Verdict.CONCRETE, main) for one in verdicts]
+                verdicts = np.stack([layer_scores.main for layer_scores in scored])
+                things = [by_thing(row == Verdict.CONCRETE, main) for row in verdicts]
                 yield Row(
                     projector=projector,
                     images=images,
@@ -239,12 +282,12 @@ class Tables:
                 )
 
     def _share(self, hits: npt.NDArray[np.bool_], truths: Sequence[Truth]) -> Share:
-        """Give the share of `hits` `[layers, patches]`, each patch counted with its mean over the layers."""
+        """Return the share of `hits` `[layers, patches]`; a patch counts with its mean over the layers."""
         return self._bootstrap.share(hits.mean(axis=0), [truth.scene for truth in truths])
 
     def _grouped(self, scored: Sequence[_Scored], number: int, truths: Sequence[Truth]) -> Share:
-        verdicts = np.stack([one.groups[number] for one in scored])
-        if verdicts.shape[1] != len(truths):  # too few to be shuffled
+        verdicts = np.stack([layer_scores.groups[number] for layer_scores in scored])
+        if verdicts.shape[1] != len(truths):  # there were too few to be shuffled
             truths = []
         return self._share(verdicts == Verdict.CONCRETE, truths)
 
@@ -252,17 +295,20 @@ class Tables:
 def _score(
     words: Sequence[Sequence[str]], truths: Sequence[Truth], chosen: Sequence[int], images: Pictures
 ) -> Verdicts:
-    """Judge the chosen patches by their own words, or by those of patches of other scenes; nothing where none is."""
-    here, said = [truths[i] for i in chosen], [words[i] for i in chosen]
+    """Return the verdicts on the chosen patches, by their own words or, shuffled, by those of patches of other scenes.
+
+    They are empty if all chosen patches are of one scene and cannot be shuffled.
+    """
+    patches, found = [truths[i] for i in chosen], [words[i] for i in chosen]
     if images == "shuffled":
-        if len({truth.scene for truth in here}) < 2:
+        if len({truth.scene for truth in patches}) < 2:
             return np.zeros(0, dtype=np.int8)
-        said = [said[i] for i in shuffled(here)]
-    return judge_all(said, here)
+        found = [found[i] for i in shuffled(patches)]
+    return judge_all(found, patches)
 
 
 def _groups(truths: Sequence[Truth]) -> list[list[int]]:
-    """Give the patches of each group of coverage; the last holds those that are covered wholly, too."""
+    """Return the patches of each group of coverage; the last group includes those that are covered entirely."""
     limits = [*BINS[:-1], math.inf]
     return [
         [i for i, truth in enumerate(truths) if low <= truth.coverage < high]
@@ -271,7 +317,7 @@ def _groups(truths: Sequence[Truth]) -> list[list[int]]:
 
 
 def _finite(data: Any) -> Any:
-    """Write what is not a number as null, which JSON has."""
+    """Return the data with None for each number that is not finite, as JSON has no such numbers."""
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -1,8 +1,8 @@
-"""Centring: the mean hidden state of a kind of token, layer by layer, and hidden states without it.
+"""Centring: the mean hidden state of a kind of token at each layer, and hidden states with that mean subtracted.
 
-Visual tokens and text lie in different parts of an LLM's space. A centred bank holds contexts without the mean of
-text; its queries go without the mean of their own kind. The same can be done for any lens: `Means.centre` gives
-hidden states that a LogitLens or an EmbeddingLens reads like others.
+Visual tokens and text lie in different parts of an LLM's space. A centred bank stores contexts with the mean of text
+subtracted; its queries are centred with the mean of their own kind. `Means.centre` does the same for hidden states that
+a lens without a bank reads.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy.typing as npt
 from latentbank.bank.bank import Bank
 from latentbank.bank.search import as_floats
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
+from latentbank.files import write_whole
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel
@@ -28,10 +30,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Means:
-    """The mean hidden state `[hidden]` of one kind of token at each layer.
+    """The mean hidden state of one kind of token at each layer.
 
-    `kind` says of what, for people ("visual tokens of 64 scenes"), `count` of how many, and `fingerprint` is that of
-    the LLM in which they live.
+    Attributes:
+        kind: the kind of token, for people, such as "visual tokens of 64 scenes".
+        fingerprint: that of the LLM whose hidden states they are.
+        count: the number of tokens.
+        by_layer: the mean at each layer, float32 `[hidden]`.
     """
 
     kind: str
@@ -40,37 +45,36 @@ class Means:
     by_layer: Mapping[int, Floats]
 
     def at(self, layer: int) -> Floats:
-        """Give the mean of one layer.
+        """Return the mean at a layer.
 
         Raises:
-            LayerNotFound: it was not measured; the message names the layers that were.
+            LayerNotFound: it was not measured there; the message names the layers with a mean.
         """
         if layer not in self.by_layer:
             raise LayerNotFound(
-                f"The means of {self.kind} have no layer {layer}; they have "
-                f"{', '.join(map(str, sorted(self.by_layer)))}."
+                f"The means of {self.kind} have no layer {layer}; they have {listed(sorted(self.by_layer))}."
             )
         return self.by_layer[layer]
 
     def centre(self, layer: int, states: npt.ArrayLike) -> Floats:
-        """Give hidden states `[n, hidden]` of a layer without its mean."""
+        """Return hidden states `[n, hidden]` of a layer with its mean subtracted, float32."""
         return (as_floats(states).astype(np.float64) - self.at(layer)).astype(np.float32)
 
 
-# Which mean queries have: the bank's of text at their layer, their own, measured ones, or one array for all layers.
 QueryMean = Literal["text", "batch"] | Means | npt.ArrayLike
+"""Which mean queries have: the bank's of text at their layer, their own, measured means, or an array for all layers."""
 
 
 def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str) -> Means:
-    """Measure the means of hidden states that come piece by piece (the `states` of one image after another).
+    """Measure the means of hidden states that come in pieces, such as the `states` of one image after another.
 
     Args:
-        states: mappings from layer to `[tokens, hidden]`, arrays or tensors, all of the same layers.
-        kind: what they are of, for people.
-        fingerprint: the LLM's.
+        states: mappings from layer to `[tokens, hidden]`, arrays or tensors, all with the same layers.
+        kind: the kind of token, for people.
+        fingerprint: that of the LLM.
 
     Raises:
-        QueryError: there are none, or one is not finite.
+        QueryError: there are no hidden states, or a mean is not finite.
     """
     sums: dict[int, npt.NDArray[np.float64]] = {}
     count = 0
@@ -91,10 +95,10 @@ def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str) -
 
 
 def save_means(path: Path, means: Means) -> None:
-    """Write means as a safetensors file, to be kept with the model they were measured on.
+    """Write means as a safetensors file, whole or not at all.
 
     Raises:
-        LatentBankError: it cannot be written.
+        LatentBankError: the file cannot be written.
 
     Examples:
         >>> import latentbank as lb
@@ -107,22 +111,19 @@ def save_means(path: Path, means: Means) -> None:
 
     about = {"kind": means.kind, "fingerprint": means.fingerprint, "count": means.count}
     tensors = {str(layer): np.asarray(mean, dtype=np.float32) for layer, mean in means.by_layer.items()}
-    try:
-        path.write_bytes(save(tensors, {"latentbank_means": json.dumps(about)}))
-    except OSError as error:
-        raise LatentBankError(f"The means cannot be written to {path} ({error.strerror}).") from None
+    write_whole(path, save(tensors, {"latentbank_means": json.dumps(about)}))
 
 
 def load_means(path: Path, fingerprint: str | None = None) -> Means:
-    """Read means that `save_means` wrote.
+    """Load means that `save_means` wrote.
 
     Args:
         path: the file.
-        fingerprint: of the LLM they will be used with, checked where given.
+        fingerprint: that of the LLM they will be used with; None: it is not checked.
 
     Raises:
         LatentBankError: the file holds no means.
-        BankMismatch: they are of another LLM.
+        BankMismatch: they were measured on another LLM.
 
     Examples:
         >>> import latentbank as lb
@@ -151,11 +152,11 @@ def load_means(path: Path, fingerprint: str | None = None) -> Means:
 
 
 def kept_means(model: VisualModel) -> Means | None:
-    """Give the means of visual tokens that are kept with a VLM, or None where none are.
+    """Load the means of visual tokens that are kept with a VLM; None if there are none.
 
     Raises:
         LatentBankError: the file holds no means.
-        BankMismatch: they are of another LLM.
+        BankMismatch: they were measured on another LLM.
     """
     if model.means_file is None or not model.means_file.is_file():
         return None
@@ -165,17 +166,18 @@ def kept_means(model: VisualModel) -> Means | None:
 def resolve_mean(
     bank: Bank, query_mean: QueryMean | None, layer: int, states: npt.ArrayLike
 ) -> npt.NDArray[np.floating[Any]] | None:
-    """Give the mean that `latentbank.bank.search` is to take from queries, or None for a bank of plain cosine.
+    """Return the mean that a bank is to subtract from queries, `[hidden]`; None if the bank is not centred.
 
     Args:
-        bank: what is searched.
-        query_mean: which mean they have.
-        layer: the layer that they were taken from; -1: not known.
+        bank: the bank that will be searched.
+        query_mean: the mean that was chosen.
+        layer: the layer that the queries were taken from; -1: not known.
         states: the queries `[n, hidden]`.
 
     Raises:
-        QueryError: a centred bank without a mean, or another bank with one; a batch that is too small for a mean.
-        LayerNotFound: no mean of that layer is known.
+        QueryError: no mean was chosen for a centred bank, or one for another bank; or there are too few queries for a
+            mean of their own.
+        LayerNotFound: there is no mean at that layer.
     """
     bank.require_query_mean(given=query_mean is not None)
     if query_mean is None:
@@ -198,7 +200,7 @@ def resolve_mean(
 
 
 def described(query_mean: QueryMean | None) -> str:
-    """Say in a few words which mean queries have, for readings; empty where none is taken."""
+    """Return in a few words which mean is subtracted from queries; "" for none."""
     if query_mean is None:
         return ""
     if isinstance(query_mean, Means):

@@ -19,7 +19,7 @@ from latentbank.query.lenses.logit import LogitLens
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
 from tests.query.banks import SENTENCES, fill
-from tests.query.eye import PatchEye, Unembedded, picture
+from tests.query.patch_vlm import PatchVLM, Unembedded, picture
 from tests.query.web.readings import HOSTILE, png
 from tests.tiny import save_tiny
 
@@ -97,8 +97,8 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
-def eye(language: LanguageModel) -> PatchEye:
-    return PatchEye(language)
+def vlm(language: LanguageModel) -> PatchVLM:
+    return PatchVLM(language)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,7 @@ def bank(language: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="session")
 def saved(
-    bank: Bank, eye: PatchEye, language: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+    bank: Bank, vlm: PatchVLM, language: LanguageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A file of a reading with three lenses, three layers and hostile captions and name."""
     folder = tmp_path_factory.mktemp("files")
@@ -121,14 +121,14 @@ def saved(
         LogitLens(Unembedded(language.embedding), language.tokenizer),
         EmbeddingLens(language.embedding, language.tokenizer),
     ]
-    (reading,) = read_images(eye, [image], lenses, [0, 2, 3], top_k=8)
+    (reading,) = read_images(vlm, [image], lenses, [0, 2, 3], top_k=8)
     assert any(HOSTILE in n.caption for token in reading.tokens for n in token.neighbors)
     return save_html(reading, folder / "out.html")
 
 
 @pytest.fixture(scope="session")
-def live(bank: Bank, eye: PatchEye, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the live page; besides `patch-eye` there are `loud`, and `stranger`, whose LLM is another one."""
+def live(bank: Bank, vlm: PatchVLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the live page; besides `patch-vlm` there are `loud`, and `stranger`, whose LLM is another one."""
     import socket
 
     import uvicorn
@@ -140,10 +140,10 @@ def live(bank: Bank, eye: PatchEye, tmp_path_factory: pytest.TempPathFactory) ->
     listening = socket.create_server(("127.0.0.1", 0))
     folder = tmp_path_factory.mktemp("stranger") / "llama-other"
     others = {
-        "loud": lambda say: PatchEye(eye.language, gain=9.0),
-        "stranger": lambda say: PatchEye(load_language_model(str(save_tiny(folder, seed=7)))),
+        "loud": lambda say: PatchVLM(vlm.language, gain=9.0),
+        "stranger": lambda say: PatchVLM(load_language_model(str(save_tiny(folder, seed=7)))),
     }
-    app = Guard(create_app(ReadingService(bank, eye, others), {"a cat": png(picture(1, (300, 200)))}))
+    app = Guard(create_app(ReadingService(bank, vlm, others), {"a cat": png(picture(1, (300, 200)))}))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from latentbank.bank.bank import Bank
 from tests.browser.conftest import Watched, cards
-from tests.query.eye import PatchEye, picture
-from tests.query.searches import hold_second_layer
+from tests.query.patch_vlm import PatchVLM, picture
+from tests.query.searches import block_second_layer
 from tests.query.web.readings import png
 
 
@@ -142,10 +142,10 @@ def test_a_saved_page_is_opened_again(window: Watched, live: str, saved: Path, t
 
 
 def test_a_job_is_cancelled_by_its_button(
-    window: Watched, live: str, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    window: Watched, live: str, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, look = threading.Event(), eye.visual_tokens
-    monkeypatch.setattr(eye, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
+    go, look = threading.Event(), vlm.visual_tokens
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
     page = opened(window, live)
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
@@ -205,7 +205,7 @@ def test_a_model_of_another_llm_is_said_to_be_the_wrong_one(window: Watched, liv
 @pytest.fixture
 def second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Lets an image's second visual layer be searched, once it is set."""
-    go = hold_second_layer(bank, monkeypatch)
+    go = block_second_layer(bank, monkeypatch)
     yield go
     go.set()
 

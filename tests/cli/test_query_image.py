@@ -17,7 +17,7 @@ from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.cli.commands import Run, caller
 from tests.models.tiny_vlm import save_tiny_vlm
-from tests.query.eye import PatchEye, picture
+from tests.query.patch_vlm import PatchVLM, picture
 from tests.tiny import save_tiny
 
 SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
@@ -30,12 +30,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchEye]:
-    """The models that commands load: any name is a folder of an LLM, which gets an eye."""
-    models: list[PatchEye] = []
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchVLM]:
+    """The models that commands load: any name is a folder of an LLM, which gets an vlm."""
+    models: list[PatchVLM] = []
 
-    def load(name: str, *, dtype: Any, deepest_layer: Any, **_: Any) -> PatchEye:
-        models.append(PatchEye(load_language_model(name, dtype=dtype, deepest_layer=deepest_layer)))
+    def load(name: str, *, dtype: Any, deepest_layer: Any, **_: Any) -> PatchVLM:
+        models.append(PatchVLM(load_language_model(name, dtype=dtype, deepest_layer=deepest_layer)))
         return models[-1]
 
     monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
@@ -68,7 +68,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:
     code, out, err = run(
         "query", "image", photos / "a.png", "--visual-layers", "0,3", "--bank-layers", "all", "-k", "2",
         "--lens", "latent,logit,embedding", "--where", "word=dog|cat", "--unique", "word", "--json",
@@ -95,7 +95,7 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchEye], photo
     assert loaded[0].calls == [1]
 
 
-def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:
     code, out, err = run("query", "image", photos, "--visual-layers", "1", "--top-k", "1")
     assert code == 1  # one is broken
     assert f"skipped: The image {photos / 'b.png'} cannot be read to its end" in err
@@ -107,7 +107,7 @@ def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchEye], ph
 
 
 def test_a_killed_job_continues_with_the_missing_images(
-    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
 ) -> None:
     picture(5).save(photos / "b.png")
     words = ("query", "image", photos, "--visual-layers", "0,2", "--lens", "latent,embedding", "--batch", "1")
@@ -138,7 +138,7 @@ def test_a_killed_job_continues_with_the_missing_images(
 
 
 def test_pages_and_figures_go_to_files_or_folders(
-    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
 ) -> None:
     words = ("--visual-layers", "0,1", "--top-k", "2")
     page, figure = tmp_path / "out.html", tmp_path / "figure.pdf"
@@ -167,7 +167,7 @@ def test_pages_and_figures_go_to_files_or_folders(
     )
 
 
-def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchEye], photos: Path) -> None:
+def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchVLM], photos: Path) -> None:
     code, out, err = run(
         "query", "image", photos / "a.png", "--model", model_dir, "--lens", "embedding", "--visual-layers", "0",
         "--json",
@@ -182,10 +182,10 @@ def test_the_demos_llm_is_kept_beside_the_banks(
 ) -> None:
     asked = []
 
-    def load(folder: Path, *, say: Any, deepest_layer: Any, **_: Any) -> PatchEye:
+    def load(folder: Path, *, say: Any, deepest_layer: Any, **_: Any) -> PatchVLM:
         asked.append(folder)
         say("unpacking ...")
-        return PatchEye(load_language_model(str(model_dir), deepest_layer=deepest_layer))
+        return PatchVLM(load_language_model(str(model_dir), deepest_layer=deepest_layer))
 
     monkeypatch.setattr("latentbank.demo.vlm.load_demo", load)
     code, _, err = run("query", "norms", photos / "a.png", "--model", "demo", "--visual-layers", "0")
@@ -193,7 +193,7 @@ def test_the_demos_llm_is_kept_beside_the_banks(
     assert err.count("unpacking") == 1
 
 
-def test_norms(run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path) -> None:
+def test_norms(run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path) -> None:
     code, out, err = run("query", "norms", photos, "--json")
     assert code == 1, err
     norms = json.loads(out)
@@ -223,9 +223,9 @@ def test_norms(run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp
 
 
 def test_a_model_close_to_overflowing_is_warned_about(
-    run: Run, model_dir: Path, loaded: list[PatchEye], photos: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, model_dir: Path, loaded: list[PatchVLM], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PatchEye, "__init__", _louder(PatchEye.__init__))
+    monkeypatch.setattr(PatchVLM, "__init__", _louder(PatchVLM.__init__))
     words = (photos / "a.png", "--model", model_dir, "--visual-layers", "0", "--dtype", "float16")
     for command, more in (("image", ("--lens", "embedding")), ("norms", ())):
         code, _, err = run("query", command, *words, *more)
@@ -234,7 +234,7 @@ def test_a_model_close_to_overflowing_is_warned_about(
 
 
 def _louder(init: Any) -> Any:
-    def changed(self: PatchEye, language: Any) -> None:
+    def changed(self: PatchVLM, language: Any) -> None:
         init(self, language, gain=15_000)
 
     return changed
@@ -256,7 +256,7 @@ def _louder(init: Any) -> Any:
     ],
 )
 def test_an_error_a_user_can_fix_is_one_line(
-    run: Run, filled: None, loaded: list[PatchEye], photos: Path, words: tuple[str, ...], message: str,
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, words: tuple[str, ...], message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(photos)
@@ -267,7 +267,7 @@ def test_an_error_a_user_can_fix_is_one_line(
     assert message in err
 
 
-def test_only_broken_images(run: Run, filled: None, loaded: list[PatchEye], photos: Path) -> None:
+def test_only_broken_images(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:
     for name in ("a.png", "c.png"):
         (photos / name).write_text("no image")
     code, _, err = run("query", "image", photos)
@@ -277,25 +277,25 @@ def test_only_broken_images(run: Run, filled: None, loaded: list[PatchEye], phot
 
 
 def test_a_skipped_image_names_the_option_that_helps(
-    run: Run, filled: None, loaded: list[PatchEye], photos: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ModelError("It overflows; load it in float32.", argument="dtype")
 
-    monkeypatch.setattr(PatchEye, "visual_tokens", fail)
+    monkeypatch.setattr(PatchVLM, "visual_tokens", fail)
     code, _, err = run("query", "image", photos)
     assert code == 2
     assert f"skipped: {photos / 'a.png'}: It overflows; load it in float32 (--dtype).\n" in err
 
 
 def test_a_vlm_with_another_backbone(
-    run: Run, filled: None, loaded: list[PatchEye], photos: Path, tmp_path: Path
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
 ) -> None:
     other = save_tiny(tmp_path / "other", seed=5)
     code, _, err = run("query", "image", photos / "a.png", "--model", other)
     assert code == 2
     assert "The bank 'tiny-llama' holds contexts of" in err
-    assert "not of patch-eye" in err
+    assert "not of patch-vlm" in err
 
 
 def test_a_real_vlm_fills_a_bank_and_reads_images_through_all_lenses(
@@ -357,7 +357,7 @@ def test_help_names_an_example_and_loads_no_heavy_library(command: str) -> None:
 
 def test_means_are_measured_once_and_used_for_a_centred_bank(
     run: Run,
-    loaded: list[PatchEye],
+    loaded: list[PatchVLM],
     photos: Path,
     model_dir: Path,
     tmp_path: Path,
@@ -384,14 +384,14 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     # Means kept with the VLM are the default.
     code, _, err = run("query", "means", photos)
     assert (code, "was loaded from no local folder; name the file to write with --output" in err) == (2, True)
-    monkeypatch.setattr(PatchEye, "means_file", tmp_path / "eye.means.safetensors")
+    monkeypatch.setattr(PatchVLM, "means_file", tmp_path / "vlm.means.safetensors")
     assert json.loads(run(*words)[1])[0]["tokens"] == own["tokens"]
     assert run("query", "means", photos, "--visual-layers", "0,1")[0] == 1
     assert json.loads(run(*words)[1])[0] == measured
 
 
 def test_a_folder_of_readings_holds_those_of_the_same_means(
-    run: Run, loaded: list[PatchEye], photos: Path, model_dir: Path, tmp_path: Path
+    run: Run, loaded: list[PatchVLM], photos: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "few.txt"
     corpus.write_text("\n".join(SENTENCES), encoding="utf-8")

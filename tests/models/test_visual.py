@@ -17,7 +17,7 @@ from latentbank.models.language.unembedding import load_unembedding
 from latentbank.models.vision.vision_language import VisionLanguageModel
 from latentbank.models.visual import load_visual_model, unembedding_of
 from tests.models.tiny_vlm import save_tiny_vlm
-from tests.query.eye import PatchEye, picture
+from tests.query.patch_vlm import PatchVLM, picture
 from tests.tiny import save_tiny
 
 
@@ -34,7 +34,7 @@ def test_a_composite_models_unembedding_is_that_of_its_llm(
     path = str(save_tiny(tmp_path / "llm", architecture, tie_word_embeddings=tied))
     language = load_language_model(path, deepest_layer=1)
     states = torch.randn(5, language.hidden_size, generator=torch.Generator().manual_seed(1)) * 3
-    found = unembedding_of(PatchEye(language))
+    found = unembedding_of(PatchVLM(language))
     assert same(found.logits(states), load_unembedding(path).logits(states))
     if tied:  # nothing was loaded or copied for it
         head = found._model.get_output_embeddings().weight
@@ -73,7 +73,7 @@ def test_an_llm_with_code_of_its_own_is_trusted_for_its_unembedding_too(
     language = load_language_model(str(path), trust_remote_code=True)
     assert type(language.decoder).__name__ == "OwnModel"
     states = torch.randn(3, language.hidden_size)
-    assert same(unembedding_of(PatchEye(language)).logits(states), expected.logits(states))
+    assert same(unembedding_of(PatchVLM(language)).logits(states), expected.logits(states))
 
 
 def test_a_vlm_gives_its_own(tmp_path: Path) -> None:

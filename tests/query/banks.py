@@ -33,7 +33,7 @@ def fill(
     layers: Iterable[int] = (1, 2),
     **given: Any,
 ) -> Bank:
-    """Give an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank`."""
+    """Return an open embedded bank in `folder` that holds the corpora; `given` goes to `create_bank`."""
     bank = create_bank(name, model, layers, data_dir=folder, url="", **given)
     for corpus, sentences in corpora.items():
         plan = plan_for(

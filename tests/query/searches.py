@@ -1,4 +1,4 @@
-"""Searches of a bank, watched or held up."""
+"""Searches of a bank, recorded or blocked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentbank.bank.bank import Bank
 
 
 def candidates_asked_for(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """Give a list that grows by each search's candidates in a graph, `ef`."""
+    """Return a list to which each search appends its `ef`, the candidates in a graph."""
     asked: list[int | None] = []
     search = bank.store.search
 
@@ -23,15 +23,15 @@ def candidates_asked_for(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[in
     return asked
 
 
-def hold_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Let an image's second visual layer be searched only once the event is set."""
+def block_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event; the search of an image's second visual layer waits until it is set."""
     go, search, searched = threading.Event(), bank.store.search, []
 
-    def held(layer: int, *given: Any) -> Any:
+    def waiting(layer: int, *given: Any) -> Any:
         searched.append(layer)
         if len(searched) > len(bank.choose_layers("mid")):
             assert go.wait(20)
         return search(layer, *given)
 
-    monkeypatch.setattr(bank.store, "search", held)
+    monkeypatch.setattr(bank.store, "search", waiting)
     return go

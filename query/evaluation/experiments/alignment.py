@@ -1,7 +1,7 @@
-"""Which bank layer fits which visual layer: where similarity peaks, and where the share of named patches does.
+"""Which bank layer fits which visual layer: where similarity peaks, and where the share of named patches peaks.
 
-In which layer the nearest neighbor lies proves nothing: a random projector's neighbors lie in the same layers, which is
-the geometry of the space. What a single bank layer names does show where visual tokens align.
+The layer of the nearest neighbor shows no alignment: the neighbors of a random projector's visual tokens lie in the
+same layers, due to the geometry of the space. The share that a bank layer names alone does show it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Peak:
-    """Where the bank layers peak at one visual layer.
+    """The best bank layers at one visual layer.
 
-    `nearest` by the mean cosine of the nearest neighbor, `most_named` by the share of patches named (`named` is its
-    entry), `most_first` by how often the nearest neighbor of all lies there.
+    Attributes:
+        projector: "random" for the control of random weights.
+        visual_layer: the visual layer.
+        nearest: the bank layer with the highest mean cosine of the nearest neighbor.
+        most_named: the bank layer that names the largest share of patches.
+        most_first: the bank layer in which the nearest neighbor of all lies most often.
+        named: the entry of `most_named`.
     """
 
     projector: Weights
@@ -50,29 +55,29 @@ def align(
     """Score every bank layer alone at every visual layer; see `evaluate` for the arguments.
 
     Raises:
-        LatentBankError: as `evaluate`.
+        LatentBankError: as for `evaluate`.
     """
-    wanted = evaluation_layers(model.num_layers) if layers is None else layers
+    chosen = evaluation_layers(model.num_layers) if layers is None else layers
     return evaluate(
         model,
         [lens],
         scenes,
-        wanted,
+        chosen,
         random=random,
         calibration=calibration,
         coverage=coverage,
-        alone=wanted,
+        alone=chosen,
         progress=progress,
     )
 
 
 def peaks(evaluation: Evaluation) -> list[Peak]:
-    """Give where each visual layer's bank layers peak, of those that were searched alone."""
+    """Return the best bank layers at each visual layer where bank layers were searched alone."""
     groups: dict[tuple[Weights, int], list[tuple[Aligned, float, float]]] = {}
-    for one in evaluation.alignment:
-        if one.named is not None and one.cosine is not None:
-            group = groups.setdefault((one.projector, one.visual_layer), [])
-            group.append((one, one.cosine, one.named.value))
+    for aligned in evaluation.alignment:
+        if aligned.named is not None and aligned.cosine is not None:
+            group = groups.setdefault((aligned.projector, aligned.visual_layer), [])
+            group.append((aligned, aligned.cosine, aligned.named.value))
     return [
         Peak(
             projector=projector,

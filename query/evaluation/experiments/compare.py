@@ -26,7 +26,20 @@ Compared = list[tuple[str, Evaluation]]
 
 @dataclass(frozen=True)
 class Line:
-    """One lens in one evaluation: the mean over the visual layers, the best of them, and both controls' means."""
+    """One lens in one evaluation: shares of object patches named.
+
+    Attributes:
+        label: the evaluation's name in the comparison.
+        metric: the bank's.
+        lens: the lens's name.
+        mean: the mean over the visual layers.
+        distinct: the same for distinct words.
+        things: the share of objects named.
+        best_layer: the visual layer with the highest share.
+        best: its share.
+        shuffled: the mean for shuffled images.
+        random: the mean for the projector with random weights; None: it was not scored.
+    """
 
     label: str
     metric: str
@@ -40,13 +53,13 @@ class Line:
     random: Share | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the line as JSON-ready data."""
+        """Return the line as JSON-ready data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all evaluations of a comparison share; see `evaluate`."""
+    """What all evaluations of a comparison have in common; see `evaluate`."""
 
     scenes: Sequence[LabelledImage]
     layers: Sequence[int] | None = None
@@ -84,36 +97,38 @@ def compare_metrics(
     bank_layers: BankLayers = "all",
     random: VisualModel | None = None,
 ) -> Compared:
-    """Compare plain cosine with centring: all corpora with all lenses, then each corpus by itself with LatentLens.
+    """Compare plain cosine with centring: all corpora with all lenses, then each corpus alone with LatentLens.
 
     Args:
-        setup: the scenes; calibration scenes among them.
+        setup: what the evaluations have in common; it must have calibration images.
         model: the VLM.
         plain: a bank of plain cosine.
         centred: a centred bank of the same corpora.
-        others: further lenses, centred where the bank is.
-        bank_layers: those that are read.
+        others: further lenses; beside the centred bank they read centred hidden states.
+        bank_layers: the bank layers that are searched.
         random: the VLM with a projector of random weights.
 
     Raises:
-        QueryError: the banks are not one of each kind, or hold other corpora.
+        QueryError: the banks are not one of each kind, or hold different corpora.
     """
     if (plain.metric, centred.metric) != ("cosine", "centred"):
         raise QueryError(
-            f"Give a bank of plain cosine and a centred one: '{plain.name}' is {plain.metric}, '{centred.name}' is "
+            f"Give a bank of plain cosine and a centred bank: '{plain.name}' is {plain.metric}, '{centred.name}' is "
             f"{centred.metric}."
         )
-    held = [{name: entry.contexts for name, entry in bank.shown_corpora.items()} for bank in (plain, centred)]
-    if held[0] != held[1]:
+    corpora = [
+        {name: entry.contexts for name, entry in bank.shown_corpora.items()} for bank in (plain, centred)
+    ]
+    if corpora[0] != corpora[1]:
         raise QueryError(
-            f"The banks '{plain.name}' and '{centred.name}' hold other corpora; fill them alike."
+            f"The banks '{plain.name}' and '{centred.name}' hold different corpora; fill both from the same corpora."
         )
     compared: Compared = []
     for bank in (plain, centred):
         lens = LatentLens(bank, bank_layers)
         compared.append((f"{bank.metric}, all corpora", setup.run(model, [lens, *others], random)))
-        if len(held[0]) > 1:
-            for corpus in held[0]:
+        if len(corpora[0]) > 1:
+            for corpus in corpora[0]:
                 single = replace(lens, where=Where(corpus=corpus))
                 compared.append((f"{bank.metric}, {corpus}", setup.run(model, [single], random)))
     return compared
@@ -127,7 +142,7 @@ def compare_corpora(
     random: VisualModel | None = None,
     names: Sequence[str] | None = None,
 ) -> Compared:
-    """Compare a bank's corpora, each read by itself; `names` says which, None: all of them.
+    """Compare a bank's corpora, each searched alone; `names` are those to compare, None: all.
 
     Raises:
         QueryError: there are fewer than two.
@@ -135,7 +150,7 @@ def compare_corpora(
     corpora = list(bank.shown_corpora if names is None else names)
     if len(corpora) < 2:
         raise QueryError(
-            f"The bank '{bank.name}' holds {len(corpora)} corpus; a comparison needs two or more of about one size."
+            f"The bank '{bank.name}' holds {len(corpora)} corpus; a comparison needs two of about the same size."
         )
     return [
         (corpus, setup.run(model, [LatentLens(bank, bank_layers, Where(corpus=corpus))], random))
@@ -150,9 +165,9 @@ def compare_projectors(
     others: Sequence[Lens],
     bank_layers: BankLayers,
 ) -> Compared:
-    """Compare VLMs that differ in their projector; each bank layer is searched alone at visual layer 0, too.
+    """Compare VLMs that differ in their projector. At visual layer 0, each bank layer is also searched alone.
 
-    `models` gives for each label the VLM, and the same with a projector of random weights or None.
+    `models` maps a label to the VLM, and to the same VLM with a projector of random weights or None.
     """
     lens = LatentLens(bank, bank_layers)
     return [
@@ -162,7 +177,7 @@ def compare_projectors(
 
 
 def lines(compared: Compared) -> list[Line]:
-    """Summarize evaluations, one line for each of their lenses."""
+    """Return a line for each lens of each evaluation."""
     found = []
     for label, evaluation in compared:
         for lens in evaluation.about["lenses"]:

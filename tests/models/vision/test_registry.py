@@ -19,7 +19,7 @@ from latentbank.models.vision.encoders import load_encoder
 from latentbank.models.vision.vision_language import load_vision_language_model
 from latentbank.models.visual import load_visual_model
 from tests.models.tiny_vlm import save_tiny_vlm
-from tests.query.eye import PatchEye
+from tests.query.patch_vlm import PatchVLM
 
 Install = Callable[..., None]
 
@@ -29,7 +29,7 @@ import numpy as np
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.geometry import Places
 from latentbank.models.vision.registry import Family
-from tests.query.eye import PatchEye
+from tests.query.patch_vlm import PatchVLM
 
 asked = []
 
@@ -43,7 +43,7 @@ def places(picture):
 
 def load(options):
     asked.append(options)
-    return PatchEye(load_language_model(PATH, deepest_layer=options.deepest_layer))
+    return PatchVLM(load_language_model(PATH, deepest_layer=options.deepest_layer))
 
 
 def load_encoder(options):
@@ -86,7 +86,7 @@ def test_an_installed_package_adds_a_family(
     assert tokens.columns.tolist() == np.arange(len(tokens)).tolist()
 
     model = load_visual_model("patches", device="cpu", deepest_layer=1, folder=tmp_path)
-    assert isinstance(model, PatchEye)
+    assert isinstance(model, PatchVLM)
     assert model.language.loaded_layers == 1
     (options,) = sys.modules["their_family"].asked
     assert (options.device, options.folder, options.revision) == ("cpu", tmp_path, None)

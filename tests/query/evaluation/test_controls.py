@@ -10,7 +10,7 @@ from PIL import Image
 from latentbank.models.language.model import LanguageModel
 from latentbank.query.evaluation.controls import with_random_projector
 from tests.query.pixels import pixel_vlm
-from tests.query.seer import Seer
+from tests.query.scripted_vlm import ScriptedVLM
 
 IMAGES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8))
@@ -33,7 +33,7 @@ def test_only_the_weights_differ(tiny: LanguageModel, kind: str) -> None:
             assert not torch.allclose(blind.projector.state_dict()[name], tensor, atol=1e-3)
 
 
-def test_its_tokens_are_as_long_as_text(tiny: LanguageModel) -> None:
+def test_its_tokens_have_the_norms_of_text(tiny: LanguageModel) -> None:
     blind = with_random_projector(pixel_vlm(tiny), IMAGES)
     assert blind is not None
     states = torch.cat([tokens.states[0] for tokens in blind.visual_tokens(IMAGES, [0])])
@@ -45,15 +45,17 @@ def test_it_is_the_same_for_the_same_seed_and_leaves_the_generator_alone(tiny: L
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    one, same, other = (with_random_projector(vlm, IMAGES, seed) for seed in (0, 0, 1))
+    first, again, other = (with_random_projector(vlm, IMAGES, seed) for seed in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected)
-    assert one is not None
-    assert same is not None
+    assert first is not None
+    assert again is not None
     assert other is not None
-    (first,), (second,), (third,) = (v.visual_tokens(IMAGES[:1], [0]) for v in (one, same, other))
-    assert torch.equal(first.states[0], second.states[0])
-    assert not torch.allclose(first.states[0], third.states[0], atol=1e-2)
+    (tokens,), (same,), (different,) = (
+        model.visual_tokens(IMAGES[:1], [0]) for model in (first, again, other)
+    )
+    assert torch.equal(tokens.states[0], same.states[0])
+    assert not torch.allclose(tokens.states[0], different.states[0], atol=1e-2)
 
 
-def test_a_vlm_without_a_projector_of_ours_has_none(tiny: LanguageModel) -> None:
-    assert with_random_projector(Seer(tiny, [], lambda *_: "x"), IMAGES) is None
+def test_there_is_no_control_without_a_projector(tiny: LanguageModel) -> None:
+    assert with_random_projector(ScriptedVLM(tiny, [], lambda *_: "x"), IMAGES) is None

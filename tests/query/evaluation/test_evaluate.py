@@ -1,4 +1,4 @@
-"""Evaluation, with a VLM that sees what it is told to: what the shares are is known beforehand."""
+"""Evaluation with a scripted VLM, whose shares are known beforehand."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.embedding import EmbeddingLens, mean_embedding
 from latentbank.query.lenses.latent import LatentLens
 from tests.query.banks import ONE, fill
-from tests.query.seer import GRID, Seer, scene_of
+from tests.query.scripted_vlm import GRID, ScriptedVLM, scene_of
 from tests.tiny import save_tiny
 
-# Every thing is a word of the bank's sentences.
+# Every object is a word of the bank's sentences.
 SCENES = [
     scene_of(1, {"dog": (0, 1), "river": (4,)}),
     scene_of(2, {"cat": (3,), "fire truck": (5, 2)}),
@@ -39,18 +39,18 @@ OTHERS = [scene_of(100 + number, {"table": (number,), "bank": (5,)}) for number 
 
 
 def truly(scene: LabelledImage, patch: int) -> str:
-    """The last word of the thing that covers a patch; of the background, a word that means nothing here."""
+    """Return the last word of the object that covers a patch; for background, a word that names nothing here."""
     names = [thing.name for thing in scene.objects if thing.coverage[patch] > 0]
     return names[0].split()[-1] if names else "loud"
 
 
-def seer(tiny: LanguageModel, sees: Any = truly, **given: Any) -> Seer:
-    return Seer(tiny, [*SCENES, *OTHERS], sees, **given)
+def scripted(tiny: LanguageModel, word_of: Any = truly, **given: Any) -> ScriptedVLM:
+    return ScriptedVLM(tiny, [*SCENES, *OTHERS], word_of, **given)
 
 
 @dataclass(frozen=True)
 class Says(Lens, register=False):
-    """A lens that says the same for every patch, and keeps what it was given."""
+    """A lens that returns the same words for every patch, and keeps what it was given."""
 
     words: tuple[str, ...]
     unique: str | None = None
@@ -102,8 +102,8 @@ def test_layers_that_are_scored() -> None:
     assert evaluation_layers(4) == [0, 1, 2, 3, 4]
 
 
-def test_what_is_truly_seen_is_named(bank: Bank, tiny: LanguageModel) -> None:
-    found = evaluate(seer(tiny), [lens(bank)], SCENES, [0, 3])
+def test_a_word_that_is_found_is_named(bank: Bank, tiny: LanguageModel) -> None:
+    found = evaluate(scripted(tiny), [lens(bank)], SCENES, [0, 3])
     for layer in (0, 3, None):
         assert shares(found, layer=layer) == {
             "concrete": 1, "global_": 0, "attribute": 0, "interpretable": 1, "things": 1,
@@ -131,56 +131,56 @@ def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
             else "loud"
         )
 
-    found = evaluate(seer(tiny, crossed), [LatentLens(bank, 2, exact=True)], SCENES[:2], [0])
+    found = evaluate(scripted(tiny, crossed), [LatentLens(bank, 2, exact=True)], SCENES[:2], [0])
     top = [
         row[0].word
         for row in lens(bank, 2).read(
-            visual(labelled_patches(seer(tiny, crossed), SCENES[:2], [0]).states[0]), 1
+            visual(labelled_patches(scripted(tiny, crossed), SCENES[:2], [0]).states[0]), 1
         )
     ]
     assert top == ["river", "river", "dog", "cat", "truck", "cat"]
     assert shares(found)["concrete"] + shares(found)["global_"] == 1
     red = [scene_of(50 + i, {"dog": (i,)}, colour="red") for i in range(2)]
-    vlm = Seer(tiny, red, lambda *_: "red")
-    for given, of in ((vlm, 1.0), (seer(tiny), 0.0)):
+    vlm = ScriptedVLM(tiny, red, lambda *_: "red")
+    for given, of in ((vlm, 1.0), (scripted(tiny), 0.0)):
         words = Says(("red", "truck")) if of else Says(("blue", "truck"))
         assert shares(evaluate(given, [words], red, [0]), "says")["attribute"] == of
 
 
 def test_shuffled_images_leave_what_is_right_by_chance(bank: Bank, tiny: LanguageModel) -> None:
     same = [scene_of(60 + i, {"dog": (i,)}) for i in range(3)]
-    vlm = Seer(tiny, [*SCENES, *same], truly)
+    vlm = ScriptedVLM(tiny, [*SCENES, *same], truly)
     assert shares(evaluate(vlm, [lens(bank, 2)], same, [0]), images="shuffled")["concrete"] == 1
-    one = evaluate(vlm, [Says(("dog",))], SCENES, [0])
-    # Two of twelve patches show a dog, whoever's words they are.
+    found = evaluate(vlm, [Says(("dog",))], SCENES, [0])
+    # Two of twelve patches show a dog, whichever patch the words are of.
     assert (
-        shares(one, "says")["concrete"]
-        == shares(one, "says", images="shuffled")["concrete"]
+        shares(found, "says")["concrete"]
+        == shares(found, "says", images="shuffled")["concrete"]
         == round(2 / 12, 4)
     )
     different = evaluate(vlm, [LatentLens(bank, 2, exact=True)], SCENES, [0])
     assert shares(different, images="shuffled")["concrete"] < 1
 
 
-def test_a_random_projector_stands_beside(bank: Bank, tiny: LanguageModel) -> None:
-    blind = seer(tiny, lambda *_: "nothing that is in a sentence")
-    found = evaluate(seer(tiny), [lens(bank, 2), Says(("dog",))], SCENES, [1], random=blind, alone=[1])
+def test_a_random_projector_is_the_second_control(bank: Bank, tiny: LanguageModel) -> None:
+    blind = scripted(tiny, lambda *_: "nothing that is in a sentence")
+    found = evaluate(scripted(tiny), [lens(bank, 2), Says(("dog",))], SCENES, [1], random=blind, alone=[1])
     assert shares(found)["concrete"] == 1
     assert shares(found, projector="random")["concrete"] < 0.5
     assert shares(found, "says", projector="random") == shares(found, "says")
     assert {(row.projector, row.images) for row in found.rows} == {
         (projector, images) for projector in ("trained", "random") for images in ("true", "shuffled")
     }
-    assert {one.projector for one in found.alignment} == {"trained", "random"}
-    assert all(row.projector == "trained" for row in evaluate(seer(tiny), [lens(bank)], SCENES, [0]).rows)
+    assert {entry.projector for entry in found.alignment} == {"trained", "random"}
+    assert all(row.projector == "trained" for row in evaluate(scripted(tiny), [lens(bank)], SCENES, [0]).rows)
 
 
 def test_a_random_projector_is_scored_on_fewer_scenes(
     bank: Bank, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentbank.query.evaluation.evaluate.CONTROLLED", 2)
-    blind = seer(tiny, lambda *_: "nothing that is in a sentence")
-    found = evaluate(seer(tiny), [Says(("dog",))], SCENES, [1], random=blind)
+    blind = scripted(tiny, lambda *_: "nothing that is in a sentence")
+    found = evaluate(scripted(tiny), [Says(("dog",))], SCENES, [1], random=blind)
     assert found.about["random_scenes"] == 2
     control = found.row("says", projector="random")
     assert 0 < control.concrete.of < found.row("says").concrete.of
@@ -188,18 +188,18 @@ def test_a_random_projector_is_scored_on_fewer_scenes(
 
 
 def test_each_bank_layer_alone(bank: Bank, tiny: LanguageModel) -> None:
-    found = evaluate(seer(tiny, text_layer=3), [lens(bank)], SCENES, [0, 4], alone=[4])
-    assert [(one.visual_layer, one.bank_layer) for one in found.alignment] == [
+    found = evaluate(scripted(tiny, text_layer=3), [lens(bank)], SCENES, [0, 4], alone=[4])
+    assert [(entry.visual_layer, entry.bank_layer) for entry in found.alignment] == [
         (layer, bank_layer) for layer in (0, 4) for bank_layer in bank.layers
     ]
-    for one in found.alignment:
-        assert one.first == (1 if one.bank_layer == 3 else 0)
-        assert (one.named is None) == (one.cosine is None) == (one.visual_layer == 0)
-    third = next(one for one in found.alignment if (one.visual_layer, one.bank_layer) == (4, 3))
+    for entry in found.alignment:
+        assert entry.first == (1 if entry.bank_layer == 3 else 0)
+        assert (entry.named is None) == (entry.cosine is None) == (entry.visual_layer == 0)
+    third = next(entry for entry in found.alignment if (entry.visual_layer, entry.bank_layer) == (4, 3))
     assert third.named is not None
     assert third.named.value == 1
     assert third.cosine == pytest.approx(1, abs=2e-3)
-    others = [one.cosine for one in found.alignment if one.cosine is not None and one.bank_layer != 3]
+    others = [entry.cosine for entry in found.alignment if entry.cosine is not None and entry.bank_layer != 3]
     assert max(others) < 0.99
 
 
@@ -212,7 +212,7 @@ def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: Language
     def sharply(scene: LabelledImage, patch: int) -> str:
         return "dog" if max(scene.objects[0].coverage) > 0.5 else "loud"
 
-    vlm = Seer(tiny, scenes, sharply)
+    vlm = ScriptedVLM(tiny, scenes, sharply)
     found = evaluate(vlm, [lens(bank, 2)], scenes, [0])
     row = found.row("latent", 0)
     assert [(low, high, share.of) for low, high, share in row.by_coverage] == [
@@ -224,12 +224,12 @@ def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: Language
     assert [row[0].word for row in top] == ["loud"] * 3 + ["dog"] * 3
     wide = evaluate(vlm, [lens(bank, 2)], scenes, [0], coverage=0.25)
     assert wide.row("latent", 0).concrete.of == 5
-    # A group of one scene cannot be shuffled: there is no share of it, not a share of nothing.
+    # A group with a single scene cannot be shuffled, so it has no share.
     shuffled = found.row("latent", 0, images="shuffled").by_coverage
     assert [share.of for _, _, share in shuffled] == [0, 2, 0, 2]
 
 
-def test_distinct_words_come_from_deeper(tiny: LanguageModel) -> None:
+def test_distinct_words_are_searched_deeper(tiny: LanguageModel) -> None:
     crowded = Says(("loud",) * 19 + ("Loud", "dog"))
     plain, distinct = read_patches(crowded, None, 0, np.ones((2, 4), np.float32))
     assert [n.word for n in plain[0]] == ["loud"] * 5
@@ -240,22 +240,22 @@ def test_distinct_words_come_from_deeper(tiny: LanguageModel) -> None:
     assert [n.word for n in plain[0]] == ["a", "A", "b", "a", "c"]
     assert len(enough.given) == 1
     scenes = [scene_of(80 + i, {"dog": (i,)}) for i in range(2)]
-    found = evaluate(Seer(tiny, scenes, truly), [crowded], scenes, [0])
+    found = evaluate(ScriptedVLM(tiny, scenes, truly), [crowded], scenes, [0])
     assert shares(found, "says")["concrete"] == 0
     assert shares(found, "says", distinct=True)["concrete"] == 1
 
 
 def test_distinct_words_are_those_of_the_bank(bank: Bank, tiny: LanguageModel) -> None:
-    rows = labelled_patches(seer(tiny), SCENES, [0]).states[0]
+    rows = labelled_patches(scripted(tiny), SCENES, [0]).states[0]
     _, distinct = read_patches(lens(bank), None, 0, rows)
     expected = replace(lens(bank), unique="word").read(visual(rows), 5)
     assert [[n.word for n in row] for row in distinct] == [[n.word for n in row] for row in expected]
 
 
-def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
+def test_with_a_centred_bank_all_lenses_read_centred_hidden_states(
     centred: Bank, tiny: LanguageModel
 ) -> None:
-    vlm = seer(tiny, offset=30.0)
+    vlm = scripted(tiny, offset=30.0)
     other = Says(("dog",))
     embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
     found = evaluate(vlm, [lens(centred, 2), other, embedding], SCENES, [1], calibration=OTHERS)
@@ -264,10 +264,10 @@ def test_a_centred_bank_takes_the_visual_mean_and_all_lenses_alike(
     assert found.about["calibration_scenes"] == 4
     assert shares(found)["concrete"] > 0.5  # the mean of a few visual tokens is not that of the text
     means = object_means(vlm, OTHERS, [1])
-    seen = labelled_patches(vlm, OTHERS, [1])
-    assert 0 < means.count == sum(truth.coverage >= 0.5 for truth in seen.truths) < 24
+    others = labelled_patches(vlm, OTHERS, [1])
+    assert 0 < means.count == sum(truth.coverage >= 0.5 for truth in others.truths) < 24
     assert means.kind == "visual tokens that show a thing, of 4 scenes"
-    np.testing.assert_allclose(means.at(1), seen.states[1].mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(means.at(1), others.states[1].mean(axis=0), atol=1e-4)
     expected = labelled_patches(vlm, SCENES, [1]).states[1] - means.at(1)
     np.testing.assert_allclose(other.given[0], expected, atol=1e-4)
     assert np.abs(other.given[0]).max() < 30
@@ -295,23 +295,23 @@ def test_the_mean_of_the_embedding_is_measured_once_for_all_layers(
 
     monkeypatch.setattr(latentbank.query.lenses.embedding, "mean_embedding", counted)
     embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
-    evaluate(seer(tiny), [lens(centred, 2), embedding], SCENES, [0, 1, 2], calibration=OTHERS)
+    evaluate(scripted(tiny), [lens(centred, 2), embedding], SCENES, [0, 1, 2], calibration=OTHERS)
     assert measured == [tiny.embedding.data_ptr()]
 
 
 def test_a_cls_token_has_no_patch(bank: Bank, tiny: LanguageModel) -> None:
-    vlm = seer(tiny, cls=True)
-    assert grid_of(vlm) == grid_of(seer(tiny)) == GRID
+    vlm = scripted(tiny, cls=True)
+    assert grid_of(vlm) == grid_of(scripted(tiny)) == GRID
     assert shares(evaluate(vlm, [lens(bank, 2)], SCENES, [0]))["concrete"] == 1
 
 
 def test_a_vlm_without_one_grid_is_refused(tiny: LanguageModel) -> None:
-    class Tiled(Seer):
+    class Tiled(ScriptedVLM):
         def visual_tokens(self, *given: Any) -> Any:
             (tokens,) = super().visual_tokens(*given)
             return [replace(tokens, tiles=np.arange(6) // 3)]
 
-    class Cut(Seer):
+    class Cut(ScriptedVLM):
         def visual_tokens(self, *given: Any) -> Any:
             (tokens,) = super().visual_tokens(*given)
             return [replace(tokens, rows=tokens.rows[:5], columns=tokens.columns[:5], tiles=tokens.tiles[:5])]
@@ -323,8 +323,8 @@ def test_a_vlm_without_one_grid_is_refused(tiny: LanguageModel) -> None:
 
 def test_scenes_of_another_grid_are_refused(bank: Bank, tiny: LanguageModel) -> None:
     wrong = replace(SCENES[0], objects=(replace(SCENES[0].objects[0], coverage=np.ones(49, np.float32)),))
-    with pytest.raises(ModelError, match="made for 49 patches, seer sees 6"):
-        evaluate(seer(tiny), [lens(bank)], [wrong, *SCENES], [0])
+    with pytest.raises(ModelError, match="made for 49 patches, scripted sees 6"):
+        evaluate(scripted(tiny), [lens(bank)], [wrong, *SCENES], [0])
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_what_cannot_be_scored(
     lenses: int,
     says: str,
 ) -> None:
-    vlm = Seer(tiny, scenes, truly)
+    vlm = ScriptedVLM(tiny, scenes, truly)
     with pytest.raises(QueryError, match=says):
         evaluate(vlm, [lens(bank)] * lenses, scenes, layers)
 
@@ -353,17 +353,17 @@ def test_what_cannot_be_scored(
 def test_another_llm_is_refused(bank: Bank, tmp_path: Path) -> None:
     other = load_language_model(str(save_tiny(tmp_path / "other", seed=9)))
     with pytest.raises(BankMismatch):
-        evaluate(seer(other), [lens(bank)], SCENES, [0])
+        evaluate(scripted(other), [lens(bank)], SCENES, [0])
 
 
 def test_a_filter_scores_one_corpus(bank: Bank, tiny: LanguageModel) -> None:
     only = LatentLens(bank, 2, Where(corpus="second"), exact=True)
-    found = evaluate(seer(tiny), [only], SCENES, [0])
+    found = evaluate(scripted(tiny), [only], SCENES, [0])
     assert shares(found)["concrete"] < 1  # the river is in the first corpus alone
 
 
 def test_json_has_everything_and_no_nan(bank: Bank, tiny: LanguageModel) -> None:
-    found = evaluate(seer(tiny), [lens(bank), Says(("dog",))], SCENES, [0, 1], alone=[0])
+    found = evaluate(scripted(tiny), [lens(bank), Says(("dog",))], SCENES, [0, 1], alone=[0])
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert data["visual_layers"] == [0, 1]
     assert data["bank_layers"] == bank.layers

@@ -153,10 +153,10 @@ def test_the_best_word_decides(words: list[str], verdict: Verdict) -> None:
 
 def test_a_patch_belongs_to_what_covers_most_of_it() -> None:
     given = scene([[1.0, 0.6, LEAST, 0.0, 0.0, 0.5], [0.0, 0.4, 0.0, LEAST - 0.01, 0.5, 0.3]])
-    found = {one.token: one for one in truths_of(given, 7)}
+    found = {truth.token: truth for truth in truths_of(given, 7)}
     assert sorted(found) == [0, 1, 2, 4, 5]
     assert [found[token].name for token in (0, 1, 2, 4, 5)] == ["dog", "dog", "dog", "fire truck", "dog"]
-    assert {one.scene for one in found.values()} == {7}
+    assert {truth.scene for truth in found.values()} == {7}
     assert [found[token].thing for token in (0, 4)] == [0, 1]
     assert found[1].coverage == pytest.approx(0.6)
     assert found[0].others == ("fire truck",)
@@ -164,12 +164,12 @@ def test_a_patch_belongs_to_what_covers_most_of_it() -> None:
 
 
 def test_true_attributes_are_those_of_the_thing_and_of_the_background_where_it_shows() -> None:
-    found = {one.token: one for one in truths_of(scene([[1.0, 0.8, 0.55], [0.0, 0.0, 0.43]]), 0)}
+    found = {truth.token: truth for truth in truths_of(scene([[1.0, 0.8, 0.55], [0.0, 0.0, 0.43]]), 0)}
     assert found[0].attributes == {"red", "top", "left"}
     assert found[1].attributes == {"red", "top", "left", "pink"}
     assert found[2].attributes == {"red", "top", "left"}  # 2 % of the background shows
     (truck,) = truths_of(scene([[0.0], [0.5]]), 0)
-    assert truck.attributes == {"right", "pink"}  # no colour of its own is clear
+    assert truck.attributes == {"right", "pink"}  # it has no clear colour of its own
 
 
 def test_a_scene_without_things_has_no_truths() -> None:
@@ -209,11 +209,11 @@ class TestBootstrap:
         assert share.value - share.low == pytest.approx(width, rel=0.15)
 
     def test_patches_of_one_scene_are_not_independent(self) -> None:
-        """A hundred patches that agree are worth as much as one."""
+        """A hundred patches of a scene that agree count as much as a single patch."""
         hits = np.arange(20) % 2 == 0
-        one = Bootstrap(20).share(hits, np.arange(20))
+        single = Bootstrap(20).share(hits, np.arange(20))
         many = Bootstrap(20).share(np.repeat(hits, 100), np.repeat(np.arange(20), 100))
-        assert (many.low, many.high) == pytest.approx((one.low, one.high))
+        assert (many.low, many.high) == pytest.approx((single.low, single.high))
         assert many.of == 2000
 
     def test_the_same_seed_gives_the_same_interval(self) -> None:
@@ -226,7 +226,7 @@ class TestBootstrap:
         share = Bootstrap(10).share([True, False], [3, 9])
         assert (share.low, share.value, share.high) == (0, 0.5, 1)
 
-    def test_there_is_no_share_of_nothing(self) -> None:
+    def test_no_patches_have_no_share(self) -> None:
         share = Bootstrap(3).share([], [])
         assert share.of == 0
         assert np.isnan([share.value, share.low, share.high]).all()

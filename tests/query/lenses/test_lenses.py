@@ -19,7 +19,7 @@ from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.embedding import EmbeddingLens, mean_embedding
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.logit import LogitLens
-from tests.query.eye import Unembedded
+from tests.query.patch_vlm import Unembedded
 
 
 def of(states: Any) -> Queries:

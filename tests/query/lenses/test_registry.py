@@ -20,7 +20,7 @@ from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.registry import lens_classes, lens_names, lenses_of, score_of, title_of
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.data import page_data
-from tests.query.eye import PatchEye, picture
+from tests.query.patch_vlm import PatchVLM, picture
 
 PACKAGE = '''
 """A tuned lens: a translator of its own for each layer, before the embeddings are compared."""
@@ -89,7 +89,7 @@ def test_a_lens_of_an_installed_package_gets_the_layer_it_reads(
     installed: Path, bank: Bank, tiny: LanguageModel, entry_point: str
 ) -> None:
     install(installed, "tuned_lens", PACKAGE, entry_point)
-    model = PatchEye(tiny)
+    model = PatchVLM(tiny)
     assert list(lens_classes())[-1] == "tuned"
     latent, tuned, embedding = lenses_of(lens_names("latent,tuned,embedding"), LensOptions(model, bank))
     images = [picture(seed) for seed in range(3)]
@@ -144,7 +144,7 @@ def test_a_lens_says_what_it_is(installed: Path) -> None:
 def test_a_lens_that_needs_a_bank_says_so(tiny: LanguageModel) -> None:
     assert [lens.needs_bank for lens in lens_classes().values()] == [True, False, False]
     with pytest.raises(QueryError, match="LatentLens needs a bank"):
-        lenses_of(["latent"], LensOptions(PatchEye(tiny)))
+        lenses_of(["latent"], LensOptions(PatchVLM(tiny)))
 
 
 class Plain(Lens, register=False):
@@ -159,7 +159,7 @@ class Plain(Lens, register=False):
 
 
 def test_a_lens_without_a_bank_needs_no_more_than_read_and_make(tiny: LanguageModel) -> None:
-    model = PatchEye(tiny)
+    model = PatchVLM(tiny)
     lens = Plain.make(LensOptions(model))
     lens.check(model)
     assert (lens.bank, lens.searched_layers(), lens.distinct(), lens.centred()) == (None, [], lens, lens)

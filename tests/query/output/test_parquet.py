@@ -18,15 +18,15 @@ from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.reading.images import find_images
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import read_images
-from tests.query.eye import PatchEye, picture
+from tests.query.patch_vlm import PatchVLM, picture
 
-SETTINGS = {"model": "patch-eye", "visual_layers": [0, 2], "where": [], "prompt": None}
+SETTINGS = {"model": "patch-vlm", "visual_layers": [0, 2], "where": [], "prompt": None}
 
 
 @pytest.fixture
 def reading(bank: Bank, tiny: LanguageModel) -> Reading:
     lenses = [LatentLens(bank), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
-    (made,) = read_images(PatchEye(tiny), [picture()], lenses, [0, 2], top_k=2)
+    (made,) = read_images(PatchVLM(tiny), [picture()], lenses, [0, 2], top_k=2)
     return made
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from latentbank.errors import ImageError
 from latentbank.query.reading.images import find_images
-from tests.query.eye import picture
+from tests.query.patch_vlm import picture
 
 
 def png(seed: int = 0) -> bytes:

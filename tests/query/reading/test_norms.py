@@ -12,19 +12,19 @@ import torch
 from latentbank.errors import ImageError, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.reading.norms import SENTENCES, beyond_range, measure_norms, text_norms
-from tests.query.eye import PatchEye, picture
+from tests.query.patch_vlm import PatchVLM, picture
 
 TEXT = ["The dog chased a cat.", "A red apple lies on the table."]
 
 
 def test_visual_norms_stand_beside_text_norms(tiny: LanguageModel) -> None:
-    eye = PatchEye(tiny)
+    vlm = PatchVLM(tiny)
     images = [picture(seed) for seed in range(3)]
-    norms = measure_norms(eye, images, [0, 2], sentences=TEXT, batch=2)
-    assert eye.calls == [2, 1]
-    assert (norms.model, norms.dtype, norms.images) == ("patch-eye", "float32", 3)
+    norms = measure_norms(vlm, images, [0, 2], sentences=TEXT, batch=2)
+    assert vlm.calls == [2, 1]
+    assert (norms.model, norms.dtype, norms.images) == ("patch-vlm", "float32", 3)
     assert [layer.layer for layer in norms.layers] == [0, 2]
-    seen = eye.visual_tokens(images, [0, 2])
+    seen = vlm.visual_tokens(images, [0, 2])
     text = text_norms(tiny, TEXT, [0, 2])
     for found in norms.layers:
         visual = np.concatenate([tokens.norms(found.layer) for tokens in seen])
@@ -34,7 +34,7 @@ def test_visual_norms_stand_beside_text_norms(tiny: LanguageModel) -> None:
         assert found.visual.high == pytest.approx(np.percentile(visual, 95))
         assert found.visual.largest == visual.max()
         assert found.ratio == pytest.approx(np.median(visual) / np.median(text[found.layer]))
-    louder = measure_norms(PatchEye(tiny, gain=10), images, [0], sentences=TEXT)
+    louder = measure_norms(PatchVLM(tiny, gain=10), images, [0], sentences=TEXT)
     assert louder.layers[0].ratio == pytest.approx(10 * norms.layers[0].ratio)
     assert json.loads(json.dumps(norms.to_dict(), allow_nan=False))["layers"][0]["visual"]["tokens"] == 18
 
@@ -47,44 +47,44 @@ def test_text_counts_neither_special_tokens_nor_the_first(tiny: LanguageModel) -
 
 
 def test_our_own_sentences_are_there(tiny: LanguageModel) -> None:
-    norms = measure_norms(PatchEye(tiny), [picture()], range(5))
+    norms = measure_norms(PatchVLM(tiny), [picture()], range(5))
     assert [layer.layer for layer in norms.layers] == [0, 1, 2, 3, 4]
     assert norms.layers[0].text.tokens > 5 * len(SENTENCES)
 
 
 def test_what_cannot_be_measured(tiny: LanguageModel, tmp_path: Path) -> None:
-    eye = PatchEye(tiny)
+    vlm = PatchVLM(tiny)
     with pytest.raises(QueryError, match="no image to measure"):
-        measure_norms(eye, [], [0])
+        measure_norms(vlm, [], [0])
     with pytest.raises(QueryError, match="no token to compare with"):
-        measure_norms(eye, [picture()], [0], sentences=["."])
+        measure_norms(vlm, [picture()], [0], sentences=["."])
     with pytest.raises(ImageError):
-        measure_norms(eye, [tmp_path / "none.png"], [0])
+        measure_norms(vlm, [tmp_path / "none.png"], [0])
     with pytest.raises(QueryError, match="that can be read"):
-        measure_norms(eye, [tmp_path / "none.png"], [0], broken=lambda *_: None)
+        measure_norms(vlm, [tmp_path / "none.png"], [0], broken=lambda *_: None)
     with pytest.raises(ModelError, match="not finite in float32: load it in float32"):
-        measure_norms(PatchEye(tiny, gain=1e39), [picture()], [0])
+        measure_norms(PatchVLM(tiny, gain=1e39), [picture()], [0])
 
 
 def test_float16_is_named_where_it_overflows(tiny_dir: Path) -> None:
     half = load_language_model(str(tiny_dir), dtype="float16")
     said: list[str] = []
-    norms = measure_norms(PatchEye(half, gain=15_000), [picture()], [0], warn=said.append)
+    norms = measure_norms(PatchVLM(half, gain=15_000), [picture()], [0], warn=said.append)
     assert (norms.dtype, norms.limit) == ("float16", 65504)
     assert norms.layers[0].visual.largest > norms.limit
     assert "beyond what float16 holds (65,504)" in said[0]
     with pytest.raises(ModelError, match=r"Layer 0 .* not finite in float16: load it in bfloat16 or float32"):
-        measure_norms(PatchEye(half, gain=1e6), [picture()], [0])
+        measure_norms(PatchVLM(half, gain=1e6), [picture()], [0])
 
 
 def test_beyond_the_range_of_bfloat16(tiny_dir: Path) -> None:
-    eye = PatchEye(load_language_model(str(tiny_dir), dtype="bfloat16"), gain=3e38)
+    vlm = PatchVLM(load_language_model(str(tiny_dir), dtype="bfloat16"), gain=3e38)
     images = [picture()]
-    (tokens,) = eye.visual_tokens(images, [0])
+    (tokens,) = vlm.visual_tokens(images, [0])
     finite = tokens.states[0].nan_to_num(posinf=3e38, neginf=-3e38)
     tokens.states[0] = finite
     assert torch.isfinite(finite).all()
-    said = beyond_range(eye, [tokens])
+    said = beyond_range(vlm, [tokens])
     assert said is not None
     assert said.endswith("load it in float32.")
-    assert beyond_range(eye, []) is None
+    assert beyond_range(vlm, []) is None

@@ -36,14 +36,14 @@ from latentbank.query.reading.visual import (
     read_layers,
 )
 from tests.query.banks import ONE, fill
-from tests.query.eye import GRID, PatchEye, picture
+from tests.query.patch_vlm import GRID, PatchVLM, picture
 from tests.query.searches import candidates_asked_for
 from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
-def eye(tiny: LanguageModel) -> PatchEye:
-    return PatchEye(tiny)
+def vlm(tiny: LanguageModel) -> PatchVLM:
+    return PatchVLM(tiny)
 
 
 class Counting(Lens, register=False):
@@ -66,13 +66,13 @@ class Counting(Lens, register=False):
         return [[Neighbor(f"w{start + i}", f" w{start + i}", 0.5)] * top_k for i in range(len(queries))]
 
 
-def test_a_reading_holds_every_token_at_every_layer(bank: Bank, eye: PatchEye) -> None:
+def test_a_reading_holds_every_token_at_every_layer(bank: Bank, vlm: PatchVLM) -> None:
     image = picture()
-    reading = read_image(bank, eye, image, [0, 2, 3], bank_layers="all", top_k=3)
-    assert (reading.bank, reading.model, reading.lens) == ("small", "patch-eye", "latent")
+    reading = read_image(bank, vlm, image, [0, 2, 3], bank_layers="all", top_k=3)
+    assert (reading.bank, reading.model, reading.lens) == ("small", "patch-vlm", "latent")
     assert (reading.layers, reading.bank_layers) == ((0, 2, 3), tuple(bank.layers))
     assert (reading.size, reading.geometry) == ((30, 20), "exact, 2 x 3 patches")
-    (tokens,) = eye.visual_tokens([image], [0, 2, 3])
+    (tokens,) = vlm.visual_tokens([image], [0, 2, 3])
     for layer in (0, 2, 3):
         own = reading.at(layer)
         assert [token.index for token in own] == list(range(6))
@@ -85,11 +85,11 @@ def test_a_reading_holds_every_token_at_every_layer(bank: Bank, eye: PatchEye) -
         assert [[n.id for n in t.neighbors] for t in own] == [[n.id for n in row] for row in plain]
 
 
-def test_an_image_reads_like_its_hidden_states(bank: Bank, eye: PatchEye) -> None:
+def test_an_image_reads_like_its_hidden_states(bank: Bank, vlm: PatchVLM) -> None:
     """Nothing comes between the VLM and the lens: `read_hidden` of the same states gives the same."""
     image = picture(3)
-    (tokens,) = eye.visual_tokens([image], [1])
-    reading = read_image(bank, eye, image, 1, where=Where(corpus="first"), unique="word", top_k=4)
+    (tokens,) = vlm.visual_tokens([image], [1])
+    reading = read_image(bank, vlm, image, 1, where=Where(corpus="first"), unique="word", top_k=4)
     plain = read_hidden(bank, tokens.states[1], where=Where(corpus="first"), unique="word", top_k=4)
     assert [t.neighbors for t in reading.tokens] == [t.neighbors for t in plain.tokens]
     assert {n.corpus for t in reading.tokens for n in t.neighbors} == {"first"}
@@ -100,7 +100,7 @@ def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> N
     sentence = "The dog chased a cat in the garden."
     states = tiny.text_hidden_states(sentence, [2])[1][2][2:8]
 
-    class Echo(PatchEye):
+    class Echo(PatchVLM):
         def visual_tokens(self, images: Sequence[Image.Image], layers: Any, prompt: Any = None) -> Any:
             from latentbank.models.vision.vision_language import VisualTokens
 
@@ -114,7 +114,7 @@ def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> N
 
 
 def test_a_visual_layer_of_several_images_is_one_search(
-    bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
     search = Bank.search
@@ -124,41 +124,41 @@ def test_a_visual_layer_of_several_images_is_one_search(
         return search(self, queries, *args, **given)
 
     monkeypatch.setattr(Bank, "search", counted)
-    eye.calls.clear()
+    vlm.calls.clear()
     images = [picture(seed, (30 + seed, 20)) for seed in range(5)]
-    readings = list(read_images(eye, images, [LatentLens(bank)], [0, 1, 4], batch=2))
-    assert eye.calls == [2, 2, 1]
+    readings = list(read_images(vlm, images, [LatentLens(bank)], [0, 1, 4], batch=2))
+    assert vlm.calls == [2, 2, 1]
     assert asked == [2 * 6] * 3 + [2 * 6] * 3 + [6] * 3
     for image, reading in zip(images, readings, strict=True):
-        alone = read_image(bank, eye, image, [0, 1, 4])
+        alone = read_image(bank, vlm, image, [0, 1, 4])
         assert reading.size == image.size
         assert [[n.id for n in t.neighbors] for t in reading.tokens] == [
             [n.id for n in t.neighbors] for t in alone.tokens
         ]
 
 
-def test_layer_by_layer_gives_what_all_at_once_gives(bank: Bank, eye: PatchEye) -> None:
-    lenses = [LatentLens(bank), EmbeddingLens(eye.language.embedding, eye.language.tokenizer)]
-    before = len(eye.calls)
-    parts = list(read_layers(eye, picture(), lenses, [2, 0, 2, 1], top_k=3))
+def test_layer_by_layer_gives_what_all_at_once_gives(bank: Bank, vlm: PatchVLM) -> None:
+    lenses = [LatentLens(bank), EmbeddingLens(vlm.language.embedding, vlm.language.tokenizer)]
+    before = len(vlm.calls)
+    parts = list(read_layers(vlm, picture(), lenses, [2, 0, 2, 1], top_k=3))
     assert [part.layers for part in parts] == [(2,), (0,), (1,)]
-    assert eye.calls[before:] == [1]
-    (whole,) = read_images(eye, [picture()], lenses, [2, 0, 1], top_k=3)
+    assert vlm.calls[before:] == [1]
+    (whole,) = read_images(vlm, [picture()], lenses, [2, 0, 1], top_k=3)
     assert join_layers(parts) == whole
     with pytest.raises(QueryError, match="at least one visual layer"):
-        read_layers(eye, picture(), lenses, [])
+        read_layers(vlm, picture(), lenses, [])
 
 
 def test_lenses_get_the_same_states_and_stand_beside_each_other(
-    bank: Bank, eye: PatchEye, tiny: LanguageModel
+    bank: Bank, vlm: PatchVLM, tiny: LanguageModel
 ) -> None:
     one, images = Counting(), [picture(1), picture(2)]
     lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer), one]
-    first, second = read_images(eye, images, lenses, [1, 3], top_k=2)
+    first, second = read_images(vlm, images, lenses, [1, 3], top_k=2)
     assert first.lenses == ("latent", "embedding", "counting")
     assert first.lens == "latent,embedding,counting"
     assert len(first.tokens) == 3 * 2 * 6
-    seen = eye.visual_tokens(images, [1, 3])
+    seen = vlm.visual_tokens(images, [1, 3])
     assert [(asked.layer, asked.kind, asked.mean) for asked in one.asked] == [
         (1, "visual", None),
         (3, "visual", None),
@@ -176,64 +176,64 @@ def test_lenses_get_the_same_states_and_stand_beside_each_other(
         first.at(2)
 
 
-def test_without_a_bank(eye: PatchEye, tiny: LanguageModel) -> None:
-    (reading,) = read_images(eye, [picture()], [EmbeddingLens(tiny.embedding, tiny.tokenizer)], [0])
+def test_without_a_bank(vlm: PatchVLM, tiny: LanguageModel) -> None:
+    (reading,) = read_images(vlm, [picture()], [EmbeddingLens(tiny.embedding, tiny.tokenizer)], [0])
     assert (reading.bank, reading.bank_layers) == ("", ())
     assert "against" not in reading.title()
 
 
-def test_layers_when_none_are_named(bank: Bank, eye: PatchEye) -> None:
+def test_layers_when_none_are_named(bank: Bank, vlm: PatchVLM) -> None:
     assert default_visual_layers(32) == [0, 4, 8, 16]
     assert default_visual_layers(30) == [0, 4, 8, 15]
     assert default_visual_layers(1) == [0, 1]
-    assert read_image(bank, eye, picture()).layers == (0, 1, 2)
+    assert read_image(bank, vlm, picture()).layers == (0, 1, 2)
 
 
-def test_a_prompt_reaches_the_model_and_the_reading(bank: Bank, eye: PatchEye) -> None:
-    reading = read_image(bank, eye, picture(), 0, prompt="What is this?")
-    assert eye.prompts[-1] == reading.prompt == "What is this?"
-    assert read_image(bank, eye, picture(), 0).prompt is None
+def test_a_prompt_reaches_the_model_and_the_reading(bank: Bank, vlm: PatchVLM) -> None:
+    reading = read_image(bank, vlm, picture(), 0, prompt="What is this?")
+    assert vlm.prompts[-1] == reading.prompt == "What is this?"
+    assert read_image(bank, vlm, picture(), 0).prompt is None
 
 
 # --- what is refused ----------------------------------------------------------------------------
 
 
 def test_a_vlm_with_another_backbone_is_refused_before_anything_runs(bank: Bank, tmp_path: Path) -> None:
-    other = PatchEye(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
-    with pytest.raises(BankMismatch, match=r"(?s)llama-tiny.*patch-eye"):
+    other = PatchVLM(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+    with pytest.raises(BankMismatch, match=r"(?s)llama-tiny.*patch-vlm"):
         read_image(bank, other, picture())
     with pytest.raises(BankMismatch):
         read_images(other, [picture()], [LatentLens(bank)], [0])
     assert other.calls == []
 
 
-def test_wrong_choices_are_refused_at_once(bank: Bank, eye: PatchEye) -> None:
+def test_wrong_choices_are_refused_at_once(bank: Bank, vlm: PatchVLM) -> None:
     lens = LatentLens(bank)
     with pytest.raises(QueryError, match="at least one lens"):
-        read_images(eye, [picture()], [], [0])
+        read_images(vlm, [picture()], [], [0])
     with pytest.raises(QueryError, match="at least one visual layer"):
-        read_images(eye, [picture()], [lens], [])
+        read_images(vlm, [picture()], [lens], [])
     with pytest.raises(QueryError, match="same name"):
-        read_images(eye, [picture()], [lens, LatentLens(bank, "all")], [0])
+        read_images(vlm, [picture()], [lens, LatentLens(bank, "all")], [0])
     with pytest.raises(QueryError, match="at least 1 image"):
-        read_images(eye, [picture()], [lens], [0], batch=0)
+        read_images(vlm, [picture()], [lens], [0], batch=0)
     with pytest.raises(LayerNotFound, match="no layer 9"):
-        read_images(eye, [picture()], [LatentLens(bank, 9)], [0])
+        read_images(vlm, [picture()], [LatentLens(bank, 9)], [0])
     with pytest.raises(LayerNotFound, match="no layer 5"):
-        read_image(bank, eye, picture(), 5)
+        read_image(bank, vlm, picture(), 5)
 
 
-def test_a_broken_image_stops_or_is_skipped(bank: Bank, eye: PatchEye, tmp_path: Path) -> None:
+def test_a_broken_image_stops_or_is_skipped(bank: Bank, vlm: PatchVLM, tmp_path: Path) -> None:
     good, cut = tmp_path / "good.png", tmp_path / "cut.png"
     picture().save(good)
     cut.write_bytes(good.read_bytes()[:100])
     images = [good, cut, good.read_bytes(), picture()]
     with pytest.raises(ImageError, match=r"cut\.png cannot be read"):
-        list(read_images(eye, images, [LatentLens(bank)], [0]))
+        list(read_images(vlm, images, [LatentLens(bank)], [0]))
     skipped: list[tuple[str, str]] = []
     readings = list(
         read_images(
-            eye, images, [LatentLens(bank)], [0], broken=lambda name, e: skipped.append((name, str(e)))
+            vlm, images, [LatentLens(bank)], [0], broken=lambda name, e: skipped.append((name, str(e)))
         )
     )
     assert [name for name, _ in skipped] == [str(cut)]
@@ -241,34 +241,34 @@ def test_a_broken_image_stops_or_is_skipped(bank: Bank, eye: PatchEye, tmp_path:
 
 
 def test_an_image_that_the_model_refuses_does_not_take_its_batch_along(
-    bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = PatchEye.visual_tokens
+    look = PatchVLM.visual_tokens
 
-    def choosy(self: PatchEye, images: Any, layers: Any, prompt: str | None = None) -> Any:
+    def choosy(self: PatchVLM, images: Any, layers: Any, prompt: str | None = None) -> Any:
         if any(image.width == 300 for image in images):
             raise ImageError("The image has 300 x 1 pixels: cut it.")
         return look(self, images, layers, prompt)
 
-    monkeypatch.setattr(PatchEye, "visual_tokens", choosy)
+    monkeypatch.setattr(PatchVLM, "visual_tokens", choosy)
     images = [picture(), Image.new("RGB", (300, 1)), picture()]
     told: list[tuple[str, str]] = []
     readings = list(
-        read_images(eye, images, [LatentLens(bank)], [0], broken=lambda name, e: told.append((name, str(e))))
+        read_images(vlm, images, [LatentLens(bank)], [0], broken=lambda name, e: told.append((name, str(e))))
     )
     assert [reading.source for reading in readings] == ["image 0", "image 2"]
     assert told == [("image 1", "image 1: The image has 300 x 1 pixels: cut it.")]
     with pytest.raises(ImageError, match="image 1: The image has 300 x 1"):
-        list(read_images(eye, images, [LatentLens(bank)], [0]))
+        list(read_images(vlm, images, [LatentLens(bank)], [0]))
 
 
 def test_states_that_overflow_name_layer_image_and_dtype(bank: Bank, tiny: LanguageModel) -> None:
     with pytest.raises(
-        ModelError, match="Layer 0 of patch-eye gives visual tokens of image 0 that are not finite"
+        ModelError, match="Layer 0 of patch-vlm gives visual tokens of image 0 that are not finite"
     ):
-        read_image(bank, PatchEye(tiny, gain=1e39), picture(), 0)
-    with pytest.raises(ModelError, match=r"Layer 0 of patch-eye .* all zeros"):
-        read_image(bank, PatchEye(tiny, gain=0), picture(), 0)
+        read_image(bank, PatchVLM(tiny, gain=1e39), picture(), 0)
+    with pytest.raises(ModelError, match=r"Layer 0 of patch-vlm .* all zeros"):
+        read_image(bank, PatchVLM(tiny, gain=0), picture(), 0)
 
 
 def test_states_that_overflow_stop_the_job_also_where_broken_images_are_skipped(
@@ -278,7 +278,7 @@ def test_states_that_overflow_stop_the_job_also_where_broken_images_are_skipped(
     with pytest.raises(ModelError, match="not finite in float32"):
         list(
             read_images(
-                PatchEye(tiny, gain=math.inf),
+                PatchVLM(tiny, gain=math.inf),
                 [picture(), picture(1)],
                 [LatentLens(bank)],
                 [0],
@@ -292,7 +292,7 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
     tmp_path: Path, tiny_dir: Path, bank: Bank
 ) -> None:
     half = load_language_model(str(tiny_dir), dtype="float16")
-    large = PatchEye(half, gain=15_000)
+    large = PatchVLM(half, gain=15_000)
     said: list[str] = []
     lens = Counting()
 
@@ -312,10 +312,10 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
     with pytest.warns(RuntimeWarning, match="beyond what float16 holds"):
         list(read_images(large, images, [lens], [0]))
     said.clear()
-    list(read_images(PatchEye(half), images, [Counting()], [0], warn=said.append))
+    list(read_images(PatchVLM(half), images, [Counting()], [0], warn=said.append))
     list(
         read_images(
-            PatchEye(load_language_model(str(tiny_dir)), gain=15_000), images, [lens], [0], warn=said.append
+            PatchVLM(load_language_model(str(tiny_dir)), gain=15_000), images, [lens], [0], warn=said.append
         )
     )
     assert said == []
@@ -324,13 +324,13 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
 def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, tmp_path: Path) -> None:
     """Each image's own mean, whatever images it shares a batch with; or one that was measured on many."""
     with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
-        eye, images = PatchEye(tiny), [picture(seed) for seed in range(3)]
+        vlm, images = PatchVLM(tiny), [picture(seed) for seed in range(3)]
         lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
-        together = list(read_images(eye, images, lenses, [0, 2], top_k=2))
+        together = list(read_images(vlm, images, lenses, [0, 2], top_k=2))
         for image, reading in zip(images, together, strict=True):
             assert (reading.metric, reading.query_mean) == ("centred", "their own mean")
             assert "centred by their own mean" in reading.title()
-            (tokens,) = eye.visual_tokens([image], [0, 2])
+            (tokens,) = vlm.visual_tokens([image], [0, 2])
             for layer in (0, 2):
                 states = tokens.states[layer]
                 found = bank.search(states.numpy(), "all", 2, query_mean=states.mean(dim=0).numpy())
@@ -338,15 +338,15 @@ def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, t
                     [n.id for n in row] for row in found
                 ]
         means = means_of(
-            (t.states for t in eye.visual_tokens(images, [0, 2])), "visual tokens", eye.fingerprint()
+            (t.states for t in vlm.visual_tokens(images, [0, 2])), "visual tokens", vlm.fingerprint()
         )
-        (measured,) = read_images(eye, images[:1], lenses, [0], query_mean=means, top_k=2)
+        (measured,) = read_images(vlm, images[:1], lenses, [0], query_mean=means, top_k=2)
         assert measured.query_mean == "mean of visual tokens"
-        (reading,) = read_images(eye, images[:1], lenses, [0], query_mean=means.at(0), top_k=2)
+        (reading,) = read_images(vlm, images[:1], lenses, [0], query_mean=means.at(0), top_k=2)
         assert reading.query_mean == "a mean that was given"
         assert reading.tokens == measured.tokens
         found = bank.search(
-            eye.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0)
+            vlm.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0)
         )
         assert [[n.id for n in t.neighbors] for t in measured.at(0)] == [[n.id for n in row] for row in found]
 
@@ -357,7 +357,7 @@ def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, t
 @pytest.fixture
 def tiled(bank: Bank, tiny: LanguageModel) -> Reading:
     (reading,) = read_images(
-        PatchEye(tiny, tiles=2),
+        PatchVLM(tiny, tiles=2),
         [picture(5, (60, 40))],
         [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)],
         [0, 2],
@@ -384,7 +384,7 @@ def test_grids_of_words(tiled: Reading) -> None:
 def test_a_token_without_a_place_is_read_but_stands_in_no_grid(bank: Bank, tiny: LanguageModel) -> None:
     """An encoder's CLS token, which some models give their LLM before the patches."""
 
-    class WithClass(PatchEye):
+    class WithClass(PatchVLM):
         def _places(self, size: tuple[int, int]) -> dict[str, Any]:
             places = super()._places(size)
             places["rows"][0] = places["columns"][0] = -1
@@ -394,7 +394,7 @@ def test_a_token_without_a_place_is_read_but_stands_in_no_grid(bank: Bank, tiny:
     assert len(reading.tokens) == 6
     assert reading.grid(0)[0][0] == ""
     assert reading.tokens[0].label == "-1,-1"
-    assert draw_reading(reading).size == draw_reading(read_image(bank, PatchEye(tiny), picture(), 0)).size
+    assert draw_reading(reading).size == draw_reading(read_image(bank, PatchVLM(tiny), picture(), 0)).size
 
 
 def test_a_text_has_no_grid(bank: Bank, tiny: LanguageModel) -> None:
@@ -404,7 +404,7 @@ def test_a_text_has_no_grid(bank: Bank, tiny: LanguageModel) -> None:
 
 def test_repr_is_a_grid_for_every_lens_layer_and_tile(tiled: Reading) -> None:
     lines = repr(tiled).splitlines()
-    assert lines[0].startswith("latent + embedding reading of 'image 0' (60 x 40) by patch-eye against small")
+    assert lines[0].startswith("latent + embedding reading of 'image 0' (60 x 40) by patch-vlm against small")
     headings = [line for line in lines if "visual layer" in line]
     assert len(headings) == 2 * 2 * 2
     assert headings[0] == "latent lens, visual layer 0, tile 0"
@@ -488,7 +488,7 @@ def test_a_picture_has_a_panel_for_each_lens_and_layer(tiled: Reading, tmp_path:
     assert Image.open(io.BytesIO(again)).size == page.size
 
 
-def test_words_are_drawn_on_their_patches(bank: Bank, eye: PatchEye) -> None:
+def test_words_are_drawn_on_their_patches(bank: Bank, vlm: PatchVLM) -> None:
     """A patch without a word stays as the image is, but for its frame; one with a word does not."""
     image = Image.new("RGB", (300, 200), (200, 120, 40))
 
@@ -498,7 +498,7 @@ def test_words_are_drawn_on_their_patches(bank: Bank, eye: PatchEye) -> None:
         def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
             return [[Neighbor("crocodile", "crocodile", 0.5)] if i < 3 else [] for i in range(len(queries))]
 
-    (reading,) = read_images(eye, [image], [Half()], [0])
+    (reading,) = read_images(vlm, [image], [Half()], [0])
     assert reading.grid(0) == [["crocodile"] * 3, [""] * 3]
     page = np.asarray(draw_reading(reading))
     panel = page[-10 - 200 * page.shape[1] // 320 :, 10:-10]
@@ -509,8 +509,8 @@ def test_words_are_drawn_on_their_patches(bank: Bank, eye: PatchEye) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000), (4000, 3000)])
-def test_pictures_of_any_size_stay_of_a_size(bank: Bank, eye: PatchEye, size: tuple[int, int]) -> None:
-    page = draw_reading(read_image(bank, eye, picture(0, size), 0))
+def test_pictures_of_any_size_stay_of_a_size(bank: Bank, vlm: PatchVLM, size: tuple[int, int]) -> None:
+    page = draw_reading(read_image(bank, vlm, picture(0, size), 0))
     assert max(page.size) < 2600
     assert png_bytes(page).startswith(b"\x89PNG")
 
@@ -523,24 +523,24 @@ def test_only_images_are_drawn(bank: Bank, tiny: LanguageModel, tiled: Reading) 
         draw_reading(tiled, tile=7)
 
 
-def test_images_that_were_found_are_read_under_their_names(bank: Bank, eye: PatchEye, tmp_path: Path) -> None:
+def test_images_that_were_found_are_read_under_their_names(bank: Bank, vlm: PatchVLM, tmp_path: Path) -> None:
     for number in (2, 1):
         picture(number).save(tmp_path / f"{number}.png")
-    readings = list(read_images(eye, find_images([tmp_path]), [LatentLens(bank)], [0]))
+    readings = list(read_images(vlm, find_images([tmp_path]), [LatentLens(bank)], [0]))
     assert [r.source for r in readings] == [str(tmp_path / "1.png"), str(tmp_path / "2.png")]
 
 
 def test_visual_tokens_are_searched_with_more_candidates(
-    bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They lie far from text, where a graph of text is easily left on the wrong side."""
     images = [picture()]
     asked = candidates_asked_for(bank, monkeypatch)
-    list(read_images(eye, images, [LatentLens(bank, "all")], [0], top_k=2))
+    list(read_images(vlm, images, [LatentLens(bank, "all")], [0], top_k=2))
     assert set(asked) == {bank.settings.ef_visual}
     asked.clear()
-    list(read_images(eye, images, [LatentLens(bank, "all", ef=7)], [0], top_k=2))
+    list(read_images(vlm, images, [LatentLens(bank, "all", ef=7)], [0], top_k=2))
     assert set(asked) == {7}
     asked.clear()
-    bank.search(eye.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2)
+    bank.search(vlm.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2)
     assert set(asked) == {None}

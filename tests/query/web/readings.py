@@ -66,7 +66,7 @@ def reading_of(
     return Reading(
         source=source,
         bank="small",
-        model="eye",
+        model="vlm",
         lenses=tuple(lenses),
         bank_layers=(1, 2),
         layers=tuple(layers),

@@ -34,8 +34,8 @@ from latentbank.query.web.inputs import where_of
 from latentbank.query.web.server import create_app
 from latentbank.query.web.service import ReadingService
 from tests.query.banks import SENTENCES, fill
-from tests.query.eye import PatchEye, picture
-from tests.query.searches import candidates_asked_for, hold_second_layer
+from tests.query.patch_vlm import PatchVLM, picture
+from tests.query.searches import block_second_layer, candidates_asked_for
 from tests.query.web.readings import HOSTILE, png
 from tests.tiny import save_tiny
 
@@ -43,14 +43,14 @@ HOME = "http://127.0.0.1:8265"
 
 
 @pytest.fixture
-def eye(tiny: LanguageModel) -> PatchEye:
-    return PatchEye(tiny)
+def vlm(tiny: LanguageModel) -> PatchVLM:
+    return PatchVLM(tiny)
 
 
 @pytest.fixture
-def client(bank: Bank, eye: PatchEye) -> Iterator[TestClient]:
+def client(bank: Bank, vlm: PatchVLM) -> Iterator[TestClient]:
     pictures = {"a cat": png(picture(1))}
-    service = ReadingService(bank, eye)
+    service = ReadingService(bank, vlm)
     with TestClient(Guard(create_app(service, pictures)), base_url=HOME) as made:
         cast("Any", made).service = service
         yield made
@@ -82,16 +82,16 @@ def reading(client: TestClient, image: bytes | None = None, **asked: Any) -> dic
 # --- reading ------------------------------------------------------------------------------------
 
 
-def test_an_image_is_read_as_the_library_reads_it(client: TestClient, bank: Bank, eye: PatchEye) -> None:
+def test_an_image_is_read_as_the_library_reads_it(client: TestClient, bank: Bank, vlm: PatchVLM) -> None:
     image = picture(3)
     asked = {"layers": "0,2", "bank_layers": "1,2", "lens": "latent,embedding", "top_k": 3, "corpus": "first"}
     data = reading(client, png(image), name="cat.png", unique="word", **asked)
-    language = eye.language
+    language = vlm.language
     lenses = [
         LatentLens(bank, (1, 2), Where(corpus="first"), "word"),
         EmbeddingLens(language.embedding, language.tokenizer, "word"),
     ]
-    (expected,) = read_images(eye, [image], lenses, [0, 2], top_k=3)
+    (expected,) = read_images(vlm, [image], lenses, [0, 2], top_k=3)
     wanted = json.loads(json.dumps(page_data(expected)))
     assert data | {"source": ""} == wanted | {"source": ""}
     assert data["source"] == "cat.png"
@@ -118,12 +118,12 @@ def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: 
 
 
 def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
-    tmp_path: Path, tiny: LanguageModel, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: LanguageModel, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 4)
     with fill("centred", tmp_path, tiny, {"c": SENTENCES}, metric="centred") as bank:
-        (expected,) = read_images(eye, [picture()], [LatentLens(bank)], [1, 2])
-        with TestClient(Guard(create_app(ReadingService(bank, eye))), base_url=HOME) as client:
+        (expected,) = read_images(vlm, [picture()], [LatentLens(bank)], [1, 2])
+        with TestClient(Guard(create_app(ReadingService(bank, vlm))), base_url=HOME) as client:
             data = reading(client, png(picture()), layers="1,2")
     wanted = json.loads(page_json(expected))
     assert data["found"] == wanted["found"]
@@ -131,26 +131,26 @@ def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
 
 
 def test_another_filter_needs_no_other_forward_pass_and_the_same_ask_no_other_job(
-    client: TestClient, eye: PatchEye
+    client: TestClient, vlm: PatchVLM
 ) -> None:
     image = png(picture(4))
     data = reading(client, image, layers="0")
     filtered = reading(client, image, layers="0", word="DOG", bank_layers="all")
-    assert eye.calls == [1]
+    assert vlm.calls == [1]
     words = {context[0] for context in filtered["contexts"]}
     assert words == {"dog"}
     first, again = outcome(client, image, layers="0"), outcome(client, image, layers="0")
     assert first["reading"] == again["reading"]
     assert client.get(f"/api/readings/{first['reading']}").json() == data
-    assert eye.calls == [1]
+    assert vlm.calls == [1]
 
 
 def test_each_layer_is_told_as_soon_as_it_is_read(
-    client: TestClient, bank: Bank, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second layer waits until the first one's neighbors have reached the client."""
     monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
-    first_is_there = hold_second_layer(bank, monkeypatch)
+    first_is_there = block_second_layer(bank, monkeypatch)
     image = picture(8)
     asked = {"layers": "1,2", "lens": "latent,embedding"}
     job = client.post("/api/readings", params=asked, content=png(image)).json()["job"]
@@ -163,9 +163,9 @@ def test_each_layer_is_told_as_soon_as_it_is_read(
         first_is_there.set()
         parts = told.result()
     assert [part["number"] for part in parts] == list(range(len(parts)))
-    lenses = [LatentLens(bank), EmbeddingLens(eye.language.embedding, eye.language.tokenizer)]
+    lenses = [LatentLens(bank), EmbeddingLens(vlm.language.embedding, vlm.language.tokenizer)]
     for layer, part in zip((1, 2), parts, strict=False):
-        (expected,) = read_images(eye, [image], lenses, [layer])
+        (expected,) = read_images(vlm, [image], lenses, [layer])
         wanted = json.loads(json.dumps(page_data(expected))) | {"source": ""}
         assert part["layers"] == [1, 2]
         assert part["reading"] | {"source": ""} == wanted | ({"image": None} if part["number"] else {})
@@ -190,10 +190,10 @@ def test_a_reading_that_is_cancelled_between_layers_ends_there(
 
 
 def test_after_a_corpus_was_replaced_it_is_read_anew(
-    tmp_path: Path, tiny: LanguageModel, eye: PatchEye
+    tmp_path: Path, tiny: LanguageModel, vlm: PatchVLM
 ) -> None:
     bank = fill("small", tmp_path, tiny, {"c": ["A red apple lies on the wooden table."]})
-    with bank, TestClient(Guard(create_app(ReadingService(bank, eye))), base_url=HOME) as client:
+    with bank, TestClient(Guard(create_app(ReadingService(bank, vlm))), base_url=HOME) as client:
         asked = {"sentence": "The dog chased a cat.", "layers": "1"}
         before, first = reading(client, **asked), outcome(client, **asked)
         assert outcome(client, **asked)["reading"] == first["reading"]
@@ -219,15 +219,15 @@ def test_what_another_version_of_the_bank_says_is_read_anew(
 
 
 def test_another_model_is_loaded_when_it_is_chosen_and_stays(bank: Bank, tiny: LanguageModel) -> None:
-    eye, loud = PatchEye(tiny), PatchEye(tiny, gain=9.0)
+    vlm, loud = PatchVLM(tiny), PatchVLM(tiny, gain=9.0)
     loaded: list[str] = []
 
-    def load(say: Callable[[str], None]) -> PatchEye:
+    def load(say: Callable[[str], None]) -> PatchVLM:
         say("unpacking its weights")
         loaded.append("loud")
         return loud
 
-    app = create_app(ReadingService(bank, eye, {"loud": load}, "quiet"), {"a cat": png(picture(1))})
+    app = create_app(ReadingService(bank, vlm, {"loud": load}, "quiet"), {"a cat": png(picture(1))})
     with TestClient(Guard(app), base_url=HOME) as client:
         assert client.get("/api/about").json()["models"] == ["quiet", "loud"]
         own = reading(client, picture="a cat", layers="1")
@@ -243,14 +243,14 @@ def test_another_model_is_loaded_when_it_is_chosen_and_stays(bank: Bank, tiny: L
 
 
 def test_a_model_with_another_llm_is_said_to_be_the_wrong_one_and_loaded_once(
-    bank: Bank, eye: PatchEye, tmp_path: Path
+    bank: Bank, vlm: PatchVLM, tmp_path: Path
 ) -> None:
-    other = PatchEye(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+    other = PatchVLM(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
     loads: list[int] = []
     with TestClient(
         Guard(
             create_app(
-                ReadingService(bank, eye, {"other": lambda say: loads.append(1) or other}),
+                ReadingService(bank, vlm, {"other": lambda say: loads.append(1) or other}),
                 {"a": png(picture())},
             )
         ),
@@ -263,16 +263,16 @@ def test_a_model_with_another_llm_is_said_to_be_the_wrong_one_and_loaded_once(
     assert loads == [1]
 
 
-def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, eye: PatchEye) -> None:
+def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, vlm: PatchVLM) -> None:
     tries: list[int] = []
 
-    def load(say: Callable[[str], None]) -> PatchEye:
+    def load(say: Callable[[str], None]) -> PatchVLM:
         tries.append(1)
         if len(tries) == 1:
             raise ModelError("Its weights are missing; download them.")
-        return eye
+        return vlm
 
-    app = create_app(ReadingService(bank, eye, {"other": load}), {"a": png(picture())})
+    app = create_app(ReadingService(bank, vlm, {"other": load}), {"a": png(picture())})
     with TestClient(Guard(app), base_url=HOME) as client:
         assert (
             outcome(client, picture="a", model="other")["error"] == "Its weights are missing; download them."
@@ -302,17 +302,17 @@ def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: p
 
 
 def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
-    client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking, go = threading.Event(), threading.Event()
-    look = eye.visual_tokens
+    look = vlm.visual_tokens
 
     def slow(*given: Any, **more: Any) -> Any:
         looking.set()
         assert go.wait(20)
         return look(*given, **more)
 
-    monkeypatch.setattr(eye, "visual_tokens", slow)
+    monkeypatch.setattr(vlm, "visual_tokens", slow)
     ask: Callable[[str], str] = lambda layers: client.post(  # noqa: E731
         "/api/readings", params={"picture": "a cat", "layers": layers}
     ).json()["job"]
@@ -322,17 +322,17 @@ def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
         assert client.delete(f"/api/jobs/{job}").status_code == 204
     go.set()
     assert [events(client, job)[-1]["state"] for job in (running, waiting)] == ["cancelled", "cancelled"]
-    assert eye.calls == [1]
+    assert vlm.calls == [1]
     assert outcome(client, picture="a cat", layers="2")["state"] == "done"
 
 
 def test_an_unexpected_failure_is_told_without_its_insides(
-    client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(eye, "visual_tokens", broken)
+    monkeypatch.setattr(vlm, "visual_tokens", broken)
     last = outcome(client, picture="a cat")
     assert last["state"] == "failed"
     assert "RuntimeError" in last["error"]
@@ -418,11 +418,11 @@ def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
 
 
 def test_too_many_waiting_jobs_are_refused(
-    client: TestClient, eye: PatchEye, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentbank.query.web.service.WAITING", 2)
-    go, look = threading.Event(), eye.visual_tokens
-    monkeypatch.setattr(eye, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
+    go, look = threading.Event(), vlm.visual_tokens
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
     try:
         for layer in range(3):
             outcome_of = client.post("/api/readings", params={"picture": "a cat", "layers": str(layer)})
@@ -442,7 +442,7 @@ def test_no_path_reaches_the_disk(client: TestClient) -> None:
 
 
 def test_another_models_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
-    other = PatchEye(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+    other = PatchVLM(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
     with pytest.raises(BankMismatch):
         ReadingService(bank, other)
 
@@ -467,13 +467,13 @@ def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
 
 
 def test_hostile_captions_and_file_names_stay_text(
-    tmp_path: Path, tiny: LanguageModel, eye: PatchEye
+    tmp_path: Path, tiny: LanguageModel, vlm: PatchVLM
 ) -> None:
     bank = fill("hostile", tmp_path, tiny, {})
     plan = plan_for(bank, corpus_from_sentences("c", [HOSTILE] * 2), tiny, tmp_path / "plan")
     store_plan(bank, plan, tiny)
     name = f"../../{HOSTILE}\x00\n.png"
-    with bank, TestClient(Guard(create_app(ReadingService(bank, eye))), base_url=HOME) as client:
+    with bank, TestClient(Guard(create_app(ReadingService(bank, vlm))), base_url=HOME) as client:
         last = outcome(client, png(picture()), name=name)
         response = client.get(f"/api/readings/{last['reading']}")
         assert response.headers["content-type"] == "application/json"

@@ -18,7 +18,7 @@ GRID = (2, 3)  # rows, columns
 
 
 class Unembedded:
-    """An unembedding without a norm: logits are inner products with a matrix; counts the rows of each call."""
+    """An unembedding without a norm: logits are inner products with a matrix. It counts the rows of each call."""
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
@@ -29,10 +29,10 @@ class Unembedded:
         return states.to(self.matrix) @ self.matrix.T
 
 
-class PatchEye:
-    """Six patches of each image, and where `tiles` is more than one, as many again of its left half.
+class PatchVLM:
+    """A VLM of six patches of each image; with `tiles=2`, also of six patches of its left half.
 
-    A patch's colours, times a fixed random matrix times `gain`, stand in the LLM's input where its tokens would.
+    A patch's colours, times a fixed random matrix and `gain`, take the place of tokens in the LLM's input.
     """
 
     revision = None
@@ -41,7 +41,7 @@ class PatchEye:
 
     def __init__(self, language: LanguageModel, gain: float = 1.0, tiles: int = 1) -> None:
         self.language = language
-        self.name = "patch-eye"
+        self.name = "patch-vlm"
         self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
         self.gain, self.tiles = gain, tiles
         self.calls: list[int] = []  # images in each forward
@@ -105,6 +105,6 @@ class PatchEye:
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (30, 20)) -> Image.Image:
-    """An image of random colours."""
+    """Return an image of random colours."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""A VLM for tests that sees what it is told to see: each patch of a scene gets the hidden state of a word in a text."""
+"""A VLM for tests whose patches are scripted: each gets the hidden state of a chosen word in a sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACES = ("top left", "right", "bottom")
 def scene_of(
     number: int, things: dict[str, Sequence[int]], share: float = 0.8, colour: str = "pink"
 ) -> LabelledImage:
-    """A scene in which each thing covers `share` of the patches given for it; every number is another image."""
+    """Return a scene in which each object covers `share` of its patches; every number gives another image."""
     objects = []
     for place, (name, tokens) in zip(PLACES, things.items(), strict=False):
         coverage = np.zeros(GRID[0] * GRID[1], dtype=np.float32)
@@ -33,11 +33,11 @@ def scene_of(
     return LabelledImage(image, tuple(objects), frozenset([colour]))
 
 
-class Seer:
-    """Six patches; `sees` says which word a patch of a scene shows, by scene and patch.
+class ScriptedVLM:
+    """A VLM of six patches; `word_of` returns the word that a patch of a scene shows.
 
-    The hidden state is that of the word in one of the tests' sentences at the LLM's layer `text_layer`, whatever the
-    visual layer, plus `offset` in every dimension. A word that is in no sentence gives a random direction.
+    At every visual layer, the hidden state of a patch is that of its word in one of the tests' sentences at the LLM's
+    layer `text_layer`, plus `offset` in every dimension. A word in none of the sentences gives a random direction.
     """
 
     revision = None
@@ -48,16 +48,16 @@ class Seer:
         self,
         language: LanguageModel,
         scenes: Sequence[LabelledImage],
-        sees: Callable[[LabelledImage, int], str],
+        word_of: Callable[[LabelledImage, int], str],
         *,
         text_layer: int = 2,
         offset: float = 0.0,
         cls: bool = False,
     ) -> None:
-        self.language, self.name = language, "seer"
+        self.language, self.name = language, "scripted"
         self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
         self.scenes = {scene.image.tobytes(): scene for scene in scenes}
-        self.sees, self.text_layer, self.offset, self.cls = sees, text_layer, offset, cls
+        self.word_of, self.text_layer, self.offset, self.cls = word_of, text_layer, offset, cls
 
     def fingerprint(self) -> str:
         return self.language.fingerprint()
@@ -70,10 +70,10 @@ class Seer:
     def _tokens(self, image: Image.Image, layers: Sequence[int]) -> VisualTokens:
         scene = self.scenes.get(image.tobytes())
         patches = range(GRID[0] * GRID[1])
-        words = ["?"] * len(patches) if scene is None else [self.sees(scene, patch) for patch in patches]
+        words = ["?"] * len(patches) if scene is None else [self.word_of(scene, patch) for patch in patches]
         states = torch.stack([self._state(word, patch) for patch, word in enumerate(words)]) + self.offset
         rows, columns = (axis.ravel() for axis in np.indices(GRID))
-        if self.cls:  # comes first and has no place
+        if self.cls:  # it comes first and has no place in the grid
             states = torch.cat([states[:1] * -7, states])
             rows, columns = (np.concatenate([[-1], axis]) for axis in (rows, columns))
         boxes = np.zeros((len(rows), 4), dtype=np.float32)
