@@ -68,7 +68,7 @@ def evaluate(
         coverage: the least share of an object patch that its object covers.
         alone: visual layers at which each bank layer is also searched alone.
         resamples: resamples of the images for confidence intervals.
-        progress: told how many images are done, then how many layers and lenses.
+        progress: receives the number of images done, then that of layers and lenses.
 
     Raises:
         BankMismatch: the bank belongs to another LLM.

@@ -76,7 +76,7 @@ def labelled_patches(
         model: the VLM.
         scenes: labelled images, made for its grid (`grid_of`).
         layers: the visual layers.
-        progress: told how many images are done.
+        progress: receives the number of images done.
 
     Raises:
         ModelError: the images were made for another grid.
@@ -112,7 +112,7 @@ def object_means(
         scenes: labelled images other than those that will be read, made for the VLM's grid (`grid_of`).
         layers: the visual layers.
         coverage: the least share of a patch that its object must cover for the token to count.
-        progress: told how many images are done.
+        progress: receives the number of images done.
 
     Raises:
         QueryError: no token shows an object.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LatentLens(Lens):
     """Nearest contexts of a bank by cosine (arXiv 2602.00462).
 
-    Of a centred bank, `Queries.mean` is subtracted from the queries. Queries of visual tokens look at as many
+    If the bank is centred, it subtracts `Queries.mean` from the queries. Queries of visual tokens look at as many
     candidates in a large layer's graph as `Settings.ef_visual` says.
 
     Args:

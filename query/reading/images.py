@@ -160,8 +160,8 @@ def opened(
 
     Args:
         images: paths, bytes, open images, or what `find_images` found.
-        broken: told the name of an image that cannot be read, and why; such an image is left out. None: the error is
-            raised.
+        broken: called with the name of an image that cannot be read, and the error; such an image is left out. None:
+            the error is raised.
 
     Raises:
         ImageError: an image cannot be read, and `broken` is None.

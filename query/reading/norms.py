@@ -104,7 +104,7 @@ def measure_norms(
         prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
         broken: as for `read_images`.
-        warn: told once if visual norms are beyond what the model's dtype can hold.
+        warn: called once with a warning if visual norms are beyond what the model's dtype can hold.
 
     Raises:
         QueryError: no image, or no text.

@@ -120,9 +120,10 @@ def read_images(
         query_mean: for a centred bank, the mean that is subtracted from visual tokens: `Means` measured on many
             images, "batch" (each image's own at each layer), or an array `[hidden]`; None: the means kept with the
             VLM, else "batch". Lenses without a bank read visual tokens as they are.
-        broken: told the name of an image that cannot be read, or that the model refuses, and why; such an image is
-            left out. None: the error is raised.
-        warn: told once if visual norms are beyond what the model's dtype can hold; None: a Python warning is issued.
+        broken: called with the name of an image that cannot be read or that the model refuses, and the error; such an
+            image is left out. None: the error is raised.
+        warn: called once with a warning if visual norms are beyond what the model's dtype can hold; None: a Python
+            warning is issued.
 
     Yields:
         A reading of each image through all lenses at all layers, in the images' order.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from latentbank.models.vision.vision_language import VisualModel, VisualTokens
 
 Broken = Callable[[str, LatentBankError], None]
-"""What is told the name of an image that cannot be read, and why."""
+"""A function that is called with the name of an image that cannot be read, and the error."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def image_tokens(
         layers: the visual layers.
         prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
-        broken: told the name of an image that cannot be read, or that the model refuses, and why; such an image is
-            left out. None: the error is raised.
+        broken: called with the name of an image that cannot be read or that the model refuses, and the error; such an
+            image is left out. None: the error is raised.
 
     Raises:
         ImageError: an image cannot be read.

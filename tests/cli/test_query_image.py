@@ -31,7 +31,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchVLM]:
-    """The models that commands load: any name is a folder of an LLM, which gets an vlm."""
+    """The models that commands load: any name is a folder of an LLM, on which a PatchVLM is built."""
     models: list[PatchVLM] = []
 
     def load(name: str, *, dtype: Any, deepest_layer: Any, **_: Any) -> PatchVLM:
@@ -97,7 +97,7 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchVLM], photo
 
 def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:
     code, out, err = run("query", "image", photos, "--visual-layers", "1", "--top-k", "1")
-    assert code == 1  # one is broken
+    assert code == 1  # an image is broken
     assert f"skipped: The image {photos / 'b.png'} cannot be read to its end" in err
     assert "1 images could not be read" in err
     headings = [line for line in out.splitlines() if line.startswith("latent lens, visual layer 1")]
@@ -150,7 +150,7 @@ def test_pages_and_figures_go_to_files_or_folders(
 
     folder = tmp_path / "pages"
     code, _, err = run("query", "image", photos, *words, "--html", folder, "--png", folder, "--svg", folder)
-    assert code == 1, err  # one is broken
+    assert code == 1, err  # an image is broken
     assert sorted(path.suffix for path in folder.iterdir()) == [
         ".html",
         ".html",
@@ -369,7 +369,7 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     assert run(*made)[0] == 0
     kept = tmp_path / "means.safetensors"
     code, out, err = run("query", "means", photos, "--visual-layers", "0,1", "--output", kept)
-    assert code == 1  # one is broken
+    assert code == 1  # an image is broken
     assert "skipped" in err
     assert out == f"The mean of visual tokens of 2 images (12 in all) at 2 layers is in {kept}.\n"
     words = ("query", "image", photos / "a.png", "--visual-layers", "1", "--json")

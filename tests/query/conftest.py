@@ -25,7 +25,7 @@ def tiny(tiny_dir: Path) -> LanguageModel:
 
 @pytest.fixture(scope="session")
 def filled_dir(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with one bank, `small`, of two corpora."""
+    """A data folder with the bank `small`, which has two corpora."""
     folder = tmp_path_factory.mktemp("banks")
     fill("small", folder, tiny, TWO, range(tiny.num_layers + 1)).close()
     return folder

@@ -1,4 +1,4 @@
-"""A real composite VLM whose encoder is nothing but pixels: of each of 2 x 3 patches the colours of 4 x 4 parts."""
+"""A real composite VLM whose encoder returns pixels: the colours of 4 x 4 parts of each of 2 x 3 patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS = 4
 
 
 class PixelEncoder:
-    """See the module."""
+    """An encoder whose features are the colours of 4 x 4 parts of a patch."""
 
     name = "pixels"
     grid = (2, 3)
@@ -47,7 +47,7 @@ class PixelEncoder:
 
 
 def pixel_vlm(language: LanguageModel, kind: str = "mlp3", seed: int = 1) -> CompositeVLM:
-    """A VLM with this encoder; its projector has weights of its own, as if it had been trained."""
+    """Return a VLM with this encoder, and with random weights that stand for a trained projector's."""
     torch.manual_seed(seed)
     projector = Projector(kind, PixelEncoder.features, language.hidden_size, 8)
     projector.mean += 100

@@ -1,4 +1,4 @@
-"""Centring: means of hidden states, kept, and taken from queries of a centred bank."""
+"""Centring: means of hidden states, in files, and subtracted from queries of a centred bank."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_mean_of_pieces_is_that_of_all() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[], [{}], [{1: np.ones((0, 4))}]])
-def test_there_is_no_mean_of_nothing(pieces: Any) -> None:
+def test_no_tokens_have_no_mean(pieces: Any) -> None:
     with pytest.raises(QueryError, match="There are no visual tokens to take the mean of"):
         means_of(pieces, "visual tokens", "")
 
@@ -81,7 +81,7 @@ def test_files_that_hold_no_means(tmp_path: Path) -> None:
 
 
 def test_text_takes_the_banks_mean_of_its_layer(centred: Bank, tiny: LanguageModel) -> None:
-    """A stored sentence finds itself, as in a plain bank, and the reading says by which mean."""
+    """A stored sentence finds itself, as in a plain bank, and the reading names the mean."""
     for layer in (1, 2):
         reading = read_text(centred, tiny, SENTENCES[0], layers=layer, bank_layers=layer, top_k=1, exact=True)
         assert (reading.metric, reading.query_mean) == ("centred", "the bank's mean of text")
@@ -106,7 +106,7 @@ def test_a_plain_bank_says_so(bank: Bank, tiny: LanguageModel) -> None:
             read_hidden(bank, ROWS, query_mean=given)
 
 
-def test_hidden_states_need_to_say_which_mean_they_have(centred: Bank) -> None:
+def test_hidden_states_for_a_centred_bank_need_a_mean(centred: Bank) -> None:
     with pytest.raises(QueryError, match="its queries need a mean: pass query_mean"):
         read_hidden(centred, ROWS)
     own = ROWS.mean(axis=0)
@@ -147,7 +147,7 @@ def test_text_from_elsewhere_takes_the_mean_of_its_layer(centred: Bank, tiny: La
         (np.tile(ROWS[0], (3, 1)), "batch", "Row 0 of the queries equals its mean"),
     ],
 )
-def test_means_that_help_nothing(centred: Bank, rows: Any, mean: Any, says: str) -> None:
+def test_means_that_are_refused(centred: Bank, rows: Any, mean: Any, says: str) -> None:
     with pytest.raises(QueryError, match=says):
         read_hidden(centred, rows, query_mean=mean)
 

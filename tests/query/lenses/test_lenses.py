@@ -1,4 +1,4 @@
-"""The two lenses that need no bank: what they find is what plain arithmetic finds, whatever the dtype and size."""
+"""The lenses without a bank find what plain arithmetic finds, whatever the dtype and size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of(states: Any) -> Queries:
 
 @pytest.fixture(scope="module")
 def matrix(tiny: LanguageModel) -> Tensor:
-    """One row for each token and three more, as in models whose matrix is padded."""
+    """A matrix with a row for each token and three more, as in models that pad it."""
     return torch.randn(len(tiny.tokenizer) + 3, 32, generator=torch.Generator().manual_seed(3))
 
 
@@ -103,7 +103,7 @@ def test_embedding_lens_survives_a_row_of_zeros(tiny: LanguageModel, matrix: Ten
 
 
 def test_an_embedding_finds_its_own_token(tiny: LanguageModel) -> None:
-    """Real input embeddings of a sentence: each token's nearest is itself, and its word is its text."""
+    """The nearest token of a sentence's input embedding is the token itself, and its word is its text."""
     ids, found = tiny.text_hidden_states("The dog chased a cat.", [0])
     embedding = tiny.embedding
     answers = EmbeddingLens(embedding, tiny.tokenizer).read(of(found[0]), 1)
@@ -140,7 +140,7 @@ def test_logit_lens_never_makes_more_logits_than_a_block(
     assert [[n.token_id for n in row] for row in found] == [[n.token_id for n in row] for row in whole]
 
 
-def test_rows_that_are_no_tokens_are_never_found(tiny: LanguageModel, matrix: Tensor) -> None:
+def test_padding_rows_are_never_found(tiny: LanguageModel, matrix: Tensor) -> None:
     padding = matrix[-1:]
     for lens in (EmbeddingLens(matrix, tiny.tokenizer), LogitLens(Unembedded(matrix * 50), tiny.tokenizer)):
         ids = [n.token_id for n in lens.read(of(padding), len(matrix))[0]]
@@ -149,7 +149,7 @@ def test_rows_that_are_no_tokens_are_never_found(tiny: LanguageModel, matrix: Te
 
 @pytest.mark.parametrize("kind", ["embedding", "logit"])
 def test_one_neighbor_per_word(tiny: LanguageModel, matrix: Tensor, states: Tensor, kind: str) -> None:
-    """Tokens of one word stand side by side: the deeper search still finds five distinct ones, the best of all."""
+    """Where several tokens have the same word, a deeper search still finds the best five distinct words."""
     same = matrix.clone()
     by_word: dict[str, list[int]] = {}
     for token_id in range(len(tiny.tokenizer)):
@@ -173,7 +173,7 @@ def test_one_neighbor_per_word(tiny: LanguageModel, matrix: Tensor, states: Tens
 
 
 def test_words_are_cut_as_in_a_bank(bank: Bank, tiny: LanguageModel, states: Tensor) -> None:
-    """A context whose token is a whole word and that token by itself are called the same."""
+    """A context whose token is a whole word has the same word as that token alone."""
     contexts = {n.token_id: n for row in LatentLens(bank, "all").read(of(states), 40) for n in row}
     whole = {i: n for i, n in contexts.items() if n.token.strip() == n.word}
     assert len(whole) > 5

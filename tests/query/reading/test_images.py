@@ -1,4 +1,4 @@
-"""Where images come from: files, globs, folders and datasets, and which name each gets."""
+"""Images from files, globs, folders and datasets, and their names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def png(seed: int = 0) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images a, b and deep/c, a text and an image with an unusual name."""
+    """A folder of images a, b and deep/c, a text file, and an image with an unusual suffix."""
     (tmp_path / "deep").mkdir()
     for number, name in enumerate(("b.png", "a.JPG", "deep/c.webp", "strange.image")):
         (tmp_path / name).write_bytes(png(number))
@@ -40,7 +40,7 @@ def test_files_globs_and_folders(folder: Path) -> None:
     everything = find_images([folder])
     assert names(everything, folder) == ["a.JPG", "b.png", "deep/c.webp"]
     assert everything.total == 3
-    assert names(everything, folder) == names(everything, folder)  # again and again
+    assert names(everything, folder) == names(everything, folder)  # they can be iterated again
     assert names(find_images([folder / "*.png"]), folder) == ["b.png"]
     assert names(find_images([folder / "**" / "*.webp"]), folder) == ["deep/c.webp"]
     assert names(find_images([folder / "strange.image", folder / "b.png"]), folder) == [
@@ -59,7 +59,7 @@ def test_names_with_brackets_are_files(tmp_path: Path) -> None:
     assert image.open().size == (30, 20)
 
 
-def test_files_about_images_have_names_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_names_are_unique_and_safe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "deep" / "b.png").write_bytes(png(9))
     files = [image.file_name(".parquet") for image in find_images([folder])]
     assert len(set(files)) == 4
@@ -67,7 +67,7 @@ def test_files_about_images_have_names_of_their_own(folder: Path, monkeypatch: p
     assert files[1].endswith(".parquet")
     monkeypatch.chdir(folder)
     (relative,) = find_images(["b.png"])
-    assert relative.file_name(".parquet") == files[1]  # wherever the command is run
+    assert relative.file_name(".parquet") == files[1]  # whatever the working directory
     (folder / "ü ?*.png").write_bytes(png())
     (odd,) = find_images([folder / "ü ?*.png"])
     assert set("?*/ ").isdisjoint(odd.file_name(".png"))
@@ -75,7 +75,7 @@ def test_files_about_images_have_names_of_their_own(folder: Path, monkeypatch: p
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A Parquet file of a dataset with three images, the second broken, the third missing."""
+    """A Parquet file of three images; the second is broken, the third is missing."""
     cells = [{"bytes": png(1), "path": None}, {"bytes": png(2)[:60], "path": None}, None]
     features = datasets.Features({"picture": datasets.Image(), "caption": datasets.Value("string")})
     rows = pa.table({"picture": cells, "caption": ["one", "two", "three"]}, schema=features.arrow_schema)
@@ -86,7 +86,7 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("given", ["file", "folder"])
-def test_datasets_are_streamed_and_broken_images_stop_nothing(table: Path, given: str) -> None:
+def test_datasets_are_streamed_and_a_broken_image_ends_nothing(table: Path, given: str) -> None:
     source = table if given == "file" else table.parent
     found = find_images([source])
     assert found.total is None
@@ -104,9 +104,9 @@ def test_datasets_are_streamed_and_broken_images_stop_nothing(table: Path, given
 def test_a_dataset_on_disk(tmp_path: Path) -> None:
     made = datasets.Dataset.from_dict({"image": [picture(1), picture(2)]})
     made.save_to_disk(tmp_path / "saved")
-    one, two = find_images([tmp_path / "saved"])
-    assert one.open().tobytes() == picture(1).tobytes()
-    assert two.open().tobytes() == picture(2).tobytes()
+    first, second = find_images([tmp_path / "saved"])
+    assert first.open().tobytes() == picture(1).tobytes()
+    assert second.open().tobytes() == picture(2).tobytes()
 
 
 def test_columns_of_datasets(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_columns_of_datasets(tmp_path: Path) -> None:
         ("nobody/nothing", {}, "The dataset nobody/nothing cannot be read"),
     ],
 )
-def test_what_is_not_there(
+def test_images_that_cannot_be_found(
     folder: Path, source: str, options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -150,6 +150,6 @@ def test_what_is_not_there(
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_named() -> None:
+def test_no_source_is_given() -> None:
     with pytest.raises(ImageError, match="Name an image"):
         find_images([])

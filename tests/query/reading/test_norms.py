@@ -1,4 +1,4 @@
-"""Norms of visual tokens beside those of text."""
+"""Norms of visual tokens and of text."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.query.patch_vlm import PatchVLM, picture
 TEXT = ["The dog chased a cat.", "A red apple lies on the table."]
 
 
-def test_visual_norms_stand_beside_text_norms(tiny: LanguageModel) -> None:
+def test_visual_norms_are_compared_with_text_norms(tiny: LanguageModel) -> None:
     vlm = PatchVLM(tiny)
     images = [picture(seed) for seed in range(3)]
     norms = measure_norms(vlm, images, [0, 2], sentences=TEXT, batch=2)
     assert vlm.calls == [2, 1]
     assert (norms.model, norms.dtype, norms.images) == ("patch-vlm", "float32", 3)
     assert [layer.layer for layer in norms.layers] == [0, 2]
-    seen = vlm.visual_tokens(images, [0, 2])
+    images_tokens = vlm.visual_tokens(images, [0, 2])
     text = text_norms(tiny, TEXT, [0, 2])
     for found in norms.layers:
-        visual = np.concatenate([tokens.norms(found.layer) for tokens in seen])
+        visual = np.concatenate([tokens.norms(found.layer) for tokens in images_tokens])
         assert (found.visual.tokens, found.text.tokens) == (18, len(text[found.layer]))
         assert found.visual.median == pytest.approx(np.median(visual))
         assert found.visual.low == pytest.approx(np.percentile(visual, 5))
@@ -46,7 +46,7 @@ def test_text_counts_neither_special_tokens_nor_the_first(tiny: LanguageModel) -
     assert len(text_norms(tiny, [sentence] * 40, [1], batch=16)[1]) == 40 * (len(ids) - 1)
 
 
-def test_our_own_sentences_are_there(tiny: LanguageModel) -> None:
+def test_without_text_own_sentences_are_measured(tiny: LanguageModel) -> None:
     norms = measure_norms(PatchVLM(tiny), [picture()], range(5))
     assert [layer.layer for layer in norms.layers] == [0, 1, 2, 3, 4]
     assert norms.layers[0].text.tokens > 5 * len(SENTENCES)
@@ -68,11 +68,11 @@ def test_what_cannot_be_measured(tiny: LanguageModel, tmp_path: Path) -> None:
 
 def test_float16_is_named_where_it_overflows(tiny_dir: Path) -> None:
     half = load_language_model(str(tiny_dir), dtype="float16")
-    said: list[str] = []
-    norms = measure_norms(PatchVLM(half, gain=15_000), [picture()], [0], warn=said.append)
+    warnings: list[str] = []
+    norms = measure_norms(PatchVLM(half, gain=15_000), [picture()], [0], warn=warnings.append)
     assert (norms.dtype, norms.limit) == ("float16", 65504)
     assert norms.layers[0].visual.largest > norms.limit
-    assert "beyond what float16 holds (65,504)" in said[0]
+    assert "beyond what float16 holds (65,504)" in warnings[0]
     with pytest.raises(ModelError, match=r"Layer 0 .* not finite in float16: load it in bfloat16 or float32"):
         measure_norms(PatchVLM(half, gain=1e6), [picture()], [0])
 
@@ -84,7 +84,7 @@ def test_beyond_the_range_of_bfloat16(tiny_dir: Path) -> None:
     finite = tokens.states[0].nan_to_num(posinf=3e38, neginf=-3e38)
     tokens.states[0] = finite
     assert torch.isfinite(finite).all()
-    said = beyond_range(vlm, [tokens])
-    assert said is not None
-    assert said.endswith("load it in float32.")
+    warning = beyond_range(vlm, [tokens])
+    assert warning is not None
+    assert warning.endswith("load it in float32.")
     assert beyond_range(vlm, []) is None

@@ -128,9 +128,9 @@ def test_hidden_states_of_several_layers(bank: Bank) -> None:
     rows = np.random.default_rng(0).standard_normal((2, bank.hidden_size))
     reading = read_hidden(bank, {3: rows, 4: rows * 100}, bank_layers="all", top_k=2)
     assert reading.layers == (3, 4)
-    for one, other in zip(reading.at(3), reading.at(4), strict=True):
-        assert [n.id for n in one.neighbors] == [n.id for n in other.neighbors]
-        assert other.norm == pytest.approx(100 * one.norm)
+    for token, other in zip(reading.at(3), reading.at(4), strict=True):
+        assert [n.id for n in token.neighbors] == [n.id for n in other.neighbors]
+        assert other.norm == pytest.approx(100 * token.norm)
 
 
 @pytest.mark.parametrize(

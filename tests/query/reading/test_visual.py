@@ -1,4 +1,4 @@
-"""Readings of images: what a VLM sees of them at each layer, through all lenses, in few large searches."""
+"""Readings of images: every visual token at each layer, through all lenses, in few large searches."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_reading_holds_every_token_at_every_layer(bank: Bank, vlm: PatchVLM) -
 
 
 def test_an_image_reads_like_its_hidden_states(bank: Bank, vlm: PatchVLM) -> None:
-    """Nothing comes between the VLM and the lens: `read_hidden` of the same states gives the same."""
+    """The lens gets the VLM's hidden states unchanged: `read_hidden` finds the same neighbors."""
     image = picture(3)
     (tokens,) = vlm.visual_tokens([image], [1])
     reading = read_image(bank, vlm, image, 1, where=Where(corpus="first"), unique="word", top_k=4)
@@ -96,7 +96,7 @@ def test_an_image_reads_like_its_hidden_states(bank: Bank, vlm: PatchVLM) -> Non
 
 
 def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> None:
-    """Patches that project onto hidden states of a stored sentence are read as that sentence, in their places."""
+    """Patches whose hidden states are those of a stored sentence are read as its words, in their places."""
     sentence = "The dog chased a cat in the garden."
     states = tiny.text_hidden_states(sentence, [2])[1][2][2:8]
 
@@ -152,19 +152,19 @@ def test_layer_by_layer_gives_what_all_at_once_gives(bank: Bank, vlm: PatchVLM) 
 def test_lenses_get_the_same_states_and_stand_beside_each_other(
     bank: Bank, vlm: PatchVLM, tiny: LanguageModel
 ) -> None:
-    one, images = Counting(), [picture(1), picture(2)]
-    lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer), one]
+    counting, images = Counting(), [picture(1), picture(2)]
+    lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer), counting]
     first, second = read_images(vlm, images, lenses, [1, 3], top_k=2)
     assert first.lenses == ("latent", "embedding", "counting")
     assert first.lens == "latent,embedding,counting"
     assert len(first.tokens) == 3 * 2 * 6
-    seen = vlm.visual_tokens(images, [1, 3])
-    assert [(asked.layer, asked.kind, asked.mean) for asked in one.asked] == [
+    tokens = vlm.visual_tokens(images, [1, 3])
+    assert [(asked.layer, asked.kind, asked.mean) for asked in counting.asked] == [
         (1, "visual", None),
         (3, "visual", None),
     ]
-    for asked, layer in zip(one.asked, (1, 3), strict=True):
-        assert np.array_equal(asked.states, torch.cat([t.states[layer] for t in seen]).numpy())
+    for asked, layer in zip(counting.asked, (1, 3), strict=True):
+        assert np.array_equal(asked.states, torch.cat([t.states[layer] for t in tokens]).numpy())
     words = [
         t.neighbors[0].word for layer in (1, 3) for r in (first, second) for t in r.at(layer, "counting")
     ]
@@ -195,7 +195,7 @@ def test_a_prompt_reaches_the_model_and_the_reading(bank: Bank, vlm: PatchVLM) -
     assert read_image(bank, vlm, picture(), 0).prompt is None
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------
 
 
 def test_a_vlm_with_another_backbone_is_refused_before_anything_runs(bank: Bank, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
 
 
 def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, tmp_path: Path) -> None:
-    """Each image's own mean, whatever images it shares a batch with; or one that was measured on many."""
+    """It is each image's own mean, whatever else is in the batch, or means measured on many images."""
     with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
         vlm, images = PatchVLM(tiny), [picture(seed) for seed in range(3)]
         lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
@@ -382,7 +382,7 @@ def test_grids_of_words(tiled: Reading) -> None:
 
 
 def test_a_token_without_a_place_is_read_but_stands_in_no_grid(bank: Bank, tiny: LanguageModel) -> None:
-    """An encoder's CLS token, which some models give their LLM before the patches."""
+    """Some models give their LLM the encoder's CLS token before the patches."""
 
     class WithClass(PatchVLM):
         def _places(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -476,9 +476,9 @@ def test_to_pandas_of_an_image_has_places(tiled: Reading) -> None:
 
 def test_a_picture_has_a_panel_for_each_lens_and_layer(tiled: Reading, tmp_path: Path) -> None:
     page = draw_reading(tiled)
-    one = draw_reading(tiled, layers=[2], lenses=["latent"])
-    assert page.width > 1.9 * one.width
-    assert page.height > 1.9 * one.height
+    panel = draw_reading(tiled, layers=[2], lenses=["latent"])
+    assert page.width > 1.9 * panel.width
+    assert page.height > 1.9 * panel.height
     path = save_reading(tiled, tmp_path / "new" / "page.png")
     with Image.open(path) as saved:
         assert (saved.format, saved.size) == ("PNG", page.size)
@@ -489,7 +489,7 @@ def test_a_picture_has_a_panel_for_each_lens_and_layer(tiled: Reading, tmp_path:
 
 
 def test_words_are_drawn_on_their_patches(bank: Bank, vlm: PatchVLM) -> None:
-    """A patch without a word stays as the image is, but for its frame; one with a word does not."""
+    """Only patches with a word differ from the image, apart from their frames."""
     image = Image.new("RGB", (300, 200), (200, 120, 40))
 
     class Half(Counting, register=False):
@@ -533,7 +533,7 @@ def test_images_that_were_found_are_read_under_their_names(bank: Bank, vlm: Patc
 def test_visual_tokens_are_searched_with_more_candidates(
     bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They lie far from text, where a graph of text is easily left on the wrong side."""
+    """They lie far from text, where a search in a graph of text more easily misses the nearest contexts."""
     images = [picture()]
     asked = candidates_asked_for(bank, monkeypatch)
     list(read_images(vlm, images, [LatentLens(bank, "all")], [0], top_k=2))
