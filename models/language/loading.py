@@ -271,7 +271,7 @@ def _read_weights(
     able = [auto_class for auto_class in classes if _can_load(auto_class, files.config)]
     if not able:
         raise ValueError(f"transformers has no language model for the type {files.config.model_type}")
-    model, info = able[0].from_pretrained(files.source, **options)
+    model, info = cast(Any, able[0]).from_pretrained(files.source, **options)
     return model, set(info["missing_keys"])
 
 
