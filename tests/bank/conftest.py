@@ -52,7 +52,7 @@ def data_dir(quick_disk: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither this machine's environment nor a .env file decides anything."""
+    """Keep this machine's environment and .env files from changing the settings."""
     for name in list(os.environ):
         if name.startswith("LATENTBANK_"):
             monkeypatch.delenv(name)
@@ -61,14 +61,14 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody has these banks open while they are filled, but in tests that say so."""
+    """Do not wait for readers: nobody has these banks open while they are filled, except in tests that say so."""
     for module in ("view", "removal", "opening", "transfer.receive"):
         monkeypatch.setattr(f"latentbank.bank.{module}.LEDGER_SECONDS", 0.0)
 
 
 @pytest.fixture
 def double() -> Iterator[Callable[..., QdrantDouble]]:
-    """Starts doubles (with a QdrantDouble's arguments), stops them, and checks what they were asked."""
+    """Start doubles (with a QdrantDouble's arguments), stop them, and check that their requests were valid."""
     with ExitStack() as running:
         started: list[QdrantDouble] = []
 
@@ -89,7 +89,7 @@ def server(double: Callable[..., QdrantDouble]) -> QdrantDouble:
 
 @pytest.fixture(params=["embedded", "grpc", "rest"])
 def place(request: pytest.FixtureRequest) -> Place:
-    """Each place in turn, with settings that lead there."""
+    """Provide each place in turn, with its settings."""
     kind = str(request.param)
     if kind == "embedded":
         return Place(kind, load_settings(data_dir=request.getfixturevalue("data_dir"), graph_from=1000))
@@ -107,7 +107,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts functions of a test file in processes of their own, with texts for arguments.
+    """Start functions of a test file in their own processes, with strings as arguments.
 
     `through` is the beginning of a command that starts another command. What still runs at the end is killed.
     """
@@ -130,14 +130,14 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def one_server(quick_disk: Path) -> Iterator[QdrantDouble]:
-    """One double for the many tests that need no other."""
+    """Provide one double for the many tests that need no other."""
     with QdrantDouble() as double:
         yield double
 
 
 @pytest.fixture
 def shared(one_server: QdrantDouble) -> Iterator[QdrantDouble]:
-    """The double of all tests, empty; what it was asked had to be valid."""
+    """Provide the double of all tests, emptied; afterwards check that its requests were valid."""
     one_server.wipe()
     one_server.clear_faults()
     one_server.requests.clear()
@@ -147,7 +147,7 @@ def shared(one_server: QdrantDouble) -> Iterator[QdrantDouble]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Collects the seconds that retries would wait; nobody waits."""
+    """Collect the seconds that retries would wait, without waiting."""
     waited: list[float] = []
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=waited.append))
     return waited

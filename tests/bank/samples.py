@@ -1,4 +1,4 @@
-"""Sample contexts, the stores they go into, and what a plain computation says about them."""
+"""Sample contexts, the stores that hold them, and a plain computation of their neighbors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a test's banks live: `settings` lead there, `kind` is embedded, grpc or rest."""
+    """The place of a test's banks: its settings, and its kind (embedded, grpc or rest)."""
 
     kind: str
     settings: Settings
@@ -119,7 +119,7 @@ def fill(
     states: Callable[[int], npt.ArrayLike] | None = None,
     complete: bool = True,
 ) -> dict[int, npt.NDArray[Any]]:
-    """Put sample contexts into every layer and the corpus into the ledger; gives each layer's hidden states.
+    """Put sample contexts into every layer and the corpus into the ledger; returns each layer's hidden states.
 
     `states` makes them, [count, hidden], for a layer.
     """
@@ -147,7 +147,7 @@ def entry(name: str, contexts: int, **given: Any) -> CorpusEntry:
 
 
 def said_by(child: subprocess.Popen[str]) -> str:
-    """The next line a child process says; fails with its complaint when it says nothing any more."""
+    """Return the next line that a child process prints; fails with its error output if there is none."""
     assert child.stdout is not None
     assert child.stderr is not None
     said = child.stdout.readline()
@@ -156,6 +156,6 @@ def said_by(child: subprocess.Popen[str]) -> str:
 
 
 def is_one_sentence(error: BaseException) -> bool:
-    """Whether an error's message is one sentence for a person: one line, not long, with a full stop."""
+    """Return whether an error's message is a single sentence: one line, not long, with a full stop."""
     text = str(error)
     return text.endswith(".") and "\n" not in text and len(text) < 400

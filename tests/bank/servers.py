@@ -1,4 +1,4 @@
-"""Banks on doubles of a server, and everything a store is asked for there."""
+"""Banks on doubles of a server, and every call that a store makes there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Doubles = Callable[..., QdrantDouble]
 
 @dataclass(frozen=True)
 class Call:
-    """One thing a store is asked: `operation` names the request that faults strike, after the first `after`."""
+    """One call of a store: `operation` names the request that faults strike, after skipping `after` of them."""
 
     operation: str
     do: Callable[[Store], Any]
@@ -88,7 +88,7 @@ def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
 
 
 def used(server: QdrantDouble) -> dict[str, set[str]]:
-    """The operations asked for over each transport."""
+    """Return the operations requested over each transport."""
     return {
         transport: {request.operation for request in server.requests if request.transport == transport}
         for transport in ("rest", "grpc")

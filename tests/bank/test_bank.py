@@ -1,4 +1,4 @@
-"""The bank itself, embedded and on a server: made, opened, filled, searched, checked, emptied, deleted."""
+"""The bank, embedded and on a server: created, opened, filled, searched, verified, emptied, deleted."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_several_banks_live_side_by_side(place: Place) -> None:
 
 
 def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
-    """No manifest, no bank: the empty collections that are there are none of the new one's."""
+    """Without a manifest there is no bank: the empty collections that exist are not used for the new one."""
     store = place.open()
     for layer in (2, 4):
         store.create(layer, WIDTH, "int8")
@@ -185,7 +185,7 @@ def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
 
 
 def test_contexts_without_a_manifest_are_not_lost_to_a_new_bank(place: Place) -> None:
-    """The manifest was lost, or a deletion killed: nobody but the user can tell."""
+    """The manifest was lost, or a deletion was killed: only the user can know which."""
     store = place.open()
     for layer in (2, 4):
         store.create(layer, WIDTH, "int8")
@@ -217,7 +217,7 @@ def test_what_a_killed_deletion_left_can_be_deleted(place: Place) -> None:
 
 
 def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
-    """Someone removed a collection by other means: ingesting again can fill it."""
+    """A collection was removed by other means: ingesting again can fill it."""
     with sample_bank(place, layers=(4, 8)) as made:
         fill(made, 10)
         kept = made.manifest
@@ -489,7 +489,7 @@ def test_unique_words_are_found_below_a_crowd(place: Place) -> None:
 
 
 def test_words_are_searched_only_where_they_can_be(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each further search leaves out the words that its layer gave, and stops when none could change the answer."""
+    """Each further search excludes the words that its layer has returned, and stops when none could change the answer."""
     settings = {"data_dir": data_dir}
     with sample_bank(Place("embedded", _settings(settings))) as made:
         fill(made, 240, states=crowded)

@@ -1,4 +1,4 @@
-"""Centred banks: made, given their means once, filled, searched; and never mixed with plain ones."""
+"""Centred banks: created, given their means once, filled, searched, and never mixed with others."""
 
 from __future__ import annotations
 

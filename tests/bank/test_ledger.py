@@ -1,4 +1,4 @@
-"""What readers are shown of a ledger: complete corpora, each under its own name, whatever happens meanwhile."""
+"""What readers see of a ledger: complete corpora by their own names, also while corpora are replaced."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def found(bank: Bank, where: Filter | None = None) -> dict[str, int]:
 
 
 def test_readers_see_complete_corpora_only(place: Place, bank: Bank) -> None:
-    """And contexts of no corpus in the ledger where it hides nothing: then searches carry no filter."""
+    """Contexts of a corpus that is not in the ledger are shown if it hides nothing: searches then have no filter."""
     assert found(bank) == {"animals": 30}
     assert found(bank, Where(corpus="plants")) == {}
     assert found(bank, Where(corpus=["plants", "animals"])) == {"animals": 30}
@@ -96,7 +96,7 @@ def test_a_corpus_takes_anothers_place(place: Place, bank: Bank) -> None:
 
 
 def test_two_workers_that_complete_a_replacement_do_it_once(bank: Bank) -> None:
-    """The second one must not take the new corpus for the old one, and delete it."""
+    """The second worker must not mistake the new corpus for the old one and delete it."""
     fill(bank, 12, "animals@2", complete=False)
     new = replace(bank.corpora["animals@2"], replaces="animals")
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +108,7 @@ def test_two_workers_that_complete_a_replacement_do_it_once(bank: Bank) -> None:
 
 
 def test_what_a_replacement_left_is_hidden_told_and_deleted(place: Place, bank: Bank) -> None:
-    """The job was killed after readers had got the new corpus, before the old one was deleted."""
+    """The job was killed when readers had the new corpus, before the old one was deleted."""
     fill(bank, 12, "animals@2", complete=False)
     killed = pytest.MonkeyPatch()
     killed.setattr(bank, "forget_obsolete", lambda _: None)

@@ -1,4 +1,4 @@
-"""Ids: the same everywhere and for ever, another for every other context."""
+"""Ids: the same everywhere and always, and different for different contexts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_the_book(corpus: str, token_ids: list[int]) -> str:
 
 
 def test_ids_never_change() -> None:
-    """A bank stored by an earlier version must go on growing: these values are fixed for ever."""
+    """Fixed values: a bank stored by an earlier version must accept new contexts."""
     assert context_id("concepts", [1, 2, 3]) == "415a7afc-a0b7-cfc9-fa11-1767f34992f3"
     assert context_id("concepts", [1, 2]) == "6f2ba8e7-ebff-f258-5bd3-99a637a6d27b"
     assert context_id("é", [0]) == "bbcd8897-781d-ab53-c7ae-b8b0f907754b"

@@ -1,4 +1,4 @@
-"""The rotation: orthogonal in any dimension, and the same for ever."""
+"""The rotation: orthogonal in any dimension, and always the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(n: int, count: int = 6, seed: int = 1) -> npt.NDArray[np.float32]:
 
 
 def test_stored_banks_stay_readable() -> None:
-    """Golden values: if they change, every bank there is gives nonsense."""
+    """Fixed values: if they changed, every existing bank would give wrong answers."""
     assert ROTATION_SEED == 260200462
     np.testing.assert_allclose(
         rotate([[1, 2, 3, 4, 5]], ROTATION_SEED),
@@ -77,7 +77,7 @@ def test_other_seeds_are_other_rotations() -> None:
 
 
 def test_it_spreads_an_outlier() -> None:
-    """What it is there for: one huge dimension no longer decides the range of all."""
+    """Its purpose: one huge dimension no longer determines the range of all."""
     spiky = np.full((1, 576), 0.01)
     spiky[0, 100] = 100.0
     turned = rotate(spiky, ROTATION_SEED)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, which wins, and that a key is never seen."""
+"""Settings: their sources, which has precedence, and that a key is never shown."""
 
 from __future__ import annotations
 

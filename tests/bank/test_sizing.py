@@ -1,4 +1,4 @@
-"""Sizes of banks: how they grow, whether the machines hold them, and how far they are from a real bank's."""
+"""Sizes of banks: how they grow, whether the machines hold them, and how they compare to a real bank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of a bank: filled beside the one in use, switched for all readers at once, and gone back from."""
+"""Versions of a bank: filled beside the version in use, and switched for all readers at once, back and forth."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def two(place: Place) -> Place:
 
 
 def seen(place: Place, name: str = "bank") -> tuple[int, int, list[int], set[str]]:
-    """What a new reader of a bank gets: version, contexts, layers, and the corpora that a search finds."""
+    """Return what a new reader of a bank gets: version, contexts, layers, and the corpora that a search finds."""
     with open_bank(name, place.settings) as bank:
         assert bank.name == name
         found = bank.search(units(1), "all", 5)[0]
@@ -280,7 +280,7 @@ def team(shared: QdrantDouble) -> Place:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that readers go by."""
+    """The clock of readers."""
     now = [0.0]
     monkeypatch.setattr("latentbank.bank.view.time.monotonic", lambda: now[0])
     return now

@@ -1,4 +1,4 @@
-"""Filters in Python, and as the command line takes them."""
+"""Filters in Python and in text form."""
 
 from __future__ import annotations
 

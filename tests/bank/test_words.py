@@ -1,4 +1,4 @@
-"""Words and spans: which word a token belongs to, in many scripts."""
+"""Words and spans: the word that a token belongs to, in many scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong on one machine: the job is killed, or its disk is full."""
+"""Faults on one machine: the job is killed, or its disk is full."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AFTER = 0.02
 
 
 def kills(trial: Trial, chance: random.Random, times: int) -> Outcome:
-    """Kill the job with signal 9 at random moments, each time continued; when it ends, it starts on an empty bank.
+    """Kill the job with signal 9 at random moments and continue it; when it ends, begin again with an empty bank.
 
     A moment is one of the things that an undisturbed job begins or ends (opening and making the bank, planning,
     forward passes, writes, commits, indexing, the ledger), and up to 20 ms after it.
@@ -62,7 +62,7 @@ def anew(trial: Trial) -> None:
 
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path | None]:
-    """Give a disk of 400 MB at `path`; None where mounting one is not permitted, which takes root on Linux."""
+    """Mount a disk of 400 MB at `path`; returns None if that is not permitted (it takes root on Linux)."""
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(path)]
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -76,7 +76,7 @@ def small_disk(path: Path) -> Iterator[Path | None]:
 
 @dataclass(frozen=True)
 class AtStage:
-    """Progress that does something as a stage begins."""
+    """Progress that calls a function when a stage begins."""
 
     what: str
     do: Callable[[], None]
@@ -86,7 +86,7 @@ class AtStage:
             self.do()
 
     def update(self, done: float, total: float | None = None) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 def full_disk(ground: Ground, disk: Path, chance: random.Random, times: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""What goes wrong with a server, or with those who share it, while a job runs: one function a fault.
+"""Faults of a server, or of other clients, while a job runs: one function per fault.
 
 Each gives an `Outcome`; moments come from a seeded `Random`, and what must hold besides is asserted here.
 """
@@ -25,7 +25,7 @@ _FOR_GOOD = 1_000_000
 
 
 def passing(site: Site, fault: Fault, asked: Counter[str]) -> Outcome:
-    """A fault that passes: of each operation every third request is struck twice. Nobody notices."""
+    """A fault that passes: every third request of each operation is struck twice. The job is not affected."""
     trial = site.trial()
     for operation, number in asked.items():
         if (
@@ -42,7 +42,7 @@ def passing(site: Site, fault: Fault, asked: Counter[str]) -> Outcome:
 
 
 def lasting(site: Site, fault: Fault, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
-    """A fault that lasts, from a random moment on: the job stops, and continues when it has passed."""
+    """A fault that lasts, from a random moment on: the job stops, and continues when the fault has passed."""
     outcome = Outcome()
     # A part of the job for each time, so that the moments are spread over it.
     for part in range(times):
@@ -58,7 +58,7 @@ def lasting(site: Site, fault: Fault, asked: Counter[str], chance: random.Random
 
 
 def slow(site: Site, asked: Counter[str]) -> Outcome:
-    """Slow answers to all that is read: the job waits for them, and asks for nothing twice."""
+    """Slow answers to all reads: the job waits for them and requests nothing twice."""
     trial = site.trial()
     reads = {name: asked[name] for name in asked if not name.startswith(("create", "update", "upsert"))}
     for name, number in reads.items():
@@ -103,7 +103,7 @@ def refused(site: Site, chance: random.Random, times: int) -> Outcome:
 
 
 def restarted_empty(site: Site, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
-    """The server loses everything at a random moment: the job stops, and makes the bank anew when it is run again."""
+    """The server loses everything at a random moment: the job stops, and creates the bank again when it is rerun."""
     outcome = Outcome()
     for part in range(times):
         trial = site.trial()
@@ -160,7 +160,7 @@ def two_jobs(site: Site) -> Outcome:
 
 
 def clock_skew(site: Site) -> Outcome:
-    """Two workers whose clocks are an hour ahead and an hour behind; one is killed, and runs again on the other's."""
+    """Two workers whose clocks are an hour ahead and an hour behind; one is killed and rerun with the other's clock."""
     trial = site.trial()
     with trial.place.bank(site.ground.model) as bank:
         directory = trial.place.plan(bank, site.ground.model, site.ground.sentences).directory

@@ -46,13 +46,13 @@ def double(folder: Path) -> Iterator[QdrantDouble]:
 
 @pytest.fixture(scope="module", params=["grpc"])
 def site(request: pytest.FixtureRequest, ground: Ground, double: QdrantDouble, folder: Path) -> Site:
-    """A server, over gRPC: there bulk work goes, all else goes over REST. A test may ask for REST alone, too."""
+    """A server whose bulk work goes over gRPC and everything else over REST. A test may also choose REST only."""
     return Site(ground, double, folder / request.param, request.param)
 
 
 @pytest.fixture(scope="module")
 def asked(site: Site) -> Counter[str]:
-    """What an undisturbed job asks for."""
+    """The requests of an undisturbed job, by operation."""
     return site.calm()
 
 

@@ -1,4 +1,4 @@
-"""A job on which faults are tried: what it acknowledged is counted again after each, and at the end everything."""
+"""A job that faults are tried on: acknowledged contexts are counted after each fault, and everything at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Ground:
-    """What all trials share: an LLM, sentences, and the bank of a job that nothing disturbs."""
+    """What all trials share: an LLM, sentences, and the bank of an undisturbed job."""
 
     model: LanguageModel
     directory: Path
@@ -57,7 +57,7 @@ def make_ground(model: Path, folder: Path) -> Ground:
 
 @dataclass
 class Outcome:
-    """What came of a fault: how often it struck, the contexts checked afterwards, and what was wrong with them.
+    """The outcome of a fault: how often it struck, the contexts checked afterwards, and what was wrong with them.
 
     `acknowledged` contexts were counted again after runs that stopped, `lost` and `doubled` are those that were gone
     then, or gone, different or too many at the end. `stops` are the sentences with which runs stopped.
@@ -71,14 +71,14 @@ class Outcome:
     stops: list[str] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
-        """Count another one in."""
+        """Add another outcome."""
         for name in ("struck", "runs", "acknowledged", "lost", "doubled"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.stops += other.stops
 
 
 class Trial:
-    """One bank, its job, and what was acknowledged of it so far."""
+    """A bank, its job, and the contexts acknowledged so far."""
 
     def __init__(self, ground: Ground, place: Place) -> None:
         self.ground, self.place = ground, place
@@ -88,7 +88,7 @@ class Trial:
     def attempt(
         self, progress: Progress | None = None, planning: Progress | None = None, **changes: Any
     ) -> JobReport | None:
-        """Run the job; gives nothing if it stopped with a sentence. Any other end is a failure of the test.
+        """Run the job; returns None if it stopped with a message. Any other end is a failure of the test.
 
         Args:
             progress: told how far it is.
@@ -107,7 +107,7 @@ class Trial:
             return None
 
     def stopped(self, said: str) -> None:
-        """Note that a run stopped, and check that it said so in one sentence."""
+        """Record that a run stopped, and check that its message was one sentence."""
         assert is_one_sentence(LatentBankError(said)), said
         self.outcome.stops.append(said)
 
@@ -150,7 +150,7 @@ class Trial:
         return self.outcome
 
     def _watch(self, bank: Bank) -> None:
-        """Note what the store acknowledges: on a server what was answered, embedded what was committed."""
+        """Record what the store acknowledges: on a server what was answered, embedded what was committed."""
         store, added = bank.store, set[tuple[int, str]]()
         upsert, commit = store.upsert, store.commit
 
@@ -170,7 +170,7 @@ class Trial:
 
 @contextmanager
 def _quick() -> Iterator[None]:
-    """Commit after every batch, and wait for no readers: there are none."""
+    """Commit after every batch, and do not wait for readers: there are none."""
     with (
         mock.patch("latentbank.ingest.writer.COMMIT_SECONDS", 0.0),
         mock.patch("latentbank.ingest.job.LEDGER_SECONDS", 0.0),
@@ -180,7 +180,7 @@ def _quick() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Site:
-    """Where faults of a server are tried: a double, by one transport."""
+    """A double on which faults of a server are tried, with one transport."""
 
     ground: Ground
     server: QdrantDouble
@@ -188,7 +188,7 @@ class Site:
     transport: str
 
     def trial(self) -> Trial:
-        """Begin anew, on an empty server."""
+        """Begin again, on an empty server."""
         self.server.start()
         self.server.clear_faults()
         self.server.wipe()
@@ -200,7 +200,7 @@ class Site:
         return Trial(self.ground, place)
 
     def calm(self) -> Counter[str]:
-        """Run the job undisturbed; gives how often it asks for each operation for which faults can be ordered."""
+        """Run the job undisturbed; returns the number of requests by operation for which faults can be ordered."""
         trial = self.trial()
         assert trial.attempt() is not None
         asked = Counter(request.operation for request in self.server.requests)
@@ -208,5 +208,5 @@ class Site:
 
     @property
     def struck(self) -> int:
-        """How many requests were struck by a fault."""
+        """Return how many requests were struck by a fault."""
         return sum(request.fault is not None for request in self.server.requests)

@@ -18,19 +18,19 @@ _PART = 1 << 20
 
 
 class Out(Protocol):
-    """Where a snapshot goes."""
+    """The target that a snapshot is written to."""
 
     def write(self, data: bytes) -> Any:
-        """Take the next bytes."""
+        """Write the next bytes."""
 
 
 class Snapshot:
-    """A shard's files, made into a tar while they are sent."""
+    """A shard's files as a tar, made while it is sent."""
 
     def __init__(
         self, directory: Path, manifest: Callable[[], dict[str, Any]], lock: threading.RLock
     ) -> None:
-        """Of the shard in `directory`, whose segments `manifest` names; `lock` keeps changes away meanwhile."""
+        """Use the shard in `directory`, whose segments `manifest` names; `lock` prevents changes meanwhile."""
         self._directory, self._manifest, self._lock = directory, manifest, lock
 
     def write(self, out: Out) -> None:

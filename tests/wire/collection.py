@@ -1,4 +1,4 @@
-"""One collection of the double: an embedded shard on disk and what the server tells about it."""
+"""One collection of the double: an embedded shard on disk, and what the server reports about it."""
 
 import shutil
 import threading
@@ -47,7 +47,7 @@ class Collection:
     """A collection in its own directory. Every method may be called from any thread."""
 
     def __init__(self, directory: Path, given: m.CreateCollection) -> None:
-        """Make the collection on disk; raises WireError for settings the engine or the double refuses."""
+        """Create the collection on disk; raises WireError for settings that the engine or the double refuses."""
         self.config = _initial_config(given)
         self._directory = directory
         self._lock = threading.RLock()
@@ -62,7 +62,7 @@ class Collection:
     # Lifecycle
 
     def close(self) -> None:
-        """Close the shard, as a server that stops does."""
+        """Close the shard, as a server does when it stops."""
         with self._lock:
             if self._open:
                 self._shard.close()
@@ -118,7 +118,7 @@ class Collection:
             )
 
     def cluster(self) -> m.CollectionClusterInfo:
-        """Where its shards are: all here, and at rest. Only the first holds points, whatever their number."""
+        """Return where its shards are: all here, without transfers. Only the first one holds points."""
         with self._lock, self._shard_in_use() as shard:
             points = shard.info().points_count
         count = self.config.params.shard_number or 1
@@ -136,7 +136,7 @@ class Collection:
         )
 
     def snapshot(self, shard_id: int) -> Snapshot:
-        """A snapshot of its shard, to be written while it is sent; nothing changes meanwhile."""
+        """Return a snapshot of its shard, to be written while it is sent; nothing changes meanwhile."""
         if shard_id != 0:
             raise WireError(Refusal.NOT_FOUND, f"Not found: Shard {shard_id} not found")
 
@@ -207,7 +207,7 @@ class Collection:
     # Reads
 
     def retrieve(self, given: m.PointRequest) -> list[m.Record]:
-        """The points with these ids that there are, in the order asked for."""
+        """Return the points with these ids that exist, in the order of the request."""
         ids = translate.point_ids(given.ids)
         payload = translate.payload_selector(given.with_payload, default=True)
         with self._lock, self._shard_in_use() as shard:
@@ -215,7 +215,7 @@ class Collection:
         return [_record(item) for item in found]
 
     def scroll(self, given: m.ScrollRequest) -> m.ScrollResult:
-        """A page of points by ascending id, and the id the next page starts with."""
+        """Return a page of points by ascending id, and the id that the next page starts with."""
         if given.order_by is not None:
             raise not_spoken("scroll with order_by")
         request = edge.ScrollRequest(
@@ -233,13 +233,13 @@ class Collection:
         )
 
     def count(self, given: m.CountRequest) -> m.CountResult:
-        """How many points match."""
+        """Return how many points match."""
         request = edge.CountRequest(exact=given.exact is not False, filter=translate.to_filter(given.filter))
         with self._lock, self._shard_in_use() as shard:
             return m.CountResult(count=shard.count(request))
 
     def facet(self, given: m.FacetRequest) -> m.FacetResponse:
-        """The most frequent values of an indexed field."""
+        """Return the most frequent values of an indexed field."""
         request = edge.FacetRequest(
             given.key,
             limit=10 if given.limit is None else given.limit,
@@ -251,7 +251,7 @@ class Collection:
         return m.FacetResponse(hits=[m.FacetValueHit(value=hit.value, count=hit.count) for hit in hits])
 
     def query(self, given: list[m.QueryRequest]) -> list[m.QueryResponse]:
-        """Several searches at once, answered in order."""
+        """Return the results of several searches, in order."""
         with _engine_errors():
             request = edge.QueryBatchRequest([translate.to_query(item) for item in given])
         with self._lock, self._shard_in_use() as shard:
@@ -266,7 +266,7 @@ class Collection:
             yield self._shard
 
     def _note_stale(self, rebuilt: bool = False) -> None:
-        """Remember that the optimizer has work: enough vectors outside the index, or storage to rebuild."""
+        """Record that the optimizer has work: enough vectors outside the index, or storage to rebuild."""
         told = self._shard.info()
         threshold = self.config.optimizer_config.indexing_threshold or 0
         waiting_kilobytes = (told.points_count - told.indexed_vectors_count) * self.size * 4 // 1024
@@ -277,7 +277,7 @@ class Collection:
 
 @contextmanager
 def _engine_errors() -> Iterator[None]:
-    """The engine raises bare Exceptions and ValueErrors: tell its own faults from the request's."""
+    """Translate the engine's errors: it raises plain Exception and ValueError for its own faults and the request's."""
     try:
         yield
     except WireError:
@@ -366,7 +366,7 @@ def _enabled(given: Any) -> Any:
 
 
 def _merged(base: Any, diff: BaseModel | None) -> Any:
-    """`base` with the fields that `diff` sets."""
+    """Return `base` with the fields that `diff` sets."""
     changes = {name: value for name, value in diff if value is not None} if diff else {}
     if changes.get("max_optimization_threads") == m.MaxOptimizationThreadsSetting.AUTO:
         changes["max_optimization_threads"] = None
@@ -374,6 +374,6 @@ def _merged(base: Any, diff: BaseModel | None) -> Any:
 
 
 def _metadata(base: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Metadata merged key by key; a null removes its key, and none left is no metadata at all."""
+    """Return metadata merged key by key; null removes a key, and None is returned if no key is left."""
     merged = {**(base or {}), **(given or {})}
     return {key: value for key, value in merged.items() if value is not None} or None

@@ -14,7 +14,7 @@ from tests.wire.errors import Refusal
 
 @pytest.fixture
 def server() -> Iterator[QdrantDouble]:
-    """A double without keys; whatever it was asked had to be valid by Qdrant's description."""
+    """Provide a double without keys; afterwards check that all requests conformed to Qdrant's API."""
     with QdrantDouble() as double:
         yield double
         assert double.invalid_requests == []
@@ -43,7 +43,7 @@ def client(server: QdrantDouble, transport: str) -> Iterator[QdrantClient]:
 
 @pytest.fixture
 def refusal() -> Callable[[Callable[[], object]], tuple[Refusal | str, str]]:
-    """Calls something that must fail: the kind of refusal and its text, or how else it failed.
+    """Call something that must fail; return the kind of refusal and its text, or how else it failed.
 
     "broken" is a connection that ended without an answer, "late" a deadline that passed and
     "wait N" a 429 that says how many seconds to wait.

@@ -64,7 +64,7 @@ class QdrantDouble:
         self.start()
 
     def __enter__(self) -> Self:
-        """The server is running already."""
+        """Return the server, which is running already."""
         return self
 
     def __exit__(
@@ -88,7 +88,7 @@ class QdrantDouble:
     # Its life
 
     def start(self) -> None:
-        """Serve on the same ports, with the same data as before; nothing happens when it runs already."""
+        """Serve on the same ports, with the same data as before; does nothing if it runs already."""
         if self._rest is not None:
             return
         self._engine.open()
@@ -134,7 +134,7 @@ class QdrantDouble:
         retry_after: int | None = None,
         seconds: float = 30.0,
     ) -> None:
-        """Let `fault` strike the next `times` requests, after leaving `after` of them alone.
+        """Make `fault` strike the next `times` requests, after skipping `after` of them.
 
         `operation` is one of `operations`, or None for any but the ones clients call on their
         own (version, health); "query" stands for single and batched queries. `retry_after`, in
@@ -145,23 +145,23 @@ class QdrantDouble:
         self._handler.faults.order(Trouble(fault, retry_after, seconds), operation, times, after)
 
     def when(self, after: int, do: Callable[[], None]) -> None:
-        """Call `do` in the middle of things: as the next request comes, but for the first `after`.
+        """Call `do` when the next request arrives, after skipping `after` of them.
 
         Requests are counted that clients do not make on their own. `do` may not stop the server.
         """
         self._handler.faults.when(after, do)
 
     def delete(self, collection: str) -> None:
-        """Delete a collection past keys and faults, as somebody else does."""
+        """Delete a collection directly, without keys and faults, as another client would."""
         self._engine.apply("delete_collection", collection, None)
 
     def clear_faults(self) -> None:
-        """Forget the faults that have not struck yet, and what `when` was told."""
+        """Forget the faults that have not struck yet, and the calls ordered with `when`."""
         self._handler.faults.clear()
 
     @property
     def faults_left(self) -> int:
-        """How many faults have not struck yet."""
+        """Return how many faults have not struck yet."""
         return self._handler.faults.left()
 
     @property
@@ -176,7 +176,7 @@ class QdrantDouble:
 
     @property
     def invalid_requests(self) -> list[Invalid]:
-        """The requests that Qdrant's API does not describe; tests expect none."""
+        """The requests that do not conform to Qdrant's API; tests expect none."""
         return self._handler.invalid
 
     def points(self, collection: str) -> dict[int | str, tuple[np.ndarray, dict[str, Any]]]:
@@ -198,7 +198,7 @@ class QdrantDouble:
         vectors: np.ndarray,
         payloads: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Store points in the engine itself, past keys and faults; row i of `vectors` is `ids[i]`'s."""
+        """Store points directly in the engine, without keys and faults; row i of `vectors` belongs to `ids[i]`."""
         rows = zip(ids, vectors.tolist(), map(dict, payloads), strict=True)
         self._engine.find(collection).upsert(Upsert(list(rows)))
 

@@ -12,7 +12,7 @@ from tests.wire.collection import Collection, Upsert
 from tests.wire.errors import Refusal, WireError, wrong
 
 VERSION = "1.20.0"
-"""The server version the double claims, the one the client it is tested with was made for."""
+"""The server version that the double claims: the one that the tested client was made for."""
 
 WRITES = frozenset(
     {
@@ -26,7 +26,7 @@ WRITES = frozenset(
         "shard_snapshot",
     }
 )
-"""Operations a read-only key may not ask for; a server gives snapshots only to keys that may write."""
+"""Operations that a read-only key may not request; a server gives snapshots only to keys that may write."""
 
 
 class Engine:
@@ -152,7 +152,7 @@ class Engine:
             )
 
     def _update_aliases(self, body: m.ChangeAliasesOperation) -> bool:
-        """All of the actions, or none when one of them is refused."""
+        """Apply all of the actions, or none if one of them is refused."""
         with self._lock:
             aliases = dict(self._aliases)
             for action in body.actions:

@@ -1,11 +1,11 @@
-"""What a Qdrant server answers when it refuses a request, in both protocols' words."""
+"""The answers of a Qdrant server that refuses a request, for both protocols."""
 
 from enum import Enum
 from http import HTTPStatus
 
 
 class Refusal(Enum):
-    """A kind of refusal: its HTTP status, its gRPC code and the words the server puts before the message."""
+    """A kind of refusal: its HTTP status, its gRPC code and the prefix of the server's message."""
 
     WRONG_INPUT = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Wrong input: ")
     UNAUTHORIZED = (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", "")
@@ -37,7 +37,7 @@ class Refusal(Enum):
 
 
 class WireError(Exception):
-    """A request the double refuses; each transport turns it into its own kind of answer."""
+    """A request that the double refuses; each transport turns it into its own kind of answer."""
 
     def __init__(self, refusal: Refusal, message: str, retry_after: int | None = None) -> None:
         """Keep the refusal; `retry_after` is in seconds and only sent with `Refusal.TOO_MANY`."""
@@ -47,10 +47,10 @@ class WireError(Exception):
 
 
 def wrong(message: str) -> WireError:
-    """A request the server understands but cannot accept (400)."""
+    """Return the refusal of a request that the server understands but cannot accept (400)."""
     return WireError(Refusal.WRONG_INPUT, message)
 
 
 def not_spoken(what: str) -> WireError:
-    """A feature of Qdrant that this double leaves out (501), so that nothing is ignored in silence."""
+    """Return the refusal of a feature that this double lacks (501), so that nothing is silently ignored."""
     return WireError(Refusal.NOT_SPOKEN, what)

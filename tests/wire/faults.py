@@ -1,4 +1,4 @@
-"""Faults a test can order: what goes wrong, for which operation, how often."""
+"""Faults that a test can order: what goes wrong, for which operation, how often."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from enum import Enum
 from tests.wire.errors import Refusal, WireError
 
 QUIET = ("version", "health")
-"""Operations that a fault for any operation passes over: clients call them on their own, at any time."""
+"""Operations that a fault for any operation skips: clients call them by themselves, at any time."""
 
 FAMILIES = {"query": ("query", "query_batch")}
 """Names that stand for several operations."""
@@ -41,7 +41,7 @@ class Trouble:
     seconds: float
 
     def error(self) -> WireError | None:
-        """The refusal this fault is answered with; None when it is no answer at all."""
+        """The refusal that this fault is answered with; None if there is no answer at all."""
         match self.fault:
             case Fault.too_many:
                 return WireError(Refusal.TOO_MANY, "Too many requests, retry later", self.retry_after)
@@ -79,12 +79,12 @@ class FaultBook:
         self._asked = 0
 
     def order(self, trouble: Trouble, operation: str | None, times: int, after: int) -> None:
-        """Strike the next `times` requests for `operation` (None: any), leaving the first `after` alone."""
+        """Strike the next `times` requests for `operation` (None: any), after skipping `after` of them."""
         with self._lock:
             self._orders.append(_Order(trouble, operation, times, after))
 
     def when(self, after: int, do: Callable[[], None]) -> None:
-        """Call `do` as the next request comes for which faults can be ordered, but for the first `after`."""
+        """Call `do` when the next request arrives for which faults can be ordered, after skipping `after` of them."""
         with self._lock:
             self._moments.append((self._asked + after, do))
 
@@ -95,7 +95,7 @@ class FaultBook:
             self._moments.clear()
 
     def left(self) -> int:
-        """How many faults are still to be delivered."""
+        """Return how many faults are still to be delivered."""
         with self._lock:
             return sum(order.times for order in self._orders)
 

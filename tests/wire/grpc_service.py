@@ -24,7 +24,7 @@ from tests.wire.handler import RequestHandler, Struck
 
 
 class _Wire:
-    """What all services share: one way through the handler."""
+    """The base of all services: every request goes through the handler."""
 
     def __init__(self, handler: RequestHandler) -> None:
         self._handler = handler
@@ -37,7 +37,7 @@ class _Wire:
         parse: Callable[[], Any],
         wait: bool | None = None,
     ) -> Any:
-        """The result of one request; faults and refusals end the call instead."""
+        """Return the result of one request; faults and refusals end the call instead."""
         key = _key(context)
         try:
             result, trouble = self._handler.serve("grpc", operation, collection, key, parse, wait)

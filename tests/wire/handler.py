@@ -1,4 +1,4 @@
-"""Where both transports hand in their requests: keys are checked, requests recorded, faults delivered."""
+"""Handles the requests of both transports: checks keys, records requests and delivers faults."""
 
 import base64
 import hashlib
@@ -23,10 +23,10 @@ _LONG = 16
 
 @dataclass(frozen=True)
 class Recorded:
-    """A request as a test may look at it. The API key itself is never kept.
+    """A request as recorded for tests. The API key itself is never kept.
 
-    `summary` is the body in the REST API's words, long lists shortened to their length; it is
-    empty when the key was refused. `accepted` tells whether the API key was good enough.
+    `summary` is the body with the REST API's field names, long lists shortened to their length; it is empty if the key
+    was refused. `accepted` says whether the API key was sufficient.
     """
 
     transport: str
@@ -39,7 +39,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Invalid:
-    """A request whose body is not what Qdrant's API describes."""
+    """A request whose body does not conform to Qdrant's API."""
 
     transport: str
     operation: str
@@ -48,17 +48,17 @@ class Invalid:
 
 @dataclass(frozen=True)
 class Keys:
-    """The API keys the server knows. Without any, everyone may do everything."""
+    """The API keys that the server knows. Without any, every request is allowed."""
 
     full: str | None
     read_only: str | None
 
     def __repr__(self) -> str:
-        """Say nothing about the keys."""
+        """Return a text without the keys."""
         return "Keys(...)"
 
     def check(self, given: str | None, operation: str, collection: str | None = None) -> None:
-        """Raise WireError unless this key, or token signed with the full key, may ask for this operation."""
+        """Raise WireError unless this key, or token signed with the full key, may request this operation."""
         if operation in QUIET or (self.full is None and self.read_only is None):
             return
         if given is None:
@@ -77,7 +77,7 @@ class Keys:
             raise WireError(Refusal.FORBIDDEN, "Global manage access is required")
 
     def _access(self, given: str) -> Any:
-        """What a token's "access" says; None if it is no token or none of ours."""
+        """Return a token's "access" claim; None if it is not a token signed with the full key."""
         head, _, signature = given.rpartition(".")
         if self.full is None or head.count(".") != 1:
             return None
@@ -92,7 +92,7 @@ class Keys:
         return claims.get("access", "r")
 
     def shown(self, given: str | None, result: Any) -> Any:
-        """What this key is told of an answer: collections that it opens, aliases if it opens both names."""
+        """Return the part of an answer that this key may see: collections it opens, aliases if it opens both names."""
         access = None if given is None or _same(given, self.full) else self._access(given)
         if access is None:
             return result
@@ -114,7 +114,7 @@ class Keys:
 
 
 def _opens(access: Any, collection: str) -> bool:
-    """Whether a token's "access" lets its holder read a collection."""
+    """Return whether a token's "access" claim lets its holder read a collection."""
     return access in ("r", "m") or any(item["collection"] == collection for item in access)
 
 
@@ -122,13 +122,13 @@ class Struck(Exception):
     """A fault strikes before the request is applied."""
 
     def __init__(self, trouble: Trouble) -> None:
-        """Carry the fault to the transport, which expresses it in its own way."""
+        """Carry the fault to the transport, which has its own way to express it."""
         super().__init__(trouble.fault.name)
         self.trouble = trouble
 
 
 class RequestHandler:
-    """Handles one request after another, from any thread."""
+    """Handles requests, from any thread."""
 
     def __init__(self, engine: Engine, keys: Keys) -> None:
         """Serve `engine` to whoever holds one of `keys`."""
@@ -147,11 +147,10 @@ class RequestHandler:
         parse: Callable[[], Any],
         wait: bool | None = None,
     ) -> tuple[Any, Trouble | None]:
-        """Handle one request: its result, and the fault that strikes after it was applied, if any.
+        """Handle one request; returns its result, and the fault that strikes after it was applied, if any.
 
-        `parse` makes the body, a REST model or an Upsert, and raises ValueError if it is none;
-        `wait` is given for writes to points. Raises WireError for a refusal and Struck for a
-        fault that comes before the request is applied.
+        `parse` returns the body, a REST model or an Upsert, and raises ValueError if it is invalid. `wait` is given for
+        writes to points. Raises WireError for a refusal, and Struck for a fault before the request is applied.
         """
         try:
             self._keys.check(key, operation, collection)

@@ -1,4 +1,4 @@
-"""Checks REST bodies against Qdrant's own OpenAPI description, where that file is at hand."""
+"""Checks REST bodies against Qdrant's own OpenAPI description, if that file is available."""
 
 import functools
 import importlib
@@ -20,13 +20,13 @@ _BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "qdrant-openap
 
 
 def description_file() -> Path | None:
-    """The file of Qdrant's OpenAPI description, or None where there is none."""
+    """Return the file of Qdrant's OpenAPI description, or None if there is none."""
     path = Path(os.environ.get(VARIABLE) or _BESIDE)
     return path if path.is_file() else None
 
 
 def complaint(method: str, template: str, body: Any) -> str | None:
-    """What is wrong with a request's JSON body by the description, or None.
+    """Return what is wrong with a request's JSON body by the description, or None.
 
     `template` is the path with `{collection_name}` in place of a name. Without the file
     nothing is ever wrong.
@@ -64,7 +64,7 @@ def _registry(path: Path) -> Any:
 
 
 def _trimmed(body: Any) -> Any:
-    """The body with long rows of numbers cut short: all alike to the description, and slow to check."""
+    """Return the body with long rows of numbers shortened: the description treats them alike, and checking is slow."""
     if isinstance(body, dict):
         return {key: _trimmed(value) for key, value in body.items()}
     if not isinstance(body, list):
@@ -75,7 +75,7 @@ def _trimmed(body: Any) -> Any:
 
 
 def _honest(node: Any) -> Any:
-    """OpenAPI's `nullable` in JSON Schema's words, where `{"nullable": true}` would allow anything."""
+    """Return a schema with OpenAPI's `nullable` as JSON Schema, where `{"nullable": true}` would allow anything."""
     if isinstance(node, list):
         return [_honest(item) for item in node]
     if not isinstance(node, dict):

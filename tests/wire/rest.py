@@ -50,7 +50,7 @@ class Route:
     waits: bool = False
 
     def match(self, method: str, path: str) -> re.Match[str] | None:
-        """The match of this route with a request line, which may hold the collection's name."""
+        """Return the match of this route with a request line, which may hold the collection's name."""
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.template)
         return re.fullmatch(pattern, path) if method == self.method else None
 
@@ -162,7 +162,7 @@ class RestServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a connection breaks because of the client or of a fault, both on purpose."""
+        """Print nothing: a connection breaks because of the client or of a fault, both on purpose."""
 
 
 def _shut(connection: socket.socket) -> None:
@@ -276,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or cut
 
     def _stream(self, snapshot: Snapshot, trouble: Trouble | None) -> None:
-        """Send a snapshot in chunks: its length is not known before it is made."""
+        """Send a snapshot in chunks, because its length is unknown before it is made."""
         fault = trouble.fault if trouble else None
         if fault is Fault.drop_after_apply:
             self.close_connection = True
@@ -322,7 +322,7 @@ class _Cut(Exception):
 
 
 class _Chunks:
-    """Writes what it is given as chunks of an HTTP answer; breaks off after `limit` bytes, if there is one."""
+    """Writes data as chunks of an HTTP answer; stops after `limit` bytes, if there is a limit."""
 
     def __init__(self, out: BinaryIO, limit: int | None) -> None:
         self._out, self._limit, self._sent = out, limit, 0

@@ -22,7 +22,7 @@ def uid(number: int) -> str:
 
 
 def payload(number: int) -> dict[str, Any]:
-    """The payload of a sample point: some fields are null or missing in some of them."""
+    """The payload of a sample point: some fields are null or missing in some points."""
     fields = {
         "corpus": "even" if number % 2 == 0 else "odd",
         "position": number,
@@ -33,7 +33,7 @@ def payload(number: int) -> dict[str, Any]:
 
 
 def create(client: QdrantClient, name: str = "bank", **settings: Any) -> None:
-    """Make a collection of cosine vectors."""
+    """Create a collection of cosine vectors."""
     vectors = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
     client.create_collection(name, **({"vectors_config": vectors} | settings))
 

@@ -1,4 +1,4 @@
-"""The double does what it is asked, over REST and over gRPC, as the real client sees it."""
+"""The double answers correctly over REST and gRPC, checked with the real client."""
 
 import json
 import urllib.error
@@ -367,7 +367,7 @@ def test_many_writers_lose_nothing(client: QdrantClient, server: QdrantDouble) -
 
 
 def send(url: str, method: str, body: object) -> tuple[int, dict[str, Any]]:
-    """One request by hand, with whatever body: status and JSON answer."""
+    """Send one request without the client, with any body; return status and JSON answer."""
     request = urllib.request.Request(url, json.dumps(body).encode(), method=method)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""What goes wrong with a server: ordered faults, keys, TLS, restarts."""
+"""Faults of the double: ordered faults, keys, TLS, restarts."""
 
 import ssl
 import time

@@ -1,4 +1,4 @@
-"""Filters mean the same to the double as they say, nested ones too."""
+"""The double's filters, nested ones too, select what a plain computation selects."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -68,7 +68,7 @@ _UPDATE_MODES = {
 
 
 def point_id(given: Any) -> int | uuid.UUID:
-    """A point's id as the engine takes it: a number from 0 up, or a UUID."""
+    """Return a point's id for the engine: a number from 0 on, or a UUID."""
     if isinstance(given, uuid.UUID):
         return given
     if isinstance(given, int):
@@ -82,7 +82,7 @@ def point_id(given: Any) -> int | uuid.UUID:
 
 
 def point_ids(given: Sequence[Any]) -> list[int | uuid.UUID | str]:
-    """Several points' ids as the engine takes them."""
+    """Return several points' ids for the engine."""
     return [point_id(item) for item in given]
 
 
@@ -233,7 +233,7 @@ def _search_params(given: m.SearchParams | None) -> edge.SearchParams | None:
 
 
 def payload_selector(given: Any, default: bool) -> Any:
-    """Which payload fields to send back: all, none, or some by name."""
+    """Return which payload fields to send back: all, none, or some by name."""
     match given:
         case None:
             return default
@@ -287,7 +287,7 @@ def to_index(given: m.CreateFieldIndex) -> edge.UpdateOperation:
 
 
 def to_config(config: m.CollectionConfig) -> edge.EdgeConfig:
-    """A collection's configuration, as told by the server, as the engine's own."""
+    """Return a collection's configuration, as the server reports it, as the engine's own."""
     params, optimizers = config.params, config.optimizer_config
     vectors = params.vectors
     if not isinstance(vectors, m.VectorParams):

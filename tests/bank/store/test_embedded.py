@@ -1,4 +1,4 @@
-"""What only the embedded store does: its lock, damaged manifests, folders that cannot be used."""
+"""Properties of the embedded store: its lock, damaged manifests, folders that cannot be used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sample_bank_there(name: str, settings: Settings) -> Bank:
 
 
 def hold(data_dir: str) -> None:
-    """In a process of its own: keeps the bank open until it is told to close it."""
+    """Keep the bank open, in another process, until a line on standard input says to close it."""
     bank = open_bank("bank", data_dir=data_dir)
     print("open", flush=True)
     sys.stdin.readline()
@@ -113,7 +113,7 @@ def test_an_opening_that_fails_frees_the_lock(place: Place) -> None:
     ],
 )
 def test_a_damaged_manifest(place: Place, damage: Callable[[Any], Any], said: str) -> None:
-    """Said in one sentence, nothing is changed, and with the manifest restored all is well."""
+    """The error is one sentence, nothing is changed, and with the manifest restored the bank is usable."""
     with sample_bank(place) as made:
         fill(made, 20)
     manifest = place.settings.data_dir / "bank" / "manifest.json"
@@ -172,7 +172,7 @@ def test_a_file_in_place_of_a_folder(data_dir: Path, instead: str) -> None:
 
 @contextmanager
 def without_rights(folder: Path, mode: int) -> Iterator[None]:
-    """Give `folder` a mode, and be somebody for whom modes count: for root they do not."""
+    """Set the mode of `folder`, and become a user to whom it applies: it does not apply to root."""
     before, root = folder.stat().st_mode, os.geteuid() == 0
     folder.chmod(mode)
     if root:

@@ -78,7 +78,7 @@ def test_captions_are_indexed_when_a_filter_first_reads_them(place: Place) -> No
 
 
 def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To index a layer, its shard is closed and opened again; a search that is under way comes first."""
+    """To index a layer, its shard is closed and opened again; a running search is finished first."""
     store = made(place)
     store.upsert(4, points(50))
     store.commit()
@@ -104,12 +104,12 @@ def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch:
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every layer is indexed in a process of its own, however small."""
+    """Index every layer in another process, however small it is."""
     monkeypatch.setattr("latentbank.bank.store.embedded.optimizing._APART_FROM", 0)
 
 
 def once_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
-    """Call `action` with the id of the process that indexes before it is waited for; note if readers come first."""
+    """Call `action` with the pid of the indexing process before waiting for it; record if readers have priority."""
     lower_priority, notes = optimizing._lower_priority, []
 
     def also(pid: int, *, read: bool) -> None:

@@ -79,7 +79,7 @@ def check_content(bank: Bank, corpora: int) -> None:
 
 
 def write_on(data_dir: str, first: str, apart_from: str) -> None:
-    """In a process of its own: writes corpora from number `first` on, and says which are committed."""
+    """Write corpora from number `first` on, in another process, and print which are committed."""
     optimizing._APART_FROM = int(apart_from)
     with open_bank("bank", data_dir=data_dir) as bank:
         for number in itertools.count(int(first)):
@@ -119,7 +119,7 @@ def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_f
 
 
 def make_and_delete(data_dir: str) -> None:
-    """In a process of its own: makes and deletes a bank of many layers, over and over."""
+    """Create and delete a bank of many layers repeatedly, in another process."""
     place = Place("embedded", load_settings(data_dir=data_dir))
     while True:
         sample_bank(place, layers=range(8)).close()
@@ -147,7 +147,7 @@ def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_none(place: Place,
 
 
 def check_a_new_bank(place: Place) -> None:
-    """A bank can be made, holds nothing of what was there before, and works."""
+    """A bank can be created, holds nothing of what was there before, and works."""
     with sample_bank(place) as made:
         assert made.store.layers() == [4, 8]
         assert [made.count(layer) for layer in made.layers] == [0, 0]
@@ -198,7 +198,7 @@ def little_room(folder: Path, left: int) -> Iterator[None]:
 
 @contextmanager
 def small_files(largest: int) -> Iterator[None]:
-    """Let no file grow beyond `largest` bytes: another way to run out of room, which needs no rights."""
+    """Let no file grow beyond `largest` bytes: another way to run out of room, which needs no privileges."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     yield
@@ -212,7 +212,7 @@ def fails(action: Callable[[], object]) -> None:
 
 
 def check_it_goes_on(place: Place, bank: Bank, corpora: int) -> None:
-    """With room again, the same bank is written on, closed and opened, and nothing is missing."""
+    """With room again, the same bank can be written to, closed and opened, and nothing is missing."""
     check_content(bank, corpora)
     write(bank, corpora)
     bank.store.index(4)
@@ -228,7 +228,7 @@ def check_it_goes_on(place: Place, bank: Bank, corpora: int) -> None:
 
 
 def on_a_small_disk(data_dir: str, apart_from: str) -> None:
-    """In a process of its own: fills the disk of `data_dir` until nothing more can be written."""
+    """Fill the disk of `data_dir`, in another process, until nothing more can be written."""
     optimizing._APART_FROM = int(apart_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     folder = Path(data_dir)
@@ -264,7 +264,7 @@ def on_a_small_disk(data_dir: str, apart_from: str) -> None:
 
 
 def with_small_files(data_dir: str, apart_from: str) -> None:
-    """In a process of its own: may not make large files while it makes, fills and indexes a bank."""
+    """Create, fill and index a bank, in another process, while large files are forbidden."""
     optimizing._APART_FROM = int(apart_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     with small_files(100_000):
@@ -284,7 +284,7 @@ def with_small_files(data_dir: str, apart_from: str) -> None:
 
 
 def on_a_disk_of(size: str, folder: Path) -> tuple[str, ...] | None:
-    """A command that runs another with a disk of its own in `folder`; None where that is not permitted."""
+    """Return a command that runs another with its own disk in `folder`; None if that is not permitted."""
     rights = () if os.geteuid() == 0 else ("--map-root-user",)
     mount = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
     through = ("unshare", "--mount", *rights, "sh", "-c", mount, str(folder))

@@ -43,7 +43,7 @@ def place(data_dir: Path) -> Place:
 
 
 def work(data_dir: str, kind: str) -> None:
-    """In a process of its own: open the bank and start a stand-in, which inherits the lock; say its number."""
+    """Open the bank in another process and start a stand-in, which inherits the lock; print the stand-in's pid."""
     bank = open_bank("bank", data_dir=data_dir)
     held: Any = bank.store._lock  # type: ignore[attr-defined]  # past the interface, on purpose
 
@@ -121,7 +121,7 @@ def test_an_indexing_process_whose_job_has_ended_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As long as it lives, however slowly it ends: here it is ended only after the bank was refused for minutes."""
+    """It is waited for as long as it lives: here it ends only after minutes of the waiting process's clock."""
     begun = job(kind)
     begun.kill()
     clock = Clock(LONG, 5, lambda: os.kill(begun.stand_in, signal.SIGKILL))

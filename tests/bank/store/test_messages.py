@@ -1,4 +1,4 @@
-"""Contexts as gRPC messages: what the client itself would have made of them."""
+"""Contexts as gRPC messages: the same as the client would build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only the server store does: keys, gRPC or REST, TLS, restarts, and how it keeps banks on a server."""
+"""Properties of the server store: keys, gRPC or REST, TLS, restarts, and how it keeps banks on a server."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_the_wrong_scheme(double: Doubles, waits: list[float], tls: bool) -> Non
 
 
 def test_a_restart_in_the_middle_of_use(double: Doubles, transport: str) -> None:
-    """The same store goes on, and what was acknowledged or under way is there once."""
+    """The same store continues, and what was acknowledged or under way is stored exactly once."""
     server = double()
     store = filled(server, transport=transport, retries=8, retry_wait=0.1)
     given = points(400, "late", seed=3)

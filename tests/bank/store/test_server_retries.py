@@ -33,7 +33,7 @@ def state(server: QdrantDouble) -> Any:
 
 @pytest.fixture(scope="module")
 def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, Any]]]:
-    """Gives what a call over a transport answers and leaves behind where nothing goes wrong."""
+    """Return what an undisturbed call over a transport answers and leaves behind."""
     with QdrantDouble() as calm:
 
         @functools.cache
@@ -60,7 +60,7 @@ def test_a_call_outlasts_faults(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It answers and leaves behind what an undisturbed one does, and says once that it had to try again."""
+    """It answers and leaves behind the same as an undisturbed call, and logs once that it had to try again."""
     monkeypatch.setattr("latentbank.bank.store.server.store._SCROLL", 10)
     call, expected = CALLS[name], undisturbed(name, transport)
     store = filled(shared, transport=transport)

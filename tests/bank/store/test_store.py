@@ -119,7 +119,7 @@ def recall(store: Store, given: Points, queries: Any, exact: bool, k: int = 5) -
 
 
 class TestStore:
-    """What a bank may rely on."""
+    """Properties that a bank relies on."""
 
     # -- layers ----------------------------------------------------------------------------------
 
@@ -580,7 +580,7 @@ class TestStore:
 
 
 def test_the_samples_differ() -> None:
-    """The filters above can only prove something if every choice leaves contexts in and out."""
+    """The filters above prove something only if each selects some contexts and not others."""
     held = [payload(number) for number in range(150)] + [payload(number, "plants") for number in range(90)]
     for name, (_, chosen) in CHOICES.items():
         count = sum(map(chosen, held))

@@ -1,4 +1,4 @@
-"""Banks copied between a server and this machine: the same contexts, whatever happens on the way."""
+"""Banks copied between a server and this machine: the same contexts, whatever interrupts the copy."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def stored_contexts(bank: Bank) -> int:
 
 
 def supersede(bank: Bank, count: int, corpus: str = "animals") -> None:
-    """Let a new corpus of `count` contexts take the place of one of its name; it is stored under `name@2`."""
+    """Replace a corpus by a new one of `count` contexts, which is stored under `name@2`."""
     stored = f"{corpus}@2"
     fill(bank, count, stored, states=lambda layer: units(count, seed=100 + layer), complete=False)
     bank.supersede(replace(bank.corpora[stored], replaces=corpus, content_hash="new"))
@@ -181,7 +181,7 @@ def test_a_pull_that_failed_goes_on_where_it_stopped(
 
 
 def test_a_gap_in_the_middle_of_what_is_there_is_filled(server: QdrantDouble, here: Settings) -> None:
-    """Whatever a kill has left of it: the copy goes on from the first context that is missing."""
+    """Whatever a kill has left, the copy continues from the first context that is missing."""
     with a_bank(settings_of(server)) as source:
         fill(source, 100)
         order = [point.id for point in source.store.scroll(4)]
@@ -199,7 +199,7 @@ def test_a_gap_in_the_middle_of_what_is_there_is_filled(server: QdrantDouble, he
 
 
 def _pull(url: str, grpc_port: str, folder: str) -> None:
-    """Pull in a process of its own, telling how far it is, a commit every 64 contexts."""
+    """Pull in another process, with a commit every 64 contexts, and print the progress."""
     latentbank.bank.transfer.receive.COMMIT, latentbank.bank.transfer.copy.BATCH = 64, 32
 
     @dataclass

@@ -1,4 +1,4 @@
-"""Exports: plain files that hold a bank, written and read back in pieces."""
+"""Exports: a bank as files in open formats, written and read back in parts."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_folder_holds_one_state_of_one_bank(exported: Bank, embedded: Place, f
 def test_the_order_of_a_ledger_does_not_matter(
     embedded: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server gives its metadata in any order."""
+    """A server returns its metadata in any order."""
     real = EmbeddedStore.read_manifest
 
     def backwards(self: EmbeddedStore) -> Any:

@@ -1,4 +1,4 @@
-"""Banks pulled as snapshots of their layers: the same contexts as by scroll, or by scroll after all."""
+"""Banks pulled as snapshots of their layers: the same contexts as by scroll, with scroll as the fallback."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LAYERS = (4, 8)
 
 
 def served(server: QdrantDouble, layers: tuple[int, ...] = (4,), index: bool = False, **changes: Any) -> Bank:
-    """A bank on a server with one corpus, if asked for indexed as an ingestion leaves it."""
+    """Provide a bank on a server with one corpus; `index` indexes it as an ingestion does."""
     given = {name: changes.pop(name) for name in ("api_key", "shard_number") if name in changes}
     source = a_bank(settings_of(server, graph_from=100, **given), layers=layers, **changes)
     fill(source, COUNT)
@@ -56,7 +56,7 @@ def asked(server: QdrantDouble) -> list[str]:
 
 
 def leftovers(here: Settings) -> list[str]:
-    """What is in a bank's folder beside its layers."""
+    """Return what is in a bank's folder beside its layers."""
     known = {"manifest.json", "lock", *(f"L{layer:02d}" for layer in LAYERS)}
     return sorted(path.name for path in (here.data_dir / "bank").iterdir() if path.name not in known)
 
@@ -109,7 +109,7 @@ def test_what_the_server_has_not_indexed_is_indexed_here(server: QdrantDouble, h
 
 
 def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> None:
-    """Its segments are a server's, until it is indexed again with what has come."""
+    """Its segments are the server's until it is indexed again with what was added."""
     with served(server, index=True) as source:
         assert copy_bank(source, here, by="snapshot").snapshots == 1
         fill(source, 200, "plants")
@@ -126,7 +126,7 @@ def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> 
 def test_pieces_added_to_a_pulled_layer_are_merged_with_it(
     server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when the last of them was put away at once, so that nothing is left to index."""
+    """Also if the last of them was indexed at once, so that nothing is left to index."""
     monkeypatch.setattr("latentbank.bank.store.embedded.indexing.PIECE", 60)
     with served(server, index=True) as source:
         assert copy_bank(source, here, by="snapshot").snapshots == 1
@@ -165,7 +165,7 @@ def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fell_back(caplog: pytest.LogCaptureFixture, why: str) -> None:
-    """It was said in one line why contexts go by scroll."""
+    """Check that one line in the log says why contexts are copied by scroll."""
     (said,) = warned(caplog)
     assert said.startswith("Contexts are copied by scroll, not by snapshot: ")
     assert why in said
@@ -421,7 +421,7 @@ def test_a_scroll_that_another_run_began_is_overtaken(
 
 
 def _pull(url: str, grpc_port: str, folder: str) -> None:
-    """Pull by snapshot in a process of its own, telling what has come."""
+    """Pull by snapshot in another process, and print the progress."""
 
     @dataclass
     class Told(Silent):
@@ -455,7 +455,7 @@ def test_a_pull_that_was_killed_goes_on_with_that_layer(
 
 
 def test_a_layer_that_was_being_replaced_is_itself_again(server: QdrantDouble, here: Settings) -> None:
-    """As a kill leaves it between the two renames, or after them."""
+    """The state that a kill leaves between the two renames, or after them."""
     with a_bank(here) as copy:
         fill(copy, 40)
     folder = here.data_dir / "bank"
