@@ -489,7 +489,7 @@ def test_unique_words_are_found_below_a_crowd(place: Place) -> None:
 
 
 def test_words_are_searched_only_where_they_can_be(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each further search excludes the words that its layer has returned, and stops when none could change the answer."""
+    """Each further search excludes the words its layer has returned, and stops when none could change the answer."""
     settings = {"data_dir": data_dir}
     with sample_bank(Place("embedded", _settings(settings))) as made:
         fill(made, 240, states=crowded)
