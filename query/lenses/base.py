@@ -1,4 +1,4 @@
-"""The contract of lenses: the hidden states they are given, and what they say and do."""
+"""The contract of lenses: the queries they read, the options they are made from, and their base class."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class LensOptions:
-    """What a reader chose, from which a lens makes itself.
+    """The choices from which a lens is made.
 
     Attributes:
         model: the VLM whose visual tokens are read. Its language model has the vocabulary and the embeddings.
@@ -86,18 +86,18 @@ _CLASSES: dict[str, type[Lens]] = {}
 
 
 class Lens(ABC):
-    """What turns hidden states into neighbors.
+    """Base class of lenses, which find neighbors for hidden states.
 
-    A subclass that says its `name`, `title` and `score` is registered by being defined, unless it is defined with
-    `register=False`. `latentbank.query.lenses.registry` finds those of this package and of installed packages. A lens
-    must have `read` and `make`; the other methods have defaults for a lens without a bank.
+    A subclass defines `name`, `title` and `score`, and the methods `make` and `read`. Defining it registers it, unless
+    it is given `register=False`. `latentbank.query.lenses.registry` imports the lenses of this package and of installed
+    packages. The other methods have defaults that suit a lens without a bank.
 
     Attributes:
-        name: what readers choose it by, such as "latent".
-        title: what pages and figures show, such as "LatentLens".
-        score: what the score of its neighbors is.
+        name: the name it is chosen by, such as "latent".
+        title: the name that pages and figures show, such as "LatentLens".
+        score: the kind of score its neighbors have.
         needs_bank: whether `make` needs a bank.
-        rank: its place in lists of lenses; lower comes first.
+        rank: its position in lists of lenses; lower comes first.
         bank: the bank that it searches; None: it searches none.
     """
 
@@ -109,7 +109,7 @@ class Lens(ABC):
     bank: Bank | None = None
 
     def __init_subclass__(cls, *, register: bool = True, **given: Any) -> None:
-        """Register a class that says a name of its own.
+        """Register a class that defines a name of its own.
 
         Raises:
             TypeError: it has no title or no valid score, or its name is that of another lens.
@@ -119,7 +119,7 @@ class Lens(ABC):
             return
         if not hasattr(cls, "title") or getattr(cls, "score", None) not in ("cosine", "probability"):
             raise TypeError(
-                f"The lens {cls.__qualname__} must say its title, and its score: 'cosine' or 'probability'."
+                f"The lens {cls.__qualname__} must define its title, and its score: 'cosine' or 'probability'."
             )
         known = _CLASSES.get(cls.name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -132,7 +132,7 @@ class Lens(ABC):
     @classmethod
     @abstractmethod
     def make(cls, options: LensOptions) -> Self:
-        """Return the lens for what a reader chose.
+        """Return the lens that fits the options.
 
         Raises:
             QueryError: it needs a bank and there is none.
@@ -174,7 +174,7 @@ class Lens(ABC):
         return self
 
     def centred(self) -> Lens:
-        """Return the lens that is compared with a centred bank: it takes their mean from what it compares with."""
+        """Return the same lens for centred hidden states: what it compares them with is centred too."""
         return self
 
 

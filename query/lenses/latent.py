@@ -56,7 +56,7 @@ class LatentLens(Lens):
 
     @classmethod
     def make(cls, options: LensOptions) -> LatentLens:
-        """Return the lens over the bank that a reader chose.
+        """Return the lens over the bank of the options.
 
         Raises:
             QueryError: there is no bank.

@@ -21,7 +21,7 @@ ENTRY_POINTS = "latentbank.lenses"
 
 
 def lens_classes() -> Mapping[str, type[Lens]]:
-    """Return all lenses that can be read through, by name, in the order in which lists show them."""
+    """Return all lenses by name, in the order in which lists show them."""
     _load_all()
     return dict(sorted(registered().items(), key=lambda entry: (entry[1].rank, entry[0])))
 
@@ -39,7 +39,7 @@ def lens_class(name: str) -> type[Lens]:
 
 
 def lens_names(text: str) -> list[str]:
-    """Return the lenses' names in a text with commas, each once.
+    """Return the names of lenses in a comma-separated text, each once.
 
     Raises:
         QueryError: there is no lens of a name.
@@ -51,7 +51,7 @@ def lens_names(text: str) -> list[str]:
 
 
 def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
-    """Return the lenses of some names, each made from what a reader chose.
+    """Return the lenses with these names, each made from the options.
 
     Raises:
         QueryError: there is no lens of a name, or one needs a bank and there is none.
@@ -70,13 +70,13 @@ def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
 
 
 def title_of(name: str) -> str:
-    """Return what pages and figures call a lens: its title, or its name if it is not known here."""
+    """Return the title of a lens; its name if it is not known here."""
     found = lens_classes().get(name)
     return name if found is None else found.title
 
 
 def score_of(name: str) -> ScoreName:
-    """Return what the scores of a lens's neighbors are: cosines, if it is not known here."""
+    """Return the kind of score of a lens's neighbors; "cosine" if the lens is not known here."""
     found = lens_classes().get(name)
     return "cosine" if found is None else found.score
 

@@ -202,8 +202,9 @@ function bankLegend(reading, lens) {
 export function drawShares(reading) {
   const head = element("tr", {}, element("th", { scope: "col" }, reading.data.size ? "visual layer" : "layer"));
   for (const bankLayer of reading.data.bank_layers) head.append(element("th", { scope: "col" }, `bank ${bankLayer}`));
+  const searching = reading.data.lenses.find((lens) => reading.hasBank(lens)) ?? reading.data.lenses[0];
   const body = reading.data.layers.map((name, layer) => {
-    const counts = reading.shares("latent", layer);
+    const counts = reading.shares(searching, layer);
     const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
     const cells = [...counts].map(([bankLayer, count]) => {
       const share = total ? count / total : 0;

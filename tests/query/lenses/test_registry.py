@@ -53,7 +53,7 @@ class TunedLens(Lens):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder where packages are installed; what they register is taken back."""
+    """A folder where packages are installed; the lenses they register are removed afterwards."""
     monkeypatch.setattr(base, "_CLASSES", dict(lens_classes()))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     registry._load_all.cache_clear()
@@ -123,8 +123,8 @@ def test_a_broken_package_takes_no_other_lens_away(installed: Path) -> None:
         lens_names("broken")
 
 
-def test_a_lens_says_what_it_is(installed: Path) -> None:
-    with pytest.raises(TypeError, match="Nameless must say its title, and its score"):
+def test_a_lens_defines_name_title_and_score(installed: Path) -> None:
+    with pytest.raises(TypeError, match="Nameless must define its title, and its score"):
 
         class Nameless(LatentLens):
             name = "nameless"
