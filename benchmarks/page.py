@@ -50,7 +50,7 @@ _WATCH = """() => {
     });
     observer.observe(target, { childList: true, subtree: true });
   };
-  const [view, status] = ["#view", "#said"].map((id) => document.querySelector(id));
+  const [view, status] = ["#view", "#status"].map((id) => document.querySelector(id));
   document.querySelector("#file").addEventListener("change", () => {
     [window.chosenAt, window.firstAfter, window.allAfter] = [performance.now(), null, null];
     view.replaceChildren();
@@ -175,7 +175,7 @@ def _read(page: Page, layers: Sequence[int], images: int) -> dict[str, Any]:
         page.locator("#file").set_input_files(
             {"name": f"scene {seed}.png", "mimeType": "image/png", "buffer": picture}
         )
-        page.locator("#said:text-is('done')").wait_for(timeout=120_000)
+        page.locator("#status:text-is('done')").wait_for(timeout=120_000)
         page.wait_for_timeout(100)  # for the last frame
         first, last = page.evaluate("[firstAfter, allAfter]")
         if not number:  # the first warms up

@@ -1,1 +1,1 @@
-"""The page on which a reading is looked at: as one file, and live over a bank."""
+"""The page that shows a reading: as one HTML file, and live over a bank."""

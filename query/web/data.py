@@ -1,4 +1,4 @@
-"""A reading as the page's modules take it: JSON in which nothing is written twice."""
+"""A reading as JSON for the page's modules; captions and contexts are stored once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LARGEST_SIDE = 1280
-"""Pixels of the longer side of an image that goes into a page; a larger one is scaled down, boxes stay as they are."""
+"""Largest side of an image in a page, in pixels. A larger image is scaled down; its tokens' boxes are not."""
 
 
 def page_data(reading: Reading) -> dict[str, Any]:
-    """Give what page/reading.js opens.
+    """Return a reading as JSON-ready data, as page/reading.js takes it.
 
-    Captions and contexts stand in tables, to which the neighbors point: a caption serves many tokens. A token is
-    its label and, of an image, tile, row, column and box. `found` has, by lens, for each layer and token its
+    Captions and contexts are in tables, and neighbors refer to them by number. A token of an image is a list of its
+    label, tile, row, column and box; a token of text is its label alone. `found` has for each lens, layer and token the
     neighbors as [context, bank layer, score]. `about_lenses` has each lens's title, what its scores are, and whether
     its neighbors come from a bank.
     """
@@ -86,25 +86,25 @@ def page_data(reading: Reading) -> dict[str, Any]:
 
 
 def page_json(reading: Reading) -> str:
-    """Give `page_data` as JSON that may stand inside an HTML script element: it has no `<`."""
+    """Return `page_data` as JSON that is safe inside an HTML script element: it has no `<`."""
     text = json.dumps(page_data(reading), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 def shrunk(image: Image.Image) -> Image.Image:
-    """Give a copy of an image as a page shows it, of at most `LARGEST_SIDE` pixels a side."""
+    """Return a copy of an image in RGB, of at most `LARGEST_SIDE` pixels a side."""
     small = image.convert("RGB")
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     return small
 
 
 def image_uri(image: Image.Image) -> str:
-    """Give an image as a data URI: a JPEG of what `shrunk` gives."""
+    """Return an image as a data URI: a JPEG of the `shrunk` image."""
     buffer = io.BytesIO()
     shrunk(image).save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _short(number: float) -> float:
-    """Four significant digits: more than a page shows."""
+    """Return a number rounded to four significant digits, which is more than the page shows."""
     return float(f"{number:.4g}")

@@ -1,4 +1,4 @@
-"""A reading as one HTML file that needs nothing else: page, style and data inside, opened from disk."""
+"""A reading as one self-contained HTML file, with page, style and data, that can be opened from disk."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading
 
 PAGE = Path(__file__).parent / "page"
-_MODULES = ("reading.js", "draw.js", "view.js")  # each imports from those before it alone
+_MODULES = ("reading.js", "draw.js", "view.js")  # each imports only from those before it
 _START = """
 showReading(document.querySelector("main"), JSON.parse(document.getElementById("reading").textContent));
 """
 
 
 def reading_html(reading: Reading) -> str:
-    """Give a reading as an HTML page; see `page_html`."""
+    """Return a reading as an HTML page; see `page_html`."""
     return page_html(page_json(reading), reading.source)
 
 
 def page_html(data: str, title: str) -> str:
-    """Make a page of what `page_json` gave.
+    """Return an HTML page.
 
-    The page's policy lets nothing run but its own script, which is named by its hash, and lets nothing be fetched.
+    The page's content security policy allows only its own script and style, named by their hashes, and no requests.
+
+    Args:
+        data: from `page_json`.
+        title: of the page.
     """
     script, style = _script(), (PAGE / "style.css").read_text(encoding="utf-8")
     policy = (
@@ -50,10 +54,10 @@ def page_html(data: str, title: str) -> str:
 
 
 def save_html(reading: Reading, path: str | Path) -> Path:
-    """Write a reading as an HTML file, whole or not at all.
+    """Write a reading as an HTML file, whole or not at all, and return its path.
 
     Raises:
-        LatentBankError: it cannot be written.
+        LatentBankError: the file cannot be written.
 
     Examples:
         >>> import latentbank as lb
@@ -66,7 +70,7 @@ def save_html(reading: Reading, path: str | Path) -> Path:
 
 
 def framed(reading: Reading, height: int = 720) -> str:
-    """Give a reading as HTML for a notebook: the page in a frame of its own, which cannot reach the notebook.
+    """Return a reading as HTML for a notebook: the page in a sandboxed frame, which has no access to the notebook.
 
     Args:
         reading: of an image or of text.
@@ -81,7 +85,7 @@ def framed(reading: Reading, height: int = 720) -> str:
 
 @cache
 def _script() -> str:
-    """The page's modules as one, as a file from disk cannot import others."""
+    """Return the page's modules as one script, as a page opened from disk cannot import modules."""
     parts = []
     for name in _MODULES:
         text = (PAGE / name).read_text(encoding="utf-8")

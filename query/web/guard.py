@@ -1,4 +1,4 @@
-"""Who may use the page, and what a browser may do with it: token, hosts, origins, headers."""
+"""Access to the page: its token, allowed hosts and origins, and security headers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ HEADERS = {
 }
 _COOKIE = "latentbank"
 _LONGEST_FORM = 4096
-_OPEN = (
-    "/static/"  # script and style hold nothing secret, and the page that asks for the token needs the style
-)
+_OPEN = "/static/"  # script and style are not secret, and the form for the token needs the style
 _FORM = """<!doctype html>
 <html lang="en">
 <head>
@@ -45,7 +43,7 @@ _FORM = """<!doctype html>
 <body>
 <main>
 <h1>latentbank</h1>
-<p>This page is shared by a token; ask whoever started it.</p>
+<p>This page needs a token. Ask the person who started it.</p>
 <form method="post">
 <p><label>Token <input type="password" name="token" required autocomplete="off"></label>
 <button class="main">Open</button></p>
@@ -57,16 +55,16 @@ _FORM = """<!doctype html>
 
 
 class Guard:
-    """Stands before an app and lets in who may use it.
+    """An ASGI middleware that passes on only requests that are allowed.
 
-    Without a token, only requests that name one of `hosts` are answered, so that no foreign site reaches the page
-    through a name of its own. With one, a request must bring it (`Authorization: Bearer TOKEN`), or the cookie that the
-    form gives for it. A request that another site's page makes is refused either way.
+    Without a token, a request must name one of `hosts`, so that another site cannot reach the page through a host name
+    of its own. With a token, a request must have it (`Authorization: Bearer TOKEN`), or the cookie that the form sets
+    in exchange for it. Requests from another site's page are always refused.
 
     Args:
-        app: what is guarded.
-        token: the secret; None: whoever reaches the page may use it.
-        hosts: names by which it may be reached without a token.
+        app: the app to protect.
+        token: the secret; None: everyone who can reach the page may use it.
+        hosts: host names under which the page may be used without a token.
     """
 
     def __init__(self, app: App, token: str | None = None, hosts: Sequence[str] = LOOPBACK) -> None:
@@ -76,7 +74,7 @@ class Guard:
         self._session = secrets.token_urlsafe(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let the app answer."""
+        """Answer a request, or pass it on to the app."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -122,7 +120,7 @@ def _digest(text: str) -> bytes:
 
 
 async def _form(receive: Receive) -> str:
-    """The token in a form's body; "" where there is none, or the body is too long for one."""
+    """Return the token in a form's body; "" if there is none, or if the body is too long."""
     body, more = b"", True
     while more and len(body) <= _LONGEST_FORM:
         message = await receive()

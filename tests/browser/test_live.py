@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def opened(window: Watched, live: str) -> Page:
 
 
 def done(page: Page) -> None:
-    expect(page.locator("#said")).to_have_text("done")
+    expect(page.locator("#status")).to_have_text("done")
 
 
 def test_a_shipped_image_is_read_filtered_and_reproduced(window: Watched, live: str) -> None:
@@ -111,7 +112,9 @@ def test_own_images_hostile_names_and_too_large_ones(window: Watched, live: str,
 
     large = png(Image.new("1", (10_000, 5_000)))
     chooser.set_input_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
-    expect(page.locator("#said")).to_have_text("The image has more than 40 million pixels; make it smaller.")
+    expect(page.locator("#status")).to_have_text(
+        "The image has more than 40 million pixels; make it smaller."
+    )
     # The browser tells of the refusal by itself.
     window.complaints = [said for said in window.complaints if "status of 400" not in said]
     window.check(live)
@@ -126,10 +129,17 @@ def test_a_saved_page_is_opened_again(window: Watched, live: str, saved: Path, t
     kept = tmp_path / "kept.html"
     download.value.save_as(kept)
     page.get_by_label("Open a saved reading").set_input_files(saved)
-    expect(page.locator("#said")).to_have_text("opened out.html")
+    expect(page.locator("#status")).to_have_text("opened out.html")
     expect(page.locator("figure")).to_have_count(3)
     page.get_by_label("Open a saved reading").set_input_files(kept)
     expect(page.locator(".title")).to_have_text("a cat")
+    old = re.sub(r'"about_lenses":\{.*?\}\},', "", saved.read_text(encoding="utf-8"))
+    assert "about_lenses" not in old.split('id="reading">')[1].split("</script>")[0]
+    page.get_by_label("Open a saved reading").set_input_files(
+        {"name": "old.html", "mimeType": "text/html", "buffer": old.encode()}
+    )
+    expect(page.locator("#status")).to_have_text("opened old.html")
+    expect(page.locator("figcaption")).to_contain_text(["LatentLens", "LogitLens", "EmbeddingLens"])
     page.get_by_label("Open a saved reading").set_input_files(
         {
             "name": "x.html",
@@ -137,7 +147,7 @@ def test_a_saved_page_is_opened_again(window: Watched, live: str, saved: Path, t
             "buffer": b"<p>nothing</p><script>window.hit = 1</script>",
         }
     )
-    expect(page.locator("#said")).to_contain_text("holds no reading")
+    expect(page.locator("#status")).to_contain_text("holds no reading")
     window.check(live)
 
 
@@ -150,11 +160,11 @@ def test_a_job_is_cancelled_by_its_button(
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
     )
-    expect(page.locator("#said")).to_have_text("running the model on the image")
+    expect(page.locator("#status")).to_have_text("running the model on the image")
     expect(page.locator("#progress")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     go.set()
-    expect(page.locator("#said")).to_have_text("Cancelled.")
+    expect(page.locator("#status")).to_have_text("Cancelled.")
     expect(page.locator("#progress")).to_be_hidden()
     assert page.locator("figure").count() == 0
     window.check(live)
@@ -192,9 +202,9 @@ def test_another_model_is_chosen_and_stands_in_the_address(window: Watched, live
 
 def test_a_model_of_another_llm_is_said_to_be_the_wrong_one(window: Watched, live: str) -> None:
     page = opened(window, f"{live}?picture=a+cat&model=stranger")
-    expect(page.locator("#said")).to_contain_text("choose that bank's model or another bank")
+    expect(page.locator("#status")).to_contain_text("choose that bank's model or another bank")
     page.goto(f"{live}?picture=a+cat&model=<img src=x onerror='window.hit=1'>")
-    expect(page.locator("#said")).to_contain_text("There is no model <img src=x")
+    expect(page.locator("#status")).to_contain_text("There is no model <img src=x")
     assert page.locator("figure").count() == 0
     window.check(live)
 
@@ -217,7 +227,7 @@ def first_layer_is_there(page: Page, seed: int) -> None:
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(seed, (300, 200)))}
     )
     expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 1")
-    expect(page.locator("#said")).to_have_text("visual layer 1 is read, 1 of 2")
+    expect(page.locator("#status")).to_have_text("visual layer 1 is read, 1 of 2")
     assert all(page.locator(".word").all_text_contents())
 
 
@@ -255,7 +265,7 @@ def test_a_saved_reading_opened_meanwhile_stays(
     page.get_by_label("Open a saved reading").set_input_files(saved)
     expect(page.locator("figure")).to_have_count(3)
     second_layer.set()
-    expect(page.locator("#said")).to_have_text("opened out.html")
+    expect(page.locator("#status")).to_have_text("opened out.html")
     expect(page.locator("#progress")).to_be_hidden()
     assert page.locator("figure").count() == 3
     window.check(live)
@@ -268,7 +278,7 @@ def test_what_was_read_stays_when_the_rest_is_cancelled(
     first_layer_is_there(page, 502)
     page.get_by_role("button", name="Cancel").click()
     second_layer.set()
-    expect(page.locator("#said")).to_have_text("Cancelled.")
+    expect(page.locator("#status")).to_have_text("Cancelled.")
     page.locator("[data-token='4']").hover()
     assert page.locator(".card li").count() == 5
     expect(page.get_by_role("link", name="Save this page")).to_be_hidden()

@@ -72,7 +72,7 @@ def test_pins_stay_while_layers_change_and_two_are_compared(window: Watched, sav
     assert cards(page) == ["row 0, column 2", "row 1, column 0"]
     assert page.locator(".card .score").all_text_contents() != before
     page.get_by_role("button", name="Unpin").first.click()
-    assert page.locator(".card.held h3").all_text_contents() == ["row 1, column 0"]
+    assert page.locator(".pinned-card h3").all_text_contents() == ["row 1, column 0"]
 
 
 def test_views_and_lenses(window: Watched, saved: Path) -> None:

@@ -1,4 +1,4 @@
-// The live page: what to read, how far it is, and the view of what was found. The address says it all again.
+// The live page: the form, progress, and the view of the reading. The address holds the form's state.
 
 import { element } from "./draw.js";
 import { addPart, wholeOf } from "./parts.js";
@@ -7,9 +7,9 @@ import { showReading } from "./view.js";
 const $ = (id) => document.getElementById(id);
 const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption"];
 let about;
-let chosen = null; // {file}, {picture} or {upload}: a file that the server has already
-let job = null; // {id, events} of what is being read
-let turn = 0; // of what was asked for last; an answer to what came before is not shown
+let chosen = null; // {file}, {picture} or {upload}, the key of a file that the server keeps
+let job = null; // {id, events} of the reading in progress
+let turn = 0; // number of the last request; answers to earlier ones are ignored
 
 start().catch((error) => say(error.message, true));
 
@@ -44,15 +44,15 @@ async function start() {
   $("ask").addEventListener("submit", (event) => (event.preventDefault(), read()));
   $("ask").addEventListener("change", refilter);
   $("cancel").addEventListener("click", () => job && drop(job.id));
-  $("look").addEventListener("click", look);
-  $("where").addEventListener("keydown", (event) => event.key === "Enter" && (event.preventDefault(), look()));
+  $("find").addEventListener("click", findWord);
+  $("where").addEventListener("keydown", (event) => event.key === "Enter" && (event.preventDefault(), findWord()));
   $("file").addEventListener("change", () => $("file").files[0] && (choose({ file: $("file").files[0] }), read()));
   $("tabs").addEventListener("change", showTab);
   takeDrops();
   recall();
 }
 
-// -- what is asked -----------------------------------------------------------------------------
+// -- the request ------------------------------------------------------------------------------
 
 function kind() {
   return $("tabs").querySelector(":checked").value;
@@ -75,7 +75,7 @@ function choose(what) {
   }
 }
 
-function asked(change = {}) {
+function queryOf(change = {}) {
   const text = kind() === "text";
   const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
   const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
@@ -88,7 +88,7 @@ function asked(change = {}) {
   return query;
 }
 
-/** A filter or a model that changes reads again, if there is something to read. */
+/** Read again when a filter or the model changes, if there is something to read. */
 function refilter(event) {
   if (["model", "corpus", "word", "caption", "unique"].includes(event.target.id) && (chosen || kind() === "text")) read();
 }
@@ -114,10 +114,10 @@ function recall() {
   if (chosen || query.has("sentence")) read();
 }
 
-/** Where is a word or phrase? The nearest of its contexts for each token, as a heat map. */
-function look() {
+/** Show where a word or phrase is: a heat map of how near each token's nearest context with it is. */
+function findWord() {
   const phrase = $("where").value.trim();
-  if (!phrase) return say("Write the word to look for.", true);
+  if (!phrase) return say("Write the word to find.", true);
   if (!chosen) return say("Choose an image first.", true);
   const change = /\s/.test(phrase) ? { word: "", caption: phrase } : { word: phrase, caption: "" };
   const kept = new URLSearchParams(location.hash.slice(1));
@@ -145,11 +145,11 @@ function takeDrops() {
 // -- reading -----------------------------------------------------------------------------------
 
 async function read(change = {}, hash = location.hash) {
-  const query = asked(change);
+  const query = queryOf(change);
   if (!query.has("sentence") && !chosen) return say("Choose an image or write a sentence first.", true);
   abandon();
   const mine = ++turn;
-  // What was sent already goes by its address, unless the server has forgotten it.
+  // An image that was uploaded before is named by its key.
   const file = query.has("sentence") || query.has("upload") ? null : chosen.file;
   if (file && file.size > about.limits.bytes) {
     return say(`The image is larger than ${Math.floor(about.limits.bytes / 1e6)} MB; make it smaller.`, true);
@@ -163,7 +163,7 @@ async function read(change = {}, hash = location.hash) {
     const { job: id, upload } = await response.json();
     if (mine !== turn) return drop(id);
     if (file) {
-      choose({ upload, file }); // by its address from now on
+      choose({ upload, file }); // named by its key from now on
       query.delete("name");
       query.set("upload", upload);
       history.replaceState(null, "", `?${query}${location.hash}`);
@@ -172,7 +172,7 @@ async function read(change = {}, hash = location.hash) {
   } catch (error) {
     if (mine !== turn) return;
     if (error.status === 404 && query.has("upload") && chosen?.file) {
-      choose({ file: chosen.file }); // the server has forgotten it: sent again
+      choose({ file: chosen.file }); // the server no longer keeps it: upload it again
       return read(change, hash);
     }
     busy(false);
@@ -180,12 +180,12 @@ async function read(change = {}, hash = location.hash) {
   }
 }
 
-/** Ask the server to end a job. */
+/** Cancel a job on the server. */
 function drop(id) {
   return fetch(`/api/jobs/${id}`, { method: "DELETE" }).catch(() => {});
 }
 
-/** Forget the job that runs: something else is wanted. */
+/** Cancel the running job, as another request takes its place. */
 function abandon() {
   if (!job) return;
   job.events.close();
@@ -197,7 +197,7 @@ function follow(id) {
   const events = new EventSource(`/api/jobs/${id}/events`);
   job = { id, events };
   const mine = turn;
-  let whole; // of what is read so far
+  let whole; // the reading so far
   let showMore;
   events.addEventListener("part", (event) => {
     const part = JSON.parse(event.data);
@@ -206,7 +206,7 @@ function follow(id) {
     addPart(whole, part);
     if (first) showMore = showReading($("view"), whole);
     else showMore(whole);
-    $("save").hidden = true; // until the whole is there
+    $("save").hidden = true; // until the reading is complete
   });
   events.addEventListener("message", async (event) => {
     const now = JSON.parse(event.data);
@@ -242,11 +242,11 @@ function follow(id) {
 
 async function openSaved(file) {
   try {
-    // query/web/data.py writes no "<" into the JSON, so it ends at the next one.
+    // The JSON has no "<" (see query/web/data.py), so it ends at the next one.
     const saved = /<script type="application\/json" id="reading">([^<]*)</.exec(await file.text());
-    if (!saved) throw new Error("This file holds no reading; choose one that latentbank wrote.");
+    if (!saved) throw new Error("This file holds no reading; choose a page that latentbank wrote.");
     const data = JSON.parse(saved[1]);
-    abandon(); // what is being read would take its place
+    abandon(); // otherwise the running job's reading would replace it
     turn += 1;
     busy(false);
     showReading($("view"), data);
@@ -257,7 +257,7 @@ async function openSaved(file) {
   }
 }
 
-// -- saying ------------------------------------------------------------------------------------
+// -- messages ----------------------------------------------------------------------------------
 
 async function answer(promise) {
   let response;
@@ -272,8 +272,8 @@ async function answer(promise) {
 }
 
 function say(text, wrong = false) {
-  $("said").textContent = text;
-  $("said").classList.toggle("wrong", wrong);
+  $("status").textContent = text;
+  $("status").classList.toggle("wrong", wrong);
 }
 
 function busy(on) {

@@ -3,12 +3,12 @@
 import { shownScore } from "./reading.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-// Viridis, at nine places: readable for the colour-blind and in grey.
+// Nine colours of Viridis, which works for the colour-blind and in grey.
 const RAMP = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"].map(
   (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)),
 );
-const LETTER = 0.6; // a letter's width, of the font's size
-const SMALLEST = 0.21; // of a patch's height, that a word's letters are high at least
+const LETTER = 0.6; // width of a letter, relative to the font size
+const SMALLEST = 0.21; // smallest font size, relative to the height of a patch
 
 /** Make an element; text becomes text nodes, never HTML. */
 export function element(name, attributes = {}, ...children) {
@@ -31,7 +31,7 @@ function filled(made, attributes, children) {
 export function colour(share) {
   const at = Math.min(1, Math.max(0, share)) * (RAMP.length - 1);
   const low = Math.min(RAMP.length - 2, Math.floor(at));
-  const mixed = RAMP[low].map((one, i) => Math.round(one + (RAMP[low + 1][i] - one) * (at - low)));
+  const mixed = RAMP[low].map((value, i) => Math.round(value + (RAMP[low + 1][i] - value) * (at - low)));
   return `rgb(${mixed.join(" ")})`;
 }
 
@@ -40,7 +40,7 @@ export function bankColour(bankLayers, bankLayer) {
   return colour(bankLayers.indexOf(bankLayer) / Math.max(1, bankLayers.length - 1));
 }
 
-/** Draw what one lens sees at one layer: the image under its tokens, or a sentence as tokens, and a legend. */
+/** Draw one lens's reading at one layer: the image with its tokens, or a sentence as tokens, and a legend. */
 export function drawStage(reading, { lens, layer, tile, view }) {
   const name = reading.lensTitle(lens);
   const unread = reading.isRead(layer) ? "" : ": not read yet";
@@ -58,7 +58,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
     }
     return null;
   };
-  const said = (token) => {
+  const labelOf = (token) => {
     const word = reading.bestWord(lens, layer, token.number);
     const score = shownScore(reading.bestScore(lens, layer, token.number));
     const from = reading.hasBank(lens) ? `, bank layer ${reading.bestBankLayer(lens, layer, token.number)}` : "";
@@ -67,23 +67,23 @@ export function drawStage(reading, { lens, layer, tile, view }) {
     return `${reading.tokenName(token.number)} ${found}`;
   };
   if (reading.data.size) {
-    parts.push(picture(reading, tokens, name, { lens, layer, view, paint, said }));
+    parts.push(picture(reading, tokens, name, { lens, layer, view, paint, labelOf }));
     const rest = reading.tokens.filter((token) => token.row < 0);
-    if (rest.length) parts.push(chips(reading, rest, "Tokens without a place", { lens, layer, view, paint, said }));
+    if (rest.length) parts.push(chips(reading, rest, "Tokens without a place", { lens, layer, view, paint, labelOf }));
   } else {
-    parts.push(chips(reading, reading.tokens, `Tokens, read by ${name}`, { lens, layer, view, paint, said }));
+    parts.push(chips(reading, reading.tokens, `Tokens, read by ${name}`, { lens, layer, view, paint, labelOf }));
   }
   if (view === "heat" && !unread) parts.push(heatLegend(reading.scoreName(lens), low, high));
   if (view === "bank") parts.push(bankLegend(reading, lens));
   return element("figure", { class: "stage", "data-lens": lens }, ...parts);
 }
 
-function picture(reading, tokens, name, { lens, layer, view, paint, said }) {
+function picture(reading, tokens, name, { lens, layer, view, paint, labelOf }) {
   const [width, height] = reading.data.size;
   const rows = byRow(tokens);
   const grid = shape("svg", {
     viewBox: `0 0 ${width} ${height}`,
-    preserveAspectRatio: "none", // as the image under it: a token's box stays on what it shows
+    preserveAspectRatio: "none", // like the image: a token's box stays on its part of the image
     role: "grid",
     "aria-label": `Visual tokens of ${reading.data.source}, read by ${name}`,
   });
@@ -93,7 +93,7 @@ function picture(reading, tokens, name, { lens, layer, view, paint, said }) {
       const fill = paint(token);
       const cell = shape(
         "g",
-        { role: "gridcell", tabindex: -1, "data-token": token.number, "aria-label": said(token) },
+        { role: "gridcell", tabindex: -1, "data-token": token.number, "aria-label": labelOf(token) },
         shape("rect", {
           class: fill ? "patch painted" : "patch",
           x: left,
@@ -111,7 +111,7 @@ function picture(reading, tokens, name, { lens, layer, view, paint, said }) {
   const image = element("img", { alt: "", src: reading.data.image ?? undefined, draggable: "false" });
   const frame = element("div", { class: "picture" }, ...(reading.data.image ? [image] : []), grid);
   frame.style.aspectRatio = `${width} / ${height}`;
-  frame.style.maxWidth = `${((80 * width) / height).toFixed(2)}vh`; // not higher than the window
+  frame.style.maxWidth = `${((80 * width) / height).toFixed(2)}vh`; // so that it fits into the window
   return frame;
 }
 
@@ -121,7 +121,7 @@ function byRow(tokens) {
   return rows;
 }
 
-/** A word in the middle of its patch, as large as fits; a word too long for it is cut. */
+/** A word in the middle of its patch, as large as it fits; a long word is cut. */
 function written(word, [left, top, right, bottom]) {
   const shown = word.trim();
   const [width, height] = [right - left, bottom - top];
@@ -150,12 +150,12 @@ function written(word, [left, top, right, bottom]) {
   ];
 }
 
-/** Tokens as a row of buttons: a sentence, or visual tokens that have no place in the image. */
-function chips(reading, tokens, label, { lens, layer, view, paint, said }) {
+/** Tokens as a row of chips: those of a sentence, or visual tokens without a place in the image. */
+function chips(reading, tokens, label, { lens, layer, view, paint, labelOf }) {
   const made = tokens.map((token) => {
     const chip = element(
       "span",
-      { class: "chip", role: "gridcell", tabindex: -1, "data-token": token.number, "aria-label": said(token) },
+      { class: "chip", role: "gridcell", tabindex: -1, "data-token": token.number, "aria-label": labelOf(token) },
       element("span", { class: "label" }, reading.tokenName(token.number)),
     );
     if (view === "words") {
@@ -189,7 +189,7 @@ function heatLegend(what, low, high) {
 }
 
 function bankLegend(reading, lens) {
-  if (!reading.hasBank(lens)) return element("p", { class: "legend" }, "This lens reads no bank.");
+  if (!reading.hasBank(lens)) return element("p", { class: "legend" }, "This lens does not use a bank.");
   const keys = reading.data.bank_layers.map((bankLayer) => {
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = bankColour(reading.data.bank_layers, bankLayer);
@@ -198,7 +198,7 @@ function bankLegend(reading, lens) {
   return element("p", { class: "legend" }, "bank layer of the best neighbor: ", ...keys);
 }
 
-/** From which bank layer the best neighbor comes, for each layer read: a table of bars. */
+/** A table of bars: the share of tokens whose best neighbor lies in each bank layer, for each layer read. */
 export function drawShares(reading) {
   const head = element("tr", {}, element("th", { scope: "col" }, reading.data.size ? "visual layer" : "layer"));
   for (const bankLayer of reading.data.bank_layers) head.append(element("th", { scope: "col" }, `bank ${bankLayer}`));

@@ -1,13 +1,13 @@
-// A reading that is still being made: the server sends one layer after the other, and they grow into one.
+// A reading in progress: the server sends it layer by layer.
 
-/** Data as query/web/data.py writes them, from the first part: all its layers, none of them read yet. */
+/** Make a reading's data from the first part, with all layers and none of them read yet. */
 export function wholeOf({ layers, reading }) {
   const none = () => layers.map(() => null);
   const found = Object.fromEntries(reading.lenses.map((lens) => [lens, none()]));
   return { ...reading, layers, norms: none(), captions: [], corpora: [], contexts: [], found };
 }
 
-/** Put a part's layer into the whole. */
+/** Add a part's layer to the whole reading. */
 export function addPart(whole, { number, reading }) {
   const [captions, corpora, contexts] = [whole.captions, whole.corpora, whole.contexts].map((table) => table.length);
   whole.captions = whole.captions.concat(reading.captions);

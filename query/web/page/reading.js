@@ -1,4 +1,11 @@
-// A reading, as query/web/data.py writes it, and what the page asks of it.
+// A reading's data, as query/web/data.py writes them, and functions to look things up in them.
+
+/** Lenses of readings that were saved before readings described their lenses. */
+const OLD_LENSES = {
+  latent: { title: "LatentLens", score: "cosine", bank: true },
+  logit: { title: "LogitLens", score: "probability", bank: false },
+  embedding: { title: "EmbeddingLens", score: "cosine", bank: false },
+};
 
 /**
  * Wrap a reading's data.
@@ -7,7 +14,7 @@
  */
 export function openReading(data) {
   if (!data || data.format !== 1) {
-    throw new Error("This is no reading of a format that this page knows; make it anew.");
+    throw new Error("This file is not a reading in a format that this page knows; write it again.");
   }
   const tokens = data.tokens.map(([label, tile, row, column, ...box], number) => ({
     number,
@@ -18,6 +25,7 @@ export function openReading(data) {
     box,
   }));
 
+  const aboutLens = (lens) => (data.about_lenses ?? OLD_LENSES)[lens];
   // A layer that is not read yet has no neighbors.
   const foundAt = (lens, layer) => data.found[lens][layer] ?? [];
 
@@ -46,7 +54,7 @@ export function openReading(data) {
     return scores.length ? [Math.min(...scores), Math.max(...scores)] : [0, 1];
   }
 
-  /** Of how many tokens the best neighbor lies in each bank layer, at one layer. */
+  /** The number of tokens whose best neighbor lies in each bank layer, at one layer. */
   function shares(lens, layer) {
     const counts = new Map(data.bank_layers.map((bankLayer) => [bankLayer, 0]));
     for (const found of foundAt(lens, layer)) {
@@ -63,7 +71,7 @@ export function openReading(data) {
     neighbors,
     range,
     shares,
-    /** Whether a layer is read; while the server reads, the later ones are not. */
+    /** Whether a layer is read; while the server is reading, later layers are not. */
     isRead: (layer) => data.norms[layer] !== null,
     bestWord: (lens, layer, token) => {
       const found = best(lens, layer, token);
@@ -72,13 +80,13 @@ export function openReading(data) {
     bestScore: (lens, layer, token) => best(lens, layer, token)?.[2],
     bestBankLayer: (lens, layer, token) => best(lens, layer, token)?.[1],
     /** What people call a lens. */
-    lensTitle: (lens) => data.about_lenses[lens].title,
+    lensTitle: (lens) => aboutLens(lens).title,
     /** Whether a lens's neighbors come from a bank. */
-    hasBank: (lens) => data.about_lenses[lens].bank && data.bank_layers.length > 0,
+    hasBank: (lens) => aboutLens(lens).bank && data.bank_layers.length > 0,
     /** What a lens's scores are: cosine or probability. */
-    scoreName: (lens) => data.about_lenses[lens].score,
+    scoreName: (lens) => aboutLens(lens).score,
     layerName: (layer) => {
-      if (data.layers[layer] < 0) return "layer not known";
+      if (data.layers[layer] < 0) return "unknown layer";
       return `${data.size ? "visual layer" : "layer"} ${data.layers[layer]}`;
     },
     tokenName: (number) => {
@@ -90,7 +98,7 @@ export function openReading(data) {
   };
 }
 
-/** A caption around its token: [before, token, after], cut with "…" where long. Offsets count code points. */
+/** A caption as [before, token, after], cut at `room` letters from the token. Offsets count code points. */
 export function excerpt({ caption, start, end }, room = 90) {
   const letters = Array.from(caption);
   if (start < 0) return [caption, "", ""];
@@ -103,7 +111,7 @@ export function excerpt({ caption, start, end }, room = 90) {
   ];
 }
 
-/** A score as people read it. */
+/** A score for people. */
 export function shownScore(score) {
   if (score === undefined || score === null) return "";
   return score > 0 && score < 0.001 ? score.toExponential(1) : score.toFixed(3);

@@ -1,30 +1,30 @@
-// The view of one reading: layers, lenses, the grid, and the neighbors of the token looked at and of those pinned.
+// The view of one reading: controls, the grid of tokens, and the neighbors of the active token and of pinned tokens.
 
 import { bankColour, drawShares, drawStage, element } from "./draw.js";
 import { excerpt, openReading, shownScore } from "./reading.js";
 
 const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer" };
 const OF_IMAGES = { ...VIEWS, image: "Image alone" };
-let shownBefore;
+let previous; // aborts the listeners of the view shown before
 
 /**
- * Show a reading in `root`, in place of what is there. The address's fragment holds the state of the view.
+ * Show a reading in `root`, replacing its content. The address's fragment holds the state of the view.
  *
  * @param root an element
  * @param data what query/web/data.py wrote
- * @returns a function that shows more of the same reading, once more of it is there
+ * @returns a function that updates the view with new data of the same reading
  */
 export function showReading(root, data) {
   let reading = openReading(data);
-  shownBefore?.abort();
-  const life = (shownBefore = new AbortController());
+  previous?.abort();
+  const life = (previous = new AbortController());
   const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [] };
   const state = { ...plain, token: null };
 
   const stages = element("div", { class: "stages" });
   const cards = element("section", { class: "cards", "aria-label": "Neighbors" });
   const shares = element("div", {});
-  const status = element("p", { class: "unseen", role: "status" });
+  const status = element("p", { class: "visually-hidden", role: "status" });
   const controls = makeControls(reading, state, (change) => {
     Object.assign(state, change);
     draw();
@@ -37,8 +37,8 @@ export function showReading(root, data) {
     element(
       "p",
       { class: "help" },
-      "Point at a token, or walk with the arrow keys. Click, Enter or Space pins it, a second one is compared with it, ",
-      "Escape unpins. Page up and down change the layer.",
+      "Point at a token, or move with the arrow keys. Click, Enter or Space pins it; a second pinned token is ",
+      "compared with the first. Escape unpins all. Page up and Page down change the layer.",
     ),
     status,
   );
@@ -50,11 +50,12 @@ export function showReading(root, data) {
     if (state.lenses.length < data.lenses.length) kept.set("lens", state.lenses.join(","));
     if (reading.tiles.length > 1) kept.set("tile", state.tile);
     if (state.pins.length) kept.set("pins", state.pins.join(","));
-    if (location.hash === `#${kept}`) return; // browsers refuse what comes too often, and each pointed-at token asks
+    // Browsers limit how often an address changes, and this runs for each token pointed at.
+    if (location.hash === `#${kept}`) return;
     try {
       history.replaceState(null, "", `#${kept}`);
     } catch {
-      // Inside a notebook the page has no address of its own.
+      // In a notebook's frame the page has no address.
     }
   }
 
@@ -76,7 +77,7 @@ export function showReading(root, data) {
   function draw() {
     const focused = stages.contains(document.activeElement) ? document.activeElement.dataset.token : null;
     const lens = document.activeElement?.closest?.("figure")?.dataset.lens;
-    stages.replaceChildren(...state.lenses.map((one) => drawStage(reading, { ...state, lens: one })));
+    stages.replaceChildren(...state.lenses.map((name) => drawStage(reading, { ...state, lens: name })));
     shares.replaceChildren(...(state.view === "bank" && data.bank_layers.length ? [drawShares(reading)] : []));
     controls.update();
     mark();
@@ -85,7 +86,7 @@ export function showReading(root, data) {
     }
   }
 
-  /** Mark the token looked at and those pinned, and show their neighbors. */
+  /** Mark the active token and the pinned ones, and show their neighbors. */
   function mark() {
     for (const grid of stages.querySelectorAll("[role=grid]")) {
       const cells = [...grid.querySelectorAll("[data-token]")];
@@ -113,7 +114,7 @@ export function showReading(root, data) {
     remember();
   }
 
-  function look(number) {
+  function activate(number) {
     if (number === state.token) return;
     state.token = number;
     mark();
@@ -121,7 +122,7 @@ export function showReading(root, data) {
 
   function pin(number) {
     const pinned = state.pins.includes(number);
-    state.pins = pinned ? state.pins.filter((one) => one !== number) : [...state.pins.slice(0, 1), number];
+    state.pins = pinned ? state.pins.filter((other) => other !== number) : [...state.pins.slice(0, 1), number];
     state.token = number;
     status.textContent = `${reading.tokenName(number)} ${pinned ? "unpinned" : "pinned"}`;
     mark();
@@ -132,7 +133,7 @@ export function showReading(root, data) {
   const cellOf = (event) => event.target.closest?.("[data-token]");
   const listen = (kind, act) => stages.addEventListener(kind, act);
   for (const kind of ["pointerover", "focusin"]) {
-    listen(kind, (event) => cellOf(event) && look(Number(cellOf(event).dataset.token)));
+    listen(kind, (event) => cellOf(event) && activate(Number(cellOf(event).dataset.token)));
   }
   listen("click", (event) => {
     const cell = cellOf(event);
@@ -149,7 +150,7 @@ export function showReading(root, data) {
       pin(number);
     } else if (event.key === "Escape" && state.pins.length) {
       state.pins = [];
-      status.textContent = "Nothing is pinned";
+      status.textContent = "All tokens unpinned";
       mark();
     } else if (turn) {
       state.layer = Math.min(data.layers.length - 1, Math.max(0, state.layer + turn));
@@ -172,7 +173,7 @@ export function showReading(root, data) {
   };
 }
 
-/** Set an attribute where it is another one: of thousands of cells, few change. */
+/** Set an attribute if it differs: of thousands of cells, few change. */
 function setTo(cell, name, value) {
   if (cell.getAttribute(name) !== value) cell.setAttribute(name, value);
 }
@@ -185,22 +186,22 @@ function neighboringCell(reading, cell, key) {
   const place = cells.indexOf(cell);
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[key];
   if (key === "Home" || key === "End") {
-    const row = cells.filter((one) => one.parentNode === cell.parentNode);
+    const row = cells.filter((other) => other.parentNode === cell.parentNode);
     return row.at(key === "Home" ? 0 : -1);
   }
   if (step === undefined) return null;
   if (key === "ArrowLeft" || key === "ArrowRight" || at.row < 0) return cells[place + step];
-  return cells.find((one) => {
-    const other = reading.tokens[Number(one.dataset.token)];
+  return cells.find((candidate) => {
+    const other = reading.tokens[Number(candidate.dataset.token)];
     return other.row === at.row + step && other.column === at.column;
   });
 }
 
-function wordsInCommon(reading, state, [one, other]) {
+function wordsInCommon(reading, state, [first, second]) {
   const words = (token) =>
     state.lenses.flatMap((lens) => reading.neighbors(lens, state.layer, token).map((found) => found.word));
-  const others = new Set(words(other).map((word) => word.toLowerCase()));
-  return new Set(words(one).map((word) => word.toLowerCase()).filter((word) => word.trim() && others.has(word)));
+  const others = new Set(words(second).map((word) => word.toLowerCase()));
+  return new Set(words(first).map((word) => word.toLowerCase()).filter((word) => word.trim() && others.has(word)));
 }
 
 function about(data) {
@@ -272,16 +273,16 @@ function drawCard(reading, state, number, common, pin) {
   const norm = reading.data.norms[state.layer]?.[number];
   const card = element(
     "article",
-    { class: pinned ? "card held" : "card", "aria-label": name },
+    { class: pinned ? "card pinned-card" : "card", "aria-label": name },
     element("header", {}, element("h3", {}, name), button),
     element("p", { class: "about" }, reading.layerName(state.layer) + (norm === undefined ? "" : `, norm ${norm}`)),
   );
   for (const lens of state.lenses) {
     const found = reading.neighbors(lens, state.layer, number);
     if (state.lenses.length > 1) card.append(element("h4", {}, reading.lensTitle(lens)));
-    const none = reading.isRead(state.layer) ? "No neighbor; a filter may leave none." : "Not read yet.";
+    const none = reading.isRead(state.layer) ? "No neighbors match the filter." : "Not read yet.";
     if (!found.length) card.append(element("p", { class: "about" }, none));
-    card.append(element("ol", {}, ...found.map((one) => drawNeighbor(reading, lens, one, common))));
+    card.append(element("ol", {}, ...found.map((neighbor) => drawNeighbor(reading, lens, neighbor, common))));
   }
   return card;
 }
