@@ -90,3 +90,20 @@ def test_the_api_reference_has_every_name_of_the_face() -> None:
     assert set(re.findall(r"^::: latentbank\.(\w+)$", text, re.M)) == set(latentbank.__all__) - {
         "__version__"
     }
+
+
+def test_the_changelog_says_where_names_are() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| `(latentbank[\w.]+)` \|$", text, re.MULTILINE)
+    assert len(rows) > 10
+    for names, module in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert name not in latentbank.__all__
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
+    for cell in re.findall(r"^\| `[^|]*\| ([^|]*) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(latentbank\.[\w.]+)", cell):
+            module, _, attribute = name.rpartition(".")
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError:
+                assert hasattr(importlib.import_module(module), attribute), name
