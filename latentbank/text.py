@@ -35,10 +35,10 @@ def layer_numbers(text: str) -> list[int]:
     """Return the layers in a text such as "4,8,12", sorted, each once.
 
     Raises:
-        QueryError: a part is no number.
+        QueryError: a part is not a number, or empty.
     """
     try:
-        return sorted({int(part) for part in text.split(",") if part.strip()})
+        return sorted({int(part) for part in text.split(",")})
     except ValueError:
         raise QueryError(
             f"'{text}' is not a list of layers; write numbers with commas, such as 4,8,12."

@@ -72,7 +72,7 @@ class ReadingQuery:
             image=image,
             sentence=self.sentence,
             model=self.model,
-            layers=tuple(layer_numbers(self.layers)) or None,
+            layers=_layers(self.layers) or None,
             bank_layers=_bank_layers(self.bank_layers),
             lenses=tuple(lens_names(self.lens)),
             top_k=self.top_k,
@@ -138,4 +138,10 @@ def shown_name(name: str) -> str:
 
 
 def _bank_layers(text: str) -> BankLayers:
-    return cast("BankLayers", text) if text in ("mid", "all") else tuple(layer_numbers(text))
+    return cast("BankLayers", text) if text in ("mid", "all") else _layers(text)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    """Return the layers in a text field, in which somebody may have left a comma too many; none if it is empty."""
+    parts = [part for part in text.split(",") if part.strip()]
+    return tuple(layer_numbers(",".join(parts))) if parts else ()

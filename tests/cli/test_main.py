@@ -181,6 +181,8 @@ def test_a_plan_is_calibrated_where_the_banks_are(
         (("bank", "delete", "a--b", "--yes"), "cannot name a bank"),
         (("query", "text", "hello"), "Name a bank"),
         (("query", "text", "hello", "--layer", "x"), "'x' is not a list of layers"),
+        (("query", "text", "hello", "--layer", "4,,8"), "'4,,8' is not a list of layers"),
+        (("query", "text", "hello", "--layer", ""), "'' is not a list of layers"),
         (("query", "text", "hello", "--where", "color=red"), "'color=red' is not a condition"),
         (("ingest", "run", "missing.txt", "--model", "m"), "No such file: missing.txt"),
         (("ingest", "run", "--model", "m"), "Name a corpus"),
