@@ -82,7 +82,7 @@ def test_where_is_a_word(window: Watched, live: str) -> None:
     expect(page.get_by_label("Heat map")).to_be_checked()
     page.locator("[data-lens=latent] [data-token='0']").hover()
     assert {text.strip() for text in page.locator(".card b").all_text_contents()} == {"garden"}
-    fills = page.locator(".patch").evaluate_all("all => all.map(one => one.getAttribute('fill'))")
+    fills = page.locator(".patch").evaluate_all("all => all.map(cell => cell.getAttribute('fill'))")
     assert len(set(fills)) > 1
     window.check(live)
 

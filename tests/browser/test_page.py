@@ -80,7 +80,7 @@ def test_views_and_lenses(window: Watched, saved: Path) -> None:
     page.goto(saved.as_uri())
     page.get_by_label("Heat map").check()
     fills = page.locator("[data-lens=latent] .patch").evaluate_all(
-        "all => all.map(one => one.getAttribute('fill'))"
+        "all => all.map(cell => cell.getAttribute('fill'))"
     )
     assert len(set(fills)) > 1
     assert page.locator(".word").count() == 0

@@ -47,7 +47,7 @@ def test_tokens_of_every_tile_are_drawn_over_what_they_see(
     tried, drawn = [], {}
     for tile in tiles:
         page.locator("#tile").select_option(str(tile))
-        boxes = {int(one): box for one, *box in page.evaluate(_DRAWN.replace("WIDTH", str(SIZE[0])))}
+        boxes = {int(number): box for number, *box in page.evaluate(_DRAWN.replace("WIDTH", str(SIZE[0])))}
         assert sorted(boxes) == np.flatnonzero(before.tiles == tile).tolist()
         drawn |= boxes
         token = int(rng.choice(sorted(boxes)))

@@ -62,16 +62,16 @@ def test_names_are_no_words_of_captions_frame(things: tuple[Thing, ...]) -> None
 
 def test_a_seed_gives_the_same_scene_always(things: tuple[Thing, ...]) -> None:
     for seed in (0, 5, EVALUATION[7]):
-        one, other = make_scene(things, seed), make_scene(things, seed)
-        assert one.image.tobytes() == other.image.tobytes()
-        assert one.caption == other.caption
-        assert [o.box for o in one.objects] == [o.box for o in other.objects]
+        first, second = make_scene(things, seed), make_scene(things, seed)
+        assert first.image.tobytes() == second.image.tobytes()
+        assert first.caption == second.caption
+        assert [o.box for o in first.objects] == [o.box for o in second.objects]
     assert make_scene(things, 0).image.tobytes() != make_scene(things, 1).image.tobytes()
 
 
 def test_seeds_of_training_validation_and_evaluation_never_meet() -> None:
-    for one, other in ((TRAINING, VALIDATION), (TRAINING, EVALUATION), (VALIDATION, EVALUATION)):
-        assert one.stop <= other.start or other.stop <= one.start
+    for first, second in ((TRAINING, VALIDATION), (TRAINING, EVALUATION), (VALIDATION, EVALUATION)):
+        assert first.stop <= second.start or second.stop <= first.start
     assert len(EVALUATION) == 300
 
 
@@ -124,9 +124,9 @@ def test_coverage_is_where_the_pixels_differ_from_the_background(things: tuple[T
 
 def test_coverage_follows_the_grid(things: tuple[Thing, ...]) -> None:
     coarse, fine = make_scene(things, 3, (7, 7)), make_scene(things, 3, (14, 14))
-    for one, other in zip(coarse.objects, fine.objects, strict=True):
-        pooled = other.coverage.reshape(7, 2, 7, 2).mean((1, 3)).reshape(-1)
-        assert np.allclose(pooled, one.coverage, atol=1e-3)
+    for coarse_thing, fine_thing in zip(coarse.objects, fine.objects, strict=True):
+        pooled = fine_thing.coverage.reshape(7, 2, 7, 2).mean((1, 3)).reshape(-1)
+        assert np.allclose(pooled, coarse_thing.coverage, atol=1e-3)
 
 
 def test_things_do_not_overlap_and_have_their_own_places(scenes: list[Scene]) -> None:

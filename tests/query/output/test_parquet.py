@@ -1,4 +1,4 @@
-"""Readings in Parquet files: whole or not there, and never of two kinds in one folder."""
+"""Readings in Parquet files: written whole, and never with different settings in one folder."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_files_read_back_as_one_table(reading: Reading, tmp_path: Path) -> None:
     assert [folder.write(image, reading) for image in images] == [folder.path(image) for image in images]
     frame = pandas.read_parquet(tmp_path / "out")
     assert len(frame) == 2 * 2 * 2 * 6 * 2
-    one = pandas.read_parquet(folder.path(images[0]))
+    table = pandas.read_parquet(folder.path(images[0]))
     expected = reading.to_pandas()
-    assert set(one.columns) == {"source", *expected.columns}
+    assert set(table.columns) == {"source", *expected.columns}
     for column in ("lens", "layer", "row", "column", "rank", "word", "caption", "token_id", "neighbor_id"):
-        assert one[column].tolist() == expected[column].tolist()
-    assert one["cosine"].tolist() == pytest.approx(expected["cosine"].tolist())
+        assert table[column].tolist() == expected[column].tolist()
+    assert table["cosine"].tolist() == pytest.approx(expected["cosine"].tolist())
     head = json.loads(pq.read_schema(folder.path(images[0])).metadata[b"reading"])
     assert head["layers"] == [0, 2]
     assert head["geometry"] == "exact, 2 x 3 patches"

@@ -1,4 +1,4 @@
-"""The one-file page: whole by itself, and deaf to what captions say."""
+"""The page as one file: self-contained, and safe against what captions contain."""
 
 from __future__ import annotations
 

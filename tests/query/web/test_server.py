@@ -178,11 +178,11 @@ def test_a_reading_that_is_cancelled_between_layers_ends_there(
     read: list[int] = []
 
     def cancelling(*given: Any, **more: Any) -> Any:
-        for one in read_layers(*given, **more):
-            read.extend(one.layers)
+        for reading_of_layer in read_layers(*given, **more):
+            read.extend(reading_of_layer.layers)
             (job,) = service._jobs.values()
             assert client.delete(f"/api/jobs/{job.id}").status_code == 204
-            yield one
+            yield reading_of_layer
 
     monkeypatch.setattr("latentbank.query.web.service.read_layers", cancelling)
     assert outcome(client, picture="a cat", layers="0,1,2")["state"] == "cancelled"
@@ -340,12 +340,12 @@ def test_an_unexpected_failure_is_told_without_its_insides(
 
 
 def test_twenty_readers_at_once_all_get_theirs(client: TestClient) -> None:
-    def one(number: int) -> tuple[int, list[int]]:
+    def read_it(number: int) -> tuple[int, list[int]]:
         data = reading(client, png(picture(number, (30 + number, 20))), layers="1")
         return number, data["size"]
 
     with ThreadPoolExecutor(20) as pool:
-        found = dict(pool.map(one, range(20)))
+        found = dict(pool.map(read_it, range(20)))
     assert found == {number: [30 + number, 20] for number in range(20)}
 
 

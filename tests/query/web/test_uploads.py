@@ -14,7 +14,7 @@ def test_an_image_is_kept_once_until_there_are_too_many(monkeypatch: pytest.Monk
     first = kept.keep("a", b"one")
     assert kept.keep("b", b"one").key == first.key
     second = kept.keep("c", b"two")
-    found = kept.get(first.key)  # looked at, so the other one goes
+    found = kept.get(first.key)  # used last, so the other image is dropped
     assert found is not None
     assert (found.name, found.data) == ("b", b"one")
     kept.keep("d", b"three")
