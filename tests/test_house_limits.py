@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests import slow
 from tests.house import PACKAGE, ROOMS, ROOT, Module, functions, modules, prose
 
 ALL = modules()
@@ -50,3 +51,7 @@ def test_the_library_does_not_speak_command_line(room: str) -> None:
         if flag.search(text) or command.search(text)
     ]
     assert found == []
+
+
+def test_slow_tests_exist() -> None:
+    assert [name for name in slow.FILES if not (ROOT / "tests" / name).exists()] == []
