@@ -162,12 +162,18 @@ def test_a_job_is_cancelled_by_its_button(
     )
     expect(page.locator("#status")).to_have_text("running the model on the image")
     expect(page.locator("#progress")).to_be_visible()
-    page.get_by_role("button", name="Cancel").click()
+    cancel(page)
     go.set()
     expect(page.locator("#status")).to_have_text("Cancelled.")
     expect(page.locator("#progress")).to_be_hidden()
     assert page.locator("figure").count() == 0
     window.check(live)
+
+
+def cancel(page: Page) -> None:
+    """Click Cancel, and wait until the server knows it: the reading goes on only after that."""
+    with page.expect_response(lambda response: response.request.method == "DELETE"):
+        page.get_by_role("button", name="Cancel").click()
 
 
 # --- several models -----------------------------------------------------------------------------
@@ -276,7 +282,7 @@ def test_what_was_read_stays_when_the_rest_is_cancelled(
 ) -> None:
     page = opened(window, live)
     first_layer_is_there(page, 502)
-    page.get_by_role("button", name="Cancel").click()
+    cancel(page)
     second_layer.set()
     expect(page.locator("#status")).to_have_text("Cancelled.")
     page.locator("[data-token='4']").hover()
