@@ -220,8 +220,8 @@ def list_versions(settings: Settings | None = None, **given: Unpack[SettingsGive
     found: dict[str, list[int]] = {}
     for bank, version in _stored(settings):
         found.setdefault(bank, []).append(version)
-    meant = backend(settings).names_in_use(sorted(found))
-    return [_versions(bank, found[bank], meant[bank]) for bank in sorted(found)]
+    names_in_use = backend(settings).names_in_use(sorted(found))
+    return [_versions(bank, found[bank], names_in_use[bank]) for bank in sorted(found)]
 
 
 def bank_versions(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> Versions:
@@ -363,9 +363,9 @@ def _name_in_use(bank: str, settings: Settings) -> str:
     return backend(settings).names_in_use([bank])[bank]
 
 
-def _versions(bank: str, found: Iterable[int], meant: str) -> Versions:
+def _versions(bank: str, found: Iterable[int], name_in_use: str) -> Versions:
     versions = tuple(sorted(found))
-    in_use = version_of(meant)
+    in_use = version_of(name_in_use)
     return Versions(bank, versions, in_use if in_use in versions else None)
 
 

@@ -153,7 +153,7 @@ class Search:
         return [[hit for layer in self.layers for hit in answers[row, layer]] for row in rows]
 
     def _ask(
-        self, asked: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
+        self, requests: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
     ) -> dict[tuple[int, int], list[Candidate]]:
         """Return each layer's answers for rows of `vectors`, each with its filter, by row and layer.
 
@@ -161,7 +161,7 @@ class Search:
         """
         tasks = [
             (layer, queries[at : at + QUERY_BATCH])
-            for layer, queries in asked.items()
+            for layer, queries in requests.items()
             for at in range(0, len(queries), QUERY_BATCH)
         ]
 
@@ -192,15 +192,15 @@ class Search:
         }
         while last:
             worst = {row: self._worst_kept(found[row], top_k) for row in {row for row, _ in last}}
-            asked: dict[int, list[tuple[int, Filter | None]]] = {}
+            requests: dict[int, list[tuple[int, Filter | None]]] = {}
             for (row, layer), answer in last.items():
                 if len(answer) >= top_k and answer[-1].cosine > worst[row]:
                     returned = {hit.word: None for hit in found[row] if hit.bank_layer == layer}
                     others = ~Where(word=tuple(returned))
-                    asked.setdefault(layer, []).append(
+                    requests.setdefault(layer, []).append(
                         (row, others if self.where is None else self.where & others)
                     )
-            last = self._ask(asked, vectors, top_k)
+            last = self._ask(requests, vectors, top_k)
             for (row, _), answer in last.items():
                 found[row] += answer
 

@@ -15,7 +15,7 @@ from latentbank.progress import Progress
 # The length of a unit vector in float16 differs from 1 only by rounding.
 NORM_TOLERANCE = 5e-3
 # Contexts between two updates of the progress.
-_TELL = 10_000
+_REPORT_EVERY = 10_000
 
 
 def verify(
@@ -85,7 +85,7 @@ def _ids(store: Store, layers: list[int], progress: Progress, where: Filter | No
         for point in store.scroll(layer, where):
             digest.update(point.id.encode())
             done += 1
-            if done % _TELL == 0:
+            if done % _REPORT_EVERY == 0:
                 progress.update(done, total)
         digests[layer] = digest.digest()
     if len(set(digests.values())) <= 1:

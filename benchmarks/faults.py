@@ -92,22 +92,22 @@ def _runs(
     runs: Runs = {}
     for way in ("rest", "grpc"):
         site = Site(ground, server, folder / way, way)
-        asked = site.calm()
+        requests = site.calm()
         runs[f"connection refused, {way}"] = lambda site=site: scenarios.refused(site, chance(), times)
         for fault in Fault:
             if fault is not Fault.slow:
-                runs[f"{fault.name} that passes, {way}"] = lambda site=site, fault=fault, asked=asked: (
-                    scenarios.passing(site, fault, asked)
+                runs[f"{fault.name} that passes, {way}"] = lambda site=site, fault=fault, requests=requests: (
+                    scenarios.passing(site, fault, requests)
                 )
-            runs[f"{fault.name} that lasts, {way}"] = lambda site=site, fault=fault, asked=asked: (
-                scenarios.lasting(site, fault, asked, chance(), times)
+            runs[f"{fault.name} that lasts, {way}"] = lambda site=site, fault=fault, requests=requests: (
+                scenarios.lasting(site, fault, requests, chance(), times)
             )
-        runs[f"slow reads, {way}"] = lambda site=site, asked=asked: scenarios.slow(site, asked)
-        runs[f"server restarted empty, {way}"] = lambda site=site, asked=asked: scenarios.restarted_empty(
-            site, asked, chance(), times
+        runs[f"slow reads, {way}"] = lambda site=site, requests=requests: scenarios.slow(site, requests)
+        runs[f"server restarted empty, {way}"] = lambda site=site, requests=requests: (
+            scenarios.restarted_empty(site, requests, chance(), times)
         )
-        runs[f"collection deleted, {way}"] = lambda site=site, asked=asked: scenarios.collection_deleted(
-            site, asked, chance(), max(times, 3)
+        runs[f"collection deleted, {way}"] = lambda site=site, requests=requests: (
+            scenarios.collection_deleted(site, requests, chance(), max(times, 3))
         )
         runs[f"two jobs on one corpus, {way}"] = lambda site=site: scenarios.two_jobs(site)
         runs[f"clocks an hour off, {way}"] = lambda site=site: scenarios.clock_skew(site)

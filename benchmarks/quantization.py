@@ -49,7 +49,7 @@ def main() -> None:
                 quantization=kind,
             )
             warm(work / "banks")
-            asked = in_child(
+            searched = in_child(
                 "benchmarks.search",
                 "ask-latentbank",
                 work=work,
@@ -57,10 +57,10 @@ def main() -> None:
                 top_k=arguments.top_k,
                 settings={"oversampling": arguments.oversampling, "ef": arguments.ef},
             )
-            score = truth.score(asked["neighbors"])
-            del asked["neighbors"], asked["exact"]
+            score = truth.score(searched["neighbors"])
+            del searched["neighbors"], searched["exact"]
             disk = {"disk": folder_bytes(work / "banks"), "parts": parts_of(work / "banks")}
-            found[kind] = built | asked | score | disk
+            found[kind] = built | searched | score | disk
     sizes = {
         "contexts a layer": count,
         "layers": arguments.layers,

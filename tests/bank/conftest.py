@@ -27,15 +27,15 @@ CHILD = "import importlib, sys; getattr(importlib.import_module(sys.argv[1]), sy
 
 @pytest.fixture(autouse=True, scope="package")
 def quick_disk() -> Iterator[Path]:
-    """A folder for everything the engine writes, in memory where the system has such a place.
+    """A folder for everything the engine writes, in memory where possible.
 
-    The engine waits for the disk many times a second, which would be most of these tests' time. It also
-    becomes the folder of temporary files, where the double keeps its collections.
+    The engine syncs its files many times a second; on a disk, that would take most of these tests' time. Temporary
+    files go there too, among them the double's collections.
     """
     shared = Path("/dev/shm")
     usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
     folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
-    multiprocessing.util.get_temp_dir()  # that of processes outlives these tests, so it is made elsewhere
+    multiprocessing.util.get_temp_dir()  # made before, because it must outlive these tests' folder
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     yield folder
     tempfile.tempdir = before
@@ -61,7 +61,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for readers: nobody has these banks open while they are filled, except in tests that say so."""
+    """Do not wait for readers: these banks have none while they are filled, except in tests that say so."""
     for module in ("view", "removal", "opening", "transfer.receive"):
         monkeypatch.setattr(f"latentbank.bank.{module}.LEDGER_SECONDS", 0.0)
 
@@ -109,7 +109,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 def start() -> Iterator[Start]:
     """Start functions of a test file in their own processes, with strings as arguments.
 
-    `through` is the beginning of a command that starts another command. What still runs at the end is killed.
+    `through` is the beginning of a command that starts another command. Processes that still run at the end are killed.
     """
     running: list[subprocess.Popen[str]] = []
 
@@ -130,14 +130,14 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def one_server(quick_disk: Path) -> Iterator[QdrantDouble]:
-    """Provide one double for the many tests that need no other."""
+    """Provide one double, which many tests share."""
     with QdrantDouble() as double:
         yield double
 
 
 @pytest.fixture
 def shared(one_server: QdrantDouble) -> Iterator[QdrantDouble]:
-    """Provide the double of all tests, emptied; afterwards check that its requests were valid."""
+    """Provide the shared double, emptied; afterwards check that its requests were valid."""
     one_server.wipe()
     one_server.clear_faults()
     one_server.requests.clear()

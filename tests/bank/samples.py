@@ -119,7 +119,7 @@ def fill(
     states: Callable[[int], npt.ArrayLike] | None = None,
     complete: bool = True,
 ) -> dict[int, npt.NDArray[Any]]:
-    """Put sample contexts into every layer and the corpus into the ledger; returns each layer's hidden states.
+    """Put sample contexts into every layer and the corpus into the ledger, and return each layer's hidden states.
 
     `states` makes them, [count, hidden], for a layer.
     """
@@ -147,12 +147,12 @@ def entry(name: str, contexts: int, **given: Any) -> CorpusEntry:
 
 
 def said_by(child: subprocess.Popen[str]) -> str:
-    """Return the next line that a child process prints; fails with its error output if there is none."""
+    """Return the next line that a child process prints; fail with its error output if there is none."""
     assert child.stdout is not None
     assert child.stderr is not None
-    said = child.stdout.readline()
-    assert said, child.stderr.read()
-    return said.strip()
+    line = child.stdout.readline()
+    assert line, child.stderr.read()
+    return line.strip()
 
 
 def is_one_sentence(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ class Call:
 
     operation: str
     do: Callable[[Store], Any]
-    bulk: bool = False  # goes over gRPC where that is preferred
+    bulk: bool = False  # goes over gRPC if the settings prefer it
     writes: bool = False
     after: int = 0
 
@@ -62,7 +62,7 @@ ROUTES = [(name, "rest") for name in CALLS] + [(name, "grpc") for name, call in 
 
 
 def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> Settings:
-    """Settings that lead to a double; `changes` are other settings."""
+    """Settings for a double; `changes` are other settings."""
     given: dict[str, Any] = {
         "url": server.url,
         "grpc_port": server.grpc_port,

@@ -56,7 +56,7 @@ def expected(
     return found
 
 
-def seen(neighbors: list[Neighbor]) -> list[tuple[int, str]]:
+def hits(neighbors: list[Neighbor]) -> list[tuple[int, str]]:
     return [(n.bank_layer, n.id) for n in neighbors]
 
 
@@ -129,15 +129,15 @@ def test_other_layers_are_refused(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "message"),
     [
         ([4, 17], r"has no layer 17; its layers are 0 \(the input\) to 16"),
         ([-1, 99], "has no layer -1, 99"),
         ([], r"No layer was named for the bank 'bank'; tiny/llama has 0 \(the input\) to 16"),
     ],
 )
-def test_layers_the_model_does_not_have(place: Place, layers: list[int], said: str) -> None:
-    with pytest.raises(LayerNotFound, match=said):
+def test_layers_the_model_does_not_have(place: Place, layers: list[int], message: str) -> None:
+    with pytest.raises(LayerNotFound, match=message):
         sample_bank(place, layers=layers)
     assert list_banks(place.settings) == []
 
@@ -145,7 +145,7 @@ def test_layers_the_model_does_not_have(place: Place, layers: list[int], said: s
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "-a", "a/b", "a b", "a--b", "../x", "ä", "a\n", "x" * 65, "a\\b", "L04--"]
 )
-def test_names_that_cannot_be(place: Place, name: str) -> None:
+def test_invalid_names(place: Place, name: str) -> None:
     for ask in (
         lambda: sample_bank(place, name),
         lambda: open_bank(name, place.settings),
@@ -169,7 +169,7 @@ def test_several_banks_live_side_by_side(place: Place) -> None:
 
 
 def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
-    """Without a manifest there is no bank: the empty collections that exist are not used for the new one."""
+    """Without a manifest there is no bank: a new bank does not use the empty collections that exist."""
     store = place.open()
     for layer in (2, 4):
         store.create(layer, WIDTH, "int8")
@@ -185,7 +185,7 @@ def test_what_a_killed_creation_left_is_not_reused(place: Place) -> None:
 
 
 def test_contexts_without_a_manifest_are_not_lost_to_a_new_bank(place: Place) -> None:
-    """The manifest was lost, or a deletion was killed: only the user can know which."""
+    """Either the manifest was lost or a deletion was killed; only the user can know which."""
     store = place.open()
     for layer in (2, 4):
         store.create(layer, WIDTH, "int8")
@@ -217,7 +217,7 @@ def test_what_a_killed_deletion_left_can_be_deleted(place: Place) -> None:
 
 
 def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
-    """A collection was removed by other means: ingesting again can fill it."""
+    """The collection was deleted by other means; another ingestion can fill the new one."""
     with sample_bank(place, layers=(4, 8)) as made:
         fill(made, 10)
         kept = made.manifest
@@ -255,15 +255,15 @@ def test_choosing_layers(filled: Bank) -> None:
     chosen = filled.choose_layers(np.array([4, 2]))
     assert chosen == [2, 4]
     assert {type(layer) for layer in [*chosen, *filled.choose_layers(np.int64(4))]} == {int}
-    for wrong, said in [
+    for wrong, message in [
         (3, "has no layer 3; it has 2, 4, 8, 16"),
         ([4, 5, 7], "has no layer 5, 7; it has 2, 4, 8, 16"),
         ([], "No bank layer was named; 'bank' has 2, 4, 8, 16"),
         ("middle", "'middle' names no bank layers; use mid, all or numbers"),
     ]:
-        with pytest.raises(LayerNotFound, match=said):
+        with pytest.raises(LayerNotFound, match=message):
             filled.choose_layers(wrong)  # type: ignore[arg-type]  # wrong on purpose
-        with pytest.raises(LayerNotFound, match=said):
+        with pytest.raises(LayerNotFound, match=message):
             filled.search(units(1), wrong)  # type: ignore[arg-type]
     with pytest.raises(LayerNotFound):
         filled.count(3)
@@ -299,7 +299,7 @@ def test_an_exact_search_is_what_numpy_finds(filled: Bank) -> None:
         found = filled.search(queries, bank_layers, top_k=7, exact=True)
         for neighbors, best in zip(found, expected(states, queries, layers), strict=True):
             numbers = [(layer, number) for _, layer, number in best[:7]]
-            assert seen(neighbors) == [(layer, ids([number])[0]) for layer, number in numbers]
+            assert hits(neighbors) == [(layer, ids([number])[0]) for layer, number in numbers]
             np.testing.assert_allclose([n.cosine for n in neighbors], [c for c, *_ in best[:7]], atol=2e-3)
             for neighbor, (_, number) in zip(neighbors, numbers, strict=True):
                 given = payload(number)
@@ -313,7 +313,7 @@ def test_an_indexed_search_is_nearly_that(filled: Bank) -> None:
     queries = units(30, seed=77)
     exact = filled.search(queries, "all", exact=True)
     found = filled.search(queries, "all")
-    same = [len(set(seen(a)) & set(seen(b))) for a, b in zip(exact, found, strict=True)]
+    same = [len(set(hits(a)) & set(hits(b))) for a, b in zip(exact, found, strict=True)]
     assert sum(same) >= 0.98 * 5 * 30
     for a, b in zip(exact, found, strict=True):
         assert abs(a[0].cosine - b[0].cosine) < 2e-3
@@ -367,7 +367,7 @@ def test_queries_of_any_kind(data_dir: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queries", "said"),
+    ("queries", "message"),
     [
         (np.ones((2, WIDTH + 1)), rf"shape \[2, {WIDTH + 1}\]; this bank's hidden size is {WIDTH}"),
         (np.ones((2, 3, WIDTH)), rf"shape \[2, 3, {WIDTH}\]"),
@@ -380,24 +380,24 @@ def test_queries_of_any_kind(data_dir: Path, kind: str) -> None:
         (np.ones((1, WIDTH), dtype=bool), "of type bool"),
     ],
 )
-def test_queries_that_are_none(filled: Bank, queries: Any, said: str) -> None:
-    with pytest.raises(QueryError, match=said) as caught:
+def test_malformed_queries(filled: Bank, queries: Any, message: str) -> None:
+    with pytest.raises(QueryError, match=message) as caught:
         filled.search(queries)
     assert str(caught.value).endswith(".")
     assert not str(caught.value).endswith("..")
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [(0.0, "all zeros"), (np.nan, "not finite"), (np.inf, "not finite"), (-np.inf, "not finite")],
 )
-def test_a_row_without_a_direction_is_named(filled: Bank, value: float, said: str) -> None:
+def test_a_row_without_a_direction_is_named(filled: Bank, value: float, message: str) -> None:
     queries = units(5)
     queries[3] = value if value == 0 else queries[3]
     queries[3, 5] = value
-    with pytest.raises(QueryError, match=f"Row 3 of the queries .*{said}"):
+    with pytest.raises(QueryError, match=f"Row 3 of the queries .*{message}"):
         filled.search(queries)
-    with pytest.raises(QueryError, match=f"Row 3 of the hidden states .*{said}"):
+    with pytest.raises(QueryError, match=f"Row 3 of the hidden states .*{message}"):
         filled.add(4, ids(range(5)), queries, [payload(n) for n in range(5)])
     assert filled.count(4) == 120
 
@@ -417,7 +417,7 @@ def test_more_queries_than_one_batch(filled: Bank, monkeypatch: pytest.MonkeyPat
 def test_top_k(filled: Bank) -> None:
     (everything,) = filled.search(units(1), [4, 8], top_k=1000)
     assert len(everything) == 240
-    assert len({*seen(everything)}) == 240
+    assert len({*hits(everything)}) == 240
     (once,) = filled.search(units(1), [4, 8], top_k=1000, unique="context")
     assert sorted(n.id for n in once) == sorted(ids(range(120)))
     for wrong in (0, -1):
@@ -438,7 +438,7 @@ def test_where(filled: Bank) -> None:
 
     found = filled.search(queries, "all", 6, where, exact=True)
     for neighbors, best in zip(found, expected(states, queries, filled.layers, chosen), strict=True):
-        assert seen(neighbors) == [(layer, ids([number])[0]) for _, layer, number in best[:6]]
+        assert hits(neighbors) == [(layer, ids([number])[0]) for _, layer, number in best[:6]]
     assert filled.search(queries, where=Where(word="nowhere")) == [[], [], [], []]
     with pytest.raises(QueryError):
         filled.search(queries, where=Where())
@@ -455,7 +455,7 @@ def test_unique_contexts_are_the_best_of_each(filled: Bank) -> None:
         kept: dict[int, int] = {}
         for _, layer, number in best:
             kept.setdefault(number, layer)
-        assert seen(neighbors) == [(layer, ids([number])[0]) for number, layer in list(kept.items())[:9]]
+        assert hits(neighbors) == [(layer, ids([number])[0]) for number, layer in list(kept.items())[:9]]
 
 
 def crowded(layer: int) -> npt.NDArray[np.float32]:
@@ -493,21 +493,21 @@ def test_words_are_searched_only_where_they_can_be(data_dir: Path, monkeypatch: 
     settings = {"data_dir": data_dir}
     with sample_bank(Place("embedded", _settings(settings))) as made:
         fill(made, 240, states=crowded)
-        asked: list[tuple[int, int]] = []
+        searches: list[tuple[int, int]] = []
         search = made.store.search
 
         def spy(layer: int, queries: Any, limit: int, *rest: Any) -> Any:
-            asked.append((layer, limit))
+            searches.append((layer, limit))
             return search(layer, queries, limit, *rest)
 
         monkeypatch.setattr(made.store, "search", spy)
         (found,) = made.search(np.eye(WIDTH)[:1], "all", 3, unique="word")
         assert [n.word.casefold() for n in found] == ["dog", "snow", "cat"]
-        assert {limit for _, limit in asked} == {3}
-        assert len(asked) <= 2 * 8  # words are written in two ways at most
-        asked.clear()
+        assert {limit for _, limit in searches} == {3}
+        assert len(searches) <= 2 * 8  # words are written in two ways at most
+        searches.clear()
         made.search(units(3, seed=1), "all", 3, Where(word="snow"), unique="word")
-        assert asked
+        assert searches
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4, 5])
@@ -545,9 +545,9 @@ def test_counts_and_words(filled: Bank) -> None:
 
 
 def test_info(filled: Bank) -> None:
-    told = filled.info()
-    assert told.manifest == filled.manifest
-    assert {layer: item.points for layer, item in told.layers.items()} == {2: 120, 4: 120, 8: 120, 16: 120}
+    info = filled.info()
+    assert info.manifest == filled.manifest
+    assert {layer: item.points for layer, item in info.layers.items()} == {2: 120, 4: 120, 8: 120, 16: 120}
 
 
 def test_dropping_a_corpus(filled: Bank) -> None:
@@ -577,8 +577,8 @@ def test_repr(place: Place) -> None:
     with sample_bank(place) as made:
         assert repr(made) == "<Bank bank: tiny/llama, layers 4, 8, no corpora>"
         fill(made, 2000 if place.kind == "embedded" else 20)
-        held = "2,000" if place.kind == "embedded" else "20"
-        assert repr(made) == f"<Bank bank: tiny/llama, layers 4, 8, animals ({held} contexts)>"
+        contexts = "2,000" if place.kind == "embedded" else "20"
+        assert repr(made) == f"<Bank bank: tiny/llama, layers 4, 8, animals ({contexts} contexts)>"
 
 
 def test_a_closed_bank_lets_go(place: Place) -> None:
@@ -594,7 +594,7 @@ def test_a_closed_bank_lets_go(place: Place) -> None:
 
 
 class TestVerify:
-    """What is wrong is found; the message says how to repair it, and that does repair it."""
+    """Errors are found, and the repair that each message names works."""
 
     def damaged(self, filled: Bank, layer: int, given: Points) -> list[str]:
         filled.store.upsert(layer, given)
@@ -627,7 +627,7 @@ class TestVerify:
         assert self.damaged(filled, 8, points(120)) == []
 
     def test_another_context_in_one_layer(self, filled: Bank) -> None:
-        """The counts agree, the contexts do not."""
+        """The counts are equal, the contexts are not."""
         filled.store.delete_corpus(8, "animals")
         found = self.damaged(filled, 8, points(120, first=1))
         assert len(found) == 1
@@ -656,7 +656,7 @@ class TestVerify:
     def test_a_vector_of_the_wrong_length(self, filled: Bank, place: Place, length: float) -> None:
         given = points(120)
         bad = Points(given.ids[60:61], np.full((1, WIDTH), length, dtype=np.float32), given.payloads[60:61])
-        if place.kind == "rest":  # what is written over REST is JSON, which has no NaN
+        if place.kind == "rest":  # REST carries JSON, which has no NaN
             other = place.open(prefer_grpc=True)
             other.upsert(4, bad)
             other.close()

@@ -15,7 +15,7 @@ from latentbank.bank.settings import load_settings
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from tests.bank.samples import WIDTH, Floats, Place, fill, ids, is_one_sentence, nearest, sample_bank, units
 
-# Contexts lie far from zero, text and queries in different places: what centring is for.
+# Contexts lie far from zero, and queries in another place than text; centring removes both offsets.
 TEXT = {layer: units(1, seed=50 + layer)[0] * 20 for layer in (4, 8)}
 VISUAL = units(1, seed=70)[0] * 90
 
@@ -69,19 +69,19 @@ def test_the_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         load_settings()
 
 
-@pytest.mark.parametrize(("made", "asked"), [("cosine", "centred"), ("centred", "cosine")])
-def test_another_metric_is_refused(place: Place, made: str, asked: str) -> None:
+@pytest.mark.parametrize(("made", "requested"), [("cosine", "centred"), ("centred", "cosine")])
+def test_another_metric_is_refused(place: Place, made: str, requested: str) -> None:
     sample_bank(place, metric=made).close()
     with pytest.raises(
-        BankMismatch, match=f"made with metric '{made}', not '{asked}'; leave the metric out"
-    ) as said:
-        sample_bank(place, metric=asked)
-    assert is_one_sentence(said.value)
+        BankMismatch, match=f"made with metric '{made}', not '{requested}'; leave the metric out"
+    ) as caught:
+        sample_bank(place, metric=requested)
+    assert is_one_sentence(caught.value)
     with sample_bank(place) as bank:
         assert bank.metric == made
 
 
-def test_a_metric_that_is_none(place: Place) -> None:
+def test_an_unknown_metric(place: Place) -> None:
     with pytest.raises(LatentBankError, match="metric is 'dot'; it can be 'cosine' or 'centred'"):
         sample_bank(place, metric="dot")
     assert list_banks(place.settings) == []
@@ -99,14 +99,14 @@ def test_what_is_stored_is_centred_unit_and_rotated(centred: Bank) -> None:
 
 @pytest.mark.parametrize("kind", ["one mean", "row by row", "a list"])
 def test_queries_subtract_their_own_mean(centred: Bank, kind: str) -> None:
-    """Queries 30 % off a context, in another place of the space: found by their direction from their mean."""
-    wanted = [7, 31, 59]
-    queries = units(60, seed=8)[wanted] + 0.3 * units(3, seed=99) + VISUAL
+    """Queries are 30 % off a context and in another place: their direction from their own mean finds the context."""
+    rows = [7, 31, 59]
+    queries = units(60, seed=8)[rows] + 0.3 * units(3, seed=99) + VISUAL
     mean: Any = {"one mean": VISUAL, "row by row": np.tile(VISUAL, (3, 1)), "a list": VISUAL.tolist()}[kind]
     found = centred.search(queries, 8, 3, exact=True, query_mean=mean)
     order, cosines = nearest(around(8) - TEXT[8], queries - VISUAL, 3)
     known = ids(range(60))
-    assert order[:, 0].tolist() == wanted
+    assert order[:, 0].tolist() == rows
     for neighbors, best, near in zip(found, order, cosines, strict=True):
         assert [n.id for n in neighbors] == [known[i] for i in best]
         assert [n.cosine for n in neighbors] == pytest.approx(near.tolist(), abs=2e-3)
@@ -120,17 +120,17 @@ def test_each_row_may_have_a_mean_of_its_own(centred: Bank) -> None:
 
 def test_a_centred_bank_must_be_told_the_mean_of_queries(centred: Bank) -> None:
     for unique in (None, "word"):
-        with pytest.raises(QueryError, match=r"is centred.*text_mean\(LAYER\)") as said:
+        with pytest.raises(QueryError, match=r"is centred.*text_mean\(LAYER\)") as caught:
             centred.search(units(2), unique=unique)  # type: ignore[arg-type]  # a literal, but in a loop
-        assert is_one_sentence(said.value)
+        assert is_one_sentence(caught.value)
 
 
 def test_a_plain_bank_takes_no_mean(place: Place) -> None:
     with sample_bank(place) as plain:
         fill(plain, 10)
-        with pytest.raises(QueryError, match=r"not centred.*leave query_mean out") as said:
+        with pytest.raises(QueryError, match=r"not centred.*leave query_mean out") as caught:
             plain.search(units(2), query_mean=VISUAL)
-        assert is_one_sentence(said.value)
+        assert is_one_sentence(caught.value)
         with pytest.raises(QueryError, match="it has no means"):
             plain.text_mean(4)
         with pytest.raises(BankMismatch, match="it has no means"):
@@ -138,7 +138,7 @@ def test_a_plain_bank_takes_no_mean(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "said"),
+    ("mean", "message"),
     [
         (np.ones(WIDTH - 1), r"has shape \[31\]; it must be \[32\], or one for each of them, \[2, 32\]"),
         (np.ones((3, WIDTH)), r"has shape \[3, 32\]"),
@@ -147,8 +147,8 @@ def test_a_plain_bank_takes_no_mean(place: Place) -> None:
         (units(2)[1], "Row 1 of the queries equals its mean"),
     ],
 )
-def test_means_that_are_none(centred: Bank, mean: Any, said: str) -> None:
-    with pytest.raises(QueryError, match=said) as caught:
+def test_malformed_means(centred: Bank, mean: Any, message: str) -> None:
+    with pytest.raises(QueryError, match=message) as caught:
         centred.search(units(2), query_mean=mean)
     assert is_one_sentence(caught.value)
 
@@ -186,15 +186,15 @@ def test_means_are_fixed_once(centred: Bank) -> None:
 
 
 def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
-    """The one whose means were overwritten notices before it can call its corpus complete."""
+    """The job whose means were overwritten notices before it completes its corpus."""
     with sample_bank(place, metric="centred") as bank:
         bank.fix_means(TEXT)
         other = bank.manifest.head()
         other["means"] = dict(zip(other["means"], reversed(other["means"].values()), strict=True))
         bank.store.write_manifest(other)
-        with pytest.raises(BankMismatch, match=r"fixed other means.*drop the corpus of this one") as said:
+        with pytest.raises(BankMismatch, match=r"fixed other means.*drop the corpus of this one") as caught:
             fill(bank, 60, states=around)
-        assert is_one_sentence(said.value)
+        assert is_one_sentence(caught.value)
 
 
 def test_workers_that_fix_means_at_the_same_moment_all_go_by_the_last(

@@ -50,7 +50,7 @@ def test_a_new_corpus_is_announced_and_completed(bank: Bank) -> None:
     assert (entry.content_hash, entry.sentences, entry.tokens, entry.contexts) == ("old", 2, 9, 4)
     assert entry.plan == OLD.settings
     assert corpora.find_slot(bank, OLD) == Slot("c", entry)
-    assert corpora.find_slot(bank, OLD, replace=True) == Slot("c", entry)  # nothing is to be replaced
+    assert corpora.find_slot(bank, OLD, replace=True) == Slot("c", entry)  # there is nothing to replace
 
 
 def test_other_sentences_or_settings_are_refused(bank: Bank) -> None:
@@ -91,13 +91,13 @@ def test_a_worker_leaves_an_entry_that_another_has_made(bank: Bank) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "said"), [(3, "ingest it again"), (5, "drop the corpus and ingest it again")]
+    ("stored", "message"), [(3, "ingest it again"), (5, "drop the corpus and ingest it again")]
 )
-def test_a_corpus_with_other_counts_does_not_become_complete(bank: Bank, stored: int, said: str) -> None:
+def test_a_corpus_with_other_counts_does_not_become_complete(bank: Bank, stored: int, message: str) -> None:
     entry = corpora.announce(bank, OLD, corpora.find_slot(bank, OLD), alone=True)
     store(bank, "c", stored)
     with pytest.raises(
-        LatentBankError, match=rf"hold {stored} contexts of 'c' instead of 4: .*bank; {said}\."
+        LatentBankError, match=rf"hold {stored} contexts of 'c' instead of 4: .*bank; {message}\."
     ):
         corpora.complete(bank, entry, 4)
     assert not bank.corpora["c"].complete

@@ -1,4 +1,4 @@
-"""What readers see of a ledger: complete corpora by their own names, also while corpora are replaced."""
+"""Readers see complete corpora by their own names, also while corpora are replaced."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ def test_a_corpus_takes_anothers_place(place: Place, bank: Bank) -> None:
     bank.record(replace(bank.corpora[name], replaces="animals"))
     assert found(bank) == {"animals": 30}
     kept = bank.store.delete_corpus
-    seen: list[dict[str, int]] = []
+    counts: list[dict[str, int]] = []
 
     def deleting(layer: int, corpus: str) -> None:
-        seen.append(found(bank))
+        counts.append(found(bank))
         kept(layer, corpus)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bank.store, "delete_corpus", deleting)
         patch.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)
         bank.supersede(bank.corpora[name])
-    assert seen == [{"animals": 12}] * 2
+    assert counts == [{"animals": 12}] * 2
     assert found(bank) == {"animals": 12}
     assert found(bank, Where(corpus="animals")) == {"animals": 12}
     assert found(bank, ~Where(corpus=["animals", "none"]) | Where(corpus="animals")) == found(bank)
@@ -107,8 +107,8 @@ def test_two_workers_that_complete_a_replacement_do_it_once(bank: Bank) -> None:
     assert bank.corpora["animals"].obsolete == ()
 
 
-def test_what_a_replacement_left_is_hidden_told_and_deleted(place: Place, bank: Bank) -> None:
-    """The job was killed when readers had the new corpus, before the old one was deleted."""
+def test_leftovers_of_a_replacement_are_hidden_reported_and_deleted(place: Place, bank: Bank) -> None:
+    """The job was killed after readers got the new corpus, before the old one was deleted."""
     fill(bank, 12, "animals@2", complete=False)
     killed = pytest.MonkeyPatch()
     killed.setattr(bank, "forget_obsolete", lambda _: None)
@@ -154,7 +154,7 @@ def test_a_reader_learns_of_what_others_do(shared: QdrantDouble, monkeypatch: py
         fill(writer, 30, complete=False)
         assert reader.count() == 0
         fill(writer, 30)
-        assert reader.count() == 0  # it has read the ledger this second
+        assert reader.count() == 0  # the ledger was read less than a second ago
         clock[0] += 2.0
         assert reader.count() == 30
         shared.requests.clear()

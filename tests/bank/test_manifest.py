@@ -1,4 +1,4 @@
-"""The manifest: written, read back, refused when it is another schema's or damaged."""
+"""The manifest: written, read back, and refused if it is damaged or of another schema."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CENTRED: dict[str, Any] = HEAD | {
 
 
 def read_back(manifest: Manifest) -> Manifest:
-    """As a store does it: head and entries through JSON, each by itself."""
+    """Return the manifest after head and entries went through JSON one by one, as in a store."""
     head = json.loads(json.dumps(manifest.head()))
     corpora = {name: json.loads(json.dumps(corpus.to_dict())) for name, corpus in manifest.corpora.items()}
     return Manifest.from_dict(head, corpora)
@@ -94,7 +94,7 @@ def test_another_schema_is_refused_by_version(schema: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "corpora", "said"),
+    ("data", "corpora", "expected"),
     [
         ([], {}, "it is not a JSON object"),
         ("x", {}, "it is not a JSON object"),
@@ -115,11 +115,11 @@ def test_another_schema_is_refused_by_version(schema: Any) -> None:
         (HEAD, {"animals": ENTRIES["animals"] | {"contexts": "many"}}, "corpora.animals.contexts"),
     ],
 )
-def test_a_damaged_manifest_is_refused_with_the_place(data: Any, corpora: Any, said: str) -> None:
+def test_a_damaged_manifest_is_refused_with_the_place(data: Any, corpora: Any, expected: str) -> None:
     with pytest.raises(BankMismatch) as caught:
         Manifest.from_dict(data, corpora)
     message = str(caught.value)
-    assert said in message
+    assert expected in message
     assert "damaged" in message
     assert message.endswith("restore it from a backup.")
     assert "\n" not in message

@@ -1,4 +1,4 @@
-"""Ids: the same everywhere and always, and different for different contexts."""
+"""Ids: equal on every machine and in every run, and different for different contexts."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from latentbank.bank.rotation import ROTATION_SEED, rotate, unit, unrotate
 
 DIMENSIONS = [1, 2, 3, 4, 5, 7, 8, 31, 64, 127, 576]
-# What every bank stored so far was rotated with.
+# The rotation of every bank stored so far.
 SIGNS = "-+--++--+---+-+---++--++"
 
 

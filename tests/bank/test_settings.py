@@ -1,4 +1,4 @@
-"""Settings: their sources, which has precedence, and that a key is never shown."""
+"""Settings: their sources and precedence, and keys that are never shown."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_urls(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "name", "said"),
+    ("given", "name", "reason"),
     [
         ({"url": "a.b:6333"}, "URL", "http://HOST:PORT"),
         ({"url": "ftp://a"}, "URL", "http://HOST:PORT"),
@@ -76,7 +76,7 @@ def test_urls(url: str) -> None:
 )
 @pytest.mark.parametrize("how", ["argument", "environment", "file"])
 def test_a_wrong_value_names_its_setting(
-    given: dict[str, Any], name: str, said: str, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    given: dict[str, Any], name: str, reason: str, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if how == "argument":
         arguments = given
@@ -87,7 +87,7 @@ def test_a_wrong_value_names_its_setting(
             monkeypatch.setenv(f"LATENTBANK_{field.upper()}", str(value))
         else:
             (tmp_path / ".env").write_text(f"LATENTBANK_{field.upper()}={value}\n")
-    with pytest.raises(LatentBankError, match=said) as caught:
+    with pytest.raises(LatentBankError, match=reason) as caught:
         load_settings(**arguments)
     message = str(caught.value)
     assert message.startswith(f"The setting LATENTBANK_{name} is wrong: ")
@@ -158,7 +158,7 @@ def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read (No such file or directory); correct LATENTBANK_API_KEY_FILE"),
         (b"", "holds no valid key"),
@@ -168,12 +168,12 @@ def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (b"\xff\xfe" + SECRET.encode(), "cannot be read (it is not text)"),
     ],
 )
-def test_a_key_file_without_a_key(content: bytes | None, said: str, tmp_path: Path) -> None:
+def test_a_key_file_without_a_key(content: bytes | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     with pytest.raises(LatentBankError) as caught:
         load_settings(api_key_file=tmp_path / "key").key()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path / "key") in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -222,7 +222,7 @@ def test_the_data_folder_follows_the_platform(
     assert load_settings().data_dir == tmp_path / expected
 
 
-def test_a_data_folder_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_chosen_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LATENTBANK_DATA_DIR", "~/banks")
     assert load_settings().data_dir == tmp_path / "banks"

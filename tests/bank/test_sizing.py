@@ -52,7 +52,7 @@ TOKENS, PARAMETERS = 8e6, 7e9
 
 @settings(deadline=None)
 @given(shapes, st.sampled_from(["contexts", "hidden_size", "caption_bytes", "hnsw_m"]), st.integers(2, 9))
-def test_a_layer_with_more_of_anything_is_no_smaller(shape: Shape, field: str, times: int) -> None:
+def test_more_contexts_or_dimensions_make_no_layer_smaller(shape: Shape, field: str, times: int) -> None:
     less = layer_bytes(shape)
     more = layer_bytes(replace(shape, **{field: getattr(shape, field) * times}))
     assert more.disk >= less.disk * (1 - 1e-9)
@@ -67,7 +67,7 @@ def test_fewer_bits_take_less_ram_and_no_codes_take_most(shape: Shape) -> None:
     none, int8, turbo = (layer_bytes(replace(shape, quantization=kind)) for kind in ("none", "int8", "turbo"))
     assert turbo.ram < int8.ram < none.ram
     assert turbo.originals == int8.originals == none.originals
-    assert none.disk < turbo.disk < int8.disk  # codes lie on the disk too
+    assert none.disk < turbo.disk < int8.disk  # codes take disk space too
 
 
 @settings(deadline=None)
@@ -138,14 +138,14 @@ def test_a_graph_from_where_the_bank_has_one() -> None:
     larger = replace(shape, contexts=60_000)
     assert layer_bytes(larger).graph > 0
     assert index_seconds(larger) > 0
-    # A graph of a larger segment takes longer for each context, one of wider vectors too; storing only of the latter.
+    # Indexing a context takes longer in a larger segment, and with wider vectors; storing depends on the width only.
     assert index_seconds(replace(shape, contexts=600_000)) > index_seconds(larger)
     assert store_seconds(replace(shape, contexts=600_000)) == store_seconds(shape)
     assert store_seconds(replace(shape, hidden_size=4096)) > store_seconds(shape)
 
 
 @pytest.mark.parametrize("wrong", [{"contexts": 0}, {"layers": 0}, {"hidden_size": 0}])
-def test_a_bank_of_nothing_has_no_size(wrong: dict[str, int]) -> None:
+def test_impossible_shapes(wrong: dict[str, int]) -> None:
     with pytest.raises(LatentBankError, match="at least one context, layer and dimension"):
         replace(Shape(1, 1, 1, 1.0), **wrong)
 
@@ -159,7 +159,7 @@ def test_a_bank_of_nothing_has_no_size(wrong: dict[str, int]) -> None:
         ({"node_price": -1}, "cannot be negative"),
     ],
 )
-def test_machines_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
+def test_impossible_machines(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(LatentBankError, match=says):
         Machines(**wrong)
 

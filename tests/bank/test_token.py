@@ -1,4 +1,4 @@
-"""Readers' tokens: what they claim, what a server lets their holders do, and who may not sign them."""
+"""Readers' tokens: their claims, what a server lets their holders do, and who cannot sign them."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def test_a_token_is_what_its_standard_says() -> None:
             )
         ],
     }
-    wanted = hmac.new(KEY.encode(), f"{head}.{claims}".encode(), hashlib.sha256).digest()
-    assert base64.urlsafe_b64decode(signature + "=") == wanted
+    expected = hmac.new(KEY.encode(), f"{head}.{claims}".encode(), hashlib.sha256).digest()
+    assert base64.urlsafe_b64decode(signature + "=") == expected
     assert claims_of(made) == parts[1]
     assert only_reads(parts[1])
     assert not only_reads({"access": "m"})
 
 
 @pytest.mark.parametrize("key", ["", "plain", "a.b.c", "a.b", f"{KEY}.{KEY}.{KEY}", "ä.ö.ü"])
-def test_what_is_no_token(key: str) -> None:
+def test_invalid_tokens(key: str) -> None:
     assert claims_of(key) is None
 
 
-def test_a_token_signs_no_token() -> None:
+def test_a_token_cannot_sign_another_token() -> None:
     with pytest.raises(LatentBankError, match="only the server's admin key can sign") as caught:
         token(key=token())
     assert token() not in str(caught.value)
@@ -83,7 +83,7 @@ def test_expiry(text: str, after: timedelta) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "30", "d", "0d", "-1d", "1y", "1.5d", "999999w", "30d 1h"])
-def test_what_is_no_expiry(text: str) -> None:
+def test_invalid_expiry(text: str) -> None:
     with pytest.raises(LatentBankError, match="write 12h, 30d or 8w"):
         expiry(text)
 
@@ -126,7 +126,7 @@ def test_a_token_opens_its_banks_for_reading_and_nothing_else(
 @pytest.mark.parametrize(
     "made", [token(expires=datetime.now(UTC) - timedelta(hours=1)), token(key="another"), token()[:-2]]
 )
-def test_a_token_that_has_expired_or_is_none(
+def test_a_token_that_has_expired_or_is_invalid(
     team: tuple[QdrantDouble, Callable[[str], Settings]], made: str
 ) -> None:
     with pytest.raises(BankUnavailable, match="refuses the key") as caught:
@@ -149,7 +149,7 @@ def test_a_readers_key_stops_writers_before_any_work(
             backend(somebody(key)).require_writer()
         assert is_one_sentence(caught.value)
         assert key not in str(caught.value)
-    assert len(server.requests) == 2  # the token itself says that it only reads
+    assert len(server.requests) == 2  # no request: the token's claims say that it only reads
     with pytest.raises(BankUnavailable, match="refuses the key"):
         backend(somebody("a-wrong-key")).require_writer()
 

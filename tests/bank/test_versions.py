@@ -51,7 +51,7 @@ def two(place: Place) -> Place:
     return place
 
 
-def seen(place: Place, name: str = "bank") -> tuple[int, int, list[int], set[str]]:
+def summary(place: Place, name: str = "bank") -> tuple[int, int, list[int], set[str]]:
     """Return what a new reader of a bank gets: version, contexts, layers, and the corpora that a search finds."""
     with open_bank(name, place.settings) as bank:
         assert bank.name == name
@@ -59,11 +59,11 @@ def seen(place: Place, name: str = "bank") -> tuple[int, int, list[int], set[str
         return bank.version, bank.count(), bank.layers, {item.corpus for item in found}
 
 
-ONE, TWO = (1, 30, [4, 8], {"animals"}), (2, 20, [4, 12], {"plants"})
+FIRST, SECOND = (1, 30, [4, 8], {"animals"}), (2, 20, [4, 12], {"plants"})
 
 
 @pytest.mark.parametrize("name", ["bank@0", "bank@01", "bank@", "bank@two", "@2", "bank@2@3", "bank@1234567"])
-def test_what_names_no_version(name: str) -> None:
+def test_names_without_a_version(name: str) -> None:
     with pytest.raises(LatentBankError, match="a version follows as in name@2") as caught:
         split_name(name)
     assert is_one_sentence(caught.value)
@@ -79,15 +79,15 @@ def test_names_of_versions() -> None:
 
 
 def test_a_version_is_put_in_use_and_gone_back_from(two: Place) -> None:
-    assert (seen(two), seen(two, "bank@1"), seen(two, "bank@2")) == (ONE, ONE, TWO)
+    assert (summary(two), summary(two, "bank@1"), summary(two, "bank@2")) == (FIRST, FIRST, SECOND)
     assert list_versions(two.settings) == [Versions("bank", (1, 2), 1)]
     assert use_bank("bank@2", two.settings) == 1
-    assert (seen(two), seen(two, "bank@1"), seen(two, "bank@2")) == (TWO, ONE, TWO)
+    assert (summary(two), summary(two, "bank@1"), summary(two, "bank@2")) == (SECOND, FIRST, SECOND)
     assert list_versions(two.settings) == [Versions("bank", (1, 2), 2)]
     assert list_banks(two.settings) == ["bank"]
     assert use_bank("bank@2", two.settings) == 2
     assert use_bank("bank@1", two.settings) == 2
-    assert (seen(two), seen(two, "bank@2")) == (ONE, TWO)
+    assert (summary(two), summary(two, "bank@2")) == (FIRST, SECOND)
     with open_bank("bank@2", two.settings) as bank:
         assert bank.verify() == []
 
@@ -112,7 +112,7 @@ def test_the_bank_that_is_made_is_the_version_in_use(two: Place) -> None:
     with pytest.raises(BankMismatch, match="has layers 4, 12, not 4, 8"):
         sample_bank(two, "bank")
     assert bank_versions("bank", two.settings) == Versions("bank", (1, 2), 2)
-    assert (seen(two)[1], seen(two, "bank@1")) == (30, ONE)
+    assert (summary(two)[1], summary(two, "bank@1")) == (30, FIRST)
     assert pinned_name("bank", two.settings) == "bank@2"
     assert pinned_name("bank@1", two.settings) == "bank@1"
 
@@ -125,16 +125,16 @@ def test_a_bank_that_begins_with_another_version(place: Place) -> None:
     ):
         open_bank("bank", place.settings)
     assert use_bank("bank@3", place.settings) is None
-    assert seen(place)[:2] == (3, 20)
+    assert summary(place)[:2] == (3, 20)
 
 
 def test_what_cannot_be_put_in_use(two: Place) -> None:
-    for name, error, said in (
+    for name, error, message in (
         ("bank", LatentBankError, "Say which version 'bank' shall mean"),
         ("bank@3", BankNotFound, "has no version 3; it has bank@1, bank@2"),
         ("other@2", BankNotFound, "There is no bank 'other'"),
     ):
-        with pytest.raises(error, match=said) as caught:
+        with pytest.raises(error, match=message) as caught:
             use_bank(name, two.settings)
         assert is_one_sentence(caught.value)
     with sample_bank(two, "bank@3") as third:
@@ -143,22 +143,22 @@ def test_what_cannot_be_put_in_use(two: Place) -> None:
         use_bank("bank@3", two.settings)
     with pytest.raises(BankNotFound, match="has no version 7; it has bank@1, bank@2, bank@3"):
         open_bank("bank@7", two.settings)
-    assert seen(two) == ONE
+    assert summary(two) == FIRST
 
 
 def test_versions_are_deleted_but_for_the_one_in_use(two: Place) -> None:
     use_bank("bank@2", two.settings)
-    for name, said in (
+    for name, message in (
         ("bank@2", "'bank@2' is in use; put another one in use first, such as bank@1"),
         ("bank", r"has other versions than the one in use \(bank@1\)"),
     ):
-        with pytest.raises(LatentBankError, match=said) as caught:
+        with pytest.raises(LatentBankError, match=message) as caught:
             delete_bank(name, two.settings)
         assert is_one_sentence(caught.value)
-    assert (seen(two), seen(two, "bank@1")) == (TWO, ONE)
+    assert (summary(two), summary(two, "bank@1")) == (SECOND, FIRST)
 
     delete_bank("bank@1", two.settings)
-    assert seen(two) == TWO
+    assert summary(two) == SECOND
     with pytest.raises(BankNotFound, match="has no version 1; it has bank@2"):
         open_bank("bank@1", two.settings)
     with pytest.raises(BankNotFound, match="has no version 1; it has bank@2"):
@@ -171,12 +171,12 @@ def test_versions_are_deleted_but_for_the_one_in_use(two: Place) -> None:
     with pytest.raises(BankNotFound, match="There is no bank 'bank'"):
         delete_bank("bank", two.settings)
     make(two, "bank", 30)
-    assert seen(two) == ONE
+    assert summary(two) == FIRST
 
 
 def test_a_version_that_is_not_in_use_is_deleted_alone(two: Place) -> None:
     delete_bank("bank@2", two.settings)
-    assert (seen(two), list_versions(two.settings)) == (ONE, [Versions("bank", (1,), 1)])
+    assert (summary(two), list_versions(two.settings)) == (FIRST, [Versions("bank", (1,), 1)])
 
 
 def test_writers_stay_with_their_version(two: Place) -> None:
@@ -186,8 +186,8 @@ def test_writers_stay_with_their_version(two: Place) -> None:
         assert writer.drop_corpus("animals") == 30
         assert writer.corpora.keys() == {"more"}
         assert writer.version == 1
-    assert seen(two) == TWO
-    assert seen(two, "bank@1") == (1, 10, [4, 8], {"more"})
+    assert summary(two) == SECOND
+    assert summary(two, "bank@1") == (1, 10, [4, 8], {"more"})
 
 
 def test_what_others_keep_beside_banks_is_no_version(place: Place) -> None:
@@ -223,7 +223,7 @@ def test_an_open_embedded_bank_stays_the_version_it_is(folders: Place) -> None:
         use_bank("bank@2", folders.settings)
         with open_bank("bank", folders.settings) as other:
             assert (other.version, other.count()) == (2, 20)
-            use_bank("bank@1", folders.settings)  # though it is open
+            use_bank("bank@1", folders.settings)  # while it is open
             use_bank("bank@2", folders.settings)
         assert (reader.version, reader.count(), reader.shown_corpora.keys()) == (1, 30, {"animals"})
         with pytest.raises(BankBusy):
@@ -247,7 +247,7 @@ def test_one_small_file_says_which_folder_is_meant(folders: Place) -> None:
     with pytest.raises(BankUnavailable, match="it is not text"):
         list_versions(folders.settings)
     assert use_bank("bank@2", folders.settings) is None
-    assert seen(folders) == TWO
+    assert summary(folders) == SECOND
 
 
 def test_a_killed_deletion_leaves_nothing_in_use(folders: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_a_killed_deletion_leaves_nothing_in_use(folders: Place, monkeypatch: py
     with pytest.raises(BankNotFound):
         delete_bank("bank", folders.settings)
     make(folders, "bank", 30)
-    assert seen(folders) == ONE
+    assert summary(folders) == FIRST
 
 
 # -- on a server ---------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_one_request_switches_all_layers(shared: QdrantDouble, team: Place) -> N
 def test_an_open_reader_goes_to_the_version_in_use(team: Place, clock: list[float]) -> None:
     with open_bank("bank", team.settings) as reader, open_bank("bank@1", team.settings) as pinned:
         use_bank("bank@2", team.settings)
-        assert (reader.version, reader.count()) == (1, 30)  # it has read the manifest this second
+        assert (reader.version, reader.count()) == (1, 30)  # the manifest was read less than a second ago
         clock[0] += 2.0
         (found,) = reader.search(units(1), "all", 100)
         assert {(item.corpus, item.bank_layer) for item in found} == {("plants", 4), ("plants", 12)}
@@ -325,7 +325,7 @@ def test_an_open_reader_goes_to_the_version_in_use(team: Place, clock: list[floa
         with pytest.raises(LayerNotFound, match="it has 4, 12"):
             reader.count(8)
         use_bank("bank@1", team.settings)
-        assert reader.shown_corpora.keys() == {"animals"}  # that asks at once
+        assert reader.shown_corpora.keys() == {"animals"}  # reading the ledger asks the server at once
         assert (reader.version, reader.count()) == (1, 30)
         clock[0] += 2.0
         assert (pinned.version, pinned.count()) == (1, 30)
@@ -341,7 +341,7 @@ def test_a_search_under_way_reads_one_version(
         def meanwhile(layer: int, *given: Any, **more: Any) -> Any:
             use_bank("bank@2", team.settings)
             clock[0] += 2.0
-            assert reader.count() == 20  # as another thread would
+            assert reader.count() == 20  # as in another thread
             return ask(layer, *given, **more)
 
         monkeypatch.setattr(first, "search", meanwhile)
@@ -352,14 +352,14 @@ def test_a_search_under_way_reads_one_version(
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"fingerprint": "beef", "model": "tiny/other"}, "contexts of tiny/other .* not of tiny/llama"),
         ({"metric": "centred"}, "is centred otherwise; open it again"),
     ],
 )
 def test_a_reader_does_not_follow_to_what_its_queries_do_not_fit(
-    team: Place, clock: list[float], other: dict[str, Any], said: str
+    team: Place, clock: list[float], other: dict[str, Any], message: str
 ) -> None:
     with sample_bank(team, "bank@3", **other) as third:
         if third.metric == "centred":
@@ -369,7 +369,7 @@ def test_a_reader_does_not_follow_to_what_its_queries_do_not_fit(
         use_bank("bank@3", team.settings)
         clock[0] += 2.0
         for _ in range(2):
-            with pytest.raises(BankMismatch, match=f"means its version 3 now, which .*{said}") as caught:
+            with pytest.raises(BankMismatch, match=f"means its version 3 now, which .*{message}") as caught:
                 reader.search(units(1), 4)
             assert is_one_sentence(caught.value)
         use_bank("bank@1", team.settings)
@@ -380,14 +380,14 @@ def test_a_reader_does_not_follow_to_what_its_queries_do_not_fit(
 def test_a_switch_whose_answer_is_lost_is_made(shared: QdrantDouble, team: Place, fault: Fault) -> None:
     shared.inject(fault, times=1, operation="update_aliases")
     use_bank("bank@2", team.settings)
-    assert seen(team) == TWO
+    assert summary(team) == SECOND
 
 
 def test_a_version_without_a_layer_is_not_put_in_use(shared: QdrantDouble, team: Place) -> None:
     client_of(shared).delete_collection("bank@2--L12")
     with pytest.raises(BankMismatch, match="Layer 12 of bank@2 has no collection"):
         use_bank("bank@2", team.settings)
-    assert (aliases(shared), seen(team)) == ({}, ONE)
+    assert (aliases(shared), summary(team)) == ({}, FIRST)
 
 
 def set_aliases(server: QdrantDouble, **leads: str) -> None:
@@ -408,19 +408,19 @@ def test_aliases_that_others_have_mixed_up(shared: QdrantDouble, team: Place) ->
     ) as caught:
         open_bank("bank", team.settings)
     assert is_one_sentence(caught.value)
-    assert seen(team, "bank@2") == TWO
+    assert summary(team, "bank@2") == SECOND
     assert use_bank("bank@2", team.settings) is None
-    assert seen(team) == TWO
+    assert summary(team) == SECOND
 
 
 def test_aliases_that_lead_to_no_version_are_not_followed(shared: QdrantDouble, team: Place) -> None:
     make(team, "other", 10)
     set_aliases(shared, L04="other--L04")
-    assert seen(team) == ONE
+    assert summary(team) == FIRST
 
 
 @pytest.mark.parametrize("first", ["both", "none"])
-def test_a_list_of_aliases_of_two_moments_is_asked_for_again(
+def test_a_list_of_aliases_read_during_a_switch_is_read_again(
     team: Place, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     use_bank("bank@2", team.settings)
@@ -477,12 +477,12 @@ def test_a_readers_token_opens_a_banks_versions(double: Doubles, transport: str,
     make(place, "bank@2", 20, "plants", layers=(4, 12))
     make(place, "secret", 5)
     reader = Place("reader", reader_of(server, transport, "bank"))
-    assert (seen(reader), seen(reader, "bank@2")) == (ONE, TWO)
+    assert (summary(reader), summary(reader, "bank@2")) == (FIRST, SECOND)
     with open_bank("bank", reader.settings) as opened:
         use_bank("bank@2", place.settings)
         clock[0] += 2.0
         assert opened.count() == 20
-    assert (seen(reader), seen(reader, "bank@1")) == (TWO, ONE)
+    assert (summary(reader), summary(reader, "bank@1")) == (SECOND, FIRST)
     assert list_versions(reader.settings) == [Versions("bank", (1, 2), 2)]
     with pytest.raises(BankUnavailable, match="refuses the key"):
         use_bank("bank@1", reader.settings)
@@ -490,22 +490,22 @@ def test_a_readers_token_opens_a_banks_versions(double: Doubles, transport: str,
         delete_bank("bank@1", reader.settings)
 
     alone = Place("reader", reader_of(server, transport, "bank@2"))
-    assert seen(alone, "bank@2") == TWO
+    assert summary(alone, "bank@2") == SECOND
     with pytest.raises(BankNotFound):
         open_bank("bank@1", alone.settings)
 
 
-def test_a_token_of_too_few_versions_is_told_so(double: Doubles, transport: str) -> None:
+def test_a_token_that_lacks_a_version_is_refused(double: Doubles, transport: str) -> None:
     server = double(api_key=KEY)
     place = Place("server", settings(server, transport, api_key=KEY))
     make(place, "bank", 30)
     make(place, "bank@2", 20, "plants", layers=(4, 12))
     few = Place("reader", reader_of(server, transport, "bank", versions=(1,)))
-    assert seen(few) == ONE
+    assert summary(few) == FIRST
     use_bank("bank@2", place.settings)
     with pytest.raises(
         BankUnavailable, match="does not open the version of the bank 'bank' that is in use"
-    ) as told:
+    ) as caught:
         open_bank("bank", few.settings)
-    assert is_one_sentence(told.value)
-    assert seen(few, "bank@1") == ONE
+    assert is_one_sentence(caught.value)
+    assert summary(few, "bank@1") == FIRST

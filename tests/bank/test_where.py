@@ -63,7 +63,7 @@ def test_several_conditions_must_all_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("dog", "'dog' is not a condition: write FIELD=VALUE with one of corpus, word"),
         ("=dog", "is not a condition"),
@@ -78,8 +78,8 @@ def test_several_conditions_must_all_hold() -> None:
         ("sentence!=x", "sentence takes whole numbers"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_that_says_so(text: str, said: str) -> None:
-    with pytest.raises(QueryError, match=said.replace("|", r"\|")):
+def test_malformed_conditions_are_errors(text: str, message: str) -> None:
+    with pytest.raises(QueryError, match=message.replace("|", r"\|")):
         parse_where([text])
 
 

@@ -39,7 +39,7 @@ from latentbank.bank.words import Words, tight
         ("ฉันรักแมว", "รัก", "รัก"),
         ("我买了iPhone手机", "Phone", "iPhone"),
         ("我买了iPhone手机", "手机", "手机"),
-        # An emoji is no word, its joiners neither.
+        # An emoji is not a word; nor are its joiners.
         ("my 👩‍👧 here", "👩", "👩"),
         ("my 👩‍👧 here", "\u200d", "\u200d"),
         ("love ❤️ you", "❤️", "❤️"),

@@ -51,7 +51,7 @@ def cards(page: Page) -> list[str]:
     return page.locator(".card h3").all_text_contents()
 
 
-class Watched:
+class BrowserWindow:
     """A page whose complaints and requests are noted."""
 
     def __init__(self, context: BrowserContext) -> None:
@@ -59,7 +59,8 @@ class Watched:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on(
-            "console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text)
+            "console",
+            lambda message: message.type in ("error", "warning") and self.complaints.append(message.text),
         )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -85,9 +86,9 @@ class Watched:
 
 
 @pytest.fixture
-def window(browser: Browser) -> Iterator[Watched]:
+def window(browser: Browser) -> Iterator[BrowserWindow]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield Watched(context)
+    yield BrowserWindow(context)
     context.close()
 
 

@@ -12,13 +12,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from latentbank.bank.bank import Bank
-from tests.browser.conftest import Watched, cards
+from tests.browser.conftest import BrowserWindow, cards
 from tests.query.patch_vlm import PatchVLM, picture
 from tests.query.searches import block_second_layer
 from tests.query.web.readings import png
 
 
-def opened(window: Watched, live: str) -> Page:
+def opened(window: BrowserWindow, live: str) -> Page:
     """The live page, ready to be used."""
     window.page.goto(live)
     expect(window.page.locator("#ask")).to_be_visible()
@@ -29,7 +29,7 @@ def done(page: Page) -> None:
     expect(page.locator("#status")).to_have_text("done")
 
 
-def test_a_shipped_image_is_read_filtered_and_reproduced(window: Watched, live: str) -> None:
+def test_a_shipped_image_is_read_filtered_and_reproduced(window: BrowserWindow, live: str) -> None:
     page = opened(window, live)
     page.get_by_role("button", name="a cat").click()
     done(page)
@@ -57,7 +57,7 @@ def test_a_shipped_image_is_read_filtered_and_reproduced(window: Watched, live: 
     window.check(live)
 
 
-def test_an_image_of_ones_own_is_in_the_address(window: Watched, live: str) -> None:
+def test_an_uploaded_image_is_in_the_address(window: BrowserWindow, live: str) -> None:
     page = opened(window, live)
     page.locator("#file").set_input_files(
         {"name": "mine.png", "mimeType": "image/png", "buffer": png(picture(11))}
@@ -73,7 +73,7 @@ def test_an_image_of_ones_own_is_in_the_address(window: Watched, live: str) -> N
     window.check(live)
 
 
-def test_where_is_a_word(window: Watched, live: str) -> None:
+def test_where_is_a_word(window: BrowserWindow, live: str) -> None:
     page = opened(window, live)
     page.get_by_role("button", name="a cat").click()
     done(page)
@@ -87,7 +87,7 @@ def test_where_is_a_word(window: Watched, live: str) -> None:
     window.check(live)
 
 
-def test_a_sentence_is_read_token_by_token(window: Watched, live: str) -> None:
+def test_a_sentence_is_read_token_by_token(window: BrowserWindow, live: str) -> None:
     page = opened(window, live)
     page.get_by_label("a sentence").check()
     page.get_by_label("Sentence", exact=True).fill("The dog chased a cat.")
@@ -101,7 +101,9 @@ def test_a_sentence_is_read_token_by_token(window: Watched, live: str) -> None:
     window.check(live)
 
 
-def test_own_images_hostile_names_and_too_large_ones(window: Watched, live: str, tmp_path: Path) -> None:
+def test_own_images_hostile_names_and_too_large_ones(
+    window: BrowserWindow, live: str, tmp_path: Path
+) -> None:
     page = opened(window, live)
     name = "<img src=x onerror='window.hit=1'>.png"
     chooser = page.locator("#file")
@@ -116,11 +118,11 @@ def test_own_images_hostile_names_and_too_large_ones(window: Watched, live: str,
         "The image has more than 40 million pixels; make it smaller."
     )
     # The browser tells of the refusal by itself.
-    window.complaints = [said for said in window.complaints if "status of 400" not in said]
+    window.complaints = [text for text in window.complaints if "status of 400" not in text]
     window.check(live)
 
 
-def test_a_saved_page_is_opened_again(window: Watched, live: str, saved: Path, tmp_path: Path) -> None:
+def test_a_saved_page_is_opened_again(window: BrowserWindow, live: str, saved: Path, tmp_path: Path) -> None:
     page = opened(window, live)
     page.get_by_role("button", name="a cat").click()
     done(page)
@@ -152,10 +154,10 @@ def test_a_saved_page_is_opened_again(window: Watched, live: str, saved: Path, t
 
 
 def test_a_job_is_cancelled_by_its_button(
-    window: Watched, live: str, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
+    window: BrowserWindow, live: str, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, look = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
+    go, original = threading.Event(), vlm.visual_tokens
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), original(*a, **k))[1])
     page = opened(window, live)
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
@@ -185,7 +187,7 @@ def norms(page: Page) -> str:
     return page.locator(".card .about").first.inner_text()
 
 
-def test_another_model_is_chosen_and_stands_in_the_address(window: Watched, live: str) -> None:
+def test_another_model_is_chosen_and_stands_in_the_address(window: BrowserWindow, live: str) -> None:
     page = opened(window, live)
     page.get_by_role("button", name="a cat").click()
     done(page)
@@ -206,7 +208,7 @@ def test_another_model_is_chosen_and_stands_in_the_address(window: Watched, live
     window.check(live)
 
 
-def test_a_model_of_another_llm_is_said_to_be_the_wrong_one(window: Watched, live: str) -> None:
+def test_a_model_of_another_llm_is_refused(window: BrowserWindow, live: str) -> None:
     page = opened(window, f"{live}?picture=a+cat&model=stranger")
     expect(page.locator("#status")).to_contain_text("choose that bank's model or another bank")
     page.goto(f"{live}?picture=a+cat&model=<img src=x onerror='window.hit=1'>")
@@ -238,7 +240,7 @@ def first_layer_is_there(page: Page, seed: int) -> None:
 
 
 def test_a_layer_is_shown_and_used_while_the_next_is_read(
-    window: Watched, live: str, second_layer: threading.Event
+    window: BrowserWindow, live: str, second_layer: threading.Event
 ) -> None:
     page = opened(window, live)
     first_layer_is_there(page, 501)
@@ -264,7 +266,7 @@ def test_a_layer_is_shown_and_used_while_the_next_is_read(
 
 
 def test_a_saved_reading_opened_meanwhile_stays(
-    window: Watched, live: str, saved: Path, second_layer: threading.Event
+    window: BrowserWindow, live: str, saved: Path, second_layer: threading.Event
 ) -> None:
     page = opened(window, live)
     first_layer_is_there(page, 503)
@@ -278,7 +280,7 @@ def test_a_saved_reading_opened_meanwhile_stays(
 
 
 def test_what_was_read_stays_when_the_rest_is_cancelled(
-    window: Watched, live: str, second_layer: threading.Event
+    window: BrowserWindow, live: str, second_layer: threading.Event
 ) -> None:
     page = opened(window, live)
     first_layer_is_there(page, 502)
@@ -298,7 +300,7 @@ def test_what_was_read_stays_when_the_rest_is_cancelled(
 def test_the_live_page_fits_and_axe_finds_nothing_serious(
     browser: Browser, live: str, width: int, scheme: Any
 ) -> None:
-    window = Watched(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
+    window = BrowserWindow(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
     page = opened(window, live)
     page.get_by_role("button", name="a cat").click()
     done(page)
@@ -317,7 +319,7 @@ def test_the_live_page_fits_and_axe_finds_nothing_serious(
 
 
 def test_twenty_readers_at_once(browser: Browser, live: str) -> None:
-    windows = [Watched(browser.new_context()) for _ in range(20)]
+    windows = [BrowserWindow(browser.new_context()) for _ in range(20)]
     for number, window in enumerate(windows):
         # Nothing is waited for until all have asked.
         window.page.goto(f"{live}?sentence=The+dog+chased+cat+{number}.", wait_until="commit")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Watched, cards
+from tests.browser.conftest import BrowserWindow, cards
 
 
-def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: Watched, saved: Path) -> None:
+def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: BrowserWindow, saved: Path) -> None:
     page = window.page
     page.goto(saved.as_uri())
     expect(page.locator("figcaption")).to_have_text(
@@ -31,7 +31,7 @@ def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: Watched,
     window.check(saved.as_uri())
 
 
-def test_every_step_works_by_keys(window: Watched, saved: Path) -> None:
+def test_every_step_works_by_keys(window: BrowserWindow, saved: Path) -> None:
     page = window.page
     page.goto(saved.as_uri())
     page.locator("[data-lens=latent] [data-token='0']").focus()
@@ -59,7 +59,7 @@ def test_every_step_works_by_keys(window: Watched, saved: Path) -> None:
     window.check(saved.as_uri())
 
 
-def test_pins_stay_while_layers_change_and_two_are_compared(window: Watched, saved: Path) -> None:
+def test_pins_stay_while_layers_change_and_two_are_compared(window: BrowserWindow, saved: Path) -> None:
     page = window.page
     page.goto(saved.as_uri())
     page.locator("[data-lens=latent] [data-token='2']").click()
@@ -75,7 +75,7 @@ def test_pins_stay_while_layers_change_and_two_are_compared(window: Watched, sav
     assert page.locator(".pinned-card h3").all_text_contents() == ["row 1, column 0"]
 
 
-def test_views_and_lenses(window: Watched, saved: Path) -> None:
+def test_views_and_lenses(window: BrowserWindow, saved: Path) -> None:
     page = window.page
     page.goto(saved.as_uri())
     page.get_by_label("Heat map").check()
@@ -115,14 +115,14 @@ def test_views_and_lenses(window: Watched, saved: Path) -> None:
         assert image["width"] / image["height"] == pytest.approx(1.5, abs=0.02)
 
 
-def test_the_address_says_it_all(window: Watched, saved: Path, browser: Browser) -> None:
+def test_the_address_says_it_all(window: BrowserWindow, saved: Path, browser: Browser) -> None:
     page = window.page
     page.goto(saved.as_uri())
     page.locator("[data-lens=latent] [data-token='5']").click()
     page.get_by_label("Heat map").check()
     page.get_by_label("Visual layer").fill("1")
     page.get_by_role("checkbox", name="EmbeddingLens").uncheck()
-    other = Watched(browser.new_context())
+    other = BrowserWindow(browser.new_context())
     other.page.goto(page.url)
     assert other.page.locator("figcaption").all_text_contents() == [
         "LatentLens, visual layer 2",
@@ -143,7 +143,7 @@ def test_nothing_overflows_and_axe_finds_nothing_serious(
     browser: Browser, saved: Path, scheme: str, width: int
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-    window = Watched(context)
+    window = BrowserWindow(context)
     page = window.page
     page.goto(saved.as_uri())
     page.locator("[data-lens=latent] [data-token='1']").click()

@@ -12,7 +12,7 @@ from latentbank.models.vision.vision_language import load_vision_language_model
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
-from tests.browser.conftest import Watched, cards
+from tests.browser.conftest import BrowserWindow, cards
 from tests.models.tiny_vlm import save_tiny_vlm
 
 SIZE = (288, 144)
@@ -29,7 +29,7 @@ _DRAWN = """() => {
 
 @pytest.mark.parametrize("family", ["llava_next", "idefics3"])
 def test_tokens_of_every_tile_are_drawn_over_what_they_see(
-    window: Watched, tmp_path: Path, family: str
+    window: BrowserWindow, tmp_path: Path, family: str
 ) -> None:
     """Turns the colours round under a token as it is drawn: no other token of its tile changes as much."""
     vlm = load_vision_language_model(str(save_tiny_vlm(tmp_path / family, family)), device="cpu")

@@ -180,16 +180,16 @@ def test_a_lens_without_a_bank(run: Run, model_dir: Path, loaded: list[PatchVLM]
 def test_the_demos_llm_is_kept_beside_the_banks(
     run: Run, photos: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    folders = []
 
     def load(folder: Path, *, say: Any, deepest_layer: Any, **_: Any) -> PatchVLM:
-        asked.append(folder)
+        folders.append(folder)
         say("unpacking ...")
         return PatchVLM(load_language_model(str(model_dir), deepest_layer=deepest_layer))
 
     monkeypatch.setattr("latentbank.demo.vlm.load_demo", load)
     code, _, err = run("query", "norms", photos / "a.png", "--model", "demo", "--visual-layers", "0")
-    assert (code, asked) == (0, [tmp_path / "data" / ".models" / "demo"])
+    assert (code, folders) == (0, [tmp_path / "data" / ".models" / "demo"])
     assert err.count("unpacking") == 1
 
 

@@ -78,7 +78,7 @@ def test_shares_of_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Pat
     assert run("bank", "verify")[0] == 0
 
 
-def test_a_share_of_no_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_a_share_without_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:
     for words in ((corpus,), (corpus, "--plan", tmp_path), ()):
         code, _, err = run("ingest", "run", *words, "--model", model_dir, "--shard", "0/2")
         assert code == 2

@@ -55,8 +55,8 @@ def test_it_starts_guarded_and_ends_by_ctrl_c() -> None:
         address = line.split()[4].rstrip(";")
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(address)
-        asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(asked) as answer:
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request) as answer:
             assert b"<!doctype html>" in answer.read()
         started.send_signal(signal.SIGINT)
         assert started.wait(20) == 0

@@ -156,10 +156,10 @@ def test_captions_name_everything_in_reading_order(scenes: list[Scene]) -> None:
 def test_captions_have_true_places_and_right_articles(scenes: list[Scene]) -> None:
     phrasings = set()
     for scene in scenes:
-        said = [place for place in PLACES.values() if re.search(rf"\b{place}\b", scene.caption)]
+        mentioned = [place for place in PLACES.values() if re.search(rf"\b{place}\b", scene.caption)]
         true = {PLACES[thing.place] for thing in scene.objects}
-        if said:
-            assert true <= set(said)
+        if mentioned:
+            assert true <= set(mentioned)
         assert not re.search(r"\ba [aeio]", scene.caption), scene.caption
         assert not re.search(r"\ban [^aeiou]", scene.caption), scene.caption
         phrasings.add(" ".join(scene.caption.split()[:2]) if scene.caption[0] in "oi" else "plain")
@@ -172,10 +172,10 @@ def test_evaluation_gets_true_colours_and_places(scenes: list[Scene]) -> None:
         assert labelled.image is scene.image
         assert labelled.background == {scene.colour}
         assert [thing.name for thing in labelled.objects] == [thing.name for thing in scene.objects]
-        for told, thing in zip(labelled.objects, scene.objects, strict=True):
-            assert told.box == thing.box
-            assert told.coverage is thing.coverage
-            assert told.attributes == {*thing.place.split()} | ({thing.colour} - {None})
+        for labelled_object, thing in zip(labelled.objects, scene.objects, strict=True):
+            assert labelled_object.box == thing.box
+            assert labelled_object.coverage is thing.coverage
+            assert labelled_object.attributes == {*thing.place.split()} | ({thing.colour} - {None})
 
 
 def test_a_phrase_is_english() -> None:

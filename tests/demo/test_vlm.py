@@ -73,7 +73,7 @@ def test_it_reads_a_photo_of_any_size(vlm: CompositeVLM) -> None:
     assert torch.allclose(tokens.states[0], vlm.project([photo])[0], atol=1e-5)
 
 
-def test_only_the_layers_asked_for_are_loaded() -> None:
+def test_only_requested_layers_are_loaded() -> None:
     cut = demo.load_demo(deepest_layer=4)
     assert cut.num_layers == 30
     with pytest.raises(ModelError, match="loaded in part"):
@@ -98,13 +98,13 @@ def test_a_missing_wheel_is_named(load: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_llm_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = save_tiny_gguf(tmp_path / "tiny.gguf")
     monkeypatch.setattr(demo, "wheel_file", lambda package, name: packed)
-    folder, said = tmp_path / "data" / ".models" / "demo", list[str]()
-    first = demo.load_demo_language(folder, say=said.append)
-    assert said == ["unpacking SmolLM2-135M-Instruct, up to a minute ..."]
+    folder, messages = tmp_path / "data" / ".models" / "demo", list[str]()
+    first = demo.load_demo_language(folder, say=messages.append)
+    assert messages == ["unpacking SmolLM2-135M-Instruct, up to a minute ..."]
     assert [path.name for path in folder.parent.iterdir()] == ["demo"]
     packed.unlink()
-    again = demo.load_demo_language(folder, deepest_layer=1, say=said.append)
-    assert len(said) == 1
+    again = demo.load_demo_language(folder, deepest_layer=1, say=messages.append)
+    assert len(messages) == 1
     assert (again.name, again.fingerprint()) == (demo.LANGUAGE_NAME, first.fingerprint())
 
 
@@ -209,11 +209,11 @@ def test_losses_are_those_of_the_llms_own_unembedding(tmp_path: Path) -> None:
     expected = []
     with torch.no_grad():
         for row in range(3):
-            said = [*language.tokenizer(features.rows[row].caption)["input_ids"], layout.end]
-            text = [embed(torch.tensor(ids)) for ids in (layout.before, [*layout.after, *said])]
+            caption_ids = [*language.tokenizer(features.rows[row].caption)["input_ids"], layout.end]
+            text = [embed(torch.tensor(ids)) for ids in (layout.before, [*layout.after, *caption_ids])]
             sequence = torch.cat([text[0], projector(features.tokens(row)), text[1]])[None]
-            logits = whole(inputs_embeds=sequence).logits[0, -len(said) - 1 : -1]
-            expected.append(functional.cross_entropy(logits, torch.tensor(said), reduction="none"))
+            logits = whole(inputs_embeds=sequence).logits[0, -len(caption_ids) - 1 : -1]
+            expected.append(functional.cross_entropy(logits, torch.tensor(caption_ids), reduction="none"))
     torch.testing.assert_close(losses, torch.cat(expected), rtol=1e-4, atol=1e-4)
     assert len(of_names) == len(losses)
 

@@ -73,11 +73,11 @@ def test_rest_grpc_and_tls_pass_and_a_node_that_is_away_does_no_harm(tmp_path: P
         (hits,) = store.search(4, units(1), 5, exact=True)
         assert len(hits) == 5
         store.close()
-        asked = used(server)
-        assert {"upsert", "query_batch"} <= asked["grpc"]
-        assert {"create_collection", "count"} <= asked["rest"]
+        operations = used(server)
+        assert {"upsert", "query_batch"} <= operations["grpc"]
+        assert {"create_collection", "count"} <= operations["rest"]
         # The health checks come as REST.
-        assert "upsert" not in asked["rest"]
+        assert "upsert" not in operations["rest"]
 
 
 def test_every_node_of_the_cluster_is_behind_it() -> None:

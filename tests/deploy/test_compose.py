@@ -148,7 +148,7 @@ def test_the_cluster_file_names_settings_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_health_checks_tell_a_server_that_answers(configs: dict[str, Any], name: str) -> None:
+def test_health_checks_recognize_a_server_that_answers(configs: dict[str, Any], name: str) -> None:
     checks = {tuple(node["healthcheck"]["test"]) for node in _nodes(configs[name]).values()}
     assert len(checks) == 1
     (kind, *command), *_ = checks

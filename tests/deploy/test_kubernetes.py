@@ -174,8 +174,8 @@ def test_policies_open_what_is_needed_and_no_more() -> None:
         if rule["from"] == [{"podSelector": {"matchLabels": ours}}]
     )
     service = VALUES["config"]["service"]
-    wanted = {service["http_port"], service["grpc_port"]}
-    assert {port["port"] for port in open_to_us["ports"]} == wanted
+    expected = {service["http_port"], service["grpc_port"]}
+    assert {port["port"] for port in open_to_us["ports"]} == expected
     # The nodes' own port, which asks for no key, is open to nodes alone.
     p2p = VALUES["config"]["cluster"]["p2p"]["port"]
     for rule in policies["qdrant"]["ingress"]:

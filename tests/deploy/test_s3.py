@@ -100,10 +100,10 @@ def place() -> Iterator[Place]:
 
 def _contents(cluster: Cluster, name: str) -> dict[int, set[tuple[str, ...]]]:
     """What the replicas of each shard hold; one tuple if they agree."""
-    held: dict[int, set[tuple[str, ...]]] = {}
+    contents: dict[int, set[tuple[str, ...]]] = {}
     for (_, shard), lines in cluster.collections[name].replicas.items():
-        held.setdefault(shard, set()).add(tuple(lines))
-    return held
+        contents.setdefault(shard, set()).add(tuple(lines))
+    return contents
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

@@ -28,21 +28,21 @@ def kills(trial: Trial, chance: random.Random, times: int) -> Outcome:
     forward passes, writes, commits, indexing, the ledger), and up to 20 ms after it.
     """
     shared, ground = bool(trial.place.url), trial.ground
-    said = start_job(trial.place, ground.sentences, batch=BATCH).rest()
-    assert said[-1].name == "end", said[-1].error
-    moments, killed = len(said), 0
+    events = start_job(trial.place, ground.sentences, batch=BATCH).rest()
+    assert events[-1].name == "end", events[-1].error
+    moments, killed = len(events), 0
     anew(trial)
     while killed < times:
         at, delay = chance.randrange(1, moments), chance.random() * _AFTER
 
-        def now(said: list[Event], at: int = at) -> bool:
-            return len(said) == at
+        def now(events: list[Event], at: int = at) -> bool:
+            return len(events) == at
 
         trial.outcome.runs += 1
-        said = start_job(trial.place, ground.sentences, batch=BATCH).killed(now, delay)
-        trial.safe |= acknowledged(said, shared=shared)
-        if said[-1].name != "end":
-            assert said[-1].name != "stopped", said[-1].error
+        events = start_job(trial.place, ground.sentences, batch=BATCH).killed(now, delay)
+        trial.safe |= acknowledged(events, shared=shared)
+        if events[-1].name != "end":
+            assert events[-1].name != "stopped", events[-1].error
             killed += 1
             trial.check()
         else:
@@ -117,7 +117,7 @@ def full_disk(ground: Ground, disk: Path, chance: random.Random, times: int) -> 
             ballast.unlink()
             trial.check()
         assert trial.safe
-        assert all("room" in said for said in trial.outcome.stops), trial.outcome.stops
+        assert all("room" in message for message in trial.outcome.stops), trial.outcome.stops
         trial.outcome.struck = 4
         outcome.add(trial.finish())
         shutil.rmtree(trial.place.folder)

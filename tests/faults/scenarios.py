@@ -24,10 +24,10 @@ from tests.wire.double import Fault
 _FOR_GOOD = 1_000_000
 
 
-def passing(site: Site, fault: Fault, asked: Counter[str]) -> Outcome:
+def passing(site: Site, fault: Fault, requests: Counter[str]) -> Outcome:
     """A fault that passes: every third request of each operation is struck twice. The job is not affected."""
     trial = site.trial()
-    for operation, number in asked.items():
+    for operation, number in requests.items():
         if (
             operation != "collection_exists"
         ):  # asked once, by gRPC's client, which would go over REST from then on
@@ -41,13 +41,13 @@ def passing(site: Site, fault: Fault, asked: Counter[str]) -> Outcome:
     return trial.count()
 
 
-def lasting(site: Site, fault: Fault, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
+def lasting(site: Site, fault: Fault, requests: Counter[str], chance: random.Random, times: int) -> Outcome:
     """A fault that lasts, from a random moment on: the job stops, and continues when the fault has passed."""
     outcome = Outcome()
     # A part of the job for each time, so that the moments are spread over it.
     for part in range(times):
         trial = site.trial()
-        after = int(asked.total() * (part + chance.random()) / times)
+        after = int(requests.total() * (part + chance.random()) / times)
         site.server.inject(fault, _FOR_GOOD, after=after, seconds=60)
         assert trial.attempt(timeout=1, retries=0) is None, after
         trial.outcome.struck = site.struck
@@ -57,17 +57,17 @@ def lasting(site: Site, fault: Fault, asked: Counter[str], chance: random.Random
     return outcome
 
 
-def slow(site: Site, asked: Counter[str]) -> Outcome:
+def slow(site: Site, requests: Counter[str]) -> Outcome:
     """Slow answers to all reads: the job waits for them and requests nothing twice."""
     trial = site.trial()
-    reads = {name: asked[name] for name in asked if not name.startswith(("create", "update", "upsert"))}
+    reads = {name: requests[name] for name in requests if not name.startswith(("create", "update", "upsert"))}
     for name, number in reads.items():
         site.server.inject(Fault.slow, number, name, seconds=0.02)
     assert trial.attempt() is not None
     trial.outcome.struck = site.struck
     assert trial.outcome.struck == sum(reads.values())
     again = Counter(request.operation for request in site.server.requests)
-    assert {name: again[name] for name in asked} == dict(asked)
+    assert {name: again[name] for name in requests} == dict(requests)
     return trial.count()
 
 
@@ -102,7 +102,7 @@ def refused(site: Site, chance: random.Random, times: int) -> Outcome:
     return outcome
 
 
-def restarted_empty(site: Site, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
+def restarted_empty(site: Site, requests: Counter[str], chance: random.Random, times: int) -> Outcome:
     """The server loses everything at a random moment: the job stops, and creates the bank again when it is rerun."""
     outcome = Outcome()
     for part in range(times):
@@ -113,14 +113,14 @@ def restarted_empty(site: Site, asked: Counter[str], chance: random.Random, time
             trial.safe.clear()
             trial.outcome.struck += 1
 
-        site.server.when(int(asked.total() * (part + chance.random()) / times), lose)
+        site.server.when(int(requests.total() * (part + chance.random()) / times), lose)
         trial.attempt()  # nothing was there to lose if it was early
         assert trial.outcome.struck == 1
         outcome.add(trial.finish())
     return outcome
 
 
-def collection_deleted(site: Site, asked: Counter[str], chance: random.Random, times: int) -> Outcome:
+def collection_deleted(site: Site, requests: Counter[str], chance: random.Random, times: int) -> Outcome:
     """Somebody deletes a layer's collection at a random moment: the job stops, and fills the layer again."""
     outcome = Outcome()
     for number in range(times):
@@ -132,7 +132,7 @@ def collection_deleted(site: Site, asked: Counter[str], chance: random.Random, t
             trial.outcome.struck += 1
 
         # Not before the collections are there, nor after the last look at them.
-        site.server.when(int(asked.total() * chance.uniform(0.45, 0.9)), delete)
+        site.server.when(int(requests.total() * chance.uniform(0.45, 0.9)), delete)
         assert trial.attempt() is None
         assert trial.outcome.struck == 1
         if layer == LAYERS[0] and trial.safe:  # which carried the manifest
@@ -150,9 +150,9 @@ def two_jobs(site: Site) -> Outcome:
     places = [replace(trial.place, folder=site.folder / name) for name in ("one", "other")]
     jobs = [start_job(place, site.ground.sentences, batch=BATCH) for place in places]
     for job in jobs:
-        said = job.rest()
-        assert said[-1].name == "end", said[-1].error
-        trial.safe |= acknowledged(said, shared=True)
+        events = job.rest()
+        assert events[-1].name == "end", events[-1].error
+        trial.safe |= acknowledged(events, shared=True)
     trial.check()
     trial.outcome.struck = 1
     trial.outcome.runs = len(jobs)

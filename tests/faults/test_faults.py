@@ -35,7 +35,7 @@ def ground(folder: Path) -> Ground:
 
 @pytest.fixture(scope="module")
 def double(folder: Path) -> Iterator[QdrantDouble]:
-    multiprocessing.util.get_temp_dir()  # chosen for the whole process, so not in a folder that is removed
+    multiprocessing.util.get_temp_dir()  # made before, because it must outlive the tests' folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
         server = QdrantDouble()
@@ -51,7 +51,7 @@ def site(request: pytest.FixtureRequest, ground: Ground, double: QdrantDouble, f
 
 
 @pytest.fixture(scope="module")
-def asked(site: Site) -> Counter[str]:
+def requests(site: Site) -> Counter[str]:
     """The requests of an undisturbed job, by operation."""
     return site.calm()
 
@@ -67,44 +67,44 @@ def check(outcome: Outcome) -> None:
     assert (outcome.lost, outcome.doubled) == (0, 0)
 
 
-# Of all; benchmarks/faults.py tries the others too, and everything over both ways.
+# A selection: benchmarks/faults.py tries all faults, each over both transports.
 FAULTS = [Fault.drop_after_apply, Fault.hang, Fault.too_many, Fault.error500, Fault.cut]
 both_ways = pytest.mark.parametrize("site", ["rest", "grpc"], indirect=True, scope="module")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_that_passes(site: Site, asked: Counter[str], fault: Fault) -> None:
-    check(scenarios.passing(site, fault, asked))
+def test_a_fault_that_passes(site: Site, requests: Counter[str], fault: Fault) -> None:
+    check(scenarios.passing(site, fault, requests))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_that_lasts(site: Site, asked: Counter[str], fault: Fault, chance: random.Random) -> None:
-    check(scenarios.lasting(site, fault, asked, chance, 1))
+def test_a_fault_that_lasts(site: Site, requests: Counter[str], fault: Fault, chance: random.Random) -> None:
+    check(scenarios.lasting(site, fault, requests, chance, 1))
 
 
 @both_ways
-def test_slow_reads(site: Site, asked: Counter[str], chance: random.Random) -> None:
-    check(scenarios.slow(site, asked))
-    check(scenarios.lasting(site, Fault.slow, asked, chance, 1))
+def test_slow_reads(site: Site, requests: Counter[str], chance: random.Random) -> None:
+    check(scenarios.slow(site, requests))
+    check(scenarios.lasting(site, Fault.slow, requests, chance, 1))
 
 
 @pytest.mark.parametrize("site", ["rest"], indirect=True, scope="module")
-def test_a_truncated_response_of_bulk_work_over_rest(site: Site, asked: Counter[str]) -> None:
-    check(scenarios.passing(site, Fault.cut, asked))
+def test_a_truncated_response_of_bulk_work_over_rest(site: Site, requests: Counter[str]) -> None:
+    check(scenarios.passing(site, Fault.cut, requests))
 
 
 def test_connection_refused(site: Site, chance: random.Random) -> None:
     check(scenarios.refused(site, chance, 2))
 
 
-def test_a_server_restarted_empty(site: Site, asked: Counter[str], chance: random.Random) -> None:
-    check(scenarios.restarted_empty(site, asked, chance, 2))
+def test_a_server_restarted_empty(site: Site, requests: Counter[str], chance: random.Random) -> None:
+    check(scenarios.restarted_empty(site, requests, chance, 2))
 
 
 def test_a_collection_deleted_under_a_running_job(
-    site: Site, asked: Counter[str], chance: random.Random
+    site: Site, requests: Counter[str], chance: random.Random
 ) -> None:
-    check(scenarios.collection_deleted(site, asked, chance, 3))
+    check(scenarios.collection_deleted(site, requests, chance, 3))
 
 
 def test_two_jobs_on_one_corpus(site: Site) -> None:

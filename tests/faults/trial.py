@@ -106,10 +106,10 @@ class Trial:
             self.stopped(str(error))
             return None
 
-    def stopped(self, said: str) -> None:
+    def stopped(self, message: str) -> None:
         """Record that a run stopped, and check that its message was one sentence."""
-        assert is_one_sentence(LatentBankError(said)), said
-        self.outcome.stops.append(said)
+        assert is_one_sentence(LatentBankError(message)), message
+        self.outcome.stops.append(message)
 
     def check(self) -> None:
         """Count the acknowledged contexts again."""
@@ -137,16 +137,16 @@ class Trial:
             found = contents(bank)
         self.outcome.acknowledged += self.ground.contexts
         for layer, expected in self.ground.expected.items():
-            held = found[layer]
+            stored = found[layer]
             self.outcome.lost += sum(
-                id_ not in held
-                or held[id_][0] != payload
-                or float(np.abs(held[id_][1] - vector).max()) > _TOLERANCE
+                id_ not in stored
+                or stored[id_][0] != payload
+                or float(np.abs(stored[id_][1] - vector).max()) > _TOLERANCE
                 for id_, (payload, vector) in expected.items()
             )
-            tokens = Counter((payload["sentence"], payload["position"]) for payload, _ in held.values())
+            tokens = Counter((payload["sentence"], payload["position"]) for payload, _ in stored.values())
             twice = sum(number - 1 for number in tokens.values())
-            self.outcome.doubled += max(twice, len(held.keys() - expected.keys()))
+            self.outcome.doubled += max(twice, len(stored.keys() - expected.keys()))
         return self.outcome
 
     def _watch(self, bank: Bank) -> None:
@@ -203,8 +203,10 @@ class Site:
         """Run the job undisturbed; returns the number of requests by operation for which faults can be ordered."""
         trial = self.trial()
         assert trial.attempt() is not None
-        asked = Counter(request.operation for request in self.server.requests)
-        return Counter({name: number for name, number in asked.items() if name not in ("version", "health")})
+        requests = Counter(request.operation for request in self.server.requests)
+        return Counter(
+            {name: number for name, number in requests.items() if name not in ("version", "health")}
+        )
 
     @property
     def struck(self) -> int:

@@ -122,7 +122,7 @@ def quick_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shared = Path("/dev/shm")
     usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
     folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
-    multiprocessing.util.get_temp_dir()  # created before, since that of the processes outlives a test
+    multiprocessing.util.get_temp_dir()  # made before, because it must outlive a test's folder
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -231,11 +231,11 @@ class Worker:
 
     def report(self) -> JobReport:
         """Wait until it has finished, and return its report."""
-        while not isinstance(said := self.line.recv(), JobReport):
+        while not isinstance(received := self.line.recv(), JobReport):
             pass
         self.process.join()
         self.line.close()
-        return said
+        return received
 
 
 def start_worker(
@@ -297,7 +297,7 @@ def kill_job(place: Place, sentences: list[str], name: str, times: int, delay: f
     """
     job = start_job(place, sentences, times if name == "planning" else 0)
     return job.killed(
-        lambda said: said[-1].begins and sum(e.begins and e.name == name for e in said) == times, delay
+        lambda events: events[-1].begins and sum(e.begins and e.name == name for e in events) == times, delay
     )
 
 
@@ -313,21 +313,21 @@ class Job:
 
         Returns all its events. If `when` is never true, the job ends by itself.
         """
-        said: list[Event] = []
+        events: list[Event] = []
         for event in _events(self.line):
-            said.append(event)
-            if when(said):
+            events.append(event)
+            if when(events):
                 time.sleep(delay)
                 os.kill(self.process.pid, signal.SIGKILL)
                 break
-        return said + self.rest()
+        return events + self.rest()
 
     def rest(self) -> list[Event]:
         """Wait until it has ended, and return its events from now on."""
-        said = list(_events(self.line))
+        events = list(_events(self.line))
         self.process.join()
         self.line.close()
-        return said
+        return events
 
 
 def start_job(place: Place, sentences: list[str], planning: int = 0, batch: int = BATCH) -> Job:
@@ -342,14 +342,14 @@ def start_job(place: Place, sentences: list[str], planning: int = 0, batch: int 
     return Job(process, ours)
 
 
-def acknowledged(said: list[Event], *, shared: bool = False) -> set[tuple[int, str]]:
+def acknowledged(events: list[Event], *, shared: bool = False) -> set[tuple[int, str]]:
     """Return the contexts (layer and id) that were certainly safe when the process died.
 
     On a server (`shared`) these are the contexts of answered upserts, in an embedded bank the committed ones.
     """
     added: set[tuple[int, str]] = set()
     safe: set[tuple[int, str]] = set()
-    for event in said:
+    for event in events:
         if not event.begins:
             added.update((event.layer, id_) for id_ in event.ids)
             if event.name == "commit" or shared:
@@ -357,9 +357,9 @@ def acknowledged(said: list[Event], *, shared: bool = False) -> set[tuple[int, s
     return safe
 
 
-def committed(said: list[Event]) -> int:
+def committed(events: list[Event]) -> int:
     """Return how many contexts every layer had certainly committed when the process died."""
-    return sum(layer == LAYERS[-1] for layer, _ in acknowledged(said))
+    return sum(layer == LAYERS[-1] for layer, _ in acknowledged(events))
 
 
 def stored_contexts(bank: Bank, corpus: str) -> int:

@@ -255,7 +255,7 @@ def test_standard_input_is_lines_of_text():
     assert done.stdout.decode().strip() == r"['one', 'zw\xf6lf\u2028x'] 1"
 
 
-def test_standard_input_that_is_broken_names_its_line(monkeypatch):
+def test_broken_standard_input_names_its_line(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xe9t\xe9\n")))
     assert "standard input, line 2: not valid UTF-8" in refusal("-")
 
@@ -269,7 +269,7 @@ def test_a_corpus_of_python_strings_can_be_read_again():
     assert "two" not in repr(corpus)
 
 
-def test_python_sentences_that_are_none():
+def test_invalid_python_sentences():
     with pytest.raises(CorpusError, match="single string"):
         corpus_from_sentences("c", "one")
     with pytest.raises(CorpusError, match="only once"):
@@ -382,9 +382,9 @@ def test_datasets_says_nothing_of_its_own_and_no_token_gets_out():
     )
     done = in_process(code)
     assert done.stderr == b""
-    said = done.stdout.decode()
-    assert said.count("data: Hugging Face datasets cannot read it") == said.count("\n") == 2
-    assert "secret" not in said
+    output = done.stdout.decode()
+    assert output.count("data: Hugging Face datasets cannot read it") == output.count("\n") == 2
+    assert "secret" not in output
 
 
 # -- what is refused -----------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def test_names(name):
 
 
 @pytest.mark.parametrize("name", ["", "-a", ".a", "_a", "a b", "a/b", "é", "a\n", "A" * 65])
-def test_names_that_are_none(name):
+def test_invalid_names(name):
     write("f.txt", "one")
     with pytest.raises(CorpusError, match="cannot name a corpus"):
         open_corpus(name, "f.txt")
@@ -441,7 +441,7 @@ def test_a_damaged_parquet_file(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("f.csv", 'id,text\n1,"open\n2,two\n', "f.csv, line 3: "),
         ("f.csv", 'id,text\n1,"a" b\n', "f.csv, line 2: "),
@@ -456,8 +456,8 @@ def test_a_damaged_parquet_file(folder):
         ("f.json", '[{"text": "a', "f.json"),
     ],
 )
-def test_malformed_files(name, content, said):
-    assert said in refusal(write(name, content))
+def test_malformed_files(name, content, message):
+    assert message in refusal(write(name, content))
 
 
 @pytest.mark.parametrize(

@@ -348,16 +348,16 @@ def test_smollm2_on_real_sentences(smollm2: LanguageModel, concepts: list[str], 
         bank.commit()
         for layer in layers:
             bank.store.index(layer)
-        asked = list(payloads)[::9]
+        sampled = list(payloads)[::9]
         for layer in (8, 16):
-            queries = np.stack([states[layer][id_] for id_ in asked])
-            for id_, (first, *others) in zip(asked, bank.search(queries, layer, top_k=4), strict=True):
+            queries = np.stack([states[layer][id_] for id_ in sampled])
+            for id_, (first, *others) in zip(sampled, bank.search(queries, layer, top_k=4), strict=True):
                 assert first.id == id_
                 assert first.cosine > 0.999
                 assert all(other.cosine < first.cosine for other in others)
         # A word's nearest context in another sentence is mostly the same word.
         same = total = 0
-        for id_ in asked:
+        for id_ in sampled:
             payload = payloads[id_]
             if sum(p["token_id"] == payload["token_id"] for p in payloads.values()) < 2:
                 continue

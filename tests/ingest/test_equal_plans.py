@@ -45,7 +45,7 @@ def test_the_larger_is_cut_to_the_smaller_evenly(model: LanguageModel, tmp_path:
     }
 
 
-def test_a_number_of_contexts_can_be_asked_for(model: LanguageModel, tmp_path: Path) -> None:
+def test_a_number_of_contexts_can_be_chosen(model: LanguageModel, tmp_path: Path) -> None:
     corpora = {
         name: corpus_from_sentences(name, some_sentences(count)) for name, count in (("a", 500), ("b", 300))
     }

@@ -144,11 +144,11 @@ def check_complete(place: Place, model: LanguageModel, unbroken: Unbroken) -> No
 
 
 def test_a_whole_job(place: Place, model: LanguageModel, unbroken: Unbroken) -> None:
-    told = Calls()
+    progress = Calls()
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
         assert "c" not in bank.corpora
-        report = store_plan(bank, plan, model, told, batch=BATCH)
+        report = store_plan(bank, plan, model, progress, batch=BATCH)
         assert (report.corpus, report.contexts, report.encoded, report.found) == (
             "c",
             plan.contexts,
@@ -156,8 +156,8 @@ def test_a_whole_job(place: Place, model: LanguageModel, unbroken: Unbroken) -> 
             0,
         )
         assert plan.prefixes <= report.computed_tokens < 1.5 * plan.prefixes
-        assert told.last == (plan.contexts, plan.contexts)
-        assert told.stages == ["indexing layers"]
+        assert progress.last == (plan.contexts, plan.contexts)
+        assert progress.stages == ["indexing layers"]
         entry = bank.corpora["c"]
         assert (entry.content_hash, entry.sentences, entry.tokens) == (plan.content_hash, 40, plan.tokens)
         assert entry.plan == {"bos": "tokenizer", "skip": 1, "contexts_per_token": 100, "max_tokens": 512}
@@ -230,16 +230,16 @@ def test_what_the_llm_has_computed_before_an_interrupt_is_stored(
     unbroken: Unbroken,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = Calls()
+    progress = Calls()
     with place.bank(model) as bank, monkeypatch.context() as patch:
         plan = place.plan(bank, model, SENTENCES)
         forwards = spy_forwards(patch, model, 4, throw(error))
         with pytest.raises(type(error)):
-            store_plan(bank, plan, model, told, batch=BATCH)
+            store_plan(bank, plan, model, progress, batch=BATCH)
         assert len(forwards) == 3
-        assert told.calls == 3
+        assert progress.calls == 3
         stored = stored_contexts(bank, "c")
-        assert stored == told.last[0] > 0
+        assert stored == progress.last[0] > 0
         assert not bank.corpora["c"].complete
     computed = spy_forwards(monkeypatch, model)
     report = place.job(model, SENTENCES)
@@ -313,7 +313,7 @@ def press_ctrl_c() -> None:
 def test_a_second_ctrl_c_gives_up_what_is_queued(
     embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Calls()
+    progress = Calls()
     with embedded.bank(model) as bank, monkeypatch.context() as patch:
         plan = embedded.plan(bank, model, SENTENCES)
         store = Hanging(bank, patch)
@@ -336,12 +336,12 @@ def test_a_second_ctrl_c_gives_up_what_is_queued(
         helper = threading.Thread(target=again)
         helper.start()
         with pytest.raises(KeyboardInterrupt):
-            store_plan(bank, plan, model, told, batch=BATCH)
+            store_plan(bank, plan, model, progress, batch=BATCH)
         helper.join()
         assert len(forwards) == 3
-        assert told.calls == 1  # the batch that was being stored
-        assert stored_contexts(bank, "c") == told.last[0] > 0
-    assert embedded.job(model, SENTENCES).found == told.last[0]
+        assert progress.calls == 1  # the batch that was being stored
+        assert stored_contexts(bank, "c") == progress.last[0] > 0
+    assert embedded.job(model, SENTENCES).found == progress.last[0]
     check_complete(embedded, model, unbroken)
 
 
@@ -431,10 +431,10 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
     chance, safe = random.Random(place.url == ""), 0
     moments = MOMENTS if not place.url else MOMENTS[2::2]
     for name, times in moments:
-        said = kill_job(place, SENTENCES, name, times, chance.random() * 0.03)
-        assert Event(name, True) in said, f"{name} never came"
-        safe += committed(said)
-        begun, ended = (said.count(Event("write_entry", begins)) for begins in (True, False))
+        events = kill_job(place, SENTENCES, name, times, chance.random() * 0.03)
+        assert Event(name, True) in events, f"{name} never came"
+        safe += committed(events)
+        begun, ended = (events.count(Event("write_entry", begins)) for begins in (True, False))
         with place.bank(model) as bank:
             if "c" in bank.corpora:
                 # If the job was killed while it wrote the last entry, the entry may be there or not.
@@ -448,8 +448,8 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
 
 def test_a_kill_while_planning_leaves_no_plan(embedded: Place) -> None:
     for times in (1, 2):
-        said = kill_job(embedded, SENTENCES, "planning", times, 0.0)
-        assert said.count(Event("planning", True)) == times
+        events = kill_job(embedded, SENTENCES, "planning", times, 0.0)
+        assert events.count(Event("planning", True)) == times
         assert load_plan(embedded.folder / "plans" / "c") is None
 
 
@@ -625,18 +625,18 @@ def test_faults_that_pass_do_not_show(
 def test_a_server_that_dies_in_the_middle(
     remote: Place, server: QdrantDouble, model: LanguageModel, unbroken: Unbroken
 ) -> None:
-    told = Calls(2, server.stop)
+    progress = Calls(2, server.stop)
     bank = remote.bank(model)
     plan = remote.plan(bank, model, SENTENCES)
     with pytest.raises(BankUnavailable) as caught:
-        store_plan(bank, plan, model, told, batch=BATCH)
+        store_plan(bank, plan, model, progress, batch=BATCH)
     assert "\n" not in str(caught.value)
-    assert told.calls == 2
+    assert progress.calls == 2
     bank.close()
     server.start()
     with remote.bank(model) as bank:
         stored = stored_contexts(bank, "c")
-        assert stored >= told.last[0] > 0
+        assert stored >= progress.last[0] > 0
         assert not bank.corpora["c"].complete
     report = remote.job(model, SENTENCES)
     assert report.found == stored
@@ -673,13 +673,13 @@ def test_a_disk_that_fills_up_in_the_middle(
         free = shutil.disk_usage(small_disk).free
         ballast.write_bytes(bytes(free - (1 << 20)))  # really written, unlike truncate
 
-    told = Calls(3, fill_up)
+    progress = Calls(3, fill_up)
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
         with pytest.raises(BankUnavailable, match=r"full.*make room and run the command again") as caught:
-            store_plan(bank, plan, model, told, batch=BATCH)
+            store_plan(bank, plan, model, progress, batch=BATCH)
         assert "\n" not in str(caught.value)
-        assert told.calls == 3
+        assert progress.calls == 3
     ballast.unlink()
     with place.bank(model) as bank:
         stored = stored_contexts(bank, "c")

@@ -194,19 +194,19 @@ def test_a_plain_bank_estimates_nothing(
 
 
 def test_progress_of_centring_and_of_the_job(place: Place, model: LanguageModel) -> None:
-    told: list[tuple[str, float]] = []
+    updates: list[tuple[str, float]] = []
 
-    class Told:
+    class Recorder:
         what = ""
 
         def stage(self, what: str, unit: str) -> None:
             self.what = f"{what} {unit}"
 
         def update(self, done: float, total: float | None = None) -> None:
-            told.append((self.what, done / (total or 1)))
+            updates.append((self.what, done / (total or 1)))
 
     with place.bank(model) as bank:
-        store_plan(bank, place.plan(bank, model, SENTENCES), model, Told(), batch=BATCH)
-    stages = list(dict.fromkeys(what for what, _ in told))
+        store_plan(bank, place.plan(bank, model, SENTENCES), model, Recorder(), batch=BATCH)
+    stages = list(dict.fromkeys(what for what, _ in updates))
     assert stages == ["centring contexts", "ingesting contexts", "indexing layers"]
-    assert [max(share for what, share in told if what == stage) for stage in stages[:2]] == [1.0, 1.0]
+    assert [max(share for what, share in updates if what == stage) for stage in stages[:2]] == [1.0, 1.0]

@@ -180,7 +180,7 @@ def test_places_are_given_in_corpus_order_over_batches(tiny: Tiny, tmp_path: Pat
     assert holders == list(range(1500))
 
 
-def test_every_prefix_of_sentences_that_share_less_than_the_sort_sees_counts_once(
+def test_every_prefix_shorter_than_the_sort_key_counts_once(
     tiny: Tiny, tmp_path: Path, concepts: list[str]
 ) -> None:
     model = tiny()
@@ -281,7 +281,7 @@ def test_caption_and_words(smollm2: LanguageModel, tmp_path: Path) -> None:
     assert planned.words == ["cat's", "cat's", "bowl", "is", *["lukewarmish"] * 3, "."]
 
 
-def test_only_keeps_the_tokens_asked_for() -> None:
+def test_only_keeps_the_requested_tokens() -> None:
     row = PlannedSentence(7, "a b c", [5, 6, 7], [0, 1, 2], [0, 2, 4], [1, 3, 5], ["a", "b", "c"])
     assert row.only([0, 1, 2]) == row
     assert row.only([0, 1]) == PlannedSentence(7, "a b c", [5, 6], [0, 1], [0, 2], [1, 3], ["a", "b"])
@@ -324,7 +324,7 @@ def test_there_is_no_plan_where_none_was_made(tmp_path: Path) -> None:
     assert load_plan(tmp_path / "nowhere") is None
 
 
-def test_an_interrupted_plan_is_none_and_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_interrupted_plan_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
     plan_of(TEXTS, tiny(), tmp_path)
     corpus = corpus_from_sentences("c", [*TEXTS, "More."])
     with pytest.raises(KeyboardInterrupt):
@@ -371,7 +371,7 @@ def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
         load_plan(tmp_path)
 
 
-def test_a_plan_without_its_sentences_is_none(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_plan_without_its_sentences_is_ignored(tiny: Tiny, tmp_path: Path) -> None:
     plan_of(TEXTS, tiny(), tmp_path)
     sentences = tmp_path / "sentences.arrow"
     sentences.write_bytes(sentences.read_bytes()[:-100])
@@ -424,26 +424,26 @@ def test_a_corpus_without_any_context(sentences: list[str], tiny: Tiny, tmp_path
         ({"max_tokens": 0}, "max_tokens is 0"),
     ],
 )
-def test_settings_that_cannot_be(choice: dict[str, Any], message: str) -> None:
+def test_invalid_settings(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(LatentBankError, match=message):
         PlanSettings(**choice)
 
 
 def test_progress_counts_sentences(tiny: Tiny, tmp_path: Path) -> None:
-    told: list[object] = []
+    updates: list[object] = []
 
-    class Told:
+    class Recorder:
         def update(self, done: float, total: float | None = None) -> None:
-            told.append((done, total))
+            updates.append((done, total))
 
         def stage(self, what: str, unit: str) -> None:
-            told.append(f"{what} {unit}")
+            updates.append(f"{what} {unit}")
 
     sentences = [f"a dog {i}" for i in range(2500)]
-    make_plan(corpus_from_sentences("c", sentences), tiny(), tmp_path, progress=Told())
+    make_plan(corpus_from_sentences("c", sentences), tiny(), tmp_path, progress=Recorder())
     planned = sum(1 for _ in load_plan(tmp_path).read())
-    assert told[:4] == [(1024, None), (2048, None), (2500, None), "sorting sentences"]
-    assert told[-1] == (planned, planned)
+    assert updates[:4] == [(1024, None), (2048, None), (2500, None), "sorting sentences"]
+    assert updates[-1] == (planned, planned)
 
 
 # -- memory --------------------------------------------------------------------------------------

@@ -72,18 +72,18 @@ def test_suffixes_of_our_own_keep_their_meaning(install: Install, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("import no_such_module", r"cannot be loaded \(No module named 'no_such_module'\)"),
         ("FORMAT = open", "is no Format"),
     ],
 )
 def test_a_broken_package_is_named_and_harms_no_other_format(
-    code: str, said: str, install: Install, tmp_path: Path
+    code: str, message: str, install: Install, tmp_path: Path
 ) -> None:
     install(code)
     (tmp_path / "f.txt").write_text("one\n")
     assert read(tmp_path / "f.txt") == ["one"]
     (tmp_path / "f.sub").write_text("one\n")
-    with pytest.raises(CorpusError, match=rf"'subtitles' \(subtitles:FORMAT\) {said}"):
+    with pytest.raises(CorpusError, match=rf"'subtitles' \(subtitles:FORMAT\) {message}"):
         open_corpus("c", tmp_path / "f.sub")

@@ -21,7 +21,7 @@ SENTENCES = [
     "My dog is called Rex and likes the garden.",
     "The fire truck is red and loud.",
 ]
-ONE = {"c": SENTENCES}
+ONE_CORPUS = {"c": SENTENCES}
 TWO = {"first": SENTENCES[:4], "second": SENTENCES[4:]}
 
 

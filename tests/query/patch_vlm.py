@@ -71,9 +71,9 @@ class PatchVLM:
             handle.remove()
         return [
             VisualTokens(
-                {layer: state[1 : 1 + count] for layer, state in one.items()}, **self._places(image.size)
+                {layer: state[1 : 1 + count] for layer, state in by_layer.items()}, **self._places(image.size)
             )
-            for image, one in zip(images, states, strict=True)
+            for image, by_layer in zip(images, states, strict=True)
         ]
 
     def _projected(self, image: Image.Image) -> torch.Tensor:

@@ -10,17 +10,17 @@ import pytest
 from latentbank.bank.bank import Bank
 
 
-def candidates_asked_for(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+def record_candidates(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Return a list to which each search appends its `ef`, the candidates in a graph."""
-    asked: list[int | None] = []
+    candidates: list[int | None] = []
     search = bank.store.search
 
     def spy(*given: Any) -> Any:
-        asked.append(given[-1])
+        candidates.append(given[-1])
         return search(*given)
 
     monkeypatch.setattr(bank.store, "search", spy)
-    return asked
+    return candidates
 
 
 def block_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading.Event:

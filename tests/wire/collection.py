@@ -102,16 +102,16 @@ class Collection:
                 self._stale = self._announced = False
             elif self._stale:
                 status, self._announced = m.CollectionStatus.YELLOW, True
-            told = shard.info()
+            info = shard.info()
             return m.CollectionInfo(
                 status=status,
                 optimizer_status=m.OptimizersStatusOneOf.OK,
-                points_count=told.points_count,
-                indexed_vectors_count=told.indexed_vectors_count,
-                segments_count=told.segments_count,
+                points_count=info.points_count,
+                indexed_vectors_count=info.indexed_vectors_count,
+                segments_count=info.segments_count,
                 config=self.config,
                 payload_schema={
-                    field: m.PayloadIndexInfo(**schema, points=told.payload_schema[field].points)
+                    field: m.PayloadIndexInfo(**schema, points=info.payload_schema[field].points)
                     for field, schema in self._schemas.items()
                 },
                 update_queue=m.UpdateQueueInfo(length=0),
@@ -267,11 +267,11 @@ class Collection:
 
     def _note_stale(self, rebuilt: bool = False) -> None:
         """Record that the optimizer has work: enough vectors outside the index, or storage to rebuild."""
-        told = self._shard.info()
+        info = self._shard.info()
         threshold = self.config.optimizer_config.indexing_threshold or 0
-        waiting_kilobytes = (told.points_count - told.indexed_vectors_count) * self.size * 4 // 1024
+        waiting_kilobytes = (info.points_count - info.indexed_vectors_count) * self.size * 4 // 1024
         wants_index = self.config.hnsw_config.m > 0 and 0 < threshold <= waiting_kilobytes
-        if wants_index or (rebuilt and told.indexed_vectors_count > 0):
+        if wants_index or (rebuilt and info.indexed_vectors_count > 0):
             self._stale, self._announced = True, False
 
 

@@ -76,7 +76,7 @@ class FaultBook:
         self._lock = threading.Lock()
         self._orders: list[_Order] = []
         self._moments: list[tuple[int, Callable[[], None]]] = []
-        self._asked = 0
+        self._requests = 0
 
     def order(self, trouble: Trouble, operation: str | None, times: int, after: int) -> None:
         """Strike the next `times` requests for `operation` (None: any), after skipping `after` of them."""
@@ -86,7 +86,7 @@ class FaultBook:
     def when(self, after: int, do: Callable[[], None]) -> None:
         """Call `do` when the next request arrives for which faults can be ordered, after skipping `after` of them."""
         with self._lock:
-            self._moments.append((self._asked + after, do))
+            self._moments.append((self._requests + after, do))
 
     def clear(self) -> None:
         """Forget everything ordered."""
@@ -117,8 +117,8 @@ class FaultBook:
         if operation in QUIET:
             return
         with self._lock:
-            due = [do for at, do in self._moments if at <= self._asked]
-            self._moments = [(at, do) for at, do in self._moments if at > self._asked]
-            self._asked += 1
+            due = [do for at, do in self._moments if at <= self._requests]
+            self._moments = [(at, do) for at, do in self._moments if at > self._requests]
+            self._requests += 1
         for do in due:
             do()

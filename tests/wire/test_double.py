@@ -63,7 +63,7 @@ def test_a_collection_tells_how_it_was_created(client: QdrantClient) -> None:
     assert info.config.metadata == {"schema": 1, "layers": [4, 8], "deep": {"rate": 0.5, "none": None}}
 
 
-def test_memory_placement_is_told_and_reaches_the_engine(client: QdrantClient) -> None:
+def test_memory_placement_is_reported_and_reaches_the_engine(client: QdrantClient) -> None:
     create(
         client,
         vectors_config=models.VectorParams(
@@ -254,17 +254,17 @@ def test_scrolling_walks_through_all_pages(client: QdrantClient) -> None:
     create(client)
     fill(client)
     even = models.Filter(must=[models.FieldCondition(key="corpus", match=models.MatchValue(value="even"))])
-    seen: list[models.Record] = []
+    records: list[models.Record] = []
     offset: Any = None
     while True:
         page, offset = client.scroll(
             "bank", scroll_filter=even, limit=8, offset=offset, with_vectors=True, with_payload=["position"]
         )
-        seen += page
+        records += page
         if offset is None:
             break
-    assert [item.payload for item in seen] == [{"position": number} for number in range(0, COUNT, 2)]
-    assert all(isinstance(item.vector, list) and len(item.vector) == SIZE for item in seen)
+    assert [item.payload for item in records] == [{"position": number} for number in range(0, COUNT, 2)]
+    assert all(isinstance(item.vector, list) and len(item.vector) == SIZE for item in records)
 
 
 def test_payload_indexes_and_facets(client: QdrantClient, refusal: Refused) -> None:
@@ -342,14 +342,14 @@ def test_requests_are_recorded_alike(client: QdrantClient, server: QdrantDouble,
     client.query_points(
         "bank", some_vectors(1)[0].tolist(), limit=4, search_params=models.SearchParams(hnsw_ef=77)
     )
-    made, stored, asked = server.requests
+    made, stored, queried = server.requests
     assert [request.transport for request in server.requests] == [transport] * 3
     assert (made.operation, made.collection) == ("create_collection", "bank")
     assert made.summary["vectors"] == {"size": SIZE, "distance": "Cosine"}
     assert (stored.operation, stored.summary) == ("upsert", {"points": COUNT, "wait": True})
-    assert asked.operation == "query"
-    assert asked.summary["query"] == {"nearest": f"<{SIZE} items>"}
-    assert (asked.summary["limit"], asked.summary["params"]["hnsw_ef"]) == (4, 77)
+    assert queried.operation == "query"
+    assert queried.summary["query"] == {"nearest": f"<{SIZE} items>"}
+    assert (queried.summary["limit"], queried.summary["params"]["hnsw_ef"]) == (4, 77)
     assert all(request.accepted and request.fault is None for request in server.requests)
 
 

@@ -157,8 +157,8 @@ def test_keys(transport: str, refusal: Refused) -> None:
         assert text == "Must provide an API key or an Authorization bearer token"
         assert nobody.info().version
         assert [request.accepted for request in server.requests[-5:]] == [False, False, False, False, True]
-        told = repr(server.requests) + repr(vars(server)) + repr(vars(vars(server)["_handler"]))
-        assert not any(key in told for key in ("the secret", "the reader's", "a guess"))
+        printed = repr(server.requests) + repr(vars(server)) + repr(vars(vars(server)["_handler"]))
+        assert not any(key in printed for key in ("the secret", "the reader's", "a guess"))
         for client in (full, reader, wrong, nobody):
             client.close()
 

@@ -125,13 +125,13 @@ class _Holders:
 
 def _take(file: IO[bytes], bank: str) -> None:
     """Lock a file, waiting while an orphaned indexing process holds it."""
-    started, told = time.monotonic(), False
+    started, announced = time.monotonic(), False
     while not _try_lock(file):
         holders, waited = _Holders.read(file), time.monotonic() - started
         if waited < _LONGEST_WAIT and holders.orphaned():
-            if waited >= _QUIET and not told:
+            if waited >= _QUIET and not announced:
                 log.warning("The bank '%s' is %s.", bank, holders.describe().partition(";")[0])
-                told = True
+                announced = True
             time.sleep(_PAUSE)
         elif _try_lock(file):  # it has ended since the last attempt
             return

@@ -44,14 +44,14 @@ def unpack(
         NoSnapshot: the engine cannot read it, or it holds other contexts.
     """
     try:
-        held = _unpack(file, folder, hidden_size, quantization)
+        unpacked = _unpack(file, folder, hidden_size, quantization)
     except BaseException as error:
         if not engine_failed(error) or no_room(str(error)):
             raise
         raise NoSnapshot(
             f"the engine cannot read the server's snapshot ({first_line(error).rstrip('.')})"
         ) from None
-    if held != dict(expected):
+    if unpacked != dict(expected):
         raise NoSnapshot("the snapshot holds other contexts than the ledger says")
     (folder / _MARK).touch()
     for path in folder.rglob("*"):

@@ -35,13 +35,13 @@ def version_in_use(server: Connection, bank: str) -> str:
             several versions, which happens only if they were set by other means than `switch`.
     """
     by_token = claims_of(server.settings.key() or "") is not None
-    meant: set[str] = set()
+    targets: set[str] = set()
     for pause in _PAUSES:
         time.sleep(pause)
-        meant = set(_aliases(server, bank).values())
-        if len(meant) == 1:
-            return meant.pop()
-        if not meant:
+        targets = set(_aliases(server, bank).values())
+        if len(targets) == 1:
+            return targets.pop()
+        if not targets:
             there = _layers_of(server, bank)
             if by_token and _has_hidden_aliases(server, bank, there.get(bank, [])):
                 raise BankUnavailable(
@@ -50,11 +50,11 @@ def version_in_use(server: Connection, bank: str) -> str:
                 )
             if there.keys() <= {bank}:
                 break
-    if not meant:
+    if not targets:
         return bank
     raise BankUnavailable(
         f"The aliases of the bank '{bank}' lead to several versions "
-        f"({listed_versions(bank, map(version_of, meant))}); put one of them in use."
+        f"({listed_versions(bank, map(version_of, targets))}); put one of them in use."
     )
 
 

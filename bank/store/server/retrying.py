@@ -92,13 +92,13 @@ def call(request: Callable[[], T], server: str, retries: int, first_wait: float)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = _retry_after(error)
-        if asked is not None:
-            return min(asked, 10 * LONGEST_WAIT)
+        server_wait = _retry_after(error)
+        if server_wait is not None:
+            return min(server_wait, 10 * LONGEST_WAIT)
         backoff = min(LONGEST_WAIT, first_wait * 2.0 ** (state.attempt_number - 1))
         return backoff * random.uniform(0.5, 1.0)
 
-    def tell(state: RetryCallState) -> None:
+    def log_retry(state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
             log.warning("%s: %s; trying again", server, _reason(state.outcome.exception()))
 
@@ -106,7 +106,7 @@ def call(request: Callable[[], T], server: str, retries: int, first_wait: float)
         stop=stop_after_attempt(retries + 1),
         wait=wait,
         retry=retry_if_exception(passing),
-        before_sleep=tell,
+        before_sleep=log_retry,
         reraise=True,
     )
     try:

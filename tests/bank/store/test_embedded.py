@@ -72,11 +72,11 @@ def test_a_bank_open_in_another_process_is_busy(place: Place, start: Start, end:
 
 
 def test_a_bank_open_in_this_process_is_busy(place: Place) -> None:
-    held = sample_bank(place)
+    first = sample_bank(place)
     for _ in range(2):  # a refused attempt must not free the lock
         with pytest.raises(BankBusy, match="'bank' is open in this process already; close it there"):
             open_bank("bank", place.settings)
-    held.close()
+    first.close()
     open_bank("bank", place.settings).close()
 
 
@@ -94,7 +94,7 @@ def test_an_opening_that_fails_frees_the_lock(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda good: b"", r"cannot be read \(JSONDecodeError\); restore .*manifest.json from a backup"),
         (lambda good: json.dumps(good).encode()[:-20], r"cannot be read \(JSONDecodeError\)"),
@@ -112,7 +112,7 @@ def test_an_opening_that_fails_frees_the_lock(place: Place) -> None:
         (lambda good: good | {"corpora": {"animals": {"contexts": 3}}}, r"damaged \(corpora\.animals"),
     ],
 )
-def test_a_damaged_manifest(place: Place, damage: Callable[[Any], Any], said: str) -> None:
+def test_a_damaged_manifest(place: Place, damage: Callable[[Any], Any], message: str) -> None:
     """The error is one sentence, nothing is changed, and with the manifest restored the bank is usable."""
     with sample_bank(place) as made:
         fill(made, 20)
@@ -122,7 +122,7 @@ def test_a_damaged_manifest(place: Place, damage: Callable[[Any], Any], said: st
     manifest.write_bytes(bad if isinstance(bad, bytes) else json.dumps(bad).encode())
     written = manifest.read_bytes()
     for attempt in (open_bank, sample_bank_there, open_bank):
-        with pytest.raises((BankUnavailable, BankMismatch), match=said) as found:
+        with pytest.raises((BankUnavailable, BankMismatch), match=message) as found:
             attempt("bank", place.settings)
         assert is_one_sentence(found.value)
     assert manifest.read_bytes() == written
@@ -145,7 +145,7 @@ def test_a_damaged_layer_is_named_and_the_others_can_be_read(place: Place) -> No
         assert len(opened.search(units(1), 8)[0]) == 5
 
 
-def test_opening_what_is_not_there_makes_no_folder(place: Place) -> None:
+def test_opening_a_missing_bank_makes_no_folder(place: Place) -> None:
     shutil.rmtree(place.settings.data_dir)
     for attempt in (open_bank, delete_bank):
         with pytest.raises(BankNotFound, match="There is no bank 'bank'"):
@@ -186,7 +186,7 @@ def without_rights(folder: Path, mode: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("protected", "mode", "attempt", "said"),
+    ("protected", "mode", "attempt", "message"),
     [
         ("", 0o555, "make new", r"The folder .*/new cannot be used \(Permission denied\)"),
         ("", 0o000, "make new", r"The folder .*/new cannot be used \(Permission denied\)"),
@@ -195,7 +195,7 @@ def without_rights(folder: Path, mode: int) -> Iterator[None]:
     ],
 )
 def test_a_folder_without_rights(
-    place: Place, quick_disk: Path, protected: str, mode: int, attempt: str, said: str
+    place: Place, quick_disk: Path, protected: str, mode: int, attempt: str, message: str
 ) -> None:
     sample_bank(place).close()
     for parent in (quick_disk, place.settings.data_dir):
@@ -203,7 +203,7 @@ def test_a_folder_without_rights(
     action, name = attempt.split()
     do = sample_bank_there if action == "make" else open_bank
     with without_rights(place.settings.data_dir / protected, mode):
-        with pytest.raises(BankUnavailable, match=said) as found:
+        with pytest.raises(BankUnavailable, match=message) as found:
             do(name, place.settings)
         assert is_one_sentence(found.value)
     assert list_banks(place.settings) == ["bank"]

@@ -1,4 +1,4 @@
-"""How the embedded store lays out a layer: pieces while it is loaded, segments with graphs, the index of captions."""
+"""The layout of a layer in the embedded store: pieces during a load, segments with graphs, the index of captions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_pieces_of_a_layer_get_their_graph_at_the_end(place: Place, monkeypatch:
     assert graphs() == [16] * 2
     sizes = [file.stat().st_size for file in layer.rglob("matrix.dat")]
     assert max(sizes) <= 1.5 * min(sizes)
-    # Another corpus on top: the graphs that are there stay.
+    # A second corpus is added: the existing graphs stay.
     given = joined(given, load(600))
     assert set(graphs()) == {16}
     store.index(4)
@@ -88,7 +88,7 @@ def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch:
     def while_it_is_indexed(requests: Any) -> Any:
         monkeypatch.undo()
         writer.start()
-        writer.join(0.5)  # it has time to close the shard
+        writer.join(0.5)  # enough time to close the shard
         return request(requests)
 
     monkeypatch.setattr(edge, "QueryBatchRequest", while_it_is_indexed)
@@ -104,12 +104,12 @@ def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch:
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Index every layer in another process, however small it is."""
+    """Index even small layers in another process."""
     monkeypatch.setattr("latentbank.bank.store.embedded.optimizing._APART_FROM", 0)
 
 
 def once_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
-    """Call `action` with the pid of the indexing process before waiting for it; record if readers have priority."""
+    """Call `action` with the indexing process's pid before waiting for it; record whether readers have priority."""
     lower_priority, notes = optimizing._lower_priority, []
 
     def also(pid: int, *, read: bool) -> None:
@@ -140,7 +140,7 @@ def test_readers_search_while_another_process_indexes(
     notes = once_it_runs(monkeypatch, search)
     store.index(4)
     assert found == [1.0]
-    assert notes == [False]  # nobody had searched when it began
+    assert notes == [False]  # there was no search before it began
     assert (store.info(4).points, store.info(4).indexed) == (300, 300)
     assert recall(store, given, queries, exact=True) == 1.0
     assert recall(store, given, queries, exact=False) >= 0.99
@@ -185,11 +185,11 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
 
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("sent", "message"),
     [(signal.SIGKILL, "ended by SIGKILL, perhaps for lack of memory"), (signal.SIGBUS, "make room and run")],
 )
 def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
-    place: Place, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, said: str
+    place: Place, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, message: str
 ) -> None:
     store = made(place)
     given = points(300)
@@ -197,7 +197,7 @@ def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
     store.commit()
     with monkeypatch.context() as patch:
         once_it_runs(patch, lambda pid: os.kill(pid, sent))
-        with pytest.raises(BankUnavailable, match=said) as found:
+        with pytest.raises(BankUnavailable, match=message) as found:
             store.index(4)
     assert is_one_sentence(found.value)
     assert recall(store, given, units(20, seed=9), exact=True) == 1.0
@@ -221,7 +221,8 @@ def test_an_interrupted_caller_ends_the_process(
         pids.append(pid)
         if when == "at once":
             raise KeyboardInterrupt
-        # As from a terminal: Python's main thread, which waits for the process, is interrupted, the process is not.
+        # As with Ctrl-C in a terminal: Python's main thread waits for the process and is interrupted, the process is
+        # not.
         os.kill(pid, signal.SIGSTOP)
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
@@ -256,7 +257,7 @@ def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
 
 
 @pytest.mark.usefixtures("apart")
-def test_what_the_engine_says_elsewhere_is_said_here(place: Place) -> None:
+def test_an_error_of_the_indexing_process_is_raised_here(place: Place) -> None:
     store = made(place)
     store.upsert(4, points(50))
     store.commit()

@@ -1,4 +1,4 @@
-"""What the embedded store survives: kill -9 in the middle of its work, and disks without room."""
+"""The embedded store survives kill -9 in the middle of its work, and full disks."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ def record(bank: Bank, number: int) -> None:
 
 
 def check_content(bank: Bank, corpora: int) -> None:
-    """The first `corpora` corpora are there, every context of them as it was written."""
+    """Check that the first `corpora` corpora are there, and every context as it was written."""
     for layer in bank.layers:
-        held = {p.id: p for p in bank.store.scroll(layer, vectors=True, payloads=True)}
+        stored = {p.id: p for p in bank.store.scroll(layer, vectors=True, payloads=True)}
         for number in range(corpora):
             corpus = f"corpus{number}"
             rows = rotate(states(number, layer), bank.manifest.rotation_seed)
-            found = [held[item] for item in ids(range(BATCH), corpus)]
+            found = [stored[item] for item in ids(range(BATCH), corpus)]
             assert [p.payload for p in found] == [payload(n, corpus) for n in range(BATCH)]
             np.testing.assert_allclose([p.vector for p in found], rows, atol=1e-3)
 
 
 def write_on(data_dir: str, first: str, apart_from: str) -> None:
-    """Write corpora from number `first` on, in another process, and print which are committed."""
+    """Write corpora in another process, beginning with number `first`, and print which are committed."""
     optimizing._APART_FROM = int(apart_from)
     with open_bank("bank", data_dir=data_dir) as bank:
         for number in itertools.count(int(first)):
@@ -94,14 +94,14 @@ def write_on(data_dir: str, first: str, apart_from: str) -> None:
 def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_from: int) -> None:
     sample_bank(place).close()
     recorded = 0
-    for pause in (0.0, 0.03, 0.08, 0.25):  # so that the kills come at different moments of the work
+    for pause in (0.0, 0.03, 0.08, 0.25):  # kills at different moments of the work
         writer = start(write_on, place.settings.data_dir, recorded, apart_from)
-        said = [said_by(writer) for _ in range(3)]
+        lines = [said_by(writer) for _ in range(3)]
         time.sleep(pause)
         writer.send_signal(signal.SIGKILL)
-        said += writer.communicate()[0].split()
+        lines += writer.communicate()[0].split()
         assert writer.returncode == -signal.SIGKILL
-        committed = int(said[-1]) + 1
+        committed = int(lines[-1]) + 1
         with open_bank("bank", place.settings) as bank:
             check_content(bank, committed)
             recorded = len(bank.corpora)
@@ -109,7 +109,7 @@ def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_f
             names = list(bank.corpora)
             assert names == [f"corpus{number}" for number in range(recorded)]
             assert not [wrong for wrong in bank.verify() if any(f"'{name}'" in wrong for name in names)]
-            # Whatever was under way is written again, as the same command would.
+            # What was under way is written again, as a rerun of the same command would do.
             write(bank, recorded)
             record(bank, recorded)
             recorded += 1
@@ -127,8 +127,9 @@ def make_and_delete(data_dir: str) -> None:
         delete_bank("bank", place.settings)
 
 
-def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_none(place: Place, start: Start) -> None:
-    for pause in (0.001, 0.004, 0.008, 0.05, 0.12):  # the first fall into the deletion, the others after it
+def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_no_bank(place: Place, start: Start) -> None:
+    # The short pauses end during the deletion, the others after it.
+    for pause in (0.001, 0.004, 0.008, 0.05, 0.12):
         maker = start(make_and_delete, place.settings.data_dir)
         assert said_by(maker) == "made"
         time.sleep(pause)
@@ -147,7 +148,7 @@ def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_none(place: Place,
 
 
 def check_a_new_bank(place: Place) -> None:
-    """A bank can be created, holds nothing of what was there before, and works."""
+    """Check that a bank can be created, holds nothing of the earlier one, and works."""
     with sample_bank(place) as made:
         assert made.store.layers() == [4, 8]
         assert [made.count(layer) for layer in made.layers] == [0, 0]
@@ -198,7 +199,7 @@ def little_room(folder: Path, left: int) -> Iterator[None]:
 
 @contextmanager
 def small_files(largest: int) -> Iterator[None]:
-    """Let no file grow beyond `largest` bytes: another way to run out of room, which needs no privileges."""
+    """Let no file grow beyond `largest` bytes: a way to run out of room without privileges."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     yield
@@ -212,7 +213,7 @@ def fails(action: Callable[[], object]) -> None:
 
 
 def check_it_goes_on(place: Place, bank: Bank, corpora: int) -> None:
-    """With room again, the same bank can be written to, closed and opened, and nothing is missing."""
+    """Check that with room again the bank can be written to, closed and opened, and nothing is missing."""
     check_content(bank, corpora)
     write(bank, corpora)
     bank.store.index(4)
@@ -255,11 +256,12 @@ def on_a_small_disk(data_dir: str, apart_from: str) -> None:
         fails(lambda: bank.drop_corpus("corpus0"))
         bank.close()
     (folder / "bank" / "lock").unlink()
-    with little_room(folder, 0), open_bank("bank", place.settings) as reader:  # not even a process id fits
+    # There is no room even for a process id.
+    with little_room(folder, 0), open_bank("bank", place.settings) as reader:
         with pytest.raises(BankBusy, match=r"pid \?"):
             open_bank("bank", place.settings)
         assert list(reader.corpora) == ["corpus0"]
-        fails(lambda: reader.search(units(1), 4))  # the engine writes while it loads a layer
+        fails(lambda: reader.search(units(1), 4))  # loading a layer writes too
     check_it_goes_on(place, open_bank("bank", place.settings), committed)
 
 

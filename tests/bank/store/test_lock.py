@@ -1,4 +1,4 @@
-"""The lock of an embedded bank: who holds it, and who is waited for."""
+"""The lock of an embedded bank: which processes hold it, and which are waited for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from latentbank.bank.store.embedded import lock, optimizing
 from latentbank.errors import BankBusy
 from tests.bank.samples import Place, Start, fill, is_one_sentence, said_by, sample_bank
 
-# Stands in for the process that indexes a layer: holds the lock it inherits until it is ended.
+# Stands in for the process that indexes a layer: it holds the lock that it inherits until it is ended.
 STAND_IN = """
 import sys, time
 from latentbank.bank.store.embedded.lock import record_indexer
@@ -30,7 +30,7 @@ if sys.argv[2] == "recorded":
 print("ready", flush=True)
 time.sleep(3600)
 """
-# Seconds that one pause takes by the waiting process's clock: more than any deadline for an ordinary machine.
+# Seconds that one pause takes on the waiting process's clock: longer than any deadline.
 LONG = 60.0
 
 
@@ -45,7 +45,7 @@ def place(data_dir: Path) -> Place:
 def work(data_dir: str, kind: str) -> None:
     """Open the bank in another process and start a stand-in, which inherits the lock; print the stand-in's pid."""
     bank = open_bank("bank", data_dir=data_dir)
-    held: Any = bank.store._lock  # type: ignore[attr-defined]  # past the interface, on purpose
+    lock: Any = bank.store._lock  # type: ignore[attr-defined]  # past the interface, on purpose
 
     def stand_in(descriptor: int) -> None:
         command = [sys.executable, "-c", STAND_IN, str(descriptor), kind]
@@ -56,9 +56,9 @@ def work(data_dir: str, kind: str) -> None:
         sys.stdin.readline()
 
     if kind == "not indexing":
-        stand_in(held._file.fileno())
+        stand_in(lock._file.fileno())
     else:
-        with held.lend() as descriptor:
+        with lock.lend() as descriptor:
             stand_in(descriptor)
 
 
@@ -121,7 +121,7 @@ def test_an_indexing_process_whose_job_has_ended_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is waited for as long as it lives: here it ends only after minutes of the waiting process's clock."""
+    """The wait lasts as long as that process lives; here it ends after minutes on the waiting process's clock."""
     begun = job(kind)
     begun.kill()
     clock = Clock(LONG, 5, lambda: os.kill(begun.stand_in, signal.SIGKILL))
@@ -147,11 +147,11 @@ def test_an_indexing_process_that_does_not_end_is_named(
     ) as found:
         open_bank("bank", place.settings)
     assert is_one_sentence(found.value)
-    os.kill(begun.stand_in, 0)  # it lives
+    os.kill(begun.stand_in, 0)  # it is still alive
 
 
 @pytest.mark.parametrize(
-    ("kind", "killed", "said"),
+    ("kind", "killed", "message"),
     [
         ("recorded", False, r"open in another process \(pid {job}\); close it there"),
         ("not indexing", False, r"open in another process \(pid {job}\); close it there"),
@@ -167,7 +167,7 @@ def test_nobody_else_is_waited_for(
     job: Callable[[str], Job],
     kind: str,
     killed: bool,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun = job(kind)
@@ -175,7 +175,7 @@ def test_nobody_else_is_waited_for(
         begun.kill()
     clock = Clock(LONG, 1, lambda: None)
     monkeypatch.setattr(lock, "time", clock)
-    with pytest.raises(BankBusy, match=said.format(job=begun.process.pid)) as found:
+    with pytest.raises(BankBusy, match=message.format(job=begun.process.pid)) as found:
         open_bank("bank", place.settings)
     assert is_one_sentence(found.value)
     assert clock.pauses == 0
@@ -201,7 +201,7 @@ def test_the_process_that_indexes_adds_its_number(place: Place, monkeypatch: pyt
 
 
 def test_a_job_that_nobody_has_waited_for_has_ended(place: Place, job: Callable[[str], Job]) -> None:
-    """Where the system says so: on Linux."""
+    """Only Linux tells which processes have ended without being waited for."""
     begun = job("recorded")
     begun.process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, begun.process.pid, os.WEXITED | os.WNOWAIT)

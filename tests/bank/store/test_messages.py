@@ -1,4 +1,4 @@
-"""Contexts as gRPC messages: the same as the client would build."""
+"""Contexts as gRPC messages: equal to those that the client builds."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def test_messages_are_those_of_the_client(vectors: Floats) -> None:
     assert made == by_the_client(given)
 
 
-def test_none_are_made_of_none() -> None:
+def test_no_points_give_no_messages() -> None:
     assert point_messages(Points([], units(0), [])) == []

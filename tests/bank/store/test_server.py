@@ -37,11 +37,12 @@ def test_a_wrong_key_is_refused_at_once(double: Doubles, name: str, transport: s
         CALLS[name].do(stranger)
     assert is_one_sentence(found.value)
     assert "a-wrong-key" not in str(found.value)
-    # Over gRPC one request more, which finds out whether gRPC is there.
+    # With gRPC, one more request finds out whether the server has gRPC.
     sent = ["collection_exists"] * (transport == "grpc") + [server.requests[-1].operation]
-    asked = [request for request in server.requests if request.operation != "version"]  # which needs no key
-    assert [item.operation for item in asked] == sent
-    assert not any(item.accepted for item in asked)
+    # Asking for the version needs no key.
+    requests = [request for request in server.requests if request.operation != "version"]
+    assert [item.operation for item in requests] == sent
+    assert not any(item.accepted for item in requests)
     stranger.close()
 
 
@@ -68,7 +69,7 @@ def test_a_reader_reads_and_may_not_write(double: Doubles, transport: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("do", "error", "said"),
+    ("do", "error", "message"),
     [
         (lambda s: s.upsert(4, points(3, width=5)), BankUnavailable, "refuses the request: it answers"),
         (lambda s: s.upsert(9, points(3)), BankNotFound, "has no such bank"),
@@ -77,11 +78,11 @@ def test_a_reader_reads_and_may_not_write(double: Doubles, transport: str) -> No
     ],
 )
 def test_a_refused_request_is_not_sent_again(
-    shared: QdrantDouble, transport: str, waits: list[float], do: Any, error: type[Exception], said: str
+    shared: QdrantDouble, transport: str, waits: list[float], do: Any, error: type[Exception], message: str
 ) -> None:
     store = filled(shared, transport=transport)
     shared.requests.clear()
-    with pytest.raises(error, match=said) as found:
+    with pytest.raises(error, match=message) as found:
         do(store)
     assert is_one_sentence(found.value)
     assert len(shared.requests) == 1
@@ -90,9 +91,9 @@ def test_a_refused_request_is_not_sent_again(
 
 
 def test_the_key_is_never_shown(double: Doubles, transport: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Not in a log of any level, a repr or an error, whatever goes wrong."""
+    """The key is in no log of any level, no repr and no error, whatever goes wrong."""
     caplog.set_level("DEBUG")
-    warn_unencrypted.cache_clear()  # another server may have had its port
+    warn_unencrypted.cache_clear()  # another test's server may have had the same port
     server = double(api_key=KEY)
     where = settings(server, transport, api_key=KEY, retries=1)
     bank = sample_bank(Place("server", where), layers=[4])
@@ -127,7 +128,7 @@ def test_the_key_is_never_shown(double: Doubles, transport: str, caplog: pytest.
     assert caplog.text
     assert not [text for text in [*shown, caplog.text] if KEY in text]
     unencrypted = [text for text in warned(caplog) if "sent unencrypted; use https://" in text]
-    assert len(unencrypted) == 1  # however often it connects
+    assert len(unencrypted) == 1  # one warning for many connections
 
 
 # -- gRPC or REST ------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_a_busy_server_still_has_grpc(
 # -- TLS ---------------------------------------------------------------------------------------------
 
 
-def test_tls_with_an_authority_of_ones_own(
+def test_tls_with_a_private_authority(
     double: Doubles, transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = double(tls=True, api_key=KEY)
@@ -216,7 +217,7 @@ def test_a_certificate_that_cannot_be_trusted(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_certificate_file_that_is_none(double: Doubles, tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_without_a_certificate(double: Doubles, tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
@@ -242,7 +243,7 @@ def test_the_wrong_scheme(double: Doubles, waits: list[float], tls: bool) -> Non
 
 
 def test_a_restart_in_the_middle_of_use(double: Doubles, transport: str) -> None:
-    """The same store continues, and what was acknowledged or under way is stored exactly once."""
+    """The same store continues; what was acknowledged, and what was under way, is stored exactly once."""
     server = double()
     store = filled(server, transport=transport, retries=8, retry_wait=0.1)
     given = points(400, "late", seed=3)
@@ -356,7 +357,7 @@ def test_making_a_bank_that_is_there_opens_it(shared: QdrantDouble) -> None:
             assert other.count() == 5
 
 
-def test_a_server_that_is_too_old_says_so(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_too_old_is_refused(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, fine in (("1.17.9", False), ("1.18.0-dev", True), ("2.0.0", True)):
         monkeypatch.setattr("tests.wire.engine.VERSION", version)
         store = backend(settings(shared)).open("nothing")

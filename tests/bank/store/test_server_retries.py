@@ -18,22 +18,22 @@ from tests.wire.double import Fault, QdrantDouble
 
 
 def state(server: QdrantDouble) -> Any:
-    """Everything the server holds of the bank: configuration, indexes, manifest and points of each layer."""
+    """Everything that the server holds of the bank: configuration, indexes, manifest and points of each layer."""
     client = QdrantClient(url=server.url, check_compatibility=False, verify=False)
-    held = {}
+    layers = {}
     for layer in (4, 8):
         collection = f"bank--L{layer:02d}"
         if client.collection_exists(collection):
             info = client.get_collection(collection)
             content = {item: (row.tolist(), p) for item, (row, p) in server.points(collection).items()}
-            held[layer] = (info.config.model_dump(), sorted(info.payload_schema), content)
+            layers[layer] = (info.config.model_dump(), sorted(info.payload_schema), content)
     client.close()
-    return held
+    return layers
 
 
 @pytest.fixture(scope="module")
 def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, Any]]]:
-    """Return what an undisturbed call over a transport answers and leaves behind."""
+    """Return the answer of an undisturbed call over a transport, and the state afterwards."""
     with QdrantDouble() as calm:
 
         @functools.cache
@@ -60,7 +60,7 @@ def test_a_call_outlasts_faults(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It answers and leaves behind the same as an undisturbed call, and logs once that it had to try again."""
+    """Answer and state are those of an undisturbed call; one log message says that it was tried again."""
     monkeypatch.setattr("latentbank.bank.store.server.store._SCROLL", 10)
     call, expected = CALLS[name], undisturbed(name, transport)
     store = filled(shared, transport=transport)
@@ -77,12 +77,12 @@ def test_a_call_outlasts_faults(
     store.close()
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(7, 7.0), (100_000, 300.0)])
-def test_the_server_may_say_how_long_to_wait(
-    shared: QdrantDouble, transport: str, waits: list[float], asked: int, waited: float
+@pytest.mark.parametrize(("retry_after", "waited"), [(7, 7.0), (100_000, 300.0)])
+def test_the_server_may_set_the_wait(
+    shared: QdrantDouble, transport: str, waits: list[float], retry_after: int, waited: float
 ) -> None:
     store = filled(shared, transport=transport)
-    shared.inject(Fault.too_many, times=2, operation="upsert", retry_after=asked)
+    shared.inject(Fault.too_many, times=2, operation="upsert", retry_after=retry_after)
     store.upsert(4, points(10, "late"))
     assert waits == [waited, waited]
     assert store.count(4) == 70

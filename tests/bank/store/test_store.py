@@ -232,25 +232,25 @@ class TestStore:
         store.upsert(4, points(2))
         assert store.count(4) == 2
 
-    def test_present_tells_which_ids_are_there(self, store: Store) -> None:
+    def test_present_returns_the_ids_that_are_stored(self, store: Store) -> None:
         given, _ = two_corpora(store)
-        asked = [*given.ids[:7], *ids(range(5000, 5003)), given.ids[9]]
-        assert store.present(4, asked) == {*given.ids[:7], given.ids[9]}
+        requested = [*given.ids[:7], *ids(range(5000, 5003)), given.ids[9]]
+        assert store.present(4, requested) == {*given.ids[:7], given.ids[9]}
         assert store.present(4, []) == set()
 
     def test_payloads_are_those_of_the_points_that_are_there(self, store: Store) -> None:
         given = points(10)
         store.upsert(4, given)
         store.commit()
-        asked = [given.ids[7], *ids([99]), given.ids[2]]
-        assert store.payloads(4, asked) == {given.ids[i]: given.payloads[i] for i in (2, 7)}
+        requested = [given.ids[7], *ids([99]), given.ids[2]]
+        assert store.payloads(4, requested) == {given.ids[i]: given.payloads[i] for i in (2, 7)}
         assert store.payloads(4, []) == {}
 
-    def test_a_search_leaves_payloads_out_where_they_are_not_wanted(self, store: Store) -> None:
+    def test_a_search_without_payloads(self, store: Store) -> None:
         store.upsert(4, points(30))
         store.commit()
         with_them, without = (
-            store.search(4, units(3, seed=9), 5, payloads=wanted) for wanted in (True, False)
+            store.search(4, units(3, seed=9), 5, payloads=with_payloads) for with_payloads in (True, False)
         )
         assert all(hit.payload is None for hits in without for hit in hits)
         assert [[(hit.id, hit.score) for hit in hits] for hits in without] == [
@@ -286,7 +286,7 @@ class TestStore:
         queries = units(20, seed=9)
         assert recall(store, given, queries, exact=False) >= (0.95 if quantization == "turbo" else 0.99)
         assert recall(store, given, queries, exact=True) == 1.0
-        # Rescored with the originals: cosines are as good as those of an exact search.
+        # Hits are rescored with the original vectors, so cosines are as exact as in an exact search.
         row = {item: number for number, item in enumerate(given.ids)}
         for query, hits in zip(queries, store.search(4, queries, 5), strict=True):
             expected = [float(query @ given.vectors[row[hit.id]]) for hit in hits]
@@ -313,7 +313,7 @@ class TestStore:
     # -- filters ---------------------------------------------------------------------------------
 
     def check(self, store: Store, given: Points, where: Filter, chosen: Callable[[Payload], bool]) -> None:
-        """A filter selects the same contexts in a scroll, a count and a search as in plain Python."""
+        """Check that a filter selects the same contexts in a scroll, a count and a search as in plain Python."""
         rows = [i for i, item in enumerate(given.payloads) if chosen(item)]
         assert {p.id for p in store.scroll(4, where)} == {given.ids[i] for i in rows}
         assert store.count(4, where) == len(rows)
@@ -339,13 +339,13 @@ class TestStore:
         given = joined(*two_corpora(store))
         more = points(30, "late", seed=3)
 
-        def check_all(held: Points) -> None:
+        def check_all(points: Points) -> None:
             for phrase, chosen in PHRASES.items():
                 where = Where(caption_contains=phrase)
-                self.check(store, held, where, lambda p, chosen=chosen: chosen(p["caption"]))
+                self.check(store, points, where, lambda p, chosen=chosen: chosen(p["caption"]))
             both = Where(caption_contains="blue snow", corpus="plants") | ~Where(caption_contains="a")
             assert store.count(4, both) == sum(
-                "blue snow" in p["caption"] and p["corpus"] == "plants" for p in held.payloads
+                "blue snow" in p["caption"] and p["corpus"] == "plants" for p in points.payloads
             )
 
         check_all(given)
@@ -356,12 +356,12 @@ class TestStore:
         store.index(4)
         check_all(joined(given, more))
 
-    def test_no_filter_is_no_filter(self, store: Store) -> None:
+    def test_an_empty_filter_selects_everything(self, store: Store) -> None:
         two_corpora(store)
         assert store.count(4, None) == 240
 
     @pytest.mark.parametrize(
-        ("where", "said"),
+        ("where", "message"),
         [
             (Where(), "without a condition"),
             (Where(word="dog") & Where(), "without a condition"),
@@ -380,10 +380,10 @@ class TestStore:
             (Where(word="a") | "dog", "not from str"),
         ],
     )
-    def test_a_filter_that_is_none_is_an_error(self, store: Store, where: Any, said: str) -> None:
-        with pytest.raises(QueryError, match=said):
+    def test_a_malformed_filter_is_an_error(self, store: Store, where: Any, message: str) -> None:
+        with pytest.raises(QueryError, match=message):
             store.count(4, where)
-        with pytest.raises(QueryError, match=said):
+        with pytest.raises(QueryError, match=message):
             store.search(4, units(1), 5, where)
 
     # -- facets ----------------------------------------------------------------------------------
@@ -581,9 +581,10 @@ class TestStore:
 
 def test_the_samples_differ() -> None:
     """The filters above prove something only if each selects some contexts and not others."""
-    held = [payload(number) for number in range(150)] + [payload(number, "plants") for number in range(90)]
+    payloads = [payload(number) for number in range(150)]
+    payloads += [payload(number, "plants") for number in range(90)]
     for name, (_, chosen) in CHOICES.items():
-        count = sum(map(chosen, held))
-        assert count < len(held)
+        count = sum(map(chosen, payloads))
+        assert count < len(payloads)
         assert count > 0 or name.startswith("no")
-    assert {p["caption"].split()[1] for p in held} == set(COLOURS)
+    assert {p["caption"].split()[1] for p in payloads} == set(COLOURS)

@@ -32,7 +32,7 @@ Doubles = Callable[..., QdrantDouble]
 
 
 def settings_of(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> Settings:
-    """Settings that lead to a double and give up at once."""
+    """Settings for a double, without retries."""
     return server_settings(server, transport, **{"retries": 0, "graph_from": 1000, **changes})
 
 
@@ -43,7 +43,7 @@ def here(data_dir: Path) -> Settings:
 
 
 def a_bank(settings: Settings, layers: tuple[int, ...] = (4, 8), **changes: Any) -> Bank:
-    """An empty bank whose rotation seed is not the usual one."""
+    """An empty bank with an unusual rotation seed."""
     head = {**HEAD, "layers": layers, **changes}
     return create_from_manifest(Manifest.from_dict(head, {}), settings, lambda bank: None)
 
@@ -61,8 +61,8 @@ def assert_alike(
         left, right = contents(source, layer, corpus), contents(other, layer, corpus)
         assert list(left) == list(right)
         assert len(left) > 0
-        for id_, (said, vector) in left.items():
-            assert said == right[id_][0]
+        for id_, (data, vector) in left.items():
+            assert data == right[id_][0]
             np.testing.assert_allclose(vector, right[id_][1], atol=1e-3)
 
 
@@ -94,14 +94,14 @@ def test_a_pulled_bank_is_the_servers(server: QdrantDouble, here: Settings, tran
             assert copy.manifest.rotation_seed == HEAD["rotation_seed"]
             assert "unfinished" not in copy.corpora
             queries = states[4][:20]
-            found, wanted = (
+            found, expected = (
                 [
                     [n.id for n in row]
                     for row in bank.search(queries, 4, 3, Where(corpus="animals"), exact=True)
                 ]
                 for bank in (copy, source)
             )
-            assert found == wanted
+            assert found == expected
             assert [row[0] for row in found] == ids(range(20))
             assert copy.verify() == []
 
@@ -181,7 +181,7 @@ def test_a_pull_that_failed_goes_on_where_it_stopped(
 
 
 def test_a_gap_in_the_middle_of_what_is_there_is_filled(server: QdrantDouble, here: Settings) -> None:
-    """Whatever a kill has left, the copy continues from the first context that is missing."""
+    """The copy continues from the first context that is missing, whatever a kill has left."""
     with a_bank(settings_of(server)) as source:
         fill(source, 100)
         order = [point.id for point in source.store.scroll(4)]
@@ -203,13 +203,13 @@ def _pull(url: str, grpc_port: str, folder: str) -> None:
     latentbank.bank.transfer.receive.COMMIT, latentbank.bank.transfer.copy.BATCH = 64, 32
 
     @dataclass
-    class Told(Silent):
+    class Printing(Silent):
         def update(self, done: float, total: float | None = None) -> None:
             print(int(done), flush=True)
 
     there = load_settings(url=url, grpc_port=int(grpc_port))
     with open_bank("bank", there) as source:
-        copy_bank(source, load_settings(data_dir=folder), progress=Told())
+        copy_bank(source, load_settings(data_dir=folder), progress=Printing())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
@@ -280,10 +280,10 @@ def test_what_a_replacement_left_behind_is_not_copied(
 ) -> None:
     with a_bank(settings_of(server)) as source:
         fill(source, 40)
-        monkeypatch.setattr(source, "forget_obsolete", lambda _: None)  # as if killed before
+        monkeypatch.setattr(source, "forget_obsolete", lambda _: None)  # as after a kill before this step
         supersede(source, 30)
-        (said,) = copy_bank(source, here).wrong
-        assert said.startswith("In the source: Corpus 'animals' was replaced")
+        (message,) = copy_bank(source, here).wrong
+        assert message.startswith("In the source: Corpus 'animals' was replaced")
         with open_bank("bank", here) as copy:
             assert copy.corpora["animals"].obsolete == ()
             assert_alike(source, copy, corpus="animals@2")
@@ -311,19 +311,19 @@ def test_a_corpus_is_announced_to_readers_before_its_first_context_is_pushed(
 ) -> None:
     there = settings_of(server)
     a_bank(there).close()
-    seen: list[tuple[bool, int]] = []
+    states: list[tuple[bool, int]] = []
 
     def sleep(seconds: float) -> None:
-        if seconds > 500 and not seen:
+        if seconds > 500 and not states:
             with open_bank("bank", there) as reader:
-                seen.append((reader.corpora["animals"].complete, stored_contexts(reader)))
+                states.append((reader.corpora["animals"].complete, stored_contexts(reader)))
 
     monkeypatch.setattr("latentbank.bank.transfer.receive.LEDGER_SECONDS", 1000.0)
     monkeypatch.setattr("latentbank.bank.transfer.receive.time.sleep", sleep)
     with a_bank(here) as source:
         fill(source, 20)
         assert copy_bank(source, there).written == 40
-    assert seen == [(False, 0)]
+    assert states == [(False, 0)]
 
 
 def test_a_copy_that_differs_is_found(server: QdrantDouble, here: Settings) -> None:
@@ -331,8 +331,8 @@ def test_a_copy_that_differs_is_found(server: QdrantDouble, here: Settings) -> N
         fill(source, 50)
         fill(copy, 50, states=lambda layer: units(50, seed=99 if layer == 8 else 4))
         copy.close()
-        (said,) = copy_bank(source, here).wrong
-        assert "other vectors in layer 8" in said
+        (message,) = copy_bank(source, here).wrong
+        assert "other vectors in layer 8" in message
 
     with a_bank(settings_of(server), bank="two") as source, a_bank(here, bank="two") as copy:
         fill(source, 50)
@@ -341,8 +341,8 @@ def test_a_copy_that_differs_is_found(server: QdrantDouble, here: Settings) -> N
         copy.commit()
         copy.record(source.corpora["animals"])
         copy.close()
-        (said,) = copy_bank(source, here).wrong
-        assert "other contexts than the source" in said
+        (message,) = copy_bank(source, here).wrong
+        assert "other contexts than the source" in message
 
 
 def test_layers_of_the_source_that_differ_are_found(server: QdrantDouble, here: Settings) -> None:
@@ -352,8 +352,8 @@ def test_layers_of_the_source_that_differ_are_found(server: QdrantDouble, here: 
             source.add(layer, ids([last]), units(1), [payload(last)])
         source.record(entry("animals", 21))
         wrong = copy_bank(source, here).wrong
-    assert [said.split(":")[0] for said in wrong] == ["In the copy", "In the source"]
-    assert all("Layer 8 holds other contexts than layer 4" in said for said in wrong)
+    assert [message.split(":")[0] for message in wrong] == ["In the copy", "In the source"]
+    assert all("Layer 8 holds other contexts than layer 4" in message for message in wrong)
 
 
 def test_what_cannot_be_copied(server: QdrantDouble, here: Settings) -> None:
@@ -382,8 +382,8 @@ def test_what_cannot_be_copied(server: QdrantDouble, here: Settings) -> None:
         refused(CorpusError, "another corpus 'animals'")
 
 
-def test_progress_is_told_of_all_layers(server: QdrantDouble, here: Settings) -> None:
-    class Told(Silent):
+def test_progress_covers_all_layers(server: QdrantDouble, here: Settings) -> None:
+    class Recorder(Silent):
         def __init__(self) -> None:
             self.stages: list[str] = []
             self.last: tuple[float, float | None] = (0, 0)
@@ -395,9 +395,9 @@ def test_progress_is_told_of_all_layers(server: QdrantDouble, here: Settings) ->
         def stage(self, what: str, unit: str) -> None:
             self.stages.append(what)
 
-    told = Told()
+    recorder = Recorder()
     with a_bank(settings_of(server)) as source:
         fill(source, 50)
-        copy_bank(source, here, progress=told)
-    assert told.last == (100, 100)
-    assert told.stages == ["indexing", "comparing", "comparing"]
+        copy_bank(source, here, progress=recorder)
+    assert recorder.last == (100, 100)
+    assert recorder.stages == ["indexing", "comparing", "comparing"]

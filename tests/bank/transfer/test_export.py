@@ -111,7 +111,7 @@ def test_a_replaced_corpus_comes_back_as_it_is_stored(place: Place, folder: Path
             assert {item.corpus for item in found} == {"animals"}
             assert back.count(where=Where(corpus="animals")) == 40
             assert back.verify() == []
-            # What replaces it there gets a name of its own again.
+            # Its replacement there gets a stored name of its own.
             assert replacement_name(back.corpora["animals"]) == "animals@3"
         assert import_bank(folder, place.settings, "back").written == 0
 
@@ -120,13 +120,13 @@ def test_files_are_what_anyone_can_read(exported: Bank, folder: Path) -> None:
     described = json.loads((folder / DESCRIPTION).read_text())
     assert described["manifest"] == exported.manifest.to_dict()
     states = {layer: units(100, seed=layer) for layer in (4, 8)}
-    seen: list[int] = []
+    all_numbers: list[int] = []
     for number in range(4):
         rows = pq.read_table(folder / f"animals/contexts-{number:05d}.parquet").to_pylist()
         assert len(rows) == (32 if number < 3 else 4)
         # Sample contexts are numbered in their captions.
         numbers = [int(row["caption"].split()[-1].rstrip(".")) for row in rows]
-        seen += numbers
+        all_numbers += numbers
         assert [{"id": row["id"], **payload(n)} for row, n in zip(rows, numbers, strict=True)] == rows
         for layer in (4, 8):
             tensors = load_file(folder / f"animals/L{layer:02d}-{number:05d}.safetensors")
@@ -135,7 +135,7 @@ def test_files_are_what_anyone_can_read(exported: Bank, folder: Path) -> None:
             assert [bytes(row).hex() for row in tensors["ids"]] == [
                 row["id"].replace("-", "") for row in rows
             ]
-    assert sorted(seen) == list(range(100))
+    assert sorted(all_numbers) == list(range(100))
     listed = dict(line.split("  ")[::-1] for line in (folder / SUMS).read_text().splitlines())
     assert listed == {
         name: hashlib.sha256(data).hexdigest() for name, data in files(folder).items() if name != SUMS
@@ -195,7 +195,8 @@ def test_exporting_again_mends_a_damaged_file(exported: Bank, folder: Path) -> N
     victim = folder / "animals/L08-00002.safetensors"
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
     (folder / "animals/contexts-00001.parquet").unlink()
-    assert export_bank(exported, folder).written == 3  # with payloads go the first layer's vectors
+    # Payloads are always written with the first layer's vectors.
+    assert export_bank(exported, folder).written == 3
     assert files(folder) == before
 
 

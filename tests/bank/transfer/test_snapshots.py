@@ -51,7 +51,7 @@ def served(server: QdrantDouble, layers: tuple[int, ...] = (4,), index: bool = F
     return source
 
 
-def asked(server: QdrantDouble) -> list[str]:
+def operations(server: QdrantDouble) -> list[str]:
     return [request.operation for request in server.requests]
 
 
@@ -71,7 +71,7 @@ def test_a_bank_pulled_by_snapshot_is_the_servers(
         report = copy_bank(source, here, by="snapshot")
         many = len(layers)
         assert (report.snapshots, report.written, report.wrong) == (many, many * COUNT, [])
-        assert asked(server).count("shard_snapshot") == many
+        assert operations(server).count("shard_snapshot") == many
         assert leftovers(here) == []
         with open_bank("bank", here) as copy:
             assert_alike(source, copy, layers)
@@ -79,11 +79,11 @@ def test_a_bank_pulled_by_snapshot_is_the_servers(
             assert replace(copy.manifest, corpora={}) == replace(source.manifest, corpora={})
             assert copy.verify() == []
             queries = units(20, seed=9)
-            found, wanted = (
+            found, expected = (
                 [[n.id for n in row] for row in bank.search(queries, 4, 3, Where(word="dog"), exact=True)]
                 for bank in (copy, source)
             )
-            assert found == wanted
+            assert found == expected
             assert len(copy.search(queries, 4, 3, Where(caption_contains="fire truck"))[0]) == 3
 
 
@@ -109,7 +109,7 @@ def test_what_the_server_has_not_indexed_is_indexed_here(server: QdrantDouble, h
 
 
 def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> None:
-    """Its segments are the server's until it is indexed again with what was added."""
+    """The copy keeps the server's segments until it is indexed again with the contexts that were added."""
     with served(server, index=True) as source:
         assert copy_bank(source, here, by="snapshot").snapshots == 1
         fill(source, 200, "plants")
@@ -126,7 +126,7 @@ def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> 
 def test_pieces_added_to_a_pulled_layer_are_merged_with_it(
     server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if the last of them was indexed at once, so that nothing is left to index."""
+    """This holds too if the last piece was indexed at once, so that nothing is left to index."""
     monkeypatch.setattr("latentbank.bank.store.embedded.indexing.PIECE", 60)
     with served(server, index=True) as source:
         assert copy_bank(source, here, by="snapshot").snapshots == 1
@@ -166,11 +166,11 @@ def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fell_back(caplog: pytest.LogCaptureFixture, why: str) -> None:
     """Check that one line in the log says why contexts are copied by scroll."""
-    (said,) = warned(caplog)
-    assert said.startswith("Contexts are copied by scroll, not by snapshot: ")
-    assert why in said
-    assert said.endswith(".")
-    assert "\n" not in said
+    (message,) = warned(caplog)
+    assert message.startswith("Contexts are copied by scroll, not by snapshot: ")
+    assert why in message
+    assert message.endswith(".")
+    assert "\n" not in message
 
 
 def refused_if_asked_for(source: Bank, here: Settings, why: str, **given: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_readers_key_gets_no_snapshots_but_the_bank(
     fell_back(caplog, f"the server {server.url} gives snapshots only to keys that may write")
 
 
-def test_a_key_that_may_write_gets_them_and_is_told_to_nobody(
+def test_a_key_that_may_write_gets_snapshots_and_is_never_shown(
     double: Doubles, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
 ) -> None:
     server = double(api_key=KEY, tls=True)
@@ -211,17 +211,17 @@ def test_a_collection_of_several_shards_is_scrolled(
     fell_back(caplog, "the collection bank--L04 has 3 shards")
 
 
-def test_a_server_that_gives_none_is_scrolled(
+def test_a_server_without_snapshots_is_scrolled(
     server: QdrantDouble,
     here: Settings,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     worth_it: None,
 ) -> None:
-    said = {"status": {"error": "Shard 0 is not a local shard"}}
+    body = {"status": {"error": "Shard 0 is not a local shard"}}
     with served(server) as source:
         for status in (400, 404, 405, 501):
-            answer = Answered(httpx.Response(status, json=said))
+            answer = Answered(httpx.Response(status, json=body))
             monkeypatch.setattr(httpx.Client, "stream", lambda *_, given=answer, **__: given)
             report = copy_bank(source, here)
             assert (report.snapshots, report.written, report.wrong) == (0, COUNT, [])
@@ -332,7 +332,7 @@ def test_what_a_replacement_left_behind_does_not_come_along(
     server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(server) as source:
-        monkeypatch.setattr(source, "forget_obsolete", lambda _: None)  # as if killed before
+        monkeypatch.setattr(source, "forget_obsolete", lambda _: None)  # as after a kill before this step
         supersede(source, 30)
         refused_if_asked_for(source, here, "still holds contexts of a corpus that was replaced")
 
@@ -365,11 +365,11 @@ def test_a_download_that_breaks_begins_anew_with_its_layer(
         assert leftovers(here) == []
         with open_bank("bank", here) as copy:
             assert [copy.store.count(layer) for layer in LAYERS] == [COUNT, 0]
-            assert copy.count() == 0  # readers are not shown what is not complete
+            assert copy.count() == 0  # readers see complete corpora only
         server.requests.clear()
         report = copy_bank(source, here, by="snapshot")
         assert (report.snapshots, report.wrong) == (1, [])
-        assert asked(server).count("shard_snapshot") == 1
+        assert operations(server).count("shard_snapshot") == 1
         assert waits == []
 
 
@@ -386,10 +386,11 @@ def test_a_download_that_breaks_is_tried_again(
             assert_alike(source, copy, (4,))
 
 
-def test_no_room_for_a_snapshot_is_said_and_made_up_for_later(
+def test_no_room_for_a_snapshot_is_logged_and_tried_again_later(
     server: QdrantDouble, here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = iter([1 << 40] * 3 + [65 << 20] * 3)  # the download does not fit twice
+    # Too little room for the download, and again at the second attempt.
+    free = iter([1 << 40] * 3 + [65 << 20] * 3)
 
     def usage(_: Path) -> Any:
         return shutil._ntuple_diskusage(1 << 40, 0, next(free, 65 << 20))  # type: ignore[attr-defined]
@@ -424,7 +425,7 @@ def _pull(url: str, grpc_port: str, folder: str) -> None:
     """Pull by snapshot in another process, and print the progress."""
 
     @dataclass
-    class Told(Silent):
+    class Printing(Silent):
         def stage(self, what: str, unit: str) -> None:
             print(what, flush=True)
 
@@ -433,7 +434,7 @@ def _pull(url: str, grpc_port: str, folder: str) -> None:
 
     there = load_settings(url=url, grpc_port=int(grpc_port))
     with open_bank("bank", there) as source:
-        copy_bank(source, load_settings(data_dir=folder), progress=Told(), by="snapshot")
+        copy_bank(source, load_settings(data_dir=folder), progress=Printing(), by="snapshot")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
@@ -455,7 +456,7 @@ def test_a_pull_that_was_killed_goes_on_with_that_layer(
 
 
 def test_a_layer_that_was_being_replaced_is_itself_again(server: QdrantDouble, here: Settings) -> None:
-    """The state that a kill leaves between the two renames, or after them."""
+    """A kill leaves this state between the two renames, or after them."""
     with a_bank(here) as copy:
         fill(copy, 40)
     folder = here.data_dir / "bank"
@@ -481,26 +482,26 @@ def test_a_centred_bank_takes_its_means_along(server: QdrantDouble, here: Settin
             assert_alike(source, copy, (4,))
 
 
-def test_progress_is_told_of_each_download(server: QdrantDouble, here: Settings) -> None:
-    class Told(Silent):
+def test_progress_covers_each_download(server: QdrantDouble, here: Settings) -> None:
+    class Recorder(Silent):
         def __init__(self) -> None:
             self.stages: list[tuple[str, str]] = []
-            self.come: list[float] = []
+            self.amounts: list[float] = []
 
         def update(self, done: float, total: float | None = None) -> None:
             if self.stages[-1][1] == "MiB":
-                self.come.append(done)
+                self.amounts.append(done)
 
         def stage(self, what: str, unit: str) -> None:
             self.stages.append((what, unit))
 
-    told = Told()
+    recorder = Recorder()
     with served(server, LAYERS) as source:
-        copy_bank(source, here, progress=told, by="snapshot")
-    assert told.stages[:3] == [
+        copy_bank(source, here, progress=recorder, by="snapshot")
+    assert recorder.stages[:3] == [
         ("downloading layer 4 (1 of 2)", "MiB"),
         ("downloading layer 8 (2 of 2)", "MiB"),
         ("copying", "contexts"),
     ]
-    assert len(told.come) > 2
-    assert max(told.come) > told.come[0] > 0
+    assert len(recorder.amounts) > 2
+    assert max(recorder.amounts) > recorder.amounts[0] > 0

@@ -132,9 +132,11 @@ def test_a_cache_becomes_what_an_ingestion_of_its_sentences_gives(
     for layer in LAYERS:
         # latentlens leaves out the first two tokens of any kind; we leave out the first that is not special.
         theirs = {id_: pair for id_, pair in found[layer].items() if pair[0]["caption"] != last}
-        assert theirs.keys() == {id_ for id_, (said, _) in expected[layer].items() if said["position"] >= 2}
-        for id_, (said, vector) in theirs.items():
-            assert {**said, "sentence": 0} == {**expected[layer][id_][0], "sentence": 0}
+        assert theirs.keys() == {
+            id_ for id_, (payload, _) in expected[layer].items() if payload["position"] >= 2
+        }
+        for id_, (payload, vector) in theirs.items():
+            assert {**payload, "sentence": 0} == {**expected[layer][id_][0], "sentence": 0}
             np.testing.assert_allclose(vector, expected[layer][id_][1], atol=2e-3)
 
 
@@ -161,7 +163,7 @@ def test_names_of_special_tokens_are_special_tokens_as_in_latentlens(saved: Save
     assert any(there)
     assert cache.take().left_out == sum(there)
     with open_bank("bank", data_dir=cache.banks) as bank:
-        rows = [said for said, _ in contents(bank)[1].values() if said["caption"] == SENTENCES[-1]]
+        rows = [payload for payload, _ in contents(bank)[1].values() if payload["caption"] == SENTENCES[-1]]
     ids = cache.model.tokenizer(SENTENCES[-1])["input_ids"]
     expected = {at: id_ for at, id_ in enumerate(ids) if at >= 2 and id_ not in special}
     assert {row["position"]: row["token_id"] for row in rows} == expected
@@ -214,8 +216,8 @@ def test_layers_may_have_their_rows_in_other_orders_and_not_all_of_them(saved: S
     ):
         all_, fewer = contents(first), contents(other)
     for layer in LAYERS:
-        for id_, (said, vector) in fewer[layer].items():
-            assert said == all_[layer][id_][0]
+        for id_, (payload, vector) in fewer[layer].items():
+            assert payload == all_[layer][id_][0]
             np.testing.assert_allclose(vector, all_[layer][id_][1], atol=1e-3)
 
 

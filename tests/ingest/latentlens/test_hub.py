@@ -108,21 +108,21 @@ def _fetch(source: str, layers: str, hub: ThreadingHTTPServer, home: Path) -> tu
     return done.stdout.strip(), done.stderr
 
 
-def test_only_the_layers_asked_for_are_fetched_and_once(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
-    said, err = _fetch(REPOSITORY, "[3]", hub, tmp_path)
-    folder = Path(said)
+def test_only_requested_layers_are_fetched_and_each_once(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    output, err = _fetch(REPOSITORY, "[3]", hub, tmp_path)
+    folder = Path(output)
     assert folder.is_dir(), err
     assert (folder / "layer_3/embeddings_cache.pt").read_bytes() == b"layer 3"
     assert _Hub.fetched == ["layer_3/embeddings_cache.pt"]
     again, _ = _fetch(REPOSITORY, "None", hub, tmp_path)
-    assert again == said
+    assert again == output
     assert _Hub.fetched == ["layer_3/embeddings_cache.pt", "layer_1/embeddings_cache.pt"]
 
 
-def test_what_is_not_there_is_said_in_one_sentence(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
-    said, _ = _fetch("lab/unknown", "None", hub, tmp_path)
-    assert said.startswith("error: lab/unknown is no folder here and no model repository on the hub")
-    assert "\n" not in said
+def test_a_missing_repository_is_one_sentence(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    output, _ = _fetch("lab/unknown", "None", hub, tmp_path)
+    assert output.startswith("error: lab/unknown is no folder here and no model repository on the hub")
+    assert "\n" not in output
 
 
 def test_a_hub_that_is_not_reached(tmp_path: Path) -> None:

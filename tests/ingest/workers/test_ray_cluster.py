@@ -90,20 +90,20 @@ def test_two_workers_one_killed_in_the_middle(
 
         killer = threading.Thread(target=kill_worker, daemon=True)
         killer.start()
-        told: list[tuple[float, float | None]] = []
+        updates: list[tuple[float, float | None]] = []
 
-        class Told:
+        class Recorder:
             def update(self, done: float, total: float | None = None) -> None:
-                told.append((done, total))
+                updates.append((done, total))
 
             def stage(self, what: str, unit: str) -> None: ...
 
-        report = run_on_ray(ray_job(server, plan, model), "auto", 2, Told())
+        report = run_on_ray(ray_job(server, plan, model), "auto", 2, Recorder())
         killer.join(60)
         assert len(killed) == 1
         assert (report.corpus, report.contexts) == ("c", plan.contexts)
         assert report.encoded + report.found >= plan.contexts
-        assert told == [(done, 4) for done in range(1, 5)]
+        assert updates == [(done, 4) for done in range(1, 5)]
         with remote.bank(model) as bank:
             assert bank.corpora["c"].complete
             assert bank.verify() == []

@@ -113,7 +113,7 @@ def test_a_part_that_spans_several_batches_of_the_file(
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "3/2", "-1/2", "0/0", "a/b", "1/2/3"])
-def test_what_is_no_share(text: str) -> None:
+def test_invalid_shares(text: str) -> None:
     with pytest.raises(LatentBankError, match=r"is no share; write 0/4"):
         parse_share(text)
     assert parse_share(" 1/2 ") == Share(1, 2)
@@ -266,7 +266,7 @@ def record(seconds_ago: float, stored: int = 3) -> dict[str, Any]:
     return {"at": at, "stored": stored, "contexts": 9, "worker": "gpu7, process 1"}
 
 
-def test_what_records_say_of_shares() -> None:
+def test_records_describe_shares() -> None:
     records = {
         "0/5/beat": record(5000),
         "0/5/done": record(4000, 9),
@@ -302,9 +302,9 @@ def test_a_worker_beats_while_it_works_and_survives_a_failing_beat(
                 raise BankUnavailable("gone")
 
         monkeypatch.setattr(bank.store, "write_shares", write)
-        with Heartbeat(bank, "c", Share(0, 2), 9, lambda: len(written)) as heart:
+        with Heartbeat(bank, "c", Share(0, 2), 9, lambda: len(written)) as heartbeat:
             assert enough.wait(30)
         beats = len(written)
         assert written == list(range(beats))
-        heart.done()
+        heartbeat.done()
         assert len(written) == beats + 1

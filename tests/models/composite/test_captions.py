@@ -70,18 +70,19 @@ def test_captions_are_the_likeliest_tokens(tmp_path: Path) -> None:
     layout = layout_of(language.tokenizer)
     embed = whole.get_input_embeddings()
     for tokens, caption in zip(visual, written, strict=True):
-        said: list[int] = []
+        generated: list[int] = []
         for _ in range(6):
             text = [
-                embed(torch.tensor(ids, dtype=torch.long)) for ids in (layout.before, [*layout.after, *said])
+                embed(torch.tensor(ids, dtype=torch.long))
+                for ids in (layout.before, [*layout.after, *generated])
             ]
             sequence = torch.cat([text[0], tokens, text[1]])[None]
             with torch.no_grad():
-                said.append(int(whole(inputs_embeds=sequence).logits[0, -1].argmax()))
-            if said[-1] == layout.end:
-                said.pop()
+                generated.append(int(whole(inputs_embeds=sequence).logits[0, -1].argmax()))
+            if generated[-1] == layout.end:
+                generated.pop()
                 break
-        assert caption == language.tokenizer.decode(said).strip()
+        assert caption == language.tokenizer.decode(generated).strip()
 
 
 @pytest.mark.parametrize(
@@ -117,8 +118,8 @@ def test_the_unembedding_is_the_models_own(
         states = language.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
     torch.testing.assert_close(loss.logits(states), expected, atol=1e-3, rtol=1e-3)
     targets = torch.randint(len(tiny_tokenizer()), (5,))
-    wanted = torch.nn.functional.cross_entropy(expected, targets, reduction="sum")
-    torch.testing.assert_close(loss(states, targets), wanted, atol=1e-3, rtol=1e-4)
+    expected_loss = torch.nn.functional.cross_entropy(expected, targets, reduction="sum")
+    torch.testing.assert_close(loss(states, targets), expected_loss, atol=1e-3, rtol=1e-4)
 
 
 def test_logits_that_are_made_otherwise_are_refused(tmp_path: Path) -> None:

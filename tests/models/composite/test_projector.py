@@ -71,7 +71,7 @@ def test_weights_too_large_for_float16_stay_float32(tmp_path: Path) -> None:
     assert float(load_projector(tmp_path / "p.safetensors")[0].layers[0].weight[0, 0]) == 1e6
 
 
-def test_what_is_no_projector(tmp_path: Path) -> None:
+def test_files_that_hold_no_projector(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no projector at"):
         load_projector(tmp_path / "nothing.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"broken")

@@ -260,8 +260,8 @@ def test_loading_up_to_a_layer_gives_the_same_from_less_memory(architecture: str
     assert part.num_layers == whole.num_layers == 4
     assert part.packs == whole.packs
     block = sum(p.numel() for p in whole._blocks[3].parameters())
-    held = [sum(p.numel() for p in model._decoder.parameters()) for model in (whole, part)]
-    assert held[0] - held[1] == 2 * block
+    sizes = [sum(p.numel() for p in model._decoder.parameters()) for model in (whole, part)]
+    assert sizes[0] - sizes[1] == 2 * block
     assert part.fingerprint() == whole.fingerprint()
 
 
@@ -302,9 +302,9 @@ def test_layers_the_model_does_not_have(saved: Saved) -> None:
 
 def test_layers_come_once_each_whatever_the_order(saved: Saved) -> None:
     model = load_language_model(saved("llama"))
-    one = model.hidden_states([[5, 6]], [3, 1, 3])[0]
-    assert sorted(one) == [1, 3]
-    assert torch.equal(one[3], model.hidden_states([[5, 6]], [3])[0][3])
+    states = model.hidden_states([[5, 6]], [3, 1, 3])[0]
+    assert sorted(states) == [1, 3]
+    assert torch.equal(states[3], model.hidden_states([[5, 6]], [3])[0][3])
     assert model.hidden_states([[5, 6]], []) == [{}]
 
 
@@ -322,7 +322,7 @@ def test_empty_and_impossible_sentences(saved: Saved) -> None:
         model.hidden_states([[400]], [1])
 
 
-def test_a_device_that_is_too_small_says_so_and_is_no_reason_to_pad(
+def test_a_full_device_is_an_error_and_no_reason_to_pad(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_language_model(saved("llama"))
@@ -520,7 +520,7 @@ def message(call: Callable[[], object], error: type[Exception] = ModelError) -> 
     return text
 
 
-def test_names_that_are_no_model(tmp_path: Path) -> None:
+def test_names_that_lead_to_no_model(tmp_path: Path) -> None:
     assert "cannot be reached" in message(lambda: load_language_model("nobody/has-this-model"))
     assert "no model at" in message(lambda: load_language_model(str(tmp_path / "nowhere" / "at" / "all")))
     assert "no model at" in message(lambda: load_language_model("missing.gguf"))
@@ -548,7 +548,7 @@ def test_broken_directories(tmp_path: Path) -> None:
     assert "cannot be loaded" in message(lambda: load_language_model(str(strange)))
 
 
-def test_models_that_are_no_decoder(saved: Saved) -> None:
+def test_models_that_are_not_decoders(saved: Saved) -> None:
     assert "depend on later ones" in message(lambda: load_language_model(saved("bert")))
     assert "encoder-decoder" in message(lambda: load_language_model(saved("t5")))
 

@@ -75,7 +75,7 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
     assert continued.skipped == {"broken image": 1, "no caption": 1}
 
 
-def test_what_is_skipped_is_counted(tmp_path: Path) -> None:
+def test_skipped_rows_are_counted(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8))
     data = [Skipped("broken image"), Pair(image, "a"), Pair(image, "  "), Skipped("broken image")]
     features = cache_features(PixelEncoder(), data, tmp_path, "data")
@@ -83,7 +83,7 @@ def test_what_is_skipped_is_counted(tmp_path: Path) -> None:
     assert [row.caption for row in features.rows] == ["a"]
 
 
-def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_nothing_to_train_on_is_an_error_with_the_reason(tmp_path: Path) -> None:
     data = [Skipped("broken image"), Skipped("no caption"), Skipped("broken image")]
     with pytest.raises(CorpusError, match="2 broken image, 1 no caption"):
         cache_features(PixelEncoder(), data, tmp_path, "data")

@@ -171,7 +171,7 @@ def test_data_without_captions(tmp_path: Path) -> None:
         open_pairs(str(tmp_path))
 
 
-def test_what_is_no_data(tmp_path: Path) -> None:
+def test_sources_that_hold_no_pairs(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("")
     with pytest.raises(CorpusError, match="empty"):
         open_pairs(str(tmp_path))

@@ -85,9 +85,11 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
         rows = []
         for _ in range(16):
             left, right = random.choice(list(COLOURS), 2)
-            told = [names[left], names[right], names[left], names[right]]
+            description = [names[left], names[right], names[left], names[right]]
             caption = f"{left} and {right}" if left != right else f"{left} alone"
-            rows.append([*layout.before, *told, *layout.after, *tokenizer(caption)["input_ids"], layout.end])
+            rows.append(
+                [*layout.before, *description, *layout.after, *tokenizer(caption)["input_ids"], layout.end]
+            )
         longest = max(map(len, rows))
         ids = torch.tensor([row + [layout.end] * (longest - len(row)) for row in rows])
         whole(input_ids=ids, labels=ids).loss.backward()

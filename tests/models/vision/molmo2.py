@@ -40,7 +40,7 @@ class PillowMolmo2ImageProcessor(PilBackend):
     pooling_size: ClassVar[Any] = [2, 2]
 
     def _preprocess(self, images: list[np.ndarray], size: SizeDict, **settings: Any) -> BatchFeature:
-        made = [self._one(image, size.height, settings) for image in images]
+        made = [self._preprocess_image(image, size.height, settings) for image in images]
         offsets = np.cumsum([0] + [patches.shape[0] * patches.shape[1] for patches, _, _ in made])
         pooling = [
             torch.where(windows >= 0, windows + offset, -1)
@@ -55,7 +55,7 @@ class PillowMolmo2ImageProcessor(PilBackend):
             }
         )
 
-    def _one(
+    def _preprocess_image(
         self, image: np.ndarray, crop: int, settings: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """Return patches [views, patches, values], windows of their indices [tokens, 4], and both grids."""

@@ -101,7 +101,7 @@ def test_an_open_image_whose_file_is_cut_off_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing.png", "words.png", "empty.png", "folder.png"])
-def test_what_is_no_image_is_named(tmp_path: Path, name: str) -> None:
+def test_files_that_are_not_images_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "words.png").write_text("This is no image.")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()

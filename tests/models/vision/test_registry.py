@@ -31,7 +31,7 @@ from latentbank.models.vision.geometry import Places
 from latentbank.models.vision.registry import Family
 from tests.query.patch_vlm import PatchVLM
 
-asked = []
+loaded = []
 
 
 def places(picture):
@@ -42,7 +42,7 @@ def places(picture):
 
 
 def load(options):
-    asked.append(options)
+    loaded.append(options)
     return PatchVLM(load_language_model(PATH, deepest_layer=options.deepest_layer))
 
 
@@ -88,7 +88,7 @@ def test_an_installed_package_adds_a_family(
     model = load_visual_model("patches", device="cpu", deepest_layer=1, folder=tmp_path)
     assert isinstance(model, PatchVLM)
     assert model.language.loaded_layers == 1
-    (options,) = sys.modules["their_family"].asked
+    (options,) = sys.modules["their_family"].loaded
     assert (options.device, options.folder, options.revision) == ("cpu", tmp_path, None)
     encoder: Any = load_encoder("Patch-Encoder")
     assert encoder == "the encoder"

@@ -357,7 +357,7 @@ def test_gemma_3_with_pan_and_scan(load: Load) -> None:
         vlm.processor.images_kwargs = before
 
 
-def test_an_unknown_family_is_guessed_and_says_so(
+def test_an_unknown_family_is_guessed_with_a_warning(
     load: Load,
     directory: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -428,7 +428,7 @@ def test_images_are_brought_into_rgb(load: Load) -> None:
     torch.testing.assert_close(ours.states[0], theirs.states[0])
 
 
-def test_layers_and_images_asked_for(load: Load) -> None:
+def test_layers_and_images_are_checked(load: Load) -> None:
     vlm = load("llava")
     with pytest.raises(LayerNotFound, match="has no layer 5: it has layers 0 to 4"):
         vlm.visual_tokens([noise((40, 40))], [5])

@@ -25,7 +25,7 @@ from latentbank.query.evaluation.tables import Evaluation
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.embedding import EmbeddingLens, mean_embedding
 from latentbank.query.lenses.latent import LatentLens
-from tests.query.banks import ONE, fill
+from tests.query.banks import ONE_CORPUS, fill
 from tests.query.scripted_vlm import GRID, ScriptedVLM, scene_of
 from tests.tiny import save_tiny
 
@@ -76,7 +76,7 @@ class Says(Lens, register=False):
 
 @pytest.fixture
 def centred(tiny: LanguageModel, tmp_path: Path) -> Iterator[Bank]:
-    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
+    with fill("centred", tmp_path, tiny, ONE_CORPUS, metric="centred") as bank:
         yield bank
 
 

@@ -196,7 +196,7 @@ class TestBootstrap:
         assert (share.value, share.of) == (0.75, 4)
         assert 0 <= share.low < 0.75 < share.high <= 1
 
-    def test_certainty_has_no_width(self) -> None:
+    def test_an_interval_without_variation_has_no_width(self) -> None:
         share = Bootstrap(3).share(np.ones(6), [0, 0, 1, 1, 2, 2])
         assert (share.low, share.value, share.high) == (1, 1, 1)
 

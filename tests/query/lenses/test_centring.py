@@ -18,14 +18,14 @@ from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.centring import Means, load_means, means_of, save_means
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.text import read_hidden, read_text
-from tests.query.banks import ONE, SENTENCES, fill
+from tests.query.banks import ONE_CORPUS, SENTENCES, fill
 
 ROWS = np.random.default_rng(1).normal(size=(6, 32)).astype(np.float32) + 5
 
 
 @pytest.fixture
 def centred(tiny: LanguageModel, tmp_path: Path) -> Iterator[Bank]:
-    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
+    with fill("centred", tmp_path, tiny, ONE_CORPUS, metric="centred") as bank:
         yield bank
 
 
@@ -112,7 +112,7 @@ def test_hidden_states_for_a_centred_bank_need_a_mean(centred: Bank) -> None:
     own = ROWS.mean(axis=0)
     measured = means_of([{-1: ROWS, 7: ROWS + 1}], "soft prompts", "")
     expected = centred.search(ROWS, "all", 3, exact=True, query_mean=own)
-    for given, said in (
+    for given, described in (
         ("batch", "their own mean"),
         (own, "a mean that was given"),
         (own.tolist(), "a mean that was given"),
@@ -120,7 +120,7 @@ def test_hidden_states_for_a_centred_bank_need_a_mean(centred: Bank) -> None:
         (measured, "mean of soft prompts"),
     ):
         reading = read_hidden(centred, ROWS, bank_layers="all", top_k=3, exact=True, query_mean=given)
-        assert reading.query_mean == said
+        assert reading.query_mean == described
         for token, neighbors in zip(reading.tokens, expected, strict=True):
             assert [n.id for n in token.neighbors] == [n.id for n in neighbors]
     shifted = read_hidden(centred, {7: ROWS + 1}, bank_layers="all", top_k=3, exact=True, query_mean=measured)

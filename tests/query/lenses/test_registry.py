@@ -141,7 +141,7 @@ def test_a_lens_defines_name_title_and_score(installed: Path) -> None:
     assert set(lens_classes()) == {"latent", "logit", "embedding"}
 
 
-def test_a_lens_that_needs_a_bank_says_so(tiny: LanguageModel) -> None:
+def test_a_lens_that_needs_a_bank_is_refused_without_one(tiny: LanguageModel) -> None:
     assert [lens.needs_bank for lens in lens_classes().values()] == [True, False, False]
     with pytest.raises(QueryError, match="LatentLens needs a bank"):
         lenses_of(["latent"], LensOptions(PatchVLM(tiny)))

@@ -32,7 +32,7 @@ def test_an_axis_shows_the_words_of_its_layer_over_their_scores() -> None:
         pyplot.close(axis.figure)
 
 
-def test_it_draws_into_an_axis_that_is_given_and_leaves_out_what_is_not_wanted() -> None:
+def test_it_draws_into_a_given_axis_and_only_what_is_requested() -> None:
     given = Figure().subplots()
     assert plot_reading(reading_of(), axis=given, words=False, heat=False) is given
     assert not given.texts

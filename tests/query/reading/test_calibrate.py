@@ -31,11 +31,11 @@ def test_the_means_are_those_of_all_tokens_of_all_images(tiny: LanguageModel) ->
         np.testing.assert_allclose(means.at(layer), states.mean(0), atol=1e-5)
 
 
-def test_broken_images_are_left_out_and_told(tiny: LanguageModel) -> None:
-    told: list[str] = []
+def test_broken_images_are_left_out_and_reported(tiny: LanguageModel) -> None:
+    reported: list[str] = []
     images: list[bytes | Image.Image] = [picture(1), b"no image", picture(2)]
-    means = measure_means(PatchVLM(tiny), images, [1], broken=lambda name, _: told.append(name))
-    assert (means.kind, len(told)) == ("visual tokens of 2 images", 1)
+    means = measure_means(PatchVLM(tiny), images, [1], broken=lambda name, _: reported.append(name))
+    assert (means.kind, len(reported)) == ("visual tokens of 2 images", 1)
     with pytest.raises(ImageError):
         measure_means(PatchVLM(tiny), images, [1])
 
@@ -43,19 +43,19 @@ def test_broken_images_are_left_out_and_told(tiny: LanguageModel) -> None:
 def test_an_image_that_the_model_refuses_is_left_out_of_means_and_norms(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = PatchVLM.visual_tokens
+    original = PatchVLM.visual_tokens
 
     def choosy(self: PatchVLM, images: Any, layers: Any, prompt: str | None = None) -> Any:
         if any(image.width == 300 for image in images):
             raise ModelError("The image has 300 x 1 pixels: cut it.")
-        return look(self, images, layers, prompt)
+        return original(self, images, layers, prompt)
 
     monkeypatch.setattr(PatchVLM, "visual_tokens", choosy)
-    vlm, told = PatchVLM(tiny), list[str]()
+    vlm, reported = PatchVLM(tiny), list[str]()
     images = [picture(1), Image.new("RGB", (300, 1)), picture(2)]
-    means = measure_means(vlm, images, [1], broken=lambda name, _: told.append(name))
-    norms = measure_norms(vlm, images, [1], broken=lambda name, _: told.append(name))
-    assert (means.count, norms.images, told) == (12, 2, ["image 1", "image 1"])
+    means = measure_means(vlm, images, [1], broken=lambda name, _: reported.append(name))
+    norms = measure_norms(vlm, images, [1], broken=lambda name, _: reported.append(name))
+    assert (means.count, norms.images, reported) == (12, 2, ["image 1", "image 1"])
 
 
 def test_nothing_to_measure(tiny: LanguageModel) -> None:

@@ -35,9 +35,9 @@ from latentbank.query.reading.visual import (
     read_images,
     read_layers,
 )
-from tests.query.banks import ONE, fill
+from tests.query.banks import ONE_CORPUS, fill
 from tests.query.patch_vlm import GRID, PatchVLM, picture
-from tests.query.searches import candidates_asked_for
+from tests.query.searches import record_candidates
 from tests.tiny import save_tiny
 
 
@@ -47,22 +47,22 @@ def vlm(tiny: LanguageModel) -> PatchVLM:
 
 
 class Counting(Lens, register=False):
-    """A lens that keeps what it was asked, and answers with numbered words."""
+    """A lens that keeps the queries it receives and answers with numbered words."""
 
     name = "counting"
     title = "Counting"
     score = "cosine"
 
     def __init__(self) -> None:
-        self.asked: list[Queries] = []
+        self.received: list[Queries] = []
 
     @classmethod
     def make(cls, options: LensOptions) -> Counting:
         return cls()
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
-        self.asked.append(queries)
-        start = sum(map(len, self.asked[:-1]))
+        self.received.append(queries)
+        start = sum(map(len, self.received[:-1]))
         return [[Neighbor(f"w{start + i}", f" w{start + i}", 0.5)] * top_k for i in range(len(queries))]
 
 
@@ -116,11 +116,11 @@ def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> N
 def test_a_visual_layer_of_several_images_is_one_search(
     bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    sizes: list[int] = []
     search = Bank.search
 
     def counted(self: Bank, queries: Any, *args: Any, **given: Any) -> list[list[Neighbor]]:
-        asked.append(len(queries))
+        sizes.append(len(queries))
         return search(self, queries, *args, **given)
 
     monkeypatch.setattr(Bank, "search", counted)
@@ -128,7 +128,7 @@ def test_a_visual_layer_of_several_images_is_one_search(
     images = [picture(seed, (30 + seed, 20)) for seed in range(5)]
     readings = list(read_images(vlm, images, [LatentLens(bank)], [0, 1, 4], batch=2))
     assert vlm.calls == [2, 2, 1]
-    assert asked == [2 * 6] * 3 + [2 * 6] * 3 + [6] * 3
+    assert sizes == [2 * 6] * 3 + [2 * 6] * 3 + [6] * 3
     for image, reading in zip(images, readings, strict=True):
         alone = read_image(bank, vlm, image, [0, 1, 4])
         assert reading.size == image.size
@@ -159,12 +159,12 @@ def test_lenses_get_the_same_states_and_stand_beside_each_other(
     assert first.lens == "latent,embedding,counting"
     assert len(first.tokens) == 3 * 2 * 6
     tokens = vlm.visual_tokens(images, [1, 3])
-    assert [(asked.layer, asked.kind, asked.mean) for asked in counting.asked] == [
+    assert [(queries.layer, queries.kind, queries.mean) for queries in counting.received] == [
         (1, "visual", None),
         (3, "visual", None),
     ]
-    for asked, layer in zip(counting.asked, (1, 3), strict=True):
-        assert np.array_equal(asked.states, torch.cat([t.states[layer] for t in tokens]).numpy())
+    for queries, layer in zip(counting.received, (1, 3), strict=True):
+        assert np.array_equal(queries.states, torch.cat([t.states[layer] for t in tokens]).numpy())
     words = [
         t.neighbors[0].word for layer in (1, 3) for r in (first, second) for t in r.at(layer, "counting")
     ]
@@ -240,24 +240,26 @@ def test_a_broken_image_stops_or_is_skipped(bank: Bank, vlm: PatchVLM, tmp_path:
     assert [r.source for r in readings] == [str(good), "image 2", "image 3"]
 
 
-def test_an_image_that_the_model_refuses_does_not_take_its_batch_along(
+def test_an_image_that_the_model_refuses_does_not_fail_its_batch(
     bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = PatchVLM.visual_tokens
+    original = PatchVLM.visual_tokens
 
     def choosy(self: PatchVLM, images: Any, layers: Any, prompt: str | None = None) -> Any:
         if any(image.width == 300 for image in images):
             raise ImageError("The image has 300 x 1 pixels: cut it.")
-        return look(self, images, layers, prompt)
+        return original(self, images, layers, prompt)
 
     monkeypatch.setattr(PatchVLM, "visual_tokens", choosy)
     images = [picture(), Image.new("RGB", (300, 1)), picture()]
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     readings = list(
-        read_images(vlm, images, [LatentLens(bank)], [0], broken=lambda name, e: told.append((name, str(e))))
+        read_images(
+            vlm, images, [LatentLens(bank)], [0], broken=lambda name, e: reported.append((name, str(e)))
+        )
     )
     assert [reading.source for reading in readings] == ["image 0", "image 2"]
-    assert told == [("image 1", "image 1: The image has 300 x 1 pixels: cut it.")]
+    assert reported == [("image 1", "image 1: The image has 300 x 1 pixels: cut it.")]
     with pytest.raises(ImageError, match="image 1: The image has 300 x 1"):
         list(read_images(vlm, images, [LatentLens(bank)], [0]))
 
@@ -274,7 +276,7 @@ def test_states_that_overflow_name_layer_image_and_dtype(bank: Bank, tiny: Langu
 def test_states_that_overflow_stop_the_job_also_where_broken_images_are_skipped(
     bank: Bank, tiny: LanguageModel
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     with pytest.raises(ModelError, match="not finite in float32"):
         list(
             read_images(
@@ -282,10 +284,10 @@ def test_states_that_overflow_stop_the_job_also_where_broken_images_are_skipped(
                 [picture(), picture(1)],
                 [LatentLens(bank)],
                 [0],
-                broken=lambda name, _: told.append(name),
+                broken=lambda name, _: reported.append(name),
             )
         )
-    assert told == []
+    assert reported == []
 
 
 def test_norms_beyond_float16_are_warned_about_before_the_reading(
@@ -293,37 +295,41 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
 ) -> None:
     half = load_language_model(str(tiny_dir), dtype="float16")
     large = PatchVLM(half, gain=15_000)
-    said: list[str] = []
+    warnings: list[str] = []
     lens = Counting()
 
     def warn(text: str) -> None:
-        assert not lens.asked
-        said.append(text)
+        assert not lens.received
+        warnings.append(text)
 
-    said.clear()
-    list(read_layers(large, picture(), [lens], [0, 1], warn=said.append))
-    assert len(said) == 1
-    said.clear()
+    warnings.clear()
+    list(read_layers(large, picture(), [lens], [0, 1], warn=warnings.append))
+    assert len(warnings) == 1
+    warnings.clear()
     lens = Counting()
     images = [picture(), picture(1)]
     assert len(list(read_images(large, images, [lens], [0], batch=1, warn=warn))) == 2
-    (text,) = said
+    (text,) = warnings
     assert "at layer 0, beyond what float16 holds (65,504): load it in bfloat16 or float32" in text
     with pytest.warns(RuntimeWarning, match="beyond what float16 holds"):
         list(read_images(large, images, [lens], [0]))
-    said.clear()
-    list(read_images(PatchVLM(half), images, [Counting()], [0], warn=said.append))
+    warnings.clear()
+    list(read_images(PatchVLM(half), images, [Counting()], [0], warn=warnings.append))
     list(
         read_images(
-            PatchVLM(load_language_model(str(tiny_dir)), gain=15_000), images, [lens], [0], warn=said.append
+            PatchVLM(load_language_model(str(tiny_dir)), gain=15_000),
+            images,
+            [lens],
+            [0],
+            warn=warnings.append,
         )
     )
-    assert said == []
+    assert warnings == []
 
 
 def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, tmp_path: Path) -> None:
     """It is each image's own mean, whatever else is in the batch, or means measured on many images."""
-    with fill("centred", tmp_path, tiny, ONE, metric="centred") as bank:
+    with fill("centred", tmp_path, tiny, ONE_CORPUS, metric="centred") as bank:
         vlm, images = PatchVLM(tiny), [picture(seed) for seed in range(3)]
         lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
         together = list(read_images(vlm, images, lenses, [0, 2], top_k=2))
@@ -535,12 +541,12 @@ def test_visual_tokens_are_searched_with_more_candidates(
 ) -> None:
     """They lie far from text, where a search in a graph of text more easily misses the nearest contexts."""
     images = [picture()]
-    asked = candidates_asked_for(bank, monkeypatch)
+    candidates = record_candidates(bank, monkeypatch)
     list(read_images(vlm, images, [LatentLens(bank, "all")], [0], top_k=2))
-    assert set(asked) == {bank.settings.ef_visual}
-    asked.clear()
+    assert set(candidates) == {bank.settings.ef_visual}
+    candidates.clear()
     list(read_images(vlm, images, [LatentLens(bank, "all", ef=7)], [0], top_k=2))
-    assert set(asked) == {7}
-    asked.clear()
+    assert set(candidates) == {7}
+    candidates.clear()
     bank.search(vlm.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2)
-    assert set(asked) == {None}
+    assert set(candidates) == {None}

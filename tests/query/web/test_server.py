@@ -35,7 +35,7 @@ from latentbank.query.web.server import create_app
 from latentbank.query.web.service import ReadingService
 from tests.query.banks import SENTENCES, fill
 from tests.query.patch_vlm import PatchVLM, picture
-from tests.query.searches import block_second_layer, candidates_asked_for
+from tests.query.searches import block_second_layer, record_candidates
 from tests.query.web.readings import HOSTILE, png
 from tests.tiny import save_tiny
 
@@ -59,22 +59,22 @@ def client(bank: Bank, vlm: PatchVLM) -> Iterator[TestClient]:
 def events(client: TestClient, job: str, kind: str = "message") -> list[dict[str, Any]]:
     response = client.get(f"/api/jobs/{job}/events")
     assert response.headers["content-type"].startswith("text/event-stream")
-    told = []
+    updates = []
     for block in response.text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.split("\n") if line)
         if "data" in fields and fields.get("event", "message") == kind:
-            told.append(json.loads(fields["data"]))
-    return told
+            updates.append(json.loads(fields["data"]))
+    return updates
 
 
-def outcome(client: TestClient, image: bytes | None = None, **asked: Any) -> dict[str, Any]:
-    response = client.post("/api/readings", params=asked, content=image)
+def outcome(client: TestClient, image: bytes | None = None, **options: Any) -> dict[str, Any]:
+    response = client.post("/api/readings", params=options, content=image)
     assert response.status_code == 202, response.text
     return events(client, response.json()["job"])[-1]
 
 
-def reading(client: TestClient, image: bytes | None = None, **asked: Any) -> dict[str, Any]:
-    last = outcome(client, image, **asked)
+def reading(client: TestClient, image: bytes | None = None, **options: Any) -> dict[str, Any]:
+    last = outcome(client, image, **options)
     assert last["state"] == "done", last
     return client.get(f"/api/readings/{last['reading']}").json()
 
@@ -84,16 +84,22 @@ def reading(client: TestClient, image: bytes | None = None, **asked: Any) -> dic
 
 def test_an_image_is_read_as_the_library_reads_it(client: TestClient, bank: Bank, vlm: PatchVLM) -> None:
     image = picture(3)
-    asked = {"layers": "0,2", "bank_layers": "1,2", "lens": "latent,embedding", "top_k": 3, "corpus": "first"}
-    data = reading(client, png(image), name="cat.png", unique="word", **asked)
+    options = {
+        "layers": "0,2",
+        "bank_layers": "1,2",
+        "lens": "latent,embedding",
+        "top_k": 3,
+        "corpus": "first",
+    }
+    data = reading(client, png(image), name="cat.png", unique="word", **options)
     language = vlm.language
     lenses = [
         LatentLens(bank, (1, 2), Where(corpus="first"), "word"),
         EmbeddingLens(language.embedding, language.tokenizer, "word"),
     ]
     (expected,) = read_images(vlm, [image], lenses, [0, 2], top_k=3)
-    wanted = json.loads(json.dumps(page_data(expected)))
-    assert data | {"source": ""} == wanted | {"source": ""}
+    expected_data = json.loads(json.dumps(page_data(expected)))
+    assert data | {"source": ""} == expected_data | {"source": ""}
     assert data["source"] == "cat.png"
 
 
@@ -125,9 +131,9 @@ def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
         (expected,) = read_images(vlm, [picture()], [LatentLens(bank)], [1, 2])
         with TestClient(Guard(create_app(ReadingService(bank, vlm))), base_url=HOME) as client:
             data = reading(client, png(picture()), layers="1,2")
-    wanted = json.loads(page_json(expected))
-    assert data["found"] == wanted["found"]
-    assert (data["metric"], data["contexts"]) == ("centred", wanted["contexts"])
+    expected_data = json.loads(page_json(expected))
+    assert data["found"] == expected_data["found"]
+    assert (data["metric"], data["contexts"]) == ("centred", expected_data["contexts"])
 
 
 def test_another_filter_needs_no_other_forward_pass_and_the_same_ask_no_other_job(
@@ -145,30 +151,30 @@ def test_another_filter_needs_no_other_forward_pass_and_the_same_ask_no_other_jo
     assert vlm.calls == [1]
 
 
-def test_each_layer_is_told_as_soon_as_it_is_read(
+def test_each_layer_is_sent_as_soon_as_it_is_read(
     client: TestClient, bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second layer waits until the first one's neighbors have reached the client."""
     monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
     first_is_there = block_second_layer(bank, monkeypatch)
     image = picture(8)
-    asked = {"layers": "1,2", "lens": "latent,embedding"}
-    job = client.post("/api/readings", params=asked, content=png(image)).json()["job"]
+    options = {"layers": "1,2", "lens": "latent,embedding"}
+    job = client.post("/api/readings", params=options, content=png(image)).json()["job"]
     running = cast("Any", client).service.job(job)
     while not running.parts:
         assert not running.finished
     assert len(running.parts) == 1
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(events, client, job, "part")
+        following = pool.submit(events, client, job, "part")
         first_is_there.set()
-        parts = told.result()
+        parts = following.result()
     assert [part["number"] for part in parts] == list(range(len(parts)))
     lenses = [LatentLens(bank), EmbeddingLens(vlm.language.embedding, vlm.language.tokenizer)]
     for layer, part in zip((1, 2), parts, strict=False):
         (expected,) = read_images(vlm, [image], lenses, [layer])
-        wanted = json.loads(json.dumps(page_data(expected))) | {"source": ""}
+        expected_data = json.loads(json.dumps(page_data(expected))) | {"source": ""}
         assert part["layers"] == [1, 2]
-        assert part["reading"] | {"source": ""} == wanted | ({"image": None} if part["number"] else {})
+        assert part["reading"] | {"source": ""} == expected_data | ({"image": None} if part["number"] else {})
 
 
 def test_a_reading_that_is_cancelled_between_layers_ends_there(
@@ -194,13 +200,13 @@ def test_after_a_corpus_was_replaced_it_is_read_anew(
 ) -> None:
     bank = fill("small", tmp_path, tiny, {"c": ["A red apple lies on the wooden table."]})
     with bank, TestClient(Guard(create_app(ReadingService(bank, vlm))), base_url=HOME) as client:
-        asked = {"sentence": "The dog chased a cat.", "layers": "1"}
-        before, first = reading(client, **asked), outcome(client, **asked)
-        assert outcome(client, **asked)["reading"] == first["reading"]
+        options = {"sentence": "The dog chased a cat.", "layers": "1"}
+        before, first = reading(client, **options), outcome(client, **options)
+        assert outcome(client, **options)["reading"] == first["reading"]
         changed = corpus_from_sentences("c", SENTENCES[2:])
         plan = plan_for(bank, changed, tiny, tmp_path / "plan", replace=True)
         store_plan(bank, plan, tiny, replace=True)
-        after = reading(client, **asked)
+        after = reading(client, **options)
     assert set(before["captions"]) == {"A red apple lies on the wooden table."}
     assert set(after["captions"]) <= set(SENTENCES[2:])
 
@@ -208,11 +214,11 @@ def test_after_a_corpus_was_replaced_it_is_read_anew(
 def test_what_another_version_of_the_bank_says_is_read_anew(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"sentence": "The dog chased a cat.", "layers": "1"}
-    first = outcome(client, **asked)["reading"]
-    assert outcome(client, **asked)["reading"] == first
+    options = {"sentence": "The dog chased a cat.", "layers": "1"}
+    first = outcome(client, **options)["reading"]
+    assert outcome(client, **options)["reading"] == first
     monkeypatch.setattr(Bank, "version", 2)
-    assert outcome(client, **asked)["reading"] != first
+    assert outcome(client, **options)["reading"] != first
 
 
 # --- several models -----------------------------------------------------------------------------
@@ -238,11 +244,14 @@ def test_another_model_is_loaded_when_it_is_chosen_and_stays(bank: Bank, tiny: L
         assert data["norms"] == json.loads(page_json(expected))["norms"] != own["norms"]
         reading(client, picture="a cat", layers="2", model="loud")
         assert loaded == ["loud"]
-        code, said = refused(client, picture="a cat", model="crystal")
-        assert (code, said) == (400, "There is no model 'crystal' on this page; choose one of quiet, loud.")
+        code, message = refused(client, picture="a cat", model="crystal")
+        assert (code, message) == (
+            400,
+            "There is no model 'crystal' on this page; choose one of quiet, loud.",
+        )
 
 
-def test_a_model_with_another_llm_is_said_to_be_the_wrong_one_and_loaded_once(
+def test_a_model_with_another_llm_is_refused_and_loaded_once(
     bank: Bank, vlm: PatchVLM, tmp_path: Path
 ) -> None:
     other = PatchVLM(load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
@@ -283,19 +292,19 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, vlm: PatchV
 # --- how far it is ------------------------------------------------------------------------------
 
 
-def test_progress_is_told_and_what_goes_wrong(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_errors_are_reported(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
     monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 1)
     job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
-    told = events(client, job)
-    assert told[-1]["state"] == "done"
+    updates = events(client, job)
+    assert updates[-1]["state"] == "done"
     assert {"running the model on the image", "visual layer 1 is read, 2 of 3"} <= {
-        event["what"] for event in told
+        event["what"] for event in updates
     }
-    assert [event["done"] for event in told] == sorted(event["done"] for event in told)
+    assert [event["done"] for event in updates] == sorted(event["done"] for event in updates)
     assert outcome(client, picture="a cat", layers="77") == {
-        **told[-1], "state": "failed", "reading": "", "what": "running the model on the image", "done": 0, "total": 0,
-        "error": outcome(client, picture="a cat", layers="77")["error"],
+        **updates[-1], "state": "failed", "reading": "", "what": "running the model on the image",
+        "done": 0, "total": 0, "error": outcome(client, picture="a cat", layers="77")["error"],
     }  # fmt: skip
     assert "no layer 77" in outcome(client, picture="a cat", layers="77")["error"]
     assert "no layer 9" in outcome(client, picture="a cat", bank_layers="9")["error"]
@@ -305,12 +314,12 @@ def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
     client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking, go = threading.Event(), threading.Event()
-    look = vlm.visual_tokens
+    original = vlm.visual_tokens
 
     def slow(*given: Any, **more: Any) -> Any:
         looking.set()
         assert go.wait(20)
-        return look(*given, **more)
+        return original(*given, **more)
 
     monkeypatch.setattr(vlm, "visual_tokens", slow)
     ask: Callable[[str], str] = lambda layers: client.post(  # noqa: E731
@@ -326,7 +335,7 @@ def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
     assert outcome(client, picture="a cat", layers="2")["state"] == "done"
 
 
-def test_an_unexpected_failure_is_told_without_its_insides(
+def test_an_unexpected_failure_is_reported_without_details(
     client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -369,15 +378,15 @@ def test_what_was_sent_once_is_read_again_without_sending_it(client: TestClient)
 # --- what is refused ----------------------------------------------------------------------------
 
 
-def refused(client: TestClient, content: bytes | None = None, **asked: Any) -> tuple[int, str]:
-    response = client.post("/api/readings", params=asked, content=content)
+def refused(client: TestClient, content: bytes | None = None, **options: Any) -> tuple[int, str]:
+    response = client.post("/api/readings", params=options, content=content)
     return response.status_code, response.json()["error"]
 
 
 def test_uploads_are_limited_in_bytes_and_pixels(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "LARGEST_UPLOAD", 1_000_000)
-    code, said = refused(client, b"\x89PNG" + bytes(1_000_000))
-    assert (code, said) == (413, "The image is larger than 1 MB; make it smaller.")
+    code, message = refused(client, b"\x89PNG" + bytes(1_000_000))
+    assert (code, message) == (413, "The image is larger than 1 MB; make it smaller.")
 
     def endless() -> Iterator[bytes]:
         for _ in range(1000):
@@ -389,21 +398,21 @@ def test_uploads_are_limited_in_bytes_and_pixels(client: TestClient, monkeypatch
     header[16:24] = (10_000).to_bytes(4, "big") + (5_000).to_bytes(4, "big")  # 50 megapixels
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
-    code, said = refused(client, bytes(header))
-    assert (code, said) == (400, "The image has more than 40 million pixels; make it smaller.")
+    code, message = refused(client, bytes(header))
+    assert (code, message) == (400, "The image has more than 40 million pixels; make it smaller.")
 
 
-def test_what_is_no_image_is_refused_at_once(client: TestClient) -> None:
+def test_uploads_that_are_not_images_are_refused_at_once(client: TestClient) -> None:
     for body in (b"", b"no image", b"<svg onload=alert(1)>", png(picture())[:40]):
-        code, said = refused(client, body)
+        code, message = refused(client, body)
         assert code == 400
-        assert "Pillow cannot read" in said
+        assert "Pillow cannot read" in message
     cut = png(picture(9, (64, 64)))[:2000]
     assert "cannot be read to its end" in outcome(client, cut)["error"]
 
 
-def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
-    for asked, said in (
+def test_wrong_requests_get_one_sentence(client: TestClient) -> None:
+    for options, message in (
         ({"picture": "../../etc/passwd"}, "no such picture"),
         ({"picture": "a cat", "lens": "crystal"}, "There is no lens 'crystal'"),
         ({"picture": "a cat", "layers": "one"}, "is not a list of layers"),
@@ -411,18 +420,18 @@ def test_wrong_asks_get_one_sentence(client: TestClient) -> None:
         ({"picture": "a cat", "unique": "day"}, "unique"),
         ({"sentence": "x" * 2001}, "sentence"),
     ):
-        code, told = refused(client, **asked)
+        code, answer = refused(client, **options)
         assert 400 <= code < 500
-        assert said in told
-        assert told.endswith(".")
+        assert message in answer
+        assert answer.endswith(".")
 
 
 def test_too_many_waiting_jobs_are_refused(
     client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentbank.query.web.service.WAITING", 2)
-    go, look = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), look(*a, **k))[1])
+    go, original = threading.Event(), vlm.visual_tokens
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), original(*a, **k))[1])
     try:
         for layer in range(3):
             outcome_of = client.post("/api/readings", params={"picture": "a cat", "layers": str(layer)})
@@ -450,9 +459,9 @@ def test_another_models_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
 def test_images_are_searched_with_as_many_candidates_as_visual_tokens_need(
     bank: Bank, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = candidates_asked_for(bank, monkeypatch)
+    candidates = record_candidates(bank, monkeypatch)
     outcome(client, png(picture(7)))
-    assert set(asked) == {bank.settings.ef_visual}
+    assert set(candidates) == {bank.settings.ef_visual}
 
 
 def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
