@@ -1,10 +1,11 @@
-"""What Qdrant 1.18 knows: the keys of its configuration and the names of its metrics.
+"""The keys of Qdrant 1.18's configuration, and the names of its metrics.
 
-Qdrant reads past keys that it does not know, and Prometheus past metrics that nobody exports; a misspelled name does
-nothing and says nothing. These lists stand in for the server, which tests have not.
+Qdrant ignores unknown keys, and Prometheus ignores metrics that do not exist, so a misspelled name goes unnoticed.
+Tests have no server, so they check names against these lists.
 
-Sources, all of the repository qdrant/qdrant: the keys from config/config.yaml, src/settings.rs,
-lib/storage/src/types.rs and audit.rs as both 1.17 and 1.19 have them, and so 1.18. The metrics from src/common/metrics/
+Sources, all in the repository qdrant/qdrant: the keys from config/config.yaml, src/settings.rs,
+lib/storage/src/types.rs and audit.rs as both 1.17 and 1.19, and so 1.18, have them. The metrics from
+src/common/metrics/
 and qdrant.tech/documentation/guides/monitoring. Those of Kubernetes from the documentation of kube-state-metrics
 (CronJob, Job) and of the kubelet.
 """
@@ -99,7 +100,7 @@ KUBERNETES_METRICS = {
 
 
 def leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the path and the value of every key of a configuration."""
+    """Yield the path and the value of every key of a configuration."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{above}{key}.")

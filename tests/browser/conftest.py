@@ -32,7 +32,7 @@ _AXE = Path(__file__).parent / "axe.min.js"
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium without a screen; LATENTBANK_BROWSER names its file, and where it is set nothing is skipped."""
+    """Chromium without a screen. LATENTBANK_BROWSER may name its file; the tests are then never skipped."""
     named = os.environ.get("LATENTBANK_BROWSER")
     found = named or next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
@@ -52,7 +52,7 @@ def cards(page: Page) -> list[str]:
 
 
 class BrowserWindow:
-    """A page whose complaints and requests are noted."""
+    """A page whose console messages and requests are recorded."""
 
     def __init__(self, context: BrowserContext) -> None:
         self.page: Page = context.new_page()
@@ -66,15 +66,15 @@ class BrowserWindow:
         self.page.on("request", lambda request: self.requests.append(request.url))
 
     def check(self, origin: str) -> None:
-        """Nothing went wrong, nothing hostile ran, and nothing was asked of anybody but `origin`."""
+        """Check that nothing failed, no hostile script ran, and all requests went to `origin`."""
         assert self.complaints == []
         assert self.page.evaluate("window.hit") is None
         away = [url for url in self.requests if not url.startswith((origin, "data:", "blob:"))]
         assert away == []
 
     def serious(self) -> list[str]:
-        """What axe finds seriously wrong with the page as it is now."""
-        # Not as a script element, which the page's policy would not let in.
+        """Return the serious accessibility problems that axe finds in the page as it is now."""
+        # Not as a script element, which the page's policy would block.
         self.page.evaluate(_AXE.read_text(encoding="utf-8"))
         found = self.page.evaluate("axe.run()")["violations"]
         return [
@@ -129,7 +129,7 @@ def saved(
 
 @pytest.fixture(scope="session")
 def live(bank: Bank, vlm: PatchVLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the live page; besides `patch-vlm` there are `loud`, and `stranger`, whose LLM is another one."""
+    """The address of the live page; its models are `patch-vlm`, `loud`, and `stranger`, which has another LLM."""
     import socket
 
     import uvicorn

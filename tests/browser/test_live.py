@@ -1,4 +1,4 @@
-"""The live page as people use it: images and sentences, models, filters, what is refused, and many at once."""
+"""The live page as people use it: images and sentences, models, filters, refused uploads, and many readers at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.query.web.readings import png
 
 
 def opened(window: BrowserWindow, live: str) -> Page:
-    """The live page, ready to be used."""
+    """Return the live page, ready for use."""
     window.page.goto(live)
     expect(window.page.locator("#ask")).to_be_visible()
     return window.page
@@ -96,7 +96,8 @@ def test_a_sentence_is_read_token_by_token(window: BrowserWindow, live: str) -> 
     page.locator(".chip").nth(2).hover()
     expect(page.locator(".card li").first).to_be_visible()
     assert "sentence=The+dog+chased+a+cat." in page.url
-    assert page.locator("[name=view]").count() == 3  # there is no image to be alone
+    # A sentence has no image, so there is no view of the image alone.
+    assert page.locator("[name=view]").count() == 3
     assert window.serious() == []
     window.check(live)
 
@@ -117,7 +118,7 @@ def test_own_images_hostile_names_and_too_large_ones(
     expect(page.locator("#status")).to_have_text(
         "The image has more than 40 million pixels; make it smaller."
     )
-    # The browser tells of the refusal by itself.
+    # The browser itself logs the refusal.
     window.complaints = [text for text in window.complaints if "status of 400" not in text]
     window.check(live)
 
@@ -182,7 +183,7 @@ def cancel(page: Page) -> None:
 
 
 def norms(page: Page) -> str:
-    """What the card of the first token says of its layer and norm."""
+    """Return what the first token's card shows about its layer and norm."""
     page.locator("[data-token='0']").first.hover()
     return page.locator(".card .about").first.inner_text()
 
@@ -222,7 +223,7 @@ def test_a_model_of_another_llm_is_refused(window: BrowserWindow, live: str) -> 
 
 @pytest.fixture
 def second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Lets an image's second visual layer be searched, once it is set."""
+    """An event; an image's second visual layer is searched only when it is set."""
     go = block_second_layer(bank, monkeypatch)
     yield go
     go.set()
@@ -321,7 +322,7 @@ def test_the_live_page_fits_and_axe_finds_nothing_serious(
 def test_twenty_readers_at_once(browser: Browser, live: str) -> None:
     windows = [BrowserWindow(browser.new_context()) for _ in range(20)]
     for number, window in enumerate(windows):
-        # Nothing is waited for until all have asked.
+        # All send their requests before anything is waited for.
         window.page.goto(f"{live}?sentence=The+dog+chased+cat+{number}.", wait_until="commit")
     for number, window in enumerate(windows):
         expect(window.page.locator(".title")).to_have_text(f"The dog chased cat {number}.")

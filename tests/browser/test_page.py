@@ -96,11 +96,9 @@ def test_views_and_lenses(window: BrowserWindow, saved: Path) -> None:
     assert page.locator("figure").count() == 2
     for name in ("LatentLens", "EmbeddingLens"):
         page.get_by_role("checkbox", name=name).click()
-    assert page.locator("figure").count() == 1  # the last stays
-    for height in (
-        900,
-        300,
-    ):  # in a low window the image is not drawn higher than it, nor its tokens beside it
+    assert page.locator("figure").count() == 1  # the last lens cannot be switched off
+    # Neither the image nor the tokens beside it are higher than the window.
+    for height in (900, 300):
         page.set_viewport_size({"width": 1280, "height": height})
         image, first, last = (
             page.locator(what).bounding_box() for what in ("img", "[data-token='0']", "[data-token='5']")

@@ -1,4 +1,4 @@
-"""A model that cuts images into tiles: on the page, each token is drawn over the pixels that it sees."""
+"""A model that cuts images into tiles: on the page, each token is drawn over the pixels that it encodes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DRAWN = """() => {
 def test_tokens_of_every_tile_are_drawn_over_what_they_see(
     window: BrowserWindow, tmp_path: Path, family: str
 ) -> None:
-    """Turns the colours round under a token as it is drawn: no other token of its tile changes as much."""
+    """Invert the colours under a token as it is drawn: no other token of its tile changes as much."""
     vlm = load_vision_language_model(str(save_tiny_vlm(tmp_path / family, family)), device="cpu")
     rng = np.random.default_rng(0)
     cells = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))

@@ -135,7 +135,7 @@ def test_experiment_corpus_swap(run: Run, tmp_path: Path) -> None:
 def test_experiment_corpus_swap_fills_its_bank(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Corpora of two sizes are stored with equally many contexts; run again, nothing more is stored."""
+    """Corpora of two sizes are stored with equally many contexts; a second run stores nothing more."""
     monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
     for name, sentences in (
         ("few", SENTENCES[:3]),
@@ -148,7 +148,8 @@ def test_experiment_corpus_swap_fills_its_bank(
     first = json.loads(out)
     sizes = first["contexts"]
     assert list(sizes) == ["few", "many"]
-    assert sizes["many"] == pytest.approx(sizes["few"], rel=0.2)  # so few sentences cannot be cut finely
+    # With so few sentences, equal sizes are only approximate.
+    assert sizes["many"] == pytest.approx(sizes["few"], rel=0.2)
     assert [line["metric"] for line in first["summary"]] == ["centred", "centred"]
     assert json.loads(run("bank", "info", "corpus-swap", "--json")[1])["layers"] == [1, 3]
     assert run("bank", "verify", "corpus-swap")[0] == 0
@@ -175,7 +176,7 @@ def test_experiment_corpus_swap_beside_other_corpora(
     assert list(json.loads(out)["contexts"]) == ["few", "many"]
     assert [scored["label"] for scored in json.loads(out)["evaluations"]] == ["few", "many"]
     assert (tmp_path / "data" / ".plans" / "swap" / "many" / "plan.json").read_bytes() == plan
-    # Fewer contexts are other sentences, and the bank cannot hold both under one name.
+    # Fewer contexts mean other sentences, and the bank cannot hold both under one name.
     code, _, err = run(*swap, "--bank", "swap", "--contexts", "16")
     assert (code, err.count("\n")) == (2, 1)
     assert "name a new bank with --bank" in err

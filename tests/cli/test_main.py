@@ -1,4 +1,4 @@
-"""The command line, as a user types it: an embedded bank of a tiny LLM."""
+"""The command line as a user types it, with an embedded bank of a tiny LLM."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
     words = ("ingest", "plan", corpus, "--model", model_dir, "--no-calibrate", "--json")
     quantized = json.loads(run(*words)[1])["ram_bytes_per_layer"]
     assert run("ingest", "run", corpus, "--model", model_dir, "--quantization", "none")[0] == 0
-    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > quantized  # the originals are searched
+    # Without quantization, the original vectors are kept in RAM.
+    assert json.loads(run(*words)[1])["ram_bytes_per_layer"] > quantized
     code, _, err = run(*words, "--quantization", "turbo")
     assert code == 2
     assert "is quantized as none; leave --quantization out" in err

@@ -301,7 +301,7 @@ def test_a_vlm_with_another_backbone(
 def test_a_real_vlm_fills_a_bank_and_reads_images_through_all_lenses(
     run: Run, photos: Path, tmp_path: Path
 ) -> None:
-    """Nothing is replaced by a test double: the bank is of the VLM's language model, and the VLM is the default."""
+    """There are no test doubles: the bank is of the VLM's language model, and the VLM is the default."""
     model = save_tiny_vlm(tmp_path / "tiny-vlm", "llava")
     corpus = tmp_path / "few.txt"
     corpus.write_text("\n".join(SENTENCES), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line for a team: shares of a plan, corpora replaced and incomplete, keys that only read."""
+"""The command line for a team: shares of a plan, replaced and incomplete corpora, keys that can only read."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     assert card["training"]["validation_loss"] > 0
     assert card["training"]["loss"] > 0
     assert len(card["training"]["samples"]) == 4
-    text = run(parts, tmp_path / "out", projector="mlp")  # finished: it is printed again, not trained again
+    text = run(parts, tmp_path / "out", projector="mlp")  # training is finished: the result is printed again
     assert "1 with broken image" in text
     assert "12 in" in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

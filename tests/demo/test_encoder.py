@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its real weights, and what is said about files that are none."""
+"""EfficientNet-Lite0 with its real weights, and the errors for files that do not hold them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_boxes_cover_the_image_once(encoder: EfficientNetEncoder, size: tuple[in
     assert boxes[:, :2].min() == 0
     assert boxes[:, 2].max() == pytest.approx(size[0])
     assert boxes[:, 3].max() == pytest.approx(size[1])
-    assert np.allclose(boxes[1:7, 0], boxes[:6, 2])  # a row's boxes touch
+    assert np.allclose(boxes[1:7, 0], boxes[:6, 2])  # the boxes of a row share edges
 
 
 def test_the_fingerprint_is_of_the_weights(encoder: EfficientNetEncoder) -> None:

@@ -1,4 +1,4 @@
-"""Composed scenes: what their truth says is what the pixels show, and captions are English."""
+"""Composed scenes: their labels agree with the pixels, and their captions are English."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_coverage_is_where_the_pixels_differ_from_the_background(things: tuple[T
         values, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
         tone = values[counts.argmax()]
         patches = (pixels != tone).any(-1).reshape(7, 32, 7, 32).mean((1, 3))
-        # Smoothed edges are pixels of both; a white thing on white differs by a shade.
+        # Smoothed edges mix both; a white thing on white differs by a shade.
         if scene.colour not in ("white",):
             assert np.abs(patches - covered).mean() < 0.05
         assert (covered[patches == 0] < 0.01).all() or scene.colour == "white"

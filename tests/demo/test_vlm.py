@@ -1,4 +1,4 @@
-"""The demo VLM: what is found where, the rows it is trained on, its scores, and that it names what it sees."""
+"""The demo VLM: its files, the rows that it is trained on, its scores, and captions that name what an image shows."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_tokens_of_names_are_found_in_order() -> None:
 
 
 def test_losses_are_those_of_the_llms_own_unembedding(tmp_path: Path) -> None:
-    """Against transformers' logits, one sequence at a time; this LLM's unembedding is not its embedding."""
+    """The reference is transformers' logits, one sequence at a time; this LLM's unembedding is not its embedding."""
     path = str(save_tiny(tmp_path / "tiny"))
     language = load_language_model(path, device="cpu", dtype="float32")
     whole = AutoModelForCausalLM.from_pretrained(path)

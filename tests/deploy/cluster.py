@@ -1,8 +1,8 @@
-"""A cluster of Qdrant nodes as far as a backup needs one, and a bucket: small doubles on real sockets.
+"""What a backup needs of a cluster of Qdrant nodes, and a bucket: small doubles on real sockets.
 
 The nodes know collections, their configuration and metadata, and the snapshots of shards. A shard is a set of lines,
 and its snapshot is these lines. Bodies are parsed by qdrant-client's own models, so that a wrong one is refused.
-Anything else is answered with 404. That a real cluster does the same is not tested here.
+Anything else is answered with 404. These tests do not show that a real cluster does the same.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Collection:
     config: dict[str, Any]
     placed: list[list[int]]
     schema: dict[str, Any] = field(default_factory=dict)
-    # What each node has of each shard.
+    # The lines that each node has of each shard.
     replicas: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
 
 @dataclass
 class Cluster:
-    """The nodes' state. `heard[node]` asks of a new collection are answered by 404 first, for news travel."""
+    """The nodes' state. A node answers its first `heard[node]` requests for a new collection with 404."""
 
     size: int
     collections: dict[str, Collection] = field(default_factory=dict)
@@ -195,7 +195,7 @@ def _serving(handler: type[_Handler]) -> Iterator[str]:
 
 @contextmanager
 def node(cluster: Cluster, number: int) -> Iterator[str]:
-    """Serve one node; gives its URL."""
+    """Serve one node, and yield its URL."""
 
     class Node(_Handler):
         def _do(self) -> None:
@@ -215,7 +215,7 @@ def node(cluster: Cluster, number: int) -> Iterator[str]:
 
 @contextmanager
 def bucket(objects: dict[str, bytes]) -> Iterator[str]:
-    """Serve S3, whose buckets are `objects`; gives its URL. Requests must be signed, but nobody checks how."""
+    """Serve S3, whose buckets are `objects`, and yield its URL. Requests need a signature, which is not checked."""
 
     class S3(_Handler):
         def _do(self) -> None:

@@ -1,4 +1,4 @@
-"""The alert rules: PromQL that parses, metrics that exist, and each alert raised by what it is about."""
+"""The alert rules: PromQL that parses, metrics that exist, and each alert raised by its condition."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_rule_asks_for_metrics_that_exist_and_says_what_to_do(name: str) -> No
     assert found <= METRICS | KUBERNETES_METRICS | {"up"}
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert all(rule["annotations"][part].endswith(".") for part in ("summary", "description"))
-    # Only the scrape job that the file describes; what Kubernetes says has no such job.
+    # Rules on Qdrant's metrics select the scrape job that the file describes; Kubernetes' metrics have no such job.
     assert ('job="qdrant"' in rule["expr"]) == bool(found & (METRICS | {"up"}))
 
 

@@ -30,7 +30,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _balanced(server: QdrantDouble, directory: Path, tls: bool) -> Iterator[dict[str, int]]:
-    """HAProxy before one double that stands for nodes 2 and 3; node 1 is away. Gives the ports it listens on."""
+    """Run HAProxy before one double that stands for nodes 2 and 3; node 1 is down. Yield the ports it listens on."""
     rest, away = int(server.url.rsplit(":", 1)[1]), _free_port()
     ports = {"rest": _free_port(), "grpc": _free_port()}
     text = CONFIG.replace("bind :6333", f"bind 127.0.0.1:{ports['rest']}")

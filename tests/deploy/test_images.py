@@ -1,4 +1,4 @@
-"""The images, as far as no Docker is needed: linters, what is copied, what is installed, and the real entry point."""
+"""What can be tested of the images without Docker: linters, copied files, requirements, and the real entry point."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def _copied(text: str) -> list[str]:
-    """What comes from the repository, not from another stage."""
+    """Return what a Dockerfile copies from the repository, not from another stage."""
     lines = re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE)
     return [word for line in lines for word in line.split()[:-1]]
 
@@ -103,7 +103,7 @@ def test_only_the_query_image_takes_torch_for_cpus() -> None:
 
 
 def _entrypoint(directory: Path, *words: str, **environment: str) -> tuple[int, str, str]:
-    """Run the images' entry point before a `latentbank` that says what it was given."""
+    """Run the images' entry point with a `latentbank` that prints its arguments."""
     fake = directory / "latentbank"
     fake.write_text('#!/bin/sh\necho "$LATENTBANK_TOKEN" "$@" $$\n', encoding="utf-8")
     fake.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The manifests against Kubernetes' own schemas, and what schemas cannot say: numbers, labels and ports that agree."""
+"""The manifests against Kubernetes' own schemas, and what schemas cannot check: matching numbers, labels and ports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERSIONS = ("1.33", kubernetes_validate.latest_version())
 MANIFESTS = manifests()
 (VALUES,) = documents(KUBERNETES / "qdrant-values.yaml")
 
-# What the values of Qdrant's chart may hold: charts/qdrant/values.yaml and values.schema.json of qdrant/qdrant-helm.
+# The allowed values of Qdrant's chart: charts/qdrant/values.yaml and values.schema.json of qdrant/qdrant-helm.
 # `config` is free there; it is Qdrant's own configuration.
 CHART = {
     "": "replicaCount env args podManagementPolicy priorityClassName nodeSelector tolerations affinity "
@@ -176,7 +176,7 @@ def test_policies_open_what_is_needed_and_no_more() -> None:
     service = VALUES["config"]["service"]
     expected = {service["http_port"], service["grpc_port"]}
     assert {port["port"] for port in open_to_us["ports"]} == expected
-    # The nodes' own port, which asks for no key, is open to nodes alone.
+    # The nodes' own port, which needs no key, is open to nodes only.
     p2p = VALUES["config"]["cluster"]["p2p"]["port"]
     for rule in policies["qdrant"]["ingress"]:
         if p2p in {port["port"] for port in rule["ports"]}:

@@ -83,7 +83,7 @@ def test_requests_of_the_widest_models_fit(config: dict[str, Any]) -> None:
 def test_no_secret_is_in_it(config: dict[str, Any]) -> None:
     for path, value in leaves(config):
         assert not SECRET.search(path), path
-        # A word, a path or an address; a key would be none of them.
+        # All values are words, paths or addresses; a key would not be one of these.
         assert not isinstance(value, str) or re.fullmatch(r"[A-Za-z]{1,10}|\./[a-z/]+|[\d.]+", value), path
     assert not re.search(r"API_KEY\s*[=:]", TEXT)
 

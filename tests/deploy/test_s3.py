@@ -27,7 +27,7 @@ INDEXES = {
 
 
 def _filled(size: int = 3) -> Cluster:
-    """Two layers in six shards, each on two nodes, and a collection that is none of the bank's."""
+    """Two layers in six shards, each on two nodes, and a collection that does not belong to the bank."""
     cluster = Cluster(size)
     for name in (*LAYERS, "bank2--L04", "photos"):
         config = {
@@ -99,7 +99,7 @@ def place() -> Iterator[Place]:
 
 
 def _contents(cluster: Cluster, name: str) -> dict[int, set[tuple[str, ...]]]:
-    """What the replicas of each shard hold; one tuple if they agree."""
+    """Return what the replicas of each shard hold; one tuple if they agree."""
     contents: dict[int, set[tuple[str, ...]]] = {}
     for (_, shard), lines in cluster.collections[name].replicas.items():
         contents.setdefault(shard, set()).add(tuple(lines))
@@ -110,7 +110,7 @@ def _contents(cluster: Cluster, name: str) -> dict[int, set[tuple[str, ...]]]:
 def test_a_bank_comes_back_whole_on_a_cluster_of_any_size(place: Place, size: int) -> None:
     old = place.up(_filled())
     folder = place.saved(old)
-    assert old.snapshots == {}  # none is left on the nodes
+    assert old.snapshots == {}  # no snapshot is left on the nodes
     index = json.loads(place.objects[f"/{folder.removeprefix('s3://')}/backup.json"])
     assert list(index["layers"]) == list(LAYERS)
     assert len(place.objects) == 2 * 6 + 1

@@ -1,4 +1,4 @@
-"""The documents under test, what stands in them, and the command line they describe."""
+"""The documents under test, their contents, and the command line that they describe."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def inline_code(path: Path) -> Iterator[str]:
 
 
 def command_lines(path: Path) -> Iterator[str]:
-    """Yield what stands after `latentbank` in the lines of a document's code blocks."""
+    """Yield what follows `latentbank` in the lines of a document's code blocks."""
     for block in blocks(path):
         for line in block.replace("\\\n", " ").splitlines():
             if found := re.match(r"(?:\$ )?(?:\w+=\S+ )*(?:\S*/)?latentbank (.+)", line.strip()):

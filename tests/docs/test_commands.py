@@ -1,4 +1,4 @@
-"""Docs and command line are equal: what the docs name exists, and every command and option is documented."""
+"""Docs and command line agree: what the docs name exists, and every command and option is documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: the package that it builds works as it says."""
+"""docs/extending.md: the example package works as described."""
 
 from __future__ import annotations
 

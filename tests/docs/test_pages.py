@@ -1,4 +1,4 @@
-"""What the docs say about Python, settings, files and modules is so."""
+"""What the docs say about Python, settings, files and modules is true."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def full_disk(ground: Ground, disk: Path, chance: random.Random, times: int) -> 
     outcome, ballast = Outcome(), disk / "ballast"
 
     def fill_up(left: int = 0) -> None:
-        # Truly written, unlike truncate.
+        # Written, because truncate would take no space.
         ballast.write_bytes(bytes(max(shutil.disk_usage(disk).free - left, 0)))
 
     def fill_up_nearly() -> None:

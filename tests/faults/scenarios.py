@@ -1,6 +1,6 @@
 """Faults of a server, or of other clients, while a job runs: one function per fault.
 
-Each gives an `Outcome`; moments come from a seeded `Random`, and what must hold besides is asserted here.
+Each function returns an `Outcome`. Moments come from a seeded `Random`; additional guarantees are asserted here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def passing(site: Site, fault: Fault, requests: Counter[str]) -> Outcome:
     """A fault that passes: every third request of each operation is struck twice. The job is not affected."""
     trial = site.trial()
     for operation, number in requests.items():
-        if (
-            operation != "collection_exists"
-        ):  # asked once, by gRPC's client, which would go over REST from then on
+        # This one is requested once, by gRPC's client, which would use REST from then on if it failed.
+        if operation != "collection_exists":
             for at in range(-(-number // 3)):
                 site.server.inject(fault, 2, operation, after=3 * at, seconds=0.02)
     trial.outcome.struck = site.server.faults_left
@@ -91,7 +90,7 @@ def refused(site: Site, chance: random.Random, times: int) -> Outcome:
 
     def wait(seconds: float) -> None:
         site.server.start()
-        sleep(seconds)  # a client of gRPC tries again only after a second
+        sleep(seconds)  # a gRPC client waits a second before it connects again
 
     with mock.patch.object(tenacity.nap, "time", SimpleNamespace(sleep=wait)):
         progress = Calls(chance.randint(1, 4), site.server.stop)
@@ -114,7 +113,7 @@ def restarted_empty(site: Site, requests: Counter[str], chance: random.Random, t
             trial.outcome.struck += 1
 
         site.server.when(int(requests.total() * (part + chance.random()) / times), lose)
-        trial.attempt()  # nothing was there to lose if it was early
+        trial.attempt()  # at an early moment there was nothing to lose, so the job may end
         assert trial.outcome.struck == 1
         outcome.add(trial.finish())
     return outcome
@@ -131,11 +130,11 @@ def collection_deleted(site: Site, requests: Counter[str], chance: random.Random
             trial.safe = {item for item in trial.safe if item[0] != layer}
             trial.outcome.struck += 1
 
-        # Not before the collections are there, nor after the last look at them.
+        # After the collections are created, and before they are read for the last time.
         site.server.when(int(requests.total() * chance.uniform(0.45, 0.9)), delete)
         assert trial.attempt() is None
         assert trial.outcome.struck == 1
-        if layer == LAYERS[0] and trial.safe:  # which carried the manifest
+        if layer == LAYERS[0] and trial.safe:  # this layer carries the manifest
             assert trial.attempt() is None
             assert "restore the manifest, or delete the bank" in trial.outcome.stops[-1]
             delete_bank("bank", load_settings(url=site.server.url, grpc_port=site.server.grpc_port))

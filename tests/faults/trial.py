@@ -26,7 +26,7 @@ from tests.wire.double import QdrantDouble
 SENTENCES = 16
 # Tokens in a forward pass: few, so that there are several batches.
 BATCH = 32
-# A unit vector's numbers in float16, twice rounded.
+# For the numbers of a unit vector that were rounded to float16 twice.
 _TOLERANCE = 1e-3
 
 
@@ -91,8 +91,8 @@ class Trial:
         """Run the job; returns None if it stopped with a message. Any other end is a failure of the test.
 
         Args:
-            progress: told how far it is.
-            planning: told how far its planning is.
+            progress: progress of the job.
+            planning: progress of its planning.
             changes: other settings of its place.
         """
         self.outcome.runs += 1
@@ -156,7 +156,7 @@ class Trial:
 
         def upsert_and_note(layer: int, points: Points) -> None:
             upsert(layer, points)
-            # At once, not with the next: somebody may delete them meanwhile.
+            # Recorded at once, because they may be deleted before the next request.
             (self.safe if store.shared else added).update((layer, id_) for id_ in points.ids)
 
         def commit_and_note() -> None:
@@ -170,7 +170,7 @@ class Trial:
 
 @contextmanager
 def _quick() -> Iterator[None]:
-    """Commit after every batch, and do not wait for readers: there are none."""
+    """Commit after every batch, and do not wait for readers, because there are none."""
     with (
         mock.patch("latentbank.ingest.writer.COMMIT_SECONDS", 0.0),
         mock.patch("latentbank.ingest.job.LEDGER_SECONDS", 0.0),

@@ -37,7 +37,7 @@ from latentbank.ingest.workers.shares import parse_share
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.progress import Progress
 
-# Created here, in the process that all others are forked from: otherwise each of them would leave its own behind.
+# Created here, in the process that all others are forked from; otherwise each would leave a lock of its own behind.
 tqdm.get_lock()
 
 LAYERS = (0, 2, 4)
@@ -45,7 +45,7 @@ BATCH = 128
 
 
 def some_sentences(count: int = 120) -> list[str]:
-    """Return sentences of which many begin alike, the same in every process."""
+    """Return sentences, many with the same beginning; the result is the same in every process."""
     chance = random.Random(3)
     who = ("A dog", "A cat", "The old fisherman", "Two children", "The baker", "A woman")
     does = ("runs over", "sleeps near", "watches", "crosses", "builds", "reads about")
@@ -56,7 +56,7 @@ def some_sentences(count: int = 120) -> list[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job works; all that another process has to know."""
+    """Where a job works: all that another process has to know."""
 
     model: Path
     folder: Path

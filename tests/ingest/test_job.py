@@ -671,7 +671,7 @@ def test_a_disk_that_fills_up_in_the_middle(
 
     def fill_up() -> None:
         free = shutil.disk_usage(small_disk).free
-        ballast.write_bytes(bytes(free - (1 << 20)))  # really written, unlike truncate
+        ballast.write_bytes(bytes(free - (1 << 20)))  # written, because truncate would take no space
 
     progress = Calls(3, fill_up)
     with place.bank(model) as bank:
