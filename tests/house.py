@@ -1,4 +1,4 @@
-"""The code as a tree of modules: who imports whom, how long things are, and what its strings say."""
+"""The code as a tree of modules: their imports, the lengths of files and functions, and their strings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "latentbank"  # whose rooms are links in a checkout, folders in an sdist
+PACKAGE = ROOT / "latentbank"  # its subpackages are links in a checkout, folders in an sdist
 ROOMS = ("bank", "demo", "ingest", "models", "query")
 
 
@@ -29,7 +29,7 @@ class Module:
 
     @property
     def room(self) -> str:
-        """What comes after "latentbank" in its name; empty for the face."""
+        """The part of its name after "latentbank"; empty for the face."""
         return self.name.partition(".")[2].partition(".")[0]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The house's rules that a machine can check."""
+"""Rules of the code's structure that a test can check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tests.house import ROOT, Module, circles, imports, modules
 
 ALL = modules()
 SHARED = {"errors", "files", "memory", "progress", "text"}
-# What each room may import besides itself and what all share. The face imports what its table says, when it is used.
+# The folders that each folder may import, besides itself and the shared modules. The face imports the names of its
+# table when they are used.
 MAY_IMPORT = {
     "bank": set(),
     "models": set(),
@@ -69,7 +70,7 @@ def test_only_the_stores_decide_by_the_url() -> None:
 
 
 def _decides_by_url(tree: ast.Module) -> list[int]:
-    """Return the lines of conditions that hang on the `url` of some settings."""
+    """Return the lines of conditions that depend on the `url` of settings."""
     conditions = [
         node.test for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Assert)
     ]

@@ -17,7 +17,7 @@ def test_plain_lines_show_done_total_rate_and_time_left(monkeypatch: pytest.Monk
     monkeypatch.setattr(latentbank.progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     with shown("ingesting", "contexts", out) as progress:
-        progress.update(1000, 3000)  # at 10 s: a resumed job starts above zero
+        progress.update(1000, 3000)  # at 10 s; a resumed job starts above zero
         progress.update(1200, 3000)  # at 12 s: too soon for another line
         progress.update(2000, 3000)  # at 20 s
         progress.stage("indexing", "layers")  # at 100 s

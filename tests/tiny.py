@@ -118,7 +118,7 @@ def _backend(bos: bool) -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    # Offsets leave the leading space out in one kind of tokenizer and keep it in the other, as in real ones.
+    # As in real tokenizers, offsets leave the leading space out in one kind and keep it in the other.
     post: Any = processors.ByteLevel(trim_offsets=bos)
     if bos:
         start = processors.TemplateProcessing(

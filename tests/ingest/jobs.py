@@ -138,7 +138,7 @@ _SPIED = ("write_entry", "defer_index", "present", "upsert", "commit", "index")
 
 @dataclass(frozen=True)
 class Event:
-    """What the other process reports: it begins or has ended something.
+    """A report of the other process: it begins or has ended something.
 
     An upsert names its layer and contexts; a job that stopped gives its error.
     """
@@ -167,7 +167,7 @@ def _spied(name: str, method: Callable[..., Any], line: Connection) -> Callable[
 
 
 class _Telling:
-    """Progress of planning that reports each call, and waits at the nth one to be killed."""
+    """Progress of planning that reports each call, and waits at the nth call until the process is killed."""
 
     def __init__(self, line: Connection, last: int) -> None:
         self.line, self.left = line, last
@@ -363,5 +363,5 @@ def committed(events: list[Event]) -> int:
 
 
 def stored_contexts(bank: Bank, corpus: str) -> int:
-    """Return the smallest of the layers' counts: what every layer holds of a corpus."""
+    """Return the smallest of the layers' counts of a corpus."""
     return min(bank.store.count(layer, Where(corpus=corpus)) for layer in bank.layers)

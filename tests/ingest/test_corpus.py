@@ -1,4 +1,4 @@
-"""Every kind of source is read from real files: the sentences that come out, and the messages of errors."""
+"""Every kind of source, read from real files: its sentences, and the messages of errors."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""The encoder: packed or padded, in batches of any size, every context equals that of its sentence run alone."""
+"""The encoder: packed or padded, in batches of any size, it gives every context the state of its sentence run alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.tiny import TEXTS
 PACKED = ("llama", "qwen2-window", "qwen3", "gemma2", "gemma3", "mistral", "phi3", "gpt2", "gpt_neox")
 PADDED = ("bloom", "mamba")
 
-# Many begin alike, some are the beginning of another, and their lengths differ.
+# Many have a common beginning, some are the beginning of another, and their lengths differ.
 SENTENCES = (
     *TEXTS,
     *SCRIPTS,
@@ -164,7 +164,7 @@ def test_a_batch_is_no_wider_than_asked_for(
         shapes.append(tuple(inputs["input_ids"].shape))
         return run(inputs, layers)
 
-    assert model.packs  # the model's own trial is not one of the batches
+    assert model.packs  # tries packing now, so its forward passes are not counted
     monkeypatch.setattr(model, "_run", spy)
     longest = max(len(sentence.token_ids) for sentence in plan.read())
     for packed in (True, False):
@@ -175,7 +175,7 @@ def test_a_batch_is_no_wider_than_asked_for(
 
 
 def test_only_some_contexts_of_a_sentence(tiny: Tiny, tmp_path: Path) -> None:
-    """When a job continues, the rest gets the same states, with no more tokens than it needs."""
+    """When a job continues, the remaining contexts get the same states, and no token is computed without need."""
     model = tiny()
     plan = plan_of(model, tmp_path)
     payloads, states, _ = gathered(encode(model, "c", plan.read(), [2]))
@@ -242,7 +242,7 @@ def test_a_row_has_every_prefix_once_and_no_other(tokens: list[list[int]], size:
         for sentence, found in row.planned:
             expected = [tuple(sentence.token_ids[: position + 1]) for position in sentence.positions]
             assert [prefixes[node] for node in found] == expected
-    for row, following in pairwise(rows):  # the next sentence would not have fitted
+    for row, following in pairwise(rows):  # the next sentence did not fit
         assert len(row.tokens) + row.new_nodes(following.planned[0][0]) > size
 
 

@@ -49,7 +49,7 @@ def test_what_the_bank_holds_counts_for_its_graph_and_for_indexing(plan: Plan) -
     alone = estimate(plan, 32, [1], Settings(), SPEED)
     beside = estimate(plan, 32, [1], Settings(), SPEED, stored=100_000)
     assert beside.ram_bytes > alone.ram_bytes  # a graph from 60,000 contexts on
-    assert beside.disk_bytes < 2 * alone.disk_bytes  # the plan's share alone
+    assert beside.disk_bytes < 2 * alone.disk_bytes  # the plan's share only
     assert beside.index_seconds is not None
     assert alone.index_seconds is not None
     assert beside.index_seconds > 100 * alone.index_seconds
@@ -76,6 +76,6 @@ def test_a_cluster_runs_the_llm_only_as_deep_as_the_layers(plan: Plan, tiny: Tin
         2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
     )  # queries and outputs, keys and values, MLP, norms
     assert single.llm_hours * 3600 == pytest.approx(2 * block * plan.prefixes / 1e6)
-    assert single.layer.caption_index > 0  # which a server builds, whatever the settings say
+    assert single.layer.caption_index > 0  # a server builds it whatever the settings are
     whole = estimate_cluster(plan, model, [1], Settings(), machines, stored=99 * plan.contexts)
     assert whole.ram_bytes >= 100 * single.ram_bytes

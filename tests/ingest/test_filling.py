@@ -31,7 +31,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_layers_of_a_new_bank_and_of_one_that_exists(model: LanguageModel, settings: Settings) -> None:
     with create_bank("new", model, settings=settings) as bank:
-        assert bank.layers == [1, 2]  # up to the middle of the LLM's four
+        assert bank.layers == [1, 2]  # up to the middle of the LLM's four blocks
     create_bank("given", model, [0, 4], settings=settings).close()
     with create_bank("given", model, settings=settings) as bank:
         assert bank.layers == [0, 4]

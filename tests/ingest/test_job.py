@@ -115,7 +115,7 @@ def spy_forwards(
     do: Callable[[], object] = lambda: None,
 ) -> list[int]:
     """Record the tokens of the model's forward passes, and call a function before the nth."""
-    assert model.packs  # the model's own trial does not count
+    assert model.packs  # tries packing now, so its forward passes are not counted
     sizes: list[int] = []
     forward = model._run
 
@@ -251,7 +251,7 @@ def test_what_the_llm_has_computed_before_an_interrupt_is_stored(
 def test_only_committed_contexts_count_after_a_kill_between_layers(
     embedded: Place, model: LanguageModel, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that was stored in some of the layers only is encoded again."""
+    """A batch that only some of the layers have stored is encoded again."""
     with embedded.bank(model) as bank:
         plan = embedded.plan(bank, model, SENTENCES)
         upsert = bank.store.upsert
@@ -287,7 +287,7 @@ def test_the_queue_is_bounded_and_the_writer_works_beside_the_llm(
         monkeypatch.setattr(bank.store, "upsert", slow)
         store_plan(bank, plan, model, batch=BATCH)
     assert len(forwards) > 15
-    # One that the writer stores, those queued, and one that waits for the queue.
+    # The batch that the writer stores, those in the queue, and one that waits for a place in it.
     assert 2 < max(ahead) <= 1 + latentbank.ingest.writer._QUEUE + 1
 
 
@@ -322,7 +322,7 @@ def test_a_second_ctrl_c_gives_up_what_is_queued(
         def again() -> None:
             assert store.hangs.wait(60)
             assert interrupted.wait(60)
-            time.sleep(0.5)  # the job is waiting for its writer by now
+            time.sleep(0.5)  # now the job waits for its writer
             press_ctrl_c()
             time.sleep(0.5)
             store.release.set()
@@ -437,7 +437,7 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
         begun, ended = (events.count(Event("write_entry", begins)) for begins in (True, False))
         with place.bank(model) as bank:
             if "c" in bank.corpora:
-                # If the job was killed while it wrote the last entry, the entry may be there or not.
+                # If the job was killed while it wrote the last entry, the entry may be written or not.
                 assert bank.corpora["c"].complete in {begun == 2, ended == 2}
                 assert stored_contexts(bank, "c") >= safe
     report = place.job(model, SENTENCES)
@@ -522,7 +522,7 @@ def test_a_plan_is_used_again_unless_something_differs(
 def test_standard_input_is_planned_anew(
     embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Standard input can be read only once, so the plan of what it held before must not be used for it."""
+    """Standard input can be read only once, so an earlier plan of it must not be used."""
 
     def planned(text: str) -> Any:
         (tmp_path / "in").write_text(text)

@@ -1,4 +1,4 @@
-"""Means of a centred bank: those of a plan's contexts, the same after a kill, and kept for every corpus."""
+"""Means of a centred bank: means of a plan's contexts, the same after a kill, and kept for every corpus."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_small_plan_is_used_whole(model: LanguageModel, plan: Plan) -> None:
 def test_a_sample_is_spread_over_the_plan(
     model: LanguageModel, plan: Plan, monkeypatch: pytest.MonkeyPatch, sample: int
 ) -> None:
-    """The sample has about the size asked for, is the same for any batch, and its mean is near the true one."""
+    """The sample has about the requested size, does not depend on the batch, and its mean is near the true one."""
     monkeypatch.setattr(latentbank.ingest.means, "SAMPLE", sample)
     read: list[int] = []
     original = Plan.sample
@@ -130,7 +130,7 @@ def test_every_corpus_is_centred_by_the_first(place: Place, model: LanguageModel
 
 
 class Killed(BaseException):
-    """Ends a job as abruptly as a signal does, at a chosen step."""
+    """An exception that ends a job at a chosen step, as abruptly as a signal."""
 
 
 def test_a_job_that_is_killed_while_it_estimates(

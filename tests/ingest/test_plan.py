@@ -59,7 +59,7 @@ def prefixes(planned: list[PlannedSentence]) -> list[tuple[int, int, tuple[int, 
 def by_the_rules(
     sentences: Sequence[str], model: LanguageModel, choice: PlanSettings
 ) -> tuple[list[tuple[int, int, tuple[int, ...]]], int, int]:
-    """Return the contexts by a second, slow implementation of the rules; then the counts of tokens and truncated."""
+    """Return contexts, tokens and number of truncated sentences, by a second, slow implementation of the rules."""
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.all_special_ids)
     bos = [tokenizer.bos_token_id] if choice.bos == "always" and tokenizer.bos_token_id is not None else []
@@ -95,7 +95,7 @@ def by_the_rules(
         max_tokens=st.sampled_from([512, 7, 3]),
     ),
 )
-# The third "a" is the last context that its token id may have, so the fourth is left out.
+# The third "a" is the last context that this token id may have, so the fourth is left out.
 @example(sentences=["aaaa"], kind="plain", choice=PlanSettings(contexts_per_token=2))
 @example(sentences=["a b", "a b", "a b a"], kind="bos", choice=PlanSettings())
 @example(sentences=["a"], kind="metaspace", choice=PlanSettings(skip=0, max_tokens=1))
@@ -118,12 +118,12 @@ def test_contexts_are_chosen_by_the_rules(
     assert plan.caption_bytes == sum(len(sentences[number].encode()) for number, _, _ in contexts)
     for row in planned:
         assert row.caption == sentences[row.sentence]
-        assert len(row.token_ids) == row.positions[-1] + 1  # up to its last planned token only
+        assert len(row.token_ids) == row.positions[-1] + 1  # a sentence counts up to its last planned token
     heads = [(row.token_ids[:12], row.sentence) for row in planned]
     assert heads == sorted(heads)
     needed = [tuple(row.token_ids[:n]) for row in planned for n in range(1, len(row.token_ids) + 1)]
     distinct, long = set(needed), [prefix for prefix in needed if len(prefix) > 12]
-    # Sentences are sorted by 12 tokens, so only longer prefixes may be computed again.
+    # Sentences are sorted by their first 12 tokens, so only longer prefixes can be computed twice.
     assert len(distinct) <= plan.prefixes <= len(distinct) + len(long) - len(set(long))
 
 
@@ -226,7 +226,7 @@ def check_byte_level(model: LanguageModel, captions: Sequence[str], directory: P
                 assert row.caption[start:end] == (text.strip() or text)
 
 
-@pytest.mark.parametrize("kind", ["plain", "bos"])  # which trim their spans or not
+@pytest.mark.parametrize("kind", ["plain", "bos"])  # with and without trimmed spans
 def test_spans_of_byte_level_tokens(kind: str, tiny: Tiny, tmp_path: Path) -> None:
     check_byte_level(tiny(tokenizer=kind), [*SCRIPTS, *TEXTS], tmp_path)
 

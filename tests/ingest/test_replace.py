@@ -1,4 +1,4 @@
-"""A corpus is replaced while others read: they see the old one until the new one is complete, then only that."""
+"""A corpus is replaced while others read: they see the old one, then, when it is complete, only the new one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
             again = store_plan(bank, place.plan(bank, model, NEW), model, replace=replace)
             assert (again.encoded, again.contexts) == (0, plan.contexts)
 
-        # The bank holds the same as one that never had another corpus, except for the names.
+        # The bank equals one that never had another corpus, except for the names.
         fresh = Place(place.model, quick_folder / "fresh")
         with fresh.bank(model) as other:
             store_plan(other, fresh.plan(other, model, NEW), model, batch=BATCH)

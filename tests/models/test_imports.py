@@ -1,4 +1,4 @@
-"""The folders of models/ build on each other: language, vision, composite, training."""
+"""Imports between the folders of models/ run one way: language, vision, composite, training."""
 
 from __future__ import annotations
 

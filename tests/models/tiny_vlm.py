@@ -50,7 +50,7 @@ class Family:
         processor: what the processor class takes besides its parts.
         named: tokens that the tokenizer knows by name, such as `image_token`.
         tokens: other special tokens.
-        shown: what stands for an image in a prompt, with its surroundings.
+        shown: the text that stands for an image in a prompt, with the tokens around it.
     """
 
     classes: str
@@ -336,8 +336,8 @@ def tiny_vlm(name: str, seed: int = 0, **text: Any) -> PreTrainedModel:
         for key, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
-                # Random attention mixes all patches evenly, unlike trained attention. Here a patch keeps its content,
-                # so that the tests can find which token it became.
+                # Unlike trained attention, random attention mixes all patches evenly. These weights keep a patch's
+                # content, so that the tests can find its token.
                 if "vision" in key or "visual" in key:
                     parameter.mul_(0.2 if key.endswith(_ATTENTION_OUTPUT) else 1)
             elif "norm" in key or "ln_" in key:

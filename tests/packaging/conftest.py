@@ -1,4 +1,4 @@
-"""The project as users get it: the sdist, the wheel built from it, and an environment with that wheel."""
+"""The project as users install it: the sdist, the wheel built from it, and an environment with that wheel."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A fresh environment with the dependencies alone: latentbank is not installed."""
+    """A fresh environment with the dependencies only; latentbank is not installed."""
     return make(tmp_path_factory.mktemp("bare") / "venv")

@@ -1,4 +1,4 @@
-"""Builds of the project, and environments that hold nothing else of it."""
+"""Builds of the project, and environments without other copies of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Environment:
         return Path(sysconfig.get_path("purelib", vars={"base": str(self.folder)}))
 
     def run(self, *words: object, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment in a folder, and return it with what it wrote; it must exit with 0."""
+        """Run a program of the environment in a folder, check that it exits with 0, and return the finished process."""
         program, *arguments = map(str, words)
         done = subprocess.run(
             [self.folder / "bin" / program, *arguments],
@@ -45,7 +45,7 @@ class Environment:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables for a user's process: nothing of them leads to the checkout."""
+    """Return the environment variables for a user's process; none of them leads to the checkout."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("LATENTBANK_", "PYTEST_"))
     }

@@ -1,4 +1,4 @@
-"""What the sdist and the wheel hold."""
+"""Contents of the sdist and the wheel."""
 
 from __future__ import annotations
 

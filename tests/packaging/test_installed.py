@@ -10,7 +10,7 @@ import pytest
 from tests.packaging.environments import ROOT, Environment
 from tests.tiny import TEXTS, save_tiny
 
-# A user's own modules, each of which says so when it is imported.
+# A user's own modules; each prints a line when it is imported.
 _THEIRS = (
     "models/__init__.py",
     "models/mine.py",
@@ -44,7 +44,7 @@ def read(folder):
         reading = lb.read_text(bank, model, "A dog runs over the red ball.", layers=[1])
     assert reading.to_dict()
 """
-# Says which process puts a layer's contexts away, and lets even a small layer have one of its own.
+# Prints which process indexes a layer, and lets even a small layer be indexed in a process of its own.
 _INDEXES_APART = """
 import sys
 from latentbank.bank.store.embedded import optimizing
@@ -75,13 +75,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def filled(installed: Environment, folder: Path) -> Path:
-    """The folder with a bank that the command filled, as a module in the folder: its modules come first there."""
+    """The folder with a bank, filled by a command run as a module there, so that the folder's modules come first."""
     (folder / "indexes_apart.py").write_text(_INDEXES_APART, encoding="utf-8")
     words = ["--data-dir", folder / "data", "ingest", "run", "captions.txt", "--model", folder / "model"]
     done = installed.run(
         "python", "-m", "indexes_apart", *words, "--layers", "1,2", "--bank", "mine", "--json", cwd=folder
     )
-    assert json.loads(done.stdout)["bank"] == "mine"  # and nothing was imported from the folder
+    assert json.loads(done.stdout)["bank"] == "mine"  # nothing was imported from the folder
     assert f"indexes: {installed.packages}" in done.stderr.splitlines()
     return folder
 

@@ -30,7 +30,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _lines(checker: list[str], script: Path, message: str) -> list[int]:
-    """Return the lines of the script of which a checker says so."""
+    """Return the lines of the script in which a checker reports a wrong keyword."""
     words = [Path(sys.executable).parent / checker[0], *checker[1:], script.name]
     done = subprocess.run(words, cwd=script.parent, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A real composite VLM whose encoder returns pixels: the colours of 4 x 4 parts of each of 2 x 3 patches."""
+"""A composite VLM whose encoder returns pixels: the colours of 4 x 4 parts of each of 2 x 3 patches."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class ScriptedVLM:
     """A VLM of six patches; `word_of` returns the word that a patch of a scene shows.
 
     At every visual layer, the hidden state of a patch is that of its word in one of the tests' sentences at the LLM's
-    layer `text_layer`, plus `offset` in every dimension. A word in none of the sentences gives a random direction.
+    layer `text_layer`, plus `offset` in every dimension. A word that no sentence has gives a random direction.
     """
 
     revision = None

@@ -1,9 +1,9 @@
 """Snapshots of a shard, in the form in which a server streams them.
 
-That is a tar with the files of each segment under `segments/{id}/files/`, and beside them a write-ahead log and what
-the server knows of the shard's replicas. The engine makes none itself, but says which files belong to a segment, and
-reads the tar as it reads a server's. What is not true to a server: its write-ahead log here is no more than a name, and
-the two JSON files are empty.
+This is a tar with the files of each segment under `segments/{id}/files/`, a write-ahead log, and the server's record
+of the shard's replicas. The engine cannot make snapshots, but lists the files of a segment, and can read this tar as
+it reads a server's. In contrast to a server's snapshot, the write-ahead log is only a name, and the two JSON files
+are empty.
 """
 
 import io

@@ -80,7 +80,7 @@ class Collection:
         self.close()
         shutil.rmtree(self._directory)
 
-    # What the server tells
+    # What the server reports
 
     @property
     def size(self) -> int:
@@ -90,10 +90,10 @@ class Collection:
         return vectors.size
 
     def info(self) -> m.CollectionInfo:
-        """State and configuration.
+        """Return state and configuration.
 
-        Vectors that wait for the index are announced once as status yellow; asked again, they
-        are indexed first. So whoever waits for green sees both, as with a real server.
+        Vectors that wait for the index are announced once as status yellow; at the next request they are indexed
+        first. A client that waits for green therefore sees both, as with a real server.
         """
         with self._lock, self._shard_in_use() as shard:
             status = m.CollectionStatus.GREEN

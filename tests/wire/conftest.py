@@ -43,7 +43,7 @@ def client(server: QdrantDouble, transport: str) -> Iterator[QdrantClient]:
 
 @pytest.fixture
 def refusal() -> Callable[[Callable[[], object]], tuple[Refusal | str, str]]:
-    """Call something that must fail; return the kind of refusal and its text, or how else it failed.
+    """Call something that must fail; return the kind of refusal and its text, or another kind of failure.
 
     "broken" is a connection that ended without an answer, "late" a deadline that passed and
     "wait N" a 429 that says how many seconds to wait.

@@ -5,7 +5,7 @@
         server.inject(Fault.unavailable503, times=2, operation="upsert")
 
 It does what a real server does for the operations it knows, and answers 501 for everything
-else, so that a test can never pass on something left out in silence.
+else, so that no test can pass because a missing operation was ignored.
 """
 
 import shutil
@@ -57,7 +57,7 @@ class QdrantDouble:
         self._closed_port: socket.socket | None = None
         self.grpc_port = 0
         if not grpc:
-            # Bound but not listening: nobody else gets the port, and connecting to it is refused.
+            # Bound but not listening: no other program gets the port, and connections to it are refused.
             self._closed_port = socket.socket()
             self._closed_port.bind(("127.0.0.1", 0))
             self.grpc_port = self._closed_port.getsockname()[1]
@@ -123,7 +123,7 @@ class QdrantDouble:
             self._closed_port.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    # What tests order and look at
+    # What tests control and inspect
 
     def inject(
         self,
@@ -136,8 +136,8 @@ class QdrantDouble:
     ) -> None:
         """Make `fault` strike the next `times` requests, after skipping `after` of them.
 
-        `operation` is one of `operations`, or None for any but the ones clients call on their
-        own (version, health); "query" stands for single and batched queries. `retry_after`, in
+        `operation` is one of `operations`, or None for any except those that clients call on their own (version,
+        health); "query" stands for single and batched queries. `retry_after`, in
         seconds, goes with `Fault.too_many`; `seconds` is how long `Fault.hang` and `Fault.slow` last at most.
         """
         if operation is not None and operation not in self.operations:
@@ -147,7 +147,7 @@ class QdrantDouble:
     def when(self, after: int, do: Callable[[], None]) -> None:
         """Call `do` when the next request arrives, after skipping `after` of them.
 
-        Requests are counted that clients do not make on their own. `do` may not stop the server.
+        Requests that clients make on their own are not counted. `do` may not stop the server.
         """
         self._handler.faults.when(after, do)
 

@@ -115,7 +115,7 @@ class Engine:
         with self._lock:
             if self._exists(name):
                 raise WireError(Refusal.EXISTS, f"Collection `{name}` already exists!")
-            # A number of its own, because a name may be no file name and may come again.
+            # Folders are numbered, because a name may not be a valid file name and can be used again.
             directory = self._directory / str(next(self._numbers))
             self._collections[name] = Collection(directory, body)
             return True

@@ -47,7 +47,7 @@ class WireError(Exception):
 
 
 def wrong(message: str) -> WireError:
-    """Return the refusal of a request that the server understands but cannot accept (400)."""
+    """Return the refusal of a request that the server understands but does not accept (400)."""
     return WireError(Refusal.WRONG_INPUT, message)
 
 

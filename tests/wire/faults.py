@@ -1,4 +1,4 @@
-"""Faults that a test can order: what goes wrong, for which operation, how often."""
+"""Faults that a test can order: the kind, the operation, and how often."""
 
 import threading
 from collections.abc import Callable

@@ -131,7 +131,7 @@ class RequestHandler:
     """Handles requests, from any thread."""
 
     def __init__(self, engine: Engine, keys: Keys) -> None:
-        """Serve `engine` to whoever holds one of `keys`."""
+        """Serve `engine` to clients that have one of `keys`."""
         self.engine = engine
         self.faults = FaultBook()
         self.requests: list[Recorded] = []
@@ -160,7 +160,7 @@ class RequestHandler:
         try:
             body = parse()
         except ValueError as error:
-            # pydantic's ValidationError is a ValueError; its text quotes the input, which holds no secret.
+            # pydantic's ValidationError is a ValueError; its text quotes the input, which contains no secret.
             self.invalid.append(Invalid(transport, operation, str(error)))
             raise wrong(f"Format error in body: {error}") from error
         summary = _summary(body) | ({} if wait is None else {"wait": wait})

@@ -34,7 +34,7 @@ MAX_BODY = 32 * 1024 * 1024
 CUT = 1 << 12
 """Bytes of a snapshot that are sent before it is cut."""
 
-# Pieces of an answer that comes slowly.
+# Number of pieces in which a slow answer is sent.
 _PIECES = 4
 _RESET = struct.pack("ii", 1, 0)
 
@@ -174,7 +174,7 @@ def _shut(connection: socket.socket) -> None:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave in one piece
+    wbufsize = -1  # head and body are sent in one piece
     server: RestServer
 
     def do_GET(self) -> None:
@@ -250,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, error: WireError, started: float) -> None:
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         if error.refusal is Refusal.UNAUTHORIZED:
-            # The one refusal the server sends as plain text.
+            # The server sends only this refusal as plain text.
             self._answer(error.refusal.http, str(error).encode(), headers | {"Content-Type": "text/plain"})
             return
         body = {"status": {"error": str(error)}, "time": time.perf_counter() - started}

@@ -333,7 +333,7 @@ def test_a_batch_answers_each_search_in_its_place(client: QdrantClient) -> None:
         assert len(answer.points[0].vector) == SIZE
 
 
-# Around it
+# Requests, threads and invalid bodies
 
 
 def test_requests_are_recorded_alike(client: QdrantClient, server: QdrantDouble, transport: str) -> None:
@@ -388,7 +388,7 @@ def test_bodies_qdrant_does_not_describe_are_refused_and_remembered() -> None:
         assert [request.operation for request in server.invalid_requests] == ["create_collection", "upsert"]
         assert send(bank + "/points/vectors", "PUT", {})[0] == 501
         if openapi.description_file() is not None:
-            # The client's models know no such limits; Qdrant's description does.
+            # The client's models have no such limits; Qdrant's description has.
             assert send(bank + "/points/query", "POST", {"limit": 0})[0] == 400
             assert send(bank + "/points/count", "POST", {"filter": {"must": "x"}})[0] == 400
             assert len(server.invalid_requests) == 4

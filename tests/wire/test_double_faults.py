@@ -192,7 +192,7 @@ def test_tls_with_its_own_authority(transport: str, refusal: Refused) -> None:
         distrusting.close()
 
 
-# Its life
+# Stops and restarts
 
 
 def test_a_restart_keeps_everything(client: QdrantClient, server: QdrantDouble, refusal: Refused) -> None:

@@ -117,7 +117,7 @@ def test_a_cache_becomes_what_an_ingestion_of_its_sentences_gives(
     assert report.rows == len(cache.index) / len(LAYERS)
     assert all(cosine > 0.9999 for cosine in report.cosines.values())
     with cache.bank("ours") as ours:
-        # latentlens takes names of special tokens for those tokens, which changes the last sentence.
+        # latentlens reads names of special tokens as these tokens, which changes the last sentence.
         corpus = corpus_from_sentences("c", SENTENCES[:-1])
         choice = PlanSettings(contexts_per_token=100)
         store_plan(ours, plan_for(ours, corpus, cache.model, tmp_path / "plan", choice), cache.model)
@@ -130,7 +130,7 @@ def test_a_cache_becomes_what_an_ingestion_of_its_sentences_gives(
     assert entry.contexts == report.rows - report.left_out / len(LAYERS)
     last = SENTENCES[-1]
     for layer in LAYERS:
-        # latentlens leaves out the first two tokens of any kind; we leave out the first that is not special.
+        # latentlens leaves out the first two tokens, special or not; latentbank the first one that is not special.
         theirs = {id_: pair for id_, pair in found[layer].items() if pair[0]["caption"] != last}
         assert theirs.keys() == {
             id_ for id_, (payload, _) in expected[layer].items() if payload["position"] >= 2

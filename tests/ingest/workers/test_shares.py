@@ -1,4 +1,4 @@
-"""Many workers on one plan: processes on a server, killed and duplicated; one after the other on an embedded bank."""
+"""Many workers on one plan: on a server as processes, killed and duplicated; on an embedded bank one after another."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_workers_at_once_one_killed_one_share_twice(
     with remote.bank(model) as bank:
         assert not bank.corpora["c"].complete
         assert states(bank) == {"0/3": "done", "1/3": "done", "2/3": "running"}
-        assert bank.count() == 0  # readers are not shown it yet
+        assert bank.count() == 0  # readers do not see it yet
         report = store_plan(bank, plan, model, batch=BATCH, share=Share(2, 3))
         assert report.complete
         assert report.share == "2/3"
@@ -231,14 +231,14 @@ def test_a_share_that_lost_contexts_is_filled_again(
 def test_an_index_that_a_late_worker_put_off_is_built_again(
     remote: Place, plan: Plan, model: LanguageModel
 ) -> None:
-    """The worker began before the corpus was complete, and was killed after that."""
+    """The worker began before the corpus was complete and was killed afterwards."""
     with remote.bank(model) as bank:
         for share in (Share(0, 2), Share(1, 2)):
             store_plan(bank, plan, model, batch=BATCH, share=share)
         bank.store.defer_index(2, 0)
         points = contents(bank)[
             2
-        ].values()  # the same contexts again, under other ids: so many are not indexed
+        ].values()  # the same contexts under other ids: enough points that are not indexed
         vectors = np.stack([vector for _, vector in points])
         ids = [context_id("d", [number]) for number in range(len(points))]
         bank.store.upsert(2, Points(ids, vectors, [{**payload, "corpus": "d"} for payload, _ in points]))

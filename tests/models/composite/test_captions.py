@@ -97,7 +97,7 @@ def test_captions_are_the_likeliest_tokens(tmp_path: Path) -> None:
         ("gptj", {}),  # its unembedding has a bias
         ("gpt_neox", {}),
         ("mamba", {}),
-        ("minicpm3", {"dim_model_base": 13}),  # divides the logits by the width over this
+        ("minicpm3", {"dim_model_base": 13}),  # the logits are divided by the width divided by this
     ],
 )
 def test_the_unembedding_is_the_models_own(
@@ -124,6 +124,6 @@ def test_the_unembedding_is_the_models_own(
 
 def test_logits_that_are_made_otherwise_are_refused(tmp_path: Path) -> None:
     language = load_language_model(str(save_tiny(tmp_path)), device="cpu", dtype="float32")
-    language.decoder.config.logit_scale = 3.0  # Cohere's setting, which a Llama ignores
+    language.decoder.config.logit_scale = 3.0  # a setting of Cohere's models, which Llama ignores
     with pytest.raises(ModelError, match="transforms its logits"):
         caption_loss(language)

@@ -46,7 +46,7 @@ def some_sentences(count: int = 12, vocab_size: int = 400, seed: int = 1) -> lis
 
 
 def packed(sentences: Sequence[Sequence[int]], padding: int = 0) -> Rows:
-    """Return one row of the sentences' prefix tree, with tokens of equal depth shuffled, then padding.
+    """Return one row: the sentences' prefix tree, with tokens of equal depth shuffled, and padding.
 
     Returns ids, positions, sees and, for each sentence, the column of each of its tokens.
     """
@@ -63,7 +63,7 @@ def packed(sentences: Sequence[Sequence[int]], padding: int = 0) -> Rows:
 
 
 def assert_same(got: Tensor, expected: Tensor, far: float = 1e-4) -> None:
-    """Return whether all rows agree: 1 - cosine below `far`, and equal norms."""
+    """Check that all rows agree: 1 - cosine below `far`, and equal norms."""
     got, expected = got.detach().double(), expected.detach().double()
     assert got.shape == expected.shape
     assert float((1 - torch.cosine_similarity(got, expected, dim=-1)).max()) < far
@@ -177,7 +177,7 @@ def test_several_packed_rows(saved: Saved) -> None:
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3", "qwen2-window"])
 def test_the_tests_windows_matter(architecture: str, saved: Saved) -> None:
-    """Without the window the hidden states differ, so the tests above prove that it is applied."""
+    """Without the window the hidden states differ, so the tests above show that it is applied."""
     model = load_language_model(saved(architecture))
     sentence = some_sentences(1)[0]
     before = model.hidden_states([sentence], [4])[0][4]

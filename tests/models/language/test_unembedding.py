@@ -16,12 +16,12 @@ from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer
 
-# What each model does after its last block besides an RMS norm and an untied unembedding.
+# What each model has after its last block, other than an RMS norm and an untied unembedding.
 PLAIN = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
     "qwen2": {},
-    "gemma2": {"final_logit_softcapping": 0.5},  # and tied, and 1 + weight in its norm
+    "gemma2": {"final_logit_softcapping": 0.5},  # tied too, and 1 + weight in its norm
     "gemma3": {},
     "cohere": {"logit_scale": 0.25},  # layer norm, tied
     "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},

@@ -23,7 +23,7 @@ def test_features_are_the_encoders_in_half_precision(tmp_path: Path) -> None:
     encoder = PixelEncoder()
     data = list(pairs(9, regions=True))
     features = cache_features(encoder, data, tmp_path, "colours", batch=4)
-    assert encoder.encoded == 9  # not 27: the rows of an image share it
+    assert encoder.encoded == 9  # not 27: several rows share an image
     assert (len(features), features.width, features.values.shape) == (27, 7, (9, 4, 7))
     for number, pair in enumerate(data):
         own = encoder.encode([pair.image])[0].half()
@@ -106,7 +106,7 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
 
 
 def test_a_split_has_no_image_on_both_sides(tmp_path: Path) -> None:
-    """Copies of an image stay together too: there are several copies of each image."""
+    """The data has several copies of each image, which must stay together too."""
     features = cache_features(PixelEncoder(), pairs(60, regions=True), tmp_path, "colours")
     training, validation = features.split(0.2, 500, seed=3)
     sides = [{features.values[row.image].tobytes() for row in part.rows} for part in (training, validation)]

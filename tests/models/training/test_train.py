@@ -70,7 +70,7 @@ def test_the_loss_is_the_llms_own_on_the_captions_tokens(language: LanguageModel
 
 @pytest.fixture(scope="module")
 def copying(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A tiny LLM that learned to repeat the names of four colours in its input, which a random one cannot do."""
+    """A tiny LLM trained to repeat the names of four colours in its input, which a random LLM cannot do."""
     path = tmp_path_factory.mktemp("copying")
     whole = tiny_model("llama", tie_word_embeddings=True)
     tokenizer = tiny_tokenizer()
@@ -142,7 +142,7 @@ def test_a_killed_training_resumes_as_if_nothing_had_been(
     settings = replace(QUICK, save_every=0.0)
     unbroken = train_projector(stages, language, settings, tmp_path / "a", validation=kept_back)
     step = train._Run._step
-    for steps in (5, 3, 9):  # in the first stage, again in it, and in the second
+    for steps in (5, 3, 9):  # twice in the first stage, once in the second
         with monkeypatch.context() as patch:
             patch.setattr(train._Run, "_step", _until(step, steps))
             with pytest.raises(KeyboardInterrupt):

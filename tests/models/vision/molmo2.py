@@ -19,7 +19,7 @@ from transformers.models.molmo2.image_processing_molmo2 import (
 class PillowMolmo2ImageProcessor(PilBackend):
     """Crops, patches and pools as transformers' class does, with the same arithmetic for sizes and windows.
 
-    Only the colours differ, where an image shrinks: Pillow smooths it and that class does not.
+    Only the colours differ if an image shrinks: Pillow smooths it and that class does not.
     """
 
     valid_kwargs = Molmo2ImageProcessorKwargs
@@ -82,7 +82,7 @@ class PillowMolmo2ImageProcessor(PilBackend):
         patches = patches.permute(0, 2, 3, 4, 5, 1).reshape(len(views), side * side, -1)
 
         def owner(count: int, tiles: int) -> tuple[torch.Tensor, torch.Tensor]:
-            """Return for one side which crop each patch of the canvas is taken from, and its place there."""
+            """Return for one side the crop that each patch of the canvas is taken from, and the patch's place in it."""
             places = torch.arange(count)
             tile = ((places - margins[0]) // step).clamp(0, tiles - 1)
             return tile, places - tile * step

@@ -142,7 +142,7 @@ def test_a_changed_box_moves_its_token_most(
     visible = (boxes[:, 2].max() - boxes[:, 0].min()) * (boxes[:, 3].max() - boxes[:, 1].min())
     assert areas.sum() == pytest.approx(visible, rel=1e-3)
     if min(size) < 24:
-        return  # patches are smaller than a pixel, so none can be changed alone
+        return  # patches are smaller than a pixel, so one patch cannot be changed alone
     plain = Image.new("RGB", size, (90, 120, 150))
     for token in (0, 6, 15):
         changed = plain.copy()

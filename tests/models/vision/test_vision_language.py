@@ -30,7 +30,7 @@ from tests.models.tiny_vlm import FAMILIES, save_tiny_vlm
 from tests.tiny import save_tiny
 
 ALL = tuple(FAMILIES)
-STITCHED = ("llava_next", "llava_onevision")  # a newline ends every row of tile 1
+STITCHED = ("llava_next", "llava_onevision")  # a newline token ends every row of tile 1
 TILED = ("internvl", "idefics3", "smolvlm")
 # Tokens of an image attend to other images here, or the prompt's other images change how an image is cropped.
 TOGETHER_DIFFERS = ("paligemma", "molmo2", "llava_onevision")
@@ -130,7 +130,7 @@ def visual(tokens: VisualTokens, name: str) -> list[bool]:
 def test_boxes_cover_each_tile_without_overlap(load: Load, name: str, size: tuple[int, int]) -> None:
     vlm = load(name)
     (tokens,) = vlm.visual_tokens([noise(size)], [])
-    assert vlm.geometry == f"exact, {name}"  # tokens and placeholders agreed in number
+    assert vlm.geometry == f"exact, {name}"  # there are as many tokens as placeholders
     assert len(visual(tokens, name)) == len(placeholders(vlm, prepared(vlm, noise(size))))
     assert tokens.size == size
     assert tokens.boxes.dtype == np.float32
@@ -209,7 +209,7 @@ def test_layer_0_is_what_the_projector_gives(load: Load, name: str) -> None:
         features = vlm.model.get_image_features(**given)
         features = getattr(features, "pooler_output", features)
         rows = torch.cat([part.reshape(-1, vlm.hidden_size) for part in features])
-        if name == "molmo2":  # adds them to the placeholder's embedding
+        if name == "molmo2":  # this family adds them to the placeholder's embedding
             rows = rows + vlm.model.get_input_embeddings()(inputs["input_ids"][0, placeholders(vlm, inputs)])
     kept = rows[torch.tensor(visual(tokens, name))]
     torch.testing.assert_close(tokens.states[0], kept, rtol=1e-4, atol=1e-5)
@@ -263,7 +263,7 @@ def test_several_images_in_one_prompt(load: Load, name: str) -> None:
     assert [tokens.size for tokens in found] == [image.size for image in images]
     for number, (image, tokens) in enumerate(zip(images, found, strict=True)):
         (alone,) = vlm.visual_tokens([image], [0, 4])
-        if name == "llava_onevision":  # one square each, padded
+        if name == "llava_onevision":  # each is padded to one square
             assert set(tokens.tiles.tolist()) == {0}
             np.testing.assert_allclose(hull(tokens.boxes), [0, 0, *image.size], atol=1e-4)
             continue

@@ -1,4 +1,4 @@
-"""Evaluation with a scripted VLM, whose shares are known beforehand."""
+"""Evaluation with a scripted VLM, for which the right shares are known."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def scripted(tiny: LanguageModel, word_of: Any = truly, **given: Any) -> Scripte
 
 @dataclass(frozen=True)
 class Says(Lens, register=False):
-    """A lens that returns the same words for every patch, and keeps what it was given."""
+    """A lens that returns the same words for every patch, and keeps the queries that it receives."""
 
     words: tuple[str, ...]
     unique: str | None = None
@@ -152,7 +152,7 @@ def test_shuffled_images_leave_what_is_right_by_chance(bank: Bank, tiny: Languag
     vlm = ScriptedVLM(tiny, [*SCENES, *same], truly)
     assert shares(evaluate(vlm, [lens(bank, 2)], same, [0]), images="shuffled")["concrete"] == 1
     found = evaluate(vlm, [Says(("dog",))], SCENES, [0])
-    # Two of twelve patches show a dog, whichever patch the words are of.
+    # Two of twelve patches show a dog, whichever patch the words belong to.
     assert (
         shares(found, "says")["concrete"]
         == shares(found, "says", images="shuffled")["concrete"]
@@ -233,7 +233,7 @@ def test_distinct_words_are_searched_deeper(tiny: LanguageModel) -> None:
     crowded = Says(("loud",) * 19 + ("Loud", "dog"))
     plain, distinct = read_patches(crowded, None, 0, np.ones((2, 4), np.float32))
     assert [n.word for n in plain[0]] == ["loud"] * 5
-    assert [n.word for n in distinct[0]] == ["loud", "Loud", "dog"]  # as the lens itself makes them distinct
+    assert [n.word for n in distinct[0]] == ["loud", "Loud", "dog"]  # the lens itself returns distinct words
     enough = Says(("a", "A", "b", "a", "c", "d", "e", "f"))
     plain, distinct = read_patches(enough, None, 0, np.ones((1, 4), np.float32))
     assert [n.word for n in distinct[0]] == ["a", "b", "c", "d", "e"]
@@ -262,7 +262,7 @@ def test_with_a_centred_bank_all_lenses_read_centred_hidden_states(
     assert found.about["metric"] == "centred"
     assert {row.metric for row in found.rows} == {"centred"}
     assert found.about["calibration_scenes"] == 4
-    assert shares(found)["concrete"] > 0.5  # the mean of a few visual tokens is not that of the text
+    assert shares(found)["concrete"] > 0.5  # the mean of a few visual tokens differs from that of the text
     means = object_means(vlm, OTHERS, [1])
     others = labelled_patches(vlm, OTHERS, [1])
     assert 0 < means.count == sum(truth.coverage >= 0.5 for truth in others.truths) < 24
@@ -359,7 +359,7 @@ def test_another_llm_is_refused(bank: Bank, tmp_path: Path) -> None:
 def test_a_filter_scores_one_corpus(bank: Bank, tiny: LanguageModel) -> None:
     only = LatentLens(bank, 2, Where(corpus="second"), exact=True)
     found = evaluate(scripted(tiny), [only], SCENES, [0])
-    assert shares(found)["concrete"] < 1  # the river is in the first corpus alone
+    assert shares(found)["concrete"] < 1  # "river" is in the first corpus only
 
 
 def test_json_has_everything_and_no_nan(bank: Bank, tiny: LanguageModel) -> None:

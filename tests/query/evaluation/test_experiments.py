@@ -82,7 +82,7 @@ def test_metrics_are_compared_by_corpus_and_lens(tiny: LanguageModel, setup: Set
             for corpus in ("all corpora", "first", "second")
         ]
         summary = {(line.label, line.lens): line for line in lines(compared)}
-        assert len(summary) == 8  # EmbeddingLens searches no corpora
+        assert len(summary) == 8  # EmbeddingLens does not search corpora
         # The offset hides everything from plain cosine; centring removes it.
         assert summary["centred, all corpora", "latent"].mean.value > 0.5
         assert summary["cosine, all corpora", "latent"].mean.value < 0.2
@@ -102,7 +102,7 @@ def test_corpora_are_searched_alone(
     compared = compare_corpora(setup, scripted(tiny), bank, 2, blind)
     summary = {line.label: line for line in lines(compared)}
     assert list(summary) == ["first", "second"]
-    # "river" and "apple" are in the first corpus alone, "truck" in the second.
+    # "river" and "apple" are in the first corpus only, "truck" in the second.
     assert summary["first"].mean.value > summary["second"].mean.value
     assert summary["first"].random is not None
 

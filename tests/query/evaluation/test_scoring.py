@@ -1,4 +1,4 @@
-"""Scoring: the matching rules word by word, verdicts on patches, shares with confidence intervals."""
+"""Scoring: the matching rules for words, verdicts on patches, shares with confidence intervals."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class TestBootstrap:
         assert share.value - share.low == pytest.approx(width, rel=0.15)
 
     def test_patches_of_one_scene_are_not_independent(self) -> None:
-        """A hundred patches of a scene that agree count as much as a single patch."""
+        """A hundred equal patches of a scene count as much as a single patch."""
         hits = np.arange(20) % 2 == 0
         single = Bootstrap(20).share(hits, np.arange(20))
         many = Bootstrap(20).share(np.repeat(hits, 100), np.repeat(np.arange(20), 100))

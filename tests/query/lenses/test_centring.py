@@ -1,4 +1,4 @@
-"""Centring: means of hidden states, in files, and subtracted from queries of a centred bank."""
+"""Centring: means of hidden states are measured, stored, and subtracted from queries of a centred bank."""
 
 from __future__ import annotations
 

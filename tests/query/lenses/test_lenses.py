@@ -1,4 +1,4 @@
-"""The lenses without a bank find what plain arithmetic finds, whatever the dtype and size."""
+"""Lenses without a bank find the neighbors that plain arithmetic finds, for every dtype and size."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
                 largest = max(largest, made.numel())
             return made
 
-    half += 3  # far from the origin, as input embeddings of some LLMs are
+    half += 3  # far from the origin, like the input embeddings of some LLMs
     with Watch():
         mean = mean_embedding(half)
         plain = EmbeddingLens(half, tiny.tokenizer).read(of(states), 3)

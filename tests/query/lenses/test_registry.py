@@ -53,7 +53,7 @@ class TunedLens(Lens):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder where packages are installed; the lenses they register are removed afterwards."""
+    """A folder for installed packages; the lenses that they register are removed afterwards."""
     monkeypatch.setattr(base, "_CLASSES", dict(lens_classes()))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     registry._load_all.cache_clear()
@@ -136,7 +136,7 @@ def test_a_lens_defines_name_title_and_score(installed: Path) -> None:
             name = "logit"
 
     class Deeper(LatentLens):
-        """No name of its own: it is read through where it is made, and not listed."""
+        """A subclass without a name of its own: it can be used, but is not registered."""
 
     assert set(lens_classes()) == {"latent", "logit", "embedding"}
 

@@ -1,4 +1,4 @@
-"""Readings in Parquet files: written whole, and never with different settings in one folder."""
+"""Readings in Parquet files: written atomically, and never with different settings in one folder."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_figures_have_a_row_for_each_layer_and_a_column_for_each_lens(
     assert save_plot(reading, tmp_path / f"again{suffix}").read_bytes() == data
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # where no font is installed that has it
+@pytest.mark.filterwarnings("ignore:Glyph")  # also if no installed font has the character
 def test_words_like_formulas_are_words(tmp_path: Path) -> None:
     reading = reading_of(lenses=("latent",), layers=(0,))
     first = reading.tokens[0]

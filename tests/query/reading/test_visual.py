@@ -96,7 +96,7 @@ def test_an_image_reads_like_its_hidden_states(bank: Bank, vlm: PatchVLM) -> Non
 
 
 def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> None:
-    """Patches whose hidden states are those of a stored sentence are read as its words, in their places."""
+    """Patches with the hidden states of a stored sentence are read as its words, each in its place."""
     sentence = "The dog chased a cat in the garden."
     states = tiny.text_hidden_states(sentence, [2])[1][2][2:8]
 
@@ -328,7 +328,7 @@ def test_norms_beyond_float16_are_warned_about_before_the_reading(
 
 
 def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, tmp_path: Path) -> None:
-    """It is each image's own mean, whatever else is in the batch, or means measured on many images."""
+    """The mean is each image's own, independent of the rest of the batch, or one measured on many images."""
     with fill("centred", tmp_path, tiny, ONE_CORPUS, metric="centred") as bank:
         vlm, images = PatchVLM(tiny), [picture(seed) for seed in range(3)]
         lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
@@ -539,7 +539,7 @@ def test_images_that_were_found_are_read_under_their_names(bank: Bank, vlm: Patc
 def test_visual_tokens_are_searched_with_more_candidates(
     bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They lie far from text, where a search in a graph of text more easily misses the nearest contexts."""
+    """They lie far from text, so a search in a graph of text misses the nearest contexts more often."""
     images = [picture()]
     candidates = record_candidates(bank, monkeypatch)
     list(read_images(vlm, images, [LatentLens(bank, "all")], [0], top_k=2))

@@ -1,4 +1,4 @@
-"""Readings for the page's tests, with the neighbors they are given."""
+"""Readings with given neighbors, for the page's tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOSTILE = '</script><img src=x onerror="window.hit=1"> 🐕 dog & cat'
 def neighbor(
     word: str, score: float = 0.5, caption: str = "", lens: str = "latent", layer: int = 1
 ) -> Neighbor:
-    """A neighbor of a lens; a LatentLens's has its word at the end of its caption."""
+    """A neighbor of a lens; for LatentLens, its caption ends with its word."""
     if lens == "logit":
         return Neighbor(word, f" {word}", math.nan, probability=score)
     if lens == "embedding":

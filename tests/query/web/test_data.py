@@ -1,4 +1,4 @@
-"""A reading as data for the page: everything is there, nothing twice."""
+"""A reading as data for the page: complete, and without repetition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as one file: self-contained, and safe against what captions contain."""
+"""The page as one file: self-contained, and safe against hostile captions."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_notebook_shows_the_page_in_a_frame_that_cannot_reach_it(bank: Bank, t
 
 
 def test_the_file_is_written_whole(tmp_path: Path) -> None:
-    reading = reading_of(source="a\udcff.png")  # a file name that is no UTF-8
+    reading = reading_of(source="a\udcff.png")  # a file name that is not UTF-8
     path = save_html(reading, tmp_path / "new" / "out.html")
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [p.name for p in path.parent.iterdir()] == ["out.html"]

@@ -1,4 +1,4 @@
-"""The live page's server over a real bank: what it reads, what it refuses, and what a browser is told."""
+"""The live page's server over a real bank: readings, refusals, and the events that it sends to a browser."""
 
 from __future__ import annotations
 
