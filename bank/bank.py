@@ -272,7 +272,7 @@ class Bank:
 
         Args:
             sample: how many vectors of each layer are read.
-            progress: told the contexts compared, of those in all layers together.
+            progress: counts the contexts compared, of those in all layers together.
 
         Returns:
             What is wrong, one sentence each with how to repair it; empty if the bank is sound.

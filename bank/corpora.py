@@ -135,7 +135,7 @@ def complete(bank: Bank, entry: CorpusEntry, contexts: int) -> None:
         )
     if not entry.replaces:
         bank.record(dataclasses.replace(entry, complete=True, updated=now()))
-    elif entry.name in bank.corpora:  # else another worker has done it
+    elif entry.name in bank.corpora:  # otherwise another worker has done it
         bank.supersede(entry)
     bank.clear_shares(entry.stored)
 

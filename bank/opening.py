@@ -277,10 +277,10 @@ def use_bank(name: str, settings: Settings | None = None, **given: Unpack[Settin
     try:
         before = bank_versions(bank, settings).in_use
     except BankUnavailable:
-        before = None  # the record of it is damaged, and written anew here
+        before = None  # the record is damaged and is written again here
     place.use(bank, stored, manifest.layers)
     if place.shared:
-        time.sleep(LEDGER_SECONDS)  # until no reader uses the other version any more
+        time.sleep(LEDGER_SECONDS)  # until no reader uses the other version
     return before
 
 

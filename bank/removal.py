@@ -33,7 +33,7 @@ def supersede(bank: Bank, entry: CorpusEntry) -> None:
     bank.store.write_entries({entry.name: None, new.name: new.to_dict()})
     bank.reload()
     if bank.store.shared:
-        time.sleep(LEDGER_SECONDS)  # until no reader goes by the old ledger
+        time.sleep(LEDGER_SECONDS)  # until no reader uses the old ledger
     bank.forget_obsolete(new.name)
 
 

@@ -35,8 +35,7 @@ def read_token(
 
     Args:
         key: the server's admin key.
-        banks: their names. A plain name opens the `versions`, whichever of them is in use; a name as in name@2 opens
-            that version alone.
+        banks: their names. A plain name opens all of `versions`, a name as in name@2 only that version.
         layers: the layers of all banks; layers that a bank does not have are harmless.
         expires: when the token expires, with a time zone.
         versions: versions of the banks with a plain name, which need not exist yet.

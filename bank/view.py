@@ -1,4 +1,4 @@
-"""What a reader of a bank goes by: the version that is read, and its manifest as of a moment ago."""
+"""A reader's view of a bank: the version that is read, and its manifest as of a moment ago."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentbank.errors import BankMismatch, BankNotFound
 
 @dataclass(frozen=True)
 class View:
-    """What one search goes by: a version's store and manifest, and when the manifest was read."""
+    """The basis of one search: a version's store and manifest, and when the manifest was read."""
 
     store: Store
     manifest: Manifest
@@ -37,9 +37,8 @@ class CurrentView:
         self.view = View(store, manifest, time.monotonic())
         self._follows = follows and store.shared
         self._guard = threading.Lock()
-        self._left: list[
-            Store
-        ] = []  # of versions that are no longer in use: a search may still be running there
+        # Stores of versions that are no longer in use; a search may still be running there.
+        self._left: list[Store] = []
 
     def get(self) -> View:
         """Return the view; in a shared bank at most `LEDGER_SECONDS` old."""
@@ -75,7 +74,7 @@ class CurrentView:
                 f"Another job fixed other means in the centred bank '{known.bank}' at the same moment; drop the "
                 "corpus of this one and ingest it again."
             )
-        if self.view.store is store:  # else another thread has changed the version in the meantime
+        if self.view.store is store:  # otherwise another thread has changed the version
             self.view = View(store, fresh, time.monotonic())
 
     def _change_version(self, stored: str) -> None:

@@ -32,7 +32,7 @@ from latentbank.query.reading.visual import read_images
 from latentbank.text import listed
 
 FOLDER = Path(".demo")
-# Every 39th of the 117,125 sentences, which are sorted by the concept they are about: 3,004 sentences of all kinds.
+# Every 39th of the 117,125 sentences, which are sorted by concept: 3,004 sentences of all kinds.
 EVERY = 39
 LAYERS = (4, 8, 12, 16)
 # Sentences that are not in the corpus, and the token of each that is shown.

@@ -170,7 +170,7 @@ class EfficientNetEncoder:
         self._fingerprint = _fingerprint(network.state_dict())
         self.network = network.eval().requires_grad_(False)
         self.network.fuse()
-        cast(Any, self.network).to(memory_format=torch.channels_last)  # torch's types lack it
+        cast(Any, self.network).to(memory_format=torch.channels_last)  # missing in torch's type hints
 
     def fingerprint(self) -> str:
         """Return 32 hex digits that identify the weights."""

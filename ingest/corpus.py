@@ -204,7 +204,7 @@ def _records(corpus: Corpus) -> Iterator[str | None]:
 
 
 def _may_be_hub_id(source: str) -> bool:
-    """Return whether a source that is no file can be the id of a hub dataset."""
+    """Return whether a source that is not a file can be the id of a hub dataset."""
     folder = os.path.dirname(source)  # if it exists, a file in it is meant
     return is_hub_id(source) and not os.path.isdir(folder) and format_of(source) is None
 

@@ -13,7 +13,7 @@ from latentbank.progress import Progress
 
 TOLERANCE = 0.02
 """Relative difference to the target number of contexts that a plan may have."""
-# The fractional parts of its multiples are spread more evenly than those of any other number.
+# The golden ratio: the fractional parts of its multiples are spread more evenly than those of any other number.
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -37,7 +37,7 @@ def equal_plans(
         directory: gets a folder for each plan.
         contexts: the most that a plan may have; None: as many as the smallest corpus has.
         settings: how contexts are chosen.
-        progress: told sentences planned.
+        progress: counts sentences planned.
 
     Returns:
         The plan of each corpus, to be stored as it is.

@@ -62,7 +62,7 @@ def plan(
         contexts_per_token: at most so many contexts of one token id.
         max_tokens: longer sentences are cut.
         settings: where embedded banks are; None: read from the environment.
-        progress: told sentences planned.
+        progress: counts sentences planned.
 
     Returns:
         The plan. It counts sentences, tokens and contexts, and can be given to `fill`.
@@ -126,7 +126,7 @@ def fill(
         max_tokens: longer sentences are cut.
         replace: put the corpus in the place of the one of its name, once it is complete.
         batch: tokens in one forward pass; None: chosen by the device.
-        progress: told sentences planned, contexts stored, layers indexed.
+        progress: counts sentences planned, contexts stored, layers indexed.
 
     Returns:
         What the job did.

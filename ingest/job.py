@@ -82,7 +82,7 @@ def store_plan(
         bank: open for writing.
         plan: made with this model's tokenizer.
         model: loaded at least as deep as the bank's deepest layer.
-        progress: told contexts done of contexts planned, then layers indexed; before that, where a centred bank
+        progress: counts contexts done of contexts planned, then layers indexed; before that, where a centred bank
             gets its means, contexts of their sample.
         batch: tokens in one forward pass; None: chosen by the device.
         share: the part of the plan that this worker stores, on a server while others store theirs; None: all of it.
@@ -182,7 +182,7 @@ def _finish_complete(bank: Bank, entry: CorpusEntry, part: _Part) -> None:
     bank.forget_obsolete(entry.name)
     for layer in bank.layers if part.share else ():
         state = bank.store.info(layer)
-        if state.indexed < state.points:  # a late worker put off the index and was killed
+        if state.indexed < state.points:  # a late worker postponed indexing and was killed
             bank.store.index(layer)
 
 
@@ -203,7 +203,7 @@ def _encode(
         model: the LLM.
         part: the job's part of the plan.
         announced: when the corpus was recorded in the ledger, a time of the monotonic clock.
-        progress: told contexts done.
+        progress: counts contexts done.
         batch: tokens in one forward pass.
     """
     missing = _Missing(bank, plan, part, lookup=bank.stored_contexts(plan.corpus) != {0})

@@ -34,7 +34,7 @@ def text_means(
         plan: made with this model's tokenizer.
         model: loaded at least as deep as the deepest layer.
         layers: the bank layers.
-        progress: told contexts of the sample.
+        progress: counts contexts of the sample.
         batch: tokens in one forward pass; None: chosen by the device.
 
     Raises:

@@ -59,7 +59,7 @@ def plan_for(
         model: the LLM.
         directory: folder of the plan.
         settings: how contexts are chosen.
-        progress: told sentences planned.
+        progress: counts sentences planned.
         replace: the bank may hold other sentences or settings under this corpus name; they will be replaced.
 
     Raises:
@@ -105,7 +105,7 @@ def make_plan(
         model: the LLM; only its tokenizer runs.
         directory: folder of the plan.
         settings: how contexts are chosen.
-        progress: told sentences planned, then sentences sorted.
+        progress: counts sentences planned, then sentences sorted.
 
     Raises:
         CorpusError: the corpus cannot be read, or gives no context at all.

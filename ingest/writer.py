@@ -35,7 +35,7 @@ class Writer:
         Args:
             bank: open for writing.
             total: contexts of the job.
-            progress: told contexts done.
+            progress: counts contexts done.
             begins: the time of the monotonic clock before which nothing is stored.
         """
         self._bank, self._total, self._progress = bank, total, progress

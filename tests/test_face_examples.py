@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the face, run as they stand.
+"""The examples in the docstrings of the face run without changes.
 
 They run in a folder that holds what they name: tiny models in folders named as on the hub, a corpus, images, pairs of
 images and captions, and two banks.

@@ -51,7 +51,7 @@ def copy_bank(
         settings: where the copy is.
         layers: which of the source's layers the copy has.
         corpora: which corpora to copy; None: all that are complete.
-        progress: told the contexts copied of those in all layers, then layers indexed, then contexts compared.
+        progress: counts the contexts copied of those in all layers, then layers indexed, then contexts compared.
         sample: how many vectors of each layer are compared.
         by: "snapshot": whole layers with their indexes, several times faster; "scroll": context by context; None:
             snapshots if both sides allow it and there are enough contexts.

@@ -89,7 +89,7 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
     Args:
         bank: the bank.
         folder: the folder; created if it does not exist.
-        progress: told the contexts written, of those in all layers.
+        progress: counts the contexts written, of those in all layers.
 
     Raises:
         CorpusError: no corpus is complete, or a corpus's name cannot be a folder's name.

@@ -64,7 +64,7 @@ def import_bank(
         folder: the export.
         settings: where the bank is.
         name: the bank's name; None: as when it was exported.
-        progress: told the contexts stored of those in all layers, then layers indexed, then contexts compared.
+        progress: counts the contexts stored of those in all layers, then layers indexed, then contexts compared.
         sample: how many vectors of each layer are verified.
 
     Raises:

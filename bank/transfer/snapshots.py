@@ -42,7 +42,7 @@ def take_snapshots(
         target: the copy.
         entries: the corpora that are moved.
         receiver: counts what is written.
-        progress: told the MiB downloaded.
+        progress: counts the MiB downloaded.
         way: "snapshot": only snapshots; "scroll": no snapshots; None: snapshots if they are available and worth it.
 
     Raises:

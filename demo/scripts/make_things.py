@@ -91,7 +91,7 @@ PALETTE = {
 }
 # A colour is a thing's colour if it fills this share of its picture, not counting the outline.
 CLEAR = 0.6
-# Except for these: the colour is that of the box it comes in, or of half of its stripes.
+# Exceptions: the colour of the thing's box, or of half of its stripes.
 UNCLEAR = {"chocolate", "panda", "penguin", "popcorn", "zebra"}
 
 

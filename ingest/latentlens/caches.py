@@ -98,7 +98,7 @@ def import_latentlens(
         model: the LLM that the cache was made with, loaded as deep as the bank's deepest layer.
         folder: the cache.
         name: the corpus's name.
-        progress: told rows checked, contexts stored, layers indexed, contexts compared.
+        progress: counts rows checked, contexts stored, layers indexed, contexts compared.
         sample: how many vectors of each layer are verified.
 
     Raises:

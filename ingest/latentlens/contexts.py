@@ -55,7 +55,7 @@ class Cache:
         """Open the file.
 
         Raises:
-            CorpusError: it is no cache, or would have to be unpickled.
+            CorpusError: it is not a cache, or would have to be unpickled.
         """
         self.file = file
         try:
@@ -98,7 +98,7 @@ class Cache:
         Args:
             how: what is wrong, a clause.
         """
-        return CorpusError(f"{self.file} is no cache of latentlens: {how}.")
+        return CorpusError(f"{self.file} is not a cache of latentlens: {how}.")
 
 
 @dataclass
@@ -137,7 +137,7 @@ class CacheContents:
         model: the LLM that the cache was made with.
         corpus: name of the corpus, part of every context's id.
         scratch: folder for files that are needed during the import.
-        progress: told rows checked.
+        progress: counts rows checked.
         rows: rows of the first layer.
         repeated: rows that repeat the prefix of an earlier row.
         left_out: rows with a special token or a sentence's first token.
@@ -160,7 +160,7 @@ class CacheContents:
         """Check the file of a layer and note its contexts.
 
         Raises:
-            CorpusError: the file is no cache, or its tokens are not the model's.
+            CorpusError: the file is not a cache, or its tokens are not the model's.
             ModelError: the vectors are not this model's hidden states.
         """
         self.progress.stage(f"checking layer {layer}", "rows")

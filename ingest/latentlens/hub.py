@@ -35,10 +35,10 @@ def fetch_cache(source: str, layers: Sequence[int] | None = None) -> Path:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except RepositoryNotFoundError:
         raise CorpusError(
-            f"{source} is no folder here and no model repository on the hub (or a private one: set HF_TOKEN)."
+            f"{source} is neither a folder here nor a model repository on the hub (or a private one: set HF_TOKEN)."
         ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CorpusError(
-            f"{source} is no folder here and could not be downloaded from the hub ({first_line(error)[:150]}); call "
+            f"{source} is not a folder here and could not be downloaded from the hub ({first_line(error)[:150]}); call "
             "again to continue."
         ) from None

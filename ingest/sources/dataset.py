@@ -118,7 +118,7 @@ def plain_errors(where: str) -> Iterator[None]:
         reason = public_reason(error)
         if isinstance(error, OSError) and not os.path.exists(where):
             raise CorpusError(
-                f"{where} is no file here and no dataset that the hub provides ({reason}); "
+                f"{where} is neither a file here nor a dataset that the hub provides ({reason}); "
                 "check its name, your access and the connection."
             ) from None
         raise CorpusError(f"{where}: Hugging Face datasets cannot read it ({reason}); check it.") from None

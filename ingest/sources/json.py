@@ -19,7 +19,7 @@ def read_json_lines(path: str, column: str | None) -> Iterator[str | None]:
     """Yield the values of the text column, an object on each line; None for a missing key or an empty line.
 
     Raises:
-        CorpusError: a line is no JSON object, a value is no text, or the column is not found.
+        CorpusError: a line is not a JSON object, a value is not text, or the column is not found.
     """
     with open_lines(path) as lines:
         numbered = _objects(path, lines)
@@ -53,7 +53,7 @@ def read_json_document(path: str, column: str | None) -> Iterator[str | None]:
         CorpusError: it is malformed, or the column is not found.
     """
     if os.path.getsize(path) == 0:
-        return  # `datasets` stops with an error that says nothing
+        return  # `datasets` stops with an error without a reason
     import datasets
 
     with plain_errors(path):

@@ -70,14 +70,14 @@ def _all_formats() -> Iterator[Format]:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             loaded = entry.load()
-        except Exception as error:  # whatever a foreign module raises
+        except Exception as error:  # another package's code can fail in any way
             raise CorpusError(
                 f"The installed corpus format '{entry.name}' ({entry.value}) cannot be loaded ({first_line(error)}); "
                 "repair or remove its package."
             ) from None
         if not isinstance(loaded, Format):
             raise CorpusError(
-                f"The installed corpus format '{entry.name}' ({entry.value}) is no Format of "
+                f"The installed corpus format '{entry.name}' ({entry.value}) is not a Format of "
                 "latentbank.ingest.sources.base; repair or remove its package."
             )
         yield loaded

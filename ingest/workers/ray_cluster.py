@@ -90,7 +90,7 @@ def run_on_ray(
         address: "local" starts Ray on this machine for as long as it takes; "auto" is the cluster this machine is
             part of, ray://HOST:10001 another.
         workers: how many; None: one for each GPU of the cluster, or for each machine where there are none.
-        progress: told shares done.
+        progress: counts shares done.
 
     Returns:
         What all workers did together; `encode_seconds` and `index_seconds` are the sums of theirs.

@@ -54,7 +54,7 @@ def parse_share(text: str) -> Share:
     match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     share = Share(int(match[1]), int(match[2])) if match else Share(0, 0)
     if share.index >= share.of:
-        raise LatentBankError(f"'{text}' is no share; write 0/4, 1/4, 2/4 and 3/4 for four of them.")
+        raise LatentBankError(f"'{text}' is not a share; write 0/4, 1/4, 2/4 and 3/4 for four of them.")
     return share
 
 

@@ -118,7 +118,7 @@ def bank_delete(
 
     settings = GlobalOptions.of(ctx).writer_settings()
     if not yes:
-        check_deletion(bank, settings)  # before the question
+        check_deletion(bank, settings)  # checked before the user is asked
         typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
     delete_bank(bank, settings)
     shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)

@@ -111,7 +111,7 @@ class ImageJob:
         if self.files is not None:
             self.files.write(image, reading)
         if self.folder is not None:
-            self.folder.write(image, reading)  # last: an image that has this file is done
+            self.folder.write(image, reading)  # written last: it marks the image as done
         elif self.as_json:
             print("," if self.read else "", json.dumps(reading.to_dict(), ensure_ascii=False), sep="\n")
         else:

@@ -102,7 +102,7 @@ def _check(host: str, token: str | None, models: list[str] | None, loading: Load
 def _service(
     bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings
 ) -> ReadingService:
-    """Load the first model; the others are loaded when somebody chooses them."""
+    """Load the first model; the others are loaded when they are chosen."""
     from latentbank.query.web.service import ReadingService
 
     revision = None if models else bank.manifest.revision

@@ -90,7 +90,7 @@ class CaptionLoss(nn.Module):
             states: hidden states after the final norm, [tokens, hidden].
             targets: the ids of the tokens that follow, [tokens] long.
         """
-        apply: Any = _CrossEntropy.apply  # torch has no types for it
+        apply: Any = _CrossEntropy.apply  # torch has no type hints for it
         return cast(Tensor, apply(states, targets, self))
 
     def logits(self, states: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def load_projector(path: str | Path) -> tuple[Projector, dict[str, Any]]:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"{path} is damaged or is no safetensors file: copy it again, or train another."
+            f"{path} is damaged or is not a safetensors file: copy it again, or train another."
         ) from error
     if card.get("format") != _FORMAT:
         raise ModelError(f"{path} has no card of a projector: give a file that latentbank's training wrote.")

@@ -37,6 +37,6 @@ def _sampled(weight: Tensor) -> bytes:
     where = torch.arange(min(count, _SAMPLES), device=flat.device) * count // max(1, min(count, _SAMPLES))
     values = flat[where].float().cpu().bfloat16()
     values[values.abs() < _TINY] = 0
-    values += 0.0  # turns negative zeros into positive ones
+    values += 0.0  # turns negative zeros into positive zeros
     data = values.view(torch.int16).numpy().astype("<i2").tobytes()
     return hashlib.blake2b(f"{count} ".encode() + data, digest_size=16).digest()

@@ -86,7 +86,9 @@ def choose_device(device: str | None) -> torch.device:
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ModelError(f"{device!r} is no device: use cpu, cuda or cuda:1.", argument="device") from error
+        raise ModelError(
+            f"{device!r} is not a device: use cpu, cuda or cuda:1.", argument="device"
+        ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(
             f"PyTorch finds no GPU for the device {device}: use cpu, or install PyTorch with CUDA.",
@@ -106,7 +108,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
         raise ModelError(
-            f"{dtype} is no dtype to run a language model in: use {', '.join(_DTYPES)}.", argument="dtype"
+            f"{dtype} is not a dtype to run a language model in: use {', '.join(_DTYPES)}.", argument="dtype"
         )
     return chosen
 
@@ -156,7 +158,7 @@ def load_parts(
         head: keep the whole model, with its unembedding.
 
     Raises:
-        ModelError: the model cannot be loaded, is no decoder, or has no fast tokenizer.
+        ModelError: the model cannot be loaded, is not a decoder, or has no fast tokenizer.
         LayerNotFound: the model has no layer `deepest_layer`.
     """
     name, config, whole = files.name, files.config, vision or head

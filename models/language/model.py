@@ -43,7 +43,7 @@ def load_language_model(
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
-        ModelError: the model cannot be loaded, is no decoder, or has no fast tokenizer.
+        ModelError: the model cannot be loaded, is not a decoder, or has no fast tokenizer.
         LayerNotFound: the model has no layer `deepest_layer`.
 
     Examples:

@@ -61,8 +61,8 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
 
 def _with_head(language: LanguageModel) -> Any:
     """Return the causal LLM around a decoder, with its unembedding tied to the input embedding; nothing is copied."""
-    auto: Any = AutoModelForCausalLM  # its functions have no types
-    with torch.device("meta"):  # takes no memory
+    auto: Any = AutoModelForCausalLM  # its functions have no type hints
+    with torch.device("meta"):  # tensors without memory
         whole = auto.from_config(
             language.decoder.config, dtype=language.dtype, trust_remote_code=language.trust_remote_code
         )

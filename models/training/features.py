@@ -154,7 +154,7 @@ def cache_features(
 
     Args:
         encoder: the vision encoder.
-        pairs: the data, read only as far as it is not cached; must be the same each time for the same `data`.
+        pairs: the data, of which only what is not cached is read; must be the same each time for the same `data`.
         directory: the folder of caches; each encoder and each data has a folder of its own there.
         data: a description of the data (its path, version, number of rows) that other data does not share.
         batch: number of images encoded at a time.

@@ -237,7 +237,7 @@ def _open_dataset(
     with _reading(source):
         if path.is_file():
             if path.suffix.lower() != ".parquet":
-                raise CorpusError(f"{source} is no Parquet file: give one, a folder or a dataset's name.")
+                raise CorpusError(f"{source} is not a Parquet file: give one, a folder or a dataset's name.")
             files = str(path.resolve())
             builder = datasets.load_dataset_builder("parquet", data_files={split: files})
         else:

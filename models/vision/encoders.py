@@ -102,7 +102,7 @@ def load_encoder(
         processor = cast(Any, AutoImageProcessor).from_pretrained(name, **options)
         if not hasattr(config, "patch_size"):
             raise ModelError(
-                f"{name} is no vision encoder that cuts images into patches: use CLIP, SigLIP or DINOv2."
+                f"{name} is not a vision encoder that cuts images into patches: use CLIP, SigLIP or DINOv2."
             )
         model, info = AutoModel.from_pretrained(
             name, config=config, dtype=choose_dtype(dtype, where), output_loading_info=True, **options
@@ -151,7 +151,7 @@ class TransformersEncoder:
         """Wrap a frozen model that has blocks up to `layer`, and its image processor.
 
         Raises:
-            ModelError: the model's output for an image is no grid of patches, or it has no CLS token.
+            ModelError: the model's output for an image is not a grid of patches, or it has no CLS token.
         """
         self.name, self.layer, self.cls, self.revision = name, layer, cls, revision
         self._model, self._processor = model, processor
@@ -212,7 +212,7 @@ class TransformersEncoder:
         boxes = [(x[c], y[r], x[c + 1], y[r + 1]) for r in range(rows) for c in range(columns)]
         whole = [(left, top, right, bottom)] if self.cls else []
         found = np.array(whole + boxes, np.float32)
-        # If a small image is padded, the padding is no part of it.
+        # If a small image is padded, the padding is not part of it.
         found[:, 0::2] = found[:, 0::2].clip(0, size[0])
         found[:, 1::2] = found[:, 1::2].clip(0, size[1])
         return found

@@ -39,7 +39,7 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist; check its path.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is no image that Pillow can read; use PNG, JPEG or WebP.") from None
+        raise ImageError(f"{name} is not an image that Pillow can read; use PNG, JPEG or WebP.") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
     except ImageError:

@@ -133,8 +133,8 @@ def load_vision_language_model(
     files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
     if not files.takes_images:
         raise ModelError(
-            f"{files.name} is no vision-language model (its type is {files.config.model_type}): it takes text alone, "
-            "no images."
+            f"{files.name} is not a vision-language model (its type is {files.config.model_type}): it takes text "
+            "alone, no images."
         )
     with plain_errors(files.name), quiet():
         processor = load_processor(files.source, files.config, files.options)

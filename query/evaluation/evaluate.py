@@ -223,7 +223,7 @@ def read_patches(
         part = rows[start : start + _ROWS]
         found = lens.read(queries_of(lens, means, layer, part), _DEPTH)
         words = [_distinct(neighbors) for neighbors in found]
-        # There are nearly always enough; the few other patches are searched as deep as it takes.
+        # There are nearly always enough; the few other patches are searched again, deeper.
         short = [i for i, row in enumerate(words) if len(row) < TOP_K]
         if short and (deeper := lens.distinct()) is not lens:
             queries = queries_of(lens, means, layer, part[short])

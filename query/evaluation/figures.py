@@ -205,7 +205,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _lens_colour(lens: str) -> str | None:
-    """Return matplotlib's colour of a lens: the same in every figure, whichever lenses it shows."""
+    """Return matplotlib's colour of a lens, which is the same in every figure."""
     names = list(lens_classes())
     return f"C{names.index(lens)}" if lens in names else None
 

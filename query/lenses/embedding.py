@@ -66,7 +66,7 @@ class EmbeddingLens(Lens):
         if rows.shape[1] != width:
             raise QueryError(f"The hidden states are {rows.shape[1]} wide, the input embeddings {width}.")
         rows = torch.nn.functional.normalize(rows.to(self.embedding.device), dim=-1)
-        known = min(len(self.tokenizer), size)  # rows beyond are no tokens
+        known = min(len(self.tokenizer), size)  # rows beyond have no token
         mean = None if self.mean is None else self.mean.to(rows.device, torch.float32)
 
         def best(rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:

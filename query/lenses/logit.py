@@ -28,7 +28,7 @@ class LogitLens(Lens):
         unembedding: of the LLM that the hidden states live in.
         tokenizer: of the same LLM.
         unique: "word" gives one neighbor per word, whose tokens differ in case and leading space; "context"
-            changes nothing, as a token is no context.
+            changes nothing, as a token is not a context.
 
     Examples:
         >>> import latentbank as lb
@@ -76,7 +76,7 @@ class LogitLens(Lens):
                 logits = self.unembedding.logits(rows[at : at + size]).float()
                 at += size
                 size = max(1, vocabulary.BLOCK // logits.shape[-1])
-                # All logits share the probability, also those of rows that are no tokens (padding of the matrix).
+                # All logits share the probability, also those of rows without a token (padding of the matrix).
                 chances = logits.softmax(-1)[:, :known]
                 found.append(chances.topk(min(depth, chances.shape[-1])))
             return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])

@@ -95,7 +95,7 @@ def _load_all() -> None:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             point.load()
-        except Exception as error:  # a broken package must not take the other lenses away
+        except Exception as error:  # the lenses of other packages stay available
             warnings.warn(
                 f"The lens '{point.name}' of {point.value} cannot be loaded ({first_line(error)}); repair or remove "
                 "its package.",

@@ -250,7 +250,7 @@ class _Dataset:
 
 
 def _data(cell: object) -> Path | bytes:
-    """Return the content of a cell of an image column: bytes or a path; b"" (which is no image) if it has neither."""
+    """Return the content of a cell of an image column: bytes, or a path; b"" if it has neither."""
     if isinstance(cell, Mapping):
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])

@@ -152,7 +152,7 @@ class Reading:
 
         Raises:
             LayerNotFound: as for `at`.
-            QueryError: as for `at`; also if what was read is no image, or has no such tile.
+            QueryError: as for `at`; also if what was read is not an image, or has no such tile.
         """
         chosen = self.tiles[0] if tile is None and self.tiles else tile
         found = [
@@ -161,7 +161,7 @@ class Reading:
             if token.place is not None and token.place.tile == chosen and token.place.row >= 0
         ]
         if not found:
-            has = f"it has {listed(self.tiles)}" if self.tiles else "what was read is no image"
+            has = f"it has {listed(self.tiles)}" if self.tiles else "what was read is not an image"
             raise QueryError(f"The reading has no tile {tile}; {has}.")
         return found
 
@@ -237,7 +237,8 @@ class Reading:
         against += f", {self.metric} by {self.query_mean}" if self.query_mean else ""
         if self.size is None:
             return f"{' + '.join(self.lenses)} reading of {_short(self.source, 60)!r}{against}"
-        name = self.source if len(self.source) <= 60 else f"…{self.source[-59:]}"  # a path's end tells more
+        # The end of a path says more than its beginning.
+        name = self.source if len(self.source) <= 60 else f"…{self.source[-59:]}"
         of = f"{name!r} ({self.size[0]} x {self.size[1]}) by {self.model}"
         return f"{' + '.join(self.lenses)} reading of {of}{against}"
 

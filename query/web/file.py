@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading
 
 PAGE = Path(__file__).parent / "page"
-_MODULES = ("reading.js", "draw.js", "view.js")  # each imports only from those before it
+_MODULES = ("reading.js", "draw.js", "view.js")  # in the order of their imports
 _START = """
 showReading(document.querySelector("main"), JSON.parse(document.getElementById("reading").textContent));
 """

@@ -115,7 +115,7 @@ def check_image(data: bytes) -> None:
     """Check that data is an image of a bearable size, before it is decoded.
 
     Raises:
-        ImageError: it is no image, or has more than `MOST_PIXELS` pixels.
+        ImageError: it is not an image, or has more than `MOST_PIXELS` pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -142,6 +142,6 @@ def _bank_layers(text: str) -> BankLayers:
 
 
 def _layers(text: str) -> tuple[int, ...]:
-    """Return the layers in a text field, in which somebody may have left a comma too many; none if it is empty."""
+    """Return the layers in a text field, in which superfluous commas are allowed; none if it is empty."""
     parts = [part for part in text.split(",") if part.strip()]
     return tuple(layer_numbers(",".join(parts))) if parts else ()

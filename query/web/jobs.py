@@ -75,7 +75,7 @@ class Job:
         version: grows with every update.
         parts: while the job runs, the visual layers read so far, in the order in which they were read: JSON as
             page/parts.js takes it.
-        cancelled: set by whoever cancels the job.
+        cancelled: set in order to cancel the job.
     """
 
     id: str

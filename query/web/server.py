@@ -100,7 +100,7 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
             upload = await _upload(request, query, uploads)
             image = upload.data
         name = query.sentence or query.picture or (upload.name if upload else "image")
-        # In a thread, as it reads the bank's ledger.
+        # In a thread, because it reads the bank's ledger.
         job = await asyncio.to_thread(service.submit, query.request(name, image))
         return JSONResponse({"job": job.id, "upload": upload.key if upload else ""}, 202)
 

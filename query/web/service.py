@@ -148,14 +148,14 @@ class ReadingService:
             job.update(state="cancelled")
         except LatentBankError as error:
             job.update(state="failed", error=str(error))
-        except Exception as error:  # a bug, too, must end the job: clients wait for it
+        except Exception as error:  # an unexpected error must end the job too, because clients wait for it
             log.exception("a reading failed")
             job.update(
                 state="failed",
                 error=f"The reading failed ({type(error).__name__}); the server's log says more.",
             )
         finally:
-            job.parts = ()  # the whole reading is stored, or nobody waits for it
+            job.parts = ()  # the whole reading is stored, or no client waits for it
 
     def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
         job.update(what="reading the sentence")

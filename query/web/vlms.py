@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 Load = Callable[[Say], "VisualModel"]
 """Loads a model; it is given a function that shows a message, for what takes long."""
-_KEPT_IMAGES = 4  # images whose visual tokens are kept, so that another filter needs no other forward pass
+_KEPT_IMAGES = 4  # images whose visual tokens are kept, so that a change of the filter needs no forward pass
 
 
 class Models:
@@ -59,7 +59,7 @@ class Models:
             try:
                 self._bank.require_model(model.name, model.fingerprint())
             except BankMismatch as error:
-                self._mismatches[name] = str(error)  # loading it again would not change that
+                self._mismatches[name] = str(error)  # loading the model again would give the same result
                 raise
             self._loaded[name] = CachedVLM(model)
         return self._loaded[name]

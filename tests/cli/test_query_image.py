@@ -337,7 +337,7 @@ def test_a_real_vlm_fills_a_bank_and_reads_images_through_all_lenses(
 def test_a_text_only_model_given_an_image(run: Run, filled: None, photos: Path) -> None:
     code, _, err = run("query", "image", photos / "a.png")
     assert code == 2
-    assert "is no vision-language model" in err
+    assert "is not a vision-language model" in err
     assert err.count("\n") == 1
 
 

@@ -88,7 +88,7 @@ def test_a_share_without_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_pat
     assert "--ray needs a plan that exists already" in err
     code, _, err = run("ingest", "run", "--plan", tmp_path, "--shard", "2/2")
     assert (code, err.count("\n")) == (2, 1)
-    assert "'2/2' is no share" in err
+    assert "'2/2' is not a share" in err
 
 
 def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:

@@ -369,7 +369,7 @@ def test_a_folder_without_data_and_a_hub_out_of_reach():
     Path("empty").mkdir()
     assert refusal("empty").startswith("empty: ")
     for source in ("nobody/nothing", "nothing"):
-        assert refusal(source, revision="main").startswith(f"{source} is no file here")
+        assert refusal(source, revision="main").startswith(f"{source} is neither a file here")
 
 
 def test_datasets_says_nothing_of_its_own_and_no_token_gets_out():

@@ -75,7 +75,7 @@ def test_suffixes_of_our_own_keep_their_meaning(install: Install, tmp_path: Path
     ("code", "message"),
     [
         ("import no_such_module", r"cannot be loaded \(No module named 'no_such_module'\)"),
-        ("FORMAT = open", "is no Format"),
+        ("FORMAT = open", "is not a Format"),
     ],
 )
 def test_a_broken_package_is_named_and_harms_no_other_format(

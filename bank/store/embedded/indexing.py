@@ -53,11 +53,11 @@ class Indexing:
         self._searched = -math.inf
 
     def note_search(self) -> None:
-        """Record that somebody searches the bank now."""
+        """Record that a search of the bank begins."""
         self._searched = time.monotonic()
 
     def is_read(self) -> bool:
-        """Return whether somebody has searched the bank lately."""
+        """Return whether the bank was searched recently."""
         return time.monotonic() - self._searched < _READ_SECONDS
 
     def defer(self, layer: int, expected: int) -> None:

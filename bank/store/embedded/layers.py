@@ -42,7 +42,7 @@ class Layers:
         self._shards: dict[int, edge.EdgeShard] = {}
         self.writing = threading.RLock()
         self.changing = threading.RLock()
-        # A shard is closed only when nobody reads it; new readers wait until it has been closed.
+        # A shard is closed only when it has no readers; new readers wait until it has been closed.
         self._free = threading.Condition(self.changing)
         self._users: Counter[int] = Counter()
         self._leaving: set[int] = set()
@@ -143,7 +143,7 @@ class Layers:
             return shard.info()
 
     def let_go(self, layer: int, fresh: edge.EdgeShard | None = None) -> None:
-        """Close a layer's shard when nobody uses it any more, and let `fresh` take its place."""
+        """Close a layer's shard when it is not in use, and let `fresh` take its place."""
         with self._free:
             self._leaving.add(layer)
             try:

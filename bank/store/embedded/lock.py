@@ -1,7 +1,7 @@
 """The lock of an embedded bank, which one process at a time may have open.
 
 The lock belongs to the job that opened the bank. The process that the job starts to index a layer (see `optimizing`)
-inherits it, so that nobody opens the bank while that process still writes, even if the job was killed. The lock file
+inherits it, so that no process opens the bank while that one still writes, even if the job was killed. The lock file
 names the holders:
 
     4711                    the job
@@ -56,7 +56,7 @@ class BankLock:
             self._file.close()
             raise
         self._name = str(os.getpid()).encode()
-        with suppress(OSError):  # on a full disk nobody learns who holds the lock, but it is held
+        with suppress(OSError):  # on a full disk the holder's number is missing, but the lock is held
             self._file.truncate(0)
             self._file.write(self._name)
 

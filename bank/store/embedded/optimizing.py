@@ -1,8 +1,8 @@
 """Indexing of a layer: new contexts are quantized and segments merged, in another process for large layers.
 
 The engine holds Python's lock until it is finished, seconds for 20,000 contexts: in this process no thread could search
-or encode meanwhile. Files that the engine replaces stay readable for whoever has them mapped, so a shard that is open
-here goes on answering with what it held until it is loaded again.
+or encode meanwhile. Files that the engine replaces stay readable for processes that have them mapped, so a shard that
+is open here answers with its old content until it is loaded again.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Optimization:
 def optimize(
     path: Path, target: Optimization, contexts: int, lock: BankLock | None, *, read: bool
 ) -> edge.EdgeShard:
-    """Index a layer; nobody else may write to it meanwhile, but whoever has it open may read.
+    """Index a layer. Nothing else may write to it meanwhile; shards that are open on it may read.
 
     Args:
         path: the layer's folder; everything in it has been flushed.
         target: see `Optimization`.
         contexts: how many it holds.
         lock: the bank's lock, which the other process holds too, even if it outlives this one.
-        read: somebody searches and has priority: the other process then uses only processor time that nobody else
-            wants, which on a busy machine is little.
+        read: the bank is being searched, and searches have priority: the other process then uses idle processor time
+            only, which on a busy machine is little.
 
     Returns:
         The layer's new shard; one that was open before must be closed.
@@ -89,7 +89,7 @@ def _optimize_apart(path: Path, target: Optimization, lock: int, *, read: bool) 
         text=True,
         errors="replace",
         pass_fds=[lock],
-        process_group=0,  # Ctrl-C in the terminal reaches this process only, which then ends the other one
+        process_group=0,  # only this process gets Ctrl-C from the terminal; it then ends the other one
     ) as child:
         try:
             _lower_priority(child.pid, read=read)

@@ -48,7 +48,7 @@ _SCROLL = 4096
 # Points passed to the engine at once. It holds Python's lock meanwhile, so that a thread that runs the LLM cannot start
 # its next operation; a millisecond does not matter, because operations take longer.
 _UPSERT = 16
-# Seconds of pause after that while somebody searches: a search is many short steps, and each would wait for the lock.
+# Seconds of pause after that during searches: a search is many short steps, and each would wait for the lock.
 _PAUSE = 1e-3
 
 

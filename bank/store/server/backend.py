@@ -52,7 +52,7 @@ class ServerBackend:
         """See `Backend`; only what this key may see."""
         with Connection(self._settings) as server:
             banks = bank_layers(server)
-            # What a killed creation or deletion left is no bank: its lowest layer carries no manifest.
+            # Leftovers of a killed creation or deletion are not a bank: their lowest layer carries no manifest.
             return sorted(bank for bank, layers in banks.items() if has_manifest(server, bank, layers[0]))
 
     def names_in_use(self, banks: Iterable[str]) -> dict[str, str]:

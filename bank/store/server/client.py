@@ -22,7 +22,7 @@ from latentbank.errors import BankUnavailable
 log = logging.getLogger("latentbank")
 T = TypeVar("T")
 
-# gRPC's own limit of two minutes would outlast our retries after a server's restart.
+# gRPC's own limit of two minutes is longer than our retries after a server's restart.
 _LONGEST_BACKOFF_MS = 5_000
 
 
@@ -106,7 +106,7 @@ def connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
     """
     key, secure = settings.key(), settings.url.startswith("https://")
     options: dict[str, Any] = {"grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS}
-    # Where there are no certificates to check, reading those of all public authorities only costs time.
+    # Without TLS there is nothing to check, and reading the certificates of all public authorities costs time.
     verify: Any = secure
     if secure and settings.tls_ca is not None:
         try:

@@ -18,7 +18,7 @@ from latentbank.errors import BankUnavailable
 
 # Bytes that are written at once.
 _PART = 1 << 20
-# Answers of a server that provides no snapshot to anybody: it is not the node that has the shard, it does not know the
+# Answers of a server that provides no snapshots at all: it is not the node that has the shard, it does not know the
 # path, or a proxy in front of it does not pass the request on.
 _NEVER = (400, 404, 405, 501)
 

@@ -68,7 +68,7 @@ def numbers(text: str | None) -> list[int] | None:
     """Return the layers that an option names, sorted; None if it is not given.
 
     Raises:
-        QueryError: the text is no list of numbers.
+        QueryError: the text is not a list of numbers.
     """
     return None if text is None else layer_numbers(text)
 

@@ -9,7 +9,7 @@ from latentbank.models.vision.registry import Family
 def _places(picture: Picture) -> Places:
     """Return one tile: the whole image is stretched to a multiple of the patch size.
 
-    Row breaks have token ids of their own, so they are no image positions.
+    Row breaks have token ids of their own, so they are not image positions.
     """
     step = int(picture.processor.patch_size * picture.processor.spatial_merge_size)
     rows, columns = (int(pixels) // step for pixels in picture.inputs["image_sizes"][picture.index])

@@ -121,7 +121,7 @@ def test_only_requested_layers_are_fetched_and_each_once(hub: ThreadingHTTPServe
 
 def test_a_missing_repository_is_one_sentence(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     output, _ = _fetch("lab/unknown", "None", hub, tmp_path)
-    assert output.startswith("error: lab/unknown is no folder here and no model repository on the hub")
+    assert output.startswith("error: lab/unknown is neither a folder here nor a model repository on the hub")
     assert "\n" not in output
 
 

@@ -114,7 +114,7 @@ def test_a_part_that_spans_several_batches_of_the_file(
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "3/2", "-1/2", "0/0", "a/b", "1/2/3"])
 def test_invalid_shares(text: str) -> None:
-    with pytest.raises(LatentBankError, match=r"is no share; write 0/4"):
+    with pytest.raises(LatentBankError, match=r"is not a share; write 0/4"):
         parse_share(text)
     assert parse_share(" 1/2 ") == Share(1, 2)
 

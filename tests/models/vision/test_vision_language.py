@@ -393,7 +393,9 @@ def test_a_processor_that_breaks_its_familys_rules_is_guessed(
 
 def test_a_text_model_takes_no_images(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "llama")
-    with pytest.raises(ModelError, match=r"is no vision-language model \(its type is llama\): it takes text"):
+    with pytest.raises(
+        ModelError, match=r"is not a vision-language model \(its type is llama\): it takes text"
+    ):
         load_vision_language_model(str(path), device="cpu")
 
 

@@ -60,9 +60,9 @@ def test_embedding_lens_in_blocks_finds_the_same(
 def test_embedding_lens_brings_a_half_matrix_to_float32_a_block_at_a_time(
     tiny: LanguageModel, matrix: Tensor, states: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores are float32 of the bfloat16 values; no tensor made on the way is as large as the matrix.
+    """Scores are float32 of the bfloat16 values, and no intermediate tensor is as large as the matrix.
 
-    Nor where the matrix goes without its mean, which is not rounded to bfloat16.
+    This also holds if a mean is subtracted from the matrix; that mean is not rounded to bfloat16.
     """
     monkeypatch.setattr(latentbank.query.lenses.vocabulary, "BLOCK", 32 * 64)
     half = matrix.bfloat16()
