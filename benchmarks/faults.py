@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.common import Row, machine, parser_of, show, write_json
 from tests.faults import embedded, scenarios
-from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
+from tests.faults.trial import Outcome, Reference, Site, Trial, make_reference
 from tests.ingest.jobs import Place
 from tests.tiny import save_tiny
 from tests.wire.double import Fault, QdrantDouble
@@ -36,9 +36,9 @@ def main() -> None:
         folder = Path(temporary)
         multiprocessing.util.get_temp_dir()  # fixed for the whole process: not in a folder that is removed
         tempfile.tempdir = temporary  # the double keeps its collections there
-        ground = make_ground(save_tiny(folder / "model"), folder / "undisturbed")
+        reference = make_reference(save_tiny(folder / "model"), folder / "undisturbed")
         with QdrantDouble() as server, embedded.small_disk(folder / "disk") as disk:
-            runs = _runs(ground, server, folder, disk, arguments)
+            runs = _runs(reference, server, folder, disk, arguments)
             for done, (name, run) in enumerate(runs.items()):
                 found[name] = run()
                 print(f"{done + 1}/{len(runs)}  {name}: {_summary(found[name])}", flush=True)
@@ -55,7 +55,7 @@ def main() -> None:
         Row("contexts doubled", "", f"{total.doubled}", total.doubled, "", most=0),
     ]
     sizes = {
-        "contexts of the job, all layers": ground.contexts,
+        "contexts of the job, all layers": reference.contexts,
         "seed": arguments.seed,
         "times": arguments.times,
         "kills": arguments.kills,
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _runs(
-    ground: Ground, server: QdrantDouble, folder: Path, disk: Path | None, arguments: argparse.Namespace
+    reference: Reference, server: QdrantDouble, folder: Path, disk: Path | None, arguments: argparse.Namespace
 ) -> Runs:
     """Return every fault by its name, in the order of docs/faults.md."""
     times, kills, fewer = arguments.times, arguments.kills, max(1, arguments.kills // 5)
@@ -91,8 +91,8 @@ def _runs(
 
     runs: Runs = {}
     for way in ("rest", "grpc"):
-        site = Site(ground, server, folder / way, way)
-        requests = site.calm()
+        site = Site(reference, server, folder / way, way)
+        requests = site.undisturbed()
         runs[f"connection refused, {way}"] = lambda site=site: scenarios.refused(site, chance(), times)
         for fault in Fault:
             if fault is not Fault.slow:
@@ -112,10 +112,10 @@ def _runs(
         runs[f"two jobs on one corpus, {way}"] = lambda site=site: scenarios.two_jobs(site)
         runs[f"clocks an hour off, {way}"] = lambda site=site: scenarios.clock_skew(site)
         runs[f"kill -9 of the job, {way}"] = lambda site=site: embedded.kills(site.trial(), chance(), fewer)
-    place = Place(ground.directory, folder / "killed")
-    runs["kill -9 of the job, embedded"] = lambda: embedded.kills(Trial(ground, place), chance(), kills)
+    place = Place(reference.directory, folder / "killed")
+    runs["kill -9 of the job, embedded"] = lambda: embedded.kills(Trial(reference, place), chance(), kills)
     if disk is not None:
-        runs["full disk, embedded"] = lambda: embedded.full_disk(ground, disk, chance(), times)
+        runs["full disk, embedded"] = lambda: embedded.full_disk(reference, disk, chance(), times)
     return runs
 
 

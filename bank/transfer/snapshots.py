@@ -20,7 +20,7 @@ log = logging.getLogger("latentbank")
 Way = Literal["snapshot", "scroll"]
 
 # Contexts of a layer from which a snapshot is worth its size: the engine's files are large even when they are empty.
-WORTH = 10_000
+SNAPSHOT_FROM = 10_000
 _MIB = 1 << 20
 
 
@@ -50,7 +50,7 @@ def take_snapshots(
     """
     expected = {entry.stored: entry.contexts for entry in entries}
     total = sum(expected.values())
-    if way == "scroll" or not receiver.todo or (way is None and total < WORTH):
+    if way == "scroll" or not receiver.todo or (way is None and total < SNAPSHOT_FROM):
         return 0
     left = [layer for layer in target.layers if target.store.count(layer) != total]
     if not left:

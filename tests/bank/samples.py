@@ -146,7 +146,7 @@ def entry(name: str, contexts: int, **given: Any) -> CorpusEntry:
     return CorpusEntry(name=name, contexts=contexts, **{**arguments, **given})
 
 
-def said_by(child: subprocess.Popen[str]) -> str:
+def next_line(child: subprocess.Popen[str]) -> str:
     """Return the next line that a child process prints; fail with its error output if there is none."""
     assert child.stdout is not None
     assert child.stderr is not None

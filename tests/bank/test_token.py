@@ -90,23 +90,23 @@ def test_invalid_expiry(text: str) -> None:
 
 @pytest.fixture
 def team(double: Doubles, transport: str) -> tuple[QdrantDouble, Callable[[str], Settings]]:
-    """A server with two banks, and the settings of somebody with a key."""
+    """A server with two banks, and a function that returns the settings for a key."""
     server = double(api_key=KEY, read_only_key=READER)
 
-    def somebody(key: str) -> Settings:
+    def settings_with(key: str) -> Settings:
         return settings(server, transport, api_key=key)
 
     for name in ("bank", "secret"):
-        with sample_bank(Place("server", somebody(KEY)), name) as made:
+        with sample_bank(Place("server", settings_with(KEY)), name) as made:
             fill(made, 10)
-    return server, somebody
+    return server, settings_with
 
 
 def test_a_token_opens_its_banks_for_reading_and_nothing_else(
     team: tuple[QdrantDouble, Callable[[str], Settings]],
 ) -> None:
-    somebody = team[1]
-    reader = somebody(token())
+    settings_with = team[1]
+    reader = settings_with(token())
     assert list_banks(reader) == ["bank"]
     with open_bank("bank", reader) as opened:
         assert len(opened.search(units(1), "all", 20)[0]) == 20
@@ -120,7 +120,7 @@ def test_a_token_opens_its_banks_for_reading_and_nothing_else(
             opened.drop_corpus("animals")
     with pytest.raises(LatentBankError, match="no bank 'secret'"):
         open_bank("secret", reader)
-    assert list_banks(somebody(token(banks=["secret"], layers=[4]))) == ["secret"]
+    assert list_banks(settings_with(token(banks=["secret"], layers=[4]))) == ["secret"]
 
 
 @pytest.mark.parametrize(
@@ -137,21 +137,21 @@ def test_a_token_that_has_expired_or_is_invalid(
 def test_a_readers_key_stops_writers_before_any_work(
     team: tuple[QdrantDouble, Callable[[str], Settings]],
 ) -> None:
-    server, somebody = team
+    server, settings_with = team
     server.requests.clear()
-    backend(somebody(KEY)).require_writer()
+    backend(settings_with(KEY)).require_writer()
     assert [request.operation for request in server.requests] == ["update_aliases"]
     assert server.requests[0].summary == {"actions": []}
     for key in (READER, token()):
         with pytest.raises(
             BankUnavailable, match="is a reader's: it may read banks, not make or change"
         ) as caught:
-            backend(somebody(key)).require_writer()
+            backend(settings_with(key)).require_writer()
         assert is_one_sentence(caught.value)
         assert key not in str(caught.value)
     assert len(server.requests) == 2  # no request: the token's claims say that it only reads
     with pytest.raises(BankUnavailable, match="refuses the key"):
-        backend(somebody("a-wrong-key")).require_writer()
+        backend(settings_with("a-wrong-key")).require_writer()
 
 
 def test_embedded_banks_need_no_key(tmp_path: object) -> None:

@@ -157,8 +157,8 @@ def test_a_saved_page_is_opened_again(window: BrowserWindow, live: str, saved: P
 def test_a_job_is_cancelled_by_its_button(
     window: BrowserWindow, live: str, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, original = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), original(*a, **k))[1])
+    proceed, original = threading.Event(), vlm.visual_tokens
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(20), original(*a, **k))[1])
     page = opened(window, live)
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
@@ -166,7 +166,7 @@ def test_a_job_is_cancelled_by_its_button(
     expect(page.locator("#status")).to_have_text("running the model on the image")
     expect(page.locator("#progress")).to_be_visible()
     cancel(page)
-    go.set()
+    proceed.set()
     expect(page.locator("#status")).to_have_text("Cancelled.")
     expect(page.locator("#progress")).to_be_hidden()
     assert page.locator("figure").count() == 0
@@ -224,9 +224,9 @@ def test_a_model_of_another_llm_is_refused(window: BrowserWindow, live: str) -> 
 @pytest.fixture
 def second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """An event; an image's second visual layer is searched only when it is set."""
-    go = block_second_layer(bank, monkeypatch)
-    yield go
-    go.set()
+    proceed = block_second_layer(bank, monkeypatch)
+    yield proceed
+    proceed.set()
 
 
 def first_layer_is_there(page: Page, seed: int) -> None:

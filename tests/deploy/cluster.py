@@ -36,12 +36,12 @@ class Collection:
 
 @dataclass
 class Cluster:
-    """The nodes' state. A node answers its first `heard[node]` requests for a new collection with 404."""
+    """The nodes' state. Other nodes answer their first `delay` requests for a new collection with 404."""
 
     size: int
     collections: dict[str, Collection] = field(default_factory=dict)
     snapshots: dict[tuple[int, str], bytes] = field(default_factory=dict)
-    news: int = 0
+    delay: int = 0
     damage: bool = False
     during: Any = None
     urls: list[str] = field(default_factory=list)
@@ -85,14 +85,14 @@ class Cluster:
                 [],
             )
             self.place(name, made["shard_number"], made["replication_factor"])
-            self.unheard = {other: self.news for other in range(self.size) if other != node}
+            self.unknown = {other: self.delay for other in range(self.size) if other != node}
             return 200, {"result": True}
         collection = self.collections.get(name)
         if collection is None:
             return 404, {"status": {"error": f"Collection `{name}` doesn't exist!"}}
         return self._inside(node, method, rest, name, collection, body)
 
-    unheard: dict[int, int] = field(default_factory=dict)
+    unknown: dict[int, int] = field(default_factory=dict)
 
     def _inside(
         self, node: int, method: str, rest: str, name: str, collection: Collection, body: Any
@@ -116,9 +116,9 @@ class Cluster:
             }
             return 200, {"result": {}}
         if (method, rest) == ("GET", "/cluster"):
-            if self.unheard.get(node, 0) > 0:
-                self.unheard[node] -= 1
-                return 404, {"status": {"error": "not heard of it"}}
+            if self.unknown.get(node, 0) > 0:
+                self.unknown[node] -= 1
+                return 404, {"status": {"error": "not known here"}}
             local = [{"shard_id": shard, "state": "Active"} for shard in collection.placed[node]]
             return 200, {"result": {"local_shards": local}}
         found = re.fullmatch(r"/shards/(\d+)/snapshots(?:/([^/]+))?", rest)

@@ -115,7 +115,7 @@ def test_a_bank_comes_back_whole_on_a_cluster_of_any_size(place: Place, size: in
     assert list(index["layers"]) == list(LAYERS)
     assert len(place.objects) == 2 * 6 + 1
 
-    new = place.up(Cluster(size, news=1))
+    new = place.up(Cluster(size, delay=1))
     code, _, err = place.call("restore", folder, new.urls)
     assert code == 0, err
     assert list(new.collections) == list(LAYERS)

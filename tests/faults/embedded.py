@@ -14,7 +14,7 @@ from pathlib import Path
 from latentbank.bank.opening import delete_bank
 from latentbank.bank.settings import load_settings
 from latentbank.ingest.plan import load_plan
-from tests.faults.trial import BATCH, Ground, Outcome, Trial
+from tests.faults.trial import BATCH, Outcome, Reference, Trial
 from tests.ingest.jobs import Calls, Event, Place, acknowledged, start_job
 
 # Seconds after the chosen moment at which a job is killed, at most: long enough for the next thing to begin.
@@ -27,11 +27,11 @@ def kills(trial: Trial, chance: random.Random, times: int) -> Outcome:
     A moment is one of the things that an undisturbed job begins or ends (opening and making the bank, planning,
     forward passes, writes, commits, indexing, the ledger), and up to 20 ms after it.
     """
-    shared, ground = bool(trial.place.url), trial.ground
-    events = start_job(trial.place, ground.sentences, batch=BATCH).rest()
+    shared, reference = bool(trial.place.url), trial.reference
+    events = start_job(trial.place, reference.sentences, batch=BATCH).rest()
     assert events[-1].name == "end", events[-1].error
     moments, killed = len(events), 0
-    anew(trial)
+    start_over(trial)
     while killed < times:
         at, delay = chance.randrange(1, moments), chance.random() * _AFTER
 
@@ -39,7 +39,7 @@ def kills(trial: Trial, chance: random.Random, times: int) -> Outcome:
             return len(events) == at
 
         trial.outcome.runs += 1
-        events = start_job(trial.place, ground.sentences, batch=BATCH).killed(now, delay)
+        events = start_job(trial.place, reference.sentences, batch=BATCH).killed(now, delay)
         trial.safe |= acknowledged(events, shared=shared)
         if events[-1].name != "end":
             assert events[-1].name != "stopped", events[-1].error
@@ -47,12 +47,12 @@ def kills(trial: Trial, chance: random.Random, times: int) -> Outcome:
             trial.check()
         else:
             trial.count()
-            anew(trial)
+            start_over(trial)
     trial.outcome.struck += killed
     return trial.finish()
 
 
-def anew(trial: Trial) -> None:
+def start_over(trial: Trial) -> None:
     """Delete the bank and the plan."""
     place = trial.place
     delete_bank("bank", load_settings(url=place.url, grpc_port=place.grpc_port, data_dir=place.folder))
@@ -89,7 +89,7 @@ class AtStage:
         """Do nothing."""
 
 
-def full_disk(ground: Ground, disk: Path, chance: random.Random, times: int) -> Outcome:
+def full_disk(reference: Reference, disk: Path, chance: random.Random, times: int) -> Outcome:
     """The disk is full: from the start, while planning, from a random batch on, while indexing.
 
     There is room again before each next run.
@@ -104,7 +104,7 @@ def full_disk(ground: Ground, disk: Path, chance: random.Random, times: int) -> 
         fill_up(1 << 20)
 
     for number in range(times):
-        trial = Trial(ground, Place(ground.directory, disk / str(number)))
+        trial = Trial(reference, Place(reference.directory, disk / str(number)))
         trial.place.folder.mkdir()
         fill_up()
         assert trial.attempt() is None

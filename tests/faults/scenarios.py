@@ -147,7 +147,7 @@ def two_jobs(site: Site) -> Outcome:
     """Two whole jobs on one corpus at the same time, neither knowing of the other."""
     trial = site.trial()
     places = [replace(trial.place, folder=site.folder / name) for name in ("one", "other")]
-    jobs = [start_job(place, site.ground.sentences, batch=BATCH) for place in places]
+    jobs = [start_job(place, site.reference.sentences, batch=BATCH) for place in places]
     for job in jobs:
         events = job.rest()
         assert events[-1].name == "end", events[-1].error
@@ -161,8 +161,8 @@ def two_jobs(site: Site) -> Outcome:
 def clock_skew(site: Site) -> Outcome:
     """Two workers whose clocks are an hour ahead and an hour behind; one is killed and rerun with the other's clock."""
     trial = site.trial()
-    with trial.place.bank(site.ground.model) as bank:
-        directory = trial.place.plan(bank, site.ground.model, site.ground.sentences).directory
+    with trial.place.bank(site.reference.model) as bank:
+        directory = trial.place.plan(bank, site.reference.model, site.reference.sentences).directory
     doomed = start_worker(trial.place, directory, "1/2", batch=16, clock=1.0)
     doomed.until("upsert", 4)
     doomed.kill()

@@ -14,7 +14,7 @@ import pytest
 
 from latentbank.errors import BankBusy
 from tests.faults import embedded, scenarios
-from tests.faults.trial import Ground, Outcome, Site, Trial, make_ground
+from tests.faults.trial import Outcome, Reference, Site, Trial, make_reference
 from tests.ingest.jobs import Place
 from tests.tiny import save_tiny
 from tests.wire.double import Fault, QdrantDouble
@@ -29,8 +29,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def ground(folder: Path) -> Ground:
-    return make_ground(save_tiny(folder / "model"), folder / "undisturbed")
+def reference(folder: Path) -> Reference:
+    return make_reference(save_tiny(folder / "model"), folder / "undisturbed")
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def double(folder: Path) -> Iterator[QdrantDouble]:
 
 
 @pytest.fixture(scope="module", params=["grpc"])
-def site(request: pytest.FixtureRequest, ground: Ground, double: QdrantDouble, folder: Path) -> Site:
+def site(request: pytest.FixtureRequest, reference: Reference, double: QdrantDouble, folder: Path) -> Site:
     """A server whose bulk work goes over gRPC and everything else over REST. A test may also choose REST only."""
-    return Site(ground, double, folder / request.param, request.param)
+    return Site(reference, double, folder / request.param, request.param)
 
 
 @pytest.fixture(scope="module")
 def requests(site: Site) -> Counter[str]:
     """The requests of an undisturbed job, by operation."""
-    return site.calm()
+    return site.undisturbed()
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def test_two_jobs_on_one_corpus(site: Site) -> None:
     check(scenarios.two_jobs(site))
 
 
-def test_two_jobs_on_one_corpus_of_an_embedded_bank(ground: Ground, tmp_path: Path) -> None:
-    trial = Trial(ground, Place(ground.directory, tmp_path))
-    with trial.place.bank(ground.model), pytest.raises(BankBusy, match="open in this process already"):
-        trial.place.bank(ground.model)
+def test_two_jobs_on_one_corpus_of_an_embedded_bank(reference: Reference, tmp_path: Path) -> None:
+    trial = Trial(reference, Place(reference.directory, tmp_path))
+    with trial.place.bank(reference.model), pytest.raises(BankBusy, match="open in this process already"):
+        trial.place.bank(reference.model)
     check(replace(trial.finish(), struck=1))
 
 
@@ -124,21 +124,21 @@ def test_clocks_that_are_an_hour_off(site: Site) -> None:
 
 @pytest.mark.parametrize("where", ["embedded", "server"])
 def test_kill_9_at_random_moments(
-    where: str, ground: Ground, double: QdrantDouble, folder: Path, chance: random.Random
+    where: str, reference: Reference, double: QdrantDouble, folder: Path, chance: random.Random
 ) -> None:
     path = folder / f"killed-{where}"
     trial = (
-        Site(ground, double, path, "grpc").trial()
+        Site(reference, double, path, "grpc").trial()
         if where == "server"
-        else Trial(ground, Place(ground.directory, path))
+        else Trial(reference, Place(reference.directory, path))
     )
     outcome = embedded.kills(trial, chance, 3)
     assert outcome.struck == 3
     check(outcome)
 
 
-def test_a_full_disk(ground: Ground, tmp_path: Path, chance: random.Random) -> None:
+def test_a_full_disk(reference: Reference, tmp_path: Path, chance: random.Random) -> None:
     with embedded.small_disk(tmp_path / "disk") as disk:
         if disk is None:
             pytest.skip("mounting a small disk takes root on Linux")
-        check(embedded.full_disk(ground, disk, chance, 1))
+        check(embedded.full_disk(reference, disk, chance, 1))

@@ -31,7 +31,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Ground:
+class Reference:
     """What all trials share: an LLM, sentences, and the bank of an undisturbed job."""
 
     model: LanguageModel
@@ -45,14 +45,14 @@ class Ground:
         return sum(map(len, self.expected.values()))
 
 
-def make_ground(model: Path, folder: Path) -> Ground:
+def make_reference(model: Path, folder: Path) -> Reference:
     """Run a job undisturbed; `model` is the LLM's folder."""
     language, sentences = load_language_model(str(model), device="cpu"), some_sentences(SENTENCES)
     place = Place(model, folder)
     place.job(language, sentences)
     with place.bank(language) as bank:
         assert bank.verify() == []
-        return Ground(language, model, sentences, contents(bank))
+        return Reference(language, model, sentences, contents(bank))
 
 
 @dataclass
@@ -80,8 +80,8 @@ class Outcome:
 class Trial:
     """A bank, its job, and the contexts acknowledged so far."""
 
-    def __init__(self, ground: Ground, place: Place) -> None:
-        self.ground, self.place = ground, place
+    def __init__(self, reference: Reference, place: Place) -> None:
+        self.reference, self.place = reference, place
         self.outcome = Outcome()
         self.safe: set[tuple[int, str]] = set()
 
@@ -98,10 +98,10 @@ class Trial:
         self.outcome.runs += 1
         place = replace(self.place, **changes)
         try:
-            with _quick(), place.bank(self.ground.model) as bank:
+            with _quick(), place.bank(self.reference.model) as bank:
                 self._watch(bank)
-                plan = place.plan(bank, self.ground.model, self.ground.sentences, progress=planning)
-                return store_plan(bank, plan, self.ground.model, progress, batch=BATCH)
+                plan = place.plan(bank, self.reference.model, self.reference.sentences, progress=planning)
+                return store_plan(bank, plan, self.reference.model, progress, batch=BATCH)
         except LatentBankError as error:
             self.stopped(str(error))
             return None
@@ -115,7 +115,7 @@ class Trial:
         """Count the acknowledged contexts again."""
         if not self.safe:
             return
-        with self.place.bank(self.ground.model) as bank:
+        with self.place.bank(self.reference.model) as bank:
             for layer in bank.layers:
                 ids = [id_ for at, id_ in self.safe if at == layer]
                 self.outcome.lost += len(set(ids) - bank.store.present(layer, ids))
@@ -131,12 +131,12 @@ class Trial:
 
     def count(self) -> Outcome:
         """Compare a bank that should be complete with the undisturbed one."""
-        with self.place.bank(self.ground.model) as bank:
+        with self.place.bank(self.reference.model) as bank:
             assert bank.verify() == []
             assert bank.corpora["c"].complete
             found = contents(bank)
-        self.outcome.acknowledged += self.ground.contexts
-        for layer, expected in self.ground.expected.items():
+        self.outcome.acknowledged += self.reference.contexts
+        for layer, expected in self.reference.expected.items():
             stored = found[layer]
             self.outcome.lost += sum(
                 id_ not in stored
@@ -182,7 +182,7 @@ def _quick() -> Iterator[None]:
 class Site:
     """A double on which faults of a server are tried, with one transport."""
 
-    ground: Ground
+    reference: Reference
     server: QdrantDouble
     folder: Path
     transport: str
@@ -195,11 +195,11 @@ class Site:
         self.server.requests.clear()
         grpc = self.transport == "grpc"
         place = Place(
-            self.ground.directory, self.folder, self.server.url, self.server.grpc_port, prefer_grpc=grpc
+            self.reference.directory, self.folder, self.server.url, self.server.grpc_port, prefer_grpc=grpc
         )
-        return Trial(self.ground, place)
+        return Trial(self.reference, place)
 
-    def calm(self) -> Counter[str]:
+    def undisturbed(self) -> Counter[str]:
         """Run the job undisturbed; returns the number of requests by operation for which faults can be ordered."""
         trial = self.trial()
         assert trial.attempt() is not None

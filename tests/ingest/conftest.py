@@ -109,7 +109,7 @@ def concepts() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def nobody_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let writers store at once, without waiting for readers with an older ledger."""
     monkeypatch.setattr("latentbank.bank.view.LEDGER_SECONDS", 0.0)
     monkeypatch.setattr("latentbank.bank.removal.LEDGER_SECONDS", 0.0)

@@ -48,10 +48,10 @@ def some_sentences(count: int = 120) -> list[str]:
     """Return sentences, many with the same beginning; the result is the same in every process."""
     chance = random.Random(3)
     who = ("A dog", "A cat", "The old fisherman", "Two children", "The baker", "A woman")
-    does = ("runs over", "sleeps near", "watches", "crosses", "builds", "reads about")
+    verb = ("runs over", "sleeps near", "watches", "crosses", "builds", "reads about")
     what = ("the green grass", "a red ball", "the small village", "the stone oven", "a castle of sand")
     where = ("in the morning light.", "while the rain falls.", "near the sea.", "", "with a crowded café.")
-    return [" ".join(map(chance.choice, (who, does, what, where))).strip() + f" {i}" for i in range(count)]
+    return [" ".join(map(chance.choice, (who, verb, what, where))).strip() + f" {i}" for i in range(count)]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def gathered(batches: Iterable[Encoded]) -> tuple[dict[str, Payload], States, in
     return payloads, states, computed
 
 
-def far(first: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+def distance(first: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
     """1 - cosine."""
     a, b = first.astype(np.float64), other.astype(np.float64)
     return float(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
@@ -84,7 +84,7 @@ def check_alone(
             id_ = context_id("c", whole[: position + 1])
             for layer in layers:
                 expected = alone[layer][position].float().numpy()
-                assert far(states[layer][id_], expected) < 1e-4
+                assert distance(states[layer][id_], expected) < 1e-4
                 np.testing.assert_allclose(
                     np.linalg.norm(states[layer][id_]), np.linalg.norm(expected), rtol=1e-3
                 )
@@ -131,7 +131,7 @@ def test_packed_is_padded(architecture: str, tiny: Tiny, tmp_path: Path) -> None
     assert payloads == others
     for layer in (0, 2, 4):
         for id_, state in packed[layer].items():
-            assert far(state, padded[layer][id_]) < 1e-5
+            assert distance(state, padded[layer][id_]) < 1e-5
     assert plan.prefixes <= few < many == sum(len(sentence.token_ids) for sentence in plan.read())
 
 
@@ -148,7 +148,7 @@ def test_batches_of_any_size_give_the_same(packed: bool, tiny: Tiny, tmp_path: P
         )
         others, again, _ = gathered(batches)
         assert others == payloads
-        assert max(far(state, again[3][id_]) for id_, state in states[3].items()) < 1e-5
+        assert max(distance(state, again[3][id_]) for id_, state in states[3].items()) < 1e-5
     assert len(batches) == 1
 
 
@@ -187,7 +187,7 @@ def test_only_some_contexts_of_a_sentence(tiny: Tiny, tmp_path: Path) -> None:
     left, again, computed = gathered(encode(model, "c", some, [2]))
     assert set(left) == {id_ for sentence in some for id_ in context_ids("c", sentence)}
     assert all(payloads[id_] == payload for id_, payload in left.items())
-    assert max(far(state, states[2][id_]) for id_, state in again[2].items()) < 1e-5
+    assert max(distance(state, states[2][id_]) for id_, state in again[2].items()) < 1e-5
     assert computed <= sum(len(sentence.token_ids) for sentence in some)
 
 

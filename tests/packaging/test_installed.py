@@ -45,7 +45,7 @@ def read(folder):
     assert reading.to_dict()
 """
 # Prints which process indexes a layer, and lets even a small layer be indexed in a process of its own.
-_INDEXES_APART = """
+_SHOWS_INDEXING = """
 import sys
 from latentbank.bank.store.embedded import optimizing
 from latentbank.cli import main
@@ -55,7 +55,7 @@ def report(event, arguments):
         print("indexes:", optimizing._HERE, file=sys.stderr)
 
 sys.addaudithook(report)
-optimizing._APART_FROM = 1
+optimizing._OTHER_PROCESS_FROM = 1
 main()
 """
 
@@ -76,10 +76,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def filled(installed: Environment, folder: Path) -> Path:
     """The folder with a bank, filled by a command run as a module there, so that the folder's modules come first."""
-    (folder / "indexes_apart.py").write_text(_INDEXES_APART, encoding="utf-8")
+    (folder / "shows_indexing.py").write_text(_SHOWS_INDEXING, encoding="utf-8")
     words = ["--data-dir", folder / "data", "ingest", "run", "captions.txt", "--model", folder / "model"]
     done = installed.run(
-        "python", "-m", "indexes_apart", *words, "--layers", "1,2", "--bank", "mine", "--json", cwd=folder
+        "python", "-m", "shows_indexing", *words, "--layers", "1,2", "--bank", "mine", "--json", cwd=folder
     )
     assert json.loads(done.stdout)["bank"] == "mine"  # nothing was imported from the folder
     assert f"indexes: {installed.packages}" in done.stderr.splitlines()

@@ -25,13 +25,13 @@ def record_candidates(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int |
 
 def block_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event; the search of an image's second visual layer waits until it is set."""
-    go, search, searched = threading.Event(), bank.store.search, []
+    proceed, search, searched = threading.Event(), bank.store.search, []
 
     def waiting(layer: int, *given: Any) -> Any:
         searched.append(layer)
         if len(searched) > len(bank.choose_layers("mid")):
-            assert go.wait(20)
+            assert proceed.wait(20)
         return search(layer, *given)
 
     monkeypatch.setattr(bank.store, "search", waiting)
-    return go
+    return proceed

@@ -139,7 +139,7 @@ def test_an_unknown_operation_cannot_be_struck(server: QdrantDouble) -> None:
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_keys(transport: str, refusal: Refused) -> None:
     with QdrantDouble(api_key="the secret", read_only_key="the reader's") as server:
-        full, reader, wrong, nobody = (
+        full, reader, wrong, keyless = (
             connect(server, transport, key) for key in ("the secret", "the reader's", "a guess", None)
         )
         create(full)
@@ -152,14 +152,14 @@ def test_keys(transport: str, refusal: Refused) -> None:
         assert refusal(lambda: reader.delete_collection("bank"))[0] is Refusal.FORBIDDEN
         kind, text = refusal(lambda: wrong.count("bank"))
         assert (kind, text) == (Refusal.UNAUTHORIZED, "Invalid API key or JWT")
-        kind, text = refusal(nobody.get_collections)
+        kind, text = refusal(keyless.get_collections)
         assert kind is Refusal.UNAUTHORIZED
         assert text == "Must provide an API key or an Authorization bearer token"
-        assert nobody.info().version
+        assert keyless.info().version
         assert [request.accepted for request in server.requests[-5:]] == [False, False, False, False, True]
         printed = repr(server.requests) + repr(vars(server)) + repr(vars(vars(server)["_handler"]))
         assert not any(key in printed for key in ("the secret", "the reader's", "a guess"))
-        for client in (full, reader, wrong, nobody):
+        for client in (full, reader, wrong, keyless):
             client.close()
 
 

@@ -17,7 +17,7 @@ from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.optimizing import Optimization, optimize
-from latentbank.bank.store.embedded.unpacking import came_indexed, forget_origin
+from latentbank.bank.store.embedded.unpacking import forget_origin, is_from_snapshot
 from latentbank.bank.where import Filter
 from latentbank.memory import release_memory
 
@@ -34,7 +34,7 @@ LARGE, FEWEST = 600_000, 64
 # Segments while a layer is loaded: none is merged with another.
 _MANY = 1_000_000
 # Contexts whose captions take more than a second to index.
-_WORTH_SAYING = 50_000
+_LOG_FROM = 50_000
 
 
 class Indexing:
@@ -81,7 +81,7 @@ class Indexing:
         A layer that came with its indexes, in a snapshot, stays as it is until something is added to it.
         """
         self._pieces.pop(layer, None)
-        if came_indexed(self._layers.path(layer)) and not _unindexed(self._layers.state(layer)):
+        if is_from_snapshot(self._layers.path(layer)) and not _unindexed(self._layers.state(layer)):
             return
         graph, segments = 0, 1
         if count >= self._settings.graph_from:
@@ -103,7 +103,7 @@ class Indexing:
             if "caption" in state.payload_schema:  # another thread has indexed them in the meantime
                 return
             self._layers.require_room(0)
-            if (count := state.points_count) >= _WORTH_SAYING:
+            if (count := state.points_count) >= _LOG_FROM:
                 log.warning(
                     "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
                     f"{count:,}",
@@ -153,7 +153,7 @@ class Indexing:
                 fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
             finally:
                 # Not earlier: closing a shard drops its files from the page cache, and the new one maps most of them.
-                self._layers.let_go(layer, fresh)
+                self._layers.replace_shard(layer, fresh)
                 release_memory()
 
 

@@ -62,7 +62,7 @@ class Layers:
         fresh = path.with_suffix(".new")
         self.require_room(0)
         with engine_errors(self._bank), self.writing, self.changing:
-            self.let_go(layer)
+            self.replace_shard(layer)
             for left_by_a_kill in (path, *self._folder.glob("L*.new")):
                 if left_by_a_kill.exists():
                     shutil.rmtree(left_by_a_kill)
@@ -79,7 +79,7 @@ class Layers:
         path = self.path(layer)
         old = path.with_suffix(".old")
         with engine_errors(self._bank), self.writing, self.changing:
-            self.let_go(layer)
+            self.replace_shard(layer)
             path.replace(old)
             fresh.replace(path)
             shutil.rmtree(old)
@@ -142,7 +142,7 @@ class Layers:
         with self.use(layer) as shard:
             return shard.info()
 
-    def let_go(self, layer: int, fresh: edge.EdgeShard | None = None) -> None:
+    def replace_shard(self, layer: int, fresh: edge.EdgeShard | None = None) -> None:
         """Close a layer's shard when it is not in use, and let `fresh` take its place."""
         with self._free:
             self._leaving.add(layer)
@@ -160,7 +160,7 @@ class Layers:
         """Close all shards; they are opened again when they are used."""
         with self.writing, self.changing:
             for layer in list(self._shards):
-                self.let_go(layer)
+                self.replace_shard(layer)
 
     def close(self) -> None:
         """Close all shards, for good."""

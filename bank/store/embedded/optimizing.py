@@ -24,7 +24,7 @@ from latentbank.bank.store.embedded.engine import engine_failed, layer_config, r
 from latentbank.bank.store.embedded.lock import BankLock, record_indexer
 
 # A layer with fewer contexts is indexed in this process: that takes less time than another one needs to start.
-_APART_FROM = 4096
+_OTHER_PROCESS_FROM = 4096
 # How far the process is ranked behind others, in steps of `nice`.
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
@@ -67,15 +67,15 @@ def optimize(
     # A program without Python's own executable (frozen, embedded) cannot start it; elsewhere than on POSIX no lock can
     # be passed on.
     unable = not sys.executable or getattr(sys, "frozen", False) or os.name != "posix"
-    if contexts < _APART_FROM or unable or lock is None:
+    if contexts < _OTHER_PROCESS_FROM or unable or lock is None:
         return _optimize(path, target)
     with lock.lend() as descriptor:
-        _optimize_apart(path, target, descriptor, read=read)
+        _optimize_in_other_process(path, target, descriptor, read=read)
     read_ahead(path)
     return edge.EdgeShard.load(str(path), None)
 
 
-def _optimize_apart(path: Path, target: Optimization, lock: int, *, read: bool) -> None:
+def _optimize_in_other_process(path: Path, target: Optimization, lock: int, *, read: bool) -> None:
     """Index a layer in another process, which inherits the descriptor `lock`, and wait for it."""
     task = json.dumps([str(path), os.getpid(), lock, *astuple(target)])
     # What this process can import, the other one can.

@@ -18,7 +18,7 @@ from latentbank.text import first_line
 _MARK = "from-snapshot"
 
 
-def came_indexed(path: Path) -> bool:
+def is_from_snapshot(path: Path) -> bool:
     """Return whether a layer's folder was unpacked from a snapshot and still has its segments."""
     return (path / _MARK).exists()
 

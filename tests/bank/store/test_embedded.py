@@ -18,7 +18,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import BankBusy, BankMismatch, BankNotFound, BankUnavailable
-from tests.bank.samples import Place, Start, fill, is_one_sentence, said_by, sample_bank, units
+from tests.bank.samples import Place, Start, fill, is_one_sentence, next_line, sample_bank, units
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_bank_open_in_another_process_is_busy(place: Place, start: Start, end:
     with sample_bank(place) as made:
         fill(made, 10)
     holder = start(hold, place.settings.data_dir)
-    assert said_by(holder) == "open"
+    assert next_line(holder) == "open"
     for attempt in (open_bank, sample_bank_there, open_bank, delete_bank):
         with pytest.raises(
             BankBusy, match=rf"'bank' is open in another process \(pid {holder.pid}\);"
@@ -61,7 +61,7 @@ def test_a_bank_open_in_another_process_is_busy(place: Place, start: Start, end:
     if end == "closed":
         assert holder.stdin is not None
         print(file=holder.stdin, flush=True)
-        assert said_by(holder) == "closed"
+        assert next_line(holder) == "closed"
         assert holder.poll() is None
     else:
         holder.kill()

@@ -103,12 +103,12 @@ def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch:
 
 
 @pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Index even small layers in another process."""
-    monkeypatch.setattr("latentbank.bank.store.embedded.optimizing._APART_FROM", 0)
+    monkeypatch.setattr("latentbank.bank.store.embedded.optimizing._OTHER_PROCESS_FROM", 0)
 
 
-def once_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
+def when_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
     """Call `action` with the indexing process's pid before waiting for it; record whether readers have priority."""
     lower_priority, notes = optimizing._lower_priority, []
 
@@ -122,7 +122,7 @@ def once_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object
 
 
 @pytest.mark.parametrize("graph_from", [0, 10_000], ids=["graph", "scan"])
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("in_other_process")
 def test_readers_search_while_another_process_indexes(
     place: Place, monkeypatch: pytest.MonkeyPatch, graph_from: int
 ) -> None:
@@ -137,7 +137,7 @@ def test_readers_search_while_another_process_indexes(
         with ThreadPoolExecutor(1) as other:
             found.append(other.submit(recall, store, given, queries, exact=True).result(timeout=60))
 
-    notes = once_it_runs(monkeypatch, search)
+    notes = when_it_runs(monkeypatch, search)
     store.index(4)
     assert found == [1.0]
     assert notes == [False]  # there was no search before it began
@@ -156,7 +156,7 @@ def test_readers_search_while_another_process_indexes(
     again.close()
 
 
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("in_other_process")
 def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     store = made(place)
     store.upsert(4, points(100))
@@ -171,7 +171,7 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
                 written.append(others.submit(store.delete_corpus, 4, "nothing"))
                 written.append(others.submit(store.count, 4, Where(caption_contains="red dog")))
 
-        once_it_runs(monkeypatch, write)
+        when_it_runs(monkeypatch, write)
         store.index(4)
         for item in written:
             item.result(timeout=60)
@@ -183,7 +183,7 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
     store.close()
 
 
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("in_other_process")
 @pytest.mark.parametrize(
     ("sent", "message"),
     [(signal.SIGKILL, "ended by SIGKILL, perhaps for lack of memory"), (signal.SIGBUS, "make room and run")],
@@ -196,7 +196,7 @@ def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
     store.upsert(4, given)
     store.commit()
     with monkeypatch.context() as patch:
-        once_it_runs(patch, lambda pid: os.kill(pid, sent))
+        when_it_runs(patch, lambda pid: os.kill(pid, sent))
         with pytest.raises(BankUnavailable, match=message) as found:
             store.index(4)
     assert is_one_sentence(found.value)
@@ -207,7 +207,7 @@ def test_a_process_that_is_killed_while_it_indexes_harms_nothing(
     store.close()
 
 
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("in_other_process")
 @pytest.mark.parametrize("when", ["at once", "while it waits"])
 def test_an_interrupted_caller_ends_the_process(
     place: Place, monkeypatch: pytest.MonkeyPatch, when: str
@@ -227,7 +227,7 @@ def test_an_interrupted_caller_ends_the_process(
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     with monkeypatch.context() as patch:
-        once_it_runs(patch, interrupt)
+        when_it_runs(patch, interrupt)
         with pytest.raises(KeyboardInterrupt):
             store.index(4)
     with pytest.raises(ProcessLookupError):
@@ -237,7 +237,7 @@ def test_an_interrupted_caller_ends_the_process(
     store.close()
 
 
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("in_other_process")
 def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +246,7 @@ def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
     store.commit()
     with ThreadPoolExecutor(1) as other:
         closed: list[Any] = []
-        once_it_runs(monkeypatch, lambda _pid: closed.append(other.submit(store.close)))
+        when_it_runs(monkeypatch, lambda _pid: closed.append(other.submit(store.close)))
         store.index(4)
         closed[0].result(timeout=60)
     with pytest.raises(BankNotFound):
@@ -256,7 +256,7 @@ def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
     again.close()
 
 
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("in_other_process")
 def test_an_error_of_the_indexing_process_is_raised_here(place: Place) -> None:
     store = made(place)
     store.upsert(4, points(50))

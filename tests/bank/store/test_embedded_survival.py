@@ -32,8 +32,8 @@ from tests.bank.samples import (
     fill,
     ids,
     is_one_sentence,
+    next_line,
     payload,
-    said_by,
     sample_bank,
     units,
 )
@@ -78,9 +78,9 @@ def check_content(bank: Bank, corpora: int) -> None:
             np.testing.assert_allclose([p.vector for p in found], rows, atol=1e-3)
 
 
-def write_on(data_dir: str, first: str, apart_from: str) -> None:
+def write_on(data_dir: str, first: str, other_process_from: str) -> None:
     """Write corpora in another process, beginning with number `first`, and print which are committed."""
-    optimizing._APART_FROM = int(apart_from)
+    optimizing._OTHER_PROCESS_FROM = int(other_process_from)
     with open_bank("bank", data_dir=data_dir) as bank:
         for number in itertools.count(int(first)):
             write(bank, number)
@@ -90,13 +90,15 @@ def write_on(data_dir: str, first: str, apart_from: str) -> None:
                 bank.store.index(4)
 
 
-@pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
-def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, apart_from: int) -> None:
+@pytest.mark.parametrize(
+    "other_process_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"]
+)
+def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, other_process_from: int) -> None:
     sample_bank(place).close()
     recorded = 0
     for pause in (0.0, 0.03, 0.08, 0.25):  # kills at different moments of the work
-        writer = start(write_on, place.settings.data_dir, recorded, apart_from)
-        lines = [said_by(writer) for _ in range(3)]
+        writer = start(write_on, place.settings.data_dir, recorded, other_process_from)
+        lines = [next_line(writer) for _ in range(3)]
         time.sleep(pause)
         writer.send_signal(signal.SIGKILL)
         lines += writer.communicate()[0].split()
@@ -131,7 +133,7 @@ def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_no_bank(place: Pla
     # The short pauses end during the deletion, the others after it.
     for pause in (0.001, 0.004, 0.008, 0.05, 0.12):
         maker = start(make_and_delete, place.settings.data_dir)
-        assert said_by(maker) == "made"
+        assert next_line(maker) == "made"
         time.sleep(pause)
         maker.send_signal(signal.SIGKILL)
         maker.communicate()
@@ -228,9 +230,9 @@ def check_it_goes_on(place: Place, bank: Bank, corpora: int) -> None:
         assert opened.store.info(4).indexed == (corpora + 1) * BATCH
 
 
-def on_a_small_disk(data_dir: str, apart_from: str) -> None:
+def on_a_small_disk(data_dir: str, other_process_from: str) -> None:
     """Fill the disk of `data_dir`, in another process, until nothing more can be written."""
-    optimizing._APART_FROM = int(apart_from)
+    optimizing._OTHER_PROCESS_FROM = int(other_process_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     folder = Path(data_dir)
     bank = sample_bank(place, layers=[4])
@@ -265,9 +267,9 @@ def on_a_small_disk(data_dir: str, apart_from: str) -> None:
     check_it_goes_on(place, open_bank("bank", place.settings), committed)
 
 
-def with_small_files(data_dir: str, apart_from: str) -> None:
+def with_small_files(data_dir: str, other_process_from: str) -> None:
     """Create, fill and index a bank, in another process, while large files are forbidden."""
-    optimizing._APART_FROM = int(apart_from)
+    optimizing._OTHER_PROCESS_FROM = int(other_process_from)
     place = Place("embedded", load_settings(data_dir=data_dir))
     with small_files(100_000):
         fails(lambda: sample_bank(place))
@@ -297,13 +299,15 @@ def on_a_disk_of(size: str, folder: Path) -> tuple[str, ...] | None:
     return through
 
 
-@pytest.mark.parametrize("apart_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"])
+@pytest.mark.parametrize(
+    "other_process_from", [1_000_000, 0], ids=["indexed by it", "indexed by another process"]
+)
 @pytest.mark.parametrize("limit", ["disk", "files"])
 def test_work_goes_on_when_there_is_room_again(
-    data_dir: Path, start: Start, limit: str, apart_from: int
+    data_dir: Path, start: Start, limit: str, other_process_from: int
 ) -> None:
     through = on_a_disk_of("320m", data_dir) if limit == "disk" else None
     work = with_small_files if through is None else on_a_small_disk
-    child = start(work, data_dir, apart_from, through=through or ())
+    child = start(work, data_dir, other_process_from, through=through or ())
     _, complaint = child.communicate()
     assert child.returncode == 0, complaint

@@ -19,7 +19,7 @@ from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.embedded import lock, optimizing
 from latentbank.errors import BankBusy
-from tests.bank.samples import Place, Start, fill, is_one_sentence, said_by, sample_bank
+from tests.bank.samples import Place, Start, fill, is_one_sentence, next_line, sample_bank
 
 # Stands in for the process that indexes a layer: it holds the lock that it inherits until it is ended.
 STAND_IN = """
@@ -81,7 +81,7 @@ def job(place: Place, start: Start) -> Iterator[Callable[[str], Job]]:
 
     def begin(kind: str) -> Job:
         process = start(work, place.settings.data_dir, kind)
-        jobs.append(Job(process, int(said_by(process))))
+        jobs.append(Job(process, int(next_line(process))))
         return jobs[-1]
 
     yield begin
@@ -182,7 +182,7 @@ def test_nobody_else_is_waited_for(
 
 
 def test_the_process_that_indexes_adds_its_number(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizing, "_APART_FROM", 0)
+    monkeypatch.setattr(optimizing, "_OTHER_PROCESS_FROM", 0)
     file, lower_priority = place.settings.data_dir / "bank" / "lock", optimizing._lower_priority
     noted: list[str] = []
 

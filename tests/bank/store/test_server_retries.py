@@ -34,15 +34,15 @@ def state(server: QdrantDouble) -> Any:
 @pytest.fixture(scope="module")
 def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, Any]]]:
     """Return the answer of an undisturbed call over a transport, and the state afterwards."""
-    with QdrantDouble() as calm:
+    with QdrantDouble() as double:
 
         @functools.cache
         def run(name: str, transport: str) -> tuple[Any, Any]:
-            calm.wipe()
-            store = filled(calm, transport=transport)
+            double.wipe()
+            store = filled(double, transport=transport)
             answer = CALLS[name].do(store)
             store.close()
-            return answer, state(calm)
+            return answer, state(double)
 
         yield run
 

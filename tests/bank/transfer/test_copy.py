@@ -24,7 +24,7 @@ from latentbank.bank.transfer.receive import MoveReport
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, LayerNotFound
 from latentbank.progress import Silent
-from tests.bank.samples import HEAD, Start, entry, fill, ids, is_one_sentence, payload, said_by, units
+from tests.bank.samples import HEAD, Start, entry, fill, ids, is_one_sentence, next_line, payload, units
 from tests.bank.servers import settings as server_settings
 from tests.wire.double import Fault, QdrantDouble
 
@@ -53,7 +53,7 @@ def contents(bank: Bank, layer: int, corpus: str = "animals") -> dict[str, tuple
     return {point.id: (point.payload, point.vector) for point in points}
 
 
-def assert_alike(
+def assert_equal_banks(
     source: Bank, other: Bank, layers: tuple[int, ...] = (4, 8), corpus: str = "animals"
 ) -> None:
     """Both hold the same contexts, with the same payloads and the same stored vectors."""
@@ -88,7 +88,7 @@ def test_a_pulled_bank_is_the_servers(server: QdrantDouble, here: Settings, tran
         assert report == MoveReport("bank", [4, 8], ["animals", "plants"], 340, 680, ["unfinished"], [])
         with open_bank("bank", here) as copy:
             for corpus in ("animals", "plants"):
-                assert_alike(source, copy, corpus=corpus)
+                assert_equal_banks(source, copy, corpus=corpus)
                 assert copy.corpora[corpus] == source.corpora[corpus]
             assert replace(copy.manifest, corpora={}) == replace(source.manifest, corpora={})
             assert copy.manifest.rotation_seed == HEAD["rotation_seed"]
@@ -112,7 +112,7 @@ def test_a_pushed_bank_is_the_embedded_one(server: QdrantDouble, here: Settings,
         report = copy_bank(source, settings_of(server, transport))
         assert (report.written, report.wrong) == (200, [])
         with open_bank("bank", settings_of(server)) as copy:
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
             assert copy.verify() == []
 
 
@@ -175,7 +175,7 @@ def test_a_pull_that_failed_goes_on_where_it_stopped(
         report = copy_bank(source, here)
         assert (report.written, report.wrong) == (400 - kept, [])
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
             assert copy.corpora["animals"].complete
         assert copy_bank(source, here).written == 0
 
@@ -195,7 +195,7 @@ def test_a_gap_in_the_middle_of_what_is_there_is_filled(server: QdrantDouble, he
         report = copy_bank(source, here)
         assert (report.written, report.wrong) == (70 + 100, [])
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
 
 
 def _pull(url: str, grpc_port: str, folder: str) -> None:
@@ -220,7 +220,7 @@ def test_a_pull_that_was_killed_goes_on_and_loses_nothing(
     with a_bank(settings_of(server)) as source:
         fill(source, 500)
         child = start(_pull, server.url, server.grpc_port, here.data_dir)
-        while int(said_by(child)) < reached:
+        while int(next_line(child)) < reached:
             pass
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -230,7 +230,7 @@ def test_a_pull_that_was_killed_goes_on_and_loses_nothing(
         report = copy_bank(source, here)
         assert report.wrong == []
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
 
 
 def test_a_centred_bank_takes_its_means_along(server: QdrantDouble, here: Settings) -> None:
@@ -242,7 +242,7 @@ def test_a_centred_bank_takes_its_means_along(server: QdrantDouble, here: Settin
         with open_bank("bank", here) as copy:
             for layer in (4, 8):
                 np.testing.assert_array_equal(copy.text_mean(layer), means[layer])
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
 
 
 def test_a_replaced_corpus_is_copied_under_the_name_it_is_stored_under(
@@ -267,8 +267,8 @@ def test_a_replaced_corpus_is_copied_under_the_name_it_is_stored_under(
         with open_bank("bank", here) as copy:
             assert copy.corpora == source.corpora
             assert copy.corpora["animals"].stored == "animals@2"
-            assert_alike(source, copy, corpus="animals@2")
-            assert_alike(source, copy, corpus="plants")
+            assert_equal_banks(source, copy, corpus="animals@2")
+            assert_equal_banks(source, copy, corpus="plants")
             found = copy.search(units(3), "all", 100, Where(corpus="animals"))
             assert {(item.corpus, len(row)) for row in found for item in row} == {("animals", 60)}
             assert (copy.verify(), stored_contexts(copy)) == ([], 2 * 50)
@@ -286,7 +286,7 @@ def test_what_a_replacement_left_behind_is_not_copied(
         assert message.startswith("In the source: Corpus 'animals' was replaced")
         with open_bank("bank", here) as copy:
             assert copy.corpora["animals"].obsolete == ()
-            assert_alike(source, copy, corpus="animals@2")
+            assert_equal_banks(source, copy, corpus="animals@2")
             assert (copy.verify(), stored_contexts(copy)) == ([], 2 * 30)
 
 

@@ -26,7 +26,7 @@ from latentbank.bank.transfer.receive import MoveReport
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError
 from tests.bank.samples import Place, entry, fill, is_one_sentence, payload, sample_bank, units
-from tests.bank.transfer.test_copy import assert_alike, stored_contexts, supersede
+from tests.bank.transfer.test_copy import assert_equal_banks, stored_contexts, supersede
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_an_exported_bank_comes_back(place: Place, folder: Path) -> None:
         assert moved == MoveReport("back", [4, 8], ["animals", "plants"], 120, 240, [], [])
         with open_bank("back", place.settings) as back:
             for corpus in ("animals", "plants"):
-                assert_alike(source, back, corpus=corpus)
+                assert_equal_banks(source, back, corpus=corpus)
                 assert back.corpora[corpus] == source.corpora[corpus]
             assert back.verify() == []
         assert import_bank(folder, place.settings, "back").written == 0
@@ -105,7 +105,7 @@ def test_a_replaced_corpus_comes_back_as_it_is_stored(place: Place, folder: Path
         assert {row["corpus"] for row in rows} == {"animals@2"}
         assert import_bank(folder, place.settings, "back").wrong == []
         with open_bank("back", place.settings) as back:
-            assert_alike(source, back, corpus="animals@2")
+            assert_equal_banks(source, back, corpus="animals@2")
             assert back.corpora == source.corpora
             (found,) = back.search(units(1), "all", 100)
             assert {item.corpus for item in found} == {"animals"}
@@ -156,7 +156,7 @@ def test_a_centred_banks_vectors_are_without_its_means(embedded: Place, folder: 
         import_bank(folder, embedded.settings, "back")
         with open_bank("back", embedded.settings) as back:
             assert back.manifest.means == source.manifest.means
-            assert_alike(source, back)
+            assert_equal_banks(source, back)
 
 
 @pytest.mark.parametrize("after", [0, 5, 13])
@@ -346,7 +346,7 @@ def test_an_import_that_stopped_goes_on(
         [],
     )  # whole files that are stored are not stored again
     with open_bank("back", embedded.settings) as back:
-        assert_alike(exported, back)
+        assert_equal_banks(exported, back)
 
 
 def test_an_import_joins_a_bank_of_the_same_llm_only(exported: Bank, embedded: Place, folder: Path) -> None:

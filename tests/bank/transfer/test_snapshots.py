@@ -23,12 +23,12 @@ from latentbank.bank.transfer.copy import copy_bank
 from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable, LatentBankError
 from latentbank.progress import Silent
-from tests.bank.samples import Start, entry, fill, ids, is_one_sentence, payload, said_by, units
+from tests.bank.samples import Start, entry, fill, ids, is_one_sentence, next_line, payload, units
 from tests.bank.servers import KEY, warned
 from tests.bank.transfer.test_copy import (
     Doubles,
     a_bank,
-    assert_alike,
+    assert_equal_banks,
     here,
     settings_of,
     stored_contexts,
@@ -74,7 +74,7 @@ def test_a_bank_pulled_by_snapshot_is_the_servers(
         assert operations(server).count("shard_snapshot") == many
         assert leftovers(here) == []
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy, layers)
+            assert_equal_banks(source, copy, layers)
             assert copy.corpora == source.corpora
             assert replace(copy.manifest, corpora={}) == replace(source.manifest, corpora={})
             assert copy.verify() == []
@@ -105,7 +105,7 @@ def test_what_the_server_has_not_indexed_is_indexed_here(server: QdrantDouble, h
         assert copy_bank(source, here, by="snapshot").wrong == []
         with open_bank("bank", here) as copy:
             assert copy.store.info(4).indexed == COUNT
-            assert_alike(source, copy, (4,))
+            assert_equal_banks(source, copy, (4,))
 
 
 def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> None:
@@ -116,8 +116,8 @@ def test_a_pulled_bank_can_be_added_to(server: QdrantDouble, here: Settings) -> 
         report = copy_bank(source, here)
         assert (report.snapshots, report.written, report.wrong) == (0, 200, [])
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy, (4,))
-            assert_alike(source, copy, (4,), "plants")
+            assert_equal_banks(source, copy, (4,))
+            assert_equal_banks(source, copy, (4,), "plants")
             assert copy.store.info(4).indexed == COUNT + 200
             copy.drop_corpus("animals")
             assert (copy.verify(), stored_contexts(copy)) == ([], 200)
@@ -153,15 +153,15 @@ def test_small_banks_are_scrolled_unless_snapshots_are_asked_for(
         assert copy_bank(source, here).snapshots == 0
         assert warned(caplog) == []
         shutil.rmtree(here.data_dir / "bank")
-        monkeypatch.setattr("latentbank.bank.transfer.snapshots.WORTH", COUNT)
+        monkeypatch.setattr("latentbank.bank.transfer.snapshots.SNAPSHOT_FROM", COUNT)
         assert copy_bank(source, here, by="scroll").snapshots == 0
         shutil.rmtree(here.data_dir / "bank")
         assert copy_bank(source, here).snapshots == 1
 
 
 @pytest.fixture
-def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbank.bank.transfer.snapshots.WORTH", 1)
+def snapshots_of_small_banks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentbank.bank.transfer.snapshots.SNAPSHOT_FROM", 1)
 
 
 def fell_back(caplog: pytest.LogCaptureFixture, why: str) -> None:
@@ -173,20 +173,20 @@ def fell_back(caplog: pytest.LogCaptureFixture, why: str) -> None:
     assert "\n" not in message
 
 
-def refused_if_asked_for(source: Bank, here: Settings, why: str, **given: Any) -> None:
+def refused_if_requested(source: Bank, here: Settings, why: str, **given: Any) -> None:
     with pytest.raises(LatentBankError, match=why) as caught:
         copy_bank(source, here, by="snapshot", **given)
     assert is_one_sentence(caught.value)
 
 
 def test_a_readers_key_gets_no_snapshots_but_the_bank(
-    double: Doubles, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    double: Doubles, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     server = double(api_key=KEY, read_only_key="reads")
     served(server, api_key=KEY).close()
     caplog.clear()
     with open_bank("bank", settings_of(server, api_key="reads")) as source:
-        refused_if_asked_for(source, here, "only to keys that may write")
+        refused_if_requested(source, here, "only to keys that may write")
         caplog.clear()
         report = copy_bank(source, here)
     assert (report.snapshots, report.written, report.wrong) == (0, COUNT, [])
@@ -194,7 +194,7 @@ def test_a_readers_key_gets_no_snapshots_but_the_bank(
 
 
 def test_a_key_that_may_write_gets_snapshots_and_is_never_shown(
-    double: Doubles, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    double: Doubles, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     server = double(api_key=KEY, tls=True)
     with served(server, api_key=KEY) as source:
@@ -203,7 +203,7 @@ def test_a_key_that_may_write_gets_snapshots_and_is_never_shown(
 
 
 def test_a_collection_of_several_shards_is_scrolled(
-    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     with served(server, shard_number=3) as source:
         report = copy_bank(source, here)
@@ -216,7 +216,7 @@ def test_a_server_without_snapshots_is_scrolled(
     here: Settings,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-    worth_it: None,
+    snapshots_of_small_banks: None,
 ) -> None:
     body = {"status": {"error": "Shard 0 is not a local shard"}}
     with served(server) as source:
@@ -258,7 +258,7 @@ def test_a_snapshot_that_cannot_be_read_changes_nothing(
     here: Settings,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-    worth_it: None,
+    snapshots_of_small_banks: None,
     tmp_path: Path,
 ) -> None:
     outside = tmp_path / "outside"
@@ -280,12 +280,12 @@ def test_a_snapshot_that_cannot_be_read_changes_nothing(
             assert leftovers(here) == []
             assert not outside.exists()
             with open_bank("bank", here) as copy:
-                assert_alike(source, copy, (4,))
+                assert_equal_banks(source, copy, (4,))
             shutil.rmtree(here.data_dir / "bank")
 
 
 def test_a_snapshot_with_other_contexts_than_the_ledger_says_is_not_taken(
-    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     with served(server, LAYERS) as source:
         stray = units(1, seed=5)
@@ -294,35 +294,35 @@ def test_a_snapshot_with_other_contexts_than_the_ledger_says_is_not_taken(
         assert (report.snapshots, report.written) == (1, 2 * COUNT)
         fell_back(caplog, "the snapshot holds other contexts than the ledger says")
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
             assert stored_contexts(copy) == 2 * COUNT
 
 
 def test_when_a_layer_is_not_to_be_copied_whole_it_is_scrolled(
-    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     with served(server) as source:
         fill(source, 30, "plants")
         assert copy_bank(source, here, corpora=["plants"]).snapshots == 0
         fell_back(caplog, "only some of the bank's corpora are copied")
         caplog.clear()
-        refused_if_asked_for(source, here, "the copy has some of the corpora already")
+        refused_if_requested(source, here, "the copy has some of the corpora already")
         assert copy_bank(source, here).snapshots == 0
         fell_back(caplog, "the copy has some of the corpora already")
         caplog.clear()
         shutil.rmtree(here.data_dir / "bank")
         source.record(entry("unfinished", 7, complete=False))
-        refused_if_asked_for(source, here, "an incomplete corpus")
+        refused_if_requested(source, here, "an incomplete corpus")
         assert copy_bank(source, here).snapshots == 0
 
 
 def test_what_only_the_copy_has_is_never_replaced(
-    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     with served(server) as source:
         with a_bank(here, layers=(4,)) as copy:
             fill(copy, 50, "mine")
-        refused_if_asked_for(source, here, "holds contexts of other corpora")
+        refused_if_requested(source, here, "holds contexts of other corpora")
         assert copy_bank(source, here).wrong == []
         with open_bank("bank", here) as copy:
             assert (copy.verify(), copy.count(4)) == ([], COUNT + 50)
@@ -334,21 +334,21 @@ def test_what_a_replacement_left_behind_does_not_come_along(
     with served(server) as source:
         monkeypatch.setattr(source, "forget_obsolete", lambda _: None)  # as after a kill before this step
         supersede(source, 30)
-        refused_if_asked_for(source, here, "still holds contexts of a corpus that was replaced")
+        refused_if_requested(source, here, "still holds contexts of a corpus that was replaced")
 
 
 def test_a_copy_that_is_compressed_in_another_way_stays_so(server: QdrantDouble, here: Settings) -> None:
     with served(server) as source:
         a_bank(here, layers=(4,), quantization="turbo").close()
-        refused_if_asked_for(source, here, r"another way \(turbo, not int8\)")
+        refused_if_requested(source, here, r"another way \(turbo, not int8\)")
 
 
 def test_a_push_goes_by_upsert(
-    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, worth_it: None
+    server: QdrantDouble, here: Settings, caplog: pytest.LogCaptureFixture, snapshots_of_small_banks: None
 ) -> None:
     with a_bank(here) as source:
         fill(source, 20)
-        refused_if_asked_for(source, settings_of(server), "a server cannot be filled from snapshots")
+        refused_if_requested(source, settings_of(server), "a server cannot be filled from snapshots")
         assert copy_bank(source, settings_of(server)).snapshots == 0
     assert warned(caplog) == []
 
@@ -383,7 +383,7 @@ def test_a_download_that_breaks_is_tried_again(
         assert copy_bank(source, here, by="snapshot").wrong == []
         assert len(waits) == 2
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy, (4,))
+            assert_equal_banks(source, copy, (4,))
 
 
 def test_no_room_for_a_snapshot_is_logged_and_tried_again_later(
@@ -418,7 +418,7 @@ def test_a_scroll_that_another_run_began_is_overtaken(
         report = copy_bank(source, here, by="snapshot")
         assert (report.snapshots, report.wrong) == (1, [])
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy, (4,))
+            assert_equal_banks(source, copy, (4,))
 
 
 def _pull(url: str, grpc_port: str, folder: str) -> None:
@@ -443,16 +443,16 @@ def test_a_pull_that_was_killed_goes_on_with_that_layer(
 ) -> None:
     with served(server, LAYERS) as source:
         child = start(_pull, server.url, server.grpc_port, here.data_dir)
-        while not said_by(child).startswith("downloading layer 8 "):
+        while not next_line(child).startswith("downloading layer 8 "):
             pass
-        assert said_by(child) == "come"
+        assert next_line(child) == "come"
         child.send_signal(signal.SIGKILL)
         child.wait()
         report = copy_bank(source, here, by="snapshot")
         assert (report.snapshots, report.wrong) == (1, [])
         assert leftovers(here) == []
         with open_bank("bank", here) as copy:
-            assert_alike(source, copy)
+            assert_equal_banks(source, copy)
 
 
 def test_a_layer_that_was_being_replaced_is_itself_again(server: QdrantDouble, here: Settings) -> None:
@@ -479,7 +479,7 @@ def test_a_centred_bank_takes_its_means_along(server: QdrantDouble, here: Settin
         assert copy_bank(source, here, by="snapshot").wrong == []
         with open_bank("bank", here) as copy:
             np.testing.assert_array_equal(copy.text_mean(4), mean)
-            assert_alike(source, copy, (4,))
+            assert_equal_banks(source, copy, (4,))
 
 
 def test_progress_covers_each_download(server: QdrantDouble, here: Settings) -> None:

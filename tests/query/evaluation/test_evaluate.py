@@ -38,18 +38,18 @@ SCENES = [
 OTHERS = [scene_of(100 + number, {"table": (number,), "bank": (5,)}) for number in range(4)]
 
 
-def truly(scene: LabelledImage, patch: int) -> str:
+def true_word(scene: LabelledImage, patch: int) -> str:
     """Return the last word of the object that covers a patch; for background, a word that names nothing here."""
     names = [thing.name for thing in scene.objects if thing.coverage[patch] > 0]
     return names[0].split()[-1] if names else "loud"
 
 
-def scripted(tiny: LanguageModel, word_of: Any = truly, **given: Any) -> ScriptedVLM:
+def scripted(tiny: LanguageModel, word_of: Any = true_word, **given: Any) -> ScriptedVLM:
     return ScriptedVLM(tiny, [*SCENES, *OTHERS], word_of, **given)
 
 
 @dataclass(frozen=True)
-class Says(Lens, register=False):
+class FixedWords(Lens, register=False):
     """A lens that returns the same words for every patch, and keeps the queries that it receives."""
 
     words: tuple[str, ...]
@@ -57,11 +57,11 @@ class Says(Lens, register=False):
     given: list[Any] = field(default_factory=list)
 
     name = "says"
-    title = "Says"
+    title = "FixedWords"
     score = "cosine"
 
     @classmethod
-    def make(cls, options: LensOptions) -> Says:
+    def make(cls, options: LensOptions) -> FixedWords:
         raise NotImplementedError
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
@@ -70,7 +70,7 @@ class Says(Lens, register=False):
         words = list(dict.fromkeys(self.words)) if self.unique == "word" else self.words
         return [[Neighbor(word, word, 0.5) for word in words[:top_k]] for _ in range(len(queries))]
 
-    def distinct(self) -> Says:
+    def distinct(self) -> FixedWords:
         return replace(self, unique="word")
 
 
@@ -126,8 +126,8 @@ def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
     def crossed(scene: LabelledImage, patch: int) -> str:
         names = [thing.name.split()[-1] for thing in scene.objects]
         return (
-            names[1 - names.index(truly(scene, patch))]
-            if truly(scene, patch) in names and len(names) > 1
+            names[1 - names.index(true_word(scene, patch))]
+            if true_word(scene, patch) in names and len(names) > 1
             else "loud"
         )
 
@@ -143,15 +143,15 @@ def test_another_thing_of_the_scene_is_global_and_a_true_colour_an_attribute(
     red = [scene_of(50 + i, {"dog": (i,)}, colour="red") for i in range(2)]
     vlm = ScriptedVLM(tiny, red, lambda *_: "red")
     for given, of in ((vlm, 1.0), (scripted(tiny), 0.0)):
-        words = Says(("red", "truck")) if of else Says(("blue", "truck"))
+        words = FixedWords(("red", "truck")) if of else FixedWords(("blue", "truck"))
         assert shares(evaluate(given, [words], red, [0]), "says")["attribute"] == of
 
 
 def test_shuffled_images_leave_what_is_right_by_chance(bank: Bank, tiny: LanguageModel) -> None:
     same = [scene_of(60 + i, {"dog": (i,)}) for i in range(3)]
-    vlm = ScriptedVLM(tiny, [*SCENES, *same], truly)
+    vlm = ScriptedVLM(tiny, [*SCENES, *same], true_word)
     assert shares(evaluate(vlm, [lens(bank, 2)], same, [0]), images="shuffled")["concrete"] == 1
-    found = evaluate(vlm, [Says(("dog",))], SCENES, [0])
+    found = evaluate(vlm, [FixedWords(("dog",))], SCENES, [0])
     # Two of twelve patches show a dog, whichever patch the words belong to.
     assert (
         shares(found, "says")["concrete"]
@@ -164,7 +164,9 @@ def test_shuffled_images_leave_what_is_right_by_chance(bank: Bank, tiny: Languag
 
 def test_a_random_projector_is_the_second_control(bank: Bank, tiny: LanguageModel) -> None:
     blind = scripted(tiny, lambda *_: "nothing that is in a sentence")
-    found = evaluate(scripted(tiny), [lens(bank, 2), Says(("dog",))], SCENES, [1], random=blind, alone=[1])
+    found = evaluate(
+        scripted(tiny), [lens(bank, 2), FixedWords(("dog",))], SCENES, [1], random=blind, alone=[1]
+    )
     assert shares(found)["concrete"] == 1
     assert shares(found, projector="random")["concrete"] < 0.5
     assert shares(found, "says", projector="random") == shares(found, "says")
@@ -180,7 +182,7 @@ def test_a_random_projector_is_scored_on_fewer_scenes(
 ) -> None:
     monkeypatch.setattr("latentbank.query.evaluation.evaluate.CONTROLLED", 2)
     blind = scripted(tiny, lambda *_: "nothing that is in a sentence")
-    found = evaluate(scripted(tiny), [Says(("dog",))], SCENES, [1], random=blind)
+    found = evaluate(scripted(tiny), [FixedWords(("dog",))], SCENES, [1], random=blind)
     assert found.about["random_scenes"] == 2
     control = found.row("says", projector="random")
     assert 0 < control.concrete.of < found.row("says").concrete.of
@@ -230,17 +232,17 @@ def test_patches_count_by_how_much_of_them_is_covered(bank: Bank, tiny: Language
 
 
 def test_distinct_words_are_searched_deeper(tiny: LanguageModel) -> None:
-    crowded = Says(("loud",) * 19 + ("Loud", "dog"))
+    crowded = FixedWords(("loud",) * 19 + ("Loud", "dog"))
     plain, distinct = read_patches(crowded, None, 0, np.ones((2, 4), np.float32))
     assert [n.word for n in plain[0]] == ["loud"] * 5
     assert [n.word for n in distinct[0]] == ["loud", "Loud", "dog"]  # the lens itself returns distinct words
-    enough = Says(("a", "A", "b", "a", "c", "d", "e", "f"))
+    enough = FixedWords(("a", "A", "b", "a", "c", "d", "e", "f"))
     plain, distinct = read_patches(enough, None, 0, np.ones((1, 4), np.float32))
     assert [n.word for n in distinct[0]] == ["a", "b", "c", "d", "e"]
     assert [n.word for n in plain[0]] == ["a", "A", "b", "a", "c"]
     assert len(enough.given) == 1
     scenes = [scene_of(80 + i, {"dog": (i,)}) for i in range(2)]
-    found = evaluate(ScriptedVLM(tiny, scenes, truly), [crowded], scenes, [0])
+    found = evaluate(ScriptedVLM(tiny, scenes, true_word), [crowded], scenes, [0])
     assert shares(found, "says")["concrete"] == 0
     assert shares(found, "says", distinct=True)["concrete"] == 1
 
@@ -256,7 +258,7 @@ def test_with_a_centred_bank_all_lenses_read_centred_hidden_states(
     centred: Bank, tiny: LanguageModel
 ) -> None:
     vlm = scripted(tiny, offset=30.0)
-    other = Says(("dog",))
+    other = FixedWords(("dog",))
     embedding = EmbeddingLens(tiny.embedding, tiny.tokenizer)
     found = evaluate(vlm, [lens(centred, 2), other, embedding], SCENES, [1], calibration=OTHERS)
     assert found.about["metric"] == "centred"
@@ -318,7 +320,7 @@ def test_a_vlm_without_one_grid_is_refused(tiny: LanguageModel) -> None:
 
     for kind in (Tiled, Cut):
         with pytest.raises(ModelError, match="no single grid"):
-            grid_of(kind(tiny, SCENES, truly))
+            grid_of(kind(tiny, SCENES, true_word))
 
 
 def test_scenes_of_another_grid_are_refused(bank: Bank, tiny: LanguageModel) -> None:
@@ -345,7 +347,7 @@ def test_what_cannot_be_scored(
     lenses: int,
     says: str,
 ) -> None:
-    vlm = ScriptedVLM(tiny, scenes, truly)
+    vlm = ScriptedVLM(tiny, scenes, true_word)
     with pytest.raises(QueryError, match=says):
         evaluate(vlm, [lens(bank)] * lenses, scenes, layers)
 
@@ -363,7 +365,7 @@ def test_a_filter_scores_one_corpus(bank: Bank, tiny: LanguageModel) -> None:
 
 
 def test_json_has_everything_and_no_nan(bank: Bank, tiny: LanguageModel) -> None:
-    found = evaluate(scripted(tiny), [lens(bank), Says(("dog",))], SCENES, [0, 1], alone=[0])
+    found = evaluate(scripted(tiny), [lens(bank), FixedWords(("dog",))], SCENES, [0, 1], alone=[0])
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert data["visual_layers"] == [0, 1]
     assert data["bank_layers"] == bank.layers

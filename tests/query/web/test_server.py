@@ -313,12 +313,12 @@ def test_progress_and_errors_are_reported(client: TestClient, monkeypatch: pytes
 def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
     client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looking, go = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
     original = vlm.visual_tokens
 
     def slow(*given: Any, **more: Any) -> Any:
-        looking.set()
-        assert go.wait(20)
+        started.set()
+        assert proceed.wait(20)
         return original(*given, **more)
 
     monkeypatch.setattr(vlm, "visual_tokens", slow)
@@ -326,10 +326,10 @@ def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
         "/api/readings", params={"picture": "a cat", "layers": layers}
     ).json()["job"]
     running, waiting = ask("0"), ask("1")
-    assert looking.wait(20)
+    assert started.wait(20)
     for job in (running, waiting):
         assert client.delete(f"/api/jobs/{job}").status_code == 204
-    go.set()
+    proceed.set()
     assert [events(client, job)[-1]["state"] for job in (running, waiting)] == ["cancelled", "cancelled"]
     assert vlm.calls == [1]
     assert outcome(client, picture="a cat", layers="2")["state"] == "done"
@@ -430,15 +430,15 @@ def test_too_many_waiting_jobs_are_refused(
     client: TestClient, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentbank.query.web.service.WAITING", 2)
-    go, original = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (go.wait(20), original(*a, **k))[1])
+    proceed, original = threading.Event(), vlm.visual_tokens
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(20), original(*a, **k))[1])
     try:
         for layer in range(3):
             outcome_of = client.post("/api/readings", params={"picture": "a cat", "layers": str(layer)})
             assert outcome_of.status_code == 202
         assert refused(client, picture="a cat", layers="3")[1].startswith("Too many readings are waiting")
     finally:
-        go.set()
+        proceed.set()
 
 
 def test_no_path_reaches_the_disk(client: TestClient) -> None:
