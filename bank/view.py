@@ -94,7 +94,7 @@ class CurrentView:
                     f"{known.model} (fingerprint {known.fingerprint}); open it again, with that model."
                 )
             if fresh.metric != known.metric or (known.means and dict(fresh.means) != dict(known.means)):
-                raise BankMismatch(f"{now_means}, which is centred otherwise; open it again.")
+                raise BankMismatch(f"{now_means}, which has another metric or other means; open it again.")
         except BaseException:
             store.close()
             raise

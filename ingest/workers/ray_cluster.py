@@ -100,7 +100,8 @@ def run_on_ray(
     """
     if not backend(job.settings).shared:
         raise LatentBankError(
-            "Workers on Ray fill a bank on a server, for an embedded one is open in one process; set LATENTBANK_URL."
+            "Workers on Ray need a bank on a server, because only one process can open an embedded bank; set "
+            "LATENTBANK_URL."
         )
     plan = job.load_plan()
     try:

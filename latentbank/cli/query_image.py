@@ -145,7 +145,7 @@ def query_means(
     file = output or vlm.means_file
     if file is None:
         raise LatentBankError(
-            f"{vlm.name} was loaded from no local folder; name the file to write with --output."
+            f"{vlm.name} was not loaded from a local folder; name the file to write with --output."
         )
     measured = layers or range(vlm.num_layers + 1)
     means = measure_means(vlm, job.counted(), measured, prompt=prompt, batch=batch, broken=job.broken)

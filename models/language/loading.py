@@ -67,7 +67,7 @@ class Parts:
         tokenizer: a fast tokenizer.
         num_layers: number of layers of the whole LLM, also if `decoder` has fewer blocks.
         revision: the commit on the hub, where known.
-        model: the whole model that `decoder` is a part of; None unless it was asked for.
+        model: the whole model that `decoder` is a part of; None unless it was requested.
     """
 
     decoder: PreTrainedModel
@@ -232,7 +232,9 @@ def _locate(name: str) -> tuple[str, str | None]:
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise ModelError(f"{name} is a file but no .gguf: give the model's directory or a hub id.")
+            raise ModelError(
+                f"{name} is a file, but not a .gguf file: give the model's directory or a hub id."
+            )
         return str(path.parent), path.name
     if path.is_dir():
         if not (path / "config.json").is_file():

@@ -62,10 +62,10 @@ class VisualTokens:
         """Return the L2 norms of the hidden states of a layer, [tokens] float32, computed in float32.
 
         Raises:
-            LayerNotFound: `layer` was not asked for.
+            LayerNotFound: `layer` was not requested.
         """
         if layer not in self.states:
-            raise LayerNotFound(f"Layer {layer} was not asked for, only {listed(self.states)}.")
+            raise LayerNotFound(f"Layer {layer} was not requested, only {listed(self.states)}.")
         norms: npt.NDArray[np.float32] = self.states[layer].float().norm(dim=-1).cpu().numpy()
         return norms
 

@@ -143,13 +143,11 @@ def test_a_readers_key_stops_writers_before_any_work(
     assert [request.operation for request in server.requests] == ["update_aliases"]
     assert server.requests[0].summary == {"actions": []}
     for key in (READER, token()):
-        with pytest.raises(
-            BankUnavailable, match="is a reader's: it may read banks, not make or change"
-        ) as caught:
+        with pytest.raises(BankUnavailable, match="can only read banks, not create or change") as caught:
             backend(settings_with(key)).require_writer()
         assert is_one_sentence(caught.value)
         assert key not in str(caught.value)
-    assert len(server.requests) == 2  # no request: the token's claims say that it only reads
+    assert len(server.requests) == 2  # none for the token, whose claims say that it only reads
     with pytest.raises(BankUnavailable, match="refuses the key"):
         backend(settings_with("a-wrong-key")).require_writer()
 

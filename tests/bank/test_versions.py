@@ -355,7 +355,7 @@ def test_a_search_under_way_reads_one_version(
     ("other", "message"),
     [
         ({"fingerprint": "beef", "model": "tiny/other"}, "contexts of tiny/other .* not of tiny/llama"),
-        ({"metric": "centred"}, "is centred otherwise; open it again"),
+        ({"metric": "centred"}, "has another metric or other means; open it again"),
     ],
 )
 def test_a_reader_does_not_follow_to_what_its_queries_do_not_fit(

@@ -383,7 +383,10 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     assert "have no layer 2; they have 0, 1" in err
     # Means kept with the VLM are the default.
     code, _, err = run("query", "means", photos)
-    assert (code, "was loaded from no local folder; name the file to write with --output" in err) == (2, True)
+    assert (code, "was not loaded from a local folder; name the file to write with --output" in err) == (
+        2,
+        True,
+    )
     monkeypatch.setattr(PatchVLM, "means_file", tmp_path / "vlm.means.safetensors")
     assert json.loads(run(*words)[1])[0]["tokens"] == own["tokens"]
     assert run("query", "means", photos, "--visual-layers", "0,1")[0] == 1

@@ -200,7 +200,7 @@ def test_a_token_for_a_reader(
             ):
                 code, out, err = run(*writes)
                 assert (code, out) == (2, ""), writes
-                assert "is a reader's: it may read banks, not make or change them" in err
+                assert "can only read banks, not create or change them" in err
                 assert key not in err
             assert {request.operation for request in server.requests} <= {"update_aliases"}
         assert server.invalid_requests == []

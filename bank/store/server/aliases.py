@@ -95,7 +95,7 @@ def switch(server: Connection, bank: str, stored: str, layers: Iterable[int]) ->
     server.call(lambda: server.rest.update_collection_aliases(change_aliases_operations=actions))
     if version_in_use(server, bank) != stored:
         raise BankBusy(
-            f"Another process has switched the bank '{bank}' to another version at the same moment; look which "
+            f"Another process has switched the bank '{bank}' to another version at the same moment; check which "
             "version is in use, then try again."
         )
 

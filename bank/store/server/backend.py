@@ -79,7 +79,7 @@ class ServerBackend:
     def require_writer(self) -> None:
         """See `Backend`. The request changes nothing, but only a key that may manage collections may send it."""
         reader = BankUnavailable(
-            f"The key for the server {self._settings.url} is a reader's: it may read banks, not make or change "
+            f"The key for the server {self._settings.url} can only read banks, not create or change "
             "them; set LATENTBANK_API_KEY to a key that may write."
         )
         claims = claims_of(self._settings.key() or "")

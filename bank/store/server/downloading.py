@@ -81,7 +81,9 @@ def _only_shard(server: Connection, collection: str) -> int:
         )
     sound = [shard.shard_id for shard in about.local_shards if shard.state == models.ReplicaState.ACTIVE]
     if not sound or about.shard_transfers or about.resharding_operations:
-        raise NoSnapshot(f"the node that answers has no shard of {collection} that is whole and at rest")
+        raise NoSnapshot(
+            f"the node that answers has no shard of {collection} that is complete and not in transfer"
+        )
     return sound[0]
 
 

@@ -528,7 +528,7 @@ def test_names_that_lead_to_no_model(tmp_path: Path) -> None:
     assert "no config.json" in message(lambda: load_language_model(str(tmp_path)))
     text = tmp_path / "model.txt"
     text.write_text("hello")
-    assert "no .gguf" in message(lambda: load_language_model(str(text)))
+    assert "not a .gguf" in message(lambda: load_language_model(str(text)))
     fake = tmp_path / "fake.gguf"
     fake.write_bytes(b"not a GGUF at all" * 10)
     assert "cannot be loaded" in message(lambda: load_language_model(str(fake)))

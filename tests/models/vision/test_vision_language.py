@@ -437,7 +437,7 @@ def test_layers_and_images_are_checked(load: Load) -> None:
     assert vlm.visual_tokens([], [0]) == []
     (tokens,) = vlm.visual_tokens([noise((40, 40))], [3, 1, 3])
     assert list(tokens.states) == [1, 3]
-    with pytest.raises(LayerNotFound, match="Layer 2 was not asked for, only 1, 3"):
+    with pytest.raises(LayerNotFound, match="Layer 2 was not requested, only 1, 3"):
         tokens.norms(2)
 
 
