@@ -577,9 +577,9 @@ def test_code_that_comes_with_a_model_runs_only_when_trusted(tmp_path: Path) -> 
 
 
 def test_devices_and_dtypes_that_do_not_exist(saved: Saved) -> None:
-    assert "no device" in message(lambda: load_language_model(saved("llama"), device="gpu!"))
-    assert "no dtype" in message(lambda: load_language_model(saved("llama"), dtype="int8"))
-    assert "no dtype" in message(lambda: load_language_model(saved("llama"), dtype=torch.int8))
+    assert "not a device" in message(lambda: load_language_model(saved("llama"), device="gpu!"))
+    assert "not a dtype" in message(lambda: load_language_model(saved("llama"), dtype="int8"))
+    assert "not a dtype" in message(lambda: load_language_model(saved("llama"), dtype=torch.int8))
     if not torch.cuda.is_available():
         assert "no GPU" in message(lambda: load_language_model(saved("llama"), device="cuda"))
 

@@ -185,7 +185,7 @@ def test_sources_that_hold_no_pairs(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="cannot be read"):
         open_pairs(str(tmp_path / "pairs.parquet"))
     (tmp_path / "pairs.csv").write_text("a,b\n")
-    with pytest.raises(CorpusError, match="no Parquet file"):
+    with pytest.raises(CorpusError, match="not a Parquet file"):
         open_pairs(str(tmp_path / "pairs.csv"))
     with pytest.raises(CorpusError, match="cannot be read"):
         open_pairs("nobody/has-this-dataset")
