@@ -18,6 +18,7 @@ from latentbank.bank.where import Where
 from latentbank.demo.descriptions import describe
 from latentbank.demo.scenes import EVALUATION, load_things, make_scene
 from latentbank.demo.vlm import PHOTO, load_demo, wheel_file
+from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.filling import fill
 from latentbank.ingest.job import JobReport
 from latentbank.models.composite.model import CompositeVLM
@@ -52,7 +53,8 @@ def fill_corpus(bank: Bank, model: LanguageModel, name: str, sentences: list[str
     """Ingest one corpus and print what the job did."""
     print(f"Filling corpus '{name}' from {len(sentences):,} sentences, layers {listed(LAYERS)} ...")
     with shown("planning", "sentences") as progress:
-        report = fill(bank, sentences, model, name=name, directory=FOLDER / "plans" / name, progress=progress)
+        corpus = corpus_from_sentences(name, sentences)
+        report = fill(bank, corpus, model, directory=FOLDER / "plans" / name, progress=progress)
     print_job(report, bank)
 
 

@@ -38,7 +38,7 @@ class Corpus:
     revision: str | None = None
     """Revision of a hub dataset."""
     limit: int | None = None
-    """Read only the first so many sentences."""
+    """Read at most this many sentences."""
     sentences: Iterable[str] | None = field(default=None, repr=False, compare=False)
     """Sentences from Python, read after the sources; they can be iterated over repeatedly."""
 
@@ -90,7 +90,7 @@ def open_corpus(
         config: configuration of a dataset.
         split: split of a dataset ("train" if None).
         revision: revision of a hub dataset.
-        limit: read only the first so many sentences.
+        limit: read at most this many sentences.
 
     Raises:
         CorpusError: the name is not allowed, files are missing or of an unknown format, a glob matches
@@ -120,7 +120,8 @@ def open_corpus(
         else:
             missing.append(source)
     if missing:
-        raise CorpusError(f"No such file: {', '.join(missing)}; check the path.")
+        more = f" and {len(missing) - 3} others" if len(missing) > 4 else ""
+        raise CorpusError(f"No such file: {listed(missing[:3] if more else missing)}{more}; check the path.")
     files = [
         source for source in found if source != "-" and os.path.exists(source) and not os.path.isdir(source)
     ]

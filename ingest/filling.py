@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import CorpusError
-from latentbank.ingest.corpus import Corpus, corpus_from_sentences, is_corpus_name, open_corpus
+from latentbank.ingest.corpus import Corpus, is_corpus_name, open_corpus
 from latentbank.ingest.defaults import bank_name, plan_folder
 from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan, plan_for
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
+from latentbank.text import listed
 
 Source = str | os.PathLike[str] | Corpus | Iterable[str | os.PathLike[str]]
-"""What names a corpus: a file, a glob, a folder, the id of a hub dataset or several of them; sentences with a name."""
+"""What names a corpus: a file, a glob, a folder, the id of a hub dataset or several of them; or a `Corpus`."""
 
 
 def plan(
@@ -44,25 +45,26 @@ def plan(
     """Plan the contexts of a corpus: what `fill` would store, found with the tokenizer alone.
 
     Args:
-        source: a path, a glob, the id of a hub dataset, or several of them; a `Corpus`; or, with `name`, a list of
-            sentences.
+        source: a path, a glob, the id of a hub dataset, or several of them; or a `Corpus`, such as
+            `latentbank.ingest.corpus.corpus_from_sentences` returns. A list of strings always holds paths.
         model: the LLM.
-        directory: where the plan is written; None: beside the embedded banks, where `fill` looks for it.
-        name: the corpus's name; None: the name of the first file. With a name, a list holds sentences unless all of
-            it are existing files.
-        bank: name of the bank that the plan is for, where no `directory` is given; None: the bank of the settings, or
-            the LLM's name.
+        directory: where the plan is written; None: beside the embedded banks, where `fill` looks for the plan of the
+            bank named by `bank`.
+        name: the corpus's name; None: the name of the first file. A `Corpus` has its own name.
+        bank: name of the bank that the plan is for, used if `directory` is None. None: the bank of the settings, or
+            one with the last part of the LLM's name. For a bank with another name, `bank` must be given, so that
+            `fill` finds the plan.
         column: the column that holds the sentences; None: it is found.
         config: configuration of a dataset.
         split: split of a dataset; None: "train".
         revision: revision of a hub dataset.
-        limit: read only the first so many sentences.
+        limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
         skip: leading tokens of a sentence that are left out.
-        contexts_per_token: at most so many contexts of one token id.
+        contexts_per_token: at most this many contexts of one token id.
         max_tokens: longer sentences are cut.
-        settings: where embedded banks are; None: read from the environment.
-        progress: counts sentences planned.
+        settings: where the embedded banks are, as for `create_bank`; None: read from the environment.
+        progress: receives the count of sentences planned.
 
     Returns:
         The plan. It counts sentences, tokens and contexts, and can be given to `fill`.
@@ -74,7 +76,7 @@ def plan(
     Examples:
         >>> import latentbank as lb
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
-        >>> plan = lb.plan("captions.jsonl", model)
+        >>> plan = lb.plan("captions.jsonl", model, bank="captions")
         >>> text = f"{plan.contexts:,} contexts of {plan.sentences:,} sentences"
     """
     corpus = _corpus(source, name, column, config, split, revision, limit)
@@ -109,24 +111,24 @@ def fill(
 
     Args:
         bank: open for writing; made by `create_bank`.
-        source: a path, a glob, the id of a hub dataset, or several of them; a `Corpus`; with `name`, a list of
-            sentences; or a `Plan`, for which the arguments from `name` to `max_tokens` are not used.
+        source: a path, a glob, the id of a hub dataset, or several of them; a `Corpus`, such as
+            `latentbank.ingest.corpus.corpus_from_sentences` returns; or a `Plan`, for which the arguments from `name`
+            to `max_tokens` are not used. A list of strings always holds paths.
         model: the LLM of the bank, loaded at least as deep as the bank's deepest layer.
-        name: the corpus's name; None: the name of the first file. With a name, a list holds sentences unless all of
-            it are existing files.
+        name: the corpus's name; None: the name of the first file. A `Corpus` has its own name.
         directory: folder of the plan; None: beside the embedded banks. A plan that is there and fits is used.
         column: the column that holds the sentences; None: it is found.
         config: configuration of a dataset.
         split: split of a dataset; None: "train".
         revision: revision of a hub dataset.
-        limit: read only the first so many sentences.
+        limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
         skip: leading tokens of a sentence that are left out.
-        contexts_per_token: at most so many contexts of one token id.
+        contexts_per_token: at most this many contexts of one token id.
         max_tokens: longer sentences are cut.
-        replace: put the corpus in the place of the one of its name, once it is complete.
+        replace: replace the bank's corpus of the same name, once the new one is complete.
         batch: tokens in one forward pass; None: chosen by the device.
-        progress: counts sentences planned, contexts stored, layers indexed.
+        progress: receives the counts of sentences planned, contexts stored and layers indexed.
 
     Returns:
         What the job did.
@@ -139,9 +141,12 @@ def fill(
 
     Examples:
         >>> import latentbank as lb
+        >>> from latentbank.ingest.corpus import corpus_from_sentences
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> two = corpus_from_sentences("two", ["A red kite.", "A dog on a beach."])
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:
-        ...     report = lb.fill(bank, ["A red kite.", "A dog on a beach."], model, name="two")
+        ...     report = lb.fill(bank, "captions.jsonl", model)
+        ...     report = lb.fill(bank, two, model)
         >>> report.complete
         True
     """
@@ -170,15 +175,22 @@ def _corpus(
 ) -> Corpus:
     """Return the corpus that a source means; see `plan`."""
     if isinstance(source, Corpus):
+        arguments = {
+            "name": name,
+            "column": column,
+            "config": config,
+            "split": split,
+            "revision": revision,
+            "limit": limit,
+        }
+        if unused := [argument for argument, value in arguments.items() if value is not None]:
+            raise CorpusError(
+                f"The source is the corpus {source.name}, which has settings of its own; leave out {listed(unused)}."
+            )
         return source
-    if isinstance(source, str | os.PathLike):
-        paths: list[str | os.PathLike[str]] = [source]
-    elif name is None or _are_files(source):
-        paths = list(source)
-    else:
-        return corpus_from_sentences(name, cast("Iterable[str]", source))
+    paths = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not paths:
-        raise CorpusError("The corpus has no source; name files or a hub dataset, or give sentences.")
+        raise CorpusError("The corpus has no source; name files or a hub dataset.")
     stem = Path(paths[0]).name.split(".")[0]
     if name is None and not is_corpus_name(stem):
         raise CorpusError(
@@ -186,13 +198,4 @@ def _corpus(
         )
     return open_corpus(
         name or stem, paths, column=column, config=config, split=split, revision=revision, limit=limit
-    )
-
-
-def _are_files(items: Iterable[str | os.PathLike[str]]) -> bool:
-    """Return whether a list holds nothing but paths of existing files."""
-    if iter(items) is items:  # it can be read only once
-        return False
-    return all(
-        isinstance(item, os.PathLike) or (isinstance(item, str) and os.path.exists(item)) for item in items
     )

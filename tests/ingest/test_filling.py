@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from latentbank.bank.settings import Settings
 from latentbank.errors import BankMismatch, CorpusError
 from latentbank.ingest.banks import create_bank
-from latentbank.ingest.corpus import open_corpus
+from latentbank.ingest.corpus import corpus_from_sentences, open_corpus
 from latentbank.ingest.filling import fill, plan
 from latentbank.ingest.plan import PlanSettings, load_plan
 from latentbank.models.language.model import LanguageModel
@@ -54,7 +55,7 @@ def test_every_kind_of_source(model: LanguageModel, settings: Settings, tmp_path
     with create_bank("b", model, [1], settings=settings) as bank:
         fill(bank, first, model)
         fill(bank, [str(first), second], model, name="both")
-        fill(bank, SENTENCES, model, name="listed")
+        fill(bank, corpus_from_sentences("listed", SENTENCES), model)
         fill(bank, open_corpus("opened", [first, second]), model)
         fill(bank, str(tmp_path / "*.txt"), model, name="globbed", limit=12)
         corpora = bank.corpora
@@ -70,7 +71,35 @@ def test_every_kind_of_source(model: LanguageModel, settings: Settings, tmp_path
     assert all(entry.complete for entry in corpora.values())
 
 
-@pytest.mark.parametrize("source", ["-", SENTENCES, "my captions.txt"])
+@pytest.mark.parametrize("name", [None, "both"])
+def test_a_list_holds_paths_never_sentences(
+    name: str | None, model: LanguageModel, settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.txt"
+    file.write_text("\n".join(SENTENCES))
+    missing = str(tmp_path / "mistyped.txt")
+    with create_bank("b", model, [1], settings=settings) as bank:
+        for source in ([str(file), missing], [missing], [file, Path(missing)]):
+            with pytest.raises(CorpusError, match=rf"^No such file: {re.escape(missing)}; check the path\.$"):
+                fill(bank, source, model, name=name)
+            with pytest.raises(CorpusError, match=r"^No such file: "):
+                plan(source, model, name=name, bank="b", settings=settings)
+        with pytest.raises(CorpusError, match=r"^No such file: .* and 17 others; check the path\.$"):
+            fill(bank, SENTENCES, model, name="listed")
+        assert bank.corpora == {}
+
+
+def test_a_corpus_is_taken_as_it_is(model: LanguageModel, settings: Settings) -> None:
+    corpus = corpus_from_sentences("c", SENTENCES)
+    with create_bank("b", model, [1], settings=settings) as bank:
+        for given in ({"name": "d"}, {"limit": 3}, {"column": "text"}):
+            with pytest.raises(CorpusError, match="which has settings of its own; leave out") as caught:
+                fill(bank, corpus, model, **given)  # type: ignore[arg-type]
+            assert str(caught.value).endswith(f"leave out {next(iter(given))}.")
+        assert bank.corpora == {}
+
+
+@pytest.mark.parametrize("source", ["-", ["my captions.txt", "c.txt"], "my captions.txt"])
 def test_a_corpus_needs_a_name(source: str | list[str], model: LanguageModel, settings: Settings) -> None:
     with create_bank("b", model, [1], settings=settings) as bank:
         with pytest.raises(CorpusError, match=r"no name, and .* cannot be its name") as caught:
@@ -86,7 +115,7 @@ def test_a_plan_is_found_again_and_can_be_given(
     made = plan(file, model, bank="b", skip=0, settings=settings)
     assert made.directory == settings.data_dir / ".plans" / "b" / "c"
     assert made.settings == PlanSettings(skip=0)
-    elsewhere = plan(SENTENCES, model, tmp_path / "plan", name="d")
+    elsewhere = plan(corpus_from_sentences("d", SENTENCES), model, tmp_path / "plan")
     assert elsewhere == load_plan(tmp_path / "plan")
     with create_bank("b", model, [1], settings=settings) as bank:
         before = (made.directory / "plan.json").stat().st_mtime_ns
@@ -99,8 +128,8 @@ def test_a_plan_is_found_again_and_can_be_given(
 
 def test_another_corpus_takes_a_place_only_when_asked(model: LanguageModel, settings: Settings) -> None:
     with create_bank("b", model, [1], settings=settings) as bank:
-        fill(bank, SENTENCES, model, name="c")
+        fill(bank, corpus_from_sentences("c", SENTENCES), model)
         with pytest.raises(CorpusError, match="has changed"):
-            fill(bank, SENTENCES[:5], model, name="c")
-        fill(bank, SENTENCES[:5], model, name="c", replace=True)
+            fill(bank, corpus_from_sentences("c", SENTENCES[:5]), model)
+        fill(bank, corpus_from_sentences("c", SENTENCES[:5]), model, replace=True)
         assert bank.corpora["c"].sentences == 5
