@@ -4,6 +4,8 @@ Each name is imported from its module when it is first used, so that `import lat
 `__init__.pyi`, which holds the same names.
 """
 
+import threading
+
 __version__ = "0.1.0"
 
 # Name -> the module that defines it.
@@ -59,6 +61,8 @@ _MODULES = {
     "BankUnavailable": "latentbank.errors",
 }
 
+_importing = threading.RLock()
+
 __all__ = ["__version__", *_MODULES]
 
 
@@ -67,7 +71,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'latentbank' has no attribute '{name}'")
     import importlib
 
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    # transformers cannot be imported by two threads at the same time.
+    with _importing:
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,10 +34,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+# Packages that workers of pytest-xdist imported as second copies.
+_copies_in_workers: set[str] = set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note what a worker of pytest-xdist has imported."""
+    _copies_in_workers.update(getattr(node, "workeroutput", {}).get("copies", ()))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail if a folder was imported from the repository's root, as a second copy of a package of latentbank."""
-    copies = sorted({"bank", "ingest", "models", "query", "demo"} & set(sys.modules))
-    if copies:
+    copies = sorted({"bank", "ingest", "models", "query", "demo"} & set(sys.modules) | _copies_in_workers)
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # this is a worker: the process that started it decides
+        output["copies"] = copies
+    elif copies:
         print(f"\nimported without latentbank: {', '.join(copies)}; write latentbank.{copies[0]} there")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

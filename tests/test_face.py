@@ -83,3 +83,17 @@ def test_importing_latentbank_is_light() -> None:
 
 def test_settings_as_keywords_are_the_fields_of_settings() -> None:
     assert SettingsGiven.__annotations__.keys() == Settings.model_fields.keys()
+
+
+@pytest.mark.slow
+def test_threads_may_use_it_at_the_same_time() -> None:
+    # transformers fails when two threads import it, unless one waits for the other.
+    code = (
+        "import threading, latentbank as lb\n"
+        "names = ['load_language_model', 'train_projector', 'read_image', 'evaluate']\n"
+        "threads = [threading.Thread(target=getattr, args=(lb, name)) for name in names]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

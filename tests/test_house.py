@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from tests.house import ROOT, Module, circles, imports, modules
 
 ALL = modules()
-SHARED = {"errors", "files", "memory", "progress", "text"}
+SHARED = {"errors", "extensions", "files", "memory", "progress", "text"}
 # The folders that each folder may import, besides itself and the shared modules. The face imports the names of its
 # table when they are used.
 MAY_IMPORT = {
@@ -99,3 +103,28 @@ def test_the_version_is_the_same_everywhere() -> None:
 def test_circles_are_found() -> None:
     arrows = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"e"}}
     assert circles(arrows) == [["a", "b", "c"], ["e"]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_suite_fails_if_a_folder_is_imported_from_the_root(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "second_copy.py").write_text(
+        "def pytest_runtest_setup():\n    import bank\n", encoding="utf-8"
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "second_copy",
+        "-n",
+        str(workers),
+        "tests/test_files.py",
+    ]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "imported without latentbank: bank" in done.stdout
+    assert " passed" in done.stdout

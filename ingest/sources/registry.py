@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 
 from latentbank.errors import CorpusError
+from latentbank.extensions import entry_points_of
 from latentbank.ingest.sources import csv, json, parquet, text
 from latentbank.ingest.sources.base import Format
 from latentbank.ingest.sources.lines import compression_of
@@ -67,7 +67,7 @@ def described_formats() -> str:
 def _all_formats() -> Iterator[Format]:
     """Go through the formats, ours first; the entry points are read only when none of ours is taken."""
     yield from _OWN
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    for entry in entry_points_of(GROUP):
         try:
             loaded = entry.load()
         except Exception as error:  # another package's code can fail in any way

@@ -13,9 +13,10 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from latentbank.extensions import entry_points_of
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +126,7 @@ def _built_in() -> list[Family]:
 
 def _installed() -> list[Family]:
     found = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    for entry in entry_points_of(GROUP):
         try:
             family = entry.load()
         except Exception as error:  # another package's code can fail in any way

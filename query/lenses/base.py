@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from latentbank.bank.points import Neighbor
     from latentbank.bank.where import Filter
     from latentbank.models.vision.vision_language import VisualModel
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["visual", "text", "other"]
 ScoreName = Literal["cosine", "probability"]
@@ -122,7 +125,17 @@ class Lens(ABC):
                 f"The lens {cls.__qualname__} must define its title, and its score: 'cosine' or 'probability'."
             )
         known = _CLASSES.get(cls.name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if known is not None and _is_own(cls) and not _is_own(known):
+            log.warning(
+                "The lens %s is not available: its name %r is that of latentbank's %s; rename it.",
+                f"{known.__module__}.{known.__qualname__}",
+                cls.name,
+                cls.__qualname__,
+            )
+        elif known is not None and (known.__module__, known.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
             raise TypeError(
                 f"The lens {cls.__qualname__} is named {cls.name!r} like {known.__module__}.{known.__qualname__}; "
                 "choose another name."
@@ -176,6 +189,11 @@ class Lens(ABC):
     def centred(self) -> Lens:
         """Return the same lens for centred hidden states: what it compares them with is centred too."""
         return self
+
+
+def _is_own(lens: type[Lens]) -> bool:
+    """Return whether a lens is one of this package, whose names nobody else can take."""
+    return lens.__module__.startswith("latentbank.query.lenses.")
 
 
 def registered() -> Mapping[str, type[Lens]]:

@@ -10,9 +10,9 @@ import pkgutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 
 from latentbank.errors import QueryError
+from latentbank.extensions import entry_points_of
 from latentbank.query import lenses
 from latentbank.query.lenses.base import Lens, LensOptions, ScoreName, registered
 from latentbank.text import first_line, listed
@@ -92,7 +92,7 @@ def _load_all() -> None:
     """Import the modules that define lenses; their classes register themselves."""
     for module in pkgutil.iter_modules(lenses.__path__):
         importlib.import_module(f"{lenses.__name__}.{module.name}")
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in entry_points_of(ENTRY_POINTS):
         try:
             point.load()
         except Exception as error:  # the lenses of other packages stay available

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,3 +186,16 @@ def test_slices_of_queries_keep_their_means(shape: tuple[int, ...], tiny: Langua
 def test_queries_are_not_copied(tiny: LanguageModel) -> None:
     states: Tensor = tiny.embedding
     assert Queries(states, None, "other")[0:2].states.data_ptr() == states.data_ptr()  # type: ignore[union-attr]
+
+
+def test_a_name_of_ours_is_ours_also_if_another_lens_took_it_first() -> None:
+    code = (
+        "from latentbank.query.lenses.base import Lens\n"
+        "class Theirs(Lens):\n"
+        "    name, title, score = 'logit', 'Theirs', 'cosine'\n"
+        "from latentbank.query.lenses.registry import lens_class\n"
+        "print(lens_class('logit').title, len(lens_class('latent').title))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["LogitLens", "10"]
+    assert "The lens __main__.Theirs is not available" in done.stderr
