@@ -80,7 +80,8 @@ def find_slot(bank: Bank, content: CorpusContent, *, replace: bool = False) -> S
     if begun is not None and not _is_same(begun, content):
         raise CorpusError(
             f"The bank '{bank.name}' holds another replacement of '{content.name}' that is not complete; finish it, "
-            f"or drop the corpus '{name}'."
+            f"or drop the corpus '{name}'.",
+            functions=("drop_corpus",),
         )
     return Slot(name, begun, replaces=content.name)
 
@@ -131,7 +132,8 @@ def complete(bank: Bank, entry: CorpusEntry, contexts: int) -> None:
         raise LatentBankError(
             f"The layers hold {listed(f'{count:,}' for count in sorted(counts))} contexts of '{entry.name}' instead of "
             f"{contexts:,}: something else changed the bank; "
-            + ("drop the corpus and ingest it again." if max(counts) > contexts else "ingest it again.")
+            + ("drop the corpus and ingest it again." if max(counts) > contexts else "ingest it again."),
+            functions=("drop_corpus",) if max(counts) > contexts else (),
         )
     if not entry.replaces:
         bank.record(dataclasses.replace(entry, complete=True, updated=now()))
@@ -169,8 +171,9 @@ def changed(bank: Bank, corpus: str) -> CorpusError:
     """Return the error for a corpus whose sentences are not those that the bank holds under its name."""
     return CorpusError(
         f"The corpus '{corpus}' has changed since it was ingested into bank '{bank.name}'; choose another name for the "
-        "changed one, drop the old one first, or replace it.",
+        "changed one, replace the old one, or drop it first.",
         argument="replace",
+        functions=("drop_corpus",),
     )
 
 

@@ -264,11 +264,15 @@ def use_bank(name: str, settings: Settings | None = None, **given: Unpack[Settin
     place = backend(settings)
     bank, version = split_name(name)
     if version is None:
-        raise LatentBankError(f"Say which version '{bank}' shall mean, such as {bank}@2.")
+        raise LatentBankError(
+            f"Name a version of '{bank}' to use, such as {bank}@2.", functions=("use_bank",)
+        )
     stored = stored_name(bank, version)
     found = place.peek_manifest(stored)
     if found is None:
-        raise _missing(name, settings) or BankNotFound(f"There is no bank '{bank}' here.")
+        raise _missing(name, settings) or BankNotFound(
+            f"There is no bank '{bank}' here; list the banks there are.", functions=("list_banks",)
+        )
     manifest = Manifest.from_dict(*found)
     if not any(entry.complete for entry in manifest.corpora.values()):
         raise BankMismatch(
@@ -377,6 +381,7 @@ def _missing(name: str, settings: Settings) -> BankNotFound | None:
         return None
     if version is None:
         return BankNotFound(
-            f"No version of the bank '{bank}' is in use; put one of {listed_versions(bank, there)} in use."
+            f"No version of the bank '{bank}' is in use; put one of {listed_versions(bank, there)} in use.",
+            functions=("use_bank",),
         )
     return BankNotFound(f"The bank '{bank}' has no version {version}; it has {listed_versions(bank, there)}.")

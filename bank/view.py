@@ -72,7 +72,8 @@ class CurrentView:
         if known.means and dict(known.means) != dict(fresh.means):
             raise BankMismatch(
                 f"Another job fixed other means in the centred bank '{known.bank}' at the same moment; drop the "
-                "corpus of this one and ingest it again."
+                "corpus of this one and ingest it again.",
+                functions=("drop_corpus",),
             )
         if self.view.store is store:  # otherwise another thread has changed the version
             self.view = View(store, fresh, time.monotonic())
@@ -116,5 +117,8 @@ def read_manifest(store: Store, name: str) -> Manifest:
     """
     found = store.read_manifest()
     if found is None:
-        raise BankNotFound(f"There is no bank '{name}' here; list the banks there are, or create it.")
+        raise BankNotFound(
+            f"There is no bank '{name}' here; list the banks there are, or create it.",
+            functions=("list_banks", "fill"),
+        )
     return replace(Manifest.from_dict(*found), bank=name)

@@ -11,6 +11,7 @@ class LatentBankError(Exception):
     Attributes:
         argument: name of the Python argument to change, such as "dtype"; None: there is none. The command line adds the
             option of that name to the message.
+        functions: names of functions that help, such as "drop_corpus". The command line adds their commands.
 
     Examples:
         >>> import latentbank as lb
@@ -21,10 +22,11 @@ class LatentBankError(Exception):
         BankNotFound
     """
 
-    def __init__(self, message: str, *, argument: str | None = None) -> None:
-        """Keep the message, and the name of the argument to change."""
+    def __init__(self, message: str, *, argument: str | None = None, functions: tuple[str, ...] = ()) -> None:
+        """Keep the message, and the names of the argument to change and of the functions that help."""
         super().__init__(message)
         self.argument = argument
+        self.functions = functions
 
 
 class BankUnavailable(LatentBankError):

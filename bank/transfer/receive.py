@@ -70,7 +70,7 @@ def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:
         if own.layers != manifest.layers:
             raise BankMismatch(
                 f"The bank '{own.bank}' has layers {listed(own.layers)}, but {listed(manifest.layers)} would be stored "
-                "in it; choose its own layers, or another bank name.",
+                "in it; choose another bank name, or its own layers.",
                 argument="layers",
             )
         for what in ("metric", "rotation_seed"):
@@ -133,7 +133,7 @@ class Receiver:
     """Fills a bank with corpora that are encoded already; after a kill, another one continues."""
 
     def __init__(self, target: Bank, entries: Sequence[CorpusEntry], progress: Progress) -> None:
-        """Begin: record as incomplete the corpora that the bank does not hold completely, which are then in `todo`.
+        """Record as incomplete the corpora that the bank does not hold completely, which are then in `todo`.
 
         Raises:
             CorpusError: the bank has a corpus of that name with other content.
@@ -187,8 +187,9 @@ class Receiver:
             found = self._target.stored_contexts(entry.stored)
             if found != {entry.contexts}:
                 raise LatentBankError(
-                    f"The layers hold {', '.join(f'{n:,}' for n in sorted(found))} contexts of '{entry.name}' instead "
-                    f"of {entry.contexts:,}; drop the corpus and move it again."
+                    f"The layers hold {listed(f'{n:,}' for n in sorted(found))} contexts of '{entry.name}' instead "
+                    f"of {entry.contexts:,}; drop the corpus and move it again.",
+                    functions=("drop_corpus",),
                 )
             self._target.record(replace(entry, complete=True))
 
@@ -222,6 +223,7 @@ def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
             else "other sentences or other plan settings"
         )
         raise CorpusError(
-            f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); drop it first."
+            f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); drop it first.",
+            functions=("drop_corpus",),
         )
     return known.complete and target.stored_contexts(entry.stored) == {entry.contexts}

@@ -16,6 +16,15 @@ import typer
 from typer.core import TyperCommand
 
 from latentbank.errors import LatentBankError
+from latentbank.text import listed
+
+COMMANDS = {
+    "drop_corpus": "bank drop-corpus",
+    "fill": "ingest run",
+    "list_banks": "bank list",
+    "use_bank": "bank use",
+}
+"""The command that does what a function does, for each function that an error names."""
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
 
@@ -90,19 +99,22 @@ def flat(function: Callable[..., None], first: str = "") -> Callable[..., None]:
 
 
 def message_of(error: LatentBankError, ctx: typer.Context) -> str:
-    """Return an error's message, with the option to change where the running command has one of that name.
+    """Return an error's message, with the option to change and the commands that help.
 
-    "load it in float32" becomes "load it in float32 (--dtype)".
+    "load it in float32" becomes "load it in float32 (--dtype)" if the running command has an option of that name.
     """
     message = str(error)
-    for parameter in ctx.command.params:
-        if parameter.name == error.argument and parameter.param_type_name == "option":
-            option = next((text for text in parameter.opts if text.startswith("--")), parameter.opts[0])
-            if option in message:
-                return message
-            end = "." if message.endswith(".") else ""
-            return f"{message.removesuffix('.')} ({option}){end}"
-    return message
+    options = [
+        next((text for text in parameter.opts if text.startswith("--")), parameter.opts[0])
+        for parameter in ctx.command.params
+        if parameter.name == error.argument and parameter.param_type_name == "option"
+    ]
+    commands = [f"latentbank {COMMANDS[name]}" for name in error.functions]
+    hints = [hint for hint in (*options, *commands) if hint not in message]
+    if not hints:
+        return message
+    end = "." if message.endswith(".") else ""
+    return f"{message.removesuffix('.')} ({listed(hints)}){end}"
 
 
 def _parameters_of(group: Any) -> list[inspect.Parameter]:

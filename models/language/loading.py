@@ -31,7 +31,7 @@ from latentbank.models.language.layout import (
     without_mask_causal,
 )
 from latentbank.models.language.prepacked import prepack
-from latentbank.text import first_line, is_hub_id
+from latentbank.text import first_line, is_hub_id, listed
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -91,7 +91,7 @@ def choose_device(device: str | None) -> torch.device:
         ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(
-            f"PyTorch finds no GPU for the device {device}: use cpu, or install PyTorch with CUDA.",
+            f"PyTorch finds no GPU for the device {device}: install PyTorch with CUDA, or use cpu.",
             argument="device",
         )
     return chosen
@@ -108,7 +108,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
         raise ModelError(
-            f"{dtype} is not a dtype to run a language model in: use {', '.join(_DTYPES)}.", argument="dtype"
+            f"{dtype} is not a dtype to run a language model in: use {listed(_DTYPES)}.", argument="dtype"
         )
     return chosen
 
@@ -343,7 +343,7 @@ def _explained(name: str, error: Exception) -> ModelError:
     elif "torchvision" in text.lower():
         advice = f"The image processor of {name} needs torchvision: pip install torchvision."
     elif "trust_remote_code" in text:
-        advice = f"{name} comes with code of its own: allow it to run if you trust its authors."
+        advice = f"{name} comes with code of its own: if you trust its authors, allow it to run."
         argument = "trust_remote_code"
     else:
         advice = f"The model {name} cannot be loaded: {first_line(error)[:200].rstrip('. ')}."

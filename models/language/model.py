@@ -373,7 +373,7 @@ class LanguageModel:
             except torch.OutOfMemoryError:
                 raise ModelError(
                     f"The memory of {self.device} is too small for {tokens:,} tokens of {self.name} in one forward "
-                    "pass: use a smaller batch, or bfloat16.",
+                    "pass: use bfloat16, or a smaller batch.",
                     argument="batch",
                 ) from None
         if any(

@@ -24,6 +24,7 @@ from latentbank.files import write_whole
 from latentbank.models.training.pairs import Pair, Skipped
 from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import Progress, Silent
+from latentbank.text import listed
 
 _FEATURES, _ROWS, _DONE = "features.npy", "rows.jsonl", "features.json"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -187,7 +188,7 @@ def _open(folder: Path, data: str) -> Features:
         if "skipped" not in line
     )
     if not rows:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in done["skipped"].items())
+        reasons = listed(f"{count:,} {reason}" for reason, count in done["skipped"].items())
         raise CorpusError(
             f"{data} has no image with a caption{f' ({reasons})' if reasons else ''}: "
             "training needs pairs of both; name the caption's column if there is one.",
@@ -279,7 +280,7 @@ def _encoded(encoder: Encoder, images: list[Image.Image]) -> bytes:
     features = encoder.encode(images).float().cpu()
     if not features.isfinite().all():
         raise ModelError(
-            f"{encoder.name} computes features that are not finite: use float32, or another layer.",
+            f"{encoder.name} computes features that are not finite: use another layer, or float32.",
             argument="dtype",
         )
     return features.clamp(-_LARGEST, _LARGEST).half().numpy().astype("<f2").tobytes()

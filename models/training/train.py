@@ -205,7 +205,7 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise ModelError(
-                f"The loss is not finite after {self.at.total} steps: use a lower rate, or float32 or bfloat16.",
+                f"The loss is not finite after {self.at.total} steps: use float32 or bfloat16, or a lower rate.",
                 argument="rate",
             )
         for group in self.optimizer.param_groups:

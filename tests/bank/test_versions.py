@@ -130,7 +130,7 @@ def test_a_bank_that_begins_with_another_version(place: Place) -> None:
 
 def test_what_cannot_be_put_in_use(two: Place) -> None:
     for name, error, message in (
-        ("bank", LatentBankError, "Say which version 'bank' shall mean"),
+        ("bank", LatentBankError, "Name a version of 'bank' to use"),
         ("bank@3", BankNotFound, "has no version 3; it has bank@1, bank@2"),
         ("other@2", BankNotFound, "There is no bank 'other'"),
     ):

@@ -104,6 +104,15 @@ def test_an_error_names_the_option_to_change(
     assert f"ModelError: {printed}\n" in run("--debug", "ingest", "plan", corpus, "--model", "m")[2]
 
 
+def test_an_error_names_the_commands_that_help(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise LatentBankError("Drop it, or list all.", functions=("drop_corpus", "list_banks"))
+
+    monkeypatch.setattr("latentbank.bank.opening.list_versions", fail)
+    printed = "Drop it, or list all (latentbank bank drop-corpus, latentbank bank list).\n"
+    assert run("bank", "list")[2] == f"latentbank: {printed}"
+
+
 def test_a_command_without_the_option_does_not_name_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise LatentBankError("It cannot be listed", argument="dtype")

@@ -177,7 +177,8 @@ def test_a_plan_is_calibrated_where_the_banks_are(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("bank", "info", "nothing"), "There is no bank 'nothing'"),
+        (("bank", "info", "nothing"), "or create it (latentbank bank list, latentbank ingest run).\n"),
+        (("bank", "use", "one"), "Name a version of 'one' to use, such as one@2 (latentbank bank use).\n"),
         (("bank", "info"), "there is none yet"),
         (("bank", "delete", "a--b", "--yes"), "cannot name a bank"),
         (("query", "text", "hello"), "Name a bank"),

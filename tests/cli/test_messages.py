@@ -1,4 +1,4 @@
-"""The Python arguments that errors name, for which the command line shows options."""
+"""The Python arguments and functions that errors name, for which the command line shows options and commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import typer
 
+import latentbank
 from latentbank.cli import app
+from latentbank.cli.grouping import COMMANDS
+from tests.docs.pages import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,16 +22,29 @@ def options(command: Any) -> set[str]:
     return {parameter.name for parameter in command.params}.union(*map(options, below))
 
 
-def test_every_argument_that_an_error_names_is_an_option_of_a_command() -> None:
-    """A name that no command has would be left out of the message without a trace."""
+def texts(keyword: str) -> set[str]:
+    """Return the texts that the library's calls give for a keyword, in tuples too."""
     files = [path for room in ("bank", "ingest", "models", "query") for path in (ROOT / room).rglob("*.py")]
-    named = {
-        keyword.value.value
+    return {
+        part.value
         for path in files
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == "argument" and isinstance(keyword.value, ast.Constant) and keyword.value.value
+        for given in node.keywords
+        if given.arg == keyword
+        for part in ast.walk(given.value)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
     }
+
+
+def test_every_argument_that_an_error_names_is_an_option_of_a_command() -> None:
+    """A name that no command has would be left out of the message without a trace."""
+    named = texts("argument")
     assert named
     assert named <= options(typer.main.get_command(app))
+
+
+def test_every_function_that_an_error_names_has_a_command() -> None:
+    assert texts("functions") == set(COMMANDS)
+    assert set(COMMANDS.values()) <= set(commands())
+    assert all(hasattr(latentbank, name) or hasattr(latentbank.Bank, name) for name in COMMANDS)

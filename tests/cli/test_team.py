@@ -97,7 +97,7 @@ def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:
     corpus.write_text("A new sentence about a dog.\nAnother one about the river.", encoding="utf-8")
     code, _, err = run(*words)
     assert code == 2
-    assert "drop the old one first, or replace it (--replace)" in err
+    assert "replace the old one, or drop it first (--replace, latentbank bank drop-corpus)" in err
     assert run(*words, "--replace")[0] == 0
     corpora = json.loads(run("ingest", "status", "--json")[1])["corpora"]
     assert [(entry["name"], entry["complete"], entry["sentences"]) for entry in corpora] == [("few", True, 2)]
@@ -142,7 +142,7 @@ def test_versions_of_a_bank(run: Run, corpus: Path, model_dir: Path, tmp_path: P
     for words, message in (
         (("delete", "tiny-llama@1", "--yes"), "is in use; put another one in use first"),
         (("delete", "tiny-llama"), "has other versions than the one in use (tiny-llama@2)"),
-        (("use", "tiny-llama"), "Say which version"),
+        (("use", "tiny-llama"), "Name a version"),
         (("use", "tiny-llama@3"), "has no version 3; it has tiny-llama@1, tiny-llama@2"),
         (("info", "tiny-llama@0"), "cannot name a bank"),
     ):

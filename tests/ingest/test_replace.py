@@ -59,7 +59,7 @@ def test_readers_see_the_old_corpus_and_then_the_new_one(
 ) -> None:
     place.job(model, OLD)
     with place.bank(model) as bank:
-        with pytest.raises(CorpusError, match="drop the old one first, or replace it"):
+        with pytest.raises(CorpusError, match="replace the old one, or drop it first"):
             place.plan(bank, model, NEW)
         old = captions(bank, model)
         assert old <= set(OLD)

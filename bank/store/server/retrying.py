@@ -131,7 +131,8 @@ def explain(error: BaseException, server: str) -> BaseException:
     if missing(error):
         return BankNotFound(
             f"The server {server} has no such bank, or lost a part of it: {_reason(error)}; list the banks "
-            "there are, or run its ingestion again, which creates a bank and adds what is missing."
+            "there are, or run its ingestion again, which creates a bank and adds what is missing.",
+            functions=("list_banks", "fill"),
         )
     if passing(error):
         return BankUnavailable(
