@@ -350,7 +350,7 @@ class Bank:
         removal.forget_obsolete(self, corpus)
 
     def drop_corpus(self, corpus: str) -> int:
-        """Remove a corpus from every layer and from the ledger; returns how many contexts a layer held of it.
+        """Remove a corpus from every layer and from the ledger, and return how many of its contexts a layer held.
 
         Contexts of a corpus that is not in the ledger are removed too (`verify` finds such corpora).
 

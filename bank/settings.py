@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it must be http://HOST:PORT or https://HOST:PORT")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ValueError("it must hold neither a user nor a key; the key belongs into LATENTBANK_API_KEY")
+            raise ValueError("it must hold neither a user nor a key; the key belongs in LATENTBANK_API_KEY")
         if parts.port == 0:  # reading the port raises ValueError if it is not a number
             raise ValueError("its port cannot be 0")
         return url.rstrip("/")

@@ -11,6 +11,7 @@ from latentbank.bank.manifest import Manifest
 from latentbank.bank.store.base import MOST_CORPORA, Store
 from latentbank.bank.where import Filter
 from latentbank.progress import Progress
+from latentbank.text import listed
 
 # The length of a unit vector in float16 differs from 1 only by rounding.
 NORM_TOLERANCE = 5e-3
@@ -93,7 +94,7 @@ def _ids(store: Store, layers: list[int], progress: Progress, where: Filter | No
     first = layers[0]
     others = [str(layer) for layer in layers if digests[layer] != digests[first]]
     return [
-        f"Layer {', '.join(others)} holds other contexts than layer {first}; run the ingestion of "
+        f"Layer {listed(others)} holds other contexts than layer {first}; run the ingestion of "
         "the bank's corpora again, it adds what is missing."
     ]
 

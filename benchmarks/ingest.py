@@ -35,6 +35,7 @@ from benchmarks.common import (
     show,
     write_json,
 )
+from latentbank.text import layer_numbers
 
 BANK = "benchmark"
 CORPUS = "concepts"
@@ -44,7 +45,7 @@ _MODULE = "benchmarks.ingest"
 def main() -> None:
     """Measure both sides for every size and print a table for each."""
     arguments = _parser().parse_args()
-    layers = [int(layer) for layer in arguments.layers.split(",")]
+    layers = layer_numbers(arguments.layers)
     common: dict[str, Any] = {"model": _model(arguments.model), "layers": layers}
     where = machine()
     tables: list[Row] = []

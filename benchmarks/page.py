@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
 from benchmarks.indexes import BANK
 from benchmarks.scenes import filled_bank, scenes_parser
+from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -66,7 +67,7 @@ _PAINTED = """() => performance.getEntriesByName("first-contentful-paint")[0].st
 def main() -> None:
     """Measure and print the table."""
     arguments = scenes_parser(_MODULE, __doc__, images=12).parse_args()
-    layers = [int(layer) for layer in arguments.layers.split(",")]
+    layers = layer_numbers(arguments.layers)
     with filled_bank(arguments, layers) as work:
         found = in_child(_MODULE, "measure", work=work, layers=layers, images=arguments.images)
     rows = [

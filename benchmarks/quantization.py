@@ -21,6 +21,7 @@ from benchmarks.growth import parts_of
 from benchmarks.indexes import make_queries
 from benchmarks.states import States, open_states, subset
 from benchmarks.truth import Truth
+from latentbank.text import layer_numbers
 
 KINDS = ("int8", "turbo", "none")
 
@@ -28,7 +29,7 @@ KINDS = ("int8", "turbo", "none")
 def main() -> None:
     """Measure each quantization and print the table."""
     arguments = _parser().parse_args()
-    layers = [int(layer) for layer in arguments.layers.split(",")]
+    layers = layer_numbers(arguments.layers)
     kinds = arguments.kinds.split(",")
     states = open_states(arguments.states)
     count = arguments.contexts or states.about["contexts"]

@@ -24,6 +24,7 @@ from benchmarks.common import Row, answer_child, in_child, machine, show, write_
 from benchmarks.indexes import BANK
 from benchmarks.scenes import filled_bank, scenes_parser
 from benchmarks.truth import TIE
+from latentbank.text import layer_numbers
 
 _MODULE = "benchmarks.reading"
 
@@ -31,7 +32,7 @@ _MODULE = "benchmarks.reading"
 def main() -> None:
     """Measure and print the table."""
     arguments = scenes_parser(_MODULE, __doc__, images=10).parse_args()
-    layers = [int(layer) for layer in arguments.layers.split(",")]
+    layers = layer_numbers(arguments.layers)
     with filled_bank(arguments, layers) as work:
         found = in_child(_MODULE, "read", work=work, layers=layers, images=arguments.images)
     seconds = statistics.median(found["seconds"])

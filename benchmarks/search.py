@@ -37,6 +37,7 @@ from benchmarks.common import (
 )
 from benchmarks.indexes import BANK, build_indexes, make_queries, search_states
 from benchmarks.truth import STORAGE, TIE, judge
+from latentbank.text import layer_numbers
 
 _REPEATS = 3
 
@@ -44,7 +45,7 @@ _REPEATS = 3
 def main() -> None:
     """Measure both sides and print the table."""
     arguments = _parser().parse_args()
-    layers = [int(layer) for layer in arguments.layers.split(",")]
+    layers = layer_numbers(arguments.layers)
     states = search_states(arguments, layers, arguments.queries, make=arguments.states_only)
     if arguments.states_only:
         return

@@ -32,6 +32,7 @@ from benchmarks.common import (
     write_json,
 )
 from benchmarks.wire import double
+from latentbank.text import layer_numbers
 
 BANK, CORPUS = "benchmark", "concepts"
 _MODULE = "benchmarks.shards"
@@ -41,7 +42,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def main() -> None:
     """Measure a single worker and several workers and print the table."""
     arguments = _parser().parse_args()
-    layers = [int(layer) for layer in arguments.layers.split(",")]
+    layers = layer_numbers(arguments.layers)
     model = str(Path(arguments.model).resolve()) if arguments.model else str(model_file())
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # workers inherit it
     with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,7 @@ from benchmarks.common import parser_of
 from latentbank.bank.points import Payload, context_id
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.store.base import Floats, Points
+from latentbank.text import layer_numbers
 
 CORPUS = "benchmark"
 BANK = "benchmark"
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("layers", nargs="?", default="0", help="the bank's layers, such as 4,8")
     parser.add_argument("width", type=int, nargs="?", default=0, help="dimensions of the bank's vectors")
     given = parser.parse_args()
-    _serve(given.folder, given.contexts, [int(layer) for layer in given.layers.split(",")], given.width)
+    _serve(given.folder, given.contexts, layer_numbers(given.layers), given.width)
 
 
 if __name__ == "__main__":

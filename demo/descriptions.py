@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from latentbank.demo.scenes import COLOURS, THINGS
+from latentbank.files import write_whole
 
 # {thing} is the thing with its article, {name} without; {other} is another thing with its article.
 ANYWHERE = (
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    given.file.write_text("\n".join(describe(given.sentences, given.seed)) + "\n", encoding="utf-8")
+    write_whole(given.file, ("\n".join(describe(given.sentences, given.seed)) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ class EfficientNetEncoder:
         return self._fingerprint
 
     def settings(self) -> dict[str, object]:
-        """Return what is needed besides the name to load it again: nothing."""
+        """Return the settings that loading it again needs besides its name; there are none."""
         return {}
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ from latentbank.demo.scenes import (
     make_scene,
     phrase,
 )
+from latentbank.files import write_whole
 from latentbank.models.composite.captions import caption_loss, write_captions
 from latentbank.models.composite.projector import Projector, load_projector
 from latentbank.models.language.model import LanguageModel
@@ -187,7 +188,7 @@ def train_demo(
         )
     trained, _ = load_projector(path)
     report = score(language, trained, validation, [_names(things, seed) for seed in VALIDATION[:held_out]])
-    (folder / run / "scores.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / run / "scores.json", (json.dumps(report, indent=2) + "\n").encode())
     print(json.dumps({key: value for key, value in report.items() if key != "captions"}, indent=2))
     for line in report["captions"][:12]:
         print(f"  {line['caption']}\n    -> {line['written']}")

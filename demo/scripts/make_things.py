@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from latentbank.demo.scenes import THINGS, picture_folder, render
+from latentbank.files import write_whole
 
 # Name = code points of the thing's pictures. A + before the name: it takes "some" instead of an article.
 LIST = {
@@ -144,7 +145,7 @@ def main() -> None:
     if len(set(names)) != NUMBER:
         raise SystemExit(f"{len(set(names))} things instead of {NUMBER}, {len(names)} entries.")
     lines = ",\n".join(json.dumps(thing, ensure_ascii=False) for thing in things)
-    THINGS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_whole(THINGS, f"[\n{lines}\n]\n".encode())
     print(f"{len(things)} things, {sum(len(thing['pictures']) for thing in things)} pictures.")
 
 

@@ -118,7 +118,7 @@ class Heartbeat:
             corpus: the name that the contexts are stored under.
             share: the worker's share.
             contexts: contexts of the share.
-            stored: returns how many of them are stored by now.
+            stored: a function that returns how many of them are stored by now.
         """
         self._bank, self._corpus, self._share = bank, corpus, share
         self._contexts, self._stored = contexts, stored
@@ -138,7 +138,7 @@ class Heartbeat:
         self._thread.join(_LAST_BEAT_SECONDS if self._bank.store.shared else None)
 
     def done(self) -> None:
-        """Record that every context of the share is stored, under a key of its own, which no late beat overwrites."""
+        """Record that every context of the share is stored. A late beat has another key and cannot overwrite it."""
         self._record("done")
 
     def _beat(self) -> None:

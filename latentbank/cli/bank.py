@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,9 @@ import typer
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import SampleOption, only_bank, place
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
-from latentbank.errors import LatentBankError
+from latentbank.errors import LatentBankError, QueryError
 from latentbank.ingest.defaults import plan_folder
+from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
@@ -283,15 +285,13 @@ def bank_push(ctx: typer.Context, *, options: CopyOptions) -> None:
 
 
 def _version_numbers(text: str) -> list[int]:
-    try:
-        found = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise LatentBankError(
-            f"'{text}' is not a list of versions; write numbers from 1 with commas, such as 1,2,3."
-        )
-    return found
+    with suppress(QueryError):
+        found = layer_numbers(text)
+        if found[0] >= 1:
+            return found
+    raise LatentBankError(
+        f"'{text}' is not a list of versions; write numbers from 1 with commas, such as 1,2,3."
+    )
 
 
 def _way(by: str | None) -> Way | None:

@@ -143,7 +143,8 @@ def experiment_corpus_swap(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A file or hub dataset for each corpus, stored with as many contexts each; none: those of the bank.",
+            help="A file or hub dataset for each corpus; all are stored with the same number of contexts. By default "
+            "the bank's own corpora are read.",
             show_default=False,
         ),
     ] = None,

@@ -61,9 +61,7 @@ def view(
         from latentbank.query.web.guard import Guard
         from latentbank.query.web.server import create_app
     except ImportError:
-        raise LatentBankError(
-            "The page needs fastapi and uvicorn: install latentbank with its extra, `pip install latentbank[web]`."
-        ) from None
+        raise LatentBankError("The page needs fastapi and uvicorn: install both.") from None
     _check(host, token, model, loading)
     settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from latentbank.errors import ModelError
 from latentbank.files import replacing, write_whole
+from latentbank.text import listed
 
 KINDS = ("linear", "mlp", "mlp3")
 # Features are clamped at this many standard deviations; a single huge one would outweigh all others.
@@ -94,7 +95,7 @@ def check_kind(kind: str) -> None:
     """
     if kind not in KINDS:
         raise ModelError(
-            f"There is no projector of the kind {kind!r}: use {', '.join(KINDS)}.", argument="projector"
+            f"There is no projector of the kind {kind!r}: use {listed(KINDS)}.", argument="projector"
         )
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from latentbank.text import listed
+
 # How far a packed hidden state may be from the plain one: 1 - cosine, and the relative error of the norm. Half
 # precision rounds differently when shapes differ: after SmolLM2's 30 layers by 6e-6 and 2e-3 in float16, by 4e-4 and
 # 2e-2 in bfloat16. Wrong masks or positions give 5e-2 and more.
@@ -49,7 +51,7 @@ def obstacle(decoder: PreTrainedModel) -> str | None:
     if decoder.config._attn_implementation not in ("sdpa", "eager"):
         return f"its attention ({decoder.config._attn_implementation}) takes no custom mask"
     unknown = _kinds(decoder.config) - {"full_attention", "sliding_attention"}
-    return f"it has {', '.join(sorted(unknown))} layers" if unknown else None
+    return f"it has {listed(sorted(unknown))} layers" if unknown else None
 
 
 def masks(

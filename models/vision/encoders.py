@@ -20,6 +20,7 @@ from latentbank.models.language.layout import find_blocks, keep_blocks
 from latentbank.models.language.loading import absolute, choose_device, choose_dtype, plain_errors, quiet
 from latentbank.models.language.prepacked import prepack
 from latentbank.models.vision.registry import LoadOptions, encoder_loader
+from latentbank.text import listed
 
 # As in LLaVA: the last block of CLIP is trained for the CLS token, not for the patches.
 DEFAULT_LAYER = -2
@@ -286,7 +287,7 @@ def _resized(width: int, height: int, size: Mapping[str, int]) -> tuple[float, f
         return size["width"], size["height"]
     if "shortest_edge" not in size or "longest_edge" in size:
         raise ModelError(
-            f"An encoder that resizes images by {', '.join(size)} has no fixed grid: use another encoder."
+            f"An encoder that resizes images by {listed(size)} has no fixed grid: use another encoder."
         )
     short, long = sorted((width, height))
     new_long = int(size["shortest_edge"] * long / short)

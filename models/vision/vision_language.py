@@ -227,7 +227,7 @@ class VisionLanguageModel:
         Raises:
             LayerNotFound: the model does not have a layer, or the layer is not loaded.
             ImageError: the model's processor cannot take an image.
-            QueryError: the prompt has no placeholder, or the images do not fill the prompts.
+            QueryError: the prompt has no placeholder, or there are too few images for the last prompt.
             ModelError: the sequence is longer than the model's positions, or the memory is too small.
         """
         requested = self._check(layers)
@@ -242,7 +242,8 @@ class VisionLanguageModel:
             )
         if len(pictures) % together:
             raise QueryError(
-                f"The prompt takes {together} images, so {len(pictures)} do not fill prompts.",
+                f"The prompt takes {together} images, and {len(pictures)} is not a multiple of {together}: give more "
+                "images, or change the prompt.",
                 argument="prompt",
             )
         groups = [pictures[i : i + together] for i in range(0, len(pictures), together)]

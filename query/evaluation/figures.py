@@ -192,9 +192,7 @@ def need_matplotlib() -> None:
     try:
         import_module("matplotlib")
     except ImportError:
-        raise LatentBankError(
-            "Figures need matplotlib: install latentbank with its extra, `pip install latentbank[train]`."
-        ) from None
+        raise LatentBankError("Figures need matplotlib: install matplotlib.") from None
 
 
 def _figure(width: float, height: float) -> Any:

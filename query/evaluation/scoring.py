@@ -49,7 +49,7 @@ BINS = (LEAST, 0.25, 0.5, 0.75, 1.0)
 
 
 class Verdict(IntEnum):
-    """The best that a patch's words say of it."""
+    """How well the best of a patch's words describes its object."""
 
     NOTHING = 0
     ATTRIBUTE = 1

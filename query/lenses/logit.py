@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """What the LLM would say next if it ended here: the final norm and the unembedding (nostalgebraist, 2020).
+    """The LLM's next-token prediction from a hidden state, as if its last block ended here (nostalgebraist, 2020).
+
+    It applies the final norm and the unembedding.
 
     Its neighbors carry the token's `probability`, the softmax of all logits; they have no cosine.
 

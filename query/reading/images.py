@@ -17,7 +17,7 @@ from PIL import Image
 
 from latentbank.errors import ImageError, LatentBankError
 from latentbank.models.vision.images import open_image
-from latentbank.text import is_hub_id, public_reason
+from latentbank.text import is_hub_id, listed, public_reason
 
 if TYPE_CHECKING:
     import datasets
@@ -239,10 +239,10 @@ class _Dataset:
         images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
         if self.column is not None:
             if self.column not in features:
-                raise ImageError(f"{self.name} has no column {self.column!r}; it has {', '.join(features)}.")
+                raise ImageError(f"{self.name} has no column {self.column!r}; it has {listed(features)}.")
             return self.column
         if len(images) != 1:
-            has = f"there are {', '.join(images)}" if images else f"its columns are {', '.join(features)}"
+            has = f"there are {listed(images)}" if images else f"its columns are {listed(features)}"
             raise ImageError(
                 f"Name the column of {self.name} that holds the images; {has}.", argument="column"
             )

@@ -226,9 +226,7 @@ class Reading:
         try:
             import pandas
         except ImportError:
-            raise LatentBankError(
-                "to_pandas needs pandas: install latentbank with its extra, `pip install latentbank[pandas]`."
-            ) from None
+            raise LatentBankError("to_pandas needs pandas: install pandas.") from None
         return pandas.DataFrame(self.rows())
 
     def title(self) -> str:

@@ -113,7 +113,7 @@ class _Holders:
         if self.orphaned():
             return (
                 f"still being indexed by a process (pid {self.indexer or '?'}) whose job (pid {self.job}) has ended; "
-                "wait until that process has ended, or end it"
+                "wait for that process to end, end it"
             )
         if self.job is None or _exists(self.job):
             return f"open in another process (pid {self.job or '?'}); close it there"

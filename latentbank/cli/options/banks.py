@@ -12,6 +12,7 @@ import typer
 from latentbank.cli.options.common import LayersOption, numbers
 from latentbank.errors import BankMismatch, BankNotFound, LatentBankError
 from latentbank.ingest.defaults import bank_name
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -105,7 +106,7 @@ def only_bank(bank: str | None, settings: Settings) -> str:
     if len(banks) == 1:
         return banks[0]
     found = (
-        f"there are {', '.join(banks)}" if banks else "there is none yet: `latentbank ingest run` creates one"
+        f"there are {listed(banks)}" if banks else "there is none yet: `latentbank ingest run` creates one"
     )
     raise LatentBankError(f"Name a bank; {found}.")
 

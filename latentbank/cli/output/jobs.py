@@ -75,7 +75,7 @@ def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> Non
         print_json({"file": str(file), **card})
         return
     training, data = card["training"], card["data"][0]
-    skipped = ", ".join(f"{count:,} with {reason}" for reason, count in data["skipped"].items())
+    skipped = listed(f"{count:,} with {reason}" for reason, count in data["skipped"].items())
     cut = f", {data['cut_captions']:,} captions cut" if data["cut_captions"] else ""
     rows = [
         ("projector", str(file)),

@@ -60,7 +60,7 @@ def show_latentlens(report: CacheReport, where: str, *, as_json: bool) -> None:
         print_json({"where": where, **asdict(report), "move": move})
         return
     show_move(report.move, where, as_json=False)
-    cosines = ", ".join(f"{layer}: {cosine:.3f}" for layer, cosine in report.cosines.items())
+    cosines = listed(f"{layer}: {cosine:.3f}" for layer, cosine in report.cosines.items())
     print_facts(
         [
             ("rows of the first layer", f"{report.rows:,}"),

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from latentbank.cli.output.text import print_json
 from latentbank.files import write_whole
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.query.evaluation.experiments.compare import Compared
@@ -215,7 +216,7 @@ def _row(evaluation: Evaluation, like: Row, layer: int) -> Row:
 def _control(row: Row) -> str:
     parts = ["random projector"] if row.projector == "random" else []
     parts += ["shuffled images"] if row.images == "shuffled" else []
-    return ", ".join(parts)
+    return listed(parts)
 
 
 def _over_baselines(evaluation: Evaluation) -> float | None:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from latentbank.text import listed
+
 
 def print_json(data: Any) -> None:
     """Print data as indented JSON."""
@@ -46,4 +48,4 @@ def count_text(number: int, singular: str, plural: str | None = None) -> str:
 
 def corpora_text(corpora: Sequence[str], left_out: Sequence[str]) -> str:
     """Return the names of corpora, and of the incomplete ones that were left out."""
-    return ", ".join(corpora) + (f" (without {', '.join(left_out)}: incomplete)" if left_out else "")
+    return listed(corpora) + (f" (without {listed(left_out)}: incomplete)" if left_out else "")

@@ -403,7 +403,7 @@ def test_a_prompt_without_the_image(load: Load) -> None:
     vlm = load("llava")
     with pytest.raises(QueryError, match="The prompt has no <image>: put one where"):
         vlm.visual_tokens([noise((40, 40))], [0], prompt="What is this?")
-    with pytest.raises(QueryError, match="takes 2 images, so 3 do not fill"):
+    with pytest.raises(QueryError, match="takes 2 images, and 3 is not a multiple of 2"):
         vlm.visual_tokens([noise((40, 40))] * 3, [0], prompt="<image> and <image>")
 
 
