@@ -42,7 +42,7 @@ class Sequences:
 
     Attributes:
         features: the rows.
-        lengths: length of each row's sequence, [rows] int64; the last target is no input.
+        lengths: length of each row's sequence, [rows] int64; the last target is not an input.
         counts: number of targets of each row, [rows] int64.
         cut: number of captions that were longer than the LLM's context and were cut.
     """

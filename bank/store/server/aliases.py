@@ -78,7 +78,7 @@ def switch(server: Connection, bank: str, stored: str, layers: Iterable[int]) ->
             f"Layer {listed(sorted(missing))} of {bank}@{version_of(stored)} has no collection; ingest its corpora "
             "again, then put it in use."
         )
-    # Also layers that another process may be giving an alias now; deleting an alias that does not exist is no error.
+    # Also layers that another process may be giving an alias now; deleting a missing alias is not an error.
     others = {layer for found in there.values() for layer in found} | _aliases(server, bank).keys()
     actions: list[models.AliasOperations] = [
         models.CreateAliasOperation(
