@@ -61,7 +61,7 @@ class Bank:
 
     @property
     def _store(self) -> Store:
-        return self._current.view.store
+        return self._current.store
 
     @property
     def _manifest(self) -> Manifest:
@@ -75,7 +75,7 @@ class Bank:
     @property
     def version(self) -> int:
         """The number of this version of the bank."""
-        return version_of(self._store.bank)
+        return version_of(self._current.view.store.bank)
 
     @property
     def manifest(self) -> Manifest:
@@ -84,13 +84,13 @@ class Bank:
 
     @property
     def store(self) -> Store:
-        """The store that holds the layer collections."""
+        """The store that holds the layer collections. Raises BankUnavailable if the bank is closed."""
         return self._store
 
     @property
     def settings(self) -> Settings:
         """The settings: where the bank is and how it is searched."""
-        return self._store.settings
+        return self._current.view.store.settings
 
     @property
     def layers(self) -> list[int]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentbank.bank.settings import Metric
 from latentbank.errors import BankMismatch
+from latentbank.version import __version__
 
 SCHEMA = 1
 _OF_A_REPLACEMENT = ("replaces", "stored_as", "obsolete")
-
-
-def latentbank_version() -> str:
-    """Return the version of the installed latentbank; "unknown" when it runs from a source tree."""
-    try:
-        return version("latentbank")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def now() -> str:
@@ -66,7 +58,7 @@ class CorpusEntry:
     plan: Mapping[str, Any]
     complete: bool = False
     updated: str = field(default_factory=now)
-    version: str = field(default_factory=latentbank_version)
+    version: str = __version__
     replaces: str = ""
     stored_as: str = ""
     obsolete: tuple[str, ...] = ()
@@ -118,7 +110,7 @@ class Manifest:
     means: Mapping[int, str] = field(default_factory=dict)
     schema: int = SCHEMA
     created: str = field(default_factory=now)
-    version: str = field(default_factory=latentbank_version)
+    version: str = __version__
     corpora: Mapping[str, CorpusEntry] = field(default_factory=dict)
 
     def head(self) -> dict[str, Any]:

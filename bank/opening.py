@@ -12,7 +12,7 @@ from latentbank.bank.creation import create_layers, without_leftovers
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.rotation import ROTATION_SEED
-from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, SettingsGiven, load_settings
+from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, SettingsGiven, settings_from
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
 from latentbank.bank.versions import (
@@ -60,7 +60,7 @@ def open_bank(
         model: name of the model whose hidden states will be used, for messages.
         fingerprint: that model's fingerprint; if given, it is checked.
         include_incomplete: read corpora whose ingestion is not complete, too.
-        given: settings as arguments (`url=…`, `data_dir=…`).
+        given: single settings (`url=…`, `data_dir=…`), instead of `settings`.
 
     Raises:
         BankNotFound: there is no such bank or version.
@@ -74,7 +74,7 @@ def open_bank(
         ...     print(bank.layers)
         [8, 16]
     """
-    settings = settings or load_settings(**given)
+    settings = settings_from(settings, **given)
     plain = split_name(name)[1] is None
     store = _open(name, settings)
     try:
@@ -117,7 +117,7 @@ def create_bank(
         revision: the LLM's revision, if known.
         metric: "cosine" compares hidden states as they are, "centred" after the mean of their kind was subtracted.
             None: the existing bank's; for a new bank the settings' (`LATENTBANK_METRIC`, else "cosine").
-        given: settings as arguments.
+        given: single settings, instead of `settings`.
 
     Raises:
         BankMismatch: a bank of that name exists with another model, other layers or another metric.
@@ -126,7 +126,7 @@ def create_bank(
     """
     if metric not in (None, "cosine", "centred"):
         raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.")
-    settings = settings or load_settings(**given)
+    settings = settings_from(settings, **given)
     check_name(name)
     manifest = Manifest(
         bank=name,
@@ -211,12 +211,12 @@ def list_banks(settings: Settings | None = None, **given: Unpack[SettingsGiven])
         >>> lb.list_banks()
         ['Qwen2.5-VL-7B-Instruct', 'captions']
     """
-    return sorted({bank for bank, _ in _stored(settings or load_settings(**given))})
+    return sorted({bank for bank, _ in _stored(settings_from(settings, **given))})
 
 
 def list_versions(settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> list[Versions]:
     """Return all banks in the place that the settings name, by name, with their versions."""
-    settings = settings or load_settings(**given)
+    settings = settings_from(settings, **given)
     found: dict[str, list[int]] = {}
     for bank, version in _stored(settings):
         found.setdefault(bank, []).append(version)
@@ -226,7 +226,7 @@ def list_versions(settings: Settings | None = None, **given: Unpack[SettingsGive
 
 def bank_versions(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> Versions:
     """Return the versions of one bank; there may be none."""
-    settings = settings or load_settings(**given)
+    settings = settings_from(settings, **given)
     bank = split_name(name)[0]
     return _versions(bank, _numbers(bank, settings), _name_in_use(bank, settings))
 
@@ -260,7 +260,7 @@ def use_bank(name: str, settings: Settings | None = None, **given: Unpack[Settin
         >>> lb.use_bank("captions@2")
         1
     """
-    settings = settings or load_settings(**given)
+    settings = settings_from(settings, **given)
     place = backend(settings)
     bank, version = split_name(name)
     if version is None:
@@ -301,7 +301,7 @@ def delete_bank(name: str, settings: Settings | None = None, **given: Unpack[Set
         >>> "captions" in lb.list_banks()
         False
     """
-    settings = settings or load_settings(**given)
+    settings = settings_from(settings, **given)
     bank, version = split_name(name)
     place = backend(settings)
     store = place.open(check_deletion(name, settings))

@@ -186,3 +186,18 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
         raise LatentBankError(
             f"The file .env in the current folder cannot be read ({type(error).__name__}); correct or remove it."
         ) from None
+
+
+def settings_from(settings: Settings | None, **given: Unpack[SettingsGiven]) -> Settings:
+    """Return `settings`, or if it is None what `load_settings` makes of the single settings.
+
+    Raises:
+        LatentBankError: both are given, or a single setting is unknown or has an invalid value.
+    """
+    if settings is None:
+        return load_settings(**given)
+    if named := sorted(name for name, value in given.items() if value is not None):
+        raise LatentBankError(
+            f"Both settings and single settings ({listed(named)}) are given; give one or the other."
+        )
+    return settings

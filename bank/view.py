@@ -11,7 +11,7 @@ from latentbank.bank.manifest import Manifest
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
 from latentbank.bank.versions import version_of
-from latentbank.errors import BankMismatch, BankNotFound
+from latentbank.errors import BankMismatch, BankNotFound, BankUnavailable
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,21 @@ class CurrentView:
         self._guard = threading.Lock()
         # Stores of versions that are no longer in use; a search may still be running there.
         self._left: list[Store] = []
+        self._closed = False
+
+    @property
+    def store(self) -> Store:
+        """The store of the version that is read. Raises BankUnavailable if the bank is closed."""
+        self._require_open()
+        return self.view.store
 
     def get(self) -> View:
-        """Return the view; in a shared bank at most `LEDGER_SECONDS` old."""
+        """Return the view; in a shared bank at most `LEDGER_SECONDS` old.
+
+        Raises:
+            BankUnavailable: the bank is closed.
+        """
+        self._require_open()
         view = self.view
         if view.store.shared and time.monotonic() - view.read_at > LEDGER_SECONDS:
             return self.renew(view)
@@ -52,6 +64,7 @@ class CurrentView:
 
         If the bank's plain name means another version now, that version is read from now on.
         """
+        self._require_open()
         with self._guard:
             if self.view is known:
                 stored = self.view.store.in_use() if self._follows else self.view.store.bank
@@ -66,7 +79,9 @@ class CurrentView:
 
         Raises:
             BankMismatch: the means of a centred bank have changed, so what was done with the old ones is worthless.
+            BankUnavailable: the bank is closed.
         """
+        self._require_open()
         store, known = self.view.store, self.view.manifest
         fresh = read_manifest(store, known.bank)
         if known.means and dict(known.means) != dict(fresh.means):
@@ -104,8 +119,13 @@ class CurrentView:
 
     def close(self) -> None:
         """Close the stores of all versions that were read."""
+        self._closed = True
         for store in (self.view.store, *self._left):
             store.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise BankUnavailable(f"The bank '{self.view.manifest.bank}' is closed; open it again.")
 
 
 def read_manifest(store: Store, name: str) -> Manifest:

@@ -51,7 +51,7 @@ def load_demo_encoder() -> EfficientNetEncoder:
 
 
 def load_demo_language(
-    folder: str | Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     *,
     device: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
@@ -107,9 +107,9 @@ def _convert(packed: Path, folder: Path) -> None:
 
 
 def load_demo(
-    folder: str | Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     *,
-    projector: str | Path = PROJECTOR,
+    projector: str | os.PathLike[str] = PROJECTOR,
     device: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
     say: Callable[[str], None] | None = None,

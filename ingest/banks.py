@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Unpack
 
 from latentbank.bank import opening
-from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, load_settings
+from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, settings_from
 from latentbank.errors import BankNotFound
 from latentbank.ingest.defaults import default_layers
 
@@ -34,7 +34,7 @@ def create_bank(
         metric: "cosine" compares hidden states as they are, "centred" subtracts the mean of their kind first. None:
             the bank's own; for a new bank the settings' (`LATENTBANK_METRIC`, "cosine" by default).
         settings: where the bank is; None: read from `settings_given` and the environment.
-        settings_given: single settings (`url=…`, `data_dir=…`).
+        settings_given: single settings (`url=…`, `data_dir=…`), instead of `settings`.
 
     Returns:
         The open bank, a context manager.
@@ -50,7 +50,7 @@ def create_bank(
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:
         ...     report = lb.fill(bank, "captions.jsonl", model)
     """
-    settings = settings or load_settings(**settings_given)
+    settings = settings_from(settings, **settings_given)
     if layers is None:
         layers = _existing_layers(name, settings) or default_layers(model.num_layers)
     return opening.create_bank(

@@ -6,7 +6,7 @@ Each name is imported from its module when it is first used, so that `import lat
 
 import threading
 
-__version__ = "0.1.0"
+from latentbank.version import __version__
 
 # Name -> the module that defines it.
 _MODULES = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentbank.errors import ModelError
@@ -24,7 +24,7 @@ def load_visual_model(
     revision: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
     trust_remote_code: bool = False,
-    folder: str | Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> VisualModel:
     """Load a model whose visual tokens can be read.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -63,6 +65,12 @@ def test_names_come_from_where_they_are_defined_even_after_every_module_is_impor
         assert callable(found)
         assert found.__module__ == module
         assert found.__name__ == name
+
+
+@pytest.mark.parametrize("name", [name for name in lb.__all__ if inspect.isfunction(getattr(lb, name))])
+def test_a_path_can_be_a_string_or_any_path(name: str) -> None:
+    for parameter in inspect.signature(getattr(lb, name)).parameters.values():
+        assert not re.search(r"\bPath\b", str(parameter.annotation)), parameter
 
 
 def test_a_name_that_is_not_there() -> None:

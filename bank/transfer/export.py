@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +82,7 @@ class ExportReport:
     left_out: list[str]
 
 
-def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> ExportReport:
+def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress | None = None) -> ExportReport:
     """Write a bank's complete corpora to a folder; called again after a kill, it writes the files that are missing.
 
     One file's contexts are in memory at a time.
@@ -98,12 +99,11 @@ def export_bank(bank: Bank, folder: Path, progress: Progress | None = None) -> E
 
     Examples:
         >>> import latentbank as lb
-        >>> from pathlib import Path
         >>> with lb.open_bank("captions") as bank:
-        ...     report = lb.export_bank(bank, Path("exported"))
+        ...     report = lb.export_bank(bank, "exported")
     """
     progress = progress or Silent()
-    folder = folder.expanduser()
+    folder = Path(folder).expanduser()
     bank.reload()
     entries = complete_corpora(bank.manifest)
     for entry in entries:

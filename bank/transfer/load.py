@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.points import Payload
 from latentbank.bank.rotation import rotate, unit
-from latentbank.bank.settings import Settings
+from latentbank.bank.settings import Settings, SettingsGiven, settings_from
 from latentbank.bank.store.base import Points
 from latentbank.bank.transfer.export import (
     COLUMNS,
@@ -49,11 +50,12 @@ from latentbank.text import first_line
 
 
 def import_bank(
-    folder: Path,
-    settings: Settings,
+    folder: str | os.PathLike[str],
+    settings: Settings | None = None,
     name: str | None = None,
     progress: Progress | None = None,
     sample: int = 1000,
+    **given: Unpack[SettingsGiven],
 ) -> MoveReport:
     """Import an export into a bank, which is created if it does not exist, and verify the bank.
 
@@ -62,10 +64,11 @@ def import_bank(
 
     Args:
         folder: the export.
-        settings: where the bank is.
+        settings: where the bank is; None: read from `given` and the environment.
         name: the bank's name; None: as when it was exported.
         progress: counts the contexts stored of those in all layers, then layers indexed, then contexts compared.
         sample: how many vectors of each layer are verified.
+        given: single settings (`url=…`, `data_dir=…`), instead of `settings`.
 
     Raises:
         CorpusError: the export is unfinished, a file is damaged, or the bank has another corpus of that name.
@@ -73,13 +76,13 @@ def import_bank(
 
     Examples:
         >>> import latentbank as lb
-        >>> from pathlib import Path
         >>> with lb.open_bank("captions") as bank:
-        ...     report = lb.export_bank(bank, Path("exported"))
-        >>> report = lb.import_bank(Path("exported"), lb.load_settings(), name="copied")
+        ...     report = lb.export_bank(bank, "exported")
+        >>> report = lb.import_bank("exported", name="copied")
     """
+    settings = settings_from(settings, **given)
     progress = progress or Silent()
-    export = _Export(folder.expanduser())
+    export = _Export(Path(folder).expanduser())
     manifest = export.manifest
     entries = complete_corpora(manifest)
     for entry in entries:

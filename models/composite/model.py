@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class CompositeVLM:
         projector: Projector,
         language: LanguageModel,
         card: Mapping[str, Any],
-        file: str | Path | None = None,
+        file: str | os.PathLike[str] | None = None,
     ) -> None:
         """Compose the parts.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -100,7 +101,10 @@ def check_kind(kind: str) -> None:
 
 
 def save_projector(
-    path: str | Path, projector: Projector, card: Mapping[str, Any], dtype: torch.dtype = torch.float16
+    path: str | os.PathLike[str],
+    projector: Projector,
+    card: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a projector as a safetensors file with its card in the metadata, and the card as JSON beside it.
 
@@ -126,7 +130,7 @@ def save_projector(
     write_whole(path.with_suffix(".json"), (text + "\n").encode())
 
 
-def load_projector(path: str | Path) -> tuple[Projector, dict[str, Any]]:
+def load_projector(path: str | os.PathLike[str]) -> tuple[Projector, dict[str, Any]]:
     """Read a projector (float32, on the CPU, frozen) and its card.
 
     Raises:

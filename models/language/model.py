@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -308,7 +308,7 @@ class LanguageModel:
         reason = self._why_not()
         return "prefix-packed" if reason is None else f"padded ({reason})"
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the decoder (safetensors, in the loaded dtype) and the tokenizer, for `load_language_model`.
 
         This converts a GGUF file, which loads slowly. An unembedding that is not tied to the input embedding is not

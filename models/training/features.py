@@ -143,7 +143,7 @@ class Features:
 def cache_features(
     encoder: Encoder,
     pairs: Iterable[Pair | Skipped],
-    directory: str | Path,
+    directory: str | os.PathLike[str],
     data: str,
     *,
     batch: int = 32,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,10 +44,10 @@ def train_projector(
     stages: Sequence[Stage],
     language: LanguageModel,
     settings: TrainSettings,
-    directory: str | Path,
+    directory: str | os.PathLike[str],
     *,
     validation: Features | None = None,
-    init: str | Path | None = None,
+    init: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train a projector on image-caption pairs.
@@ -115,7 +116,7 @@ class _Run:
     settings: TrainSettings
     directory: Path
     validation: Features | None
-    init: str | Path | None
+    init: str | os.PathLike[str] | None
     progress: Progress
     at: Checkpoint = field(init=False)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,7 +15,7 @@ from latentbank.errors import ImageError
 MAX_PIXELS = 178_956_970
 
 
-def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | bytes | Image.Image) -> Image.Image:
     """Open an image and convert it to RGB with 8 bits per channel.
 
     The EXIF rotation is applied, transparency is composited on white, greys of 16 bits or floats are scaled to 8 bits,
@@ -27,7 +27,7 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     Raises:
         ImageError: the image is missing, no image, truncated, or larger than `MAX_PIXELS`.
     """
-    name = f"The image {source}" if isinstance(source, str | Path) else "The image"
+    name = f"The image {source}" if isinstance(source, str | os.PathLike) else "The image"
     try:
         with warnings.catch_warnings():
             # Pillow warns between half its limit and the limit, and about metadata that does not matter here.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentbank.extensions import entry_points_of
@@ -52,7 +52,7 @@ class LoadOptions:
     revision: str | None = None
     deepest_layer: int | Callable[[int], int] | None = None
     trust_remote_code: bool = False
-    folder: str | Path | None = None
+    folder: str | os.PathLike[str] | None = None
     say: Callable[[str], None] | None = None
 
 

@@ -8,6 +8,7 @@ a lens without a bank reads.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str) -
     return Means(kind, fingerprint, count, means)
 
 
-def save_means(path: Path, means: Means) -> None:
+def save_means(path: str | os.PathLike[str], means: Means) -> None:
     """Write means as a safetensors file, whole or not at all.
 
     Raises:
@@ -102,19 +103,18 @@ def save_means(path: Path, means: Means) -> None:
 
     Examples:
         >>> import latentbank as lb
-        >>> from pathlib import Path
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> means = lb.measure_means(vlm, lb.find_images(["photos"]), layers=[0, 8])
-        >>> lb.save_means(Path("photos.safetensors"), means)
+        >>> lb.save_means("photos.safetensors", means)
     """
     from safetensors.numpy import save
 
     about = {"kind": means.kind, "fingerprint": means.fingerprint, "count": means.count}
     tensors = {str(layer): np.asarray(mean, dtype=np.float32) for layer, mean in means.by_layer.items()}
-    write_whole(path, save(tensors, {"latentbank_means": json.dumps(about)}))
+    write_whole(Path(path), save(tensors, {"latentbank_means": json.dumps(about)}))
 
 
-def load_means(path: Path, fingerprint: str | None = None) -> Means:
+def load_means(path: str | os.PathLike[str], fingerprint: str | None = None) -> Means:
     """Load means that `save_means` wrote.
 
     Args:
@@ -127,10 +127,9 @@ def load_means(path: Path, fingerprint: str | None = None) -> Means:
 
     Examples:
         >>> import latentbank as lb
-        >>> from pathlib import Path
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
-        >>> lb.save_means(Path("photos.safetensors"), lb.measure_means(vlm, ["cat.jpg"], layers=[0, 8]))
-        >>> means = lb.load_means(Path("photos.safetensors"), vlm.fingerprint())
+        >>> lb.save_means("photos.safetensors", lb.measure_means(vlm, ["cat.jpg"], layers=[0, 8]))
+        >>> means = lb.load_means("photos.safetensors", vlm.fingerprint())
     """
     from safetensors import SafetensorError, safe_open
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class ReadingFolder:
     Files are written whole or not at all, so a job that was killed continues with the images that have no file.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         """Open the folder, or create it.
 
         Args:

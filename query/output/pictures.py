@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -68,7 +69,7 @@ def draw_reading(
 
 def save_reading(
     reading: Reading,
-    path: str | Path,
+    path: str | os.PathLike[str],
     layers: Sequence[int] | None = None,
     lenses: Sequence[str] | None = None,
     tile: int | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -71,7 +72,7 @@ def plot_reading(
 
 def save_plot(
     reading: Reading,
-    path: str | Path,
+    path: str | os.PathLike[str],
     layers: Sequence[int] | None = None,
     lenses: Sequence[str] | None = None,
     tile: int | None = None,

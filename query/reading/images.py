@@ -60,7 +60,7 @@ class ImageSource:
         return f"{stem.strip('-.')[:60] or 'image'}-{digest}{suffix}"
 
 
-Source = str | Path | bytes | Image.Image | ImageSource
+Source = str | os.PathLike[str] | bytes | Image.Image | ImageSource
 """What an image can be given as."""
 
 
@@ -83,7 +83,7 @@ class Images:
 
 
 def find_images(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | os.PathLike[str]],
     *,
     column: str | None = None,
     config: str | None = None,
@@ -120,7 +120,7 @@ def find_images(
     def dataset(name: str) -> None:
         found.append(_Dataset(name, column, config, split or "train", revision))
 
-    for given in map(str, sources):
+    for given in (os.fspath(source) for source in sources):
         if "://" in given:  # the message does not repeat the address, which may hold a token
             raise ImageError("A web address cannot be read; download the image and give its path.")
         path = os.path.expanduser(given)
@@ -181,8 +181,8 @@ def opened(
 def _name(image: Source, number: int) -> str:
     if isinstance(image, ImageSource):
         return image.name
-    if isinstance(image, str | Path):
-        return str(image)
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
     return str(getattr(image, "filename", "") or f"image {number}")
 
 

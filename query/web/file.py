@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def page_html(data: str, title: str) -> str:
     )
 
 
-def save_html(reading: Reading, path: str | Path) -> Path:
+def save_html(reading: Reading, path: str | os.PathLike[str]) -> Path:
     """Write a reading as an HTML file, whole or not at all, and return its path.
 
     Raises:

@@ -24,7 +24,14 @@ from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import rotate
 from latentbank.bank.store.base import Points
 from latentbank.bank.where import Where
-from latentbank.errors import BankMismatch, BankNotFound, LatentBankError, LayerNotFound, QueryError
+from latentbank.errors import (
+    BankMismatch,
+    BankNotFound,
+    BankUnavailable,
+    LatentBankError,
+    LayerNotFound,
+    QueryError,
+)
 from tests.bank.samples import WIDTH, Place, entry, fill, ids, nearest, payload, points, sample_bank, units
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +86,26 @@ def test_a_bank_is_made_and_opened_again(place: Place) -> None:
         assert again.manifest.created == manifest.created
         assert again.count() == 10
     assert list_banks(place.settings) == ["bank"]
+
+
+def test_a_closed_bank_says_so(place: Place) -> None:
+    with sample_bank(place) as bank:
+        fill(bank, 10)
+        bank.search(units(1), 4)
+    attempts: list[Callable[[], object]] = [
+        lambda: bank.search(units(1), 4),
+        bank.count,
+        bank.reload,
+        bank.verify,
+        lambda: bank.corpora,
+        lambda: bank.record(entry("animals", 10)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(BankUnavailable, match=r"^The bank 'bank' is closed; open it again\.$"):
+            attempt()
+    bank.close()
+    with open_bank("bank", place.settings) as again:
+        assert again.count() == 10
 
 
 def test_a_bank_that_is_not_there(place: Place) -> None:

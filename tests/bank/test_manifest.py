@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import latentbank
 from latentbank.bank.manifest import (
     SCHEMA,
     CorpusEntry,
     Manifest,
-    latentbank_version,
     now,
     read_mean,
     write_mean,
@@ -76,7 +76,7 @@ def test_a_new_one_says_when_and_by_which_version() -> None:
     given = {k: v for k, v in HEAD.items() if k not in ("schema", "created", "version")}
     manifest = Manifest(**{**given, "layers": (4, 8)})
     assert manifest.schema == SCHEMA == 1
-    assert manifest.version == latentbank_version()
+    assert manifest.version == latentbank.__version__
     assert datetime.fromisoformat(manifest.created).utcoffset() is not None
     assert datetime.fromisoformat(now()) >= datetime.fromisoformat(manifest.created)
     assert read_back(manifest) == manifest

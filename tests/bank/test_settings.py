@@ -6,12 +6,16 @@ import logging
 import pickle
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from latentbank.bank import opening
 from latentbank.bank.settings import Settings, default_data_dir, load_settings
+from latentbank.bank.transfer.load import import_bank
 from latentbank.errors import LatentBankError
 
 SECRET = "hunter2-the-whole-key"
@@ -231,3 +235,31 @@ def test_a_chosen_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_every_setting_is_explained() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        partial(opening.open_bank, "b"),
+        partial(
+            opening.create_bank, "b", model="m", fingerprint="f", layers=[1], num_layers=2, hidden_size=4
+        ),
+        opening.list_banks,
+        opening.list_versions,
+        partial(opening.bank_versions, "b"),
+        partial(opening.use_bank, "b@1"),
+        partial(opening.delete_bank, "b"),
+        lambda settings, **given: import_bank("nowhere", settings, **given),
+    ],
+)
+def test_settings_and_single_settings_exclude_each_other(ask: Callable[..., Any], tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / "here")
+    with pytest.raises(
+        LatentBankError, match=r"^Both settings and single settings \(data_dir, ef\) are given;"
+    ):
+        ask(settings, data_dir=tmp_path / "elsewhere", ef=9, url=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_setting_that_is_none_is_not_given(tmp_path: Path) -> None:
+    assert opening.list_banks(load_settings(data_dir=tmp_path), url=None) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentbank.bank.settings import Settings
-from latentbank.errors import BankMismatch, CorpusError
+from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences, open_corpus
 from latentbank.ingest.filling import fill, plan
@@ -46,6 +46,14 @@ def test_single_settings_lead_to_the_bank(model: LanguageModel, tmp_path: Path) 
     ) as bank:
         assert (bank.metric, bank.manifest.quantization) == ("centred", "none")
     assert (tmp_path / "b" / "manifest.json").is_file()
+
+
+def test_settings_and_single_settings_exclude_each_other(
+    model: LanguageModel, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(LatentBankError, match=r"single settings \(data_dir\) are given"):
+        create_bank("b", model, [1], settings=settings, data_dir=tmp_path / "elsewhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_kind_of_source(model: LanguageModel, settings: Settings, tmp_path: Path) -> None:
@@ -133,3 +141,15 @@ def test_another_corpus_takes_a_place_only_when_asked(model: LanguageModel, sett
             fill(bank, corpus_from_sentences("c", SENTENCES[:5]), model)
         fill(bank, corpus_from_sentences("c", SENTENCES[:5]), model, replace=True)
         assert bank.corpora["c"].sentences == 5
+
+
+def test_a_closed_bank_is_not_filled(model: LanguageModel, settings: Settings) -> None:
+    corpus = corpus_from_sentences("c", SENTENCES)
+    bank = create_bank("b", model, [1], settings=settings)
+    bank.close()
+    made = plan(corpus, model, bank="b", settings=settings)
+    for source in (corpus, made):
+        with pytest.raises(BankUnavailable, match=r"^The bank 'b' is closed; open it again\.$"):
+            fill(bank, source, model)
+    with create_bank("b", model, settings=settings) as again:
+        assert again.corpora == {}

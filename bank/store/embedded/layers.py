@@ -39,6 +39,7 @@ class Layers:
         self._bank = bank
         self._folder = folder
         self._there = there
+        self._closed = False
         self._shards: dict[int, edge.EdgeShard] = {}
         self.writing = threading.RLock()
         self.changing = threading.RLock()
@@ -106,11 +107,14 @@ class Layers:
         """Return a layer's shard, opening it if necessary.
 
         Raises:
-            BankNotFound: there is no such bank, or it was closed.
+            BankNotFound: there is no such bank.
+            BankUnavailable: the bank is closed.
             LayerNotFound: there is no such layer.
         """
         with self.changing:
             if layer not in self._shards:
+                if self._closed:
+                    raise BankUnavailable(f"The bank '{self._bank}' is closed; open it again.")
                 if not self._there:
                     raise BankNotFound(f"There is no bank '{self._bank}' in {self._folder.parent}.")
                 path = self.path(layer)
@@ -166,7 +170,7 @@ class Layers:
         """Close all shards, for good."""
         with self.writing, self.changing:
             self.close_shards()
-            self._there = False
+            self._closed = True
 
     def bytes_on_disk(self, layer: int) -> int:
         """Return the bytes that a layer takes on the disk; its files are sparse, so their lengths do not tell."""

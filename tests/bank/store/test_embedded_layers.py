@@ -18,7 +18,7 @@ from latentbank.bank.settings import load_settings
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.embedded import optimizing
 from latentbank.bank.where import Where
-from latentbank.errors import BankNotFound, BankUnavailable
+from latentbank.errors import BankUnavailable
 from tests.bank.samples import HEAD, WIDTH, Place, is_one_sentence, points, units
 from tests.bank.store.test_store import joined, recall, two_corpora
 
@@ -249,7 +249,7 @@ def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
         when_it_runs(monkeypatch, lambda _pid: closed.append(other.submit(store.close)))
         store.index(4)
         closed[0].result(timeout=60)
-    with pytest.raises(BankNotFound):
+    with pytest.raises(BankUnavailable, match="is closed; open it again"):
         store.count(4)
     again = place.open()
     assert again.info(4).indexed == 50

@@ -374,9 +374,10 @@ def test_what_cannot_be_copied(server: QdrantDouble, here: Settings) -> None:
             ({"metric": "centred"}, BankMismatch, r"another metric \(centred, not cosine\)"),
         ):
             with a_bank(here, **changes) as copy:
+                stored = copy.store
                 copy.close()
                 refused(kind, saying)
-                copy.store.delete()
+                stored.delete()
         with a_bank(here) as copy:
             copy.record(entry("animals", 10, content_hash="other"))
         refused(CorpusError, "another corpus 'animals'")

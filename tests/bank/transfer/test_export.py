@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 import latentbank.bank.transfer.export
 from latentbank.bank.bank import Bank
 from latentbank.bank.ledger import replacement_name
-from latentbank.bank.opening import open_bank
+from latentbank.bank.opening import list_banks, open_bank
 from latentbank.bank.store.embedded.store import EmbeddedStore
 from latentbank.bank.transfer.export import DESCRIPTION, SUMS, export_bank
 from latentbank.bank.transfer.load import import_bank
@@ -93,6 +93,15 @@ def test_an_exported_bank_comes_back(place: Place, folder: Path) -> None:
                 assert back.corpora[corpus] == source.corpora[corpus]
             assert back.verify() == []
         assert import_bank(folder, place.settings, "back").written == 0
+
+
+def test_a_path_can_be_a_string(embedded: Place, folder: Path) -> None:
+    with sample_bank(embedded) as source:
+        fill(source, 10)
+        report = export_bank(source, str(folder))
+    assert report.directory == str(folder)
+    moved = import_bank(str(folder), name="back", data_dir=str(embedded.settings.data_dir), url="")
+    assert (moved.written, list_banks(embedded.settings)) == (20, ["back", "bank"])
 
 
 def test_a_replaced_corpus_comes_back_as_it_is_stored(place: Place, folder: Path) -> None:

@@ -57,8 +57,8 @@ def test_a_mean_that_overflows_is_refused() -> None:
 def test_means_are_kept_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "means.safetensors"
     means = means_of([{3: ROWS, 12: ROWS[:, ::-1]}], "visual tokens of 2 images", "f00d")
-    save_means(path, means)
-    for found in (load_means(path), load_means(path, "f00d")):
+    save_means(str(path), means)
+    for found in (load_means(str(path)), load_means(path, "f00d")):
         assert (found.kind, found.fingerprint, found.count) == (means.kind, "f00d", 6)
         assert found.by_layer.keys() == {3, 12}
         for layer, mean in means.by_layer.items():
