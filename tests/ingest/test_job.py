@@ -469,7 +469,7 @@ def test_a_corpus_that_changed_under_the_same_name(
                 place.plan(bank, model, changed)
         assert load_plan(place.folder / "plans" / "c") == before  # which still fits the bank
         shutil.rmtree(place.folder / "plans")
-        with pytest.raises(CorpusError, match="drop the old one"):
+        with pytest.raises(CorpusError, match="replace the old one, or drop it first"):
             place.plan(bank, model, changed)
     check_complete(place, model, unbroken)
 

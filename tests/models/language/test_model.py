@@ -333,7 +333,7 @@ def test_a_full_device_is_an_error_and_no_reason_to_pad(
 
     monkeypatch.setattr(model._decoder, "forward", full)
     with pytest.raises(
-        ModelError, match=r"memory of cpu is too small for 3 tokens .* use a smaller batch"
+        ModelError, match=r"memory of cpu is too small for 3 tokens .* use bfloat16, or a smaller batch"
     ) as caught:
         model.hidden_states([[5, 6, 7]], [1])
     assert caught.value.argument == "batch"
