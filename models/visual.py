@@ -13,7 +13,7 @@ from latentbank.models.vision.registry import LoadOptions, language_loader, mode
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
     from latentbank.models.language.unembedding import Unembedding
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 
 def load_visual_model(

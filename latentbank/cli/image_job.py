@@ -17,7 +17,7 @@ from latentbank.errors import ImageError, LatentBankError
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.layers import BankLayers
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.output.files import OutputFiles
     from latentbank.query.output.parquet import ReadingFolder
     from latentbank.query.reading.images import Images, ImageSource

@@ -37,7 +37,7 @@ from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 _FIRST = "images bank model visual_layers"
 

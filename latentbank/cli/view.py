@@ -20,7 +20,7 @@ from latentbank.errors import LatentBankError, ModelError
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.web.service import ReadingService
 
 # Held-out scenes that the page offers if the demo's pictures are installed.

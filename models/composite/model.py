@@ -17,7 +17,7 @@ from latentbank.models.composite.captions import CaptionLoss, caption_loss, layo
 from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.encoders import Encoder
-from latentbank.models.vision.vision_language import VisualTokens
+from latentbank.models.vision.tokens import VisualTokens
 
 _BATCH = 16  # images in one forward pass
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
     from latentbank.models.vision.encoders import Encoder
     from latentbank.models.vision.geometry import Picture, Places
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 log = logging.getLogger(__name__)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from latentbank.errors import ImageError, LayerNotFound, ModelError, QueryError
+from latentbank.errors import ImageError, ModelError, QueryError
 from latentbank.models.language.collecting import check_layers
 from latentbank.models.language.loading import find_model, load_parts, plain_errors, quiet
 from latentbank.models.language.model import LanguageModel
@@ -25,7 +23,8 @@ from latentbank.models.vision.geometry import Picture, Places, Unplaced, guess
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.processing import load_processor
 from latentbank.models.vision.registry import places_of
-from latentbank.text import first_line, listed
+from latentbank.models.vision.tokens import VisualTokens
+from latentbank.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -36,74 +35,6 @@ REQUEST = "Describe this image."
 MAX_ASPECT = 200
 # Outputs of processors that are not inputs of the forward pass.
 _NOT_FOR_THE_MODEL = ("labels", "num_crops")
-
-
-@dataclass(frozen=True)
-class VisualTokens:
-    """The visual tokens of one image, in the order of the LLM's input sequence.
-
-    Attributes:
-        states: hidden states by layer, [tokens, hidden] in the model's dtype, on its device.
-        boxes: left, top, right, bottom in pixels of the original image, [tokens, 4] float32.
-        rows: row in the grid of the token's tile, [tokens] int64.
-        columns: column in the grid of the token's tile, [tokens] int64.
-        tiles: 0 for a view of the whole image, 1 and more for the others, [tokens] int64.
-        size: width and height of the original image.
-    """
-
-    states: dict[int, Tensor]
-    boxes: npt.NDArray[np.float32]
-    rows: npt.NDArray[np.int64]
-    columns: npt.NDArray[np.int64]
-    tiles: npt.NDArray[np.int64]
-    size: tuple[int, int]
-
-    def norms(self, layer: int) -> npt.NDArray[np.float32]:
-        """Return the L2 norms of the hidden states of a layer, [tokens] float32, computed in float32.
-
-        Raises:
-            LayerNotFound: `layer` was not requested.
-        """
-        if layer not in self.states:
-            raise LayerNotFound(f"Layer {layer} was not requested, only {listed(self.states)}.")
-        norms: npt.NDArray[np.float32] = self.states[layer].float().norm(dim=-1).cpu().numpy()
-        return norms
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-class VisualModel(Protocol):
-    """A model whose visual tokens can be read: a vision-language model of transformers, or a composite one.
-
-    Attributes:
-        name: the name it was loaded by.
-        revision: the commit on the hub, where known.
-        language: the LLM inside, with its tokenizer.
-        num_layers: number of layers of the whole LLM.
-        hidden_size: width of a hidden state.
-        means_file: the file for the measured means of its visual tokens; None if the model has no file or folder of its
-            own.
-    """
-
-    name: str
-    revision: str | None
-    language: LanguageModel
-    num_layers: int
-    hidden_size: int
-    means_file: Path | None
-
-    @property
-    def geometry(self) -> str:
-        """How boxes are found, for people."""
-
-    def fingerprint(self) -> str:
-        """Return the LLM's fingerprint."""
-
-    def visual_tokens(
-        self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
-    ) -> list[VisualTokens]:
-        """Return the visual tokens of each image, from one forward pass that stops after the deepest layer."""
 
 
 def load_vision_language_model(

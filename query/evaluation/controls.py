@@ -12,7 +12,7 @@ from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 
 def with_random_projector(

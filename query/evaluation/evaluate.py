@@ -21,7 +21,7 @@ from latentbank.query.lenses.centring import Means
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.evaluation.labelled import LabelledImage
 
 TOP_K = 5

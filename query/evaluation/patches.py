@@ -16,7 +16,7 @@ from latentbank.query.evaluation.tables import OBJECT
 from latentbank.query.lenses.centring import Means, means_of
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+    from latentbank.models.vision.tokens import VisualModel, VisualTokens
     from latentbank.query.evaluation.labelled import LabelledImage
 
 Floats = npt.NDArray[np.float32]

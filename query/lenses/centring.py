@@ -24,7 +24,7 @@ from latentbank.files import write_whole
 from latentbank.text import listed
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 Floats = npt.NDArray[np.float32]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latentbank.bank.merge import Unique
     from latentbank.bank.points import Neighbor
     from latentbank.bank.where import Filter
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 
 def measure_means(

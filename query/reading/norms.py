@@ -25,7 +25,7 @@ from latentbank.query.reading.visual_tokens import (
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
-    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+    from latentbank.models.vision.tokens import VisualModel, VisualTokens
 
 SENTENCES = (
     "A woman in a red coat walks her dog along the beach.",

@@ -28,7 +28,7 @@ from latentbank.query.reading.visual_tokens import Broken, ImageTokens, image_to
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+    from latentbank.models.vision.tokens import VisualModel, VisualTokens
 
 BATCH = 8
 """Images in one forward pass."""

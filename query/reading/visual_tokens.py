@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+    from latentbank.models.vision.tokens import VisualModel, VisualTokens
 
 Broken = Callable[[str, LatentBankError], None]
 """A function that is called with the name of an image that cannot be read, and the error."""

@@ -26,7 +26,7 @@ from latentbank.query.web.vlms import Load, Models
 from latentbank.text import listed
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from latentbank.errors import BankMismatch
 if TYPE_CHECKING:
     from PIL import Image
 
-    from latentbank.models.vision.vision_language import VisualModel, VisualTokens
+    from latentbank.models.vision.tokens import VisualModel, VisualTokens
 
 Say = Callable[[str], None]
 Load = Callable[[Say], "VisualModel"]

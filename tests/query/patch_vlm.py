@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.vision.vision_language import VisualTokens
+from latentbank.models.vision.tokens import VisualTokens
 
 GRID = (2, 3)  # rows, columns
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from latentbank.bank.words import Words, tight
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.vision.vision_language import VisualTokens
+from latentbank.models.vision.tokens import VisualTokens
 from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
 from tests.query.banks import SENTENCES
 

@@ -15,7 +15,7 @@ from latentbank.errors import LatentBankError
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
     from latentbank.models.language.model import LanguageModel
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
 
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 

@@ -16,7 +16,7 @@ from latentbank.errors import LatentBankError
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
     from latentbank.cli.options.models import LoadingOptions
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.progress import Progress
     from latentbank.query.evaluation.experiments.compare import Setup
     from latentbank.query.evaluation.labelled import LabelledImage

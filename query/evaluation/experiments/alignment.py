@@ -16,7 +16,7 @@ from latentbank.query.evaluation.tables import OBJECT, Aligned, Evaluation, Weig
 from latentbank.query.lenses.latent import LatentLens
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.evaluation.labelled import LabelledImage
 
 

@@ -18,7 +18,7 @@ from latentbank.query.lenses.base import Lens
 from latentbank.query.lenses.latent import LatentLens
 
 if TYPE_CHECKING:
-    from latentbank.models.vision.vision_language import VisualModel
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.evaluation.labelled import LabelledImage
 
 Compared = list[tuple[str, Evaluation]]

@@ -21,11 +21,8 @@ from transformers.utils.import_utils import is_torchvision_available
 from latentbank.errors import ImageError, LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.geometry import whole
-from latentbank.models.vision.vision_language import (
-    VisionLanguageModel,
-    VisualTokens,
-    load_vision_language_model,
-)
+from latentbank.models.vision.tokens import VisualTokens
+from latentbank.models.vision.vision_language import VisionLanguageModel, load_vision_language_model
 from tests.models.tiny_vlm import FAMILIES, save_tiny_vlm
 from tests.tiny import save_tiny
 

@@ -102,7 +102,7 @@ def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> N
 
     class Echo(PatchVLM):
         def visual_tokens(self, images: Sequence[Image.Image], layers: Any, prompt: Any = None) -> Any:
-            from latentbank.models.vision.vision_language import VisualTokens
+            from latentbank.models.vision.tokens import VisualTokens
 
             return [VisualTokens({2: states}, **self._places(image.size)) for image in images]
 
