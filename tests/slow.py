@@ -36,6 +36,7 @@ FILES = (
     "ingest/workers/",
     "models/language/test_model.py",
     "models/training/test_train.py",
+    "models/vision/test_oracle.py",
     "models/vision/test_vision_language.py",
     "packaging/",
     "query/evaluation/test_evaluate.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ class Family:
         named: tokens that the tokenizer knows by name, such as `image_token`.
         tokens: other special tokens.
         shown: the text that stands for an image in a prompt, with the tokens around it.
+        processor_class: of transformers, if it is not named as `classes` say.
+        config_class: likewise.
+        model_class: likewise.
+        text_key: the configuration's key of the LLM's settings; empty if they stand at its top.
     """
 
     classes: str
@@ -61,6 +66,9 @@ class Family:
     named: dict[str, str] = field(default_factory=dict)
     tokens: tuple[str, ...] = ("<image>",)
     processor_class: str | None = None
+    config_class: str | None = None
+    model_class: str | None = None
+    text_key: str = "text_config"
 
 
 def _qwen(version: str, **vision: Any) -> Family:
@@ -322,15 +330,16 @@ def _filled(value: Any, tokenizer: PreTrainedTokenizerFast, key: str = "") -> An
     return value
 
 
-def tiny_vlm(name: str, seed: int = 0, **text: Any) -> PreTrainedModel:
+def tiny_vlm(family: Family, seed: int = 0, **text: Any) -> PreTrainedModel:
     """Return a random float32 model of a family; `text` goes into its language model's configuration."""
-    family = FAMILIES[name]
     tokenizer = vlm_tokenizer(family)
     settings = _filled(family.config, tokenizer)
-    settings["text_config"] = {"vocab_size": len(tokenizer), **settings["text_config"], **text}
-    config = getattr(transformers, f"{family.classes}Config")(**settings)
+    inner = settings[family.text_key] if family.text_key else settings
+    inner.update({"vocab_size": len(tokenizer), **inner, **text})
+    config = getattr(transformers, family.config_class or f"{family.classes}Config")(**settings)
     torch.manual_seed(seed)
-    model: PreTrainedModel = getattr(transformers, f"{family.classes}ForConditionalGeneration")(config)
+    model_class = family.model_class or f"{family.classes}ForConditionalGeneration"
+    model: PreTrainedModel = getattr(transformers, model_class)(config)
     model = model.float().eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -346,18 +355,30 @@ def tiny_vlm(name: str, seed: int = 0, **text: Any) -> PreTrainedModel:
     return model
 
 
-def save_tiny_vlm(directory: str | Path, name: str, seed: int = 0, **text: Any) -> Path:
-    """Write a tiny model and its processor's files to `directory`, as they are on the hub."""
+def save_tiny_vlm(
+    directory: str | Path,
+    family: str | Family,
+    seed: int = 0,
+    change: Callable[[PreTrainedModel], None] = lambda model: None,
+    **text: Any,
+) -> Path:
+    """Write a tiny model and its processor's files, as they are on the hub; `change` alters its weights."""
     path = Path(directory)
-    family = FAMILIES[name]
-    tiny_vlm(name, seed, **text).save_pretrained(path)
+    family = FAMILIES[family] if isinstance(family, str) else family
+    model = tiny_vlm(family, seed, **text)
+    change(model)
+    model.save_pretrained(path)
     tokenizer = vlm_tokenizer(family)
     tokenizer.save_pretrained(path)
     image_class, settings = family.images
     if image_class == "PillowMolmo2ImageProcessor":
         PillowMolmo2ImageProcessor(**settings).save_pretrained(path)
-    else:
+    elif image_class.endswith("Pil"):
         getattr(transformers, image_class)(**settings).save_pretrained(path)
+    else:  # the class as in the hub's files, which may need torchvision
+        (path / "preprocessor_config.json").write_text(
+            json.dumps({"image_processor_type": image_class, **settings}), encoding="utf-8"
+        )
     processor_class = family.processor_class or f"{family.classes}Processor"
     (path / "processor_config.json").write_text(
         json.dumps({"processor_class": processor_class, **family.processor}), encoding="utf-8"

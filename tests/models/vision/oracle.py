@@ -1,0 +1,297 @@
+"""The oracle: whether each visual token sees the part of the image that its box names, and nothing else.
+
+It asks the model, not the rules. A tiny random model of a family gets the real settings of the family's processor
+(patch sizes, image sizes, pinpoints, limits) and is loaded as a user loads it. Attention in its vision tower gives
+nothing, so a patch sees itself alone, and what a change of pixels moves is where a token looks:
+
+* pixels inside a token's box move that token's state at layer 0, more than any other token's of its tile;
+* pixels outside a token's box and a margin around it (resampling mixes neighbouring pixels) do not move it at all;
+* boxes of a tile do not overlap, so none is too large.
+
+Many boxes are changed in one image, and all images of a check run as one batch that stops before the LLM's first block.
+
+To add a family, write a `Case` in the table `CASES` of a module in tests/models/oracles/: its `Family` as in
+tests/models/tiny_vlm.py, with a tiny model and the processor's real settings, named by the model's type. Modules there
+are found by themselves. Run it with
+
+    python -m pytest tests/models/vision/test_oracle.py -k NAME -m ""
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from latentbank.models.vision import processing
+from latentbank.models.vision.vision_language import (
+    VisionLanguageModel,
+    VisualTokens,
+    load_vision_language_model,
+)
+from tests.models.tiny_vlm import Family, save_tiny_vlm
+
+SIZES = ((300, 1500), (512, 288), (640, 640), (1333, 800), (2600, 1900))
+QUICK = SIZES[:2]
+_PROBES = 12  # boxes changed in one image
+_INSIDE, _OUTSIDE = 3, 2  # images of either kind
+_SILENT = 1e-4  # a state that moves less, relative to its norm, has not moved
+_NOTHING = "oracle_nothing"
+_OUTPUTS = ("out_proj", "o_proj", "proj", "projection_layer", "dense", "wo")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family as the oracle asks it.
+
+    Attributes:
+        family: a tiny model with the real settings of the family's processor.
+        margin: how far resampling mixes pixels beyond a box, as a share of the box's sides. A box may be wrong by no
+            more than this.
+        mixers: parts of the names of modules whose attention stays, such as a resampler of patches.
+        pillow: whether there is an image processor that needs no torchvision.
+        torchvision: whether there is one that needs it.
+        together: whether a prompt may hold two images.
+        sizes: sizes of images that the family takes.
+        states: returns what to compare instead of layer 0, [tokens, width] for each image, where the encoder
+            normalizes over the whole image or quantizes.
+    """
+
+    family: Family
+    margin: float = 0.25
+    mixers: tuple[str, ...] = ()
+    pillow: bool = True
+    torchvision: bool = True
+    together: bool = True
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    states: Callable[[VisionLanguageModel, Sequence[Image.Image]], list[Tensor]] | None = None
+
+
+def cases() -> dict[str, Case]:
+    """Return the cases of all tables in tests/models/oracles/ by the model's type."""
+    package = importlib.import_module("tests.models.oracles")
+    found: dict[str, Case] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        found |= importlib.import_module(f"{package.__name__}.{module.name}").CASES
+    return found
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Let transformers process images with "torchvision" or, as if that were not installed, with "pillow"."""
+    if name == "torchvision":
+        yield
+        return
+    auto = "transformers.models.auto.image_processing_auto.is_torchvision_available"
+    with (
+        mock.patch(auto, return_value=False),
+        mock.patch.object(processing, "is_torchvision_available", return_value=False),
+    ):
+        yield
+
+
+def load(case: Case, directory: Path) -> VisionLanguageModel:
+    """Return the case's model without attention in its vision tower, loaded as users load it."""
+    if not directory.exists():
+        save_tiny_vlm(directory, case.family, change=lambda model: _zero(model, case))
+    vlm = load_vision_language_model(str(directory), device="cpu", deepest_layer=0)
+    kept = [module for _, module in _mixing(vlm.model, case)]
+    configs = {id(module.config) for module in kept if hasattr(module, "config")}
+    for module in vlm.model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation") and id(config) not in configs:
+            config._attn_implementation_internal = _NOTHING
+    return vlm
+
+
+def check(vlm: VisionLanguageModel, case: Case, sizes: Sequence[tuple[int, int]], seed: int = 0) -> None:
+    """Check the tokens of images of `sizes` that share one prompt.
+
+    Raises:
+        AssertionError: a token does not see its box, or sees something else.
+    """
+    random = np.random.default_rng(seed)
+    images = [picture(size, seed + number) for number, size in enumerate(sizes)]
+    before = [_as_one(tokens) for tokens in vlm.visual_tokens(images, [0], _prompt(case, len(sizes)))]
+    assert vlm.geometry.startswith("exact"), vlm.geometry
+    rounds = [[_probes(tokens, case, random) for tokens in before] for _ in range(_INSIDE + _OUTSIDE)]
+    changed = [
+        [
+            _inverted(image, tokens, probes, case, outside=number >= _INSIDE)
+            for image, tokens, probes in zip(images, before, each, strict=True)
+        ]
+        for number, each in enumerate(rounds)
+    ]
+    groups = [images, *([image for image, _ in each] for each in changed)]
+    flat = [image for group in groups for image in group]
+    states = _states(vlm, case, flat, len(sizes))
+    for number, each in enumerate(rounds):
+        for place, (tokens, probes) in enumerate(zip(before, each, strict=True)):
+            base = states[place]
+            now = states[(number + 1) * len(sizes) + place]
+            moved = ((now - base).norm(dim=-1) / base.norm(dim=-1).mean()).numpy()
+            if number >= _INSIDE:
+                assert moved[probes].max() < _SILENT, f"{_places(tokens, probes)} see beyond their boxes"
+                assert moved.max() > _SILENT, "nothing moves at all"
+            else:
+                _check_inside(tokens, probes, changed[number][place][1], moved, case)
+
+
+def picture(size: tuple[int, int], seed: int) -> Image.Image:
+    """Return an image of coarse strong colours, all of which change much when inverted."""
+    generator = np.random.default_rng(seed)
+    cells = generator.integers(0, 64, (12, 12, 3)) + 191 * generator.integers(0, 2, (12, 12, 3))
+    return Image.fromarray(cells.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+
+
+def _check_inside(
+    tokens: VisualTokens, probes: Sequence[int], areas: np.ndarray, moved: np.ndarray, case: Case
+) -> None:
+    """Check what moved when `areas`, which lie inside the boxes of `probes`, were inverted."""
+    seen = _grown(tokens.boxes, case.margin)
+    touched = [_overlap(seen, area) for area in areas]
+    untouched = ~np.any(touched, axis=0)
+    wrong = np.flatnonzero(untouched & (moved > _SILENT))
+    assert not len(wrong), f"{_places(tokens, wrong)} see the boxes of {_places(tokens, probes)}"
+    for probe, near in zip(probes, touched, strict=True):
+        assert moved[probe] > _SILENT, f"{_places(tokens, [probe])} does not see its own box"
+        if tokens.rows[probe] < 0:  # all tokens of a crop that is mixed see the same
+            continue
+        others = near & (tokens.tiles == tokens.tiles[probe])
+        others[list(probes)] = False
+        assert moved[others].max(initial=0) < moved[probe], (
+            f"{_places(tokens, [int(np.flatnonzero(others)[moved[others].argmax()])])} sees the box of "
+            f"{_places(tokens, [probe])} better"
+        )
+
+
+def _probes(tokens: VisualTokens, case: Case, random: np.random.Generator) -> list[int]:
+    """Return some tokens of all tiles whose boxes, with their margins, do not overlap."""
+    order = random.permutation(len(tokens))
+    ranks = dict.fromkeys(set(tokens.tiles.tolist()), 0)
+    rank = np.zeros(len(tokens))
+    for token in order:
+        rank[token] = ranks[int(tokens.tiles[token])]
+        ranks[int(tokens.tiles[token])] += 1
+    # The first of every tile come first, then the second of every tile.
+    seen = _grown(tokens.boxes, case.margin)
+    chosen: list[int] = []
+    for token in sorted(order.tolist(), key=lambda token: rank[token]):
+        if not chosen or not _overlap(seen[chosen], seen[token]).any():
+            chosen.append(token)
+        if len(chosen) == _PROBES:
+            break
+    return chosen
+
+
+def _inverted(
+    image: Image.Image, tokens: VisualTokens, probes: Sequence[int], case: Case, outside: bool
+) -> tuple[Image.Image, np.ndarray]:
+    """Return the image inverted in the middle of the probes' boxes, or outside of all of them, and these areas."""
+    boxes = tokens.boxes[list(probes)].astype(np.float64)
+    margin = _margin(boxes, case.margin)
+    areas = boxes + np.concatenate([-margin, margin], axis=1) * (1 if outside else -1)
+    low, high = np.floor(areas[:, :2]), np.ceil(areas[:, 2:])
+    if not outside:
+        low, high = np.ceil(areas[:, :2]), np.floor(areas[:, 2:])
+        middle = np.floor(boxes.reshape(-1, 2, 2).mean(axis=1))
+        low, high = np.where(low < high, low, middle), np.where(low < high, high, middle + 1)
+    whole = np.array(image)
+    areas = np.concatenate([np.maximum(low, 0), np.minimum(high, image.size)], axis=1)
+    mask = np.zeros(whole.shape[:2], dtype=bool)
+    for left, top, right, bottom in areas.astype(int):
+        mask[top:bottom, left:right] = True
+    mask ^= outside
+    whole[mask] = 255 - whole[mask]
+    return Image.fromarray(whole), areas
+
+
+def _margin(boxes: np.ndarray, share: float) -> np.ndarray:
+    """Return how far boxes are seen beyond their edges, [boxes, 2] in pixels; more for small boxes."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return np.maximum(share * sides, np.minimum(3, 0.45 * sides))
+
+
+def _grown(boxes: np.ndarray, share: float) -> np.ndarray:
+    """Return boxes with a margin on every side, or shrunk if `share` is negative."""
+    margin = _margin(boxes, share) if share > 0 else share * (boxes[:, 2:] - boxes[:, :2])
+    return boxes + np.concatenate([-margin, margin], axis=1)
+
+
+def _overlap(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return which boxes overlap an area, [boxes] bool."""
+    return np.asarray((boxes[:, :2] < area[2:]).all(axis=1) & (boxes[:, 2:] > area[:2]).all(axis=1))
+
+
+def _places(tokens: VisualTokens, which: Sequence[int] | np.ndarray) -> str:
+    """Return tokens for people: tile, row, column and box of the first few."""
+    return "; ".join(
+        f"token {token} (tile {tokens.tiles[token]}, row {tokens.rows[token]}, column {tokens.columns[token]}, "
+        f"box {tokens.boxes[token].round(1).tolist()})"
+        for token in list(which)[:3]
+    )
+
+
+def _as_one(tokens: VisualTokens) -> VisualTokens:
+    """Check that every token has a place, and that boxes of a tile do not overlap, and return the tokens."""
+    assert len(tokens), "there are no visual tokens"
+    assert np.isfinite(tokens.boxes).all(), "a token has no place"
+    smaller = _grown(tokens.boxes, -0.1)
+    for token in np.linspace(0, len(tokens) - 1, 50).astype(int):
+        others = (tokens.tiles == tokens.tiles[token]) & (tokens.rows >= 0)
+        others[token] = False
+        over = np.flatnonzero(others & _overlap(smaller, smaller[token]))
+        assert not len(over), f"the boxes of {_places(tokens, [token, *over])} overlap"
+    return tokens
+
+
+def _prompt(case: Case, images: int) -> str | None:
+    """Return the prompt of several images; None, for one, is the chat template's."""
+    return None if images == 1 else " and ".join([case.family.shown] * images)
+
+
+def _states(vlm: VisionLanguageModel, case: Case, images: list[Image.Image], together: int) -> list[Tensor]:
+    if case.states is not None:
+        return case.states(vlm, images)
+    return [tokens.states[0] for tokens in vlm.visual_tokens(images, [0], _prompt(case, together))]
+
+
+def _nothing(
+    _module: nn.Module, query: Tensor, _key: Tensor, value: Tensor, *_args: Any, **_options: Any
+) -> Any:
+    """Attention that gives nothing; at no cost, however many patches there are."""
+    return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
+
+
+AttentionInterface.register(_NOTHING, _nothing)
+
+
+def _mixing(model: PreTrainedModel, case: Case) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, module) for name, module in model.named_modules() if any(part in name for part in case.mixers)
+    ]
+
+
+def _zero(model: PreTrainedModel, case: Case) -> None:
+    """Zero the output of attention outside the LLM, for classes that do not ask transformers' interface for it."""
+    left_out = {id(module) for module in model.get_decoder().modules()}
+    left_out |= {id(module) for _, module in _mixing(model, case)}
+    with torch.no_grad():
+        for module in model.modules():
+            kind = type(module).__name__.lower()
+            if id(module) in left_out or not ("attention" in kind or "attn" in kind):
+                continue
+            for name in _OUTPUTS:
+                for parameter in getattr(module, name, nn.Identity()).parameters():
+                    parameter.zero_()

@@ -1,0 +1,136 @@
+"""Every family through the oracle: its tokens look where their boxes say, with Pillow and with torchvision."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers.utils.import_utils import is_torchvision_available
+
+from latentbank.models.vision.geometry import Places, whole
+from latentbank.models.vision.vision_language import VisionLanguageModel
+from tests.models.vision import oracle
+
+CASES = oracle.cases()
+BACKENDS = [
+    pytest.param(
+        name,
+        backend,
+        marks=[
+            pytest.mark.skipif(
+                backend == "torchvision" and not is_torchvision_available(), reason="torchvision is missing"
+            )
+        ],
+    )
+    for name, case in CASES.items()
+    for backend in ("pillow", "torchvision")
+    if getattr(case, backend)
+]
+
+Loaded = Callable[[], VisionLanguageModel]
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("oracle")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_at_a_time() -> Iterator[None]:
+    yield
+    _loaded.clear()
+
+
+_loaded: dict[tuple[str, str], VisionLanguageModel] = {}
+
+
+def loaded(root: Path, name: str, backend: str) -> VisionLanguageModel:
+    """Return a case's model; the last one is kept, because tests of one case follow each other."""
+    if (name, backend) not in _loaded:
+        _loaded.clear()
+        with oracle.backend(backend):
+            _loaded[name, backend] = oracle.load(CASES[name], root / name)
+    return _loaded[name, backend]
+
+
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_tokens_look_where_their_boxes_say(root: Path, name: str, backend: str) -> None:
+    """Two sizes of images, each alone."""
+    for size in [size for size in CASES[name].sizes if size in oracle.QUICK] or CASES[name].sizes[:2]:
+        oracle.check(loaded(root, name, backend), CASES[name], [size])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_all_sizes(root: Path, name: str, backend: str) -> None:
+    for number, size in enumerate(CASES[name].sizes):
+        oracle.check(loaded(root, name, backend), CASES[name], [size], seed=number)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_two_images_in_a_prompt(root: Path, name: str, backend: str) -> None:
+    case = CASES[name]
+    if not case.together:
+        pytest.skip("it takes one image in a prompt")
+    for first, second in itertools.pairwise(case.sizes[:3]):
+        oracle.check(loaded(root, name, backend), case, [first, second])
+
+
+def moved(share: float) -> Callable[[Places], Places]:
+    """Return a fault: every box lies a share of its width too far right."""
+
+    def fault(places: Places) -> Places:
+        boxes = places.boxes.copy()
+        boxes[:, 0::2] += share * (boxes[:, 2:3] - boxes[:, 0:1])
+        return replace(places, boxes=boxes)
+
+    return fault
+
+
+def scaled(factor: float) -> Callable[[Places], Places]:
+    """Return a fault: every box is too large or too small by a factor."""
+
+    def fault(places: Places) -> Places:
+        centres = (places.boxes[:, :2] + places.boxes[:, 2:]) / 2
+        halves = (places.boxes[:, 2:] - places.boxes[:, :2]) / 2 * factor
+        return replace(places, boxes=np.concatenate([centres - halves, centres + halves], axis=1))
+
+    return fault
+
+
+def swapped(places: Places) -> Places:
+    """Order one row from right to left."""
+    boxes, row = places.boxes.copy(), places.rows == places.rows.max() // 2
+    boxes[row] = boxes[row][::-1]
+    return replace(places, boxes=boxes)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (moved(0.3), "see the boxes of"),
+        (moved(1), "see the boxes of"),
+        (scaled(0.5), "see beyond their boxes"),
+        (scaled(1.5), "overlap"),
+        (swapped, "see the boxes of"),
+        (
+            lambda places: whole((512, 288), places.columns.max() + 1, places.rows.max() + 1),
+            "see the boxes of",
+        ),
+    ],
+    ids=["moved a little", "moved by one", "too small", "too large", "a row swapped", "transposed"],
+)
+def test_the_oracle_notices(
+    root: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Places], Places], message: str
+) -> None:
+    vlm = loaded(root, "qwen2_5_vl", "pillow")
+    right = vlm._places_of
+    assert right is not None
+    monkeypatch.setattr(vlm, "_places_of", lambda image: fault(right(image)))
+    with pytest.raises(AssertionError, match=message):
+        oracle.check(vlm, CASES["qwen2_5_vl"], [(512, 288)])
