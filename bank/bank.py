@@ -26,6 +26,7 @@ from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankMismatch, LayerNotFound, QueryError
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed
+from latentbank.values import whole
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ class Bank:
                 `query_mean` is missing for a centred bank, or given for another.
             LayerNotFound: the bank does not have a layer.
         """
-        if top_k < 1:
-            raise QueryError(f"top_k is {top_k}; ask for at least 1 neighbor.")
+        top_k = whole(top_k, "top_k", 1)
+        ef = None if ef is None else whole(ef, "ef", 1)
         if unique not in (None, "context", "word"):
             raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
         view = self._current.get()
@@ -247,7 +248,7 @@ class Bank:
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Return the number of contexts in a layer (by default the first: all layers hold the same contexts)."""
         view = self._current.get()
-        (chosen,) = choose(view.manifest, view.manifest.layers[0] if layer is None else layer)
+        (chosen,) = choose(view.manifest, view.manifest.layers[0] if layer is None else whole(layer, "layer"))
         return view.store.count(chosen, self._shown(where, view))
 
     def stored_contexts(self, stored: str) -> set[int]:
@@ -259,6 +260,7 @@ class Bank:
 
     def words(self, where: Filter | None = None, limit: int = 20) -> dict[str, int]:
         """Return the number of contexts by word, most frequent first: at most `limit` words."""
+        limit = whole(limit, "limit", 1)
         view = self._current.get()
         return view.store.facet(view.manifest.layers[0], "word", self._shown(where, view), limit)
 
@@ -278,7 +280,7 @@ class Bank:
             What is wrong, one sentence each with how to repair it; empty if the bank is sound.
         """
         self.reload()
-        return verify(self._store, self._manifest, sample, progress or Silent())
+        return verify(self._store, self._manifest, whole(sample, "sample", 0), progress or Silent())
 
     # -- writing -------------------------------------------------------------------------------
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from numbers import Integral
-from typing import Literal, cast
+from typing import Literal
 
 from latentbank.bank.manifest import Manifest
 from latentbank.errors import LayerNotFound
 from latentbank.text import listed
+from latentbank.values import Layers, layers_of
 
-BankLayers = Literal["mid", "all"] | int | Iterable[int]
+BankLayers = Literal["mid", "all"] | Layers
 
 
 def choose(manifest: Manifest, bank_layers: BankLayers) -> list[int]:
@@ -23,8 +22,7 @@ def choose(manifest: Manifest, bank_layers: BankLayers) -> list[int]:
             middle = [layer for layer in manifest.layers if total / 4 <= layer <= total / 2]
             return middle or list(manifest.layers)
         raise LayerNotFound(f"'{bank_layers}' names no bank layers; use mid, all or numbers.")
-    given = [bank_layers] if isinstance(bank_layers, Integral) else bank_layers
-    requested = sorted({int(layer) for layer in cast("Iterable[int]", given)})
+    requested = sorted(layers_of(bank_layers, "bank_layers"))
     missing = [layer for layer in requested if layer not in manifest.layers]
     if not requested:
         raise LayerNotFound(f"No bank layer was named; '{manifest.bank}' has {listed(manifest.layers)}.")

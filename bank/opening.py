@@ -27,6 +27,7 @@ from latentbank.bank.versions import (
 from latentbank.bank.view import read_manifest
 from latentbank.errors import BankMismatch, BankNotFound, BankUnavailable, LatentBankError, LayerNotFound
 from latentbank.text import listed
+from latentbank.values import Layers, layers_of
 
 __all__ = [
     "bank_versions",
@@ -97,7 +98,7 @@ def create_bank(
     *,
     model: str,
     fingerprint: str,
-    layers: Iterable[int],
+    layers: Layers,
     num_layers: int,
     hidden_size: int,
     revision: str | None = None,
@@ -185,13 +186,13 @@ def create_from_manifest(manifest: Manifest, settings: Settings, agree: Callable
     return bank
 
 
-def _checked_layers(layers: Iterable[int], bank: str, model: str, num_layers: int) -> tuple[int, ...]:
+def _checked_layers(layers: Layers, bank: str, model: str, num_layers: int) -> tuple[int, ...]:
     """Return layers for a new bank, ascending.
 
     Raises:
         LayerNotFound: there are none, or the LLM does not have one of them.
     """
-    chosen = tuple(sorted(set(layers)))
+    chosen = tuple(sorted(layers_of(layers)))
     if not chosen:
         raise LayerNotFound(
             f"No layer was named for the bank '{bank}'; {model} has 0 (the input) to {num_layers}."

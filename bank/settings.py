@@ -31,7 +31,12 @@ class Settings(BaseSettings):
     """Settings from arguments, then `LATENTBANK_*` environment variables, then `.env` in the current folder."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LATENTBANK_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="LATENTBANK_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     url: str = Field("", description="URL of a Qdrant server; empty: embedded banks on this machine.")
@@ -40,7 +45,9 @@ class Settings(BaseSettings):
     bank: str = Field("", description="The bank to use when none is named.")
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of embedded banks.")
 
-    grpc_port: int = Field(6334, description="The server's gRPC port, used for bulk work where it answers.")
+    grpc_port: int = Field(
+        6334, ge=1, le=65535, description="The server's gRPC port, used for bulk work where it answers."
+    )
     prefer_grpc: bool = Field(True, description="Use gRPC for bulk work; REST where it is refused.")
     tls_ca: Path | None = Field(None, description="PEM file of the certificate authority to trust.")
     timeout: int = Field(60, gt=0, description="Seconds to wait for one answer of the server.")

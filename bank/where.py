@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from latentbank.errors import QueryError
 from latentbank.text import listed
+from latentbank.values import whole
 
 
 class Filter:
@@ -52,6 +53,13 @@ class Where(Filter):
     position_max: int | None = None
     caption_contains: str | None = None
 
+    def __post_init__(self) -> None:
+        """Keep texts, numbers and sequences of numpy and others as plain ones."""
+        for name, value in self.given().items():
+            several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+            plain = tuple(map(_plain, value)) if several else _plain(value)
+            object.__setattr__(self, name, plain)
+
     def given(self) -> dict[str, object]:
         """Return the conditions that are set, by name."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
@@ -76,6 +84,16 @@ class Not(Filter):
     """Contexts that `part` does not select."""
 
     part: Filter
+
+
+def _plain(value: typing.Any) -> object:
+    """Return a text as a str and a whole number as an int; anything else as it is, for the store to refuse."""
+    if isinstance(value, str):
+        return str(value)
+    try:
+        return whole(value, "value")
+    except QueryError:
+        return value
 
 
 _INTEGERS = {"token_id", "sentence", "position_min", "position_max"}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Unpack
 
 from latentbank.bank import opening
 from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, settings_from
 from latentbank.errors import BankNotFound
 from latentbank.ingest.defaults import default_layers
+from latentbank.values import Layers
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def create_bank(
     name: str,
     model: LanguageModel,
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     *,
     metric: Metric | None = None,
     settings: Settings | None = None,

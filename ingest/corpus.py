@@ -14,6 +14,7 @@ from latentbank.ingest.sources.dataset import read_dataset
 from latentbank.ingest.sources.lines import read_lines
 from latentbank.ingest.sources.registry import described_formats, format_of, read_file
 from latentbank.text import is_hub_id, listed
+from latentbank.values import whole
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
@@ -50,8 +51,8 @@ class Corpus:
                 "starting with a letter or a digit.",
                 argument="name",
             )
-        if self.limit is not None and self.limit < 1:
-            raise CorpusError(f"The limit of corpus {self.name} is {self.limit}; it must be 1 or more.")
+        if self.limit is not None:
+            object.__setattr__(self, "limit", whole(self.limit, "limit", 1, error=CorpusError))
 
 
 @dataclass

@@ -21,6 +21,7 @@ from latentbank.errors import ModelError
 from latentbank.ingest.plan import PlannedSentence
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.packing import ancestors
+from latentbank.values import whole
 
 ROW = 128
 """Nodes in a row. With more, attention costs more, and fewer prefixes are repeated in the next row."""
@@ -139,7 +140,8 @@ def encode(
     Raises:
         ModelError: a hidden state is not finite, or zero; the message names layer, sentence and dtype.
     """
-    size = batch or BATCH.get(model.device.type, BATCH["cuda"])
+    default = BATCH.get(model.device.type, BATCH["cuda"])
+    size = default if batch is None else whole(batch, "batch", 1)
     names = TokenNames(model)
     if model.packs if packed is None else packed:
         for rows in _batches(fill_rows(sentences, min(ROW, size)), lambda row: len(row.tokens), size):

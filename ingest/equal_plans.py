@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from latentbank.errors import CorpusError
 from latentbank.ingest.corpus import Corpus, Counts, corpus_from_sentences, read_sentences
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
+from latentbank.values import whole
 
 TOLERANCE = 0.02
 """Relative difference to the target number of contexts that a plan may have."""
@@ -45,6 +47,8 @@ def equal_plans(
     Raises:
         CorpusError: a corpus cannot be read, or has no context.
     """
+    if contexts is not None:
+        contexts = whole(contexts, "contexts", 1, error=CorpusError)
     texts = {name: list(read_sentences(corpus, Counts())) for name, corpus in corpora.items()}
     plans = {
         name: _plan(name, sentences, model, directory, settings, progress)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
+from latentbank.values import whole
 
 PLAN_VERSION = 1
 """Version of the folder's layout; a plan of another version is made again."""
@@ -59,8 +60,8 @@ class PlanSettings:
         if self.bos not in ("tokenizer", "always"):
             raise LatentBankError(f"bos is '{self.bos}'; it can be tokenizer or always.")
         for name, least in (("skip", 0), ("contexts_per_token", 1), ("max_tokens", 1)):
-            if getattr(self, name) < least:
-                raise LatentBankError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+            number = whole(getattr(self, name), name, least, error=LatentBankError)
+            object.__setattr__(self, name, number)  # plain, because the ledger keeps it as JSON
 
 
 @dataclass(frozen=True)

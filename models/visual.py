@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_visual_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     device: str | None = None,
     dtype: str | None = None,
@@ -51,6 +51,7 @@ def load_visual_model(
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
         ...     reading = lb.read_image(bank, vlm, "cat.jpg")
     """
+    name = str(os.fspath(name))
     options = LoadOptions(device, dtype, revision, deepest_layer, trust_remote_code, folder, say)
     if load := model_loader(name):
         return load(options)

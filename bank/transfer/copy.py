@@ -26,6 +26,7 @@ from latentbank.bank.transfer.receive import (
 from latentbank.bank.transfer.snapshots import Way, take_snapshots
 from latentbank.bank.where import Filter, Where
 from latentbank.progress import Progress, Silent
+from latentbank.values import whole
 
 # Largest difference of a coordinate in two stores: each scales the vector to length 1 and rounds it to float16.
 _TOLERANCE = 1e-3
@@ -70,7 +71,7 @@ def copy_bank(
         >>> lb.list_banks(backup)
         ['captions']
     """
-    progress = progress or Silent()
+    progress, sample = progress or Silent(), whole(sample, "sample", 0)
     chosen = tuple(source.choose_layers(layers))
     source.reload()
     manifest = source.manifest

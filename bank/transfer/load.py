@@ -47,6 +47,7 @@ from latentbank.bank.verify import NORM_TOLERANCE
 from latentbank.errors import CorpusError
 from latentbank.progress import Progress, Silent
 from latentbank.text import first_line
+from latentbank.values import whole
 
 
 def import_bank(
@@ -81,7 +82,7 @@ def import_bank(
         >>> report = lb.import_bank("exported", name="copied")
     """
     settings = settings_from(settings, **given)
-    progress = progress or Silent()
+    progress, sample = progress or Silent(), whole(sample, "sample", 0)
     export = _Export(Path(folder).expanduser())
     manifest = export.manifest
     entries = complete_corpora(manifest)

@@ -29,6 +29,7 @@ from latentbank.ingest.plan import Plan, load_plan
 from latentbank.ingest.workers.shares import Share
 from latentbank.progress import Progress, Silent
 from latentbank.text import first_line
+from latentbank.values import whole
 
 # Shares for each worker: the more there are, the less time the others wait for the last one.
 SHARES_PER_WORKER = 4
@@ -103,6 +104,7 @@ def run_on_ray(
             "Workers on Ray need a bank on a server, because only one process can open an embedded bank; set "
             "LATENTBANK_URL."
         )
+    workers = None if workers is None else whole(workers, "workers", 1, error=LatentBankError)
     plan = job.load_plan()
     try:
         ray: Any = importlib.import_module("ray")
@@ -121,7 +123,7 @@ def run_on_ray(
             stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
-        count = workers or gpus or len(ray.nodes())
+        count = gpus or len(ray.nodes()) if workers is None else workers
         shares = min(count * SHARES_PER_WORKER, plan.planned_sentences)
         data.DataContext.get_current().enable_progress_bars = False
         done = data.range(shares, override_num_blocks=shares).map_batches(

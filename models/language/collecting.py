@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from latentbank.errors import LayerNotFound
+from latentbank.values import Layers, layers_of
 
 
 class _DeepEnough(Exception):
     """Raised in a hook to end a forward pass once the deepest layer is collected."""
 
 
-def check_layers(name: str, layers: Sequence[int], num_layers: int, deepest: int) -> list[int]:
+def check_layers(name: str, layers: Layers, num_layers: int, deepest: int) -> list[int]:
     """Return layers in ascending order, each once.
 
     Args:
@@ -27,7 +28,7 @@ def check_layers(name: str, layers: Sequence[int], num_layers: int, deepest: int
     Raises:
         LayerNotFound: the model does not have a layer, or the layer is not loaded.
     """
-    requested = sorted(set(layers))
+    requested = sorted(layers_of(layers))
     for layer in requested:
         if not 0 <= layer <= num_layers:
             raise LayerNotFound(f"{name} has no layer {layer}: it has layers 0 to {num_layers}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from latentbank.models.language.layout import (
 )
 from latentbank.models.language.prepacked import prepack
 from latentbank.text import first_line, is_hub_id, listed
+from latentbank.values import whole
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -120,13 +122,13 @@ def absolute(name: str) -> str:
     return name
 
 
-def find_model(name: str, *, revision: str | None, trust_remote_code: bool) -> ModelFiles:
+def find_model(name: str | os.PathLike[str], *, revision: str | None, trust_remote_code: bool) -> ModelFiles:
     """Find a model by its name and read its configuration; see `load_language_model` for the arguments.
 
     Raises:
         ModelError: there is no such model, or its configuration cannot be read.
     """
-    name = absolute(name)
+    name = absolute(str(os.fspath(name)))
     source, gguf = _locate(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
@@ -209,6 +211,7 @@ def _count_layers(
         deepest_layer = deepest_layer(num_layers)
     if deepest_layer is None:
         return num_layers, num_layers
+    deepest_layer = whole(deepest_layer, "deepest_layer", error=LayerNotFound)
     if not 0 <= deepest_layer <= num_layers:
         raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
     return num_layers, deepest_layer

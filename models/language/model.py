@@ -21,7 +21,7 @@ from latentbank.models.language.loading import find_model, load_parts
 
 
 def load_language_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,

@@ -25,6 +25,7 @@ from latentbank.models.training.pairs import Pair, Skipped
 from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed
+from latentbank.values import whole
 
 _FEATURES, _ROWS, _DONE = "features.npy", "rows.jsonl", "features.json"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -165,6 +166,7 @@ def cache_features(
         CorpusError: there is no row with an image and a caption.
         ModelError: features are not finite, a row has patches that the encoder does not have, or the disk is full.
     """
+    batch = whole(batch, "batch", 1, error=ModelError)
     key = hashlib.blake2b(f"{encoder.fingerprint()} {data}".encode(), digest_size=12).hexdigest()
     folder = Path(directory) / key
     if not (folder / _DONE).is_file():

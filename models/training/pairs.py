@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from PIL import Image
 from latentbank.errors import CorpusError, ImageError
 from latentbank.models.vision.images import open_image
 from latentbank.text import listed
+from latentbank.values import whole
 
 CAPTIONS = ("caption", "text", "captions", "sentence", "description")
 IMAGES = ("image", "jpg", "png", "webp", "image_url", "url")
@@ -84,7 +86,7 @@ class PairSource(Iterable[Pair | Skipped]):
 
 
 def open_pairs(
-    source: str,
+    source: str | os.PathLike[str],
     *,
     image: str | None = None,
     caption: str | None = None,
@@ -108,6 +110,8 @@ def open_pairs(
     Raises:
         CorpusError: there is no such data, it cannot be read, or a column is not found.
     """
+    source = str(os.fspath(source))
+    limit = None if limit is None else whole(limit, "limit", 1, error=CorpusError)
     path = Path(source).expanduser()
     for folder in (path, path / split):
         if (folder / METADATA).is_file():

@@ -10,6 +10,7 @@ from latentbank.errors import ModelError
 from latentbank.models.composite.projector import check_kind
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.training.features import Features
+from latentbank.values import real, whole
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,18 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the kind of projector, before hours of encoding.
+        """Check the settings, before hours of encoding, and make numbers plain: the card keeps them as JSON.
 
         Raises:
-            ModelError: there is no such kind.
+            ModelError: there is no such kind of projector, or a number is not allowed.
         """
         check_kind(self.projector)
+        for name in ("width", "accumulate", "validate_every", "log_every", "samples", "seed"):
+            if (value := getattr(self, name)) is not None:
+                least = 0 if name in ("samples", "seed") else 1
+                object.__setattr__(self, name, whole(value, name, least, error=ModelError))
+        for name in ("weight_decay", "clip", "save_every"):
+            object.__setattr__(self, name, real(getattr(self, name), name, 0, error=ModelError))
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,21 @@ class Stage:
     rate: float = 1e-3
     warmup: float = 0.03
     floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and make them plain.
+
+        Raises:
+            ModelError: a number is not allowed.
+        """
+        for name in ("steps", "batch"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(value, name, 1, error=ModelError))
+        for name, high in (("seconds", math.inf), ("rate", math.inf), ("warmup", 1), ("floor", 1)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, real(value, name, 0, high, error=ModelError))
+        if not self.rate:
+            raise ModelError("The learning rate is 0, with which nothing is learned.", argument="rate")
 
     def rate_at(self, done: float) -> float:
         """Return the learning rate when the share `done` (0 to 1) of the stage is over."""

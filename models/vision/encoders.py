@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -21,6 +22,7 @@ from latentbank.models.language.loading import absolute, choose_device, choose_d
 from latentbank.models.language.prepacked import prepack
 from latentbank.models.vision.registry import LoadOptions, encoder_loader
 from latentbank.text import listed
+from latentbank.values import whole
 
 # As in LLaVA: the last block of CLIP is trained for the CLS token, not for the patches.
 DEFAULT_LAYER = -2
@@ -61,7 +63,7 @@ class Encoder(Protocol):
 
 
 def load_encoder(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     layer: int = DEFAULT_LAYER,
     cls: bool = False,
@@ -88,6 +90,7 @@ def load_encoder(
         ModelError: the encoder cannot be loaded, or its tokens are not square patches of one picture.
         LayerNotFound: the encoder has no such layer.
     """
+    name, layer = str(os.fspath(name)), whole(layer, "layer", error=LayerNotFound)
     if load := encoder_loader(name):
         return load(
             LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)

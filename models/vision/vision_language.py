@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,7 @@ _NOT_FOR_THE_MODEL = ("labels", "num_crops")
 
 
 def load_vision_language_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,

@@ -18,6 +18,7 @@ from latentbank.query.evaluation.patches import Floats, LabelledPatches, labelle
 from latentbank.query.evaluation.tables import OBJECT, Evaluation, Tables, Weights
 from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import Means
+from latentbank.values import Layers, layers_of, real, whole
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -45,12 +46,12 @@ def evaluate(
     model: VisualModel,
     lenses: Sequence[Lens],
     scenes: Sequence[LabelledImage],
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     *,
     random: VisualModel | None = None,
     calibration: Sequence[LabelledImage] = (),
     coverage: float = OBJECT,
-    alone: Sequence[int] = (),
+    alone: Layers = (),
     resamples: int = 1000,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -88,7 +89,8 @@ def evaluate(
         >>> lenses = lb.lenses_of(["logit"], lb.LensOptions(vlm))
         >>> scores = lb.evaluate(vlm, lenses, [LabelledImage(image, (cat,))] * 2, layers=[8])
     """
-    chosen = list(dict.fromkeys(evaluation_layers(model.num_layers) if layers is None else layers))
+    chosen = layers_of(evaluation_layers(model.num_layers) if layers is None else layers)
+    coverage, resamples = real(coverage, "coverage", 0, 1), whole(resamples, "resamples", 1)
     searching = _checked(model, lenses, chosen, calibration)
     bank = searching.bank if searching is not None else None
     centred = bank is not None and bank.metric == "centred"
@@ -98,7 +100,7 @@ def evaluate(
         lenses,
         chosen,
         calibration if centred else (),
-        alone,
+        layers_of(alone, "alone"),
         Tables(len(scenes), coverage, resamples),
         progress or Silent(),
     )

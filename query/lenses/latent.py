@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
+from latentbank.values import layers_of
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -53,6 +54,11 @@ class LatentLens(Lens):
     score = "cosine"
     needs_bank = True
     rank = 0
+
+    def __post_init__(self) -> None:
+        """Keep the bank layers as plain numbers: they are read at each search."""
+        if not isinstance(self.bank_layers, str):
+            object.__setattr__(self, "bank_layers", tuple(layers_of(self.bank_layers, "bank_layers")))
 
     @classmethod
     def make(cls, options: LensOptions) -> LatentLens:

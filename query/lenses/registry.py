@@ -16,6 +16,7 @@ from latentbank.extensions import entry_points_of
 from latentbank.query import lenses
 from latentbank.query.lenses.base import Lens, LensOptions, ScoreName, registered
 from latentbank.text import first_line, listed
+from latentbank.values import names_of
 
 ENTRY_POINTS = "latentbank.lenses"
 
@@ -50,7 +51,7 @@ def lens_names(text: str) -> list[str]:
     return names
 
 
-def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
+def lenses_of(names: str | Sequence[str], options: LensOptions) -> list[Lens]:
     """Return the lenses with these names, each made from the options.
 
     Raises:
@@ -66,7 +67,7 @@ def lenses_of(names: Sequence[str], options: LensOptions) -> list[Lens]:
         >>> reading.lenses
         ('latent', 'logit')
     """
-    return [lens_class(name).make(options) for name in names]
+    return [lens_class(name).make(options) for name in names_of(names)]
 
 
 def title_of(name: str) -> str:

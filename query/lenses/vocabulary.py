@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from latentbank.bank.search import as_floats
 from latentbank.bank.words import Words, tight
 from latentbank.errors import QueryError
+from latentbank.values import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,8 +71,7 @@ def token_neighbors(
     Raises:
         QueryError: `top_k` is below 1.
     """
-    if top_k < 1:
-        raise QueryError(f"top_k is {top_k}; ask for at least 1 neighbor.")
+    top_k = whole(top_k, "top_k", 1)
     answers: list[list[Neighbor]] = [[] for _ in rows]
     names: dict[int, tuple[str, str]] = {}
     pending, depth = list(range(len(rows))), top_k

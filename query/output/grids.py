@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
 from latentbank.errors import QueryError
+from latentbank.values import Layers, layers_of, names_of
 
 if TYPE_CHECKING:
-    from latentbank.query.reading.reading import Reading
+    from latentbank.query.reading.reading import Reading, TokenReading
 
 
 def grid_lines(reading: Reading, width: int = 100) -> list[str]:
@@ -32,6 +35,40 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                     cells = (set_cell_size(shorten(word, cell), cell) for word in row)
                     lines.append(("  " + " ".join(cells)).rstrip())
     return lines
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The panels of a picture or figure: a row for each visual layer, a column for each lens.
+
+    Attributes:
+        layers: the visual layers.
+        lenses: the lenses' names.
+        tile: the tile whose tokens are drawn.
+        tokens: the token readings of each panel, `tokens[row][column]`.
+    """
+
+    layers: Sequence[int]
+    lenses: Sequence[str]
+    tile: int
+    tokens: Sequence[Sequence[Sequence[TokenReading]]]
+
+
+def panels_of(
+    reading: Reading, layers: Layers | None, lenses: str | Sequence[str] | None, tile: int | None
+) -> Panels:
+    """Return the panels in which an image's reading is drawn; None: all layers, all lenses, the first tile.
+
+    Raises:
+        QueryError: it is not the reading of an image that still holds it, or has no such lens, layer or tile.
+    """
+    rows = list(reading.layers) if layers is None else layers_of(layers)
+    columns = list(reading.lenses) if lenses is None else names_of(lenses)
+    if not rows or not columns:
+        raise QueryError(f"Name at least one {'lens' if rows else 'layer'} to draw.")
+    shown = choose_tile(reading, tile)
+    tokens = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
+    return Panels(rows, columns, shown, tokens)
 
 
 def choose_tile(reading: Reading, tile: int | None) -> int:

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
-from latentbank.query.output.grids import choose_tile, shorten
+from latentbank.query.output.grids import panels_of, shorten
+from latentbank.values import Layers
 
 if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading, TokenReading
@@ -30,8 +31,8 @@ _SHADE = 150  # opacity of the dark bar behind a word, of 255
 
 def draw_reading(
     reading: Reading,
-    layers: Sequence[int] | None = None,
-    lenses: Sequence[str] | None = None,
+    layers: Layers | None = None,
+    lenses: str | Sequence[str] | None = None,
     tile: int | None = None,
 ) -> Image.Image:
     """Return a picture of an image's reading: a row for each visual layer, a column for each lens.
@@ -47,10 +48,13 @@ def draw_reading(
     Raises:
         QueryError: it is not the reading of an image, or has no such lens, layer or tile.
     """
-    chosen = choose_tile(reading, tile)
+    drawn = panels_of(reading, layers, lenses, tile)
     panels = [
-        [_panel(reading, layer, lens, chosen) for lens in lenses or reading.lenses]
-        for layer in (reading.layers if layers is None else layers)
+        [
+            _panel(reading, tokens, layer, lens, drawn.tile)
+            for lens, tokens in zip(drawn.lenses, row, strict=True)
+        ]
+        for layer, row in zip(drawn.layers, drawn.tokens, strict=True)
     ]
     width, height = panels[0][0].size
     page = Image.new(
@@ -70,8 +74,8 @@ def draw_reading(
 def save_reading(
     reading: Reading,
     path: str | os.PathLike[str],
-    layers: Sequence[int] | None = None,
-    lenses: Sequence[str] | None = None,
+    layers: Layers | None = None,
+    lenses: str | Sequence[str] | None = None,
     tile: int | None = None,
 ) -> Path:
     """Write the picture of `draw_reading` as a PNG file, whole or not at all, and return its path.
@@ -97,8 +101,7 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(reading: Reading, layer: int, lens: str, tile: int) -> Image.Image:
-    tokens = reading.patches(layer, lens, tile)
+def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: str, tile: int) -> Image.Image:
     assert reading.image is not None
     width, height = reading.image.size
     narrowest = min(t.place.box[2] - t.place.box[0] for t in tokens if t.place)

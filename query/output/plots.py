@@ -13,7 +13,8 @@ from latentbank.errors import QueryError
 from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
 from latentbank.query.lenses.registry import score_of, title_of
-from latentbank.query.output.grids import choose_tile, shorten
+from latentbank.query.output.grids import choose_tile, panels_of, shorten
+from latentbank.values import Layers
 
 if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading, TokenReading
@@ -73,8 +74,8 @@ def plot_reading(
 def save_plot(
     reading: Reading,
     path: str | os.PathLike[str],
-    layers: Sequence[int] | None = None,
-    lenses: Sequence[str] | None = None,
+    layers: Layers | None = None,
+    lenses: str | Sequence[str] | None = None,
     tile: int | None = None,
 ) -> Path:
     """Write a figure of an image's reading: a row for each visual layer, a column for each lens.
@@ -100,9 +101,8 @@ def save_plot(
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise QueryError(f"{path} has no suffix of a figure; use .png, .pdf or .svg.")
-    rows, columns = list(reading.layers if layers is None else layers), list(lenses or reading.lenses)
-    shown = choose_tile(reading, tile)
-    panels = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
+    panels = panels_of(reading, layers, lenses, tile)
+    rows, columns = panels.layers, panels.lenses
     need_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -111,7 +111,9 @@ def save_plot(
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for down, layer in enumerate(rows):
         for across, lens in enumerate(columns):
-            _draw(axes[down][across], reading, panels[down][across], layer, lens, words=True, heat=True)
+            _draw(
+                axes[down][across], reading, panels.tokens[down][across], layer, lens, words=True, heat=True
+            )
     buffer = io.BytesIO()
     with matplotlib.rc_context(_SETTINGS):
         # Without a date, the same reading gives the same file.

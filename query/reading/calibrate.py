@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from latentbank.errors import QueryError
 from latentbank.query.lenses.centring import Means, means_of
 from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
+from latentbank.values import Layers, layers_of, whole
 
 if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def measure_means(
     model: VisualModel,
     images: Iterable[Source],
-    layers: Sequence[int],
+    layers: Layers,
     *,
     what: str = "images",
     prompt: str | None = None,
@@ -35,7 +37,7 @@ def measure_means(
         broken: as for `read_images`.
 
     Raises:
-        QueryError: there are no images.
+        QueryError: there are no images, or no layers.
         ImageError: an image cannot be read, and `broken` is None.
         ModelError: a hidden state is not finite.
 
@@ -46,11 +48,14 @@ def measure_means(
         >>> sorted(means.by_layer)
         [0, 8]
     """
+    chosen, batch = layers_of(layers), whole(batch, "batch", 1)
+    if not chosen:
+        raise QueryError("Name at least one layer.")
     count = 0
 
     def states() -> Iterator[Mapping[int, Any]]:
         nonlocal count
-        for part in image_tokens(model, images, layers, prompt, batch, broken):
+        for part in image_tokens(model, images, chosen, prompt, batch, broken):
             for image in part:
                 yield image.tokens.states
             count += len(part)

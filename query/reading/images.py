@@ -18,6 +18,7 @@ from PIL import Image
 from latentbank.errors import ImageError, LatentBankError
 from latentbank.models.vision.images import open_image
 from latentbank.text import is_hub_id, listed, public_reason
+from latentbank.values import whole
 
 if TYPE_CHECKING:
     import datasets
@@ -112,8 +113,8 @@ def find_images(
         >>> len(list(images))
         3
     """
-    if limit is not None and limit < 1:
-        raise ImageError(f"The limit is {limit}; it must be 1 or more.")
+    if limit is not None:
+        limit = whole(limit, "limit", 1, error=ImageError)
     files: list[Path] = []
     found: list[_Dataset] = []
 

@@ -22,6 +22,7 @@ from latentbank.query.reading.visual_tokens import (
     overflow_error,
     wider_dtypes,
 )
+from latentbank.values import Layers, layers_of, whole
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
@@ -83,7 +84,7 @@ class Norms:
 def measure_norms(
     model: VisualModel,
     images: Iterable[Source],
-    layers: Sequence[int],
+    layers: Layers,
     *,
     sentences: Sequence[str] = SENTENCES,
     prompt: str | None = None,
@@ -107,7 +108,7 @@ def measure_norms(
         warn: called once with a warning if visual norms are beyond what the model's dtype can hold.
 
     Raises:
-        QueryError: no image, or no text.
+        QueryError: no image, no layer, or no text.
         ModelError: a hidden state is not finite.
 
     Examples:
@@ -115,6 +116,9 @@ def measure_norms(
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
         >>> norms = lb.measure_norms(vlm, lb.find_images(["photos"]), layers=[0, 8])
     """
+    layers, batch = layers_of(layers), whole(batch, "batch", 1)
+    if not layers:
+        raise QueryError("Name at least one layer.")
     visual: dict[int, list[npt.NDArray[np.float32]]] = {layer: [] for layer in layers}
     count, warned = 0, False
     for part in image_tokens(model, images, layers, prompt, batch, broken):

@@ -19,6 +19,7 @@ from latentbank.query.lenses.base import Kind, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.reading import Reading, TokenReading
+from latentbank.values import Layers, layers_of, names_of, whole
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
@@ -28,7 +29,7 @@ def read_text(
     bank: Bank,
     model: LanguageModel,
     sentence: str,
-    layers: Sequence[int] | int | None = None,
+    layers: Layers | None = None,
     *,
     token: str | None = None,
     bank_layers: BankLayers = "mid",
@@ -88,7 +89,7 @@ def read_text(
         {layer: states[layer][places].float().cpu().numpy() for layer in chosen},
         labels=[texts[i] for i in places],
         indices=places,
-        source=sentence,
+        source=str(sentence),
         kind="text",
         top_k=top_k,
         query_mean="text" if bank.metric == "centred" else None,
@@ -137,7 +138,7 @@ def read_hidden(
         True
     """
     given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
-    arrays = {layer: _rows(states) for layer, states in given.items()}
+    arrays = {whole(layer, "layer"): _rows(states) for layer, states in given.items()}
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) != 1 or 0 in lengths:
         raise QueryError("Every layer needs hidden states of the same tokens, and at least one of them.")
@@ -145,8 +146,8 @@ def read_hidden(
     if labels is not None and len(labels) != count:
         raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
     lens = LatentLens(bank, bank_layers, where, unique, exact)
-    names = list(labels) if labels is not None else [str(i) for i in range(count)]
-    return _read(lens, arrays, names, list(range(count)), source, "other", top_k, query_mean)
+    names = names_of(labels) if labels is not None else [str(i) for i in range(count)]
+    return _read(lens, arrays, names, list(range(count)), str(source), "other", top_k, query_mean)
 
 
 def _read(
@@ -187,11 +188,11 @@ def _planned_with_bos(bank: Bank) -> bool:
     return bool(planned) and all(bos == "always" for bos in planned)
 
 
-def _layers_to_read(bank: Bank, layers: Sequence[int] | int | None) -> list[int]:
+def _layers_to_read(bank: Bank, layers: Layers | None) -> list[int]:
     if layers is None:
         middle = bank.choose_layers("mid")
         return [middle[len(middle) // 2]]
-    return [layers] if isinstance(layers, int) else list(dict.fromkeys(layers))
+    return layers_of(layers)
 
 
 def _matching(

@@ -24,6 +24,7 @@ from latentbank.query.reading.norms import beyond_range
 from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Place, Reading, TokenReading
 from latentbank.query.reading.visual_tokens import Broken, ImageTokens, image_tokens
+from latentbank.values import Layers, layers_of, whole
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,7 +44,7 @@ def read_image(
     bank: Bank,
     model: VisualModel,
     image: Source,
-    layers: Sequence[int] | int | None = None,
+    layers: Layers | None = None,
     *,
     bank_layers: BankLayers = "mid",
     top_k: int = 5,
@@ -85,9 +86,8 @@ def read_image(
     if layers is None:
         layers = default_visual_layers(model.num_layers)
     latent = LatentLens(bank, bank_layers, where, unique, exact)
-    chosen = [layers] if isinstance(layers, int) else layers
     (reading,) = read_images(
-        model, [image], [latent, *lenses], chosen, top_k=top_k, prompt=prompt, query_mean=query_mean
+        model, [image], [latent, *lenses], layers, top_k=top_k, prompt=prompt, query_mean=query_mean
     )
     return reading
 
@@ -96,7 +96,7 @@ def read_images(
     model: VisualModel,
     images: Iterable[Source],
     lenses: Sequence[Lens],
-    layers: Sequence[int],
+    layers: Layers,
     *,
     top_k: int = 5,
     prompt: str | None = None,
@@ -141,9 +141,8 @@ def read_images(
         ...     for reading in lb.read_images(vlm, lb.find_images(["photos"]), [lb.LatentLens(bank)], layers=[0, 8]):
         ...         path = lb.save_reading(reading, f"{reading.source}.png")
     """
+    top_k, batch = whole(top_k, "top_k", 1), whole(batch, "batch", 1)
     chosen, query_mean = _checked(model, lenses, layers, query_mean)
-    if batch < 1:
-        raise QueryError(f"The batch is {batch}; it must be at least 1 image.")
     batches = image_tokens(model, images, chosen, prompt, batch, broken)
     choices = _Choices(lenses, top_k, prompt, query_mean, warn or _python_warning)
     return _read(model, batches, [chosen], choices)
@@ -191,10 +190,10 @@ def join_layers(readings: Sequence[Reading]) -> Reading:
 
 
 def _checked(
-    model: VisualModel, lenses: Sequence[Lens], layers: Sequence[int], query_mean: QueryMean | None
+    model: VisualModel, lenses: Sequence[Lens], layers: Layers, query_mean: QueryMean | None
 ) -> tuple[list[int], QueryMean | None]:
     """Check lenses and layers; return each layer once, and the mean for a centred bank."""
-    chosen = list(dict.fromkeys(layers))
+    chosen = layers_of(layers)
     if not chosen or not lenses:
         raise QueryError(f"Name at least one {'lens' if chosen else 'visual layer'}.")
     if len({lens.name for lens in lenses}) != len(lenses):

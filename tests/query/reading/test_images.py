@@ -135,7 +135,7 @@ def test_columns_of_datasets(tmp_path: Path) -> None:
         ("empty", {}, "holds no image"),
         ("https://example.org/cat.png?token=secret", {}, "A web address cannot be read"),
         ("b.png", {"split": "test"}, "datasets only"),
-        ("b.png", {"limit": 0}, "The limit is 0"),
+        ("b.png", {"limit": 0}, "limit is 0; it must be 1 or more"),
         ("nobody/nothing", {}, "The dataset nobody/nothing cannot be read"),
     ],
 )

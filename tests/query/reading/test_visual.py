@@ -215,7 +215,7 @@ def test_wrong_choices_are_refused_at_once(bank: Bank, vlm: PatchVLM) -> None:
         read_images(vlm, [picture()], [lens], [])
     with pytest.raises(QueryError, match="same name"):
         read_images(vlm, [picture()], [lens, LatentLens(bank, "all")], [0])
-    with pytest.raises(QueryError, match="at least 1 image"):
+    with pytest.raises(QueryError, match="batch is 0; it must be 1 or more"):
         read_images(vlm, [picture()], [lens], [0], batch=0)
     with pytest.raises(LayerNotFound, match="no layer 9"):
         read_images(vlm, [picture()], [LatentLens(bank, 9)], [0])
