@@ -23,11 +23,13 @@ class Places:
     """The places of one image's positions, in the order of the LLM's input sequence.
 
     Attributes:
-        boxes: left, top, right, bottom in pixels of the original image, [positions, 4] float32.
-        rows: within the grid of the position's tile, [positions] int64.
-        columns: within the grid of the position's tile, [positions] int64.
+        boxes: left, top, right, bottom in pixels of the original image, [positions, 4] float32; NaN where it is not
+            known what a position shows.
+        rows: within the grid of the position's tile, [positions] int64; -1 for a position that is in no grid.
+        columns: within the grid of the position's tile, [positions] int64; -1 for a position that is in no grid.
         tiles: 0 for a view of the whole image, [positions] int64.
-        visual: False for positions that show no part of the image, such as a row's newline, [positions] bool.
+        visual: False for positions that show no part of the image, such as a row's newline or padding,
+            [positions] bool. They are left out of readings, means and norms.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -68,7 +70,7 @@ class Picture:
 def grid(
     size: Size, top_to_bottom: Edges, left_to_right: Edges, tile: int = 0, newlines: bool = False
 ) -> Places:
-    """Return a tile of visual tokens, row by row.
+    """Return a tile of visual tokens, row by row. Positions that lie outside the image are padding, so not visual.
 
     Args:
         size: width and height of the original image; boxes are clipped to it.
@@ -84,6 +86,8 @@ def grid(
     visual = column < columns
     inside = np.minimum(column, columns - 1)
     boxes = np.stack([x[inside], y[row], x[inside + 1], y[row + 1]], axis=-1)
+    # A part of less than a millionth of the image is an error of rounding.
+    visual &= (boxes[:, 2] - boxes[:, 0] > 1e-6 * size[0]) & (boxes[:, 3] - boxes[:, 1] > 1e-6 * size[1])
     return Places(
         boxes=boxes.astype(np.float32),
         rows=row.astype(np.int64),
@@ -98,6 +102,29 @@ def unplaced(count: int, size: Size) -> Places:
     zeros = np.zeros(count, dtype=np.int64)
     boxes = np.tile(np.array([0, 0, *size], dtype=np.float32), (count, 1))
     return Places(boxes, zeros, zeros, zeros, np.zeros(count, dtype=bool))
+
+
+def nowhere(count: int) -> Places:
+    """Return `count` visual tokens of which it is not known what they show."""
+    return mixed((math.nan,) * 4, count)
+
+
+def mixed(box: tuple[float, float, float, float], count: int, tile: int = 0) -> Places:
+    """Return `count` visual tokens that each show all of one box, because the model mixes its patches.
+
+    Args:
+        box: left, top, right, bottom in pixels of the original image.
+        count: number of tokens.
+        tile: the tile's number.
+    """
+    outside = np.full(count, -1, dtype=np.int64)
+    return Places(
+        boxes=np.tile(np.array(box, dtype=np.float32), (count, 1)),
+        rows=outside,
+        columns=outside,
+        tiles=np.full(count, tile, dtype=np.int64),
+        visual=np.ones(count, dtype=bool),
+    )
 
 
 def join(parts: Sequence[Places]) -> Places:
@@ -159,17 +186,3 @@ def crops_then_whole(size: Size, rows: int, columns: int, side: int, *, cropped:
         for column in range(columns)
     ]
     return join([*parts, whole(size, side, side)])
-
-
-def guess(size: Size, count: int) -> Places:
-    """Return places for a model without rules.
-
-    These are a square grid over the whole image if `count` is a square, otherwise one row of tokens whose boxes are all
-    the whole image.
-    """
-    side = math.isqrt(count)
-    if side * side == count:
-        return whole(size, side, side)
-    zeros = np.zeros(count, dtype=np.int64)
-    boxes = np.tile(np.array([0, 0, *size], dtype=np.float32), (count, 1))
-    return Places(boxes, zeros, np.arange(count, dtype=np.int64), zeros, np.ones(count, dtype=bool))

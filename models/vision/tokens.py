@@ -27,11 +27,13 @@ class VisualTokens:
 
     Attributes:
         states: hidden states by layer, [tokens, hidden] in the model's dtype, on its device.
-        boxes: left, top, right, bottom in pixels of the original image, [tokens, 4] float32.
-        rows: row in the grid of the token's tile, [tokens] int64.
-        columns: column in the grid of the token's tile, [tokens] int64.
+        boxes: left, top, right, bottom in pixels of the original image, [tokens, 4] float32; NaN for a token of which
+            it is not known where it looks.
+        rows: row in the grid of the token's tile, [tokens] int64; -1 for a token that is in no grid.
+        columns: column in the grid of the token's tile, [tokens] int64; -1 for a token that is in no grid.
         tiles: 0 for a view of the whole image, 1 and more for the others, [tokens] int64.
         size: width and height of the original image.
+        geometry: how the boxes were found, for people; None: as the model's `geometry` says.
     """
 
     states: dict[int, Tensor]
@@ -40,6 +42,7 @@ class VisualTokens:
     columns: npt.NDArray[np.int64]
     tiles: npt.NDArray[np.int64]
     size: tuple[int, int]
+    geometry: str | None = None
 
     def norms(self, layer: int) -> npt.NDArray[np.float32]:
         """Return the L2 norms of the hidden states of a layer, [tokens] float32, computed in float32.
@@ -78,7 +81,7 @@ class VisualModel(Protocol):
 
     @property
     def geometry(self) -> str:
-        """How boxes are found, for people."""
+        """How boxes are found, for people: it begins with `exact`, or with `unknown` if tokens have no place."""
 
     def fingerprint(self) -> str:
         """Return the LLM's fingerprint."""

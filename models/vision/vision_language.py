@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,10 +19,10 @@ from latentbank.models.language.collecting import check_layers
 from latentbank.models.language.loading import find_model, load_parts, plain_errors, quiet
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import Unembedding
-from latentbank.models.vision.geometry import Picture, Places, Unplaced, guess
+from latentbank.models.vision.geometry import Places
 from latentbank.models.vision.images import open_image
+from latentbank.models.vision.placing import Placing
 from latentbank.models.vision.processing import load_processor
-from latentbank.models.vision.registry import places_of
 from latentbank.models.vision.tokens import VisualTokens
 from latentbank.text import first_line
 
@@ -115,10 +114,7 @@ class VisionLanguageModel:
         self.placeholder: str = getattr(processor, "image_token", None) or str(
             processor.tokenizer.convert_ids_to_tokens(self._token_id)
         )
-        self._places_of = places_of(model.config)
-        self._guesses = False
-        if self._places_of is None:
-            self._warn_of_guess(f"there are no rules for models of type {model.config.model_type}")
+        self._placing = Placing(self.name, model.config, processor)
 
     def __repr__(self) -> str:
         """Return name, layers, and how boxes are found."""
@@ -126,11 +122,11 @@ class VisionLanguageModel:
 
     @property
     def geometry(self) -> str:
-        """How boxes are found, for people: `exact, qwen2_vl` or `guessed, ...: a square grid ...`."""
-        kind = self.model.config.model_type
-        if self._guesses:
-            return f"guessed, {kind}: a square grid over the whole image where the tokens form one"
-        return f"exact, {kind}"
+        """How boxes are found, for people: `exact, qwen2_vl`, or `unknown, TYPE: why` if tokens have no place.
+
+        An image whose tokens could not be placed says so in the `geometry` of its own tokens.
+        """
+        return self._placing.geometry
 
     def fingerprint(self) -> str:
         """Return the LLM's fingerprint."""
@@ -184,12 +180,12 @@ class VisionLanguageModel:
         found = []
         for row, group in enumerate(groups):
             positions = (inputs["input_ids"][row] == self._token_id).nonzero().flatten().cpu()
-            places = self._places(group, row * together, inputs, positions.numpy())
-            parts = torch.split(positions, [len(place) for place in places])
-            for image, place, here in zip(group, places, parts, strict=True):
-                found.append(
-                    _tokens(image.size, place, {layer: states[layer][row] for layer in requested}, here)
-                )
+            sizes = [image.size for image in group]
+            placed = self._placing.places(sizes, row * together, inputs, len(positions))
+            parts = torch.split(positions, [len(places) for places, _ in placed])
+            own = {layer: states[layer][row] for layer in requested}
+            for size, (places, geometry), here in zip(sizes, placed, parts, strict=True):
+                found.append(_tokens(size, places, geometry, own, here))
         return found
 
     def _check(self, layers: Sequence[int]) -> list[int]:
@@ -236,40 +232,6 @@ class VisionLanguageModel:
             # Mistral 3, for example, fails on an image of a single token.
             raise ModelError(f"{self.name} fails on these images: {_reason(error)}.") from error
 
-    def _places(
-        self, group: list[Image.Image], first: int, inputs: Mapping[str, Any], positions: npt.NDArray[Any]
-    ) -> list[Places]:
-        """Return the places of the image positions of one prompt, image by image."""
-        if self._places_of is not None:
-            with contextlib.suppress(Unplaced):
-                places = [
-                    self._places_of(
-                        Picture(
-                            image.size, self.model.config, self.processor, inputs, first + number, len(group)
-                        )
-                    )
-                    for number, image in enumerate(group)
-                ]
-                if sum(map(len, places)) == len(positions):
-                    return places
-            self._warn_of_guess("its processor does not follow the rules known for its type")
-        if len(positions) % len(group):
-            raise ModelError(
-                f"The {len(positions)} visual tokens of {self.name} cannot be divided among {len(group)} images: "
-                "use a prompt with one image."
-            )
-        return [guess(image.size, len(positions) // len(group)) for image in group]
-
-    def _warn_of_guess(self, why: str) -> None:
-        """Log once that boxes are guessed, and why."""
-        if not self._guesses:
-            log.warning(
-                "Where the visual tokens of %s are in the image is a guess, a square grid: %s.",
-                self.name,
-                why,
-            )
-        self._guesses = True
-
 
 def _image_token_id(name: str, config: Any) -> int:
     for key in ("image_token_id", "image_token_index"):
@@ -289,7 +251,7 @@ def _fitting(image: Image.Image) -> Image.Image:
 
 
 def _tokens(
-    size: tuple[int, int], places: Places, states: Mapping[int, Tensor], positions: Tensor
+    size: tuple[int, int], places: Places, geometry: str, states: Mapping[int, Tensor], positions: Tensor
 ) -> VisualTokens:
     """Return the visual tokens among the image positions of one image; `states` are those of the whole sequence."""
     visual = places.visual
@@ -301,6 +263,7 @@ def _tokens(
         columns=places.columns[visual],
         tiles=places.tiles[visual],
         size=size,
+        geometry=geometry,
     )
 
 

@@ -129,8 +129,8 @@ def test_the_oracle_notices(
     root: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Places], Places], message: str
 ) -> None:
     vlm = loaded(root, "qwen2_5_vl", "pillow")
-    right = vlm._places_of
+    right = vlm._placing.rule
     assert right is not None
-    monkeypatch.setattr(vlm, "_places_of", lambda image: fault(right(image)))
+    monkeypatch.setattr(vlm._placing, "rule", lambda image: fault(right(image)))
     with pytest.raises(AssertionError, match=message):
         oracle.check(vlm, CASES["qwen2_5_vl"], [(512, 288)])

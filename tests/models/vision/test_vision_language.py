@@ -20,7 +20,7 @@ from transformers.utils.import_utils import is_torchvision_available
 
 from latentbank.errors import ImageError, LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import load_language_model
-from latentbank.models.vision.geometry import whole
+from latentbank.models.vision.geometry import Picture, Places, Unplaced, whole
 from latentbank.models.vision.tokens import VisualTokens
 from latentbank.models.vision.vision_language import VisionLanguageModel, load_vision_language_model
 from tests.models.tiny_vlm import FAMILIES, save_tiny_vlm
@@ -324,11 +324,14 @@ def test_llava_padded_to_a_square(load: Load, directory: Callable[[str], Path], 
     settings = json.loads(file.read_text()) | {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
     file.write_text(json.dumps(settings))
     vlm = load_vision_language_model(str(path), device="cpu")
-    (tokens,) = vlm.visual_tokens([noise((60, 30))], [])
-    # A square of 60 pixels in 6 rows, of which the upper and lower 15 pixels, one and a half rows, are padding.
-    boxes = tokens.boxes.reshape(6, 6, 4)
-    np.testing.assert_allclose(boxes[:, 0, 1], [0, 0, 5, 15, 25, 30], atol=1e-4)
-    np.testing.assert_allclose(boxes[:, 0, 3], [0, 5, 15, 25, 30, 30], atol=1e-4)
+    (tokens,) = vlm.visual_tokens([noise((60, 30))], [0])
+    # A square of 60 pixels in 6 rows, of which the upper and lower 15 pixels, one and a half rows, are padding: the
+    # first and the last row show nothing of the image.
+    boxes = tokens.boxes.reshape(4, 6, 4)
+    np.testing.assert_allclose(boxes[:, 0, 1], [0, 5, 15, 25], atol=1e-4)
+    np.testing.assert_allclose(boxes[:, 0, 3], [5, 15, 25, 30], atol=1e-4)
+    assert tokens.rows.tolist() == sorted([1, 2, 3, 4] * 6)
+    assert len(tokens.norms(0)) == 24
     assert vlm.geometry == "exact, llava"
 
 
@@ -354,38 +357,72 @@ def test_gemma_3_with_pan_and_scan(load: Load) -> None:
         vlm.processor.images_kwargs = before
 
 
-def test_an_unknown_family_is_guessed_with_a_warning(
+def unknown(tokens: VisualTokens, count: int) -> bool:
+    """Return whether all tokens of an image have no place, and there are `count`."""
+    return bool(
+        len(tokens) == count
+        and np.isnan(tokens.boxes).all()
+        and (tokens.rows == -1).all()
+        and (tokens.columns == -1).all()
+        and (tokens.geometry or "").startswith("unknown")
+    )
+
+
+def test_without_rules_only_a_squeezed_image_has_places(
     load: Load,
     directory: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     exact = load("paligemma").visual_tokens([noise((60, 40))], [0])[0]
-    monkeypatch.setattr("latentbank.models.vision.vision_language.places_of", lambda config: None)
-    with caplog.at_level(logging.WARNING):
-        vlm = load_vision_language_model(str(directory("paligemma")), device="cpu")
-    assert "is a guess, a square grid: there are no rules for models of type paligemma" in caplog.text
-    assert vlm.geometry.startswith("guessed, paligemma")
+    monkeypatch.setattr("latentbank.models.vision.placing.places_of", lambda config: None)
+    vlm = load_vision_language_model(str(directory("paligemma")), device="cpu")
+    assert vlm.geometry == "exact, paligemma: the whole image is squeezed, a token for each patch"
     (tokens,) = vlm.visual_tokens([noise((60, 40))], [0])
     np.testing.assert_allclose(tokens.boxes, exact.boxes, atol=1e-4)
     torch.testing.assert_close(tokens.states[0], exact.states[0])
+    two = vlm.visual_tokens([noise((60, 40)), noise((30, 30))], [], prompt="<image> and <image>")
+    assert [tokens.boxes[-1, 2:].tolist() for tokens in two] == [[60, 40], [30, 30]]
+    assert "is not known" not in caplog.text
 
-    stretched = load_vision_language_model(str(directory("qwen2_vl")), device="cpu")
-    (tokens,) = stretched.visual_tokens([noise((80, 40))], [0])  # 5 x 10 tokens are no square
-    assert (tokens.boxes == [0, 0, 80, 40]).all()
-    assert tokens.columns.tolist() == list(range(50))
+    for name, count in {"qwen2_vl": 50, "llava": 36, "gemma3": 9}.items():
+        with caplog.at_level(logging.WARNING):
+            vlm = load_vision_language_model(str(directory(name)), device="cpu")
+            for size in [(80, 40)] * 2:
+                (tokens,) = vlm.visual_tokens([noise(size)], [0])
+                assert unknown(tokens, count), name
+        assert f"(type {name}) are in the image is not known" in caplog.text
+    assert len(caplog.records) == 3  # each reason once, not with every image
+    with pytest.raises(QueryError, match="belong to which image is not known: use a prompt with one image"):
+        vlm.visual_tokens([noise((40, 40))] * 2, [0], prompt="<start_of_image> and <start_of_image>")
 
 
-def test_a_processor_that_breaks_its_familys_rules_is_guessed(
+def test_one_image_that_breaks_the_rules_leaves_the_others_their_places(
     directory: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     vlm = load_vision_language_model(str(directory("llava")), device="cpu")
-    monkeypatch.setattr(vlm, "_places_of", lambda picture: whole(picture.size, 2, 3))
+    right = vlm._placing.rule
+
+    def rule(picture: Picture) -> Places:
+        if picture.size == (60, 40):
+            return whole(picture.size, 2, 3)
+        if picture.size == (50, 40):
+            raise Unplaced
+        if picture.size == (40, 40):
+            raise KeyError("margins")
+        return right(picture)
+
+    monkeypatch.setattr(vlm._placing, "rule", rule)
+    sizes = [(60, 40), (50, 40), (40, 40), (30, 40)]
     with caplog.at_level(logging.WARNING):
-        (tokens,) = vlm.visual_tokens([noise((60, 40))], [0])
-    assert "does not follow the rules known for its type" in caplog.text
-    assert vlm.geometry.startswith("guessed, llava")
-    assert (len(tokens), tokens.rows.max(), tokens.columns.max()) == (36, 5, 5)
+        *three, last = vlm.visual_tokens([noise(size) for size in sizes], [0])
+    reasons = ["does not follow the rules", "has settings that the rules", "fail (KeyError: 'margins')"]
+    for tokens, reason in zip(three, reasons, strict=True):
+        assert unknown(tokens, 36)
+        assert reason in tokens.geometry
+        assert caplog.text.count(reason) == 1
+    assert last.geometry == vlm.geometry == "exact, llava"
+    assert np.isfinite(last.boxes).all()
 
 
 def test_a_text_model_takes_no_images(tmp_path: Path) -> None:
