@@ -55,6 +55,11 @@ def grid_of(model: VisualModel, size: tuple[int, int] = SIZE) -> tuple[int, int]
 
     (tokens,) = model.visual_tokens([Image.new("RGB", size, "white")], [0])
     places = _token_of_patch(tokens)
+    if not places:
+        raise ModelError(
+            f"The visual tokens of {model.name} have no place in a grid (boxes: {tokens.geometry or model.geometry}); "
+            "scenes can be scored only with a VLM that has one."
+        )
     rows, columns = (int(axis[list(places.values())].max()) + 1 for axis in (tokens.rows, tokens.columns))
     if tokens.tiles.any() or len(places) != rows * columns:
         raise ModelError(

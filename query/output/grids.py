@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def grid_lines(reading: Reading, width: int = 100) -> list[str]:
     """Return an image's reading as lines of text: a heading and a grid of words for each lens, layer and tile.
+
+    If no token has a place in a grid, the words stand in the order of the tokens, and a line says why.
 
     Args:
         reading: of an image.
@@ -34,7 +37,26 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                 for row in grid:
                     cells = (set_cell_size(shorten(word, cell), cell) for word in row)
                     lines.append(("  " + " ".join(cells)).rstrip())
+            if not reading.tiles:
+                for heading, words in lists_of(reading.at(layer, lens)):
+                    lines.append(f"{lens} lens, visual layer {layer}, {heading}")
+                    filled = textwrap.wrap(" ".join(words), max(20, width - 2), break_on_hyphens=False)
+                    lines += [f"  {line}" for line in filled]
     return lines
+
+
+def lists_of(tokens: Sequence[TokenReading]) -> list[tuple[str, list[str]]]:
+    """Return the best words of tokens that stand in no grid, tile by tile, each list with a heading."""
+    tiles: dict[int, list[TokenReading]] = {}
+    for token in tokens:
+        tiles.setdefault(token.place.tile if token.place else 0, []).append(token)
+    found = []
+    for tile, inside in tiles.items():
+        placed = any(token.place is not None and token.place.box is not None for token in inside)
+        where = f"that each see all of tile {tile}" if placed else "without a place in the image"
+        words = [shorten(token.neighbors[0].word, 40) for token in inside if token.neighbors]
+        found.append((f"{len(inside)} tokens {where}", words))
+    return found
 
 
 @dataclass(frozen=True)
@@ -44,13 +66,13 @@ class Panels:
     Attributes:
         layers: the visual layers.
         lenses: the lenses' names.
-        tile: the tile whose tokens are drawn.
+        tile: the tile whose tokens are drawn; None if no token has a place in a grid.
         tokens: the token readings of each panel, `tokens[row][column]`.
     """
 
     layers: Sequence[int]
     lenses: Sequence[str]
-    tile: int
+    tile: int | None
     tokens: Sequence[Sequence[Sequence[TokenReading]]]
 
 
@@ -66,6 +88,9 @@ def panels_of(
     columns = list(reading.lenses) if lenses is None else names_of(lenses)
     if not rows or not columns:
         raise QueryError(f"Name at least one {'lens' if rows else 'layer'} to draw.")
+    if reading.image is not None and reading.size and not reading.tiles and tile is None:
+        everything = [[reading.at(layer, lens) for lens in columns] for layer in rows]
+        return Panels(rows, columns, None, everything)
     shown = choose_tile(reading, tile)
     tokens = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
     return Panels(rows, columns, shown, tokens)
@@ -75,8 +100,13 @@ def choose_tile(reading: Reading, tile: int | None) -> int:
     """Return the tile of an image's reading to draw: `tile`, or the first one if it is None.
 
     Raises:
-        QueryError: it is not the reading of an image, or it no longer holds the image.
+        QueryError: it is not the reading of an image, it no longer holds the image, or no token stands in a grid.
     """
+    if reading.size and not reading.tiles:
+        raise QueryError(
+            f"No token of this reading has a place in a grid (boxes: {reading.geometry}); draw_reading and "
+            "save_reading list the words below the image."
+        )
     if reading.image is None or not reading.tiles:
         raise QueryError("Only a reading that holds its image can be drawn: read the image in this process.")
     return reading.tiles[0] if tile is None else tile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
-from latentbank.query.output.grids import panels_of, shorten
+from latentbank.query.output.grids import lists_of, panels_of, shorten
 from latentbank.values import Layers
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LARGEST = 2400  # largest width and height of a panel in pixels
 _FONT = 15
 _MARGIN = 10
 _HEADING = 26
+_LIST_WIDTH, _LIST_LETTERS, _LIST_LINES = 640, 72, 12  # of words below an image: pixels, letters and lines
 _SHADE = 150  # opacity of the dark bar behind a word, of 255
 
 
@@ -37,7 +39,7 @@ def draw_reading(
 ) -> Image.Image:
     """Return a picture of an image's reading: a row for each visual layer, a column for each lens.
 
-    Each patch has the best word on it.
+    Each patch has the best word on it. If no token has a place in a grid, the words stand below the image.
 
     Args:
         reading: of an image; it must still hold the image.
@@ -52,6 +54,8 @@ def draw_reading(
     panels = [
         [
             _panel(reading, tokens, layer, lens, drawn.tile)
+            if drawn.tile is not None
+            else _listed(reading, tokens, layer, lens)
             for lens, tokens in zip(drawn.lenses, row, strict=True)
         ]
         for layer, row in zip(drawn.layers, drawn.tokens, strict=True)
@@ -101,10 +105,27 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _listed(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: str) -> Image.Image:
+    """Return a panel of tokens that stand in no grid: the image, and below it their words in order."""
+    assert reading.image is not None
+    scale = min(_LIST_WIDTH / reading.image.width, _LARGEST / reading.image.height)
+    size = max(1, round(reading.image.width * scale)), max(1, round(reading.image.height * scale))
+    lines = [f"{lens} lens, visual layer {layer}"]
+    for heading, words in lists_of(tokens):
+        lines += [f"{heading}:", *textwrap.wrap(" ".join(words), _LIST_LETTERS, max_lines=_LIST_LINES)]
+    panel = Image.new("RGB", (_LIST_WIDTH, size[1] + _HEADING * len(lines)), "white")
+    draw = ImageDraw.Draw(panel)
+    for number, line in enumerate(lines):
+        top = 3 if number == 0 else size[1] + _HEADING * number + 3
+        draw.text((2, top), line, "black", _font(_FONT + (2 if number == 0 else 0)))
+    panel.paste(reading.image.resize(size, Image.Resampling.LANCZOS), (0, _HEADING))
+    return panel
+
+
 def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: str, tile: int) -> Image.Image:
     assert reading.image is not None
     width, height = reading.image.size
-    narrowest = min(t.place.box[2] - t.place.box[0] for t in tokens if t.place)
+    narrowest = min(t.place.box[2] - t.place.box[0] for t in tokens if t.place and t.place.box)
     scale = min(_PATCH / max(narrowest, 1e-6), _LARGEST / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     panel = Image.new("RGB", (size[0], size[1] + _HEADING), "white")
@@ -122,6 +143,7 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
 def _write(draw: ImageDraw.ImageDraw, token: TokenReading, scale: float) -> None:
     """Draw a frame around a token's patch and its best word in the middle, on a dark translucent bar."""
     assert token.place is not None
+    assert token.place.box is not None
     left, top, right, bottom = (edge * scale for edge in token.place.box)
     corner = max(left, right - 1), max(top, bottom - 1)  # a patch may be thinner than a pixel
     draw.rectangle((left, top, *corner), outline=(255, 255, 255, 110))

@@ -101,7 +101,7 @@ def save_plot(
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise QueryError(f"{path} has no suffix of a figure; use .png, .pdf or .svg.")
-    panels = panels_of(reading, layers, lenses, tile)
+    panels = panels_of(reading, layers, lenses, choose_tile(reading, tile))
     rows, columns = panels.layers, panels.lenses
     need_matplotlib()
     import matplotlib
@@ -148,7 +148,7 @@ def _draw(
     width, height = reading.size
     axis.imshow(reading.image, extent=(0, width, height, 0), interpolation="none")
     drawn = [token for token in tokens if token.neighbors]
-    boxes = [token.place.box for token in drawn if token.place is not None]
+    boxes = [token.place.box for token in drawn if token.place is not None and token.place.box is not None]
     patches = [Rectangle((left, top), right - left, bottom - top) for left, top, right, bottom in boxes]
     if patches:
         frames = PatchCollection(patches, edgecolor=(1, 1, 1, 0.5), linewidth=0.4, facecolor="none")

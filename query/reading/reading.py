@@ -24,15 +24,16 @@ class Place:
 
     Attributes:
         tile: the tile of the image that it belongs to; 0: the whole image.
-        row: its row in the tile's grid; -1 for a token outside the grid, such as an encoder's CLS.
+        row: its row in the tile's grid; -1 for a token outside the grid, such as an encoder's CLS, or a token that a
+            resampler mixes from all patches of a tile.
         column: its column in the tile's grid; -1 for a token outside the grid.
-        box: left, top, right and bottom in pixels of the original image.
+        box: left, top, right and bottom in pixels of the original image; None: it is not known where it looks.
     """
 
     tile: int
     row: int
     column: int
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class TokenReading:
             "lens": self.lens,
             "norm": self.norm,
         }
-        if (at := self.place) is not None:
+        if (at := self.place) is not None and at.box is None:
+            data |= {"tile": at.tile, "row": None, "column": None, "box": None}
+        elif at is not None and at.box is not None:
             data |= {"tile": at.tile, "row": at.row, "column": at.column, "box": list(at.box)}
         return data
 
@@ -86,7 +89,7 @@ class Reading:
         metric: the bank's metric.
         query_mean: of a centred bank, the mean that was subtracted from the hidden states, in words.
         size: width and height of an image in pixels; None for a text.
-        geometry: how the boxes of an image's tokens were found.
+        geometry: how the boxes of an image's tokens were found; it begins with `unknown` if they have none.
         prompt: the text that an image was read with.
         image: the image itself, upright and in RGB.
 
@@ -139,8 +142,8 @@ class Reading:
 
     @property
     def tiles(self) -> list[int]:
-        """The tiles of an image's tokens, ascending; empty for a text."""
-        return sorted({token.place.tile for token in self.tokens if token.place is not None})
+        """The tiles that have a grid of tokens, ascending; empty for a text, or if no token has a place in a grid."""
+        return sorted({at.tile for token in self.tokens if (at := token.place) is not None and at.row >= 0})
 
     def patches(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[TokenReading]:
         """Return the token readings of one layer that have a place in the grid of a tile.
@@ -161,8 +164,10 @@ class Reading:
             if token.place is not None and token.place.tile == chosen and token.place.row >= 0
         ]
         if not found:
-            has = f"it has {listed(self.tiles)}" if self.tiles else "what was read is not an image"
-            raise QueryError(f"The reading has no tile {tile}; {has}.")
+            if self.tiles or self.size is None:
+                has = f"it has {listed(self.tiles)}" if self.tiles else "what was read is not an image"
+                raise QueryError(f"The reading has no tile {tile}; {has}.")
+            raise QueryError(f"No token of the reading has a place in a grid (boxes: {self.geometry}).")
         return found
 
     def grid(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[list[str]]:
@@ -210,8 +215,9 @@ class Reading:
         rows = []
         for token in self.tokens:
             head = token.head()
-            if (box := head.pop("box", None)) is not None:
-                head |= dict(zip(("left", "top", "right", "bottom"), box, strict=True))
+            if "box" in head:
+                edges = head.pop("box") or (None,) * 4
+                head |= dict(zip(("left", "top", "right", "bottom"), edges, strict=True))
             for rank, neighbor in enumerate(token.neighbors):
                 found = neighbor.to_dict()
                 rows.append({**head, "rank": rank, "neighbor_id": found.pop("id"), **found})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -277,7 +278,7 @@ def _reading(
     """Return the reading of one image. Its neighbors come next in what each lens `found` at each layer."""
     tokens = image.tokens
     places = [
-        Place(tile, row, column, (left, top, right, bottom))
+        Place(tile, row, column, None if math.isnan(left) else (left, top, right, bottom))
         for tile, row, column, (left, top, right, bottom) in zip(
             tokens.tiles.tolist(),
             tokens.rows.tolist(),
@@ -299,7 +300,7 @@ def _reading(
         tokens=tuple(
             TokenReading(
                 index,
-                _label(place),
+                _label(index, place),
                 layer,
                 float(norm),
                 tuple(next(found[lens.name, layer])),
@@ -313,13 +314,15 @@ def _reading(
         metric=bank.metric if bank else "cosine",
         query_mean=described(choices.query_mean) if bank else "",
         size=tokens.size,
-        geometry=model.geometry,
+        geometry=tokens.geometry or model.geometry,
         prompt=choices.prompt,
         image=image.image,
     )
 
 
-def _label(place: Place) -> str:
+def _label(index: int, place: Place) -> str:
+    if place.row < 0:
+        return str(index)
     at = f"{place.row},{place.column}"
     return f"{place.tile}:{at}" if place.tile else at
 

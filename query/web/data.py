@@ -24,9 +24,9 @@ def page_data(reading: Reading) -> dict[str, Any]:
     """Return a reading as JSON-ready data, as page/reading.js takes it.
 
     Captions and contexts are in tables, and neighbors refer to them by number. A token of an image is a list of its
-    label, tile, row, column and box; a token of text is its label alone. `found` has for each lens, layer and token the
-    neighbors as [context, bank layer, score]. `about_lenses` has each lens's title, what its scores are, and whether
-    its neighbors come from a bank.
+    label, tile, row, column and box, without the box if its place is not known; a token of text is its label alone.
+    `found` has for each lens, layer and token the neighbors as [context, bank layer, score]. `about_lenses` has each
+    lens's title, what its scores are, and whether its neighbors come from a bank.
     """
     captions: dict[str, int] = {}
     corpora: dict[str, int] = {}
@@ -74,7 +74,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "tokens": [
             [token.label]
             if (at := token.place) is None
-            else [token.label, at.tile, at.row, at.column, *(round(edge, 2) for edge in at.box)]
+            else [token.label, at.tile, at.row, at.column, *(round(edge, 2) for edge in at.box or ())]
             for token in reading.at(reading.layers[0])
         ],
         "norms": [[_short(token.norm) for token in reading.at(layer)] for layer in reading.layers],

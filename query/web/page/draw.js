@@ -69,7 +69,10 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   if (reading.data.size) {
     parts.push(picture(reading, tokens, name, { lens, layer, view, paint, labelOf }));
     const rest = reading.tokens.filter((token) => token.row < 0);
-    if (rest.length) parts.push(chips(reading, rest, "Tokens without a place", { lens, layer, view, paint, labelOf }));
+    const lost = rest.some((token) => !token.box.length);
+    if (lost) parts.push(element("p", { class: "about" }, `Tokens without a place in the image: ${reading.data.geometry}.`));
+    const label = lost ? "Tokens without a place" : "Tokens outside the grid";
+    if (rest.length) parts.push(chips(reading, rest, label, { lens, layer, view, paint, labelOf }));
   } else {
     parts.push(chips(reading, reading.tokens, `Tokens, read by ${name}`, { lens, layer, view, paint, labelOf }));
   }

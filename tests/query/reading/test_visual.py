@@ -399,7 +399,7 @@ def test_a_token_without_a_place_is_read_but_stands_in_no_grid(bank: Bank, tiny:
     reading = read_image(bank, WithClass(tiny), picture(), 0)
     assert len(reading.tokens) == 6
     assert reading.grid(0)[0][0] == ""
-    assert reading.tokens[0].label == "-1,-1"
+    assert reading.tokens[0].label == "0"
     assert draw_reading(reading).size == draw_reading(read_image(bank, PatchVLM(tiny), picture(), 0)).size
 
 
