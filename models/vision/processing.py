@@ -32,6 +32,10 @@ def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
         config: the model's configuration.
         options: further arguments of `from_pretrained`: `revision`, `trust_remote_code`.
     """
+    return _completed(_loaded(source, config, options), config)
+
+
+def _loaded(source: str, config: Any, options: dict[str, Any]) -> Any:
     settings, _ = ProcessorMixin.get_processor_dict(source, **options)
     name = _class_name(source, config, settings, options)
     # SmolVLM's class writes the numbers of a video's frames in words.
@@ -45,6 +49,22 @@ def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
         loader = _LOADERS.get(part)
         parts.append(None if loader is None else loader.from_pretrained(source, **options))
     return known.from_args_and_dict(parts, settings)
+
+
+def _completed(processor: Any, config: Any) -> Any:
+    """Return a processor of the LLaVA kind with the settings that old files lack, taken from the model's configuration.
+
+    Without them such a processor does not know how many tokens an image has.
+    """
+    vision = getattr(config, "vision_config", None)
+    if getattr(processor, "patch_size", 0) is None and getattr(vision, "patch_size", None):
+        processor.patch_size = vision.patch_size
+        if getattr(processor, "vision_feature_select_strategy", 0) is None:
+            processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+        if hasattr(processor, "num_additional_image_tokens") and not processor.num_additional_image_tokens:
+            # CLIP has a CLS token, which the processor counts even where the model drops it.
+            processor.num_additional_image_tokens = int(vision.model_type == "clip_vision_model")
+    return processor
 
 
 def _class_name(source: str, config: Any, settings: dict[str, Any], options: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,6 +115,9 @@ class VisionLanguageModel:
         self.placeholder: str = getattr(processor, "image_token", None) or str(
             processor.tokenizer.convert_ids_to_tokens(self._token_id)
         )
+        takes = inspect.signature(model.forward).parameters
+        if "mm_token_type_ids" in takes and getattr(processor, "return_mm_token_type_ids", None) is False:
+            processor.return_mm_token_type_ids = True  # Cosmos 3 Edge needs them, but does not say so
         self._placing = Placing(self.name, model.config, processor)
 
     def __repr__(self) -> str:

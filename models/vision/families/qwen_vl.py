@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+"""Qwen-VL and the many types that were built like it."""
 
 from __future__ import annotations
 
@@ -13,4 +13,33 @@ def _places(picture: Picture) -> Places:
     return whole(picture.size, rows // merge, columns // merge)
 
 
-FAMILY = Family("Qwen-VL", ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), _places)
+FAMILY = Family(
+    "Qwen-VL",
+    (
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "glm4v",
+        "glm4v_moe",
+        "glm46v",
+        "glm_ocr",
+        "glmga",
+        "cohere_compass",
+        "cosmos3_edge",
+        "cosmos3_omni",
+        "dots3_note",
+        "ernie4_5_vl_moe",
+        "exaone4_5",
+        "hyperclovax_vision_v2",
+        "lfm3_vl",
+        "minimax_m3_vl",
+        "muse_glimmer",
+        "muse_spark",
+        "paddleocr_vl",
+        "video_llama_3",
+    ),
+    _places,
+)

@@ -43,8 +43,22 @@ _DEPTH = {"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2
 _WINDOWS = {**_DEPTH, "window_size": 112, "fullatt_block_indexes": [1]}
 _LEARNED = {**_DEPTH, "num_position_embeddings": 2304}
 
+_MOE = {"moe_intermediate_size": 16, "num_experts": 2, "num_experts_per_tok": 1}
+_LINEAR = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+}
+
 CASES = {
     "qwen2_vl": Case(_qwen("Qwen2VL", _QWEN2, {}, depth=2, embed_dim=16, hidden_size=32, num_heads=2)),
     "qwen2_5_vl": Case(_qwen("Qwen2_5_VL", _QWEN2, {}, **_WINDOWS)),
     "qwen3_vl": Case(_qwen("Qwen3VL", _QWEN3, {}, **_LEARNED, deepstack_visual_indexes=[0, 1])),
+    "qwen3_vl_moe": Case(_qwen("Qwen3VLMoe", _QWEN3, _MOE, **_LEARNED, deepstack_visual_indexes=[0, 1])),
+    "qwen3_5": Case(_qwen("Qwen3_5", _QWEN3, _LINEAR, **_LEARNED)),
+    "qwen3_5_moe": Case(
+        _qwen("Qwen3_5Moe", _QWEN3, {**_LINEAR, **_MOE, "shared_expert_intermediate_size": 16}, **_LEARNED)
+    ),
 }
