@@ -54,9 +54,11 @@ def collecting(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[in
     """
     states: dict[int, Tensor] = {}
 
-    def keep(layer: int, state: Tensor) -> None:
-        states[layer] = state
-        if layer == layers[-1]:
+    def keep(reached: int, state: Tensor) -> None:
+        # A block may be skipped, as Mllama's cross-attention is without an image: then nothing entered it, and the next
+        # block gets what it would have got.
+        states.update({layer: state for layer in layers if layer <= reached and layer not in states})
+        if layers[-1] in states:
             raise _DeepEnough
 
     def entering(layer: int) -> Any:
@@ -65,17 +67,23 @@ def collecting(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[in
 
         return hook
 
-    def leaving(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        keep(len(blocks), output if isinstance(output, Tensor) else output[0])
+    left: dict[str, Tensor] = {}
+
+    def leaving(block: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        left["last"] = output if isinstance(output, Tensor) else output[0]
+        if block is blocks[-1]:
+            keep(len(blocks), left["last"])
 
     handles = [
-        blocks[layer].register_forward_pre_hook(entering(layer), with_kwargs=True)
-        if layer < len(blocks)
-        else blocks[-1].register_forward_hook(leaving)
-        for layer in layers
+        block.register_forward_pre_hook(entering(layer), with_kwargs=True)
+        for layer, block in enumerate(blocks)
+        if layer >= layers[0]
     ]
+    handles += [block.register_forward_hook(leaving) for block in blocks]
     try:
         yield states
+        if left:  # the forward pass came to its end: the last blocks were skipped
+            keep(len(blocks), left["last"])
     except _DeepEnough:
         pass
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,40 +23,101 @@ _CUT_BEFORE_LOADING = {
 }  # fmt: skip
 
 
+# Gemma 3n and Gemma 4 give each block its own embedding of the token, all of them from one table and one projection,
+# whose outputs stand in the order of the blocks.
+_PER_BLOCK = ("embed_tokens_per_layer", "per_layer_model_projection")
+
+
+def setting(config: Any, key: str) -> Any:
+    """Return a value of a configuration; None if it has none, or if it differs between blocks."""
+    try:
+        return getattr(config, key, None)
+    except RuntimeError:  # how transformers refuses a value that differs between blocks
+        return None
+
+
+def count_blocks(config: Any) -> int | None:
+    """Return the number of blocks that a text model's configuration states, or None if it states none."""
+    computed = isinstance(inspect.getattr_static(type(config), "num_hidden_layers", None), property)
+    if computed and isinstance(count := setting(config, "num_layers"), int):
+        return count  # LongCat counts the two attentions of each block
+    count = setting(config, "num_hidden_layers")
+    return count if isinstance(count, int) else None
+
+
 def cut_config(config: PretrainedConfig, blocks: int) -> None:
     """Change the text model's `config`, in place, to only its first `blocks` blocks, if that is known to be safe.
 
     Lists with one entry per block, such as `layer_types`, are cut too. Other model types are left as they are;
     `keep_blocks` cuts them once they are loaded.
     """
-    whole = config.num_hidden_layers
-    if config.model_type not in _CUT_BEFORE_LOADING or blocks >= whole:
-        return
-    for key, value in list(vars(config).items()):
-        if isinstance(value, list | tuple) and len(value) == whole:
-            setattr(config, key, value[:blocks])
-    config.num_hidden_layers = blocks
+    whole = cast(int, count_blocks(config))
+    if config.model_type in _CUT_BEFORE_LOADING and blocks < whole:
+        _cut_lists(config, whole, blocks)
+        config.num_hidden_layers = blocks
+
+
+def decoder_of(model: Any) -> PreTrainedModel:
+    """Return the decoder of a model: its blocks and input embedding, without unembedding and vision tower."""
+    decoder = model.get_decoder()
+    # ModernBERT calls its unembedding `decoder`.
+    return cast(PreTrainedModel, decoder if isinstance(decoder, PreTrainedModel) else model.base_model)
 
 
 def find_blocks(decoder: PreTrainedModel) -> nn.ModuleList:
     """Return the list of the decoder's blocks.
 
     Raises:
-        ModelError: there is no list of `num_hidden_layers` modules.
+        ModelError: there is no list of as many modules as the configuration has layers, or there are several.
     """
-    count = decoder.config.num_hidden_layers
-    for _, module in sorted(decoder.named_modules(), key=lambda item: item[0].count(".")):
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(
-        f"{type(decoder).__name__} keeps no list of {count} blocks to collect hidden states from: "
-        "use a decoder-only language model."
-    )
+    count = count_blocks(decoder.config)
+    lists = [
+        (name.count("."), module)
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and any(True for _ in module.parameters())
+    ]
+    shallowest = [module for depth, module in lists if depth == min(lists, key=lambda item: item[0])[0]]
+    if len(shallowest) != 1:
+        found = "several lists" if shallowest else "no list"
+        raise ModelError(
+            f"{type(decoder).__name__} keeps {found} of {count} blocks to collect hidden states from: "
+            "use a decoder-only language model."
+        )
+    return shallowest[0]
 
 
-def keep_blocks(blocks: nn.ModuleList, count: int) -> None:
-    """Remove all but the first `count` blocks from memory, in place."""
-    del blocks[count:]
+def keep_blocks(decoder: PreTrainedModel, blocks: int) -> None:
+    """Remove all but the first `blocks` blocks of a decoder from memory, in place."""
+    whole = cast(int, count_blocks(decoder.config))
+    del find_blocks(decoder)[blocks:]
+    for name in _PER_BLOCK:
+        if isinstance(module := getattr(decoder, name, None), nn.Embedding | nn.Linear):
+            _cut_outputs(module, blocks, whole)
+    config: Any = decoder.config
+    config.num_hidden_layers = blocks
+    if count_blocks(config) != blocks and isinstance(setting(config, "num_layers"), int):
+        config.num_layers = blocks
+    if count_blocks(config) != blocks:  # Nemotron-H counts the entries of a list
+        _cut_lists(config, whole, blocks)
+
+
+def _cut_lists(config: PretrainedConfig, whole: int, blocks: int) -> None:
+    for key, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == whole:
+            setattr(config, key, value[:blocks])
+
+
+def _cut_outputs(module: nn.Embedding | nn.Linear, blocks: int, whole: int) -> None:
+    """Keep the first blocks' share of the outputs."""
+    dim = 1 if isinstance(module, nn.Embedding) else 0
+    width = module.weight.shape[dim] // whole * blocks
+    with torch.no_grad():
+        kept = module.weight.narrow(dim, 0, width).clone()
+    module.weight = nn.Parameter(kept, requires_grad=module.weight.requires_grad)
+    if isinstance(module, nn.Embedding):
+        module.embedding_dim = width
+    else:
+        module.out_features = width
 
 
 def without_mask_causal(decoder: PreTrainedModel) -> None:
@@ -73,9 +136,19 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+def first_position(decoder: PreTrainedModel) -> int:
+    """Return the position id of a sentence's first token: RoBERTa and its kin begin after that of padding."""
+    for module in decoder.modules():
+        padding = getattr(module, "padding_idx", None)
+        if hasattr(module, "create_position_ids_from_input_ids") and isinstance(padding, int):
+            return padding + 1
+    return 0
+
+
 def max_positions(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the configuration's number of positions, or the tokenizer's limit (ALiBi, recurrent models)."""
     for key in ("max_position_embeddings", "n_positions", "seq_length"):
-        if isinstance(value := getattr(config, key, None), int):
+        value = setting(config, key)
+        if isinstance(value, int) and value > 0:
             return value
     return min(int(tokenizer.model_max_length), 1_000_000)

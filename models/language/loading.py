@@ -25,8 +25,9 @@ from transformers.utils import logging
 from latentbank.errors import LayerNotFound, ModelError
 from latentbank.memory import release_memory
 from latentbank.models.language.layout import (
+    count_blocks,
     cut_config,
-    find_blocks,
+    decoder_of,
     keep_blocks,
     text_config,
     without_mask_causal,
@@ -175,7 +176,7 @@ def load_parts(
     cut_config(inner, blocks)
     with plain_errors(name), quiet():
         model, missing = _read_weights(files, inner is not config, head, chosen_dtype)
-        decoder = cast(Any, model).get_decoder()
+        decoder = decoder_of(model)
         needed = {id(parameter) for parameter in (model if whole else decoder).parameters()}
         names = {key for key, parameter in model.named_parameters() if id(parameter) in needed}
     if lacking := sorted(names & missing):
@@ -184,8 +185,7 @@ def load_parts(
         )
     if inner is not config:
         without_mask_causal(decoder)
-    keep_blocks(find_blocks(decoder), blocks)
-    decoder.config.num_hidden_layers = blocks
+    keep_blocks(decoder, blocks)
     kept: Any = model if whole else decoder
     del model  # frees the unembedding and the vision tower, unless the whole model is kept
     with plain_errors(name):
@@ -204,8 +204,8 @@ def _count_layers(
     """Return the LLM's number of layers, and the deepest layer to load."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder: latentbank needs a decoder-only language model.")
-    num_layers = getattr(text_config(config), "num_hidden_layers", None)
-    if not isinstance(num_layers, int):
+    num_layers = count_blocks(text_config(config))
+    if num_layers is None:
         raise ModelError(f"The configuration of {name} has no number of layers: is it a language model?")
     if callable(deepest_layer):
         deepest_layer = deepest_layer(num_layers)

@@ -16,7 +16,7 @@ from latentbank.errors import ModelError
 from latentbank.models.language import packing, prepacked
 from latentbank.models.language.collecting import check_layers, collecting
 from latentbank.models.language.fingerprint import fingerprint
-from latentbank.models.language.layout import find_blocks, max_positions
+from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
 
 
@@ -111,7 +111,8 @@ class LanguageModel:
         self.dtype: torch.dtype = decoder.dtype
         self.hidden_size: int = decoder.config.hidden_size
         self._embedding = cast(Tensor, decoder.get_input_embeddings().weight)
-        self.max_length = max_positions(decoder.config, tokenizer)
+        self._first_position = first_position(decoder)
+        self.max_length = max_positions(decoder.config, tokenizer) - self._first_position
         self.bos_token_id: int | None = tokenizer.bos_token_id
         self.vocab_size = self._embedding.shape[0]
         self._decoder = decoder
@@ -252,7 +253,7 @@ class LanguageModel:
         mask = attention_mask.to(self.device, torch.long)
         inputs: dict[str, Any] = {"input_ids": input_ids.to(self.device), "attention_mask": mask}
         if self._takes_positions:
-            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + self._first_position
         return self._run(inputs, requested)
 
     def packed_hidden_states(
@@ -277,7 +278,7 @@ class LanguageModel:
         depth, mask = positions.to(self.device), visible.to(self.device)
         inputs = {
             "input_ids": input_ids.to(self.device),
-            "position_ids": depth,
+            "position_ids": depth + self._first_position,
             "attention_mask": packing.masks(self._decoder.config, self.dtype, depth, mask),
         }
         return self._run(inputs, requested)

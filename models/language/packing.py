@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from latentbank.models.language.layout import setting
 from latentbank.text import listed
 
 # How far a packed hidden state may be from the plain one: 1 - cosine, and the relative error of the norm. Half
@@ -80,7 +81,7 @@ def masks(
 
 def trial_row(config: PretrainedConfig, vocab_size: int, max_length: int) -> Tree:
     """Return two small prefix trees of random ids with several branches, deeper than a small sliding window."""
-    window = getattr(config, "sliding_window", None) or 0
+    window = setting(config, "sliding_window") or 0
     depth = min(max(24, window + 8 if window <= 64 else 0), max_length)
     generator = torch.Generator().manual_seed(0)
     ids: list[int] = []
@@ -138,10 +139,10 @@ def difference(packed: Tensor, plain: Tensor) -> str | None:
 
 def _kinds(config: PretrainedConfig) -> set[str]:
     """Return the kinds of attention of the decoder's blocks."""
-    kinds = getattr(config, "layer_types", None)
+    kinds = setting(config, "layer_types")
     if kinds:
         return set(kinds)
-    return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
+    return {"sliding_attention" if setting(config, "sliding_window") else "full_attention"}
 
 
 def _in_attention_format(mask: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Tensor:

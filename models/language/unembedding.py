@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from latentbank.errors import ModelError
-from latentbank.models.language.layout import find_blocks
+from latentbank.models.language.layout import decoder_of, find_blocks
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
 
@@ -101,7 +101,7 @@ class Unembedding:
         self.name = name
         self._model = model
         self.head = cast(nn.Module, head)
-        self._last = find_blocks(cast(Any, model).get_decoder())[-1]
+        self._last = find_blocks(decoder_of(model))[-1]
         self._lock = lock or threading.Lock()
         self.hidden_size: int = head.weight.shape[1]
         self.vocab_size: int = head.weight.shape[0]

@@ -115,8 +115,7 @@ def load_encoder(
     if not -len(blocks) <= layer <= len(blocks):
         raise LayerNotFound(f"{name} has no layer {layer}: it has layers 0 to {len(blocks)}.")
     depth = layer if layer >= 0 else len(blocks) + 1 + layer
-    keep_blocks(blocks, max(1, depth))
-    model.config.num_hidden_layers = len(blocks)
+    keep_blocks(model, max(1, depth))
     lacking = sorted(
         key
         for key, _ in model.named_parameters()
