@@ -74,7 +74,9 @@ def find_blocks(decoder: PreTrainedModel) -> nn.ModuleList:
     lists = [
         (name.count("."), module)
         for name, module in decoder.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and any(True for _ in module.parameters())
+        if isinstance(module, nn.ModuleList)
+        and len(module) == count
+        and any(part for block in module for part in block.children())  # not so rotary embeddings
     ]
     shallowest = [module for depth, module in lists if depth == min(lists, key=lambda item: item[0])[0]]
     if len(shallowest) != 1:

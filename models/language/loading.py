@@ -178,14 +178,20 @@ def load_parts(
         model, missing = _read_weights(files, inner is not config, head, chosen_dtype)
         decoder = decoder_of(model)
         needed = {id(parameter) for parameter in (model if whole else decoder).parameters()}
-        names = {key for key, parameter in model.named_parameters() if id(parameter) in needed}
+        # A pooler comes after the last block, and checkpoints of causal LLMs have none.
+        names = {
+            key
+            for key, parameter in model.named_parameters()
+            if id(parameter) in needed and "pooler" not in key.split(".")
+        }
     if lacking := sorted(names & missing):
         raise ModelError(
             f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
         )
     if inner is not config:
         without_mask_causal(decoder)
-    keep_blocks(decoder, blocks)
+    with plain_errors(name):
+        keep_blocks(decoder, blocks)
     kept: Any = model if whole else decoder
     del model  # frees the unembedding and the vision tower, unless the whole model is kept
     with plain_errors(name):

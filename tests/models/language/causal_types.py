@@ -101,8 +101,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "index_head_dim": 8,
         "index_n_heads": 2,
-        "n_routed_experts": 4,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 8,
+        "swa_head_dim": 16,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 8,
     },
+    "dots3_note_vision_encoder": {
+        "mlp_layer_types": ["dense"] * LAYERS,
+        "adapter_in_dim": 32,
+        "adapter_out_dim": 32,
+    },
+    "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -162,6 +174,35 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "zaya": {"num_experts_per_tok": 1},
 }
+
+
+# Types that cannot be built tiny, and why.
+UNBUILT = {
+    "gemma4_assistant": "it drafts for another model, whose keys and values it reads",
+    "gemma4_unified_assistant": "it drafts for another model, whose keys and values it reads",
+    "musicgen": "its configuration is of three models, and that of its decoder belongs to no type",
+    "musicgen_melody": "its configuration is of three models, and that of its decoder belongs to no type",
+}
+# Types that latentbank refuses, and words of the error.
+_STREAMS = "more than one residual stream"
+REFUSED = {
+    "blt": "has no number of layers",  # bytes and patches: four models in one
+    "cpmant": _STREAMS,  # it puts a prompt of its own before every text
+    "deepseek_v4": f"{_STREAMS}|lacks",
+    "gemma3n": f"{_STREAMS}|timm",
+    "gemma3n_text": _STREAMS,
+    "hrm_text": "no list of 32 blocks",  # it runs two stacks of blocks in turns
+    "hy_v4": _STREAMS,
+    "prophetnet": "does not support the setting of `num_hidden_layers`",
+    "qwen4_exp": _STREAMS,
+    "qwen4_exp_text": _STREAMS,
+    "xlm": "several lists of 4 blocks",  # attentions in one list, the rest of the blocks in others
+    "xlnet": "depend on later ones",
+}
+# Types whose causal LLMs have another type when they are saved, which transformers loads by no Auto class.
+SAVED_OTHERWISE = {"emu3", "mllama"}
+# Types whose `hidden_states` in transformers are the outputs of their blocks, or leave out blocks that were skipped.
+RECORDED_OTHERWISE = {"falcon_mamba", "mamba", "mamba2", "mllama_text_model", "rwkv"}
 
 
 def types() -> list[str]:
