@@ -34,6 +34,7 @@ FILES = (
     "ingest/test_means.py",
     "ingest/test_replace.py",
     "ingest/workers/",
+    "models/language/test_causal_types.py",
     "models/language/test_model.py",
     "models/training/test_train.py",
     "models/vision/test_oracle.py",
