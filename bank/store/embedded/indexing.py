@@ -102,7 +102,7 @@ class Indexing:
             state = shard.info()
             if "caption" in state.payload_schema:  # another thread has indexed them in the meantime
                 return
-            self._layers.require_room(0)
+            self._layers.require_room_at(layer)
             if (count := state.points_count) >= _LOG_FROM:
                 log.warning(
                     "Indexing the captions of %s contexts of layer %d, for this filter and later ones.",
@@ -136,7 +136,7 @@ class Indexing:
         with engine_errors(self._bank), self._layers.writing:
             # Segments are rewritten beside the old ones.
             self._layers.require_room(self._layers.bytes_on_disk(layer))
-            shard = self._layers.shard(layer)
+            shard = self._layers.shard(layer, write=True)
             shard.flush()
             forget_origin(path)
             head = (self._manifest.read() or ({}, {}))[0]

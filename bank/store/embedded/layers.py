@@ -2,6 +2,8 @@
 
 Beside a layer's folder `L08` there may be, for a time, `L08.new` (a layer that is being made), `L08.snapshot` (a file
 it is made from) and `L08.old` (a layer that is being replaced).
+
+A layer that cannot be written to, or whose disk is full, is loaded from a copy (see `scratch`), which can only be read.
 """
 
 from __future__ import annotations
@@ -18,12 +20,8 @@ import qdrant_edge as edge
 
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.store.embedded.engine import KINDS, engine_errors, layer_config, read_ahead
+from latentbank.bank.store.embedded.scratch import RESERVE_BYTES, ScratchLayer
 from latentbank.errors import BankNotFound, BankUnavailable, LayerNotFound
-
-# Kept free on the disk. The engine writes through memory maps, and the system kills a process that touches a mapped
-# page for which no disk is left, so we stop before that. Loading a layer writes too: 56 MiB the first time after it was
-# indexed, when the engine adds a segment for new points.
-RESERVE_BYTES = 64 << 20
 
 
 class Layers:
@@ -34,12 +32,21 @@ class Layers:
         changing: held while shards are opened, closed or replaced.
     """
 
-    def __init__(self, bank: str, folder: Path, *, there: bool) -> None:
-        """Use the layers in `folder`; `there` says that it exists and that its lock is held."""
+    def __init__(self, bank: str, folder: Path, *, there: bool, writable: bool) -> None:
+        """Use the layers in `folder`.
+
+        Args:
+            bank: the bank's name, for messages.
+            folder: where the layers are.
+            there: it exists, and its lock is held.
+            writable: it can be written to.
+        """
         self._bank = bank
         self._folder = folder
         self._there = there
+        self._writable = writable
         self._closed = False
+        self._copies: dict[int, ScratchLayer] = {}  # of the layers that are open and can only be read
         self._shards: dict[int, edge.EdgeShard] = {}
         self.writing = threading.RLock()
         self.changing = threading.RLock()
@@ -103,15 +110,22 @@ class Layers:
         for layer in self._folder.glob("L*"):
             shutil.rmtree(layer)
 
-    def shard(self, layer: int) -> edge.EdgeShard:
+    def shard(self, layer: int, *, write: bool = False) -> edge.EdgeShard:
         """Return a layer's shard, opening it if necessary.
+
+        Args:
+            layer: the layer.
+            write: it will be written to, so it must be open where changes stay.
 
         Raises:
             BankNotFound: there is no such bank.
-            BankUnavailable: the bank is closed.
+            BankUnavailable: the bank is closed, or there is no room to open the layer.
             LayerNotFound: there is no such layer.
         """
         with self.changing:
+            if write and layer in self._copies:
+                self.require_room(0)
+                self.replace_shard(layer)
             if layer not in self._shards:
                 if self._closed:
                     raise BankUnavailable(f"The bank '{self._bank}' is closed; open it again.")
@@ -120,18 +134,33 @@ class Layers:
                 path = self.path(layer)
                 if not path.is_dir():
                     raise LayerNotFound(f"The bank '{self._bank}' has no layer {layer}.")
-                self.require_room(0)
+                if write:
+                    self.require_room(0)
                 with engine_errors(self._bank):
-                    read_ahead(path)
-                    self._shards[layer] = edge.EdgeShard.load(str(path), None)
+                    self._load(layer, path)
             return self._shards[layer]
 
+    def _load(self, layer: int, path: Path) -> None:
+        copy = None if self._writable and self._has_room(0) else ScratchLayer(path, self._bank)
+        try:
+            read_ahead(path)
+            self._shards[layer] = edge.EdgeShard.load(str(copy.path if copy else path), None)
+        except BaseException:
+            if copy is not None:
+                copy.remove()
+            raise
+        if copy is not None:
+            self._copies[layer] = copy
+
     @contextmanager
-    def use(self, layer: int) -> Iterator[edge.EdgeShard]:
-        """Provide a layer's shard, which stays open during the block; the engine's errors in it are translated."""
+    def use(self, layer: int, *, write: bool = False) -> Iterator[edge.EdgeShard]:
+        """Provide a layer's shard, which stays open during the block; the engine's errors in it are translated.
+
+        See `shard` for the arguments.
+        """
         with self._free:
             self._free.wait_for(lambda: layer not in self._leaving)
-            shard = self.shard(layer)
+            shard = self.shard(layer, write=write)
             self._users[layer] += 1
         try:
             with engine_errors(self._bank):
@@ -157,6 +186,8 @@ class Layers:
                 self._free.notify_all()
             if layer in self._shards:
                 self._shards.pop(layer).close()
+            if layer in self._copies:
+                self._copies.pop(layer).remove()
             if fresh is not None:
                 self._shards[layer] = fresh
 
@@ -187,9 +218,17 @@ class Layers:
         Raises:
             BankUnavailable: they cannot.
         """
-        free = shutil.disk_usage(self._folder).free
-        if free < needed + RESERVE_BYTES:
+        if not self._has_room(needed):
+            free = shutil.disk_usage(self._folder).free
             raise BankUnavailable(
                 f"The disk of {self._folder} is full ({free >> 20} MiB free); make room and run the command "
                 "again, it continues where it stopped."
             )
+
+    def require_room_at(self, layer: int) -> None:
+        """Check that an index can be added to a layer where it is open: in its folder, or in its copy."""
+        if layer not in self._copies:
+            self.require_room(0)
+
+    def _has_room(self, needed: int) -> bool:
+        return shutil.disk_usage(self._folder).free >= needed + RESERVE_BYTES

@@ -1,4 +1,4 @@
-"""The lock of an embedded bank, which one process at a time may have open.
+"""The lock of an embedded bank, which one process at a time may have open, or many that may only read it.
 
 The lock belongs to the job that opened the bank. The process that the job starts to index a layer (see `optimizing`)
 inherits it, so that no process opens the bank while that one still writes, even if the job was killed. The lock file
@@ -9,6 +9,9 @@ names the holders:
     4711 indexing 4712      that process, which has added its own number
 
 Holders only append to the line or cut it off, so that a reader never finds a mixture.
+
+Processes that may not write to the bank's folder share the lock, where the file system lets them, and leave the line as
+it is: none of them meets a writer, and no writer meets them.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ _PAUSE, _QUIET = 0.02, 2.0
 _LONGEST_WAIT = 600.0
 _INDEXING = " indexing"
 
+LOCK = "lock"
+"""The name of the lock file in a bank's folder."""
+
 
 class BankLock:
     """The lock on an embedded bank's folder, held until `release`."""
@@ -51,7 +57,7 @@ class BankLock:
         except OSError as error:
             raise BankUnavailable(f"The bank's lock {path} cannot be opened: {error.strerror}.") from None
         try:
-            _take(self._file, bank)
+            _take(self._file, bank, portalocker.LockFlags.EXCLUSIVE)
         except BaseException:
             self._file.close()
             raise
@@ -72,9 +78,39 @@ class BankLock:
                 self._file.truncate(len(self._name))
 
     def release(self) -> None:
-        """Release the lock."""
+        """Release the lock, and take this process's name off it."""
+        with suppress(OSError):
+            self._file.truncate(0)
         portalocker.unlock(self._file)
         self._file.close()
+
+
+class ReadLock:
+    """A reader's share of the lock on an embedded bank's folder that it may not write to, held until `release`."""
+
+    def __init__(self, path: Path, bank: str) -> None:
+        """Share the lock, waiting for a process that still indexes the bank for a job that has ended.
+
+        Without a lock file, or on a file system without locks, nothing is held.
+
+        Raises:
+            BankBusy: another process has the bank open for writing; the message names it.
+        """
+        self._file: IO[bytes] | None = None
+        with suppress(OSError):
+            self._file = path.open("rb", buffering=0)
+        if self._file is None:
+            return
+        try:
+            _take(self._file, bank, portalocker.LockFlags.SHARED)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def release(self) -> None:
+        """Release the lock."""
+        if self._file is not None:
+            self._file.close()
 
 
 def record_indexer(descriptor: int) -> None:
@@ -118,22 +154,22 @@ class _Holders:
         if self.job is None or _exists(self.job):
             return f"open in another process (pid {self.job or '?'}); close it there"
         return (
-            f"still held by a process that the job which opened it (pid {self.job}, ended) has started; end that "
-            "process"
+            f"still held by a process that the job which opened it (pid {self.job}, ended) has started, or by one that "
+            "may only read it; end that process"
         )
 
 
-def _take(file: IO[bytes], bank: str) -> None:
+def _take(file: IO[bytes], bank: str, kind: portalocker.LockFlags) -> None:
     """Lock a file, waiting while an orphaned indexing process holds it."""
     started, announced = time.monotonic(), False
-    while not _try_lock(file):
+    while not _try_lock(file, kind):
         holders, waited = _Holders.read(file), time.monotonic() - started
         if waited < _LONGEST_WAIT and holders.orphaned():
             if waited >= _QUIET and not announced:
                 log.warning("The bank '%s' is %s.", bank, holders.describe().partition(";")[0])
                 announced = True
             time.sleep(_PAUSE)
-        elif _try_lock(file):  # it has ended since the last attempt
+        elif _try_lock(file, kind):  # it has ended since the last attempt
             return
         else:
             raise BankBusy(
@@ -141,11 +177,13 @@ def _take(file: IO[bytes], bank: str) -> None:
             )
 
 
-def _try_lock(file: IO[bytes]) -> bool:
+def _try_lock(file: IO[bytes], kind: portalocker.LockFlags) -> bool:
     try:
-        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-    except portalocker.LockException:
+        portalocker.lock(file, kind | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.AlreadyLocked:
         return False
+    except portalocker.LockException:
+        return kind is portalocker.LockFlags.SHARED  # a file system without locks: only a writer needs one
     return True
 
 

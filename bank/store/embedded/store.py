@@ -7,6 +7,8 @@ takes a fifth of the writing time. `commit` makes writes durable by flushing eve
 commits loses at most what was written since the last one.
 
 A large layer is indexed by the engine in another process, started from here (see `optimizing`).
+
+A bank that this process may not write to can be read, by many processes at a time (see `scratch`).
 """
 
 from __future__ import annotations
@@ -33,16 +35,15 @@ from latentbank.bank.store.base import (
     StoredManifest,
 )
 from latentbank.bank.store.conditions import conditions, each_condition
+from latentbank.bank.store.embedded.access import Access
 from latentbank.bank.store.embedded.engine import engine_errors
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
-from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
 from latentbank.bank.store.embedded.unpacking import unpack
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
-from latentbank.errors import BankUnavailable
 
 _SCROLL = 4096
 # Points passed to the engine at once. It holds Python's lock meanwhile, so that a thread that runs the LLM cannot start
@@ -62,21 +63,13 @@ class EmbeddedStore:
         self._bank = bank
         self._settings = settings
         self._folder = settings.data_dir / bank
-        self._manifest = ManifestFile(bank, self._folder)
         self._dirty: set[int] = set()
+        self._access = access = Access(bank, self._folder, create=create)
+        self._manifest = ManifestFile(bank, self._folder)
+        self._layers = Layers(bank, self._folder, there=access.there, writable=access.lock is not None)
+        self._indexing = Indexing(bank, settings, self._layers, self._manifest, access.lock)
         try:
-            if create:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            there = self._folder.is_dir()
-        except OSError as error:
-            raise BankUnavailable(
-                f"The folder {self._folder} cannot be used ({error.strerror}); set LATENTBANK_DATA_DIR."
-            ) from None
-        self._lock = BankLock(self._folder / "lock", bank) if there else None
-        self._layers = Layers(bank, self._folder, there=there)
-        self._indexing = Indexing(bank, settings, self._layers, self._manifest, self._lock)
-        try:
-            if there:
+            if access.lock is not None:
                 self._finish_deletion()
                 self._layers.clean()
                 self._manifest.clean()
@@ -96,53 +89,63 @@ class EmbeddedStore:
 
     def in_use(self) -> str:
         """See `Store`."""
+        self._access.require_open()
         return read_pointer(split_name(self._bank)[0], self._settings)
 
     # -- manifest ------------------------------------------------------------------------------
 
     def read_manifest(self) -> StoredManifest | None:
         """See `Store`."""
+        self._access.require_open()
         return self._manifest.read()
 
     def write_manifest(self, head: Record) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._manifest.write_head(head)
 
     def write_entry(self, corpus: str, entry: Record | None) -> None:
         """See `Store`."""
-        self._manifest.write_entries({corpus: entry})
+        self.write_entries({corpus: entry})
 
     def write_entries(self, entries: Mapping[str, Record | None]) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._manifest.write_entries(entries)
 
     def read_shares(self, corpus: str) -> Mapping[str, Record]:
         """See `Store`."""
+        self._access.require_open()
         return self._manifest.read_shares(corpus)
 
     def write_shares(self, corpus: str, records: Mapping[str, Record | None]) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._manifest.write_shares(corpus, records)
 
     # -- layers --------------------------------------------------------------------------------
 
     def layers(self) -> list[int]:
         """See `Store`."""
+        self._access.require_open()
         return self._layers.numbers()
 
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._layers.create(layer, hidden_size, quantization, self._settings.hnsw_ef_construct)
         self._dirty.discard(layer)
 
     def defer_index(self, layer: int, expected: int) -> None:
         """See `Store`; the embedded engine never builds an index unasked."""
+        self._access.require_writable()
         self._indexing.defer(layer, expected)
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._layers.require_room(points.vectors.nbytes)
-        with self._layers.writing, self._layers.use(layer) as shard:
+        with self._layers.writing, self._layers.use(layer, write=True) as shard:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
                 part = slice(at, at + _UPSERT)
@@ -156,9 +159,10 @@ class EmbeddedStore:
 
     def commit(self) -> None:
         """See `Store`."""
+        self._access.require_writable()
         with self._layers.writing:
             for layer in sorted(self._dirty):
-                with self._layers.use(layer) as shard:
+                with self._layers.use(layer, write=True) as shard:
                     shard.flush()
             due = [layer for layer in self._dirty if self._indexing.is_due(layer)]
             self._dirty.clear()
@@ -167,6 +171,7 @@ class EmbeddedStore:
 
     def index(self, layer: int) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._indexing.index(layer, self.count(layer))
 
     # -- points --------------------------------------------------------------------------------
@@ -265,8 +270,9 @@ class EmbeddedStore:
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
+        self._access.require_writable()
         selected = conditions(Where(corpus=corpus), edge, edge.RangeFloat)
-        with self._layers.writing, self._layers.use(layer) as shard:
+        with self._layers.writing, self._layers.use(layer, write=True) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
@@ -277,6 +283,7 @@ class EmbeddedStore:
 
     def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
         """See `Store`."""
+        self._access.require_writable()
         path = self._layers.path(layer)
         file, fresh = path.with_suffix(".snapshot"), path.with_suffix(".new")
         head = (self.read_manifest() or ({}, {}))[0]
@@ -305,6 +312,7 @@ class EmbeddedStore:
 
     def delete(self) -> None:
         """See `Store`."""
+        self._access.require_writable()
         self._layers.close_shards()
         if self._folder.is_dir():
             with engine_errors(self._bank):
@@ -323,6 +331,4 @@ class EmbeddedStore:
         """See `Store`."""
         with self._layers.writing, self._layers.changing:
             self._layers.close()
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
+            self._access.close()

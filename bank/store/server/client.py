@@ -35,16 +35,28 @@ class Connection:
         rest: the client for requests over REST.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Make the clients; nothing is sent yet."""
+    def __init__(self, settings: Settings, bank: str = "") -> None:
+        """Make the clients; nothing is sent yet.
+
+        Args:
+            settings: they name the server.
+            bank: the bank that the connection is for, to name when it is used after it was closed.
+        """
         self.settings = settings
+        self._bank = bank
+        self._closed = False
         self.url = settings.url
         self.rest = connect(settings, prefer_grpc=False)
         self._bulk: QdrantRemote | None = None
         self._guard = threading.Lock()
 
     def call(self, request: Callable[[], T]) -> T:
-        """Send a request, with retries; see `retrying.call`."""
+        """Send a request, with retries; see `retrying.call`.
+
+        Raises:
+            BankUnavailable: the connection is closed, or see `retrying.call`.
+        """
+        self.require_open()
         return call(request, self.url, self.settings.retries, self.settings.retry_wait)
 
     def bulk(self, collection: str) -> QdrantRemote:
@@ -53,6 +65,7 @@ class Connection:
         Args:
             collection: a name to ask for, to find out; it need not exist.
         """
+        self.require_open()
         with self._guard:
             if self._bulk is None:
                 self._bulk = self._grpc(collection) or self.rest
@@ -77,8 +90,15 @@ class Connection:
                 return None
         return client
 
+    def require_open(self) -> None:
+        """Raise BankUnavailable if the connection is closed."""
+        if self._closed:
+            what = f"The bank '{self._bank}'" if self._bank else f"The connection to {self.url}"
+            raise BankUnavailable(f"{what} is closed; open it again.")
+
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; requests are errors from now on."""
+        self._closed = True
         self.rest.close()
         if self._bulk is not None and self._bulk is not self.rest:
             self._bulk.close()

@@ -53,7 +53,7 @@ class ServerStore:
         """Name the version and its server; nothing is sent yet."""
         self._bank = bank
         self._settings = settings
-        self._server = Connection(settings)
+        self._server = Connection(settings, bank)
         self._metadata = Metadata(self._server, bank)
         self._checked = False
 
@@ -143,6 +143,7 @@ class ServerStore:
 
     def commit(self) -> None:
         """See `Store`."""
+        self._server.require_open()
 
     def search(
         self,

@@ -191,7 +191,13 @@ def without_rights(folder: Path, mode: int) -> Iterator[None]:
         ("", 0o555, "make new", r"The folder .*/new cannot be used \(Permission denied\)"),
         ("", 0o000, "make new", r"The folder .*/new cannot be used \(Permission denied\)"),
         ("", 0o000, "open bank", r"The folder .*/bank cannot be used \(Permission denied\)"),
-        ("bank", 0o555, "open bank", r"The bank's lock .* cannot be opened: Permission denied"),
+        ("bank", 0o000, "open bank", r"The folder .*/bank cannot be used \(Permission denied\)"),
+        (
+            "bank",
+            0o555,
+            "make bank",
+            r"The bank 'bank' can be read, but not changed: .*\(Permission denied\);",
+        ),
     ],
 )
 def test_a_folder_without_rights(

@@ -22,7 +22,7 @@ from latentbank.bank.opening import delete_bank, list_banks, open_bank
 from latentbank.bank.rotation import rotate
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.embedded import optimizing
-from latentbank.bank.store.embedded.layers import RESERVE_BYTES
+from latentbank.bank.store.embedded.scratch import RESERVE_BYTES
 from latentbank.errors import BankBusy, BankNotFound, BankUnavailable
 from tests.bank.samples import (
     WIDTH,
@@ -263,7 +263,13 @@ def on_a_small_disk(data_dir: str, other_process_from: str) -> None:
         with pytest.raises(BankBusy, match=r"pid \?"):
             open_bank("bank", place.settings)
         assert list(reader.corpora) == ["corpus0"]
-        fails(lambda: reader.search(units(1), 4))  # loading a layer writes too
+        check_content(reader, committed)  # from a copy elsewhere: loading a layer writes too
+        assert reader.search(units(1), 4)[0]
+        fails(lambda: write(reader, committed))
+        fails(lambda: reader.store.delete_corpus(4, "corpus0"))
+        fails(lambda: reader.store.index(4))
+        check_content(reader, committed)
+    # The same bank goes on, also with the layer that it had read from a copy.
     check_it_goes_on(place, open_bank("bank", place.settings), committed)
 
 

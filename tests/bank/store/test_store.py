@@ -15,8 +15,9 @@ from latentbank.bank.points import Payload
 from latentbank.bank.settings import Quantization
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.where import Filter, Where
-from latentbank.errors import LatentBankError, QueryError
+from latentbank.errors import BankUnavailable, LatentBankError, QueryError
 from tests.bank.samples import COLOURS, HEAD, WIDTH, Place, ids, nearest, payload, points, units
+from tests.bank.servers import CALLS
 
 Choice = tuple[Filter, Callable[[Payload], bool]]
 
@@ -120,6 +121,14 @@ def recall(store: Store, given: Points, queries: Any, exact: bool, k: int = 5) -
 
 class TestStore:
     """Properties that a bank relies on."""
+
+    def test_a_closed_store_says_so(self, store: Store) -> None:
+        store.close()
+        calls = [call.do for call in CALLS.values()] + [lambda s: s.commit()]
+        for call in calls:
+            with pytest.raises(BankUnavailable, match=r"^The bank 'bank' is closed; open it again\.$"):
+                call(store)
+        store.close()
 
     # -- layers ----------------------------------------------------------------------------------
 
