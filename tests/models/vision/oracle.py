@@ -43,9 +43,7 @@ from latentbank.models.vision.vision_language import (
 from tests.models.tiny_vlm import Family, save_tiny_vlm
 
 SIZES = ((300, 1500), (512, 288), (640, 640), (1333, 800), (2600, 1900))
-QUICK = SIZES[:2]
 _PROBES = 12  # boxes changed in one image
-_INSIDE, _OUTSIDE = 3, 2  # images of either kind
 _SILENT = 1e-4  # a state that moves less, relative to its norm, has not moved
 _NOTHING = "oracle_nothing"
 _OUTPUTS = ("out_proj", "o_proj", "proj", "projection_layer", "dense", "wo")
@@ -76,6 +74,11 @@ class Case:
     together: bool = True
     sizes: tuple[tuple[int, int], ...] = SIZES
     states: Callable[[VisionLanguageModel, Sequence[Image.Image]], list[Tensor]] | None = None
+
+    @property
+    def both(self) -> bool:
+        """Whether Pillow and torchvision can process its images."""
+        return self.pillow and self.torchvision
 
 
 def cases() -> dict[str, Case]:
@@ -115,8 +118,23 @@ def load(case: Case, directory: Path) -> VisionLanguageModel:
     return vlm
 
 
-def check(vlm: VisionLanguageModel, case: Case, sizes: Sequence[tuple[int, int]], seed: int = 0) -> None:
+def check(
+    vlm: VisionLanguageModel,
+    case: Case,
+    sizes: Sequence[tuple[int, int]],
+    seed: int = 0,
+    inside: int = 3,
+    outside: int = 2,
+) -> None:
     """Check the tokens of images of `sizes` that share one prompt.
+
+    Args:
+        vlm: what `load` returned.
+        case: its case.
+        sizes: widths and heights.
+        seed: of the images and of the tokens that are chosen.
+        inside: how many times boxes are changed inside.
+        outside: how many times all is changed but some boxes.
 
     Raises:
         AssertionError: a token does not see its box, or sees something else.
@@ -124,10 +142,10 @@ def check(vlm: VisionLanguageModel, case: Case, sizes: Sequence[tuple[int, int]]
     random = np.random.default_rng(seed)
     images = [picture(size, seed + number) for number, size in enumerate(sizes)]
     before = [_as_one(tokens) for tokens in vlm.visual_tokens(images, [0], _prompt(case, len(sizes)))]
-    rounds = [[_probes(tokens, case, random) for tokens in before] for _ in range(_INSIDE + _OUTSIDE)]
+    rounds = [[_probes(tokens, case, random) for tokens in before] for _ in range(inside + outside)]
     changed = [
         [
-            _inverted(image, tokens, probes, case, outside=number >= _INSIDE)
+            _inverted(image, tokens, probes, case, outside=number >= inside)
             for image, tokens, probes in zip(images, before, each, strict=True)
         ]
         for number, each in enumerate(rounds)
@@ -140,7 +158,7 @@ def check(vlm: VisionLanguageModel, case: Case, sizes: Sequence[tuple[int, int]]
             base = states[place]
             now = states[(number + 1) * len(sizes) + place]
             moved = ((now - base).norm(dim=-1) / base.norm(dim=-1).mean()).numpy()
-            if number >= _INSIDE:
+            if number >= inside:
                 assert moved[probes].max() < _SILENT, f"{_places(tokens, probes)} see beyond their boxes"
                 assert moved.max() > _SILENT, "nothing moves at all"
             else:
