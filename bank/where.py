@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from latentbank.errors import QueryError
-from latentbank.text import listed
+from latentbank.text import check_text, listed
 from latentbank.values import whole
 
 
@@ -54,7 +54,11 @@ class Where(Filter):
     caption_contains: str | None = None
 
     def __post_init__(self) -> None:
-        """Keep texts, numbers and sequences of numpy and others as plain ones."""
+        """Keep texts, numbers and sequences of numpy and others as plain ones.
+
+        Raises:
+            QueryError: a text holds half a surrogate pair.
+        """
         for name, value in self.given().items():
             several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
             plain = tuple(map(_plain, value)) if several else _plain(value)
@@ -89,6 +93,7 @@ class Not(Filter):
 def _plain(value: typing.Any) -> object:
     """Return a text as a str and a whole number as an int; anything else as it is, for the store to refuse."""
     if isinstance(value, str):
+        check_text(value, "filter")
         return str(value)
     try:
         return whole(value, "value")

@@ -45,6 +45,42 @@ def layer_numbers(text: str) -> list[int]:
         ) from None
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a string can be written in UTF-8: half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_unicode(text: str) -> str:
+    r"""Return a text that can be written in UTF-8: half a surrogate pair becomes an escape, as in \udce9.
+
+    Such halves stand for bytes of file names that are not UTF-8. Inside JSON the escape is JSON's own.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def check_text(text: object, what: str) -> None:
+    """Check that something is text that a tokenizer can read.
+
+    Args:
+        text: what was given.
+        what: its name, such as "sentence".
+
+    Raises:
+        QueryError: it is not a string, or holds half a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise QueryError(f"The {what} is of type {type(text).__name__}; give text.")
+    if not is_unicode(text):
+        half = next(letter for letter in text if not is_unicode(letter))
+        raise QueryError(
+            f"The {what} holds {half!a}, half of a character in UTF-16 or a byte that is not UTF-8; remove it."
+        )
+
+
 def is_hub_id(text: str, *, owner: bool = False) -> bool:
     """Return whether text has the form of a hub repository's id, such as "owner/name" or "name".
 

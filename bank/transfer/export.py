@@ -37,6 +37,7 @@ from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, CorpusError, LatentBankError
 from latentbank.files import write_whole
 from latentbank.progress import Progress, Silent
+from latentbank.text import as_unicode
 
 FORMAT = 1
 # Contexts in one file: 128 MiB of vectors at hidden size 4,096, held in memory while the file is written or read.
@@ -111,7 +112,7 @@ def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress |
     manifest = replace(bank.manifest, corpora={entry.name: entry for entry in entries})
     described = {"format": FORMAT, "contexts_per_file": PART, "manifest": manifest.to_dict()}
     # Sorted, so that a bank always gives the same text, in whatever order a server returns its metadata.
-    text = json.dumps(described, ensure_ascii=False, indent=1, sort_keys=True)
+    text = as_unicode(json.dumps(described, ensure_ascii=False, indent=1, sort_keys=True))
     _check_same(folder, text)
     writer = _Writer(folder)
     if not writer.whole(DESCRIPTION):

@@ -21,6 +21,7 @@ from latentbank.cli import (
 )
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.options.common import GlobalOptions
+from latentbank.cli.streams import check_arguments, complain, guarded_streams
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
 
@@ -68,16 +69,18 @@ def main() -> None:
     # Both variables are read when torch and tqdm are imported, which has not happened yet.
     # Threads that wait must not spin: the writer needs the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries draw their bars into pipes and files too
     try:
-        app()
+        with guarded_streams():
+            if not sys.stderr.isatty():
+                os.environ.setdefault(
+                    "TQDM_DISABLE", "1"
+                )  # libraries draw their bars into pipes and files too
+            check_arguments(sys.argv[1:])
+            app()
     except LatentBankError as error:
-        print(f"latentbank: {error}", file=sys.stderr)
+        complain(str(error))
         sys.exit(2)
     except SystemExit as stopped:
         if stopped.code == 130:  # typer's exit code for Ctrl-C
-            print(
-                "latentbank: stopped; what was stored is safe, the same command continues.", file=sys.stderr
-            )
+            complain("stopped; what was stored is safe, the same command continues.")
         raise

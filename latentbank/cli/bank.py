@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def bank_delete(
     settings = GlobalOptions.of(ctx).writer_settings()
     if not yes:
         check_deletion(bank, settings)  # checked before the user is asked
-        typer.confirm(f"Delete bank '{bank}' with all its layers?", abort=True)
+        _confirm(f"Delete bank '{bank}' with all its layers?")
     delete_bank(bank, settings)
     shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
     typer.echo(f"Deleted '{bank}'.")
@@ -282,6 +283,21 @@ def bank_push(ctx: typer.Context, *, options: CopyOptions) -> None:
     """Copy an embedded bank to the server, and compare both. Run again, it continues where it stopped."""
     server, here = options.sides(GlobalOptions.of(ctx).writer_settings())
     options.copy(here, server)
+
+
+def _confirm(question: str) -> None:
+    """Ask a question; ends the command unless the answer is yes.
+
+    Raises:
+        LatentBankError: there is nobody to answer.
+    """
+    try:
+        yes = typer.confirm(question, err=True)
+    except typer.Abort:
+        print(file=sys.stderr)
+        raise LatentBankError("There was no answer, so nothing was deleted; give --yes for yes.") from None
+    if not yes:
+        raise typer.Abort
 
 
 def _version_numbers(text: str) -> list[int]:

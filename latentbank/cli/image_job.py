@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from latentbank.cli.grouping import message_of
+from latentbank.cli.output.text import json_list
 from latentbank.errors import ImageError, LatentBankError
 
 if TYPE_CHECKING:
@@ -84,17 +84,16 @@ class ImageJob:
         from latentbank.progress import Silent, shown
 
         to_screen = self.folder is None and not self.as_json
-        with nullcontext(Silent()) if to_screen else shown("reading", "images") as progress:
-            if self.as_json:
-                print("[", end="")
+        with (
+            json_list() if self.as_json else nullcontext(self._show) as show,
+            nullcontext(Silent()) if to_screen else shown("reading", "images") as progress,
+        ):
             for reading in read(self._pending()):
-                self._put(reading)
+                self._put(reading, show)
                 self.read += 1
                 progress.update(self.found + self.failed + self.read, self.images.total)
-            if self.as_json:
-                print("\n]")
-        if not self.read + self.found:
-            raise ImageError("None of the images could be read; the lines above say why.")
+            if not self.read + self.found:
+                raise ImageError("None of the images could be read; the lines above say why.")
         if self.folder is not None:
             before = f", {self.found:,} were there before" if self.found else ""
             print(f"Read {self.read:,} images into {self.folder.folder}{before}.")
@@ -102,7 +101,8 @@ class ImageJob:
             print(f"{self.failed:,} images could not be read.", file=sys.stderr)
             raise typer.Exit(1)
 
-    def _put(self, reading: Reading) -> None:
+    def _put(self, reading: Reading, show: Callable[[Any], None]) -> None:
+        """Write the files of a reading, and show it if no folder is filled."""
         image = self._sources.pop(reading.source)
         if self.pictures is not None:
             from latentbank.query.output.pictures import save_reading
@@ -112,12 +112,13 @@ class ImageJob:
             self.files.write(image, reading)
         if self.folder is not None:
             self.folder.write(image, reading)  # written last: it marks the image as done
-        elif self.as_json:
-            print("," if self.read else "", json.dumps(reading.to_dict(), ensure_ascii=False), sep="\n")
         else:
-            from latentbank.cli.output.readings import show_grids
+            show(reading.to_dict() if self.as_json else reading)
 
-            show_grids(reading)
+    def _show(self, reading: Reading) -> None:
+        from latentbank.cli.output.readings import show_grids
+
+        show_grids(reading)
 
     def _pending(self) -> Iterator[ImageSource]:
         for image in self.images:

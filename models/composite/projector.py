@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentbank.errors import ModelError
 from latentbank.files import replacing, write_whole
-from latentbank.text import listed
+from latentbank.text import as_unicode, listed
 
 KINDS = ("linear", "mlp", "mlp3")
 # Features are clamped at this many standard deviations; a single huge one would outweigh all others.
@@ -119,7 +119,8 @@ def save_projector(
     """
     path = Path(path)
     shape = {key: getattr(projector, key) for key in ("kind", "features", "hidden_size", "width")}
-    text = json.dumps({"format": _FORMAT, "projector": shape, **card}, indent=2, ensure_ascii=False)
+    card = {"format": _FORMAT, "projector": shape, **card}
+    text = as_unicode(json.dumps(card, indent=2, ensure_ascii=False))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projector.state_dict().items()}
     layers = [name for name in tensors if name.startswith("layers.")]
     largest = max(float(tensors[name].abs().max()) for name in layers)

@@ -18,6 +18,7 @@ from latentbank.models.language.collecting import check_layers, collecting
 from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
+from latentbank.text import check_text
 
 
 def load_language_model(
@@ -179,6 +180,7 @@ class LanguageModel:
         return self._tokenize(sentence, always_bos)[1]
 
     def _tokenize(self, sentence: str, always_bos: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        check_text(sentence, "sentence")
         forced = [self.bos_token_id] if always_bos and self.bos_token_id is not None else []
         with self._tokenizer_lock:  # the tokenizer keeps these options as its state
             encoded = self.tokenizer(

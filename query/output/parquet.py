@@ -15,6 +15,7 @@ from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
+from latentbank.text import as_unicode
 
 # Programs that read a folder of Parquet files as one table skip files whose names begin with an underscore.
 _SETTINGS = "_settings.json"
@@ -68,7 +69,7 @@ class ReadingFolder:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            write_whole(path, json.dumps(given, ensure_ascii=False, indent=1).encode())
+            write_whole(path, as_unicode(json.dumps(given, ensure_ascii=False, indent=1)).encode())
             return
         except (OSError, ValueError):
             raise LatentBankError(f"{path} cannot be read; choose another folder.") from None
@@ -91,9 +92,9 @@ class ReadingFolder:
         Raises:
             LatentBankError: the file cannot be written.
         """
-        rows = [{"source": reading.source, **row} for row in reading.rows()]
+        rows = [{"source": as_unicode(reading.source), **row} for row in reading.rows()]
         head = {key: value for key, value in reading.to_dict().items() if key != "tokens"}
-        schema = _COLUMNS.with_metadata({"reading": json.dumps(head, ensure_ascii=False)})
+        schema = _COLUMNS.with_metadata({"reading": as_unicode(json.dumps(head, ensure_ascii=False))})
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd")
         return write_whole(self.path(image), buffer.getvalue().to_pybytes())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from latentbank.errors import ImageError, LatentBankError, ModelError
 from latentbank.query.reading.images import Source, opened
+from latentbank.text import check_text
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,8 @@ def image_tokens(
         ModelError: the model refuses an image. Also, whether or not `broken` is given, if a hidden state is not finite
             or zero.
     """
+    if prompt is not None:
+        check_text(prompt, "prompt")
     stream = opened(images, broken)
     while part := list(itertools.islice(stream, batch)):
         if found := list(_run(model, part, layers, prompt, broken)):

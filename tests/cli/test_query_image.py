@@ -93,6 +93,9 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchVLM], photo
     for token in latent:
         assert sorted(n["word"] for n in token["neighbors"]) == ["cat", "dog"]
     assert loaded[0].calls == [1]
+    # A command that fails before the first reading prints nothing.
+    code, out, err = run("query", "image", photos / "b.png", "--visual-layers", "1", "--json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:

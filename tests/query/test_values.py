@@ -232,3 +232,14 @@ def test_models_are_named_by_paths_and_numpys_strings(tiny_dir: Path) -> None:
         assert model.loaded_layers == 1
         states = model.hidden_states([[1, 2]], np.arange(2))  # type: ignore[arg-type]
         assert [type(layer) for layer in states[0]] == [int, int]
+
+
+@pytest.mark.parametrize("text", ["half \ud83d of one", "caf\udce9", 5, None, ["a"]])
+def test_what_is_no_text_is_named(bank: Bank, tiny: LanguageModel, text: Any) -> None:
+    with pytest.raises(QueryError, match=r"The sentence (holds '\\ud|is of type)"):
+        lb.read_text(bank, tiny, text)
+    if isinstance(text, str):
+        with pytest.raises(QueryError, match="The prompt holds"):
+            lb.read_image(bank, PatchVLM(tiny), picture(), [0], prompt=text)
+        with pytest.raises(QueryError, match="The filter holds"):
+            lb.Where(word=[text])

@@ -13,6 +13,7 @@ from latentbank.bank.store.embedded.engine import engine_errors, unusable
 from latentbank.bank.store.names import share_key, share_path
 from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
 from latentbank.files import write_whole
+from latentbank.text import as_unicode
 
 MANIFEST = "manifest.json"
 # The file's name from the moment the bank is being deleted.
@@ -104,7 +105,7 @@ class ManifestFile:
 
     def _replace(self, data: Record) -> None:
         try:
-            write_whole(self._path, json.dumps(data, ensure_ascii=False, indent=1).encode())
+            write_whole(self._path, as_unicode(json.dumps(data, ensure_ascii=False, indent=1)).encode())
         except LatentBankError as error:
             raise unusable(self._bank, str(error)) from None
 

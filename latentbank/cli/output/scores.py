@@ -14,7 +14,7 @@ from rich.table import Table
 
 from latentbank.cli.output.text import print_json
 from latentbank.files import write_whole
-from latentbank.text import listed
+from latentbank.text import as_unicode, listed
 
 if TYPE_CHECKING:
     from latentbank.query.evaluation.experiments.compare import Compared
@@ -34,7 +34,7 @@ def write_scores(
     """
     if folder is None:
         return
-    text = json.dumps(data, ensure_ascii=False, indent=1)
+    text = as_unicode(json.dumps(data, ensure_ascii=False, indent=1))
     write_whole(folder / f"{name}.json", f"{text}\n".encode())
     draw(folder)
 

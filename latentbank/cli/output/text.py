@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +18,44 @@ from latentbank.text import listed
 
 def print_json(data: Any) -> None:
     """Print data as indented JSON."""
-    print(json.dumps(data, ensure_ascii=False, indent=1))
+    print(_printable(json.dumps(data, ensure_ascii=False, indent=1)))
+
+
+@contextmanager
+def json_list() -> Iterator[Callable[[Any], None]]:
+    """Print a JSON list, each entry when the function that is yielded is called with it.
+
+    After an error in the block, the list ends with the last entry; nothing is printed if there is none.
+    """
+    count = 0
+
+    def put(entry: Any) -> None:
+        nonlocal count
+        print("," if count else "[", _printable(json.dumps(entry, ensure_ascii=False)), sep="\n")
+        count += 1
+
+    try:
+        yield put
+    except BaseException:
+        if count:
+            print("]")
+        raise
+    print("]" if count else "[]")
+
+
+def _printable(text: str) -> str:
+    """Return JSON with what the encoding of standard output lacks as JSON's own escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, _ESCAPES).decode(encoding)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+_ESCAPES = "latentbank-json"
+codecs.register_error(_ESCAPES, _escaped)
 
 
 def console() -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -15,10 +16,11 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.parquet import ReadingFolder
-from latentbank.query.reading.images import find_images
+from latentbank.query.reading.images import ImageSource, find_images
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import read_images
 from tests.query.patch_vlm import PatchVLM, picture
+from tests.query.web.readings import reading_of
 
 SETTINGS = {"model": "patch-vlm", "visual_layers": [0, 2], "where": [], "prompt": None}
 
@@ -58,3 +60,12 @@ def test_a_folder_is_opened_again_with_the_same_settings_only(tmp_path: Path) ->
     (tmp_path / "out" / "_settings.json").write_text("{")
     with pytest.raises(LatentBankError, match="choose another folder"):
         ReadingFolder(tmp_path / "out", SETTINGS)
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_escapes(tmp_path: Path) -> None:
+    reading = replace(reading_of(), source="caf\udce9.png")
+    folder = ReadingFolder(tmp_path, {"model": "caf\udce9"})
+    table = pq.read_table(folder.write(ImageSource(reading.source, reading.source, b""), reading))
+    assert set(table["source"].to_pylist()) == {"caf\\udce9.png"}
+    assert json.loads(table.schema.metadata[b"reading"])["source"] == reading.source
+    ReadingFolder(tmp_path, {"model": "caf\udce9"})  # the same settings
