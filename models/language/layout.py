@@ -27,6 +27,16 @@ _CUT_BEFORE_LOADING = {
 # whose outputs stand in the order of the blocks.
 _PER_BLOCK = ("embed_tokens_per_layer", "per_layer_model_projection")
 
+_EYES = (
+    "vision_config",
+    "vision",
+    "visual",
+    "vision_tower",
+    "vision_backbone",
+    "mm_vision_tower",
+    "img_processor",
+)
+
 
 def setting(config: Any, key: str) -> Any:
     """Return a value of a configuration; None if it has none, or if it differs between blocks."""
@@ -136,6 +146,11 @@ def without_mask_causal(decoder: PreTrainedModel) -> None:
 def text_config(config: Any) -> Any:
     """Return the configuration of the language model inside `config`; for a plain LLM that is `config` itself."""
     return config.get_text_config(decoder=True)
+
+
+def has_eyes(config: Any) -> bool:
+    """Return whether a configuration has settings of a vision tower."""
+    return any(getattr(config, name, None) is not None for name in _EYES)
 
 
 def first_position(decoder: PreTrainedModel) -> int:

@@ -28,6 +28,7 @@ from latentbank.models.language.layout import (
     count_blocks,
     cut_config,
     decoder_of,
+    has_eyes,
     keep_blocks,
     text_config,
     without_mask_causal,
@@ -57,8 +58,15 @@ class ModelFiles:
 
     @property
     def takes_images(self) -> bool:
-        """Whether transformers, or code that comes with the model, loads it as a vision-language model."""
-        return _can_load(AutoModelForImageTextToText, self.config)
+        """Whether transformers, or code that comes with the model, loads it with its eyes.
+
+        Phi-4-multimodal, and much code that comes with models, have the whole model under another Auto class.
+        """
+        if _can_load(AutoModelForImageTextToText, self.config):
+            return True
+        remote = getattr(self.config, "auto_map", None) or {}
+        classes = (AutoModelForCausalLM, AutoModel) if remote else (AutoModelForCausalLM,)
+        return has_eyes(self.config) and any(_can_load(auto_class, self.config) for auto_class in classes)
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,12 @@ def find_model(name: str | os.PathLike[str], *, revision: str | None, trust_remo
     if gguf is not None:
         options["gguf_file"] = gguf
     with plain_errors(name), quiet():
-        return ModelFiles(name, source, AutoConfig.from_pretrained(source, **options), options)
+        config = AutoConfig.from_pretrained(source, **options)
+    if (thinker := getattr(config, "thinker_config", None)) is not None:
+        # An Omni model's part that reads; the rest speaks.
+        thinker._commit_hash = getattr(config, "_commit_hash", None)
+        config = thinker
+    return ModelFiles(name, source, config, options)
 
 
 def load_parts(
@@ -175,7 +188,7 @@ def load_parts(
     inner = text_config(config)
     cut_config(inner, blocks)
     with plain_errors(name), quiet():
-        model, missing = _read_weights(files, inner is not config, head, chosen_dtype)
+        model, missing = _read_weights(files, vision or inner is not config, head, chosen_dtype)
         decoder = decoder_of(model)
         needed = {id(parameter) for parameter in (model if whole else decoder).parameters()}
         # A pooler comes after the last block, and checkpoints of causal LLMs have none.

@@ -24,6 +24,7 @@ from latentbank.models.vision.geometry import Places
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.placing import Placing
 from latentbank.models.vision.processing import load_processor
+from latentbank.models.vision.refusals import check_takes_images
 from latentbank.models.vision.tokens import VisualTokens
 from latentbank.text import first_line
 
@@ -63,11 +64,7 @@ def load_vision_language_model(
         LayerNotFound: the model has no layer `deepest_layer`.
     """
     files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
-    if not files.takes_images:
-        raise ModelError(
-            f"{files.name} is not a vision-language model (its type is {files.config.model_type}): it takes text "
-            "alone, no images."
-        )
+    check_takes_images(files)
     with plain_errors(files.name), quiet():
         processor = load_processor(files.source, files.config, files.options)
     parts = load_parts(files, device=device, dtype=dtype, deepest_layer=deepest_layer, vision=True)
@@ -112,8 +109,10 @@ class VisionLanguageModel:
         self.model = model
         self.processor = processor
         self._token_id = _image_token_id(self.name, model.config)
-        self.placeholder: str = getattr(processor, "image_token", None) or str(
-            processor.tokenizer.convert_ids_to_tokens(self._token_id)
+        # Some processors have an AddedToken, not its text.
+        self.placeholder = str(
+            getattr(processor, "image_token", None)
+            or processor.tokenizer.convert_ids_to_tokens(self._token_id)
         )
         takes = inspect.signature(model.forward).parameters
         if "mm_token_type_ids" in takes and getattr(processor, "return_mm_token_type_ids", None) is False:

@@ -20,6 +20,8 @@ FAMILY = Family(
         "qwen2_5_vl",
         "qwen3_vl",
         "qwen3_vl_moe",
+        "qwen2_5_omni_thinker",
+        "qwen3_omni_moe_thinker",
         "qwen3_5",
         "qwen3_5_moe",
         "glm4v",

@@ -51,6 +51,48 @@ _LINEAR = {
     "linear_num_value_heads": 2,
     "layer_types": ["linear_attention", "full_attention"] * 2,
 }
+_AUDIO = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "output_dim": 32,
+}
+_OMNI_NAMES = {
+    "image_token": "<|IMAGE|>",
+    "audio_token": "<|AUDIO|>",
+    "video_token": "<|VIDEO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+}
+
+
+def _omni(classes: str, images: dict[str, Any], text: dict[str, Any], ids: str, **vision: Any) -> Case:
+    """Return the part of an Omni model that reads."""
+    return Case(
+        Family(
+            classes=classes,
+            config_class=f"{classes}ThinkerConfig",
+            model_class=f"{classes}ThinkerForConditionalGeneration",
+            config={
+                "text_config": {**_TEXT, "head_dim": 8, "rope_parameters": _MROPE, **text},
+                "vision_config": {"patch_size": images["patch_size"], **vision},
+                "audio_config": _AUDIO,
+                "vision_start_token_id": "<|vision_bos|>",
+                "audio_start_token_id": "<|audio_bos|>",
+                f"image_token_{ids}": "<|IMAGE|>",
+                f"audio_token_{ids}": "<|AUDIO|>",
+                f"video_token_{ids}": "<|VIDEO|>",
+            },
+            images=("Qwen2VLImageProcessor", {**images, "feature_extractor_type": "WhisperFeatureExtractor"}),
+            named=_OMNI_NAMES,
+            tokens=(),
+            shown="<|vision_bos|><|IMAGE|><|vision_eos|>",
+        )
+    )
+
 
 CASES = {
     "qwen2_vl": Case(_qwen("Qwen2VL", _QWEN2, {}, depth=2, embed_dim=16, hidden_size=32, num_heads=2)),
@@ -60,5 +102,9 @@ CASES = {
     "qwen3_5": Case(_qwen("Qwen3_5", _QWEN3, _LINEAR, **_LEARNED)),
     "qwen3_5_moe": Case(
         _qwen("Qwen3_5Moe", _QWEN3, {**_LINEAR, **_MOE, "shared_expert_intermediate_size": 16}, **_LEARNED)
+    ),
+    "qwen2_5_omni_thinker": _omni("Qwen2_5Omni", _QWEN2, {}, "index", **_WINDOWS),
+    "qwen3_omni_moe_thinker": _omni(
+        "Qwen3OmniMoe", _QWEN3, _MOE, "id", **_LEARNED, deepstack_visual_indexes=[0, 1]
     ),
 }
