@@ -27,6 +27,7 @@ from latentbank.cli.options.images import (
     PromptOption,
     ReadingOutputs,
     SearchOptions,
+    TextOptions,
 )
 from latentbank.cli.options.models import VisualModelOptions
 from latentbank.cli.query import app
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.reading.around import Around
 
 _FIRST = "images bank model visual_layers"
 
@@ -56,6 +58,7 @@ def query_image(
     lens: LensOption = "latent",
     search: SearchOptions,
     prompt: PromptOption = None,
+    text: TextOptions,
     means: Annotated[
         Path | None,
         typer.Option(
@@ -69,12 +72,12 @@ def query_image(
 ) -> None:
     """Read the visual tokens of images through one lens or several. Exits 1 if an image could not be read."""
     from latentbank.query.lenses.centring import load_means
-    from latentbank.query.reading.visual import default_visual_layers, read_images
+    from latentbank.query.reading.visual import chosen_layers, read_images
 
     if outputs.as_json and outputs.parquet is not None:
         raise QueryError("Readings go to one place: choose --json or --parquet.")
     names = lens_names(lens)
-    layers = numbers(visual_layers)
+    layers, around = numbers(visual_layers), text.around()
     condition, unique = search.condition(), search.once()
     found = images.find()
     files = outputs.files(found.total)
@@ -84,14 +87,14 @@ def query_image(
         if model.model is None or any(lens_class(name).needs_bank for name in names):
             opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
             opened.choose_layers(search.layers())
-        vlm = _load(model, opened, settings, layers, lambda count: max(default_visual_layers(count)))
-        layers = layers or default_visual_layers(vlm.num_layers)
+        vlm = _load_for(model, opened, settings, layers, around)
+        layers = layers or chosen_layers(vlm.num_layers, opened, around)
         means = means or _kept_means(vlm, opened)
         query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
         lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
         job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
         if outputs.parquet is not None:
-            choice = _choice(names, layers, search, prompt, query_mean, means)
+            choice = _choice(names, layers, search, prompt, query_mean, means) | _text_choice(around)
             job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), choice)
         job.run(
             lambda pending: read_images(
@@ -105,6 +108,8 @@ def query_image(
                 query_mean=query_mean,
                 broken=job.broken,
                 warn=_warn,
+                tokens=text.tokens,
+                answer=around.answer,
             )
         )
 
@@ -219,6 +224,17 @@ def _load(
     return model.load_vlm(name, max(layers) if layers else deepest, settings, revision=revision)
 
 
+def _load_for(
+    model: VisualModelOptions, bank: Bank | None, settings: Settings, layers: list[int] | None, around: Around
+) -> VisualModel:
+    """Load the VLM as deep as it will be read; whole if it is to write an answer."""
+    from latentbank.query.reading.visual import chosen_layers
+
+    if around.answer:
+        return _load(model, bank, settings, None, lambda count: count)
+    return _load(model, bank, settings, layers, lambda count: max(chosen_layers(count, bank, around)))
+
+
 def _load_alone(
     ctx: typer.Context, bank: BankOptions, model: VisualModelOptions, layers: list[int] | None
 ) -> VisualModel:
@@ -234,6 +250,11 @@ def _kept_means(vlm: VisualModel, bank: Bank | None) -> Path | None:
     if bank is None or bank.metric != "centred" or vlm.means_file is None:
         return None
     return vlm.means_file if vlm.means_file.is_file() else None
+
+
+def _text_choice(around: Around) -> dict[str, Any]:
+    """Return what a folder of readings depends on besides `_choice`; nothing for visual tokens alone."""
+    return {"prompt_tokens": around.prompt, "answer": around.answer} if around else {}
 
 
 def _choice(

@@ -201,6 +201,20 @@ def write_captions(
     return captions
 
 
+@torch.no_grad()
+def answer_ids(language: LanguageModel, head: CaptionLoss, visual: Tensor, most: int) -> list[int]:
+    """Return the token ids that a language model writes after an image, by greedy decoding, without the last EOS.
+
+    Args:
+        language: the LLM, loaded whole.
+        head: the loss with its unembedding.
+        visual: the visual tokens of the image, [tokens, hidden].
+        most: the largest number of tokens.
+    """
+    rows = visual[None].to(language.device, language.dtype)
+    return _greedy(language, head, rows, layout_of(language.tokenizer), most)[0]
+
+
 def _greedy(
     language: LanguageModel, head: CaptionLoss, visual: Tensor, layout: Layout, most: int
 ) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.errors import ModelError
-from latentbank.models.composite.captions import CaptionLoss, caption_loss, layout_of, write_captions
+from latentbank.models.composite.captions import (
+    CaptionLoss,
+    answer_ids,
+    caption_loss,
+    layout_of,
+    write_captions,
+)
 from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.answers import check_whole
 from latentbank.models.vision.encoders import Encoder
-from latentbank.models.vision.tokens import VisualTokens
+from latentbank.models.vision.tokens import TextTokens, VisualTokens
 
 _BATCH = 16  # images in one forward pass
 
@@ -116,23 +124,64 @@ class CompositeVLM:
                 found.append(self._tokens(own, image.size))
         return found
 
+    def tokens_with_text(
+        self, image: Image.Image, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the visual tokens of an image with the text tokens before and after it, and those of the answer.
+
+        Args:
+            image: an RGB image.
+            layers: which layers' hidden states to return.
+            prompt: has no effect here; the text is what the projector was trained with.
+            answer: the largest number of tokens of the answer; 0: none is written.
+
+        Raises:
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
+            ModelError: an answer is requested and only part of the language model is loaded.
+        """
+        del prompt
+        layout = layout_of(self.language.tokenizer)
+        visual = self.project([image])
+        written = answer_ids(self.language, self._whole_head(), visual[0], answer) if answer else []
+        first, count = len(layout.before), visual.shape[1]
+        ids = torch.tensor([*layout.before, *layout.after, *written], device=self.language.device)
+        with torch.no_grad():
+            text = self.language.decoder.get_input_embeddings()(ids)[None]
+        states = self._states(torch.cat([text[:, :first], visual, text[:, first:]], dim=1), layers)
+        around = torch.cat([torch.arange(first), torch.arange(first, len(ids)) + count])
+        found = self._tokens(
+            {layer: rows[0, first : first + count] for layer, rows in states.items()}, image.size
+        )
+        return replace(
+            found,
+            positions=np.arange(first, first + count),
+            text=TextTokens(
+                {layer: rows[0][around.to(rows.device)] for layer, rows in states.items()},
+                ids.cpu().numpy().astype(np.int64),
+                around.numpy(),
+                np.arange(len(ids)) >= len(ids) - len(written),
+            ),
+        )
+
     def captions(self, images: Sequence[Image.Image], most: int = 64) -> list[str]:
         """Return captions of at most `most` tokens that the language model writes, by greedy decoding.
 
         Raises:
             ModelError: only part of the language model is loaded.
         """
-        if self.language.loaded_layers < self.num_layers:
-            raise ModelError(
-                f"{self.language.name} is loaded in part: load it without deepest_layer to write captions."
-            )
-        if self._head is None:
-            self._head = caption_loss(self.language)
+        head = self._whole_head()
         written: list[str] = []
         for start in range(0, len(images), _BATCH):
             visual = self.project(images[start : start + _BATCH])
-            written += write_captions(self.language, self._head, list(visual), most)
+            written += write_captions(self.language, head, list(visual), most)
         return written
+
+    def _whole_head(self) -> CaptionLoss:
+        """Return the loss with the unembedding, which writes; the LLM must be loaded whole."""
+        check_whole(self.language)
+        if self._head is None:
+            self._head = caption_loss(self.language)
+        return self._head
 
     def _states(self, inputs: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         def forward() -> object:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from latentbank.errors import LayerNotFound
+from latentbank.errors import LayerNotFound, ModelError
 from latentbank.text import listed
 
 if TYPE_CHECKING:
@@ -19,6 +19,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latentbank.models.language.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The text tokens of a sequence with an image, in the order of the sequence: those of the prompt, then the answer.
+
+    Attributes:
+        states: hidden states by layer, [tokens, hidden] in the model's dtype, on its device.
+        ids: token ids, [tokens] int64. Special tokens are among them.
+        positions: places in the sequence, [tokens] int64.
+        answer: True for tokens that the model wrote, False for those of the prompt, [tokens] bool.
+    """
+
+    states: dict[int, Tensor]
+    ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    answer: npt.NDArray[np.bool_]
+
+    def of_answer(self) -> TextTokens:
+        """Return the tokens of the answer alone."""
+        chosen = self.answer
+        states = {layer: rows[chosen.nonzero()[0]] for layer, rows in self.states.items()}
+        return TextTokens(states, self.ids[chosen], self.positions[chosen], chosen[chosen])
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -34,6 +60,8 @@ class VisualTokens:
         tiles: 0 for a view of the whole image, 1 and more for the others, [tokens] int64.
         size: width and height of the original image.
         geometry: how the boxes were found, for people; None: as the model's `geometry` says.
+        positions: places in the sequence, [tokens] int64; None: not known.
+        text: the text tokens of the sequence; None: they were not requested.
     """
 
     states: dict[int, Tensor]
@@ -43,6 +71,8 @@ class VisualTokens:
     tiles: npt.NDArray[np.int64]
     size: tuple[int, int]
     geometry: str | None = None
+    positions: npt.NDArray[np.int64] | None = None
+    text: TextTokens | None = None
 
     def norms(self, layer: int) -> npt.NDArray[np.float32]:
         """Return the L2 norms of the hidden states of a layer, [tokens] float32, computed in float32.
@@ -90,3 +120,40 @@ class VisualModel(Protocol):
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
         """Return the visual tokens of each image, from one forward pass that stops after the deepest layer."""
+
+
+@runtime_checkable
+class TextModel(Protocol):
+    """A model that also gives the text tokens around an image."""
+
+    def tokens_with_text(
+        self, image: Image.Image, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the visual tokens of an image, with `positions` and `text`, from one forward pass.
+
+        Args:
+            image: in RGB.
+            layers: which layers' hidden states to return.
+            prompt: as for `visual_tokens`; it holds one image.
+            answer: the largest number of tokens that the model writes after the prompt, by greedy decoding; 0: none.
+                The answer ends before a token that ends the sequence.
+
+        Raises:
+            LayerNotFound: the model does not have a layer, or the layer is not loaded.
+            ModelError: an answer is requested and only part of the model is loaded.
+        """
+
+
+def tokens_with_text(
+    model: VisualModel, image: Image.Image, layers: Sequence[int], prompt: str | None, answer: int
+) -> VisualTokens:
+    """Return the visual tokens of an image with the text tokens around them; see `TextModel`.
+
+    Raises:
+        ModelError: the model does not give text tokens.
+    """
+    if not isinstance(model, TextModel):
+        raise ModelError(
+            f"{model.name} does not give the text around an image: read its visual tokens alone."
+        )
+    return model.tokens_with_text(image, layers, prompt, answer)

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from latentbank.models.language.collecting import check_layers
 from latentbank.models.language.loading import find_model, load_parts, plain_errors, quiet
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import Unembedding
+from latentbank.models.vision.answers import check_whole, text_tokens, with_answer
 from latentbank.models.vision.geometry import Places
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.placing import Placing
@@ -191,6 +193,48 @@ class VisionLanguageModel:
                 found.append(_tokens(size, places, geometry, own, here))
         return found
 
+    def tokens_with_text(
+        self, image: Image.Image, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the visual tokens of an image with the text tokens of its prompt and of the model's answer.
+
+        The answer is written first, then prompt and answer run once. Special tokens of the prompt are text; positions
+        of the image that show no part of it, such as a row's newline in LLaVA-NeXT, are neither.
+
+        Args:
+            image: it is first converted to RGB, as by `open_image`.
+            layers: which layers' hidden states to return.
+            prompt: as for `visual_tokens`, with one placeholder.
+            answer: the largest number of tokens of the answer; 0: none is written.
+
+        Raises:
+            LayerNotFound: as for `visual_tokens`.
+            ImageError: as for `visual_tokens`.
+            QueryError: the prompt has no placeholder, or several.
+            ModelError: as for `visual_tokens`; also if an answer is requested and only part of the model is loaded.
+        """
+        requested = self._check(layers)
+        if answer:
+            check_whole(self.language)
+        picture = _fitting(open_image(image))
+        text = self._default_prompt() if prompt is None else prompt
+        if text.count(self.placeholder) != 1:
+            raise QueryError(
+                f"The prompt has {text.count(self.placeholder)} times {self.placeholder}, and the text around one "
+                "image is read: put it there once.",
+                argument="prompt",
+            )
+        inputs = {k: v for k, v in self._inputs(text, [[picture]]).items() if k not in _NOT_FOR_THE_MODEL}
+        prompt_length = inputs["input_ids"].shape[1]
+        if answer:
+            inputs = with_answer(self.model, self.language, inputs, answer)
+        states = self._run(inputs, requested)
+        positions = (inputs["input_ids"][0, :prompt_length] == self._token_id).nonzero().flatten().cpu()
+        ((places, geometry),) = self._placing.places([picture.size], 0, inputs, len(positions))
+        own = {layer: states[layer][0] for layer in requested}
+        found = _tokens(picture.size, places, geometry, own, positions)
+        return replace(found, text=text_tokens(inputs, states, self._token_id, prompt_length))
+
     def _check(self, layers: Sequence[int]) -> list[int]:
         loaded = self.language.loaded_layers
         # What a model adds after a block enters only the next block, so one more block has to be loaded.
@@ -267,6 +311,7 @@ def _tokens(
         tiles=places.tiles[visual],
         size=size,
         geometry=geometry,
+        positions=here.numpy(),
     )
 
 

@@ -20,6 +20,7 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
     """Return an image's reading as lines of text: a heading and a grid of words for each lens, layer and tile.
 
     If no token has a place in a grid, the words stand in the order of the tokens, and a line says why.
+    Text around the image follows the grids of a layer, token by token, if it was read.
 
     Args:
         reading: of an image.
@@ -42,6 +43,26 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                     lines.append(f"{lens} lens, visual layer {layer}, {heading}")
                     filled = textwrap.wrap(" ".join(words), max(20, width - 2), break_on_hyphens=False)
                     lines += [f"  {line}" for line in filled]
+            for kind, tokens in reading.around(layer, lens).items():
+                lines.append(f"  {kind}, each token → its best word")
+                lines += [f"    {line}" for line in told_lines(tokens, width - 4)]
+    return lines
+
+
+def told(token: TokenReading, width: int = 40) -> str:
+    """Return a text token and its best word, such as `dog→puppy`, each in at most `width` cells."""
+    label = shorten(token.label.strip() or token.label, width)
+    return f"{label}→{shorten(token.neighbors[0].word, width)}" if token.neighbors else label
+
+
+def told_lines(tokens: Sequence[TokenReading], width: int) -> list[str]:
+    """Return text tokens and their best words as lines of at most `width` cells where they fit."""
+    lines: list[str] = []
+    for item in map(told, tokens):
+        if lines and cell_len(lines[-1]) + 2 + cell_len(item) <= width:
+            lines[-1] += f"  {item}"
+        else:
+            lines.append(item)
     return lines
 
 
@@ -49,7 +70,8 @@ def lists_of(tokens: Sequence[TokenReading]) -> list[tuple[str, list[str]]]:
     """Return the best words of tokens that stand in no grid, tile by tile, each list with a heading."""
     tiles: dict[int, list[TokenReading]] = {}
     for token in tokens:
-        tiles.setdefault(token.place.tile if token.place else 0, []).append(token)
+        if token.place is not None:  # text around the image is no part of it
+            tiles.setdefault(token.place.tile, []).append(token)
     found = []
     for tile, inside in tiles.items():
         placed = any(token.place is not None and token.place.box is not None for token in inside)

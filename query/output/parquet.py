@@ -24,6 +24,7 @@ _COLUMNS = pa.schema(
         ("source", pa.string()),
         ("index", pa.int32()),
         ("label", pa.string()),
+        ("kind", pa.string()),
         ("layer", pa.int16()),
         ("lens", pa.string()),
         ("norm", pa.float32()),

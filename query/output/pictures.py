@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
-from latentbank.query.output.grids import lists_of, panels_of, shorten
+from latentbank.query.output.grids import lists_of, panels_of, shorten, told
 from latentbank.values import Layers
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _FONT = 15
 _MARGIN = 10
 _HEADING = 26
 _LIST_WIDTH, _LIST_LETTERS, _LIST_LINES = 640, 72, 12  # of words below an image: pixels, letters and lines
+_LINE = 20  # height of a line of an answer
 _SHADE = 150  # opacity of the dark bar behind a word, of 255
 
 
@@ -39,7 +40,8 @@ def draw_reading(
 ) -> Image.Image:
     """Return a picture of an image's reading: a row for each visual layer, a column for each lens.
 
-    Each patch has the best word on it. If no token has a place in a grid, the words stand below the image.
+    Each patch has the best word on it. If no token has a place in a grid, the words stand below the image. So does the
+    model's answer, if one was read: each token with its best word.
 
     Args:
         reading: of an image; it must still hold the image.
@@ -53,14 +55,18 @@ def draw_reading(
     drawn = panels_of(reading, layers, lenses, tile)
     panels = [
         [
-            _panel(reading, tokens, layer, lens, drawn.tile)
-            if drawn.tile is not None
-            else _listed(reading, tokens, layer, lens)
+            _with_answer(
+                _panel(reading, tokens, layer, lens, drawn.tile)
+                if drawn.tile is not None
+                else _listed(reading, tokens, layer, lens),
+                reading.around(layer, lens).get("answer", []),
+            )
             for lens, tokens in zip(drawn.lenses, row, strict=True)
         ]
         for layer, row in zip(drawn.layers, drawn.tokens, strict=True)
     ]
-    width, height = panels[0][0].size
+    width = panels[0][0].width
+    height = max(panel.height for row in panels for panel in row)
     page = Image.new(
         "RGB",
         (
@@ -138,6 +144,27 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
         _write(draw, token, scale)
     panel.paste(Image.alpha_composite(words, over).convert("RGB"), (0, _HEADING))
     return panel
+
+
+def _with_answer(panel: Image.Image, answer: Sequence[TokenReading]) -> Image.Image:
+    """Return a panel with the tokens of an answer and their best words below it, in lines that fit."""
+    font = _font(_FONT)
+    lines: list[str] = []
+    for item in map(told, answer):
+        longer = f"{lines[-1]}   {item}" if lines else item
+        if lines and font.getlength(longer) <= panel.width - 4:
+            lines[-1] = longer
+        else:
+            lines.append(item)
+    if not lines:
+        return panel
+    taller = Image.new("RGB", (panel.width, panel.height + _HEADING + _LINE * len(lines)), "white")
+    taller.paste(panel, (0, 0))
+    draw = ImageDraw.Draw(taller)
+    draw.text((2, panel.height + 5), "answer, each token → its best word", (90, 90, 90), font)
+    for number, line in enumerate(lines):
+        draw.text((2, panel.height + _HEADING + _LINE * number), line, "black", font)
+    return taller
 
 
 def _write(draw: ImageDraw.ImageDraw, token: TokenReading, scale: float) -> None:

@@ -13,7 +13,7 @@ from latentbank.errors import QueryError
 from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
 from latentbank.query.lenses.registry import score_of, title_of
-from latentbank.query.output.grids import choose_tile, panels_of, shorten
+from latentbank.query.output.grids import choose_tile, panels_of, shorten, told_lines
 from latentbank.values import Layers
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 _SIDE = 3.4  # longer side of an image, in inches
 _LARGEST, _SMALLEST = 9.0, 3.5  # font sizes of a word, in points
+_TOLD = 7.0  # font size of the tokens of an answer, in points
 _LETTER = 0.62  # width of a letter, relative to the font size
 # Fonts to use if the system has them; matplotlib's own has no Chinese, Japanese or Korean characters.
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS", "Microsoft YaHei")
@@ -49,7 +50,7 @@ def plot_reading(
         lens: None: the first.
         tile: the tile whose tokens are drawn; None: the first.
         axis: the axis to draw into; None: the axis of a new figure of pyplot.
-        words: write the best word on each patch.
+        words: write the best word on each patch, and the tokens of the model's answer below with theirs.
         heat: colour each patch by its best score (cosine, or LogitLens's probability), with a colour bar.
 
     Returns:
@@ -123,11 +124,20 @@ def save_plot(
 
 
 def _size(reading: Reading, rows: int, columns: int) -> tuple[float, float]:
-    """Return width and height of a figure in inches, with room for titles and colour bars."""
+    """Return width and height of a figure in inches, with room for titles, colour bars and the model's answer."""
+    width, height = _panel(reading)
+    lines = max(
+        len(_answer_lines(reading, layer, lens)) for layer in reading.layers for lens in reading.lenses
+    )
+    return max(2.0, width + 0.8) * columns, (max(1.2, height + 0.4) + 1.3 * _TOLD * lines / 72) * rows
+
+
+def _panel(reading: Reading) -> tuple[float, float]:
+    """Return width and height of the image in a panel, in inches."""
     assert reading.size is not None
     width, height = reading.size
     scale = _SIDE / max(width, height)
-    return max(2.0, width * scale + 0.8) * columns, max(1.2, height * scale + 0.4) * rows
+    return width * scale, height * scale
 
 
 def _draw(
@@ -165,6 +175,15 @@ def _draw(
             _write(axis, token.neighbors[0].word, box, 72 * inch)
     axis.set_title(f"{title_of(lens)}, visual layer {layer}", fontsize=9)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    if words and (lines := _answer_lines(reading, layer, lens)):
+        # A word such as $x$ is not a formula.
+        axis.set_xlabel("\n".join(lines), fontsize=_TOLD, fontfamily=_fonts(), loc="left", parse_math=False)
+
+
+def _answer_lines(reading: Reading, layer: int, lens: str) -> list[str]:
+    """Return the tokens of the model's answer with their best words, in lines as wide as the image's panel."""
+    answer = reading.around(layer, lens).get("answer", [])
+    return told_lines(answer, int(72 * _panel(reading)[0] / (_LETTER * _TOLD)))
 
 
 def _write(axis: Any, word: str, box: tuple[float, float, float, float], scale: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from latentbank.bank.points import Neighbor
 from latentbank.errors import LatentBankError, LayerNotFound, QueryError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from latentbank.bank.settings import Metric
 
+TokenKind = Literal["visual", "prompt", "answer", "text", "other"]
+"""What a token is: of an image, of the prompt around it, of the model's answer, of a sentence, or something else."""
 _CAPTION = 72
 
 
@@ -48,6 +50,7 @@ class TokenReading:
         neighbors: what the lens found, best first.
         lens: the lens's name.
         place: the place of a visual token in its image; None for other tokens.
+        kind: what the token is.
     """
 
     index: int
@@ -57,12 +60,14 @@ class TokenReading:
     neighbors: tuple[Neighbor, ...]
     lens: str = "latent"
     place: Place | None = None
+    kind: TokenKind = "other"
 
     def head(self) -> dict[str, Any]:
         """Return everything but the neighbors as JSON-ready data, with the place of a visual token."""
         data = {
             "index": self.index,
             "label": self.label,
+            "kind": self.kind,
             "layer": self.layer,
             "lens": self.lens,
             "norm": self.norm,
@@ -145,6 +150,25 @@ class Reading:
         """The tiles that have a grid of tokens, ascending; empty for a text, or if no token has a place in a grid."""
         return sorted({at.tile for token in self.tokens if (at := token.place) is not None and at.row >= 0})
 
+    @property
+    def answer(self) -> str:
+        """What the model wrote about an image, as far as it was read; "" if no answer was asked for."""
+        first = self.at(self.layers[0])
+        return "".join(token.label for token in first if token.kind == "answer")
+
+    def around(self, layer: int, lens: str | None = None) -> dict[TokenKind, list[TokenReading]]:
+        """Return the token readings of the text around an image at one layer: those of prompt and answer, if any.
+
+        Raises:
+            LayerNotFound: as for `at`.
+            QueryError: as for `at`.
+        """
+        found: dict[TokenKind, list[TokenReading]] = {"prompt": [], "answer": []}
+        for token in self.at(layer, lens):
+            if token.kind in found:
+                found[token.kind].append(token)
+        return {kind: tokens for kind, tokens in found.items() if tokens}
+
     def patches(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[TokenReading]:
         """Return the token readings of one layer that have a place in the grid of a tile.
 
@@ -198,6 +222,7 @@ class Reading:
         }
         if self.size is not None:
             data |= {"size": list(self.size), "geometry": self.geometry, "prompt": self.prompt}
+            data["answer"] = self.answer
         return data | {
             "tokens": [
                 {**token.head(), "neighbors": [neighbor.to_dict() for neighbor in token.neighbors]}
@@ -208,9 +233,9 @@ class Reading:
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per neighbor.
 
-        A row has the token's `index`, `label`, `layer`, `lens` and `norm`, the neighbor's `rank` (from 0) and its
-        fields; the context's id is called `neighbor_id`. Rows of an image also have `tile`, `row`, `column` and the box
-        as `left`, `top`, `right`, `bottom`.
+        A row has the token's `index`, `label`, `kind`, `layer`, `lens` and `norm`, the neighbor's `rank` (from 0) and
+        its fields; the context's id is called `neighbor_id`. Rows of visual tokens also have `tile`, `row`, `column`
+        and the box as `left`, `top`, `right`, `bottom`.
         """
         rows = []
         for token in self.tokens:

@@ -18,7 +18,7 @@ from latentbank.errors import QueryError
 from latentbank.query.lenses.base import Kind, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.lenses.latent import LatentLens
-from latentbank.query.reading.reading import Reading, TokenReading
+from latentbank.query.reading.reading import Reading, TokenKind, TokenReading
 from latentbank.values import Layers, layers_of, names_of, whole
 
 if TYPE_CHECKING:
@@ -161,12 +161,13 @@ def _read(
     query_mean: QueryMean | None,
 ) -> Reading:
     tokens = []
+    own: TokenKind = "text" if kind == "text" else "other"
     for layer, rows in states.items():
         norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
         mean = resolve_mean(lens.bank, query_mean, layer, rows)
         found = lens.read(Queries(rows, layer if layer >= 0 else None, kind, mean), top_k)
         tokens += [
-            TokenReading(index, label, layer, float(norm), tuple(neighbors))
+            TokenReading(index, label, layer, float(norm), tuple(neighbors), kind=own)
             for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
         ]
     return Reading(

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
-from latentbank.bank.points import Neighbor
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
-from latentbank.query.lenses.base import Lens, Queries
-from latentbank.query.lenses.centring import QueryMean, described, kept_means, resolve_mean
+from latentbank.query.lenses.base import Lens
+from latentbank.query.lenses.centring import QueryMean, kept_means
 from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.reading.around import Around, Which, around_of
+from latentbank.query.reading.assembly import Choices, read_batches
 from latentbank.query.reading.images import Source
-from latentbank.query.reading.norms import beyond_range
-from latentbank.query.reading.pieces import read_in_pieces
-from latentbank.query.reading.reading import Place, Reading, TokenReading
-from latentbank.query.reading.visual_tokens import Broken, ImageTokens, image_tokens
+from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.values import Layers, layers_of, whole
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from latentbank.models.vision.tokens import VisualModel, VisualTokens
+    from latentbank.models.vision.tokens import VisualModel
 
 BATCH = 8
 """Images in one forward pass."""
@@ -39,6 +32,18 @@ BATCH = 8
 def default_visual_layers(num_layers: int) -> list[int]:
     """Return the visual layers that are read by default: the input, and an eighth, a quarter and half of the LLM."""
     return sorted({0, *(max(1, round(num_layers * eighths / 8)) for eighths in (1, 2, 4))})
+
+
+def chosen_layers(num_layers: int, bank: Bank | None, around: Around) -> list[int]:
+    """Return the layers that are read by default.
+
+    Text beside an image needs the bank's mean of text if the bank is centred. Then these are the layers of
+    `default_visual_layers` that the bank has, or the middle of its layers if it has none of them.
+    """
+    layers = default_visual_layers(num_layers)
+    if bank is None or bank.metric != "centred" or not around:
+        return layers
+    return [layer for layer in layers if layer in bank.layers] or bank.choose_layers("mid")
 
 
 def read_image(
@@ -55,6 +60,8 @@ def read_image(
     prompt: str | None = None,
     query_mean: QueryMean | None = None,
     lenses: Sequence[Lens] = (),
+    tokens: Which = "visual",
+    answer: int = 0,
 ) -> Reading:
     """Read every visual token of one image against a bank, and through other lenses.
 
@@ -71,11 +78,13 @@ def read_image(
         prompt: the text beside the image; None: the model's own.
         query_mean: as for `read_images`.
         lenses: further lenses, such as a LogitLens.
+        tokens: as for `read_images`.
+        answer: as for `read_images`.
 
     Raises:
         BankMismatch: the bank belongs to another model.
         ImageError: the image cannot be read.
-        ModelError: a hidden state is not finite.
+        ModelError: a hidden state is not finite, or an answer is requested and only part of the model is loaded.
 
     Examples:
         >>> import latentbank as lb
@@ -83,12 +92,23 @@ def read_image(
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
         ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8], bank_layers="all")
         >>> words = reading.grid(8)
+        >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
+        ...     told = lb.read_image(bank, vlm, "cat.jpg", tokens="all", answer=40)
+        >>> caption = told.answer
     """
     if layers is None:
-        layers = default_visual_layers(model.num_layers)
+        layers = chosen_layers(model.num_layers, bank, around_of(tokens, answer))
     latent = LatentLens(bank, bank_layers, where, unique, exact)
     (reading,) = read_images(
-        model, [image], [latent, *lenses], layers, top_k=top_k, prompt=prompt, query_mean=query_mean
+        model,
+        [image],
+        [latent, *lenses],
+        layers,
+        top_k=top_k,
+        prompt=prompt,
+        query_mean=query_mean,
+        tokens=tokens,
+        answer=answer,
     )
     return reading
 
@@ -105,6 +125,8 @@ def read_images(
     query_mean: QueryMean | None = None,
     broken: Broken | None = None,
     warn: Callable[[str], None] | None = None,
+    tokens: Which = "visual",
+    answer: int = 0,
 ) -> Iterator[Reading]:
     """Read many images, a batch at a time. Memory does not grow with their number.
 
@@ -125,6 +147,10 @@ def read_images(
             image is left out. None: the error is raised.
         warn: called once with a warning if visual norms are beyond what the model's dtype can hold; None: a Python
             warning is issued.
+        tokens: "visual", or "all" to read the prompt's text tokens as well, special ones included. In a centred bank,
+            text has the bank's mean of text.
+        answer: the largest number of tokens that the model writes after the prompt, by greedy decoding, and that are
+            read as well; 0: none. It needs the whole model.
 
     Yields:
         A reading of each image through all lenses at all layers, in the images' order.
@@ -132,8 +158,9 @@ def read_images(
     Raises:
         BankMismatch: a lens's bank belongs to another model.
         QueryError: there is no lens or no layer.
+        LayerNotFound: text is read at a layer whose mean of text a centred bank does not know.
         ImageError: an image cannot be read.
-        ModelError: a hidden state is not finite.
+        ModelError: a hidden state is not finite, or an answer is requested and only part of the model is loaded.
 
     Examples:
         >>> import latentbank as lb
@@ -143,10 +170,11 @@ def read_images(
         ...         path = lb.save_reading(reading, f"{reading.source}.png")
     """
     top_k, batch = whole(top_k, "top_k", 1), whole(batch, "batch", 1)
-    chosen, query_mean = _checked(model, lenses, layers, query_mean)
-    batches = image_tokens(model, images, chosen, prompt, batch, broken)
-    choices = _Choices(lenses, top_k, prompt, query_mean, warn or _python_warning)
-    return _read(model, batches, [chosen], choices)
+    around = around_of(tokens, answer)
+    chosen, query_mean = _checked(model, lenses, layers, query_mean, around)
+    batches = image_tokens(model, images, chosen, prompt, batch, broken, around)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or _python_warning)
+    return read_batches(model, batches, [chosen], choices)
 
 
 def read_layers(
@@ -160,6 +188,8 @@ def read_layers(
     query_mean: QueryMean | None = None,
     warn: Callable[[str], None] | None = None,
     between: Callable[[int], None] | None = None,
+    tokens: Which = "visual",
+    answer: int = 0,
 ) -> Iterator[Reading]:
     """Read one image layer by layer, so that the first layer can be shown before the last is read.
 
@@ -171,10 +201,11 @@ def read_layers(
     Yields:
         A reading of each visual layer alone, in the layers' order; `join_layers` joins them.
     """
-    chosen, query_mean = _checked(model, lenses, layers, query_mean)
-    found = image_tokens(model, [image], chosen, prompt, 1, None)
-    choices = _Choices(lenses, top_k, prompt, query_mean, warn or _python_warning, between)
-    return _read(model, found, [[layer] for layer in chosen], choices)
+    around = around_of(tokens, answer)
+    chosen, query_mean = _checked(model, lenses, layers, query_mean, around)
+    found = image_tokens(model, [image], chosen, prompt, 1, None, around)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or _python_warning, between)
+    return read_batches(model, found, [[layer] for layer in chosen], choices)
 
 
 def join_layers(readings: Sequence[Reading]) -> Reading:
@@ -191,7 +222,11 @@ def join_layers(readings: Sequence[Reading]) -> Reading:
 
 
 def _checked(
-    model: VisualModel, lenses: Sequence[Lens], layers: Layers, query_mean: QueryMean | None
+    model: VisualModel,
+    lenses: Sequence[Lens],
+    layers: Layers,
+    query_mean: QueryMean | None,
+    around: Around,
 ) -> tuple[list[int], QueryMean | None]:
     """Check lenses and layers; return each layer once, and the mean for a centred bank."""
     chosen = layers_of(layers)
@@ -203,128 +238,10 @@ def _checked(
         lens.check(model)
         if lens.bank is not None and lens.bank.metric == "centred" and query_mean is None:
             query_mean = kept_means(model) or "batch"
+        if lens.bank is not None and lens.bank.metric == "centred" and around:
+            for layer in chosen:
+                lens.bank.text_mean(layer)  # a layer without one fails before anything is computed
     return chosen, query_mean
-
-
-@dataclass(frozen=True)
-class _Choices:
-    """What `read_images` and `read_layers` were asked for; see there."""
-
-    lenses: Sequence[Lens]
-    top_k: int
-    prompt: str | None
-    query_mean: QueryMean | None
-    warn: Callable[[str], None]
-    between: Callable[[int], None] | None = None
-
-    def neighbors(self, lens: Lens, layer: int, batch: Sequence[VisualTokens]) -> Iterator[list[Neighbor]]:
-        """Return the neighbors of each visual token of a batch's images, in order, at one layer by one lens."""
-        states = torch.cat([tokens.states[layer] for tokens in batch])
-        queries = Queries(states, layer, "visual", self._mean(lens, layer, batch))
-        if self.between is not None:
-            return iter(read_in_pieces(lens, queries, self.top_k, self.between))
-        return iter(lens.read(queries, self.top_k))
-
-    def _mean(
-        self, lens: Lens, layer: int, batch: Sequence[VisualTokens]
-    ) -> npt.NDArray[np.floating[Any]] | None:
-        """Return the mean of each visual token as rows `[tokens, hidden]`; None unless the lens's bank is centred.
-
-        Raises:
-            QueryError: a mean was given and the bank is not centred.
-        """
-        if lens.bank is None:
-            return None
-        means = []
-        for tokens in batch:
-            states = tokens.states[layer]
-            mean = resolve_mean(lens.bank, self.query_mean, layer, states)
-            if mean is None:
-                return None
-            means.append(np.broadcast_to(mean, states.shape))
-        return np.concatenate(means)
-
-
-def _read(
-    model: VisualModel,
-    batches: Iterator[list[ImageTokens]],
-    groups: Sequence[Sequence[int]],
-    choices: _Choices,
-) -> Iterator[Reading]:
-    """Read the visual tokens of batches. The layers of a group become one reading of each image."""
-    warned = False
-    for part in batches:
-        batch = [image.tokens for image in part]
-        if not warned and (warning := beyond_range(model, batch)):
-            warned = True
-            choices.warn(warning)
-        for layers in groups:
-            found = {
-                (lens.name, layer): choices.neighbors(lens, layer, batch)
-                for lens in choices.lenses
-                for layer in layers
-            }
-            for image in part:
-                yield _reading(model, image, layers, found, choices)
-
-
-def _reading(
-    model: VisualModel,
-    image: ImageTokens,
-    layers: Sequence[int],
-    found: Mapping[tuple[str, int], Iterator[list[Neighbor]]],
-    choices: _Choices,
-) -> Reading:
-    """Return the reading of one image. Its neighbors come next in what each lens `found` at each layer."""
-    tokens = image.tokens
-    places = [
-        Place(tile, row, column, None if math.isnan(left) else (left, top, right, bottom))
-        for tile, row, column, (left, top, right, bottom) in zip(
-            tokens.tiles.tolist(),
-            tokens.rows.tolist(),
-            tokens.columns.tolist(),
-            tokens.boxes.tolist(),
-            strict=True,
-        )
-    ]
-    norms = {layer: tokens.norms(layer) for layer in layers}
-    searching = next((lens for lens in choices.lenses if lens.bank is not None), None)
-    bank = searching.bank if searching else None
-    return Reading(
-        source=image.name,
-        bank=bank.name if bank else "",
-        model=model.name,
-        lenses=tuple(lens.name for lens in choices.lenses),
-        bank_layers=tuple(searching.searched_layers()) if searching else (),
-        layers=tuple(layers),
-        tokens=tuple(
-            TokenReading(
-                index,
-                _label(index, place),
-                layer,
-                float(norm),
-                tuple(next(found[lens.name, layer])),
-                lens.name,
-                place,
-            )
-            for lens in choices.lenses
-            for layer in layers
-            for index, (place, norm) in enumerate(zip(places, norms[layer], strict=True))
-        ),
-        metric=bank.metric if bank else "cosine",
-        query_mean=described(choices.query_mean) if bank else "",
-        size=tokens.size,
-        geometry=tokens.geometry or model.geometry,
-        prompt=choices.prompt,
-        image=image.image,
-    )
-
-
-def _label(index: int, place: Place) -> str:
-    if place.row < 0:
-        return str(index)
-    at = f"{place.row},{place.column}"
-    return f"{place.tile}:{at}" if place.tile else at
 
 
 def _python_warning(text: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from latentbank.errors import ImageError, LatentBankError, ModelError
+from latentbank.models.vision.tokens import tokens_with_text
+from latentbank.query.reading.around import VISUAL_ALONE, Around
 from latentbank.query.reading.images import Source, opened
 from latentbank.text import check_text
 
@@ -23,7 +25,7 @@ Broken = Callable[[str, LatentBankError], None]
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """An image, its name, and its visual tokens."""
+    """An image, its name, and its visual tokens, with the text around them if it was asked for."""
 
     name: str
     image: Image.Image
@@ -37,6 +39,7 @@ def image_tokens(
     prompt: str | None,
     batch: int,
     broken: Broken | None,
+    around: Around = VISUAL_ALONE,
 ) -> Iterator[list[ImageTokens]]:
     """Run a VLM on images and yield their visual tokens, one list for each batch.
 
@@ -48,6 +51,7 @@ def image_tokens(
         batch: images in one forward pass.
         broken: called with the name of an image that cannot be read or that the model refuses, and the error; such an
             image is left out. None: the error is raised.
+        around: the text that is read, too. An image then has a forward pass of its own.
 
     Raises:
         ImageError: an image cannot be read.
@@ -58,7 +62,7 @@ def image_tokens(
         check_text(prompt, "prompt")
     stream = opened(images, broken)
     while part := list(itertools.islice(stream, batch)):
-        if found := list(_run(model, part, layers, prompt, broken)):
+        if found := list(_run(model, part, layers, prompt, broken, around)):
             yield found
 
 
@@ -68,13 +72,14 @@ def _run(
     layers: Sequence[int],
     prompt: str | None,
     broken: Broken | None,
+    around: Around,
 ) -> Iterator[ImageTokens]:
     try:
-        found = model.visual_tokens([image for _, image in part], layers, prompt)
+        found = _found(model, [image for _, image in part], layers, prompt, around)
     except (ImageError, ModelError) as error:
         if len(part) > 1:  # any of them may be the cause, so each is run alone
             for single in part:
-                yield from _run(model, [single], layers, prompt, broken)
+                yield from _run(model, [single], layers, prompt, broken, around)
             return
         name = part[0][0]
         named = error if name in str(error) else type(error)(f"{name}: {error}", argument=error.argument)
@@ -87,19 +92,41 @@ def _run(
         yield ImageTokens(name, image, tokens)
 
 
+def _found(
+    model: VisualModel,
+    images: Sequence[Image.Image],
+    layers: Sequence[int],
+    prompt: str | None,
+    around: Around,
+) -> list[VisualTokens]:
+    """Run a VLM on images; text that is not to be read is left out."""
+    if not around:
+        return model.visual_tokens(images, layers, prompt)
+    found = [tokens_with_text(model, image, layers, prompt, around.answer) for image in images]
+    if around.prompt:
+        return found
+    return [replace(tokens, text=tokens.text and tokens.text.of_answer()) for tokens in found]
+
+
 def check_states(tokens: VisualTokens, name: str, model: VisualModel) -> None:
-    """Check that a lens can read the visual tokens of the image `name`.
+    """Check that a lens can read the tokens of the image `name`, and the text around them if there is any.
 
     Raises:
         ModelError: a hidden state is not finite or all zeros; the message names layer, image and dtype.
     """
-    for layer, states in tokens.states.items():
+    _check_states(tokens.states, f"visual tokens of {name}", model)
+    if tokens.text is not None:
+        _check_states(tokens.text.states, f"text tokens beside {name}", model)
+
+
+def _check_states(by_layer: Mapping[int, torch.Tensor], what: str, model: VisualModel) -> None:
+    for layer, states in by_layer.items():
         if not states.isfinite().all():
-            raise overflow_error(model.name, layer, f"visual tokens of {name}", states.dtype)
+            raise overflow_error(model.name, layer, what, states.dtype)
         if not states.any(dim=-1).all():
             raise ModelError(
-                f"Layer {layer} of {model.name} gives a visual token of {name} that is all zeros: it has no direction "
-                "to read; leave out that image or that layer."
+                f"At layer {layer} of {model.name}, one of the {what} is all zeros: it has no direction to read; "
+                "leave out that image or that layer."
             )
 
 

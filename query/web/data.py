@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from latentbank.bank.words import Words, tight
 from latentbank.query.lenses.registry import score_of, searches_bank, title_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from latentbank.bank.points import Neighbor
-    from latentbank.query.reading.reading import Reading
+    from latentbank.query.reading.reading import Reading, TokenReading
 
 FORMAT = 1
 LARGEST_SIDE = 1280
@@ -25,8 +28,9 @@ def page_data(reading: Reading) -> dict[str, Any]:
 
     Captions and contexts are in tables, and neighbors refer to them by number. A token of an image is a list of its
     label, tile, row, column and box, without the box if its place is not known; a token of text is its label alone.
-    `found` has for each lens, layer and token the neighbors as [context, bank layer, score]. `about_lenses` has each
-    lens's title, what its scores are, and whether its neighbors come from a bank.
+    `around` is there if the text around an image was read: for each token its kind ("visual", "prompt" or "answer") and
+    the whole word of the text it belongs to. `found` has for each lens, layer and token the neighbors as [context, bank
+    layer, score]. `about_lenses` has each lens's title, what its scores are, and whether its neighbors are a bank's.
     """
     captions: dict[str, int] = {}
     corpora: dict[str, int] = {}
@@ -53,7 +57,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         ]
         for lens in reading.lenses
     }
-    return {
+    data = {
         "format": FORMAT,
         "source": reading.source,
         "bank": reading.bank,
@@ -83,6 +87,27 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "contexts": [list(context) for context in contexts],
         "found": read,
     }
+    if reading.size is not None and reading.around(reading.layers[0]):
+        data["around"] = _around(reading.at(reading.layers[0]))
+    return data
+
+
+def _around(tokens: Sequence[TokenReading]) -> list[list[str]]:
+    """Return the kind of each token, and for text the whole word it belongs to; "" for visual tokens.
+
+    Consecutive tokens of a kind are one text: their labels joined.
+    """
+    texts = itertools.groupby(tokens, lambda token: token.kind)
+    found: list[list[str]] = []
+    for kind, group in texts:
+        run = list(group)
+        joined = "".join(token.label for token in run)
+        words, at = Words(joined), 0
+        for token in run:
+            span = tight(joined, at, at + len(token.label))
+            at += len(token.label)
+            found.append([kind, "" if kind == "visual" else words.at(*span).strip()])
+    return found
 
 
 def page_json(reading: Reading) -> str:

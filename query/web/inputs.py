@@ -22,6 +22,9 @@ LARGEST_UPLOAD = 20_000_000
 MOST_PIXELS = 40_000_000
 """Largest number of pixels of an uploaded image."""
 
+LONGEST_ANSWER = 256
+"""Largest number of tokens of an answer that a visitor may ask for."""
+
 Short = Annotated[str, Query(max_length=200)]
 
 
@@ -41,6 +44,8 @@ class ReadingQuery:
         top_k: neighbors for each token.
         corpus, word, caption: filters, as `where_of` takes them.
         unique: as for `read_image`.
+        tokens: "all" reads the text of the prompt as well.
+        answer: as for `read_image`.
     """
 
     picture: Short = ""
@@ -56,6 +61,8 @@ class ReadingQuery:
     word: Short = ""
     caption: Short = ""
     unique: Literal["", "context", "word"] = ""
+    tokens: Literal["", "visual", "all"] = ""
+    answer: Annotated[int, Query(ge=0, le=LONGEST_ANSWER)] = 0
 
     def request(self, name: str, image: bytes | None) -> ReadingRequest:
         """Return the request for a reading of an image, or of the sentence if `image` is None.
@@ -78,6 +85,8 @@ class ReadingQuery:
             top_k=self.top_k,
             where=where_of(self.corpus, self.word, self.caption),
             unique=cast("Any", self.unique or None),
+            tokens=self.tokens or "visual",
+            answer=self.answer,
         )
 
 

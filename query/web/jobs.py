@@ -12,6 +12,7 @@ from latentbank.bank.layers import BankLayers
 from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.merge import Unique
 from latentbank.bank.where import Filter
+from latentbank.query.reading.around import Which
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ReadingRequest:
         image: bytes of an image file; None: `sentence` is read.
         sentence: the text to read if there is no image.
         model: one of the service's model names; "": the first of them.
-        layers, bank_layers, lenses, top_k, where, unique: as for `read_image`.
+        layers, bank_layers, lenses, top_k, where, unique, tokens, answer: as for `read_image`.
     """
 
     name: str
@@ -36,6 +37,8 @@ class ReadingRequest:
     top_k: int = 5
     where: Filter | None = None
     unique: Unique | None = None
+    tokens: Which = "visual"
+    answer: int = 0
 
     def key(self, corpora: Iterable[CorpusEntry] = (), version: int = 1) -> str:
         """Return 32 hex digits that differ between requests, and between corpora for the same request.

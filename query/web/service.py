@@ -16,10 +16,11 @@ from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_classes, lenses_of
+from latentbank.query.reading.around import around_of
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.text import read_text
-from latentbank.query.reading.visual import default_visual_layers, join_layers, read_layers
+from latentbank.query.reading.visual import chosen_layers, default_visual_layers, join_layers, read_layers
 from latentbank.query.web.data import page_json, shrunk
 from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest
 from latentbank.query.web.vlms import Load, Models
@@ -173,11 +174,13 @@ class ReadingService:
     def _read_image(self, job: Job, request: ReadingRequest) -> Reading:
         """Read an image layer by layer, and publish each layer as soon as it is read."""
         assert request.image is not None
-        layers = request.layers or tuple(default_visual_layers(self._num_layers))
+        around = around_of(request.tokens, request.answer)
+        layers = request.layers or tuple(chosen_layers(self._num_layers, self.bank, around))
         self.bank.choose_layers(request.bank_layers)  # wrong bank layers fail before anything is computed
         model = self._models.get(request.model, lambda text: job.update(what=text))
         job.check()
-        job.update(what="running the model on the image")
+        writes = ", which writes an answer" if request.answer else ""
+        job.update(what=f"running the model on the image{writes}")
         options = LensOptions(model.model, self.bank, request.bank_layers, request.where, request.unique)
         lenses = lenses_of(request.lenses, options)
         job.check()  # loading a lens may have taken long
@@ -189,6 +192,8 @@ class ReadingService:
             layers,
             top_k=request.top_k,
             between=job.advance,
+            tokens=request.tokens,
+            answer=request.answer,
         ):
             job.check()
             if reading.image is not None and not found:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import BankMismatch
+from latentbank.models.vision.tokens import tokens_with_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,14 +94,39 @@ class CachedVLM:
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
     ) -> list[VisualTokens]:
         """Return the visual tokens of images; those of the last images need no forward pass."""
-        found = []
-        for image in images:
-            pixels = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-            key = (pixels, image.size, tuple(layers), prompt)
-            if key not in self._cache:
-                (self._cache[key],) = self.model.visual_tokens([image], layers, prompt)
-            self._cache.move_to_end(key)
-            found.append(self._cache[key])
+        return [
+            self._kept(
+                (_digest(image), image.size, tuple(layers), prompt),
+                partial(self._visual, image, layers, prompt),
+            )
+            for image in images
+        ]
+
+    def tokens_with_text(
+        self, image: Image.Image, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the visual tokens of an image with the text around them; those of the last images are kept, too.
+
+        Raises:
+            ModelError: the model does not give text tokens.
+        """
+        return self._kept(
+            (_digest(image), image.size, tuple(layers), prompt, answer),
+            lambda: tokens_with_text(self.model, image, layers, prompt, answer),
+        )
+
+    def _visual(self, image: Image.Image, layers: Sequence[int], prompt: str | None) -> VisualTokens:
+        (tokens,) = self.model.visual_tokens([image], layers, prompt)
+        return tokens
+
+    def _kept(self, key: tuple[Any, ...], run: Callable[[], VisualTokens]) -> VisualTokens:
+        if key not in self._cache:
+            self._cache[key] = run()
+        self._cache.move_to_end(key)
         while len(self._cache) > _KEPT_IMAGES:
             self._cache.popitem(last=False)
-        return found
+        return self._cache[key]
+
+
+def _digest(image: Image.Image) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -329,3 +329,20 @@ def test_twenty_readers_at_once(browser: Browser, live: str) -> None:
         expect(window.page.locator(".chip").first).to_be_visible()
         window.check(live)
         window.page.context.close()
+
+
+def test_an_answer_is_read_and_the_address_holds_it(window: BrowserWindow, live: str) -> None:
+    page = opened(window, live)
+    page.get_by_text("Layers, lenses, filters").click()
+    page.get_by_label("Answer of").fill("2")
+    page.locator("#tokens").select_option("all")
+    page.get_by_role("button", name="a cat").click()
+    done(page)
+    assert page.get_by_role("grid", name="Answer").locator("[data-token]").count() == 2
+    assert page.get_by_role("grid", name="Prompt").locator("[data-token]").count() == 2
+    page.goto(page.url)
+    done(page)
+    assert page.get_by_role("grid", name="Answer").locator("[data-token]").count() == 2
+    page.get_by_label("a sentence").check()
+    expect(page.locator("#around-part")).to_be_hidden()
+    window.check(live)

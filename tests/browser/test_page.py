@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from latentbank.query.web.file import save_html
 from tests.browser.conftest import BrowserWindow, cards
+from tests.query.web.readings import told_reading
 
 
 def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: BrowserWindow, saved: Path) -> None:
@@ -150,4 +152,37 @@ def test_nothing_overflows_and_axe_finds_nothing_serious(
         page.get_by_label(view, exact=True).check()
         assert window.serious() == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_words_of_an_answer_mark_the_patches_that_name_them(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    window = BrowserWindow(context)
+    file = save_html(told_reading(), tmp_path / "told.html")
+    page = window.page
+    page.goto(f"{file.as_uri()}#layer=8")
+    assert page.locator("figure h4").all_text_contents() == ["Answer", "Prompt"]
+    answer = page.get_by_role("grid", name="Answer").locator("[data-token]")
+    assert answer.locator(".label").all_text_contents() == ["A", "w8", "x3", "."]
+    named = page.locator("svg .named")
+    for token, patches in ((0, []), (1, ["3"]), (2, ["3"]), (3, [])):
+        answer.nth(token).hover()
+        assert [cell.get_attribute("data-token") for cell in named.all()] == patches
+    answer.nth(2).hover()
+    expect(page.locator(".card")).to_contain_text("of the word “w8x3”")
+    expect(page.locator(".card")).to_contain_text("1 visual token has this word")
+    page.locator("svg [data-token='3']").hover()
+    assert page.locator(".chip.named .label").all_text_contents() == ["w8", "x3"]
+    page.locator("svg [data-token='2']").hover()
+    assert page.locator(".chip.named").count() == 0
+    page.get_by_label("Heat map").check()
+    expect(page.locator(".legend")).to_contain_text(
+        "0.400  0.650"
+    )  # of the patches alone, not the text's 0.990
+    assert window.serious() == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    window.check(file.as_uri())
     context.close()

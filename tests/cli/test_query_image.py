@@ -98,6 +98,30 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchVLM], photo
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
+def test_the_text_around_an_image(
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
+) -> None:
+    words = ("query", "image", photos / "a.png", "--visual-layers", "1", "--tokens", "all", "--answer", "2")
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    (reading,) = json.loads(out)
+    assert [t["kind"] for t in reading["tokens"]] == ["prompt", *["visual"] * 6, "prompt", "answer", "answer"]
+    assert reading["answer"] == "".join(t["label"] for t in reading["tokens"][-2:])
+    vlm = loaded[-1].language
+    assert vlm.loaded_layers == vlm.num_layers  # an answer needs the whole model
+    assert run("query", "image", photos / "a.png", "--visual-layers", "1", "--tokens", "all")[0] == 0
+    assert loaded[-1].language.loaded_layers == 1
+    assert "  answer, each token → its best word" in run(*words)[1].splitlines()
+    folder = tmp_path / "readings"
+    assert run(*words, "--parquet", folder)[0] == 0
+    code, _, err = run(
+        "query", "image", photos / "a.png", "--visual-layers", "1", "--answer", "2", "--parquet", folder
+    )
+    assert (code, "made with another prompt_tokens (True, not False)" in err) == (2, True)
+    code, _, err = run("query", "image", photos / "a.png", "--tokens", "text")
+    assert (code, "it can be 'visual' or 'all'" in err) == (2, True)
+
+
 def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:
     code, out, err = run("query", "image", photos, "--visual-layers", "1", "--top-k", "1")
     assert code == 1  # an image is broken

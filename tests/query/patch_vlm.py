@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.vision.tokens import VisualTokens
+from latentbank.models.vision.tokens import TextTokens, VisualTokens
 
 GRID = (2, 3)  # rows, columns
+ANSWER = (264, 281, 262, 295)  # the tokens that it writes
 
 
 class Unembedded:
@@ -57,24 +58,49 @@ class PatchVLM:
     ) -> list[VisualTokens]:
         self.calls.append(len(images))
         self.prompts.append(prompt)
-        projected = torch.stack([self._projected(image) for image in images]).to(self.language.dtype)
-        count = projected.shape[1]
-
-        def put_in(_module: Any, _args: Any, embedded: torch.Tensor) -> torch.Tensor:
-            return torch.cat([embedded[:, :1], projected, embedded[:, 1 + count :]], dim=1)
-
-        sentence = [5, *[7] * count, 9]
-        handle = self.language.decoder.get_input_embeddings().register_forward_hook(put_in)
-        try:
-            states = self.language.hidden_states([sentence] * len(images), layers)
-        finally:
-            handle.remove()
+        states, count = self._states(images, [9], layers)
         return [
             VisualTokens(
                 {layer: state[1 : 1 + count] for layer, state in by_layer.items()}, **self._places(image.size)
             )
             for image, by_layer in zip(images, states, strict=True)
         ]
+
+    def tokens_with_text(
+        self, image: Image.Image, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Text is token 5 before the patches, 9 after them, and an answer of the first of `ANSWER`."""
+        self.calls.append(1)
+        self.prompts.append(prompt)
+        after = [9, *ANSWER[:answer]]
+        (states,), count = self._states([image], after, layers)
+        places = np.array([0, *range(1 + count, 1 + count + len(after))])
+        text = TextTokens(
+            {layer: state[places] for layer, state in states.items()},
+            np.array([5, *after]),
+            places,
+            np.array([False, False, *[True] * (len(after) - 1)]),
+        )
+        visual = {layer: state[1 : 1 + count] for layer, state in states.items()}
+        positions = np.arange(1, 1 + count)
+        return VisualTokens(visual, **self._places(image.size), positions=positions, text=text)
+
+    def _states(
+        self, images: Sequence[Image.Image], after: Sequence[int], layers: Sequence[int]
+    ) -> tuple[list[dict[int, Tensor]], int]:
+        """Return the hidden states of the sequence of each image, and its number of patches."""
+        projected = torch.stack([self._projected(image) for image in images]).to(self.language.dtype)
+        count = projected.shape[1]
+
+        def put_in(_module: Any, _args: Any, embedded: torch.Tensor) -> torch.Tensor:
+            return torch.cat([embedded[:, :1], projected, embedded[:, 1 + count :]], dim=1)
+
+        sentence = [5, *[7] * count, *after]
+        handle = self.language.decoder.get_input_embeddings().register_forward_hook(put_in)
+        try:
+            return self.language.hidden_states([sentence] * len(images), layers), count
+        finally:
+            handle.remove()
 
     def _projected(self, image: Image.Image) -> torch.Tensor:
         rows, columns = GRID

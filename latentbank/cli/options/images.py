@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
     from latentbank.bank.where import Filter
     from latentbank.query.output.files import OutputFiles
+    from latentbank.query.reading.around import Around
     from latentbank.query.reading.images import Images
 
 PromptOption = Annotated[
@@ -48,6 +49,28 @@ class ImageOptions:
         return find_images(
             self.images, column=self.column, config=self.config, split=self.split, limit=self.limit
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Which text around an image is read."""
+
+    tokens: Annotated[
+        str, typer.Option("--tokens", help="visual, or all to read the prompt's text tokens as well.")
+    ] = "visual"
+    answer: Annotated[
+        int, typer.Option("--answer", help="Let the model write this many tokens, and read them as well.")
+    ] = 0
+
+    def around(self) -> Around:
+        """Return what is read.
+
+        Raises:
+            QueryError: a value is not allowed.
+        """
+        from latentbank.query.reading.around import around_of
+
+        return around_of(self.tokens, self.answer)
 
 
 @dataclass(frozen=True, kw_only=True)

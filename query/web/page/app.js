@@ -5,7 +5,7 @@ import { addPart, wholeOf } from "./parts.js";
 import { showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption"];
+const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer"];
 let about;
 let chosen = null; // {file}, {picture} or {upload}, the key of a file that the server keeps
 let job = null; // {id, events} of the reading in progress
@@ -65,6 +65,7 @@ function showTab() {
   $("where-part").hidden = text;
   $("model-part").hidden = text || about.models.length < 2;
   $("lenses").hidden = text;
+  $("around-part").hidden = text;
   $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
 }
 
@@ -80,7 +81,7 @@ function queryOf(change = {}) {
   const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
   const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
   given.lens = text ? "latent" : lenses.join(",") || "latent";
-  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "" });
+  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "", tokens: "", answer: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
   else if (chosen?.upload) given.upload = chosen.upload;
   const query = new URLSearchParams({ ...given, ...change });
@@ -90,7 +91,7 @@ function queryOf(change = {}) {
 
 /** Read again when a filter or the model changes, if there is something to read. */
 function refilter(event) {
-  if (["model", "corpus", "word", "caption", "unique"].includes(event.target.id) && (chosen || kind() === "text")) read();
+  if (["model", "corpus", "word", "caption", "unique", "tokens", "answer"].includes(event.target.id) && (chosen || kind() === "text")) read();
 }
 
 function recall() {

@@ -9,6 +9,7 @@ const RAMP = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec96
 );
 const LETTER = 0.6; // width of a letter, relative to the font size
 const SMALLEST = 0.21; // smallest font size, relative to the height of a patch
+const AROUND = { answer: "Answer", prompt: "Prompt" };
 
 /** Make an element; text becomes text nodes, never HTML. */
 export function element(name, attributes = {}, ...children) {
@@ -49,6 +50,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   const [low, high] = reading.range(lens, layer);
   const paint = (token) => {
     if (view === "heat") {
+      if (reading.isText(token.number)) return null;
       const score = reading.bestScore(lens, layer, token.number);
       return score === undefined ? null : colour((score - low) / (high - low || 1));
     }
@@ -68,11 +70,16 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   };
   if (reading.data.size) {
     parts.push(picture(reading, tokens, name, { lens, layer, view, paint, labelOf }));
-    const rest = reading.tokens.filter((token) => token.row < 0);
+    const rest = reading.tokens.filter((token) => token.kind === "visual" && token.row < 0);
     const lost = rest.some((token) => !token.box.length);
     if (lost) parts.push(element("p", { class: "about" }, `Tokens without a place in the image: ${reading.data.geometry}.`));
     const label = lost ? "Tokens without a place" : "Tokens outside the grid";
     if (rest.length) parts.push(chips(reading, rest, label, { lens, layer, view, paint, labelOf }));
+    for (const [kind, title] of Object.entries(AROUND)) {
+      const told = reading.tokens.filter((token) => token.kind === kind);
+      if (!told.length) continue;
+      parts.push(element("h4", {}, title), chips(reading, told, title, { lens, layer, view, paint, labelOf }));
+    }
   } else {
     parts.push(chips(reading, reading.tokens, `Tokens, read by ${name}`, { lens, layer, view, paint, labelOf }));
   }

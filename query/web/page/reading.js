@@ -23,7 +23,11 @@ export function openReading(data) {
     row: row ?? -1,
     column: column ?? -1,
     box,
+    // What the token is: visual, or of the text around an image (prompt, answer); a sentence's tokens are text.
+    kind: data.around?.[number][0] ?? (data.size ? "visual" : "text"),
+    word: data.around?.[number][1] ?? "", // the whole word of the text around an image
   }));
+  const isText = (number) => tokens[number].kind === "prompt" || tokens[number].kind === "answer";
 
   const aboutLens = (lens) => (data.about_lenses ?? OLD_LENSES)[lens];
   // A layer that is not read yet has no neighbors.
@@ -48,19 +52,32 @@ export function openReading(data) {
   /** The best neighbor's [context, bank layer, score], or undefined. */
   const best = (lens, layer, token) => foundAt(lens, layer)[token]?.[0];
 
-  /** The lowest and highest best score of a lens at one layer. */
+  /** The lowest and highest best score of a lens at one layer. Text around an image is nearer to the bank, so it does not count. */
   function range(lens, layer) {
-    const scores = foundAt(lens, layer).flatMap((found) => (found.length ? [found[0][2]] : []));
+    const scores = foundAt(lens, layer).flatMap((found, number) => (found.length && !isText(number) ? [found[0][2]] : []));
     return scores.length ? [Math.min(...scores), Math.max(...scores)] : [0, 1];
   }
 
-  /** The number of tokens whose best neighbor lies in each bank layer, at one layer. */
+  /** The number of tokens (of an image: visual tokens) whose best neighbor lies in each bank layer, at one layer. */
   function shares(lens, layer) {
     const counts = new Map(data.bank_layers.map((bankLayer) => [bankLayer, 0]));
-    for (const found of foundAt(lens, layer)) {
-      if (found.length && counts.has(found[0][1])) counts.set(found[0][1], counts.get(found[0][1]) + 1);
+    for (const [number, found] of foundAt(lens, layer).entries()) {
+      if (isText(number) || !found.length || !counts.has(found[0][1])) continue;
+      counts.set(found[0][1], counts.get(found[0][1]) + 1);
     }
     return counts;
+  }
+
+  /** The words of a token's neighbors, in lower case. */
+  function namesOf(lens, layer, token) {
+    return (foundAt(lens, layer)[token] ?? []).map(([context]) => data.contexts[context][0].toLowerCase());
+  }
+
+  /** The visual tokens among whose neighbors the word of a text token is. */
+  function namedBy(lens, layer, token) {
+    const word = tokens[token].word.toLowerCase();
+    if (!isText(token) || !/[\p{L}\p{N}]/u.test(word)) return [];
+    return tokens.filter((t) => t.kind === "visual" && namesOf(lens, layer, t.number).includes(word)).map((t) => t.number);
   }
 
   const tiles = [...new Set(tokens.filter((t) => t.row >= 0).map((t) => t.tile))].sort((a, b) => a - b);
@@ -71,6 +88,9 @@ export function openReading(data) {
     neighbors,
     range,
     shares,
+    isText,
+    namesOf,
+    namedBy,
     /** Whether a layer is read; while the server is reading, later layers are not. */
     isRead: (layer) => data.norms[layer] !== null,
     bestWord: (lens, layer, token) => {
@@ -91,7 +111,7 @@ export function openReading(data) {
     },
     tokenName: (number) => {
       const token = tokens[number];
-      if (!data.size) return token.label.trim() || "␣";
+      if (!data.size || isText(number)) return token.label.trim() || JSON.stringify(token.label).slice(1, -1).replace(" ", "␣");
       const tile = tiles.length > 1 ? `tile ${token.tile}, ` : "";
       return token.row < 0 ? `token ${token.label}` : `${tile}row ${token.row}, column ${token.column}`;
     },

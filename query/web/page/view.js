@@ -37,6 +37,7 @@ export function showReading(root, data) {
     element(
       "p",
       { class: "help" },
+      data.around ? "A word of the text marks the patches whose neighbors have it, and a patch marks the words. " : "",
       "Point at a token, or move with the arrow keys. Click, Enter or Space pins it; a second pinned token is ",
       "compared with the first. Escape unpins all. Page up and Page down change the layer.",
     ),
@@ -101,6 +102,7 @@ export function showReading(root, data) {
     }
     const shown = [...state.pins];
     if (shown.length < 2 && state.token !== null && !shown.includes(state.token)) shown.push(state.token);
+    if (data.around) markNamed(shown);
     if (!shown.length) {
       cards.replaceChildren(element("p", { class: "about" }, "Point at a token to see its neighbors."));
     } else {
@@ -112,6 +114,21 @@ export function showReading(root, data) {
       }
     }
     remember();
+  }
+
+  /** Mark the patches that name the word of a shown text token, and the text that a shown patch names. */
+  function markNamed(shown) {
+    for (const figure of stages.querySelectorAll("figure")) {
+      const { lens } = figure.dataset;
+      const named = new Set(shown.flatMap((number) => reading.namedBy(lens, state.layer, number)));
+      const patches = shown.filter((number) => !reading.isText(number));
+      const names = new Set(patches.flatMap((number) => reading.namesOf(lens, state.layer, number)));
+      for (const cell of figure.querySelectorAll("[data-token]")) {
+        const token = reading.tokens[Number(cell.dataset.token)];
+        const told = reading.isText(token.number) && names.has(token.word.toLowerCase());
+        cell.classList.toggle("named", told || named.has(token.number));
+      }
+    }
   }
 
   function activate(number) {
@@ -277,9 +294,15 @@ function drawCard(reading, state, number, common, pin) {
     element("header", {}, element("h3", {}, name), button),
     element("p", { class: "about" }, reading.layerName(state.layer) + (norm === undefined ? "" : `, norm ${norm}`)),
   );
+  const { kind, word } = reading.tokens[number];
+  if (reading.isText(number)) card.append(element("p", { class: "about" }, `a token of the ${kind}, of the word “${word}”`));
   for (const lens of state.lenses) {
     const found = reading.neighbors(lens, state.layer, number);
     if (state.lenses.length > 1) card.append(element("h4", {}, reading.lensTitle(lens)));
+    if (reading.isText(number)) {
+      const count = reading.namedBy(lens, state.layer, number).length;
+      if (count) card.append(element("p", { class: "about" }, `${count} visual token${count > 1 ? "s have" : " has"} this word among the neighbors.`));
+    }
     const none = reading.isRead(state.layer) ? "No neighbors match the filter." : "Not read yet.";
     if (!found.length) card.append(element("p", { class: "about" }, none));
     card.append(element("ol", {}, ...found.map((neighbor) => drawNeighbor(reading, lens, neighbor, common))));

@@ -106,3 +106,28 @@ def test_captions_need_the_whole_llm(tmp_path: Path) -> None:
     assert vlm.visual_tokens(IMAGES[:1], [1])[0].states[1].shape == (4, 32)
     with pytest.raises(ModelError, match="in part"):
         vlm.captions(IMAGES[:1])
+
+
+def test_text_has_the_states_of_the_whole_sequence(vlm: CompositeVLM) -> None:
+    """BOS, the image, a newline and the answer run once; the answer is what the caption writer writes."""
+    told = vlm.tokens_with_text(IMAGES[0], (0, 1, 3), answer=5)
+    assert told.text is not None
+    assert told.positions is not None
+    written = told.text.of_answer().ids.tolist()
+    tokenizer = vlm.language.tokenizer
+    assert tokenizer.decode(written).strip() == vlm.captions(IMAGES[:1], 5)[0]
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    assert told.text.ids.tolist() == [0, *newline, *written]
+    assert told.positions.tolist() == [1, 2, 3, 4]
+    assert told.text.positions.tolist() == [0, *range(5, 5 + len(newline) + len(written))]
+    embed = vlm.language.decoder.get_input_embeddings()
+    visual = vlm.project(IMAGES[:1])[0]
+    text = embed(torch.tensor(told.text.ids))
+    sequence = torch.cat([text[:1], visual, text[1:]])[None]
+    with torch.no_grad():
+        whole = vlm.language.decoder(inputs_embeds=sequence, output_hidden_states=True).hidden_states
+    for layer in (0, 1, 3):
+        torch.testing.assert_close(
+            told.text.states[layer], whole[layer][0, told.text.positions], atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(told.states[layer], whole[layer][0, told.positions], atol=1e-4, rtol=1e-4)

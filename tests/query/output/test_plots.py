@@ -14,7 +14,7 @@ from PIL import Image
 
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.query.output.plots import plot_reading, save_plot
-from tests.query.web.readings import reading_of
+from tests.query.web.readings import reading_of, told_reading
 
 
 def test_an_axis_shows_the_words_of_its_layer_over_their_scores() -> None:
@@ -39,6 +39,12 @@ def test_it_draws_into_a_given_axis_and_only_what_is_requested() -> None:
     assert given.collections[0].get_array() is None
     assert len(given.figure.axes) == 1
     assert not pyplot.get_fignums()
+
+
+def test_the_answer_stands_below_with_its_words() -> None:
+    axis = plot_reading(told_reading(), 8, axis=Figure().subplots())
+    assert axis.get_xlabel() == "A→same  w8→same  x3→same  .→same"
+    assert not plot_reading(told_reading(), 8, axis=Figure().subplots(), words=False).get_xlabel()
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])

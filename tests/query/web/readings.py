@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image
 
 from latentbank.bank.points import Neighbor
-from latentbank.query.reading.reading import Place, Reading, TokenReading
+from latentbank.query.reading.reading import Place, Reading, TokenKind, TokenReading
 
 HOSTILE = '</script><img src=x onerror="window.hit=1"> 🐕 dog & cat'
 
@@ -75,6 +76,29 @@ def reading_of(
         geometry="exact",
         image=Image.linear_gradient("L").resize(size).convert("RGB") if image else None,
     )
+
+
+def told_reading() -> Reading:
+    """The reading of `reading_of` with text around: a prompt, and the answer "A w8x3." in four tokens.
+
+    Only the patch with the number 3 has the word w8x3 among its neighbors, at layer 8.
+    """
+    plain = reading_of(lenses=("latent",))
+    text: list[tuple[TokenKind, str]] = [
+        ("prompt", "<s>"), ("prompt", "Tell"), ("answer", "A"), ("answer", " w8"), ("answer", "x3"), ("answer", "."),
+    ]  # fmt: skip
+    tokens = [
+        token
+        for layer in plain.layers
+        for token in (
+            *(replace(token, kind="visual") for token in plain.at(layer)),
+            *(
+                TokenReading(6 + at, label, layer, 5.0, (neighbor("same", 0.99),), "latent", kind=kind)
+                for at, (kind, label) in enumerate(text)
+            ),
+        )
+    ]
+    return replace(plain, tokens=tuple(tokens))
 
 
 def png(image: Image.Image) -> bytes:

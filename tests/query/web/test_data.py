@@ -15,7 +15,7 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.text import read_hidden, read_text
 from latentbank.query.web.data import LARGEST_SIDE, page_data, page_json
-from tests.query.web.readings import HOSTILE, neighbor, reading_of
+from tests.query.web.readings import HOSTILE, neighbor, reading_of, told_reading
 
 
 def unfolded(data: dict, reading: Reading) -> list[tuple]:
@@ -98,3 +98,12 @@ def test_four_layers_of_576_tokens_stay_under_three_megabytes() -> None:
     full = replace(reading, tokens=tuple(tokens))
     assert len(full.tokens) == 4 * 576
     assert len(page_json(full).encode()) < 3_000_000
+
+
+def test_text_around_an_image_comes_with_its_whole_words() -> None:
+    data = page_data(told_reading())
+    assert data["around"] == [
+        *[["visual", ""]] * 6,
+        ["prompt", "<s>"], ["prompt", "Tell"], ["answer", "A"], ["answer", "w8x3"], ["answer", "w8x3"], ["answer", "."],
+    ]  # fmt: skip
+    assert "around" not in page_data(reading_of())

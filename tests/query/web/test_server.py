@@ -26,7 +26,7 @@ from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.text import read_text
-from latentbank.query.reading.visual import read_images, read_layers
+from latentbank.query.reading.visual import read_image, read_images, read_layers
 from latentbank.query.web import inputs, server
 from latentbank.query.web.data import page_data, page_json
 from latentbank.query.web.guard import Guard
@@ -101,6 +101,17 @@ def test_an_image_is_read_as_the_library_reads_it(client: TestClient, bank: Bank
     expected_data = json.loads(json.dumps(page_data(expected)))
     assert data | {"source": ""} == expected_data | {"source": ""}
     assert data["source"] == "cat.png"
+
+
+def test_the_text_around_an_image_is_read_once(client: TestClient, bank: Bank, vlm: PatchVLM) -> None:
+    image = picture(31)
+    options = {"layers": "1", "tokens": "all", "answer": 2}
+    data = reading(client, png(image), **options)
+    expected = read_image(bank, vlm, image, [1], tokens="all", answer=2)
+    assert data["around"] == page_data(expected)["around"]
+    calls = len(vlm.calls)
+    reading(client, png(image), word="dog", **options)  # another filter needs no forward pass
+    assert len(vlm.calls) == calls
 
 
 def test_corpora_that_are_not_complete_are_not_offered(client: TestClient, bank: Bank) -> None:
@@ -419,6 +430,8 @@ def test_wrong_requests_get_one_sentence(client: TestClient) -> None:
         ({"picture": "a cat", "top_k": 0}, "top_k"),
         ({"picture": "a cat", "unique": "day"}, "unique"),
         ({"sentence": "x" * 2001}, "sentence"),
+        ({"picture": "a cat", "tokens": "some"}, "tokens"),
+        ({"picture": "a cat", "answer": 1000}, "answer"),
     ):
         code, answer = refused(client, **options)
         assert 400 <= code < 500

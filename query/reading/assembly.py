@@ -1,0 +1,205 @@
+"""Putting readings together: the tokens of a batch go through each lens, and come back as one reading of each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from latentbank.bank.points import Neighbor
+from latentbank.query.lenses.base import Lens, Queries
+from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
+from latentbank.query.reading.around import labels_of
+from latentbank.query.reading.norms import beyond_range
+from latentbank.query.reading.pieces import read_in_pieces
+from latentbank.query.reading.reading import Place, Reading, TokenKind, TokenReading
+from latentbank.query.reading.visual_tokens import ImageTokens
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from latentbank.models.vision.tokens import VisualModel, VisualTokens
+
+Stream = Literal["visual", "text"]
+"""Tokens that are given to a lens together; they have a mean of their own."""
+_STREAMS: tuple[Stream, ...] = ("visual", "text")
+_Found = Mapping[tuple[str, int, Stream], Iterator[list[Neighbor]]]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What `read_images` and `read_layers` were asked for; see there."""
+
+    lenses: Sequence[Lens]
+    top_k: int
+    prompt: str | None
+    query_mean: QueryMean | None
+    warn: Callable[[str], None]
+    between: Callable[[int], None] | None = None
+
+    def neighbors(
+        self, lens: Lens, layer: int, batch: Sequence[VisualTokens], stream: Stream
+    ) -> Iterator[list[Neighbor]]:
+        """Return the neighbors of the visual or the text tokens of a batch's images, in order, at one layer."""
+        if stream == "visual":
+            states = torch.cat([tokens.states[layer] for tokens in batch])
+            queries = Queries(states, layer, "visual", self._visual_mean(lens, layer, batch))
+        else:
+            parts = [tokens.text.states[layer] for tokens in batch if tokens.text is not None]
+            if not sum(map(len, parts)):
+                return iter(())
+            queries = Queries(torch.cat(parts), layer, "text", _text_mean(lens, layer))
+        if self.between is not None:
+            return iter(read_in_pieces(lens, queries, self.top_k, self.between))
+        return iter(lens.read(queries, self.top_k))
+
+    def _visual_mean(
+        self, lens: Lens, layer: int, batch: Sequence[VisualTokens]
+    ) -> npt.NDArray[np.floating[Any]] | None:
+        """Return the mean of each visual token as rows `[tokens, hidden]`; None unless the lens's bank is centred.
+
+        Raises:
+            QueryError: a mean was given and the bank is not centred.
+        """
+        if lens.bank is None:
+            return None
+        means = []
+        for tokens in batch:
+            states = tokens.states[layer]
+            mean = resolve_mean(lens.bank, self.query_mean, layer, states)
+            if mean is None:
+                return None
+            means.append(np.broadcast_to(mean, states.shape))
+        return np.concatenate(means)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a token is called, before its neighbors are known; `number` counts the tokens of its stream."""
+
+    stream: Stream
+    number: int
+    kind: TokenKind
+    label: str
+    place: Place | None = None
+
+
+def read_batches(
+    model: VisualModel,
+    batches: Iterator[list[ImageTokens]],
+    groups: Sequence[Sequence[int]],
+    choices: Choices,
+) -> Iterator[Reading]:
+    """Read the tokens of batches. The layers of a group become one reading of each image."""
+    warned = False
+    for part in batches:
+        batch = [image.tokens for image in part]
+        if not warned and (warning := beyond_range(model, batch)):
+            warned = True
+            choices.warn(warning)
+        for layers in groups:
+            found = {
+                (lens.name, layer, stream): choices.neighbors(lens, layer, batch, stream)
+                for lens in choices.lenses
+                for layer in layers
+                for stream in _STREAMS
+            }
+            for image in part:
+                yield _reading(model, image, layers, found, choices)
+
+
+def _reading(
+    model: VisualModel, image: ImageTokens, layers: Sequence[int], found: _Found, choices: Choices
+) -> Reading:
+    """Return the reading of one image. Its neighbors come next in what each lens `found` at each layer."""
+    heads = _heads(model, image.tokens)
+    norms = {(layer, stream): _norms(image.tokens, layer, stream) for layer in layers for stream in _STREAMS}
+    searching = next((lens for lens in choices.lenses if lens.bank is not None), None)
+    bank = searching.bank if searching else None
+    return Reading(
+        source=image.name,
+        bank=bank.name if bank else "",
+        model=model.name,
+        lenses=tuple(lens.name for lens in choices.lenses),
+        bank_layers=tuple(searching.searched_layers()) if searching else (),
+        layers=tuple(layers),
+        tokens=tuple(
+            TokenReading(
+                index,
+                head.label,
+                layer,
+                float(norms[layer, head.stream][head.number]),
+                tuple(next(found[lens.name, layer, head.stream])),
+                lens.name,
+                head.place,
+                head.kind,
+            )
+            for lens in choices.lenses
+            for layer in layers
+            for index, head in enumerate(heads)
+        ),
+        metric=bank.metric if bank else "cosine",
+        query_mean=described(choices.query_mean) if bank else "",
+        size=image.tokens.size,
+        geometry=image.tokens.geometry or model.geometry,
+        prompt=choices.prompt,
+        image=image.image,
+    )
+
+
+def _heads(model: VisualModel, tokens: VisualTokens) -> list[_Head]:
+    """Return what is read of an image, in the order of the sequence."""
+    visual = [
+        _Head("visual", number, "visual", _label(number, place), place)
+        for number, place in enumerate(_places(tokens))
+    ]
+    text = tokens.text
+    if text is None:
+        return visual
+    labels = labels_of(text, model.language.tokenizer)
+    around = [
+        _Head("text", number, "answer" if written else "prompt", label)
+        for number, (label, written) in enumerate(zip(labels, text.answer.tolist(), strict=True))
+    ]
+    places = np.arange(-len(visual), 0) if tokens.positions is None else tokens.positions
+    order = np.argsort(np.concatenate([places, text.positions]), kind="stable")
+    return [[*visual, *around][at] for at in order.tolist()]
+
+
+def _places(tokens: VisualTokens) -> Iterator[Place]:
+    for tile, row, column, (left, top, right, bottom) in zip(
+        tokens.tiles.tolist(),
+        tokens.rows.tolist(),
+        tokens.columns.tolist(),
+        tokens.boxes.tolist(),
+        strict=True,
+    ):
+        box = None if math.isnan(left) else (left, top, right, bottom)
+        yield Place(tile, row, column, box)
+
+
+def _norms(tokens: VisualTokens, layer: int, stream: Stream) -> npt.NDArray[np.float32]:
+    if stream == "visual":
+        return tokens.norms(layer)
+    if tokens.text is None:
+        return np.empty(0, np.float32)
+    norms: npt.NDArray[np.float32] = tokens.text.states[layer].float().norm(dim=-1).cpu().numpy()
+    return norms
+
+
+def _text_mean(lens: Lens, layer: int) -> npt.NDArray[np.floating[Any]] | None:
+    """Return the bank's mean of text; None unless the lens's bank is centred."""
+    if lens.bank is None or lens.bank.metric != "centred":
+        return None
+    return lens.bank.text_mean(layer)
+
+
+def _label(index: int, place: Place) -> str:
+    if place.row < 0:
+        return str(index)
+    at = f"{place.row},{place.column}"
+    return f"{place.tile}:{at}" if place.tile else at
