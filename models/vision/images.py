@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,19 +14,39 @@ from latentbank.errors import ImageError
 
 # Pillow's own limit; beyond it a small file could fill the memory (512 MiB in RGB here).
 MAX_PIXELS = 178_956_970
+_CHANNELS = (1, 3, 4)
 
 
-def open_image(source: str | os.PathLike[str] | bytes | Image.Image) -> Image.Image:
+class Pixels(Protocol):
+    """An array or a tensor of pixels."""
+
+    @property
+    def shape(self) -> Any:
+        """Its sides."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of its numbers."""
+
+
+Opened = str | os.PathLike[str] | bytes | Image.Image | Pixels
+"""What `open_image` opens: a path, a file's bytes, an open image, or an array or tensor of pixels."""
+
+
+def open_image(source: Opened) -> Image.Image:
     """Open an image and convert it to RGB with 8 bits per channel.
 
     The EXIF rotation is applied, transparency is composited on white, greys of 16 bits or floats are scaled to 8 bits,
     CMYK is converted, and the first frame of an animation is used.
 
     Args:
-        source: a path, a file's bytes, or an open image.
+        source: a path, a file's bytes, an open image, or an array or tensor of integers from 0 to 255 or of floats from
+            0 to 1: `[height, width]`, `[height, width, channels]` or `[channels, height, width]` with 1, 3 or 4
+            channels.
 
     Raises:
-        ImageError: the image is missing, no image, truncated, or larger than `MAX_PIXELS`.
+        ImageError: the image is missing, no image, truncated, or larger than `MAX_PIXELS`; an array has another shape
+            or other values.
     """
     name = f"The image {source}" if isinstance(source, str | os.PathLike) else "The image"
     try:
@@ -34,6 +55,8 @@ def open_image(source: str | os.PathLike[str] | bytes | Image.Image) -> Image.Im
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _as_rgb(source, name)
+            if not isinstance(source, str | os.PathLike | bytes):
+                return _as_rgb(_of_array(source), name)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 return _as_rgb(image, name)
     except FileNotFoundError:
@@ -48,6 +71,35 @@ def open_image(source: str | os.PathLike[str] | bytes | Image.Image) -> Image.Im
         # Pillow raises many kinds of errors for broken files: OSError, SyntaxError, ValueError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be read to its end ({reason}); replace the file.") from None
+
+
+def _of_array(source: Any) -> Image.Image:
+    """Return an array or a tensor of pixels as an image."""
+    if hasattr(source, "detach"):  # a tensor, on any device
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source
+    pixels = np.asarray(source)
+    if pixels.ndim == 3 and pixels.shape[0] in _CHANNELS and pixels.shape[-1] not in _CHANNELS:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if not pixels.size or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in _CHANNELS)):
+        raise ImageError(
+            f"An array of the shape {list(pixels.shape)} is no image: give [height, width, channels] or "
+            "[channels, height, width], one image at a time."
+        )
+    if pixels.dtype.kind not in "buif":
+        raise ImageError(
+            f"An array of {pixels.dtype} is no image: give numbers from 0 to 255, or from 0 to 1."
+        )
+    top = 1.0 if pixels.dtype.kind in "bf" else 255.0
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= top):  # not a number is neither
+        raise ImageError(
+            f"The array's values are from {low:g} to {high:g}: give integers from 0 to 255 or floats from 0 to 1, not "
+            "what a processor has normalized."
+        )
+    return Image.fromarray(np.round(pixels.astype(np.float32) * (255 / top)).astype(np.uint8))
 
 
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from latentbank.errors import ImageError, LatentBankError
-from latentbank.models.vision.images import open_image
+from latentbank.models.vision.images import Pixels, open_image
 from latentbank.text import is_hub_id, listed, public_reason
 from latentbank.values import whole
 
@@ -61,7 +61,7 @@ class ImageSource:
         return f"{stem.strip('-.')[:60] or 'image'}-{digest}{suffix}"
 
 
-Source = str | os.PathLike[str] | bytes | Image.Image | ImageSource
+Source = str | os.PathLike[str] | bytes | Image.Image | Pixels | ImageSource
 """What an image can be given as."""
 
 
@@ -160,7 +160,7 @@ def opened(
     """Yield the name of each image and the image, upright and in RGB, opened when it is asked for.
 
     Args:
-        images: paths, bytes, open images, or what `find_images` found.
+        images: paths, bytes, open images, arrays of pixels, or what `find_images` found.
         broken: called with the name of an image that cannot be read, and the error; such an image is left out. None:
             the error is raised.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from latentbank.errors import ImageError
@@ -287,3 +288,53 @@ def _png(width: int, height: int, bits: int, colour: int, rows: list[bytes]) -> 
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def arrays() -> dict[str, Any]:
+    """The image of `two_halves` as arrays and tensors."""
+    pixels = np.asarray(two_halves())
+    tensor = torch.from_numpy(pixels.copy())
+    alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    return {
+        "uint8": pixels,
+        "int64": pixels.astype(np.int64),
+        "channels first": np.moveaxis(pixels, -1, 0),
+        "floats": pixels / 255,
+        "float16": (pixels / 255).astype(np.float16),
+        "with alpha": np.concatenate([pixels, alpha], axis=-1),
+        "a tensor": tensor,
+        "a tensor of floats, channels first": tensor.permute(2, 0, 1) / 255,
+        "bfloat16 that needs gradients": (tensor / 255).bfloat16().requires_grad_(),
+    }
+
+
+@pytest.mark.parametrize("kind", arrays())
+def test_arrays_and_tensors_are_images(kind: str) -> None:
+    np.testing.assert_array_equal(np.asarray(open_image(arrays()[kind])), np.asarray(two_halves()))
+
+
+def test_greys_as_arrays() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for given in (grey, grey[..., None], grey[None], grey / 255):
+        np.testing.assert_array_equal(np.asarray(open_image(given))[..., 1], grey)
+    assert near(open_image(np.ones((2, 2), dtype=bool)).getpixel((0, 0)), WHITE, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (np.zeros((2, 5, 5, 3)), "An array of the shape [2, 5, 5, 3] is no image"),
+        (np.zeros((5, 5, 2)), "An array of the shape [5, 5, 2] is no image"),
+        (np.zeros((0, 5, 3)), "An array of the shape [0, 5, 3] is no image"),
+        (7, "An array of the shape [] is no image"),
+        (np.full((5, 5), "a"), "An array of <U1 is no image"),
+        (np.full((5, 5, 3), 300), "from 300 to 300: give integers from 0 to 255"),
+        (np.full((5, 5, 3), -1.5), "from -1.5 to -1.5: give integers"),
+        (np.full((5, 5, 3), np.nan), "from nan to nan: give integers"),
+        (np.full((5, 5, 3), 128.0), "or floats from 0 to 1, not what a processor has normalized"),
+    ],
+)
+def test_arrays_that_are_no_image(given: Any, why: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        open_image(given)
+    assert why in str(caught.value)
