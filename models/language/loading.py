@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -362,11 +363,23 @@ def _explained(name: str, error: Exception) -> ModelError:
         advice = (
             f"{name} is not on this machine and the hub cannot be reached: check the name and the network."
         )
-    elif "torchvision" in text.lower():
-        advice = f"The image processor of {name} needs torchvision: pip install torchvision."
+    elif "operator torchvision::" in text or "torchvision extension" in text:
+        advice = "The installed torchvision does not fit the installed torch: install both anew, or neither."
+    elif package := _missing_of_extra(text):
+        advice = f"The processor of {name} needs {package}: pip install 'latentbank[vision]'."
     elif "trust_remote_code" in text:
         advice = f"{name} comes with code of its own: if you trust its authors, allow it to run."
         argument = "trust_remote_code"
     else:
         advice = f"The model {name} cannot be loaded: {first_line(error)[:200].rstrip('. ')}."
     return ModelError(advice, argument=argument)
+
+
+def _missing_of_extra(text: str) -> str | None:
+    """Return the package of the extra `vision` that an error asks for, or None."""
+    if "torchvision" in text.lower():
+        return "torchvision"
+    asked = re.search(
+        r"(?i)(?:requires the |No module named '|install )(timm|torchaudio|mistral[-_]common|num2words)", text
+    )
+    return asked[1].replace("_", "-") if asked else None

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from latentbank.errors import ModelError
+from latentbank.models.language.loading import plain_errors
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.models.oracles.qwen import CASES
@@ -104,3 +105,23 @@ def test_a_llava_processor_of_old_files_gets_the_models_patch_size(tmp_path: Pat
     (ours,), (theirs,) = (model.visual_tokens([noise((80, 50))], [0]) for model in (vlm, whole))
     torch.testing.assert_close(ours.states[0], theirs.states[0])
     assert (ours.boxes == theirs.boxes).all()
+
+
+@pytest.mark.parametrize("package", ["torchvision", "torchaudio", "timm", "mistral-common"])
+def test_a_missing_package_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is transformers' own."""
+    from transformers.utils import import_utils
+
+    _, text = import_utils.BACKENDS_MAPPING[package]
+    monkeypatch.setitem(import_utils.BACKENDS_MAPPING, package, (lambda: False, text))
+    needing = type("Needing", (), {"_backends": [package]})
+    with (
+        pytest.raises(ModelError, match=rf"needs {package}: pip install 'latentbank\[vision\]'"),
+        plain_errors("m"),
+    ):
+        import_utils.requires_backends(needing, [package])
+
+
+def test_a_torchvision_that_does_not_fit_its_torch() -> None:
+    with pytest.raises(ModelError, match="does not fit the installed torch"), plain_errors("m"):
+        raise RuntimeError("operator torchvision::nms does not exist")

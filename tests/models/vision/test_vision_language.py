@@ -526,7 +526,7 @@ def test_a_processor_that_needs_torchvision(directory: Callable[[str], Path], tm
     file = path / "preprocessor_config.json"
     settings = json.loads(file.read_text()) | {"image_processor_type": "Molmo2ImageProcessor"}
     file.write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="needs torchvision: pip install torchvision"):
+    with pytest.raises(ModelError, match=r"needs torchvision: pip install 'latentbank\[vision\]'"):
         load_vision_language_model(str(path), device="cpu")
 
 
