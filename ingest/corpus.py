@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import os
-import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from latentbank.errors import CorpusError
-from latentbank.ingest.sources.dataset import read_dataset
-from latentbank.ingest.sources.lines import read_lines
-from latentbank.ingest.sources.registry import described_formats, format_of, read_file
+from latentbank.ingest.naming import is_corpus_name, name_of_path
+from latentbank.ingest.sources.base import Asked, Read
+from latentbank.ingest.sources.lines import STANDARD_INPUT
+from latentbank.ingest.sources.reading import Request, Trace, read_source
+from latentbank.ingest.sources.registry import described_formats, format_named, format_of
 from latentbank.text import is_hub_id, listed
 from latentbank.values import whole
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+_FIRST = 3  # sentences kept to be shown
+_SHOWN = 200  # characters of each
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,13 @@ class Corpus:
     sources: tuple[str, ...]
     """Files, dataset folders, "-" (standard input, which can be read only once) or ids of hub datasets."""
     column: str | None = None
-    """The column that holds the sentences; None: found in each file."""
+    """The column that holds the sentences, the same in all files; None: found."""
+    field: str | None = None
+    """The list of records inside JSON documents; None: found."""
+    header: bool | None = None
+    """Whether the first row of CSV files names the columns; None: found."""
+    format: str | None = None
+    """Format of the files and of standard input; None: by the files' names, and lines of text."""
     config: str | None = None
     """Configuration of a dataset."""
     split: str | None = None
@@ -40,7 +48,7 @@ class Corpus:
     """Revision of a hub dataset."""
     limit: int | None = None
     """Read at most this many sentences."""
-    sentences: Iterable[str] | None = field(default=None, repr=False, compare=False)
+    sentences: Iterable[str] | None = dataclasses.field(default=None, repr=False, compare=False)
     """Sentences from Python, read after the sources; they can be iterated over repeatedly."""
 
     def __post_init__(self) -> None:
@@ -63,18 +71,25 @@ class Counts:
     """Sentences."""
     blank: int = 0
     """Records left out because they were empty, white space or null."""
+    trace: Trace = dataclasses.field(default_factory=Trace, compare=False)
+    """The files and the column."""
+    first: list[str] = dataclasses.field(default_factory=list, compare=False)
+    """The first three sentences, cut after 200 characters."""
 
-
-def is_corpus_name(text: str) -> bool:
-    """Return whether a corpus can have this name: 1 to 64 of [a-zA-Z0-9._-], the first a letter or a digit."""
-    return bool(_NAME.fullmatch(text))
+    def read(self) -> Read:
+        """Return what was read so far."""
+        trace = self.trace
+        return Read(tuple(trace.files), tuple(trace.left_out), trace.column, trace.field, tuple(self.first))
 
 
 def open_corpus(
-    name: str,
+    name: str | None,
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     column: str | None = None,
+    field: str | None = None,
+    header: bool | None = None,
+    format: str | None = None,
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
@@ -83,57 +98,34 @@ def open_corpus(
     """Return a corpus of files or datasets: check its name, expand globs, check that files exist. Read nothing yet.
 
     Args:
-        name: the corpus's name in the bank.
-        sources: files, globs (expanded here, sorted; `**` descends into folders), dataset folders, "-" for
+        name: the corpus's name in the bank; None: the first file's, with a hyphen for what a name cannot hold.
+        sources: files, globs (expanded here, sorted; `**` descends into folders), folders, "-" for
             standard input, or ids of hub datasets; read in this order.
-        column: the column that holds the sentences. None: the only string column, or the one
-            named text, sentence, caption or content.
+        column: the column that holds the sentences, in every file that has columns. None: the one named text,
+            sentence, caption or content, or the only one that holds text.
+        field: the list of records inside JSON documents, such as "annotations". None: the only one that holds text.
+        header: whether the first row of CSV files names the columns. None: if it looks unlike the others.
+        format: txt, csv, tsv, jsonl, json or parquet, for standard input and for files whose names do not tell.
+            None: by the names; standard input is lines of text.
         config: configuration of a dataset.
-        split: split of a dataset ("train" if None).
+        split: split of a folder or a dataset ("train" if None).
         revision: revision of a hub dataset.
         limit: read at most this many sentences.
 
     Raises:
         CorpusError: the name is not allowed, files are missing or of an unknown format, a glob matches
-            nothing, or dataset options are given for plain files.
+            nothing, or an option is given that no source has a use for.
     """
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
     given = [os.fspath(source) for source in several]
     if not given:
-        raise CorpusError(f"Corpus {name} has no source; give a file, a dataset or - for standard input.")
-    found: list[str] = []
-    missing: list[str] = []
-    for source in given:
-        if "://" in source:  # not repeated in the message: an address may hold a token
-            raise CorpusError(
-                f"Corpus {name}: a web address cannot be read; download the file and give its path."
-            )
-        path = os.path.expanduser(source)
-        if source == "-" or os.path.exists(path):
-            found.append(path)
-        elif glob.has_magic(source):
-            files = sorted(f for f in glob.glob(path, recursive=True) if not os.path.isdir(f))
-            if not files:
-                raise CorpusError(f"No file matches {source}; check the pattern.")
-            found += files
-        elif _may_be_hub_id(source):
-            found.append(source)
-        else:
-            missing.append(source)
-    if missing:
-        more = f" and {len(missing) - 3} others" if len(missing) > 4 else ""
-        raise CorpusError(f"No such file: {listed(missing[:3] if more else missing)}{more}; check the path.")
-    files = [
-        source for source in found if source != "-" and os.path.exists(source) and not os.path.isdir(source)
-    ]
-    unknown = [file for file in files if format_of(file) is None]
-    if unknown:
-        raise CorpusError(f"{listed(unknown)}: unknown format; give {described_formats()}.")
-    if (config or split or revision) and len(files) + found.count("-") == len(found):
-        raise CorpusError(
-            f"Corpus {name} is read from files: config, split and revision are for datasets only."
-        )
-    return Corpus(name, tuple(found), column, config, split, revision, limit)
+        raise CorpusError("The corpus has no source; give a file, a dataset or - for standard input.")
+    found = _found(given)
+    if name is None:
+        name = name_of_path(found[0])
+    asked = Asked(column, field, header)
+    _check_options(found, Request(asked, format, config, split, revision))
+    return Corpus(name, tuple(found), column, field, header, format, config, split, revision, limit)
 
 
 def corpus_from_sentences(name: str, sentences: Iterable[str]) -> Corpus:
@@ -166,7 +158,7 @@ def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
         CorpusError: a source cannot be read or is not text, or there is no sentence at all.
     """
     read = 0
-    for record in _records(corpus):
+    for record in _records(corpus, counts):
         sentence = record.strip() if record else ""
         if not sentence:
             counts.blank += 1
@@ -177,32 +169,109 @@ def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
             )
         read += 1
         counts.sentences += 1
+        if read <= _FIRST:
+            counts.first.append(sentence if len(sentence) <= _SHOWN else f"{sentence[: _SHOWN - 1]}…")
         yield sentence
         if read == corpus.limit:
             return
     if not read:
+        column = f" in column {counts.trace.column!r}" if counts.trace.column else ""
         raise CorpusError(
-            f"Corpus {corpus.name} holds no sentence; check {_first_sources(corpus) or 'the list'}."
+            f"Corpus {corpus.name} holds no sentence{column}; check {_first_sources(corpus) or 'the list'}."
         )
 
 
-def _records(corpus: Corpus) -> Iterator[str | None]:
+def _records(corpus: Corpus, counts: Counts) -> Iterator[str | None]:
     """Yield the records of all sources as they are; None is a null."""
+    asked = Asked(corpus.column, corpus.field, corpus.header)
+    request = Request(asked, corpus.format, corpus.config, corpus.split, corpus.revision)
     for source in corpus.sources:
-        if source == "-":
-            for _, line in read_lines("standard input", sys.stdin.buffer):
-                yield line
-        elif os.path.isdir(source) or not os.path.exists(source):
-            yield from read_dataset(
-                source, corpus.column, corpus.config, corpus.split or "train", corpus.revision
-            )
-        else:
-            yield from read_file(source, corpus.column)
+        yield from read_source(source, request, counts.trace)
     for number, sentence in enumerate(corpus.sentences or (), 1):
         if sentence is not None and not isinstance(sentence, str):
             kind = type(sentence).__name__
             raise CorpusError(f"Corpus {corpus.name}, sentence {number}: a string is needed, not {kind}.")
         yield sentence
+
+
+def _found(given: Sequence[str]) -> list[str]:
+    """Return the sources with globs expanded.
+
+    Raises:
+        CorpusError: one of them is not there.
+    """
+    found: list[str] = []
+    missing: list[str] = []
+    for source in given:
+        if "://" in source:  # not repeated in the message: an address may hold a token
+            raise CorpusError(
+                "A web address cannot be read as a corpus; download the file and give its path."
+            )
+        path = os.path.expanduser(source)
+        if source == STANDARD_INPUT or os.path.exists(path):
+            found.append(path)
+        elif glob.has_magic(source):
+            files = sorted(f for f in glob.glob(path, recursive=True) if not os.path.isdir(f))
+            if not files:
+                raise CorpusError(f"No file matches {source}; check the pattern.")
+            found += files
+        elif _may_be_hub_id(source):
+            found.append(source)
+        else:
+            missing.append(source)
+    if missing:
+        more = f" and {len(missing) - 3} others" if len(missing) > 4 else ""
+        raise CorpusError(f"No such file: {listed(missing[:3] if more else missing)}{more}; check the path.")
+    return found
+
+
+def _check_options(sources: Sequence[str], request: Request) -> None:
+    """Check that every option is of use for at least one source.
+
+    Raises:
+        CorpusError: one is not, or a file has an unknown format.
+    """
+    files = [source for source in sources if source == STANDARD_INPUT or os.path.exists(source)]
+    files = [file for file in files if not os.path.isdir(file)]
+    only_files = len(files) == len(sources)
+    for file in files:
+        if file != STANDARD_INPUT and not os.path.isfile(file):
+            raise CorpusError(f"{file} is a pipe or a device; give it on standard input, as -.")
+    asked = request.asked
+    if request.format is not None:
+        formats = [format_named(request.format)]
+        if not files:
+            raise CorpusError(
+                "The format is for files and standard input, not for datasets.", argument="format"
+            )
+        if STANDARD_INPUT in files and not formats[0].compressed:
+            raise CorpusError(
+                f"Standard input cannot be read in the format {request.format}; save it as a file.",
+                argument="format",
+            )
+    else:
+        unknown = [file for file in files if file != STANDARD_INPUT and format_of(file) is None]
+        if unknown:
+            raise CorpusError(
+                f"{listed(unknown)}: unknown format; give {described_formats()}.", argument="format"
+            )
+        formats = [format_named("txt") if file == STANDARD_INPUT else format_of(file) for file in files]
+    if only_files and (request.config or request.split or request.revision):
+        raise CorpusError("The corpus is read from files: config, split and revision are for datasets only.")
+    for argument, value, suffixes in (
+        ("column", asked.column, None),
+        ("field", asked.field, {".json"}),
+        ("header", asked.header, {".csv", ".tsv"}),
+    ):
+        fits = any(
+            known.columns if suffixes is None else suffixes & {*known.suffixes} for known in formats if known
+        )
+        if value is not None and only_files and not fits:
+            what = "has columns" if suffixes is None else f"is {' or '.join(sorted(suffixes))}"
+            raise CorpusError(
+                f"No source {what}; leave out the {argument}, or name the sources' format (csv, tsv, jsonl, json).",
+                argument=argument,
+            )
 
 
 def _may_be_hub_id(source: str) -> bool:

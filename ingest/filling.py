@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import CorpusError
-from latentbank.ingest.corpus import Corpus, is_corpus_name, open_corpus
+from latentbank.ingest.corpus import Corpus, open_corpus
 from latentbank.ingest.defaults import bank_name, plan_folder
 from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan, plan_for
+from latentbank.ingest.sources.base import Asked
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
 from latentbank.text import listed
@@ -31,6 +33,9 @@ def plan(
     name: str | None = None,
     bank: str | None = None,
     column: str | None = None,
+    field: str | None = None,
+    header: bool | None = None,
+    format: str | None = None,
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
@@ -45,18 +50,23 @@ def plan(
     """Plan the contexts of a corpus: what `fill` would store, found with the tokenizer alone.
 
     Args:
-        source: a path, a glob, the id of a hub dataset, or several of them; or a `Corpus`, such as
+        source: a path, a glob, a folder, the id of a hub dataset, or several of them; or a `Corpus`, such as
             `latentbank.ingest.corpus.corpus_from_sentences` returns. A list of strings always holds paths.
         model: the LLM.
         directory: where the plan is written; None: beside the embedded banks, where `fill` looks for the plan of the
             bank named by `bank`.
-        name: the corpus's name; None: the name of the first file. A `Corpus` has its own name.
+        name: the corpus's name; None: the first file's, with hyphens for what a name cannot hold. A `Corpus` has its
+            own name.
         bank: name of the bank that the plan is for, used if `directory` is None. None: the bank of the settings, or
             one with the last part of the LLM's name. For a bank with another name, `bank` must be given, so that
             `fill` finds the plan.
-        column: the column that holds the sentences; None: it is found.
+        column: the column that holds the sentences, the same in all files; None: it is found.
+        field: the list of records inside JSON documents, such as "annotations"; None: it is found.
+        header: whether the first row of CSV files names the columns; None: it is found.
+        format: "txt", "csv", "tsv", "jsonl", "json" or "parquet", for standard input ("-") and for files whose names
+            do not tell; None: by their names, and standard input is lines of text.
         config: configuration of a dataset.
-        split: split of a dataset; None: "train".
+        split: split of a folder or a dataset; None: "train".
         revision: revision of a hub dataset.
         limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
@@ -79,7 +89,7 @@ def plan(
         >>> plan = lb.plan("captions.jsonl", model, bank="captions")
         >>> text = f"{plan.contexts:,} contexts of {plan.sentences:,} sentences"
     """
-    corpus = _corpus(source, name, column, config, split, revision, limit)
+    corpus = _corpus(source, name, limit, Asked(column, field, header), format, (config, split, revision))
     if directory is None:
         settings = settings or load_settings()
         directory = plan_folder(settings, bank or settings.bank or bank_name(model.name), corpus.name)
@@ -95,6 +105,9 @@ def fill(
     name: str | None = None,
     directory: str | os.PathLike[str] | None = None,
     column: str | None = None,
+    field: str | None = None,
+    header: bool | None = None,
+    format: str | None = None,
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
@@ -111,15 +124,20 @@ def fill(
 
     Args:
         bank: open for writing; made by `create_bank`.
-        source: a path, a glob, the id of a hub dataset, or several of them; a `Corpus`, such as
+        source: a path, a glob, a folder, the id of a hub dataset, or several of them; a `Corpus`, such as
             `latentbank.ingest.corpus.corpus_from_sentences` returns; or a `Plan`, for which the arguments from `name`
             to `max_tokens` are not used. A list of strings always holds paths.
         model: the LLM of the bank, loaded at least as deep as the bank's deepest layer.
-        name: the corpus's name; None: the name of the first file. A `Corpus` has its own name.
+        name: the corpus's name; None: the first file's, with hyphens for what a name cannot hold. A `Corpus` has its
+            own name.
         directory: folder of the plan; None: beside the embedded banks. A plan that is there and fits is used.
-        column: the column that holds the sentences; None: it is found.
+        column: the column that holds the sentences, the same in all files; None: it is found.
+        field: the list of records inside JSON documents, such as "annotations"; None: it is found.
+        header: whether the first row of CSV files names the columns; None: it is found.
+        format: "txt", "csv", "tsv", "jsonl", "json" or "parquet", for standard input ("-") and for files whose names
+            do not tell; None: by their names, and standard input is lines of text.
         config: configuration of a dataset.
-        split: split of a dataset; None: "train".
+        split: split of a folder or a dataset; None: "train".
         revision: revision of a hub dataset.
         limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
@@ -153,7 +171,7 @@ def fill(
     if isinstance(source, Plan):
         made = source
     else:
-        corpus = _corpus(source, name, column, config, split, revision, limit)
+        corpus = _corpus(source, name, limit, Asked(column, field, header), format, (config, split, revision))
         folder = plan_folder(bank.settings, bank.name, corpus.name) if directory is None else Path(directory)
         chosen = PlanSettings(bos, skip, contexts_per_token, max_tokens)
         if progress:
@@ -167,35 +185,19 @@ def fill(
 def _corpus(
     source: Source,
     name: str | None,
-    column: str | None,
-    config: str | None,
-    split: str | None,
-    revision: str | None,
     limit: int | None,
+    asked: Asked,
+    format_: str | None,
+    dataset: tuple[str | None, str | None, str | None],
 ) -> Corpus:
-    """Return the corpus that a source means; see `plan`."""
+    """Return the corpus that a source means; see `plan`. `dataset` is its configuration, split and revision."""
+    given: dict[str, Any] = {**asdict(asked), "format": format_}
+    given |= dict(zip(("config", "split", "revision"), dataset, strict=True)) | {"limit": limit}
     if isinstance(source, Corpus):
-        arguments = {
-            "name": name,
-            "column": column,
-            "config": config,
-            "split": split,
-            "revision": revision,
-            "limit": limit,
-        }
-        if unused := [argument for argument, value in arguments.items() if value is not None]:
+        if unused := [key for key, value in {"name": name, **given}.items() if value is not None]:
             raise CorpusError(
                 f"The source is the corpus {source.name}, which has settings of its own; leave out {listed(unused)}."
             )
         return source
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if not paths:
-        raise CorpusError("The corpus has no source; name files or a hub dataset.")
-    stem = Path(paths[0]).name.split(".")[0]
-    if name is None and not is_corpus_name(stem):
-        raise CorpusError(
-            f"The corpus has no name, and {stem!r} cannot be its name; give it one.", argument="name"
-        )
-    return open_corpus(
-        name or stem, paths, column=column, config=config, split=split, revision=revision, limit=limit
-    )
+    return open_corpus(name, paths, **given)

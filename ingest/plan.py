@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
+from latentbank.ingest.sources.base import Read
 from latentbank.values import whole
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Version of the folder's layout; a plan of another version is made again."""
 DESCRIPTION, SENTENCES = "plan.json", "sentences.arrow"
 """Names of the folder's files. The description is written last: without it there is no plan."""
@@ -125,6 +126,7 @@ class Plan:
             once, so it is the number of distinct prefixes, except for a few longer than the sort compares.
         planned_sentences: sentences with at least one context.
         caption_bytes: sum over contexts of their caption's length in UTF-8, to estimate the size on disk.
+        source: the files and the column that were read, and the first sentences.
     """
 
     directory: Path
@@ -142,6 +144,7 @@ class Plan:
     prefixes: int
     planned_sentences: int
     caption_bytes: int
+    source: Read
 
     def read(self, first: int = 0, stop: int | None = None) -> Iterator[PlannedSentence]:
         """Yield the planned sentences in encoding order, streamed from disk; those from `first` to before `stop`."""
@@ -192,6 +195,7 @@ def load_plan(directory: Path) -> Plan | None:
         if data.pop("version") != PLAN_VERSION:
             raise ValueError("another version")
         data["settings"] = PlanSettings(**data["settings"])
+        data["source"] = Read.of(data["source"])
         plan = Plan(directory=directory, **data)
         with pa.memory_map(str(directory / SENTENCES)) as source:
             pa.ipc.open_file(source)  # a damaged file fails here

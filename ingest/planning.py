@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replaced
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,14 @@ def plan_for(
         or not same_request(plan, corpus.name, settings, model.fingerprint())
     ):
         plan = make_plan(corpus, model, directory, settings, progress)
-    elif content_hash(corpus, progress) != plan.content_hash:
-        if entry is not None:
+    else:
+        counts = Counts()
+        if content_hash(corpus, progress, counts) == plan.content_hash:
+            plan = replaced(plan, source=counts.read())  # the same sentences, perhaps from other files
+        elif entry is not None:
             raise corpora.changed(bank, corpus.name)
-        plan = make_plan(corpus, model, directory, settings, progress)
+        else:
+            plan = make_plan(corpus, model, directory, settings, progress)
     if entry is not None:
         corpora.require_same(bank, entry, plan.content_hash, asdict(plan.settings))
     return plan
@@ -133,18 +138,24 @@ def make_plan(
             prefixes=prefixes,
             planned_sentences=len(chosen.order),
             caption_bytes=chosen.chooser.caption_bytes,
+            source=chosen.counts.read(),
         )
         save_description(plan)
     return plan
 
 
-def content_hash(corpus: Corpus, progress: Progress | None = None) -> str:
+def content_hash(corpus: Corpus, progress: Progress | None = None, counts: Counts | None = None) -> str:
     """Return a hash of a corpus's sentences in their order, which tells whether it changed.
+
+    Args:
+        corpus: what is read.
+        progress: counts sentences.
+        counts: updated while reading.
 
     Raises:
         CorpusError: the corpus cannot be read.
     """
-    counts, digest = Counts(), hashlib.blake2b(digest_size=16)
+    counts, digest = counts or Counts(), hashlib.blake2b(digest_size=16)
     for sentence in read_sentences(corpus, counts):
         hash_sentence(digest, sentence)
         if progress and counts.sentences % 10_000 == 0:

@@ -7,72 +7,118 @@ They are read here rather than by `datasets`, which cannot say which line of whi
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 
 from latentbank.errors import CorpusError
-from latentbank.ingest.sources.base import Format
-from latentbank.ingest.sources.columns import HEAD, find_column
-from latentbank.ingest.sources.lines import compression_of, open_lines
+from latentbank.ingest.sources.base import Asked, Table, TableFormat
+from latentbank.ingest.sources.columns import COLUMNS, HEAD, is_reference, is_reference_name, kind_of
+from latentbank.ingest.sources.lines import LONGEST_LINE, open_lines, where_of
+
+_Row = tuple[int, list[str]]
+_SENTENCE_END = re.compile(r".*\w.*[.!?…。！？।؟][\"'”’»)]*", re.S)
 
 
-def read_csv(path: str, column: str | None) -> Iterator[str | None]:
-    """Yield the cells of the text column; None for an empty row.
+@contextmanager
+def open_csv(path: str, asked: Asked, delimiter: str) -> Iterator[Table]:
+    """Open a file of cells, with or without a header. Without one, the columns are called 1, 2, 3 and so on.
 
     Raises:
-        CorpusError: a row is malformed or has another number of cells than the header, or the column is not found.
+        CorpusError: it is unclear whether there is a header; while reading, a row is malformed or has another number of
+            cells than the first.
     """
-    name = path.lower()
-    if compression_of(name):
-        name = name.rpartition(".")[0]
-    delimiter = "\t" if name.endswith(".tsv") else ","
+    where = where_of(path)
     with open_lines(path) as lines:
-        yield from _cells(path, (line for _, line in lines), delimiter, column)
+        rows = _rows(where, (line for _, line in lines), delimiter)
+        first = next(rows, (0, list[str]()))
+        head = list(islice(rows, HEAD))
+        if not first[1]:
+            yield Table({}, lambda _: iter(()))
+            return
+        names = [name.strip() for name in first[1]]
+        if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+            raise CorpusError(f"{where}: its columns are not separated by {delimiter!r}; convert it.")
+        if asked.header is False:
+            names = [str(number) for number in range(1, len(names) + 1)]
+            head = [first, *head]
+        elif asked.header is None:
+            _check_header(where, names, head, asked.column)
+        kinds = {
+            name: kind_of(row[place] for _, row in head if len(row) > place)
+            for place, name in enumerate(names)
+        }
+
+        def texts(column: str) -> Iterator[str | None]:
+            if names.count(column) > 1:
+                raise CorpusError(f"{where} has several columns {column!r}; give them different names.")
+            return _cells(where, chain(head, rows), len(names), names.index(column))
+
+        yield Table(kinds, texts)
 
 
-def _cells(path: str, lines: Iterator[str], delimiter: str, column: str | None) -> Iterator[str | None]:
-    numbered = _rows(path, lines, delimiter)
-    header = next(numbered, (0, list[str]()))[1]
-    if not header:
-        return
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise CorpusError(f"{path}: its columns are not separated by {delimiter!r}; convert it.")
-    head = list(islice(numbered, HEAD))
-    kinds: dict[str, bool | None] = {}
-    for place, name in enumerate(header):
-        cells = [row[place] for _, row in head if len(row) > place and row[place].strip()]
-        # A column of numbers is not found by itself but may be named: every CSV cell is text.
-        kinds[name] = None if all(map(_is_number, cells)) else True
-    place = header.index(find_column(path, kinds, column))
-    for number, row in chain(head, numbered):
-        if row and len(row) != len(header):
+def _cells(where: str, rows: Iterator[_Row], width: int, place: int) -> Iterator[str | None]:
+    for number, row in rows:
+        if row and len(row) != width:
             raise CorpusError(
-                f"{path}, line {number}: {len(row)} cells where the header has {len(header)}; "
+                f"{where}, line {number}: {len(row)} cells where the header has {width}; "
                 "put quotes around cells that hold the delimiter."
             )
         yield row[place] if row else None
 
 
-def _rows(path: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _check_header(where: str, names: Sequence[str], head: Sequence[_Row], column: str | None) -> None:
+    """Check that the first row names columns, by known names or because it looks unlike the rows below.
+
+    Raises:
+        CorpusError: it may as well be the first of the rows.
+    """
+    if any(name.casefold() in COLUMNS or name == column or is_reference_name(name) for name in names):
+        return
+    cells = [[row[place] for _, row in head if len(row) > place] for place in range(len(names))]
+    looks = [{_look(cell) for cell in column if cell.strip()} for column in cells]
+    compared = [(name, found) for name, found in zip(names, looks, strict=True) if found and name]
+    alike = bool(compared) and all(_look(name) in found for name, found in compared)
+    if alike or any(map(_SENTENCE_END.fullmatch, names)):
+        raise CorpusError(
+            f"{where}: cannot tell whether its first row ({', '.join(names)[:80]}) names the columns or is a row like "
+            "the others; say whether it has a header.",
+            argument="header",
+        )
+
+
+def _look(cell: str) -> str:
+    """Return what kind of text a cell holds, to compare it with others."""
+    return "reference" if is_reference(cell) else "word" if len(cell.split()) == 1 else "words"
+
+
+def _rows(where: str, lines: Iterator[str], delimiter: str) -> Iterator[_Row]:
     """Yield each row with the number of its last line."""
     # strict: a stray quote is an error, where the lenient reader would swallow lines or drop the quote.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise CorpusError(
-            f"{path}, line {reader.line_num}: {error}; put quotes around cells that hold quotes, "
-            "delimiters or line ends, and double the quotes in them."
-        ) from None
+    while True:
+        begun = reader.line_num + 1
+        before = csv.field_size_limit(LONGEST_LINE)  # of the process: others keep theirs
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            if "field limit" in str(error):
+                raise CorpusError(
+                    f"{where}, line {begun}: a cell is longer than {LONGEST_LINE:,} characters; close its quotes "
+                    "or split it into sentences."
+                ) from None
+            raise CorpusError(
+                f"{where}, line {reader.line_num}: {error}; put quotes around cells that hold quotes, "
+                "delimiters or line ends, and double the quotes in them."
+            ) from None
+        finally:
+            csv.field_size_limit(before)
+        if row is None:
+            return
+        yield reader.line_num, row
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-FORMAT = Format((".csv", ".tsv"), read_csv, compressed=True)
+CSV = TableFormat((".csv",), partial(open_csv, delimiter=","), compressed=True)
+TSV = TableFormat((".tsv",), partial(open_csv, delimiter="\t"), compressed=True)

@@ -1,102 +1,131 @@
-"""Datasets: folders and the hub, streamed by `datasets`. No copy is kept in a cache."""
+"""Datasets of the hub, and folders that `datasets` describes or reads. No copy is kept in a cache."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from latentbank.errors import CorpusError
-from latentbank.ingest.sources.columns import find_column
-from latentbank.ingest.sources.text import read_text
-from latentbank.text import public_reason
+from latentbank.errors import CorpusError, LatentBankError
+from latentbank.ingest.sources.base import Kind, LeftOut, Table
+from latentbank.ingest.sources.columns import HEAD, kind_of
+from latentbank.ingest.sources.folder import no_split
+from latentbank.ingest.sources.registry import format_of
+from latentbank.text import listed, public_reason
 
 if TYPE_CHECKING:
     import datasets
 
 _BATCH = 1000  # records decoded at a time
+# Builders whose files are read here, and their settings that do not change what is in a file.
+_OURS = ("csv", "json", "parquet", "text")
+_HARMLESS = ("name", "version", "data_dir", "data_files", "description", "features")
 
 
-def read_dataset(
-    source: str, column: str | None, config: str | None, split: str, revision: str | None
-) -> Iterator[str | None]:
-    """Yield the cells of a dataset's text column in order; None is a null.
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's split."""
+
+    builder: datasets.DatasetBuilder
+    """Reads it, if there are no `files`."""
+    files: tuple[str, ...]
+    """Paths or addresses of its files, if they can be read one by one."""
+    left_out: tuple[LeftOut, ...]
+    """The files of its other splits."""
+
+
+def open_dataset(source: str, config: str | None, split: str, revision: str | None) -> Dataset:
+    """Find the files of a dataset's split.
 
     Args:
         source: a folder, or the id of a dataset on the hub.
-        column: the column that holds the sentences; None: it is found.
         config: its configuration; None: the default.
         split: its split.
         revision: its revision on the hub; None: the newest.
 
     Raises:
-        CorpusError: the dataset cannot be loaded or read, or its column is not found.
+        CorpusError: the dataset cannot be loaded, or has no such split.
     """
     import datasets
-    from datasets.packaged_modules.text.text import TextConfig
 
     with plain_errors(source):
         builder = datasets.load_dataset_builder(source, config, revision=revision)
-    settings = builder.config
-    files = (settings.data_files or {}).get(split, ())
-    plain = isinstance(settings, TextConfig) and settings.sample_by == "line"
-    if not (plain and files and all(map(os.path.isfile, files))):
-        yield from streamed(source, builder, split, column)
-        return
-    for file in files:  # a folder of text files: `datasets` would not say where the text is broken
-        yield from read_text(file, None)
+    found: dict[str, list[str]] = {
+        str(name): list(of) for name, of in (builder.config.data_files or {}).items()
+    }
+    if found and split not in found:
+        raise no_split(source, split, listed(found))
+    files = tuple(found.pop(split, ()))
+    left = tuple(LeftOut(f"{len(of):,} files", f"of the split {name}") for name, of in found.items())
+    module = type(builder).__module__.rpartition(".")[2]
+    ours = module in _OURS and _by_default(builder.config) and all(map(format_of, files))
+    return Dataset(builder, files if ours else (), left)
 
 
-def streamed(
-    where: str, builder: datasets.DatasetBuilder, split: str, column: str | None
-) -> Iterator[str | None]:
-    """Yield the text column of a dataset, streamed without its other columns.
+def file_in(source: str, file: str) -> str:
+    """Return the path of a file inside its dataset, after the dataset's name."""
+    if os.path.isdir(source):
+        name = os.path.basename(os.path.realpath(source))
+        return os.path.join(name, os.path.relpath(file, source))
+    return f"{source}/{re.split(r'@[^/]+/', file, maxsplit=1)[-1]}"
+
+
+@contextmanager
+def open_stream(where: str, builder: datasets.DatasetBuilder, split: str) -> Iterator[Table]:
+    """Open a dataset that only `datasets` can read, streamed without the columns that are not needed.
 
     Args:
         where: the dataset, for messages.
         builder: the dataset.
         split: its split.
-        column: the column that holds the sentences; None: it is found.
 
     Raises:
-        CorpusError: the dataset cannot be read, or its column is not found.
+        CorpusError: the dataset cannot be read.
     """
     import datasets
     from datasets.packaged_modules.csv.csv import CsvConfig
-    from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
     settings = builder.config
     if isinstance(settings, CsvConfig):
         settings.keep_default_na = False  # the sentence "NA" is text
-    if isinstance(settings, ParquetConfig):
-        settings.batch_size = _BATCH  # the default is a row group, which may be the whole file
     with plain_errors(where):
         stream = builder.as_streaming_dataset(split=split)
         features = stream.features
         if features is None:  # known only from the first records
             first = next(iter(stream.with_format("arrow").iter(batch_size=1)), None)
-            features = None if first is None else datasets.Features.from_arrow_schema(first.schema)
-    if features is None:
-        return
-    chosen = find_column(where, {name: _is_text(feature) for name, feature in features.items()}, column)
-    with plain_errors(where):
-        if isinstance(settings, ParquetConfig):
-            settings.columns = [chosen]  # do not fetch the images that lie beside the captions
-            stream = builder.as_streaming_dataset(split=split)
-        elif isinstance(settings, CsvConfig):
+            features = (
+                datasets.Features() if first is None else datasets.Features.from_arrow_schema(first.schema)
+            )
+        if isinstance(settings, CsvConfig):
             # Else pandas guesses the types anew for every block of the file.
             settings.features = datasets.Features({name: datasets.Value("string") for name in features})
             stream = builder.as_streaming_dataset(split=split)
-        tables = iter(stream.select_columns([chosen]).with_format("arrow").iter(batch_size=_BATCH))
-    while True:
-        with plain_errors(where):
-            table = next(tables, None)
-            cells = None if table is None else table.column(chosen).to_pylist()
-        if cells is None:
-            return
-        yield from cells
+        kinds = {name: _kind(feature) for name, feature in features.items()}
+        looked_at = [name for name, kind in kinds.items() if kind in (Kind.TEXT, Kind.NESTED)]
+        if looked_at:
+            head = next(_tables(stream, looked_at, HEAD), None)
+            if head is not None:
+                kinds |= {name: kind_of(head.column(name).to_pylist()) for name in looked_at}
+        yield Table(kinds, lambda column: _cells(where, stream, column))
+
+
+def _cells(where: str, stream: Any, column: str) -> Iterator[str | None]:
+    if not column:
+        return
+    for table in _tables(stream, [column], _BATCH):
+        for cell in table.column(column).to_pylist():
+            if cell is not None and not isinstance(cell, str):
+                what = type(cell).__name__
+                raise CorpusError(f"{where}: column {column!r} holds {what}, not text; convert it.")
+            yield cell
+
+
+def _tables(stream: Any, columns: list[str], batch: int) -> Iterator[Any]:
+    return iter(stream.select_columns(columns).with_format("arrow").iter(batch_size=batch))
 
 
 @contextmanager
@@ -114,6 +143,8 @@ def plain_errors(where: str) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         yield
+    except LatentBankError:
+        raise
     except Exception as error:
         reason = public_reason(error)
         if isinstance(error, OSError) and not os.path.exists(where):
@@ -126,6 +157,25 @@ def plain_errors(where: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _is_text(feature: object) -> bool:
-    """Return whether a column of a dataset holds strings."""
-    return getattr(feature, "dtype", None) in ("string", "large_string", "string_view")
+def _by_default(settings: Any) -> bool:
+    """Return whether a builder's settings are the default ones, apart from where its files are."""
+    return all(
+        getattr(settings, entry.name) == (default() if callable(default) else default)
+        for entry in fields(settings)
+        for default in (entry.default if entry.default is not MISSING else entry.default_factory,)
+        if entry.name not in _HARMLESS
+    )
+
+
+def _kind(feature: Any) -> Kind:
+    """Return what a column of a dataset holds, as far as its type tells."""
+    dtype = getattr(feature, "dtype", None)
+    if dtype in ("string", "large_string", "string_view"):
+        return Kind.TEXT
+    if dtype == "null":
+        return Kind.EMPTY
+    return (
+        Kind.NESTED
+        if isinstance(feature, list) or type(feature).__name__ in ("List", "LargeList")
+        else Kind.OTHER
+    )

@@ -8,17 +8,39 @@ from collections.abc import Iterator
 from latentbank.errors import CorpusError
 from latentbank.extensions import entry_points_of
 from latentbank.ingest.sources import csv, json, parquet, text
-from latentbank.ingest.sources.base import Format
+from latentbank.ingest.sources.base import Format, TableFormat
 from latentbank.ingest.sources.lines import compression_of
 from latentbank.text import first_line, listed
 
 GROUP = "latentbank.sources"
 """Group of the entry points through which packages add formats."""
 
-_OWN = (text.FORMAT, csv.FORMAT, json.LINES, json.DOCUMENT, parquet.FORMAT)
+_OWN = (text.FORMAT, csv.CSV, csv.TSV, json.LINES, json.DOCUMENT, parquet.FORMAT)
+NAMED: dict[str, Format | TableFormat] = {
+    "txt": text.AS_IT_IS,
+    "csv": csv.CSV,
+    "tsv": csv.TSV,
+    "jsonl": json.LINES,
+    "json": json.DOCUMENT,
+    "parquet": parquet.FORMAT,
+}
+"""The formats that can be asked for by name, for standard input and for files whose names do not tell."""
 
 
-def format_of(path: str) -> Format | None:
+def format_named(name: str) -> Format | TableFormat:
+    """Return the format of a name.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    if name not in NAMED:
+        raise CorpusError(
+            f"There is no format {name!r}; choose one of these: {listed(NAMED)}.", argument="format"
+        )
+    return NAMED[name]
+
+
+def format_of(path: str) -> Format | TableFormat | None:
     """Return the format of a file by its name; None if no format has its suffix.
 
     A suffix of this package's formats always means those, whatever is installed.
@@ -37,22 +59,6 @@ def format_of(path: str) -> Format | None:
     return None
 
 
-def read_file(path: str, column: str | None) -> Iterator[str | None]:
-    """Return an iterator over the texts of a file in order; None stands for a missing one.
-
-    Args:
-        path: a file of a known format.
-        column: the column that holds the sentences; None: it is found.
-
-    Raises:
-        CorpusError: the file has no known format, cannot be read, is damaged or no text, or its column is not found.
-    """
-    known = format_of(path)
-    if known is None:
-        raise CorpusError(f"{path}: unknown format; give {described_formats()}.")
-    return known.read(path, column)
-
-
 def described_formats() -> str:
     """Return the suffixes of all formats as a message lists them."""
     compressed: dict[str, bool] = {}
@@ -61,10 +67,10 @@ def described_formats() -> str:
             compressed.setdefault(suffix, known.compressed)
     packed = [suffix for suffix, is_compressed in compressed.items() if is_compressed]
     plain = [suffix for suffix, is_compressed in compressed.items() if not is_compressed]
-    return f"{listed(packed)} (each also .gz or .zst), {listed(plain[:-1])} or {plain[-1]}"
+    return f"{listed(packed)} (each also .gz or .zst) or {listed(plain)}"
 
 
-def _all_formats() -> Iterator[Format]:
+def _all_formats() -> Iterator[Format | TableFormat]:
     """Go through the formats, ours first; the entry points are read only when none of ours is taken."""
     yield from _OWN
     for entry in entry_points_of(GROUP):
@@ -75,7 +81,7 @@ def _all_formats() -> Iterator[Format]:
                 f"The installed corpus format '{entry.name}' ({entry.value}) cannot be loaded ({first_line(error)}); "
                 "repair or remove its package."
             ) from None
-        if not isinstance(loaded, Format):
+        if not isinstance(loaded, Format | TableFormat):
             raise CorpusError(
                 f"The installed corpus format '{entry.name}' ({entry.value}) is not a Format of "
                 "latentbank.ingest.sources.base; repair or remove its package."

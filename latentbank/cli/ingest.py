@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from latentbank.ingest.corpus import Corpus
     from latentbank.ingest.job import JobReport
     from latentbank.ingest.plan import Plan, PlanSettings
+    from latentbank.ingest.sources.base import Read
     from latentbank.ingest.workers.shares import Share
     from latentbank.models.language.model import LanguageModel
 
@@ -129,12 +130,12 @@ def ingest_run(
     check_metric(known, metric)
     job = _Job(settings, bank, known, metric, work, model, made)
     if work.ray:
-        report, name, layers = _run_on_ray(job, plan.plan)
+        stored = _run_on_ray(job, plan.plan)
     elif share:
-        report, name, layers = _run_share(job, share)
+        stored = _run_share(job, share)
     else:
-        report, name, layers = _run_here(job, source, plan.plan, choice)
-    show_job(report, name, layers, as_json=as_json)
+        stored = _run_here(job, source, plan.plan, choice)
+    show_job(*stored, as_json=as_json)
 
 
 @command(app, "status", example="ingest status --bank SmolLM2-135M")
@@ -185,10 +186,11 @@ def ingest_latentlens(
     from latentbank.ingest.corpus import Corpus
     from latentbank.ingest.latentlens.caches import cache_layers, import_latentlens
     from latentbank.ingest.latentlens.hub import fetch_cache
+    from latentbank.ingest.naming import name_of_path
     from latentbank.progress import shown
 
     settings = GlobalOptions.of(ctx).writer_settings(quantization=quantization)
-    corpus = Corpus(name or Path(source).expanduser().resolve().name, ())
+    corpus = Corpus(name or name_of_path(str(Path(source).expanduser())), ())
     known = bank.known(settings, model.model)
     layers = bank.stored_layers(known)
     directory = fetch_cache(source, layers)
@@ -241,12 +243,13 @@ class _Job:
             yield opened, llm
 
 
-# A report, and the name and the layers of the bank.
-_Stored = tuple["JobReport", str, "Sequence[int]"]
+# A report, the name and the layers of the bank, and what was read for it.
+_Stored = tuple["JobReport", str, "Sequence[int]", "Read"]
 
 
 def _run_here(job: _Job, corpus: Corpus | None, folder: Path | None, choice: PlanSettings) -> _Stored:
     """Store a corpus, or a plan made before, in this process."""
+    from latentbank.cli.output.plans import show_source
     from latentbank.ingest.job import store_plan
     from latentbank.ingest.planning import plan_for
     from latentbank.progress import shown
@@ -259,27 +262,31 @@ def _run_here(job: _Job, corpus: Corpus | None, folder: Path | None, choice: Pla
             where = folder or plan_folder(job.settings, bank.name, corpus.name)
             with shown("planning", "sentences") as progress:
                 plan = plan_for(bank, corpus, llm, where, choice, progress, replace=replace)
+        show_source(plan.source)
         with shown("ingesting", "contexts") as progress:
             report = store_plan(bank, plan, llm, progress, batch=job.work.batch, replace=replace)
-        return report, bank.name, bank.layers
+        return report, bank.name, bank.layers, plan.source
 
 
 def _run_share(job: _Job, share: Share) -> _Stored:
     """Store one share of a plan in this process."""
+    from latentbank.cli.output.plans import show_source
     from latentbank.ingest.job import store_plan
     from latentbank.progress import shown
 
     assert job.plan is not None
+    show_source(job.plan.source)
     with job.opened() as (bank, llm), shown("ingesting", "contexts") as progress:
         report = store_plan(
             bank, job.plan, llm, progress, batch=job.work.batch, share=share, replace=job.work.replace
         )
-        return report, bank.name, bank.layers
+        return report, bank.name, bank.layers, job.plan.source
 
 
 def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
     """Store all shares of a plan with Ray."""
     from latentbank.bank.opening import pinned_name
+    from latentbank.cli.output.plans import show_source
     from latentbank.ingest.workers.ray_cluster import RayJob, run_on_ray
     from latentbank.progress import shown
 
@@ -287,6 +294,7 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
     if not layers:
         raise LatentBankError("Name the layers of the new bank with --layers, such as 4,8,12,16.")
     assert folder is not None
+    assert job.plan is not None
     assert model is not None
     assert job.work.ray is not None
     name = job.bank.name(job.settings, job.known, model)
@@ -303,9 +311,10 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
         batch=job.work.batch,
         replace=job.work.replace,
     )
+    show_source(job.plan.source)
     with shown("ingesting", "shares") as progress:
         report = run_on_ray(ray_job, job.work.ray, job.work.workers, progress)
-    return report, name, tuple(layers)
+    return report, name, tuple(layers), job.plan.source
 
 
 def _stored_plan(folder: Path) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences, open_corpus
 from latentbank.ingest.filling import fill, plan
 from latentbank.ingest.plan import PlanSettings, load_plan
+from latentbank.ingest.sources.base import Read
 from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny
 from tests.ingest.jobs import some_sentences
@@ -107,12 +109,28 @@ def test_a_corpus_is_taken_as_it_is(model: LanguageModel, settings: Settings) ->
         assert bank.corpora == {}
 
 
-@pytest.mark.parametrize("source", ["-", ["my captions.txt", "c.txt"], "my captions.txt"])
-def test_a_corpus_needs_a_name(source: str | list[str], model: LanguageModel, settings: Settings) -> None:
+def test_standard_input_needs_a_name(model: LanguageModel, settings: Settings) -> None:
     with create_bank("b", model, [1], settings=settings) as bank:
-        with pytest.raises(CorpusError, match=r"no name, and .* cannot be its name") as caught:
-            fill(bank, source, model)
+        with pytest.raises(
+            CorpusError, match=r"^Standard input has no name; give the corpus one\.$"
+        ) as caught:
+            fill(bank, "-", model)
         assert caught.value.argument == "name"
+
+
+def test_arguments_of_a_source_reach_it(model: LanguageModel, settings: Settings, tmp_path: Path) -> None:
+    rows = [{"note": sentence, "tag": "A tag."} for sentence in SENTENCES]
+    document, table = tmp_path / "my notes.dat", tmp_path / "b.csv"
+    document.write_text(json.dumps({"a": [{"note": "no"}], "b": rows}))
+    table.write_text("".join(f'"{sentence}",x\n' for sentence in SENTENCES))
+    with create_bank("b", model, [1], settings=settings) as bank:
+        fill(bank, document, model, format="json", field="b", column="note")
+        fill(bank, table, model, header=False, column="1")
+        assert list(bank.corpora) == ["my-notes", "b"]
+        assert len({entry.content_hash for entry in bank.corpora.values()}) == 1
+    made = plan(document, model, bank="b", format="json", field="b", column="note", settings=settings)
+    assert made.source == Read(("my notes.dat",), (), "note", "b", tuple(SENTENCES[:3]))
+    assert load_plan(made.directory) == made
 
 
 def test_a_plan_is_found_again_and_can_be_given(

@@ -24,7 +24,7 @@ from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError, ModelError
 from latentbank.ingest.corpus import open_corpus
 from latentbank.ingest.job import JobReport, store_plan
-from latentbank.ingest.plan import PlanSettings, load_plan
+from latentbank.ingest.plan import PLAN_VERSION, PlanSettings, load_plan
 from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
@@ -514,7 +514,7 @@ def test_a_plan_is_used_again_unless_something_differs(
             embedded.plan(bank, model, sentences, **choice)
             assert len(made) == times
         file = embedded.folder / "plans" / "c" / "plan.json"
-        file.write_text(file.read_text().replace('"version": 1', '"version": 0'))
+        file.write_text(file.read_text().replace(f'"version": {PLAN_VERSION}', '"version": 0'))
         embedded.plan(bank, model, SENTENCES[:9], skip=0)
         assert len(made) == 4
 

@@ -56,12 +56,14 @@ def test_a_format_of_an_installed_package(install: Install, tmp_path: Path) -> N
     file, packed = tmp_path / "film.SUB", tmp_path / "film.sub.gz"
     file.write_text("1\nHello.\n\n2\nGood bye.\n\n")
     packed.write_bytes(gzip.compress(file.read_bytes()))
-    with pytest.raises(CorpusError, match=r"film\.SUB: unknown format; give \.txt, .*\.json or \.parquet\."):
+    with pytest.raises(
+        CorpusError, match=r"film\.SUB: unknown format; give \.txt, .*\.json \(.*\) or \.parquet\."
+    ):
         open_corpus("c", file)
     install(SUBTITLES)
     assert read(file, packed) == ["Hello.", "Good bye."] * 2
     assert read(file, column="x") == ["x: Hello.", "x: Good bye."]
-    with pytest.raises(CorpusError, match=r"\.ndjson, \.sub \(each also \.gz or \.zst\)"):
+    with pytest.raises(CorpusError, match=r"\.json, \.sub \(each also \.gz or \.zst\)"):
         open_corpus("c", __file__)
 
 

@@ -27,7 +27,7 @@ LensOption = Annotated[
 ]
 BankLayersOption = Annotated[str, typer.Option(help="mid, all, or numbers such as 8,12.")]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")]
-SplitOption = Annotated[str | None, typer.Option(help="Split of a hub dataset.")]
+SplitOption = Annotated[str | None, typer.Option(help="Split of a folder or a hub dataset.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,33 @@ class CorpusOptions:
 
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, globs, - for standard input, or a hub dataset.", show_default=False),
+        typer.Argument(
+            help="Files, globs, folders, - for standard input, or a hub dataset.", show_default=False
+        ),
     ] = None
     name: NameOption = None
     column: Annotated[
-        str | None, typer.Option(help="Column that holds the sentences; by default it is detected.")
+        str | None,
+        typer.Option(
+            help="Column that holds the sentences, the same in all files; by default it is detected."
+        ),
+    ] = None
+    field: Annotated[
+        str | None,
+        typer.Option(help="List of records inside JSON documents, such as annotations; by default detected."),
+    ] = None
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first row of CSV files names the columns; by default it is detected.",
+        ),
+    ] = None
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="txt, csv, tsv, jsonl, json or parquet; by default by the files' names, and txt for standard input."
+        ),
     ] = None
     config: ConfigOption = None
     split: SplitOption = None
@@ -41,19 +63,19 @@ class CorpusOptions:
         """Open the corpus; without a name it gets the first file's.
 
         Raises:
-            LatentBankError: no source is named, or the corpus has no name.
+            LatentBankError: no source is named, or it cannot be opened.
         """
         from latentbank.ingest.corpus import open_corpus
 
         if not self.sources:
-            raise LatentBankError("Name a corpus: files, a hub dataset, or - for standard input.")
-        stem = Path(self.sources[0]).name.split(".")[0]
-        if self.name is None and stem in ("", "-"):
-            raise LatentBankError("Give the corpus a name with --name.")
+            raise LatentBankError("Name a corpus: files, a folder, a hub dataset, or - for standard input.")
         return open_corpus(
-            self.name or stem,
+            self.name,
             self.sources,
             column=self.column,
+            field=self.field,
+            header=self.header,
+            format=self.format,
             config=self.config,
             split=self.split,
             limit=self.limit,

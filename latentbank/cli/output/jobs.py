@@ -17,13 +17,14 @@ from latentbank.text import listed
 if TYPE_CHECKING:
     from latentbank.bank.manifest import CorpusEntry
     from latentbank.ingest.job import JobReport
+    from latentbank.ingest.sources.base import Read
     from latentbank.ingest.workers.shares import ShareState
 
 
-def show_job(report: JobReport, bank: str, layers: Sequence[int], *, as_json: bool) -> None:
-    """Print the result of an ingestion."""
+def show_job(report: JobReport, bank: str, layers: Sequence[int], source: Read, *, as_json: bool) -> None:
+    """Print the result of an ingestion; as JSON with what was read for it."""
     if as_json:
-        print_json({"bank": bank, "layers": list(layers), **asdict(report)})
+        print_json({"bank": bank, "layers": list(layers), **asdict(report), "source": asdict(source)})
         return
     if not report.complete:
         console().print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ from latentbank.cli.output.text import count_text, print_facts, print_json, size
 from latentbank.progress import duration
 from latentbank.text import listed
 
+_NAMED = 5  # files that a table names
+
 if TYPE_CHECKING:
     from latentbank.bank.sizing import Machines, Sizing
     from latentbank.ingest.estimate import Estimate
     from latentbank.ingest.plan import Plan
+    from latentbank.ingest.sources.base import Read
 
 
 def show_plan(
@@ -24,7 +28,7 @@ def show_plan(
     *,
     as_json: bool,
 ) -> None:
-    """Print a plan and its costs, and the size of a cluster of such machines."""
+    """Print a plan with what was read for it, its costs, and the size of a cluster of such machines."""
     data = {
         **asdict(plan),
         "directory": str(plan.directory),
@@ -45,6 +49,7 @@ def show_plan(
         return
     rows = [
         ("corpus", plan.corpus),
+        *source_facts(plan.source),
         ("sentences", f"{plan.sentences:,} ({plan.blank:,} blank lines, {plan.truncated:,} cut)"),
         ("tokens", f"{plan.tokens:,}"),
         ("contexts", f"{plan.contexts:,} in each of the layers {listed(costs.layers)}"),
@@ -68,6 +73,37 @@ def show_plan(
     if machines and cluster:
         rows += _cluster(machines, cluster)
     print_facts(rows)
+
+
+def source_facts(source: Read) -> list[tuple[str, str]]:
+    """Return what was read of a corpus: files, what was left out and why, the column, the first sentences."""
+    rows = [("read from", _some(source.files))] if source.files else []
+    reasons: dict[str, list[str]] = {}
+    for entry in source.left_out:
+        reasons.setdefault(entry.reason, []).append(entry.file)
+    rows += [("left out", f"{_some(files)} ({reason})") for reason, files in reasons.items()]
+    if source.column is not None:
+        field = f" of the records in {source.field}" if source.field else ""
+        rows.append(("column", f"{source.column}{field}"))
+    elif source.field:
+        rows.append(("field", source.field))
+    rows += [
+        ("begins with" if number == 0 else "", " ".join(sentence.split()))
+        for number, sentence in enumerate(source.first)
+    ]
+    return rows
+
+
+def show_source(source: Read) -> None:
+    """Print what was read of a corpus on standard error, where it stands beside JSON."""
+    print_facts(source_facts(source), error=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names as text: all of them if they are few, else the first and how many there are."""
+    if len(names) <= _NAMED:
+        return listed(names)
+    return f"{listed(names[: _NAMED - 1])} and {len(names) - _NAMED + 1:,} others"
 
 
 def _cluster(machines: Machines, cluster: Sizing) -> list[tuple[str, str]]:

@@ -58,17 +58,17 @@ _ESCAPES = "latentbank-json"
 codecs.register_error(_ESCAPES, _escaped)
 
 
-def console() -> Console:
-    """Return a console on standard output."""
-    return Console()
+def console(*, error: bool = False) -> Console:
+    """Return a console on standard output, or on standard error."""
+    return Console(stderr=error)
 
 
-def print_facts(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and values in two columns."""
+def print_facts(rows: Sequence[tuple[str, str]], *, error: bool = False) -> None:
+    """Print names and values in two columns, on standard output or on standard error."""
     table = Table(show_header=False, box=None)
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
-    console().print(table)
+    console(error=error).print(table)
 
 
 def size_text(count: float) -> str:

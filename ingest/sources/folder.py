@@ -1,0 +1,133 @@
+"""Which files of a folder are read: those of known kinds, of one split if the names say it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from latentbank.errors import CorpusError
+from latentbank.ingest.sources.base import LeftOut
+from latentbank.ingest.sources.registry import format_of
+from latentbank.text import listed
+
+TRAIN = "train"
+"""The split that is read when none is asked for."""
+
+UNKNOWN = "no format of a corpus"
+"""Why files of unknown formats are left out."""
+
+_WORDS = {
+    TRAIN: ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+# Files that lie beside data and tell about it.
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|copying|changelog)([-_ .].*)?"
+    r"|(notice|citation|authors|contributing|copyright|credits|requirements)\.\w+"
+    r"|(config|dataset_infos?|dataset_dict|state)\.json",
+    re.I,
+)
+
+
+def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
+    """Return the files of a folder that are read, as paths inside it, sorted; and those that are left out.
+
+    If every data file's name (or its folder's) says its split, only the files of `split` are read; "train" if none is
+    asked for. Else all files of known kinds are read, or those whose names say the split asked for.
+
+    Args:
+        folder: a folder; the folders in it are searched too.
+        split: the split asked for; None: none.
+
+    Raises:
+        CorpusError: the names say other splits only.
+    """
+    known: list[str] = []
+    unknown: dict[str, list[str]] = {}
+    left: list[LeftOut] = []
+    for file in sorted(_walk(folder)):
+        name = os.path.basename(file)
+        if any(part.startswith((".", "__")) for part in file.split(os.sep)):
+            continue
+        if _ABOUT.fullmatch(name):
+            left.append(LeftOut(file, "tells about the data"))
+        elif format_of(file) is None:
+            unknown.setdefault(os.path.splitext(name)[1].lower(), []).append(file)
+        else:
+            known.append(file)
+    for suffix, files in unknown.items():
+        more = len(files) > 3
+        names = (
+            [f"{len(files):,} files {f'in {suffix}' if suffix else 'without a suffix'}"] if more else files
+        )
+        left += [LeftOut(name, UNKNOWN) for name in names]
+    splits = {file: split_of(file, split) for file in known}
+    if split is None and not (known and all(splits.values())):
+        return known, left
+    wanted = canonical_split(split or TRAIN)
+    taken = [file for file in known if splits[file] == wanted]
+    if known and not taken:
+        there = listed(sorted({found for found in splits.values() if found})) or "none"
+        raise no_split(folder, split or TRAIN, there)
+    left += [
+        LeftOut(file, f"of the split {splits[file]}" if splits[file] else "its name says no split")
+        for file in known
+        if file not in taken
+    ]
+    return taken, left
+
+
+def no_split(where: str, split: str, there: str) -> CorpusError:
+    """Return the error for a split that is not there."""
+    return CorpusError(f"{where} has no split {split!r}; choose one of these: {there}.", argument="split")
+
+
+def canonical_split(split: str) -> str:
+    """Return the name of a split for which there are several: "val" and "dev" are "validation"."""
+    return next((name for name, words in _WORDS.items() if split.lower() in words), split)
+
+
+def split_of(file: str, asked: str | None = None) -> str | None:
+    """Return the split that a path says, by its file's name or else by the folders'; None: it says none, or several.
+
+    Args:
+        file: a path inside the folder that is read.
+        asked: the split asked for, which may have a name of its own.
+    """
+    words = _WORDS if asked is None or canonical_split(asked) in _WORDS else {**_WORDS, asked: (asked,)}
+    for part in reversed(file.split(os.sep)):
+        said = {name for name, known in words.items() if _says(part, known)}
+        if said:
+            return said.pop() if len(said) == 1 else None
+    return None
+
+
+def has_configurations(folder: str) -> bool:
+    """Return whether a folder's README.md declares configurations, which `datasets` reads."""
+    try:
+        with open(os.path.join(folder, "README.md"), encoding="utf-8", errors="replace") as file:
+            head = file.read(1 << 20)
+    except OSError:
+        return False
+    parts = re.split(r"^---\s*$", head, maxsplit=2, flags=re.M)
+    return len(parts) == 3 and not parts[0].strip() and bool(re.search(r"^configs:", parts[1], re.M))
+
+
+def _says(part: str, words: Sequence[str]) -> bool:
+    any_word = "|".join(map(re.escape, words))
+    return bool(re.search(rf"(?:^|[-._ 0-9])(?:{any_word})(?:[-._ 0-9]|$)", part, re.I))
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Yield all files as paths inside a folder, also behind links; a folder that is met again is not entered."""
+    met: set[str] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in met:
+            folders.clear()
+            continue
+        met.add(real)
+        for file in files:
+            yield os.path.relpath(os.path.join(path, file), folder)

@@ -1,0 +1,136 @@
+"""Reading the sources of a corpus one after the other, and keeping what was read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+
+from latentbank.errors import CorpusError
+from latentbank.ingest.sources import text
+from latentbank.ingest.sources.base import Asked, Format, LeftOut, TableFormat, Texts
+from latentbank.ingest.sources.columns import find_column
+from latentbank.ingest.sources.dataset import file_in, open_dataset, open_stream, plain_errors
+from latentbank.ingest.sources.folder import TRAIN, UNKNOWN, files_in, has_configurations
+from latentbank.ingest.sources.lines import STANDARD_INPUT, is_remote, where_of
+from latentbank.ingest.sources.records import NoRecords
+from latentbank.ingest.sources.registry import described_formats, format_named, format_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """How sources are read."""
+
+    asked: Asked
+    format: str | None
+    config: str | None
+    split: str | None
+    revision: str | None
+
+
+@dataclass
+class Trace:
+    """What was read so far."""
+
+    files: list[str] = field(default_factory=list)
+    """The files that were opened, in their order."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """The files that were left out of folders and datasets."""
+    column: str | None = None
+    """The column that holds the sentences, once a file with columns was opened."""
+    field: str | None = None
+    """The list of records inside the JSON documents."""
+
+
+def read_source(source: str, request: Request, trace: Trace) -> Texts:
+    """Yield the texts of a source in order; None stands for a missing one.
+
+    Args:
+        source: a file, a folder, "-" for standard input, or the id of a hub dataset.
+        request: how it is read.
+        trace: updated while reading. The column it holds is the one that is taken.
+
+    Raises:
+        CorpusError: the source cannot be read or is no text, or its column is not found.
+    """
+    if os.path.isdir(source):
+        if request.config or has_configurations(source):
+            yield from _read_dataset(source, request, trace)
+        else:
+            yield from _read_folder(source, request, trace)
+    elif source == STANDARD_INPUT or os.path.exists(source):
+        name = os.path.basename(source) if os.path.isabs(source) else where_of(source)
+        yield from _read_file(source, name, request, trace)
+    elif format_of(source) is not None:
+        raise CorpusError(f"{source} is not there any more; check it.")
+    else:
+        yield from _read_dataset(source, request, trace)
+
+
+def _read_file(path: str, name: str, request: Request, trace: Trace) -> Texts:
+    """Yield the texts of a file; `name` is what the trace calls it."""
+    trace.files.append(name)
+    known = _format(path, request.format)
+    column = trace.column or request.asked.column
+    if isinstance(known, Format):
+        yield from known.read(path, column if known.columns else None)
+        return
+    with known.open(path, replace(request.asked, column=column)) as table:
+        trace.field = table.field or trace.field
+        if table.columns:
+            column = find_column(where_of(path), table.columns, column)
+            trace.column = column
+        yield from table.texts(column if table.columns and column else "")
+
+
+def _format(path: str, asked: str | None) -> Format | TableFormat:
+    if asked is None and path == STANDARD_INPUT:
+        return text.FORMAT
+    known = format_named(asked) if asked else format_of(path)
+    if known is None:
+        raise CorpusError(f"{path}: unknown format; give {described_formats()}.")
+    return known
+
+
+def _read_folder(folder: str, request: Request, trace: Trace) -> Texts:
+    """Yield the texts of a folder's files; JSON documents without records are left out where there are others."""
+    files, left = files_in(folder, request.split)
+    if not files and any(entry.reason == UNKNOWN for entry in left):
+        yield from _read_dataset(folder, request, trace)
+        return
+    root = os.path.basename(os.path.realpath(folder))
+    trace.left_out += left
+    error = CorpusError(f"{folder}: it holds no data file; give a folder with some, or name the files.")
+    read = 0
+    for file in files:
+        name = os.path.join(root, file)
+        try:
+            yield from _read_file(os.path.join(folder, file), name, request, trace)
+        except NoRecords as caught:
+            trace.files.remove(name)
+            trace.left_out.append(LeftOut(file, "holds no list of records"))
+            error = caught
+        else:
+            read += 1
+    if not read:
+        raise error from None
+
+
+def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
+    """Yield the texts of a dataset, file by file where its files are of kinds we know."""
+    dataset = open_dataset(source, request.config, request.split or TRAIN, request.revision)
+    trace.left_out += dataset.left_out
+    for file in dataset.files:
+        name = file_in(source, file)
+        if not is_remote(file):
+            path = os.path.join(source, os.path.relpath(file, source))
+            yield from _read_file(path, name, request, trace)
+            continue
+        with plain_errors(source):
+            yield from _read_file(file, name, request, trace)
+    if dataset.files:
+        return
+    trace.files.append(os.path.basename(os.path.realpath(source)) if os.path.isdir(source) else source)
+    with open_stream(source, dataset.builder, request.split or TRAIN) as table:
+        if table.columns:
+            trace.column = find_column(source, table.columns, trace.column or request.asked.column)
+            yield from table.texts(trace.column)
