@@ -12,7 +12,7 @@ from latentbank.errors import CorpusError
 from latentbank.ingest.naming import is_corpus_name, name_of_path
 from latentbank.ingest.sources.base import Asked, Read
 from latentbank.ingest.sources.lines import STANDARD_INPUT
-from latentbank.ingest.sources.reading import Request, Trace, read_source
+from latentbank.ingest.sources.reading import Request, Trace, read_source, require_uses, uses
 from latentbank.ingest.sources.registry import described_formats, format_named, format_of
 from latentbank.text import is_hub_id, listed
 from latentbank.values import whole
@@ -173,7 +173,10 @@ def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
             counts.first.append(sentence if len(sentence) <= _SHOWN else f"{sentence[: _SHOWN - 1]}…")
         yield sentence
         if read == corpus.limit:
-            return
+            break
+    limited = read == corpus.limit and len(corpus.sources) > 1  # later sources may have a use for it
+    if corpus.sources and not limited:
+        require_uses(Asked(corpus.column, corpus.field, corpus.header), counts.trace.uses)
     if not read:
         column = f" in column {counts.trace.column!r}" if counts.trace.column else ""
         raise CorpusError(
@@ -211,7 +214,9 @@ def _found(given: Sequence[str]) -> list[str]:
         if source == STANDARD_INPUT or os.path.exists(path):
             found.append(path)
         elif glob.has_magic(source):
-            files = sorted(f for f in glob.glob(path, recursive=True) if not os.path.isdir(f))
+            files = sorted(glob.glob(path, recursive=True))
+            if "**" in source:  # the files in folders are matched themselves
+                files = [file for file in files if not os.path.isdir(file)]
             if not files:
                 raise CorpusError(f"No file matches {source}; check the pattern.")
             found += files
@@ -237,7 +242,6 @@ def _check_options(sources: Sequence[str], request: Request) -> None:
     for file in files:
         if file != STANDARD_INPUT and not os.path.isfile(file):
             raise CorpusError(f"{file} is a pipe or a device; give it on standard input, as -.")
-    asked = request.asked
     if request.format is not None:
         formats = [format_named(request.format)]
         if not files:
@@ -258,20 +262,8 @@ def _check_options(sources: Sequence[str], request: Request) -> None:
         formats = [format_named("txt") if file == STANDARD_INPUT else format_of(file) for file in files]
     if only_files and (request.config or request.split or request.revision):
         raise CorpusError("The corpus is read from files: config, split and revision are for datasets only.")
-    for argument, value, suffixes in (
-        ("column", asked.column, None),
-        ("field", asked.field, {".json"}),
-        ("header", asked.header, {".csv", ".tsv"}),
-    ):
-        fits = any(
-            known.columns if suffixes is None else suffixes & {*known.suffixes} for known in formats if known
-        )
-        if value is not None and only_files and not fits:
-            what = "has columns" if suffixes is None else f"is {' or '.join(sorted(suffixes))}"
-            raise CorpusError(
-                f"No source {what}; leave out the {argument}, or name the sources' format (csv, tsv, jsonl, json).",
-                argument=argument,
-            )
+    if only_files:
+        require_uses(request.asked, {use for known in formats if known for use in uses(known)})
 
 
 def _may_be_hub_id(source: str) -> bool:

@@ -125,8 +125,8 @@ def fill(
     Args:
         bank: open for writing; made by `create_bank`.
         source: a path, a glob, a folder, the id of a hub dataset, or several of them; a `Corpus`, such as
-            `latentbank.ingest.corpus.corpus_from_sentences` returns; or a `Plan`, for which the arguments from `name`
-            to `max_tokens` are not used. A list of strings always holds paths.
+            `latentbank.ingest.corpus.corpus_from_sentences` returns; or a `Plan`, which has the settings from `name` to
+            `max_tokens` of its own. A list of strings always holds paths.
         model: the LLM of the bank, loaded at least as deep as the bank's deepest layer.
         name: the corpus's name; None: the first file's, with hyphens for what a name cannot hold. A `Corpus` has its
             own name.
@@ -168,10 +168,14 @@ def fill(
         >>> report.complete
         True
     """
+    asked, dataset = Asked(column, field, header), (config, split, revision)
     if isinstance(source, Plan):
+        _refuse(
+            f"plan of {source.corpus}", {"name": name, "directory": directory}, limit, asked, format, dataset
+        )
         made = source
     else:
-        corpus = _corpus(source, name, limit, Asked(column, field, header), format, (config, split, revision))
+        corpus = _corpus(source, name, limit, asked, format, dataset)
         folder = plan_folder(bank.settings, bank.name, corpus.name) if directory is None else Path(directory)
         chosen = PlanSettings(bos, skip, contexts_per_token, max_tokens)
         if progress:
@@ -182,22 +186,42 @@ def fill(
     return store_plan(bank, made, model, progress, batch=batch, replace=replace)
 
 
+_Dataset = tuple[str | None, str | None, str | None]  # configuration, split and revision
+
+
 def _corpus(
     source: Source,
     name: str | None,
     limit: int | None,
     asked: Asked,
     format_: str | None,
-    dataset: tuple[str | None, str | None, str | None],
+    dataset: _Dataset,
 ) -> Corpus:
-    """Return the corpus that a source means; see `plan`. `dataset` is its configuration, split and revision."""
-    given: dict[str, Any] = {**asdict(asked), "format": format_}
-    given |= dict(zip(("config", "split", "revision"), dataset, strict=True)) | {"limit": limit}
+    """Return the corpus that a source means; see `plan`."""
     if isinstance(source, Corpus):
-        if unused := [key for key, value in {"name": name, **given}.items() if value is not None]:
-            raise CorpusError(
-                f"The source is the corpus {source.name}, which has settings of its own; leave out {listed(unused)}."
-            )
+        _refuse(f"corpus {source.name}", {"name": name}, limit, asked, format_, dataset)
         return source
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
-    return open_corpus(name, paths, **given)
+    return open_corpus(name, paths, **_arguments(limit, asked, format_, dataset))
+
+
+def _arguments(limit: int | None, asked: Asked, format_: str | None, dataset: _Dataset) -> dict[str, Any]:
+    """Return the arguments of `open_corpus`."""
+    given = dict(zip(("config", "split", "revision"), dataset, strict=True))
+    return {**asdict(asked), "format": format_, **given, "limit": limit}
+
+
+def _refuse(
+    what: str,
+    others: dict[str, Any],
+    limit: int | None,
+    asked: Asked,
+    format_: str | None,
+    dataset: _Dataset,
+) -> None:
+    """Raise a CorpusError if an argument is given beside a corpus or a plan, which have settings of their own."""
+    given = {**others, **_arguments(limit, asked, format_, dataset)}
+    if unused := [key for key, value in given.items() if value is not None]:
+        raise CorpusError(
+            f"The source is the {what}, which has settings of its own; leave out {listed(unused)}."
+        )

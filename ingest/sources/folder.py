@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from latentbank.errors import CorpusError
 from latentbank.ingest.sources.base import LeftOut
+from latentbank.ingest.sources.lines import compression_of
 from latentbank.ingest.sources.registry import format_of
 from latentbank.text import listed
 
@@ -45,24 +46,24 @@ def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
         CorpusError: the names say other splits only.
     """
     known: list[str] = []
-    unknown: dict[str, list[str]] = {}
-    left: list[LeftOut] = []
+    others: dict[tuple[str, str], list[str]] = {}
+    formats: dict[str, bool] = {}  # by suffix: a folder may hold 100,000 pictures
     for file in sorted(_walk(folder)):
         name = os.path.basename(file)
+        suffix = os.path.splitext(name)[1].lower()
+        ending = name.lower() if compression_of(name) else suffix
+        if ending not in formats:
+            formats[ending] = format_of(name) is not None
         if any(part.startswith((".", "__")) for part in file.split(os.sep)):
-            continue
-        if _ABOUT.fullmatch(name):
-            left.append(LeftOut(file, "tells about the data"))
-        elif format_of(file) is None:
-            unknown.setdefault(os.path.splitext(name)[1].lower(), []).append(file)
+            if formats[ending]:
+                others.setdefault((suffix, "hidden"), []).append(file)
+        elif _ABOUT.fullmatch(name):
+            others.setdefault((suffix, "tells about the data"), []).append(file)
+        elif not formats[ending]:
+            others.setdefault((suffix, UNKNOWN), []).append(file)
         else:
             known.append(file)
-    for suffix, files in unknown.items():
-        more = len(files) > 3
-        names = (
-            [f"{len(files):,} files {f'in {suffix}' if suffix else 'without a suffix'}"] if more else files
-        )
-        left += [LeftOut(name, UNKNOWN) for name in names]
+    left = [LeftOut(name, reason) for (suffix, reason), of in others.items() for name in _few(of, suffix)]
     splits = {file: split_of(file, split) for file in known}
     if split is None and not (known and all(splits.values())):
         return known, left
@@ -113,6 +114,13 @@ def has_configurations(folder: str) -> bool:
         return False
     parts = re.split(r"^---\s*$", head, maxsplit=2, flags=re.M)
     return len(parts) == 3 and not parts[0].strip() and bool(re.search(r"^configs:", parts[1], re.M))
+
+
+def _few(files: Sequence[str], suffix: str) -> Sequence[str]:
+    """Return up to three files; of more, their number only."""
+    if len(files) <= 3:
+        return files
+    return [f"{len(files):,} files {f'in {suffix}' if suffix else 'without a suffix'}"]
 
 
 def _says(part: str, words: Sequence[str]) -> bool:

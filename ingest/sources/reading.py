@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from latentbank.errors import CorpusError
-from latentbank.ingest.sources import text
+from latentbank.ingest.sources import csv, json, text
 from latentbank.ingest.sources.base import Asked, Format, LeftOut, TableFormat, Texts
 from latentbank.ingest.sources.columns import find_column
 from latentbank.ingest.sources.dataset import file_in, open_dataset, open_stream, plain_errors
@@ -31,14 +32,41 @@ class Request:
 class Trace:
     """What was read so far."""
 
-    files: list[str] = field(default_factory=list)
+    files: list[str] = dataclasses.field(default_factory=list)
     """The files that were opened, in their order."""
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] = dataclasses.field(default_factory=list)
     """The files that were left out of folders and datasets."""
     column: str | None = None
     """The column that holds the sentences, once a file with columns was opened."""
     field: str | None = None
     """The list of records inside the JSON documents."""
+    uses: set[str] = dataclasses.field(default_factory=set)
+    """Which of column, field and header the files could make use of."""
+
+
+def uses(known: Format | TableFormat) -> set[str]:
+    """Return which of column, field and header files of a format can make use of."""
+    found = {"column"} if known.columns else set()
+    if known is json.DOCUMENT:
+        found.add("field")
+    if known in (csv.CSV, csv.TSV):
+        found.add("header")
+    return found
+
+
+def require_uses(asked: Asked, found: set[str]) -> None:
+    """Check that what was asked for is of use for some file.
+
+    Raises:
+        CorpusError: it is not.
+    """
+    needed = {"column": "has columns", "field": "is a JSON document", "header": "is a CSV or TSV file"}
+    for argument, what in needed.items():
+        if getattr(asked, argument) is not None and argument not in found:
+            raise CorpusError(
+                f"No source {what}; leave out the {argument}, or name the sources' format (csv, tsv, jsonl, json).",
+                argument=argument,
+            )
 
 
 def read_source(source: str, request: Request, trace: Trace) -> Texts:
@@ -70,8 +98,10 @@ def _read_file(path: str, name: str, request: Request, trace: Trace) -> Texts:
     """Yield the texts of a file; `name` is what the trace calls it."""
     trace.files.append(name)
     known = _format(path, request.format)
+    trace.uses |= uses(known)
     column = trace.column or request.asked.column
     if isinstance(known, Format):
+        trace.column = column if known.columns else trace.column
         yield from known.read(path, column if known.columns else None)
         return
     with known.open(path, replace(request.asked, column=column)) as table:
@@ -99,6 +129,7 @@ def _read_folder(folder: str, request: Request, trace: Trace) -> Texts:
         return
     root = os.path.basename(os.path.realpath(folder))
     trace.left_out += left
+    trace.uses.update(use for file in files for use in uses(_format(file, None)))
     error = CorpusError(f"{folder}: it holds no data file; give a folder with some, or name the files.")
     read = 0
     for file in files:
@@ -119,6 +150,7 @@ def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
     """Yield the texts of a dataset, file by file where its files are of kinds we know."""
     dataset = open_dataset(source, request.config, request.split or TRAIN, request.revision)
     trace.left_out += dataset.left_out
+    trace.uses.update(use for file in dataset.files for use in uses(_format(file, None)))
     for file in dataset.files:
         name = file_in(source, file)
         if not is_remote(file):
@@ -131,6 +163,7 @@ def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
         return
     trace.files.append(os.path.basename(os.path.realpath(source)) if os.path.isdir(source) else source)
     with open_stream(source, dataset.builder, request.split or TRAIN) as table:
+        trace.uses.add("column")
         if table.columns:
             trace.column = find_column(source, table.columns, trace.column or request.asked.column)
             yield from table.texts(trace.column)

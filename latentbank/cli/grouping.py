@@ -105,9 +105,13 @@ def message_of(error: LatentBankError, ctx: typer.Context) -> str:
     """
     message = str(error)
     options = [
-        next((text for text in parameter.opts if text.startswith("--")), parameter.opts[0])
+        option
         for parameter in ctx.command.params
         if parameter.name == error.argument and parameter.param_type_name == "option"
+        for option in (
+            next((text for text in parameter.opts if text.startswith("--")), parameter.opts[0]),
+            *parameter.secondary_opts,  # --no-header, of --header/--no-header
+        )
     ]
     commands = [f"latentbank {COMMANDS[name]}" for name in error.functions]
     hints = [hint for hint in (*options, *commands) if hint not in message]

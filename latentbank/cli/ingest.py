@@ -123,7 +123,10 @@ def ingest_run(
         )
     settings = GlobalOptions.of(ctx).writer_settings(quantization=quantization)
     choice = plan.settings()
-    made = _stored_plan(plan.plan) if plan.plan and not corpus.sources else None
+    made = None
+    if plan.plan and not corpus.sources:
+        corpus.refuse_beside_a_plan()
+        made = _stored_plan(plan.plan)
     source = corpus.open() if made is None else None
     known = bank.known(settings, model.model or (made.model if made else None))
     check_quantization(known, quantization)

@@ -41,12 +41,16 @@ def test_a_bank_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> 
     plan = json.loads(out)
     assert (code, plan["sentences"], plan["blank"], plan["layers"]) == (0, 3, 1, [1, 2])
     assert plan["seconds"] > 0
+    source = {"files": ["few.txt"], "left_out": [], "column": None, "field": None}
+    assert plan["source"] == source | {"first": [sentence for sentence in SENTENCES if sentence]}
     assert plan["disk_bytes_per_layer"] > plan["ram_bytes_per_layer"] > 0
 
     code, out, err = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--json")
     report = json.loads(out)
     assert (code, report["contexts"], report["encoded"]) == (0, plan["contexts"], plan["contexts"])
     assert "prefix-packed on cpu, float32" in err
+    assert report["source"] == plan["source"]
+    assert re.search(r"read from\s+few\.txt\s+begins with\s+The dog chased a cat\.\s+A red apple", err)
 
     code, out, _ = run("ingest", "run", corpus, "--bank", "tiny-llama", "--json")
     assert (code, json.loads(out)["encoded"]) == (0, 0)
@@ -111,6 +115,37 @@ def test_an_embedded_plan_can_be_run_from_its_folder(
     corpus.unlink()
     code, out, _ = run("ingest", "run", "--plan", made, "--json")
     assert (code, json.loads(out)["corpus"]) == (0, "few")
+    assert json.loads(out)["source"]["files"] == ["few.txt"]
+    code, _, err = run("ingest", "run", "--plan", made, "--column", "text", "--no-header")
+    assert (code, err) == (
+        2,
+        "latentbank: The plan says which corpus is stored; leave out --column, --no-header.\n",
+    )
+
+
+def test_a_plan_says_what_it_read_and_left_out(run: Run, model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.csv").write_text("A dog runs fast.,1\nA red apple lies.,2\n")
+    (folder / "info.json").write_text('{"license": "CC"}')
+    words = ("--model", model_dir, "--layers", "1", "--no-calibrate")
+    code, _, err = run("ingest", "plan", f"{folder}/*.csv", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("say whether it has a header (--header, --no-header).\n")
+    code, out, _ = run("ingest", "plan", folder, *words, "--no-header")
+    assert code == 0
+    for fact in (
+        r"corpus\s+my-data\n",
+        r"read from\s+my data/0\.csv, my data/1\.csv, my data/2\.csv, my data/3\.csv and 2 others\s",
+        r"left out\s+info\.json \(holds no list of records\)\s",
+        r"column\s+1\s",
+        r"begins with\s+A dog runs fast\.\s+A red apple lies\.\s+A dog runs fast\.\s",
+    ):
+        assert re.search(fact, out), fact
+    code, out, _ = run("ingest", "plan", f"{folder}/[12].csv", *words, "--no-header", "--json")
+    assert (code, json.loads(out)["corpus"]) == (0, "1")
+    assert json.loads(out)["source"]["files"] == ["1.csv", "2.csv"]
 
 
 def test_a_plan_for_a_bank_is_sized_by_the_quantization_of_that_bank(
@@ -188,6 +223,10 @@ def test_a_plan_is_calibrated_where_the_banks_are(
         (("query", "text", "hello", "--where", "color=red"), "'color=red' is not a condition"),
         (("ingest", "run", "missing.txt", "--model", "m"), "No such file: missing.txt"),
         (("ingest", "run", "--model", "m"), "Name a corpus"),
+        (
+            ("ingest", "run", "-", "--model", "m"),
+            "Standard input has no name; give the corpus one (--name).\n",
+        ),
         (("ingest", "run", "--plan", "nowhere"), "There is no plan in nowhere"),
         (("--url", "ftp://x", "bank", "list"), "LATENTBANK_URL"),
     ],

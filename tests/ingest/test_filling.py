@@ -101,11 +101,14 @@ def test_a_list_holds_paths_never_sentences(
 
 def test_a_corpus_is_taken_as_it_is(model: LanguageModel, settings: Settings) -> None:
     corpus = corpus_from_sentences("c", SENTENCES)
+    made = plan(corpus, model, bank="b", settings=settings)
     with create_bank("b", model, [1], settings=settings) as bank:
-        for given in ({"name": "d"}, {"limit": 3}, {"column": "text"}):
+        for given in ({"name": "d"}, {"limit": 3}, {"column": "text"}, {"header": False}):
             with pytest.raises(CorpusError, match="which has settings of its own; leave out") as caught:
                 fill(bank, corpus, model, **given)  # type: ignore[arg-type]
             assert str(caught.value).endswith(f"leave out {next(iter(given))}.")
+            with pytest.raises(CorpusError, match="The source is the plan of c, which has settings"):
+                fill(bank, made, model, **given)  # type: ignore[arg-type]
         assert bank.corpora == {}
 
 

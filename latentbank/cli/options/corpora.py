@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -10,6 +10,7 @@ import typer
 
 from latentbank.cli.options.common import ConfigOption, SplitOption
 from latentbank.errors import LatentBankError
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.ingest.corpus import Corpus
@@ -58,6 +59,21 @@ class CorpusOptions:
     config: ConfigOption = None
     split: SplitOption = None
     limit: Annotated[int | None, typer.Option(help="Read at most this many sentences.")] = None
+
+    def refuse_beside_a_plan(self) -> None:
+        """Check that no option says how a corpus is read, where a plan is stored that was made before.
+
+        Raises:
+            LatentBankError: one does.
+        """
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "sources"}
+        options = [
+            f"--no-{name}" if value is False else f"--{name}"
+            for name, value in given.items()
+            if value is not None
+        ]
+        if options:
+            raise LatentBankError(f"The plan says which corpus is stored; leave out {listed(options)}.")
 
     def open(self) -> Corpus:
         """Open the corpus; without a name it gets the first file's.
