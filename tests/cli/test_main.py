@@ -136,7 +136,7 @@ def test_a_plan_says_what_it_read_and_left_out(run: Run, model_dir: Path, tmp_pa
     code, out, _ = run("ingest", "plan", folder, *words, "--no-header")
     assert code == 0
     for fact in (
-        r"corpus\s+my-data\n",
+        r"corpus\s+my-data\s",
         r"read from\s+my data/0\.csv, my data/1\.csv, my data/2\.csv, my data/3\.csv and 2 others\s",
         r"left out\s+info\.json \(holds no list of records\)\s",
         r"column\s+1\s",
