@@ -72,8 +72,8 @@ def load_visual_model(
 def unembedding_of(model: VisualModel) -> Unembedding:
     """Return the unembedding of the LLM inside a vision-language model, for LogitLens.
 
-    It shares the weights that are loaded already. Only if the model is a composite one and its LLM's unembedding is not
-    tied to the input embeddings is it loaded, because a composite model keeps only the decoder of its LLM.
+    It shares the weights that are loaded already. Of a composite model, which keeps only the decoder of its LLM, it is
+    loaded if it is not tied to the input embeddings, or if transformers has no causal LLM around such a decoder.
 
     Raises:
         ModelError: the LLM has no unembedding, or it cannot be loaded.

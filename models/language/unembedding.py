@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from latentbank.errors import ModelError
-from latentbank.models.language.layout import decoder_of, find_blocks
+from latentbank.models.language.layout import decoder_of, find_blocks, text_config
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
 
@@ -37,19 +38,44 @@ def load_unembedding(
     """
     files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
     parts = load_parts(files, device=device, dtype=dtype, deepest_layer=0, head=True)
-    return Unembedding(files.name, cast(PreTrainedModel, parts.model))
+    return unembedding_of_model(files.name, cast(PreTrainedModel, parts.model))
+
+
+def unembedding_of_model(name: str, model: PreTrainedModel, lock: threading.Lock | None = None) -> Unembedding:
+    """Return the unembedding of a loaded model; it shares the weights.
+
+    For a vision-language model it is that of the LLM inside: some classes leave out what their LLM does to its logits,
+    as LLaVA-NeXT's does with Granite's division.
+
+    Args:
+        name: the model's name.
+        model: a causal LLM, or a vision-language model, with at least one block.
+        lock: held while the model runs, here and in other threads; None: a lock of its own.
+
+    Raises:
+        ModelError: the model has no unembedding.
+    """
+    head = cast(Any, model).get_output_embeddings()
+    if head is not None and text_config(model.config) is not model.config:
+        model = _causal_around(decoder_of(model), head) or model
+    return Unembedding(name, model, lock)
 
 
 def unembedding_of_language(language: LanguageModel) -> Unembedding:
     """Return the unembedding of an LLM whose decoder is already loaded.
 
-    If it is tied to the input embedding, it shares the weights; otherwise it is loaded.
+    If it is tied to the input embedding, it shares the weights where that is possible; otherwise it is loaded.
 
     Raises:
         ModelError: the LLM has no unembedding, or it cannot be loaded.
     """
     if getattr(language.decoder.config, "tie_word_embeddings", False):
-        return Unembedding(language.name, _with_head(language), language.lock)
+        embedding = language.embedding
+        head = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False, device="meta")
+        head.weight = nn.Parameter(embedding, requires_grad=False)
+        causal = _causal_around(language.decoder, head, trust_remote_code=language.trust_remote_code)
+        if causal is not None:
+            return Unembedding(language.name, causal, language.lock)
     return load_unembedding(
         language.name,
         device=str(language.device),
@@ -59,16 +85,32 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
     )
 
 
-def _with_head(language: LanguageModel) -> Any:
-    """Return the causal LLM around a decoder, with its unembedding tied to the input embedding; nothing is copied."""
+def _causal_around(
+    decoder: PreTrainedModel, head: nn.Module, *, trust_remote_code: bool = False
+) -> PreTrainedModel | None:
+    """Return the causal LLM around a decoder and an unembedding; nothing is copied.
+
+    Returns:
+        None if transformers has no such LLM, or if it has more weights than those of the decoder and `head`.
+    """
     auto: Any = AutoModelForCausalLM  # its functions have no type hints
-    with torch.device("meta"):  # tensors without memory
-        whole = auto.from_config(
-            language.decoder.config, dtype=language.dtype, trust_remote_code=language.trust_remote_code
-        )
-    setattr(whole, whole.base_model_prefix, language.decoder)
-    whole.get_output_embeddings().weight = language.decoder.get_input_embeddings().weight
-    return whole.eval()
+    try:
+        with torch.device("meta"):  # tensors without memory
+            whole = auto.from_config(
+                copy.deepcopy(decoder.config), dtype=decoder.dtype, trust_remote_code=trust_remote_code
+            )
+    except (ValueError, ImportError):  # the text models of some vision-language models have no class of their own
+        return None
+    own = decoder_of(whole)
+    path = next(name for name, module in whole.named_modules() if module is own)
+    parent, _, name = path.rpartition(".")
+    if not path or type(own) is not type(decoder):
+        return None
+    setattr(whole.get_submodule(parent), name, decoder)
+    whole.set_output_embeddings(head)
+    if any(part.is_meta for part in (*whole.parameters(), *whole.buffers())):
+        return None
+    return cast(PreTrainedModel, whole.eval())
 
 
 class Unembedding:
@@ -101,9 +143,11 @@ class Unembedding:
         self.name = name
         self._model = model
         self.head = cast(nn.Module, head)
-        self._last = find_blocks(decoder_of(model))[-1]
+        decoder = decoder_of(model)
+        self._last = find_blocks(decoder)[-1]
         self._lock = lock or threading.Lock()
-        self.hidden_size: int = head.weight.shape[1]
+        # Not the head's width: some OPT models project the last block's output to fewer dimensions.
+        self.hidden_size: int = decoder.config.hidden_size
         self.vocab_size: int = head.weight.shape[0]
         # Any token except the one that stands for an image.
         self._token = int(getattr(model.config, "image_token_id", None) == 0)

@@ -20,7 +20,7 @@ from latentbank.errors import ImageError, ModelError, QueryError
 from latentbank.models.language.collecting import check_layers
 from latentbank.models.language.loading import find_model, load_parts, plain_errors, quiet
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.language.unembedding import Unembedding
+from latentbank.models.language.unembedding import Unembedding, unembedding_of_model
 from latentbank.models.vision.answers import check_whole, text_tokens, with_answer
 from latentbank.models.vision.geometry import Places
 from latentbank.models.vision.images import open_image
@@ -143,7 +143,7 @@ class VisionLanguageModel:
         Raises:
             ModelError: the model has no unembedding.
         """
-        return Unembedding(self.name, self.model, self.language.lock)
+        return unembedding_of_model(self.name, self.model, self.language.lock)
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Bert
 
 from latentbank.errors import ModelError
 from latentbank.models.language.model import load_language_model
-from latentbank.models.language.unembedding import load_unembedding
+from latentbank.models.language.unembedding import load_unembedding, unembedding_of_language
 from latentbank.models.vision.vision_language import load_vision_language_model
+from tests.models.language.causal_types import tiny_config, tiny_model
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.tiny import save_tiny, save_tiny_gguf, tiny_tokenizer
 
@@ -72,6 +73,64 @@ def test_of_a_vision_language_model(tmp_path: Path, name: str) -> None:
     cut = load_vision_language_model(path, device="cpu", deepest_layer=1)
     for unembedding in (whole.unembedding(), cut.unembedding(), load_unembedding(path, device="cpu")):
         torch.testing.assert_close(unembedding.logits(states), expected, rtol=1e-4, atol=1e-5)
+
+
+# A VLM's family, and an LLM that does something to its logits, which the VLM's class leaves out.
+INSIDE = {
+    "granite": ("llava", {"model_type": "granite", "logits_scaling": 4.0}),
+    "cohere2": ("llava", {"model_type": "cohere2", "logit_scale": 0.25}),
+    "gemma2": ("paligemma", {"model_type": "gemma2", "final_logit_softcapping": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_of_a_vision_language_model_it_is_that_of_the_llm_inside(tmp_path: Path, name: str) -> None:
+    family, text = INSIDE[name]
+    path = str(save_tiny_vlm(tmp_path / name, family, **text))
+    vlm = AutoModelForImageTextToText.from_pretrained(path).eval()
+    alone = AutoModelForCausalLM.from_config(vlm.config.get_text_config()).eval()
+    alone.get_decoder().load_state_dict(vlm.get_decoder().state_dict())
+    alone.lm_head.load_state_dict(vlm.get_output_embeddings().state_dict())
+    states = load_language_model(path, device="cpu").hidden_states(IDS.tolist(), [4])[0][4]
+    with torch.inference_mode():
+        expected = alone(IDS).logits[0]
+        plain = vlm.get_output_embeddings()(vlm.get_decoder().norm(states))
+    assert float((plain - expected).abs().max()) > 0.05  # what the VLM's class would say
+    whole = load_vision_language_model(path, device="cpu")
+    cut = load_vision_language_model(path, device="cpu", deepest_layer=1)
+    for unembedding in (whole.unembedding(), cut.unembedding(), load_unembedding(path, device="cpu")):
+        torch.testing.assert_close(unembedding.logits(states), expected, rtol=1e-4, atol=1e-5)
+        assert unembedding.logits(states).shape == (IDS.shape[1], unembedding.vocab_size)
+    assert whole.unembedding().head.weight.data_ptr() == whole.model.get_output_embeddings().weight.data_ptr()
+
+
+def test_of_a_decoder_that_is_loaded(tmp_path: Path) -> None:
+    """Tied: OPT keeps its decoder deeper than others, and Qwen2.5-VL's has no causal LLM of its own."""
+    for name, path in {
+        "opt": saved_type("opt", tmp_path / "opt"),
+        "opt-wide": saved_type("opt", tmp_path / "opt-wide", word_embed_proj_dim=16),
+        "qwen2_5_vl": str(
+            save_tiny_vlm(tmp_path / "qwen2_5_vl", "qwen2_5_vl", tie_word_embeddings=True)
+        ),
+        "qwen3_vl": str(save_tiny_vlm(tmp_path / "qwen3_vl", "qwen3_vl", tie_word_embeddings=True)),
+    }.items():
+        auto = AutoModelForCausalLM if name.startswith("opt") else AutoModelForImageTextToText
+        with torch.inference_mode():
+            expected = auto.from_pretrained(path).eval()(input_ids=IDS).logits[0]
+        language = load_language_model(path, device="cpu")
+        states = language.hidden_states(IDS.tolist(), [4])[0][4]
+        unembedding = unembedding_of_language(language)
+        torch.testing.assert_close(unembedding.logits(states), expected, rtol=1e-4, atol=1e-5)
+        if name == "opt":
+            assert unembedding.head.weight.data_ptr() == language.embedding.data_ptr()
+
+
+def saved_type(model_type: str, path: Path, **settings: object) -> str:
+    config = tiny_config(model_type)
+    config.update(settings)
+    tiny_model(config).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return str(path)
 
 
 def test_of_a_gguf(tmp_path: Path) -> None:
