@@ -12,6 +12,7 @@ from latentbank.bank.words import Words, tight
 from latentbank.errors import ModelError
 from latentbank.ingest.plan import PlannedSentence, PlanSettings
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.tokens import check_ids
 
 
 class Chooser:
@@ -35,21 +36,23 @@ class Chooser:
             model: the LLM; its tokenizer and sizes are used.
             settings: how contexts are chosen.
         """
-        self.corpus, self.settings = corpus, settings
+        self.corpus, self.settings, self.model = corpus, settings, model
         self.tokenizer: Any = model.tokenizer
         self.special = set(self.tokenizer.all_special_ids)
         bos = model.bos_token_id if settings.bos == "always" else None
         self.forced = [] if bos is None else [bos]
         self.limit = min(settings.max_tokens, model.max_length)
         self.stored: set[bytes] = set()
-        self.per_token = np.zeros(max(model.vocab_size, len(self.tokenizer)), dtype=np.int64)
+        # Ids can be larger than the number of tokens: a vocabulary may have gaps.
+        known = max(self.tokenizer.get_vocab().values(), default=0) + 1
+        self.per_token = np.zeros(max(model.vocab_size, known), dtype=np.int64)
         self.tokens = self.contexts = self.truncated = self.next = self.caption_bytes = 0
 
     def choose(self, sentences: Sequence[str]) -> Iterator[PlannedSentence]:
         """Yield those of the next sentences that get a context.
 
         Raises:
-            ModelError: the tokenizer reports spans outside the sentence.
+            ModelError: the tokenizer reports spans outside the sentence, or has tokens that the model lacks.
         """
         # A special token's name inside a sentence is text: split_special_tokens keeps it from becoming one.
         encoded = self.tokenizer(
@@ -108,6 +111,7 @@ class Chooser:
                 chosen.append(i)
         if not chosen:
             return None
+        check_ids(self.model, ids[: chosen[-1] + 1], caption)
         self.contexts += len(chosen)
         self.caption_bytes += len(chosen) * len(caption.encode())
         words = Words(caption)

@@ -82,6 +82,8 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**_NO_GROUPS, "q_lora_rank": 16, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4},
     ),
     "bloom": ("Bloom", "ForCausalLM", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
+    # Half of OPT's sizes read a narrower embedding.
+    "opt": ("OPT", "ForCausalLM", {**_NO_GROUPS, "ffn_dim": 48, "word_embed_proj_dim": 16}),
     "mamba": ("Mamba", "ForCausalLM", {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 4}),
     "bert": ("Bert", "Model", _NO_GROUPS),
     "t5": ("T5", "ForConditionalGeneration", {"d_model": 32, "d_ff": 32, "num_layers": 2, "d_kv": 8}),

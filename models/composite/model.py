@@ -72,10 +72,11 @@ class CompositeVLM:
             ModelError: the projector was trained between other models, or its sizes are not those of the models.
         """
         check_card(card, encoder.name, encoder.fingerprint(), language)
-        if (projector.features, projector.hidden_size) != (encoder.features, language.hidden_size):
+        width = language.embedding.shape[1]  # some OPT models widen what comes from the embedding
+        if (projector.features, projector.hidden_size) != (encoder.features, width):
             raise ModelError(
                 f"The projector maps {projector.features} features to {projector.hidden_size} dimensions, but "
-                f"{encoder.name} has {encoder.features} features and {language.name} {language.hidden_size} "
+                f"{encoder.name} has {encoder.features} features and {language.name} takes {width} "
                 "dimensions: train a projector for them."
             )
         self.encoder, self.language, self.card = encoder, language, dict(card)

@@ -33,7 +33,7 @@ class Projector(nn.Module):
     Attributes:
         kind: `linear`, `mlp` or `mlp3`.
         features: width of the encoder's features.
-        hidden_size: width of the language model.
+        hidden_size: width of the language model's input embedding.
         width: width between the layers; `linear` does not use it.
     """
 

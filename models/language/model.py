@@ -18,6 +18,7 @@ from latentbank.models.language.collecting import check_layers, collecting
 from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
+from latentbank.models.language.tokens import check_ids
 from latentbank.text import check_text
 
 
@@ -216,10 +217,7 @@ class LanguageModel:
             raise ModelError(
                 f"A sentence has {longest} tokens, but {self.name} has {self.max_length} positions: shorten it."
             )
-        if any(not 0 <= token < self.vocab_size for sentence in sentences for token in sentence):
-            raise ModelError(
-                f"A token id is outside the {self.vocab_size} of {self.name}: use the model's own tokenizer."
-            )
+        check_ids(self, (token for sentence in sentences for token in sentence))
         if not longest:
             nothing = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
             return [dict.fromkeys(requested, nothing) for _ in sentences]

@@ -41,7 +41,9 @@ def load_unembedding(
     return unembedding_of_model(files.name, cast(PreTrainedModel, parts.model))
 
 
-def unembedding_of_model(name: str, model: PreTrainedModel, lock: threading.Lock | None = None) -> Unembedding:
+def unembedding_of_model(
+    name: str, model: PreTrainedModel, lock: threading.Lock | None = None
+) -> Unembedding:
     """Return the unembedding of a loaded model; it shares the weights.
 
     For a vision-language model it is that of the LLM inside: some classes leave out what their LLM does to its logits,
@@ -99,7 +101,10 @@ def _causal_around(
             whole = auto.from_config(
                 copy.deepcopy(decoder.config), dtype=decoder.dtype, trust_remote_code=trust_remote_code
             )
-    except (ValueError, ImportError):  # the text models of some vision-language models have no class of their own
+    except (
+        ValueError,
+        ImportError,
+    ):  # the text models of some vision-language models have no class of their own
         return None
     own = decoder_of(whole)
     path = next(name for name, module in whole.named_modules() if module is own)

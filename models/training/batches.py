@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ class Sequences:
         lengths: length of each row's sequence, [rows] int64; the last target is not an input.
         counts: number of targets of each row, [rows] int64.
         cut: number of captions that were longer than the LLM's context and were cut.
+        tokens: all token ids that occur.
     """
 
     def __init__(self, features: Features, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -70,6 +72,7 @@ class Sequences:
             whole = [*ids, self.layout.end]
             self.cut += len(whole) > room
             self._targets.append(whole[:room])
+        self.tokens = {*self.layout.before, *self.layout.after, *chain.from_iterable(self._targets)}
         self.counts = np.array([len(ids) for ids in self._targets])
         shown = np.array([features.count(number) for number in range(len(features))])
         self.lengths = fixed + shown + self.counts - 1

@@ -24,6 +24,7 @@ from latentbank.models.composite.captions import CaptionLoss, caption_loss, writ
 from latentbank.models.composite.model import check_card
 from latentbank.models.composite.projector import Projector, load_projector, save_projector
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.tokens import check_ids
 from latentbank.models.training.batches import Batch, Sequences
 from latentbank.models.training.features import Features
 from latentbank.models.training.log import (
@@ -291,7 +292,9 @@ class _Run:
     # -- starting, saving, finishing ---------------------------------------------------------------
 
     def _sequences(self, features: Features) -> Sequences:
-        return Sequences(features, self.language.tokenizer, self.language.max_length)
+        sequences = Sequences(features, self.language.tokenizer, self.language.max_length)
+        check_ids(self.language, sequences.tokens)
+        return sequences
 
     def _first_projector(self) -> Projector:
         features = self.stages[0].features
@@ -299,12 +302,12 @@ class _Run:
             projector, card = load_projector(self.init)
             check_card(card, features.encoder, features.fingerprint, self.language)
             return projector.train().requires_grad_(True)
+        embedding = self.language.embedding
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             projector = Projector(
-                self.settings.projector, features.width, self.language.hidden_size, self.settings.width
+                self.settings.projector, features.width, embedding.shape[1], self.settings.width
             )
-        embedding = self.language.embedding
         scale = float(embedding[:: max(1, len(embedding) // 4096)].float().pow(2).mean().sqrt())
         projector.fit(features.sample(_SAMPLE, self.settings.seed), scale)
         return projector

@@ -7,7 +7,7 @@ import resource
 import signal
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from latentbank.errors import CorpusError, LatentBankError
+from latentbank.errors import CorpusError, LatentBankError, ModelError
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.plan import Plan, PlannedSentence, PlanSettings, load_plan, same_request
 from latentbank.ingest.planning import content_hash, make_plan
-from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import SCRIPTS, Generated, Tiny
 from tests.tiny import TEXTS
 
@@ -332,6 +332,29 @@ def test_an_interrupted_plan_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert load_plan(tmp_path) is None  # the old one is gone as well
     assert list(tmp_path.iterdir()) == []
     assert make_plan(corpus, tiny(), tmp_path).sentences == len(TEXTS) + 1
+
+
+def test_tokens_beyond_the_embedding_are_named(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
+    model = load_language_model(str(tiny_dir()), device="cpu")
+    model.tokenizer.add_tokens(["zebrafish"])  # without resizing the model
+    assert plan_of(["A dog runs.", "A cat."], model, tmp_path / "plan").contexts
+    with pytest.raises(
+        ModelError, match=r"'zebrafish' \(id 400\) in 'A zebrafish swims.' is outside the 400 rows"
+    ):
+        plan_of(["A dog runs.", "A zebrafish swims."], model, tmp_path / "plan")
+    assert load_plan(tmp_path / "plan") is None
+
+
+def test_a_vocabulary_may_have_gaps(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
+    model = load_language_model(str(tiny_dir(vocab_size=500)), device="cpu")
+    backend = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    dog = model.encode(" dog")[0]
+    backend["model"]["vocab"] = {
+        token: 480 if number == dog else number for token, number in backend["model"]["vocab"].items()
+    }
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)))
+    assert model.encode(" dog") == [480]
+    assert plan_of(["A dog runs."], model, tmp_path).contexts
 
 
 def test_a_corpus_that_breaks_off_gives_no_plan(tiny: Tiny, tmp_path: Path) -> None:

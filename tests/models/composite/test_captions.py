@@ -97,6 +97,8 @@ def test_captions_are_the_likeliest_tokens(tmp_path: Path) -> None:
         ("gptj", {}),  # its unembedding has a bias
         ("gpt_neox", {}),
         ("mamba", {}),
+        ("opt", {}),
+        ("opt", {"word_embed_proj_dim": 32}),
         ("minicpm3", {"dim_model_base": 13}),  # the logits are divided by the width divided by this
     ],
 )

@@ -73,6 +73,17 @@ def test_it_presents_itself_like_other_models(vlm: CompositeVLM, language: Langu
         vlm.visual_tokens(IMAGES[:1], [5])
 
 
+def test_an_llm_with_a_narrow_embedding(tmp_path: Path) -> None:
+    language = load_language_model(str(save_tiny(tmp_path, "opt")), device="cpu", dtype="float32")
+    encoder = PixelEncoder()
+    vlm = CompositeVLM(encoder, Projector("linear", encoder.features, 16), language, {})
+    (tokens,) = vlm.visual_tokens(IMAGES[:1], [0, 4])
+    assert tokens.states[0].shape == tokens.states[4].shape == (4, 32)
+    assert len(vlm.captions(IMAGES[:1], most=2)) == 1
+    with pytest.raises(ModelError, match="takes 16 dimensions"):
+        CompositeVLM(encoder, Projector("linear", encoder.features, 32), language, {})
+
+
 def test_with_a_real_encoder_and_its_cls_token(tmp_path: Path, language: LanguageModel) -> None:
     encoder = load_encoder(save_encoder(tmp_path, "clip"), cls=True, device="cpu", dtype="float32")
     vlm = CompositeVLM(encoder, Projector("linear", 16, 32), language, {})

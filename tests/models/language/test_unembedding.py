@@ -109,9 +109,7 @@ def test_of_a_decoder_that_is_loaded(tmp_path: Path) -> None:
     for name, path in {
         "opt": saved_type("opt", tmp_path / "opt"),
         "opt-wide": saved_type("opt", tmp_path / "opt-wide", word_embed_proj_dim=16),
-        "qwen2_5_vl": str(
-            save_tiny_vlm(tmp_path / "qwen2_5_vl", "qwen2_5_vl", tie_word_embeddings=True)
-        ),
+        "qwen2_5_vl": str(save_tiny_vlm(tmp_path / "qwen2_5_vl", "qwen2_5_vl", tie_word_embeddings=True)),
         "qwen3_vl": str(save_tiny_vlm(tmp_path / "qwen3_vl", "qwen3_vl", tie_word_embeddings=True)),
     }.items():
         auto = AutoModelForCausalLM if name.startswith("opt") else AutoModelForImageTextToText

@@ -242,6 +242,16 @@ def test_visual_tokens_that_fill_the_context_are_refused(language: LanguageModel
         Sequences(features, language.tokenizer, 6)
 
 
+def test_captions_with_tokens_that_the_llm_lacks_are_refused(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path / "llm", tie_word_embeddings=True)
+    language = load_language_model(str(path), device="cpu", dtype="float32")
+    language.tokenizer.add_tokens(["zebrafish"])
+    images = [Pair(Image.new("RGB", (8, 8)), "a zebrafish")]
+    features = cache_features(PixelEncoder(), images, tmp_path, "fish")
+    with pytest.raises(ModelError, match=r"'zebrafish' \(id 400\) is outside the 400 rows"):
+        train_projector([Stage(features, steps=1)], language, QUICK, tmp_path / "out")
+
+
 def test_data_without_captions_is_refused(tmp_path: Path) -> None:
     nothing = [Pair(Image.new("RGB", (8, 8)), "  ")]
     with pytest.raises(CorpusError, match="no image with a caption"):
