@@ -66,6 +66,11 @@ class Picture:
     index: int
     together: int
 
+    def setting(self, name: str) -> Any:
+        """Return a setting of the image processor; one of the processor class takes precedence."""
+        settings = getattr(self.processor, "images_kwargs", {})
+        return settings[name] if name in settings else getattr(self.processor.image_processor, name)
+
 
 def grid(
     size: Size, top_to_bottom: Edges, left_to_right: Edges, tile: int = 0, newlines: bool = False
@@ -164,6 +169,33 @@ def squeezed(size: Size, side: int, patch: int) -> Places:
     return grid(size, edges * size[1], edges * size[0])
 
 
+def crops(size: Size, top_to_bottom: Edges, left_to_right: Edges, side: int) -> list[Places]:
+    """Return square crops of a canvas as tiles 1 and more, row by row.
+
+    Args:
+        size: width and height of the original image; boxes are clipped to it.
+        top_to_bottom: edges of the tokens' rows over the whole canvas, in pixels of the original image.
+        left_to_right: edges of the tokens' columns.
+        side: rows and columns of tokens in each crop.
+    """
+    rows, columns = (len(edges) // side for edges in (top_to_bottom, left_to_right))
+    return [
+        grid(
+            size,
+            top_to_bottom[row * side : (row + 1) * side + 1],
+            left_to_right[column * side : (column + 1) * side + 1],
+            tile=1 + row * columns + column,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def equal_crops(size: Size, rows: int, columns: int, side: int) -> list[Places]:
+    """Return equal crops of the whole image, stretched to the crops' canvas, as tiles 1 and more, row by row."""
+    return crops(size, even(0, size[1], rows * side), even(0, size[0], columns * side), side)
+
+
 def crops_then_whole(size: Size, rows: int, columns: int, side: int, *, cropped: bool) -> Places:
     """Return equal crops of the image as tiles 1 and more, then the whole image as tile 0.
 
@@ -174,15 +206,5 @@ def crops_then_whole(size: Size, rows: int, columns: int, side: int, *, cropped:
         side: rows and columns of tokens in each tile.
         cropped: whether there are crops; otherwise there is the whole image only.
     """
-    down, across = even(0, size[1], rows), even(0, size[0], columns)
-    parts = [
-        grid(
-            size,
-            even(down[row], down[row + 1], side),
-            even(across[column], across[column + 1], side),
-            tile=1 + row * columns + column,
-        )
-        for row in range(rows * cropped)
-        for column in range(columns)
-    ]
+    parts = equal_crops(size, rows, columns, side) if cropped else []
     return join([*parts, whole(size, side, side)])

@@ -12,9 +12,12 @@ from typing import Any, cast
 import transformers
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Idefics3Processor
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import make_flat_list_of_images
 from transformers.models.auto import processing_auto
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_num2words_available, is_torchvision_available
+
+from latentbank.errors import QueryError
 
 _LOADERS: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
 _WHOLE: Any = AutoProcessor
@@ -25,14 +28,21 @@ def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
 
     With torchvision this is transformers' own. Without it, images are processed by Pillow and the video part is left
     out. Two classes that do not work without torchvision are replaced: Pixtral's by a class of this module, SmolVLM's
-    by Idefics3's, which writes the same prompts.
+    by Idefics3's, which writes the same prompts. GOT-OCR 2's and Fuyu's classes take images and prompts in forms of
+    their own; they are made to take them as the others do.
 
     Args:
         source: a directory or hub id.
         config: the model's configuration.
         options: further arguments of `from_pretrained`: `revision`, `trust_remote_code`.
     """
-    return _completed(_loaded(source, config, options), config)
+    processor = _completed(_loaded(source, config, options), config)
+    if type(getattr(processor, "image_processor", None)).__name__ == "FuyuImageProcessorPil":
+        # The class exists, but transformers' processor hands it tensors that it cannot take.
+        raise ImportError("Fuyu's image processor requires torchvision")
+    if mixin := _MIXINS.get(type(processor).__name__):
+        processor.__class__ = type(type(processor).__name__, (mixin, type(processor)), {})
+    return processor
 
 
 def _loaded(source: str, config: Any, options: dict[str, Any]) -> Any:
@@ -99,6 +109,38 @@ class _WithoutVideo:
         if argument is None:
             return type(None)
         return cast(Any, super()).check_argument_for_proper_class(argument_name, argument)
+
+
+class _WithFlatImages:
+    """A mixin for GOT-OCR 2's processor, which takes the images of all prompts in one list."""
+
+    def prepare_inputs_layout(self, images: Any = None, **inputs: Any) -> Any:
+        """Return images and text as the class wants them."""
+        return cast(Any, super()).prepare_inputs_layout(
+            images=None if images is None else make_flat_list_of_images(images), **inputs
+        )
+
+
+class _WithImageFirst:
+    """A mixin for Fuyu's processor, which writes one image's placeholder before each prompt by itself."""
+
+    image_token: str
+
+    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **inputs: Any) -> Any:
+        """Return images and text as the class wants them: without the placeholder."""
+        token = self.image_token
+        if images is not None and any(
+            sample.count(token) != 1 or not sample.startswith(token) for sample in text
+        ):
+            raise QueryError(
+                f"This model takes one image, before all text: put {token} at the beginning of the prompt.",
+                argument="prompt",
+            )
+        texts = [sample.removeprefix(token) for sample in text]
+        return cast(Any, super()).prepare_inputs_layout(images=images, text=texts, **inputs)
+
+
+_MIXINS: dict[str, type] = {"GotOcr2Processor": _WithFlatImages, "FuyuProcessor": _WithImageFirst}
 
 
 class _PixtralProcessor(ProcessorMixin):

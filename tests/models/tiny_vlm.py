@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from tokenizers import normalizers
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.models.vision.molmo2 import PillowMolmo2ImageProcessor
 from tests.tiny import tiny_tokenizer
@@ -56,6 +57,7 @@ class Family:
         config_class: likewise.
         model_class: likewise.
         text_key: the configuration's key of the LLM's settings; empty if they stand at its top.
+        prefix: what the tokenizer writes before a text, as SentencePiece does.
     """
 
     classes: str
@@ -69,6 +71,7 @@ class Family:
     config_class: str | None = None
     model_class: str | None = None
     text_key: str = "text_config"
+    prefix: str = ""
 
 
 def _qwen(version: str, **vision: Any) -> Family:
@@ -317,6 +320,9 @@ def vlm_tokenizer(family: Family) -> PreTrainedTokenizerFast:
         pad_token="<|pad|>",
         extra_special_tokens=dict(family.named),
     )
+    if family.prefix:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Prepend(family.prefix)
+        tokenizer.add_tokens([AddedToken(token, normalized=True) for token in family.tokens])
     tokenizer.add_tokens(list(family.tokens), special_tokens=True)
     return tokenizer
 
@@ -325,7 +331,7 @@ def _filled(value: Any, tokenizer: PreTrainedTokenizerFast, key: str = "") -> An
     """Return a copy of a setting in which names of tokens are replaced by ids."""
     if isinstance(value, dict):
         return {k: _filled(v, tokenizer, k) for k, v in value.items()}
-    if isinstance(value, str) and key.endswith(("_id", "_index")):
+    if isinstance(value, str) and (key.endswith(("_id", "_index")) or key == value):
         return tokenizer.convert_tokens_to_ids(value)
     return value
 

@@ -11,17 +11,28 @@ from latentbank.models.vision.registry import Family
 
 
 def _places(picture: Picture) -> Places:
-    """Return square crops of the stretched image, row by row, then the whole image.
+    """Return square crops of the stretched image, row by row, then the whole image."""
+    return tiled(picture, math.isqrt(int(picture.processor.image_seq_length)))
 
-    If the image fits into a single crop, there is the whole image only.
+
+def tiled(picture: Picture, side: int) -> Places:
+    """Return what the image processor of GOT-OCR 2, which several families use, makes of an image.
+
+    These are square crops of the stretched image, row by row, then the whole image. If the image fits into a single
+    crop, or is not to be cropped, there is the whole image only.
+
+    Args:
+        picture: the image.
+        side: rows and columns of tokens in each tile.
     """
-    images = picture.processor.image_processor
-    side = math.isqrt(int(picture.processor.image_seq_length))
     columns, rows = 1, 1
-    if getattr(picture.processor, "images_kwargs", {}).get("crop_to_patches", True):
-        tile = (int(images.size["height"]), int(images.size["width"]))
+    if picture.setting("crop_to_patches"):
+        size = picture.setting("size")
         columns, rows = get_optimal_tiled_canvas(
-            picture.size[::-1], tile, int(images.min_patches), int(images.max_patches)
+            picture.size[::-1],
+            (int(size["height"]), int(size["width"])),
+            int(picture.setting("min_patches")),
+            int(picture.setting("max_patches")),
         )
     return crops_then_whole(picture.size, rows, columns, side, cropped=rows * columns > 1)
 

@@ -1,4 +1,4 @@
-"""LLaVA 1.5."""
+"""LLaVA 1.5, ViP-LLaVA and Video-LLaVA."""
 
 from __future__ import annotations
 
@@ -24,19 +24,36 @@ def _places(picture: Picture) -> Places:
 
     Either the shorter side is resized and the longer side cropped, or the image is padded to a square first.
     """
-    height, width = picture.inputs["pixel_values"].shape[-2:]
-    patch = int(picture.config.vision_config.patch_size)
-    (left, right), (top, bottom) = _view(picture.processor.image_processor, picture.size, (width, height))
-    places = grid(
+    pixels = picture.inputs.get("pixel_values", picture.inputs.get("pixel_values_images"))
+    if pixels is None:
+        raise Unplaced
+    height, width = pixels.shape[-2:]
+    places = seen(picture, (width, height), int(picture.config.vision_config.patch_size))
+    leading = int(getattr(picture.processor, "num_additional_image_tokens", 0))
+    leading -= getattr(picture.config, "vision_feature_select_strategy", "default") == "default"
+    if leading < 0:
+        raise Unplaced
+    return join([unplaced(leading, picture.size), places]) if leading else places
+
+
+def seen(picture: Picture, input_size: Size, patch: int) -> Places:
+    """Return one tile of patches of what transformers' plain image processors leave of an image.
+
+    Args:
+        picture: the image.
+        input_size: width and height of the encoder's input.
+        patch: side of a patch in pixels of the encoder's input.
+
+    Raises:
+        Unplaced: the processor's steps do not end at `input_size`.
+    """
+    width, height = input_size
+    (left, right), (top, bottom) = _view(picture.processor.image_processor, picture.size, input_size)
+    return grid(
         picture.size,
         top + patch_edges(height, patch) * (bottom - top) / height,
         left + patch_edges(width, patch) * (right - left) / width,
     )
-    leading = int(getattr(picture.processor, "num_additional_image_tokens", 0))
-    leading -= picture.config.vision_feature_select_strategy == "default"
-    if leading < 0:
-        raise Unplaced
-    return join([unplaced(leading, picture.size), places]) if leading else places
 
 
 def _view(processor: Any, size: Size, input_size: Size) -> tuple[Span, Span]:
@@ -55,7 +72,7 @@ def _view(processor: Any, size: Size, input_size: Size) -> tuple[Span, Span]:
     """
     now = size
     start = (0.0, 0.0)
-    if processor.do_pad and "Llava" in type(processor).__name__:
+    if getattr(processor, "do_pad", False) and "Llava" in type(processor).__name__:
         side = max(size)
         start = (-float((side - size[0]) // 2), -float((side - size[1]) // 2))
         now = (side, side)
@@ -89,4 +106,4 @@ def _resized(target: Any, size: Size) -> Size:
     raise Unplaced
 
 
-FAMILY = Family("LLaVA", ("llava",), _places)
+FAMILY = Family("LLaVA", ("llava", "vipllava", "video_llava"), _places)

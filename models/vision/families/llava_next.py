@@ -1,4 +1,4 @@
-"""LLaVA-NeXT."""
+"""LLaVA-NeXT and LLaVA-NeXT-Video."""
 
 from __future__ import annotations
 
@@ -58,4 +58,4 @@ def _without(edges: Edges, padding: int) -> Edges:
     return edges[padding : len(edges) - padding]
 
 
-FAMILY = Family("LLaVA-NeXT", ("llava_next",), _places)
+FAMILY = Family("LLaVA-NeXT", ("llava_next", "llava_next_video"), _places)

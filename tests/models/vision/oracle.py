@@ -64,6 +64,8 @@ class Case:
         sizes: sizes of images that the family takes.
         states: returns what to compare instead of layer 0, [tokens, width] for each image, where the encoder
             normalizes over the whole image or quantizes.
+        alone: changes weights, beside those of attention, so that a patch sees itself alone, such as those of
+            convolutions.
     """
 
     family: Family
@@ -74,6 +76,7 @@ class Case:
     together: bool = True
     sizes: tuple[tuple[int, int], ...] = SIZES
     states: Callable[[VisionLanguageModel, Sequence[Image.Image]], list[Tensor]] | None = None
+    alone: Callable[[PreTrainedModel], None] = lambda model: None
 
     @property
     def both(self) -> bool:
@@ -312,3 +315,4 @@ def _zero(model: PreTrainedModel, case: Case) -> None:
             for name in _OUTPUTS:
                 for parameter in getattr(module, name, nn.Identity()).parameters():
                     parameter.zero_()
+        case.alone(model)
