@@ -110,7 +110,7 @@ class VisionLanguageModel:
         self.means_file = folder / "latentbank-means.safetensors" if folder.is_dir() else None
         self.model = model
         self.processor = processor
-        self._token_id = _image_token_id(self.name, model.config)
+        self._token_id = _image_token_id(self.name, model.config, processor)
         # Some processors have an AddedToken, not its text.
         self.placeholder = str(
             getattr(processor, "image_token", None)
@@ -280,10 +280,12 @@ class VisionLanguageModel:
             raise ModelError(f"{self.name} fails on these images: {_reason(error)}.") from error
 
 
-def _image_token_id(name: str, config: Any) -> int:
-    for key in ("image_token_id", "image_token_index"):
-        if isinstance(value := getattr(config, key, None), int):
-            return value
+def _image_token_id(name: str, config: Any, processor: Any) -> int:
+    """Return the id of the token that holds the place of a visual token in the LLM's input."""
+    for owner in (config, getattr(config, "vision_config", None), processor):
+        for key in ("image_token_id", "image_token_index"):
+            if isinstance(value := getattr(owner, key, None), int):
+                return value
     raise ModelError(
         f"The configuration of {name} names no image token, so its visual tokens cannot be found."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import normalizers
+from tokenizers import Regex, normalizers
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.models.vision.molmo2 import PillowMolmo2ImageProcessor
@@ -57,7 +58,7 @@ class Family:
         config_class: likewise.
         model_class: likewise.
         text_key: the configuration's key of the LLM's settings; empty if they stand at its top.
-        prefix: what the tokenizer writes before a text, as SentencePiece does.
+        prefix: what the tokenizer writes before a text that begins with `shown`, as SentencePiece does.
     """
 
     classes: str
@@ -321,9 +322,12 @@ def vlm_tokenizer(family: Family) -> PreTrainedTokenizerFast:
         extra_special_tokens=dict(family.named),
     )
     if family.prefix:
-        tokenizer.backend_tokenizer.normalizer = normalizers.Prepend(family.prefix)
+        # Only where text follows, because the tokens themselves are normalized too.
+        start = Regex(f"^{re.escape(family.shown)}(?=.)")
+        tokenizer.backend_tokenizer.normalizer = normalizers.Replace(start, family.prefix + family.shown)
         tokenizer.add_tokens([AddedToken(token, normalized=True) for token in family.tokens])
-    tokenizer.add_tokens(list(family.tokens), special_tokens=True)
+    else:
+        tokenizer.add_tokens(list(family.tokens), special_tokens=True)
     return tokenizer
 
 

@@ -59,13 +59,15 @@ def _padded(classes: str, config: dict[str, Any]) -> Family:
 def _codes(vlm: VisionLanguageModel, images: Sequence[Image.Image]) -> list[Tensor]:
     """Return what Chameleon's encoder gives before it is quantized, [tokens, width] for each image.
 
-    The encoder normalizes over the whole image; here it does not.
+    The encoder normalizes over the whole image, and its attention has a name of its own; here both do nothing.
     """
     encoder: Any = vlm.model.get_submodule("model.vqmodel.encoder")
     for module in encoder.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm):
                 setattr(module, name, nn.Identity())
+            if name == "proj_out":
+                child.weight.zero_()
     pixels = vlm.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         return list(encoder(pixels).flatten(2).transpose(1, 2))
