@@ -199,7 +199,7 @@ CASES = {
             tokens=("|SPEAKER|", "|NEWLINE|", "<s>", "<0x04>"),
             shown="|SPEAKER|",
             model_class="FuyuForCausalLM",
-            prefix="▁",
+            prefix="_",
         ),
         pillow=False,
         together=False,

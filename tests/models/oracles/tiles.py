@@ -27,10 +27,8 @@ def keep_patches_apart(model: PreTrainedModel) -> None:
         for module in model.modules():
             if not isinstance(module, nn.Conv2d) or module.kernel_size != (3, 3):
                 continue
-            if module.stride == (1, 1):
-                kept = slice(1, 2)
-            else:
-                kept = slice(1, 3) if module.padding == (1, 1) else slice(0, 2)
+            halves = slice(1, 3) if module.padding == (1, 1) else slice(0, 2)
+            kept = slice(1, 2) if module.stride == (1, 1) else halves
             weight = torch.zeros_like(module.weight)
             weight[..., kept, kept] = module.weight[..., kept, kept]
             module.weight.copy_(weight)
@@ -125,7 +123,10 @@ CASES = {
                 "image_token_id": "<|IMG_PATCH|>",
                 "alignment_intermediate_size": 24,
             },
-            images=("Cohere2VisionImageProcessor", {"size": {"height": 512, "width": 512}, "max_patches": 12}),
+            images=(
+                "Cohere2VisionImageProcessor",
+                {"size": {"height": 512, "width": 512}, "max_patches": 12},
+            ),
             named={
                 "image_token": "<|IMG_PATCH|>",
                 "boi_token": "<|START_OF_IMG|>",
@@ -159,7 +160,15 @@ CASES = {
                 {"size": {"height": 448, "width": 448}, "crop_to_patches": True, "max_patches": 9},
             ),
             processor={"image_seq_length": 256},
-            tokens=("<image>", "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"),
+            tokens=(
+                "<image>",
+                "<IMG_ATOM>",
+                "<IMG_START>",
+                "<IMG_GRID>",
+                "<IMG_COL>",
+                "<IMG_ROW>",
+                "<IMG_END>",
+            ),
         )
     ),
     "llama4": Case(
