@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from latentbank.bank.variables import check_variables
 from latentbank.errors import LatentBankError
 from latentbank.text import listed
 
@@ -168,7 +169,8 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
     """Return settings; for arguments that are None, the environment and the defaults apply.
 
     Raises:
-        LatentBankError: a setting is unknown or has an invalid value; the message names the setting, never its value.
+        LatentBankError: a setting is unknown or has an invalid value, or a variable of the environment or of `.env` is
+            named nearly like one; the message names the setting, never its value.
 
     Examples:
         >>> import latentbank as lb
@@ -183,7 +185,9 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
         )
     try:
         values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return Settings(**values)
+        settings = Settings(**values)
+        check_variables(Settings.model_fields)
+        return settings
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()

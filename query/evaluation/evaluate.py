@@ -73,7 +73,8 @@ def evaluate(
 
     Raises:
         BankMismatch: the bank belongs to another LLM.
-        QueryError: no layers or lenses, too few images, or a centred bank without calibration images.
+        QueryError: no layers or lenses, too few images, a bank or a filter without contexts, or a centred bank without
+            calibration images.
         ModelError: the images were made for another grid.
 
     Examples:
@@ -131,6 +132,8 @@ def _checked(
         raise QueryError("Name at least one visual layer, and each lens once.")
     searching = next((lens for lens in lenses if lens.bank is not None), None)
     bank = searching.bank if searching is not None else None
+    if searching is not None and (nothing := searching.why_nothing()):
+        raise QueryError(f"LatentLens has nothing to find: {nothing}")
     if bank is not None and bank.metric == "centred" and not calibration:
         raise QueryError("A centred bank needs the visual means: give calibration scenes.")
     for lens in lenses:

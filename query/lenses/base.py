@@ -174,6 +174,10 @@ class Lens(ABC):
         """Return the layers of its bank that are searched, ascending; none without a bank."""
         return []
 
+    def why_nothing(self) -> str:
+        """Return in a sentence why its bank has nothing to find; "" if it has, or without a bank."""
+        return ""
+
     def at_bank_layer(self, layer: int) -> Lens:
         """Return the same lens searching one of its `searched_layers` alone.
 

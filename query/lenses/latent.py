@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from latentbank.bank.nothing import why_nothing
 from latentbank.errors import QueryError
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.values import layers_of
@@ -109,6 +110,10 @@ class LatentLens(Lens):
             LayerNotFound: a bank layer that the bank does not have.
         """
         return self.bank.choose_layers(self.bank_layers)
+
+    def why_nothing(self) -> str:
+        """Return in a sentence why the bank has nothing to find; "" if it has."""
+        return why_nothing(self.bank, self.where)
 
     def at_bank_layer(self, layer: int) -> LatentLens:
         """Return the same lens searching one bank layer."""

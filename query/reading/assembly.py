@@ -120,6 +120,22 @@ def _reading(
     norms = {(layer, stream): _norms(image.tokens, layer, stream) for layer in layers for stream in _STREAMS}
     searching = next((lens for lens in choices.lenses if lens.bank is not None), None)
     bank = searching.bank if searching else None
+    tokens = tuple(
+        TokenReading(
+            index,
+            head.label,
+            layer,
+            float(norms[layer, head.stream][head.number]),
+            tuple(next(found[lens.name, layer, head.stream])),
+            lens.name,
+            head.place,
+            head.kind,
+        )
+        for lens in choices.lenses
+        for layer in layers
+        for index, head in enumerate(heads)
+    )
+    nothing = not all(token.neighbors for token in tokens)
     return Reading(
         source=image.name,
         bank=bank.name if bank else "",
@@ -127,23 +143,10 @@ def _reading(
         lenses=tuple(lens.name for lens in choices.lenses),
         bank_layers=tuple(searching.searched_layers()) if searching else (),
         layers=tuple(layers),
-        tokens=tuple(
-            TokenReading(
-                index,
-                head.label,
-                layer,
-                float(norms[layer, head.stream][head.number]),
-                tuple(next(found[lens.name, layer, head.stream])),
-                lens.name,
-                head.place,
-                head.kind,
-            )
-            for lens in choices.lenses
-            for layer in layers
-            for index, head in enumerate(heads)
-        ),
+        tokens=tokens,
         metric=bank.metric if bank else "cosine",
         query_mean=described(choices.query_mean) if bank else "",
+        note=searching.why_nothing() if searching is not None and nothing else "",
         size=image.tokens.size,
         geometry=image.tokens.geometry or model.geometry,
         prompt=choices.prompt,

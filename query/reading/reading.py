@@ -94,6 +94,7 @@ class Reading:
         metric: the bank's metric.
         query_mean: of a centred bank, the mean that was subtracted from the hidden states, in words.
         size: width and height of an image in pixels; None for a text.
+        note: why tokens have no neighbors, in a sentence; "" if all have some.
         geometry: how the boxes of an image's tokens were found; it begins with `unknown` if they have none.
         prompt: the text that an image was read with.
         image: the image itself, upright and in RGB.
@@ -117,6 +118,7 @@ class Reading:
     tokens: tuple[TokenReading, ...]
     metric: Metric = "cosine"
     query_mean: str = ""
+    note: str = ""
     size: tuple[int, int] | None = None
     geometry: str | None = None
     prompt: str | None = None
@@ -219,6 +221,7 @@ class Reading:
             "layers": list(self.layers),
             "metric": self.metric,
             "query_mean": self.query_mean,
+            "note": self.note,
         }
         if self.size is not None:
             data |= {"size": list(self.size), "geometry": self.geometry, "prompt": self.prompt}
@@ -272,12 +275,13 @@ class Reading:
         return f"{' + '.join(self.lenses)} reading of {of}{against}"
 
     def __repr__(self) -> str:
+        noted = [self.note] if self.note else []
         if self.size is not None:
             from latentbank.query.output.grids import grid_lines
 
-            return "\n".join([self.title(), *grid_lines(self)])
+            return "\n".join([self.title(), *noted, *grid_lines(self)])
         width = max((len(token.label.strip()) for token in self.tokens), default=0)
-        lines = [self.title()]
+        lines = [self.title(), *noted]
         for token in self.tokens:
             best = token.neighbors[0] if token.neighbors else None
             words = "  ".join(f"{n.word} {n.score:.2f}" for n in token.neighbors)

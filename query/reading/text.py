@@ -180,6 +180,7 @@ def _read(
         tokens=tuple(tokens),
         metric=lens.bank.metric,
         query_mean=described(query_mean),
+        note="" if all(token.neighbors for token in tokens) else lens.why_nothing(),
     )
 
 

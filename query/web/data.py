@@ -71,6 +71,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "layers": list(reading.layers),
         "metric": reading.metric,
         "query_mean": reading.query_mean,
+        "note": reading.note,
         "size": None if reading.size is None else list(reading.size),
         "geometry": reading.geometry,
         "prompt": reading.prompt,

@@ -42,6 +42,55 @@ def test_arguments_come_before_the_environment_before_the_file(
     assert (found.url, found.ef, found.timeout) == ("http://file:1", 12, 23)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LATENTBANK_BNAK", "LATENTBANK_BANK"),
+        ("LATENTBANK_ULR", "LATENTBANK_URL"),
+        ("latentbank_datadir", "LATENTBANK_DATA_DIR"),
+        ("LATENTBANK_APIKEY", "LATENTBANK_API_KEY"),
+        ("LATENTBANK_GRCP_PORT", "LATENTBANK_GRPC_PORT"),
+        ("LATENTBANK_TOKNE", "LATENTBANK_TOKEN"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_setting_that_is_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, SECRET)
+    with pytest.raises(LatentBankError) as caught:
+        load_settings()
+    assert str(caught.value) == f"{name} is no setting; did you mean {meant}? Correct or remove it."
+    monkeypatch.delenv(name)
+    (tmp_path / ".env").write_text(f"{name}={SECRET}\n")
+    with pytest.raises(
+        LatentBankError, match=f"^{name} in .env is no setting; did you mean {meant}"
+    ) as caught:
+        load_settings(timeout=5)
+    assert SECRET not in str(caught.value)
+
+
+def test_other_variables_are_left_alone_and_unknown_ones_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {
+        "TOKEN": "t",
+        "SERVICE_HOST": "10.0.0.1",
+        "PORT": "tcp://10.0.0.1:8265",
+        "PAGE_PORT": "tcp://10.0.0.1:8265",
+        "PORT_8265_TCP_ADDR": "10.0.0.1",
+        "GRPC_SERVICE_PORT_HTTP": "1",
+    }.items():
+        monkeypatch.setenv(f"LATENTBANK_{name}", value)
+    load_settings()
+    assert not caplog.messages
+    monkeypatch.setenv("LATENTBANK_FROM_A_LATER_VERSION", SECRET)
+    load_settings()
+    load_settings()
+    (message,) = caplog.messages
+    assert "LATENTBANK_FROM_A_LATER_VERSION is no setting of this version" in message
+    assert SECRET not in message
+
+
 def test_empty_variables_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("URL", "API_KEY", "API_KEY_FILE", "DATA_DIR", "TIMEOUT", "TLS_CA"):
         monkeypatch.setenv(f"LATENTBANK_{name}", "")

@@ -46,7 +46,11 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
                 _marked(excerpt(neighbor, 60, "\0", "\0")),
                 end_section=rank == len(token.neighbors) - 1,
             )
-    console().print(table)
+    screen = console()
+    if table.rows or not reading.note:
+        screen.print(table)
+    if reading.note:
+        screen.print(reading.note, highlight=False, markup=False)
 
 
 def _marked(text: str) -> Text:
@@ -65,6 +69,8 @@ def show_grids(reading: Reading) -> None:
     screen.print(reading.title(), style="bold", highlight=False, markup=False)
     for line in grid_lines(reading, screen.width):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    if reading.note:
+        screen.print(reading.note, highlight=False, markup=False)
     screen.print(f"boxes: {reading.geometry}", style="dim", highlight=False, markup=False)
 
 

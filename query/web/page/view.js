@@ -32,6 +32,7 @@ export function showReading(root, data) {
   root.replaceChildren(
     element("h2", { class: "title" }, data.source),
     element("p", { class: "about" }, about(data)),
+    ...(data.note ? [element("p", { class: "note" }, data.note)] : []),
     controls.element,
     element("div", { class: "columns" }, element("div", { class: "left" }, stages, shares), cards),
     element(
