@@ -125,7 +125,7 @@ def _check_states(by_layer: Mapping[int, torch.Tensor], what: str, model: Visual
             raise overflow_error(model.name, layer, what, states.dtype)
         if not states.any(dim=-1).all():
             raise ModelError(
-                f"At layer {layer} of {model.name}, one of the {what} is all zeros: it has no direction to read; "
+                f"Layer {layer} of {model.name} gives {what}, one of which is all zeros: it has no direction to read; "
                 "leave out that image or that layer."
             )
 

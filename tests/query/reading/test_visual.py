@@ -443,6 +443,7 @@ def test_to_dict_of_an_image(tiled: Reading) -> None:
     assert set(last) == {
         "index",
         "label",
+        "kind",
         "layer",
         "lens",
         "norm",
