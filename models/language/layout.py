@@ -149,8 +149,8 @@ def text_config(config: Any) -> Any:
 
 
 def has_eyes(config: Any) -> bool:
-    """Return whether a configuration has settings of a vision tower."""
-    return any(getattr(config, name, None) is not None for name in _EYES)
+    """Return whether a configuration has settings of a vision tower; Molmo's says nothing of it."""
+    return config.model_type == "molmo" or any(getattr(config, name, None) is not None for name in _EYES)
 
 
 def first_position(decoder: PreTrainedModel) -> int:

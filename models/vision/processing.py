@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_num2words_available, is_torchvision_available
 
 from latentbank.errors import QueryError
+from latentbank.models.vision.molmo import WithProcess
 
 _LOADERS: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
 _WHOLE: Any = AutoProcessor
@@ -140,7 +141,11 @@ class _WithImageFirst:
         return cast(Any, super()).prepare_inputs_layout(images=images, text=texts, **inputs)
 
 
-_MIXINS: dict[str, type] = {"GotOcr2Processor": _WithFlatImages, "FuyuProcessor": _WithImageFirst}
+_MIXINS: dict[str, type] = {
+    "GotOcr2Processor": _WithFlatImages,
+    "FuyuProcessor": _WithImageFirst,
+    "MolmoProcessor": WithProcess,
+}
 
 
 class _PixtralProcessor(ProcessorMixin):
