@@ -180,6 +180,17 @@ class VisionLanguageModel:
                 argument="prompt",
             )
         groups = [pictures[i : i + together] for i in range(0, len(pictures), together)]
+        try:
+            return self._read(text, groups, requested)
+        except ImageError:
+            if len(groups) == 1:
+                raise
+            # Perception LM's processor, for example, takes images together only if it cuts them into as many crops.
+            return [tokens for group in groups for tokens in self._read(text, [group], requested)]
+
+    def _read(self, text: str, groups: list[list[Image.Image]], requested: list[int]) -> list[VisualTokens]:
+        """Return the visual tokens of all images, from one forward pass over a prompt for each group."""
+        together = len(groups[0])
         inputs = self._inputs(text, groups)
         states = self._run(inputs, requested)
         found = []

@@ -19,6 +19,7 @@ from latentbank.models.vision.encoders import load_encoder
 from latentbank.models.vision.vision_language import load_vision_language_model
 from latentbank.models.visual import load_visual_model
 from tests.models.tiny_vlm import save_tiny_vlm
+from tests.models.vision import oracle
 from tests.query.patch_vlm import PatchVLM
 
 Install = Callable[..., None]
@@ -118,6 +119,18 @@ def test_built_in_families_answer_to_different_model_types() -> None:
     types = [model_type for family in built_in for model_type in family.model_types]
     assert len(set(types)) == len(types)
     assert all(family.places for family in built_in)
+
+
+def test_the_docs_name_every_type() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
+    table = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ")][1:]
+    types = [kind for family in registry._built_in() for kind in family.model_types]
+    assert sorted(kind for cell in table for kind in cell.replace("`", "").split()) == sorted(types)
+
+
+def test_every_rule_goes_through_the_oracle() -> None:
+    types = {kind for family in registry._built_in() for kind in family.model_types}
+    assert types - {"molmo"} <= {*oracle.cases()}  # Molmo's stand-in has tests of its own
 
 
 def test_the_vision_models_type_can_decide() -> None:
