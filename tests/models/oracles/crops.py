@@ -37,8 +37,9 @@ def _idefics(classes: str, side: int, patch: int, scale: int, longest: int) -> C
                 *_TILES,
             ),
         ),
-        # The image is resized three times.
+        # The image is resized up to three times, by Lanczos filters.
         margin=0.4,
+        reach=6,
     )
 
 

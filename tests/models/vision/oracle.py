@@ -22,8 +22,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -57,6 +57,8 @@ class Case:
         family: a tiny model with the real settings of the family's processor.
         margin: how far resampling mixes pixels beyond a box, as a share of the box's sides. A box may be wrong by no
             more than this.
+        margins: other margins for some sizes of images, where the model mixes neighbouring tokens.
+        reach: how far it mixes pixels at least, in pixels of the image; more where small images are enlarged.
         mixers: parts of the names of modules whose attention stays, such as a resampler of patches.
         pillow: whether there is an image processor that needs no torchvision.
         torchvision: whether there is one that needs it.
@@ -70,6 +72,8 @@ class Case:
 
     family: Family
     margin: float = 0.25
+    margins: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    reach: float = 3.0
     mixers: tuple[str, ...] = ()
     pillow: bool = True
     torchvision: bool = True
@@ -162,7 +166,8 @@ def check(
             now = states[(number + 1) * len(sizes) + place]
             moved = ((now - base).norm(dim=-1) / base.norm(dim=-1).mean()).numpy()
             if number >= inside:
-                assert moved[probes].max() < _SILENT, f"{_places(tokens, probes)} see beyond their boxes"
+                wrong = [probe for probe in probes if moved[probe] > _SILENT]
+                assert not wrong, f"{_places(tokens, wrong)} see beyond their boxes: {moved[wrong][:3]}"
                 assert moved.max() > _SILENT, "nothing moves at all"
             else:
                 _check_inside(tokens, probes, changed[number][place][1], moved, case)
@@ -179,7 +184,7 @@ def _check_inside(
     tokens: VisualTokens, probes: Sequence[int], areas: np.ndarray, moved: np.ndarray, case: Case
 ) -> None:
     """Check what moved when `areas`, which lie inside the boxes of `probes`, were inverted."""
-    seen = _grown(tokens.boxes, case.margin)
+    seen = _seen(tokens, case)
     touched = [_overlap(seen, area) for area in areas]
     untouched = ~np.any(touched, axis=0)
     wrong = np.flatnonzero(untouched & (moved > _SILENT))
@@ -205,7 +210,7 @@ def _probes(tokens: VisualTokens, case: Case, random: np.random.Generator) -> li
         rank[token] = ranks[int(tokens.tiles[token])]
         ranks[int(tokens.tiles[token])] += 1
     # The first of every tile come first, then the second of every tile.
-    seen = _grown(tokens.boxes, case.margin)
+    seen = _seen(tokens, case)
     chosen: list[int] = []
     for token in sorted(order.tolist(), key=lambda token: rank[token]):
         if not chosen or not _overlap(seen[chosen], seen[token]).any():
@@ -220,10 +225,13 @@ def _inverted(
 ) -> tuple[Image.Image, np.ndarray]:
     """Return the image inverted in the middle of the probes' boxes, or outside of all of them, and these areas."""
     boxes = tokens.boxes[list(probes)].astype(np.float64)
-    margin = _margin(boxes, case.margin)
-    areas = boxes + np.concatenate([-margin, margin], axis=1) * (1 if outside else -1)
-    low, high = np.floor(areas[:, :2]), np.ceil(areas[:, 2:])
-    if not outside:
+    if outside:
+        areas = _seen(tokens, case)[list(probes)].astype(np.float64)
+        low, high = np.floor(areas[:, :2]), np.ceil(areas[:, 2:])
+    else:
+        # Not so little that the token would not notice.
+        least = 0.35 * (boxes[:, 2:] - boxes[:, :2])
+        areas = _grown(boxes, -np.minimum(_margin(tokens, case)[list(probes)], least))
         low, high = np.ceil(areas[:, :2]), np.floor(areas[:, 2:])
         middle = np.floor(boxes.reshape(-1, 2, 2).mean(axis=1))
         low, high = np.where(low < high, low, middle), np.where(low < high, high, middle + 1)
@@ -237,16 +245,25 @@ def _inverted(
     return Image.fromarray(whole), areas
 
 
-def _margin(boxes: np.ndarray, share: float) -> np.ndarray:
-    """Return how far boxes are seen beyond their edges, [boxes, 2] in pixels; more for small boxes."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return np.maximum(share * sides, np.minimum(3, 0.45 * sides))
+def _margin(tokens: VisualTokens, case: Case) -> np.ndarray:
+    """Return how far tokens see beyond the edges of their boxes, [tokens, 2] in pixels of the image.
+
+    The largest box of a tile says it, because those at the image's edges may be cut.
+    """
+    sides = tokens.boxes[:, 2:] - tokens.boxes[:, :2]
+    for tile in np.unique(tokens.tiles):
+        sides[tokens.tiles == tile] = sides[tokens.tiles == tile].max(axis=0)
+    return np.maximum(case.margins.get(tokens.size, case.margin) * sides, case.reach)
 
 
-def _grown(boxes: np.ndarray, share: float) -> np.ndarray:
-    """Return boxes with a margin on every side, or shrunk if `share` is negative."""
-    margin = _margin(boxes, share) if share > 0 else share * (boxes[:, 2:] - boxes[:, :2])
-    return boxes + np.concatenate([-margin, margin], axis=1)
+def _grown(boxes: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """Return boxes with a margin, [boxes, 2], on every side; negative ones make them smaller."""
+    return np.asarray(boxes + np.concatenate([-margin, margin], axis=1))
+
+
+def _seen(tokens: VisualTokens, case: Case) -> np.ndarray:
+    """Return what tokens may see: their boxes with margins, [tokens, 4]."""
+    return _grown(tokens.boxes, _margin(tokens, case))
 
 
 def _overlap(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -267,7 +284,7 @@ def _as_one(tokens: VisualTokens) -> VisualTokens:
     """Check that every token has a place, and that boxes of a tile do not overlap, and return the tokens."""
     assert len(tokens), "there are no visual tokens"
     assert np.isfinite(tokens.boxes).all(), tokens.geometry
-    smaller = _grown(tokens.boxes, -0.1)
+    smaller = _grown(tokens.boxes, -0.1 * (tokens.boxes[:, 2:] - tokens.boxes[:, :2]))
     for token in np.linspace(0, len(tokens) - 1, 50).astype(int):
         others = (tokens.tiles == tokens.tiles[token]) & (tokens.rows >= 0)
         others[token] = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from transformers.utils.import_utils import is_torchvision_available
 
+from latentbank.models.vision import registry
 from latentbank.models.vision.geometry import Places, whole
 from latentbank.models.vision.vision_language import VisionLanguageModel
 from tests.models.vision import oracle
@@ -28,7 +31,8 @@ BACKENDS = [
     if getattr(case, backend)
 ]
 
-Loaded = Callable[[], VisionLanguageModel]
+# Types with rules that the oracle cannot ask, and why.
+UNASKED: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +56,12 @@ def loaded(root: Path, name: str, backend: str) -> VisionLanguageModel:
         with oracle.backend(backend):
             _loaded[name, backend] = oracle.load(CASES[name], root / name.replace("/", "-"))
     return _loaded[name, backend]
+
+
+def test_every_type_with_rules_is_asked() -> None:
+    types = {model_type for family in registry._built_in() for model_type in family.model_types}
+    assert types == (set(CASES) | set(UNASKED)) & types
+    assert not set(UNASKED) & set(CASES)
 
 
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
@@ -79,6 +89,32 @@ def test_two_images_in_a_prompt(root: Path, name: str, backend: str) -> None:
         pytest.skip("it takes one image in a prompt")
     for first, second in itertools.pairwise(case.sizes[:3]):
         oracle.check(loaded(root, name, backend), case, [first, second])
+
+
+WITHOUT = """
+import sys, pathlib
+sys.modules["torchvision"] = None  # as if it were not installed
+from tests.models.vision import oracle
+from transformers.utils.import_utils import is_torchvision_available
+assert not is_torchvision_available()
+for name in sys.argv[2:]:
+    case = oracle.cases()[name]
+    vlm = oracle.load(case, pathlib.Path(sys.argv[1], name))
+    assert type(vlm.processor.image_processor).__name__.endswith("Pil")
+    oracle.check(vlm, case, [(512, 288)], inside=2, outside=1)
+    print(name, "is right")
+"""
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(not BOTH, reason="torchvision is missing anyway")
+def test_where_torchvision_is_really_missing(tmp_path: Path) -> None:
+    """The other tests only tell transformers that it is."""
+    names = ["qwen2_vl", "llava_onevision", "smolvlm", "mistral3", "internvl"]
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path), *names], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.split("\n")[:-1] == [f"{name} is right" for name in names], ran.stderr
 
 
 def moved(share: float) -> Callable[[Places], Places]:
