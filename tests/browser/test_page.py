@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
+from latentbank.query.reading.reading import Place
 from latentbank.query.web.file import save_html
 from tests.browser.conftest import BrowserWindow, cards
-from tests.query.web.readings import told_reading
+from tests.query.web.readings import reading_of, told_reading
 
 
 def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: BrowserWindow, saved: Path) -> None:
@@ -186,3 +188,21 @@ def test_the_words_of_an_answer_mark_the_patches_that_name_them(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(file.as_uri())
     context.close()
+
+
+def test_tokens_without_a_place_are_listed_and_say_so(window: BrowserWindow, tmp_path: Path) -> None:
+    reading = reading_of(lenses=("latent",), layers=(0,))
+    lost = tuple(replace(t, label=str(t.index), place=Place(0, -1, -1, None)) for t in reading.tokens)
+    reading = replace(
+        reading, tokens=lost, geometry="unknown, new: there are no rules for models of this type"
+    )
+    page = window.page
+    page.goto(save_html(reading, tmp_path / "out.html").as_uri())
+    expect(page.locator("figure .about")).to_have_text(
+        f"Tokens without a place in the image: {reading.geometry}."
+    )
+    assert page.locator("svg [data-token]").count() == 0
+    assert page.locator(".chips .found").all_text_contents() == [f"w0x{number}" for number in range(6)]
+    page.locator(".chip[data-token='4']").hover()
+    assert cards(page) == ["token 4"]
+    expect(page.locator(".about").first).to_contain_text(f"boxes: {reading.geometry}")

@@ -107,3 +107,12 @@ def test_the_changelog_says_where_names_are() -> None:
                 importlib.import_module(name)
             except ModuleNotFoundError:
                 assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_every_type_with_exact_boxes_is_documented() -> None:
+    from latentbank.models.vision.registry import _built_in
+
+    text = (DOCS / "families.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|]*\|((?: `[^`]+`)+) \|", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)} - {"model_type"}
+    assert named == {name for family in _built_in() for name in family.model_types}
