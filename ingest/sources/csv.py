@@ -15,10 +15,11 @@ from itertools import chain, islice
 
 from latentbank.errors import CorpusError
 from latentbank.ingest.sources.base import Asked, Table, TableFormat
-from latentbank.ingest.sources.columns import COLUMNS, HEAD, is_reference, is_reference_name, kind_of
+from latentbank.ingest.sources.columns import COLUMNS, HEAD, is_reference, kind_of
 from latentbank.ingest.sources.lines import LONGEST_LINE, open_lines, where_of
 
 _Row = tuple[int, list[str]]
+_KEY = re.compile(r"(\w*_)?(id|ids|uuid|url|uri|path|file_?name)|\w*(Id|ID|Url|URL|Path|FileName)", re.ASCII)
 _SENTENCE_END = re.compile(r".*\w.*[.!?…。！？।؟][\"'”’»)]*", re.S)
 
 
@@ -33,7 +34,7 @@ def open_csv(path: str, asked: Asked, delimiter: str) -> Iterator[Table]:
     where = where_of(path)
     with open_lines(path) as lines:
         rows = _rows(where, (line for _, line in lines), delimiter)
-        first = next(rows, (0, list[str]()))
+        first = next((row for row in rows if any(map(str.strip, row[1]))), (0, list[str]()))
         head = list(islice(rows, HEAD))
         if not first[1]:
             yield Table({}, lambda _: iter(()))
@@ -75,13 +76,18 @@ def _check_header(where: str, names: Sequence[str], head: Sequence[_Row], column
     Raises:
         CorpusError: it may as well be the first of the rows.
     """
-    if any(name.casefold() in COLUMNS or name == column or is_reference_name(name) for name in names):
+    if any(name.casefold() in COLUMNS or name == column or _KEY.fullmatch(name) for name in names):
         return
     cells = [[row[place] for _, row in head if len(row) > place] for place in range(len(names))]
     looks = [{_look(cell) for cell in column if cell.strip()} for column in cells]
     compared = [(name, found) for name, found in zip(names, looks, strict=True) if found and name]
     alike = bool(compared) and all(_look(name) in found for name, found in compared)
-    if alike or any(map(_SENTENCE_END.fullmatch, names)):
+    # "No." names a column of numbers, and "A dog runs." none.
+    sentence = any(
+        _SENTENCE_END.fullmatch(name) and found != {"reference"}
+        for name, found in zip(names, looks, strict=True)
+    )
+    if alike or sentence:
         raise CorpusError(
             f"{where}: cannot tell whether its first row ({', '.join(names)[:80]}) names the columns or is a row like "
             "the others; say whether it has a header.",

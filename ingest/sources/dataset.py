@@ -34,6 +34,8 @@ class Dataset:
     """Reads it, if there are no `files`."""
     files: tuple[str, ...]
     """Paths or addresses of its files, if they can be read one by one."""
+    names: tuple[str, ...]
+    """What its files are called, after the dataset's name; the dataset's own name if it is made of none."""
     left_out: tuple[LeftOut, ...]
     """The files of its other splits."""
 
@@ -60,10 +62,16 @@ def open_dataset(source: str, config: str | None, split: str, revision: str | No
     if found and split not in found:
         raise no_split(source, split, listed(found))
     files = tuple(found.pop(split, ()))
-    left = tuple(LeftOut(f"{len(of):,} files", f"of the split {name}") for name, of in found.items())
+    left = tuple(
+        LeftOut(f"{len(of):,} {'file' if len(of) == 1 else 'files'}", f"of the split {name}")
+        for name, of in found.items()
+    )
     module = type(builder).__module__.rpartition(".")[2]
     ours = module in _OURS and _by_default(builder.config) and all(map(format_of, files))
-    return Dataset(builder, files if ours else (), left)
+    names = tuple(file_in(source, file) for file in files)
+    if not names:
+        names = (os.path.basename(os.path.realpath(source)) if os.path.isdir(source) else source,)
+    return Dataset(builder, files if ours else (), names, left)
 
 
 def file_in(source: str, file: str) -> str:

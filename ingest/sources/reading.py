@@ -10,7 +10,7 @@ from latentbank.errors import CorpusError
 from latentbank.ingest.sources import csv, json, text
 from latentbank.ingest.sources.base import Asked, Format, LeftOut, TableFormat, Texts
 from latentbank.ingest.sources.columns import find_column
-from latentbank.ingest.sources.dataset import file_in, open_dataset, open_stream, plain_errors
+from latentbank.ingest.sources.dataset import open_dataset, open_stream, plain_errors
 from latentbank.ingest.sources.folder import TRAIN, UNKNOWN, files_in, has_configurations
 from latentbank.ingest.sources.lines import STANDARD_INPUT, is_remote, where_of
 from latentbank.ingest.sources.records import NoRecords
@@ -125,6 +125,7 @@ def _read_folder(folder: str, request: Request, trace: Trace) -> Texts:
     """Yield the texts of a folder's files; JSON documents without records are left out where there are others."""
     files, left = files_in(folder, request.split)
     if not files and any(entry.reason == UNKNOWN for entry in left):
+        trace.left_out += [entry for entry in left if entry.reason != UNKNOWN]
         yield from _read_dataset(folder, request, trace)
         return
     root = os.path.basename(os.path.realpath(folder))
@@ -151,8 +152,7 @@ def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
     dataset = open_dataset(source, request.config, request.split or TRAIN, request.revision)
     trace.left_out += dataset.left_out
     trace.uses.update(use for file in dataset.files for use in uses(_format(file, None)))
-    for file in dataset.files:
-        name = file_in(source, file)
+    for file, name in zip(dataset.files, dataset.names, strict=False):
         if not is_remote(file):
             path = os.path.join(source, os.path.relpath(file, source))
             yield from _read_file(path, name, request, trace)
@@ -161,7 +161,7 @@ def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
             yield from _read_file(file, name, request, trace)
     if dataset.files:
         return
-    trace.files.append(os.path.basename(os.path.realpath(source)) if os.path.isdir(source) else source)
+    trace.files += dataset.names
     with open_stream(source, dataset.builder, request.split or TRAIN) as table:
         trace.uses.add("column")
         if table.columns:

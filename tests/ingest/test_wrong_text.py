@@ -373,6 +373,19 @@ def test_links_are_followed_once() -> None:
     assert read("globbed/**")[0] == ["Two.", "One."]
 
 
+def test_files_that_only_datasets_reads_have_their_column_found_too() -> None:
+    table = pa.table({"url": ["http://x"] * 2, "phrase": ["A dog runs.", None]})
+    Path("data").mkdir()
+    with pa.OSFile("data/a.arrow", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    write("data/LICENSE.txt", "Not this.\n")
+    sentences, source = read("data")
+    assert (sentences, source.column, source.files) == (["A dog runs."], "phrase", ("data/a.arrow",))
+    assert source.left_out == (LeftOut("LICENSE.txt", "tells about the data"),)
+    assert refusal("data", column="text")[0] == "data has no column 'text'; choose one of these: url, phrase."
+    assert refusal("data", field="a")[1] == "field"
+
+
 # -- files on the hub ----------------------------------------------------------------------------
 
 
@@ -414,7 +427,7 @@ def test_the_shards_of_a_hub_dataset_have_one_column(hub: Any) -> None:
     sentences, source = read("who/what")
     assert sentences == ["One.", "Two."]
     assert source.files == ("who/what/a.jsonl", "who/what/b.jsonl")
-    assert source.left_out == (LeftOut("1 files", "of the split test"),)
+    assert source.left_out == (LeftOut("1 file", "of the split test"),)
     assert read("who/what", split="test")[0] == ["No."]
     assert "has no split 'dev'; choose one of these: train, test." in refusal("who/what", split="dev")[0]
     hub({**files, "b.jsonl": lines([{"url": "http://x"}])}, head)
@@ -505,6 +518,10 @@ def test_tables_and_lines_from_standard_input(monkeypatch: pytest.MonkeyPatch) -
         "a.jpg,A dog\nb.jpg,A cat\n",
         "cat\ndog\n",
         "A dog runs.\ncat\n",
+        "Dogs.\nA cat sits.\n",
+        "A black and white photo\nA cat\n",
+        "photo\nA\n",
+        "1,photo\n2,cat\n",
         "犬が走る。\n猫\n",
         '"A dog, a cat",5\n"A cat",6\n',
         "A dog runs.\n",
@@ -518,7 +535,7 @@ def test_a_csv_file_that_may_have_no_header(text: str) -> None:
     column = next(place for place, cell in enumerate(rows[0]) if not is_reference(cell))
     assert read("f.csv", header=False)[0] == [row[column] for row in rows]
     if len(rows) > 1:
-        assert read("f.csv", header=True)[0] == [row[column] for row in rows[1:]]
+        assert read("f.csv", header=True, column=rows[0][column])[0] == [row[column] for row in rows[1:]]
 
 
 @pytest.mark.parametrize(
@@ -532,6 +549,11 @@ def test_a_csv_file_with_a_header(header: str) -> None:
         "A dog runs.",
         "A cat sits.",
     ]
+
+
+def test_blank_lines_before_the_header() -> None:
+    assert read(write("f.csv", "\n ,\nid,text\n1,One.\n"))[0] == ["One."]
+    assert read(write("g.csv", "No.,phrase\n1,A dog runs.\n2,Cats.\n"))[0] == ["A dog runs.", "Cats."]
 
 
 def test_two_columns_of_one_name() -> None:
