@@ -105,7 +105,7 @@ def open_corpus(
             sentence, caption or content, or the only one that holds text.
         field: the list of records inside JSON documents, such as "annotations". None: the only one that holds text.
         header: whether the first row of CSV files names the columns. None: if it looks unlike the others.
-        format: txt, csv, tsv, jsonl, json or parquet, for standard input and for files whose names do not tell.
+        format: txt, csv, tsv, jsonl, json, parquet or arrow, for standard input and for files whose names do not tell.
             None: by the names; standard input is lines of text.
         config: configuration of a dataset.
         split: split of a folder or a dataset ("train" if None).

@@ -63,8 +63,8 @@ def plan(
         column: the column that holds the sentences, the same in all files; None: it is found.
         field: the list of records inside JSON documents, such as "annotations"; None: it is found.
         header: whether the first row of CSV files names the columns; None: it is found.
-        format: "txt", "csv", "tsv", "jsonl", "json" or "parquet", for standard input ("-") and for files whose names
-            do not tell; None: by their names, and standard input is lines of text.
+        format: "txt", "csv", "tsv", "jsonl", "json", "parquet" or "arrow", for standard input ("-") and for files whose
+            names do not tell; None: by their names, and standard input is lines of text.
         config: configuration of a dataset.
         split: split of a folder or a dataset; None: "train".
         revision: revision of a hub dataset.
@@ -134,8 +134,8 @@ def fill(
         column: the column that holds the sentences, the same in all files; None: it is found.
         field: the list of records inside JSON documents, such as "annotations"; None: it is found.
         header: whether the first row of CSV files names the columns; None: it is found.
-        format: "txt", "csv", "tsv", "jsonl", "json" or "parquet", for standard input ("-") and for files whose names
-            do not tell; None: by their names, and standard input is lines of text.
+        format: "txt", "csv", "tsv", "jsonl", "json", "parquet" or "arrow", for standard input ("-") and for files whose
+            names do not tell; None: by their names, and standard input is lines of text.
         config: configuration of a dataset.
         split: split of a folder or a dataset; None: "train".
         revision: revision of a hub dataset.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
 from latentbank.errors import CorpusError
-from latentbank.ingest.sources.base import Kind
+from latentbank.ingest.sources.base import Asked, Kind
 from latentbank.text import listed
 
 COLUMNS = ("text", "sentence", "caption", "content")
@@ -119,11 +119,34 @@ def is_reference_name(name: str) -> bool:
     return bool(_NO_SENTENCES.fullmatch(last))
 
 
-def is_arrow_text(kind: pa.DataType) -> bool:
-    """Return whether an Arrow column holds strings, perhaps as a dictionary (pandas' categories)."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(kind in (pa.string(), pa.large_string(), pa.string_view()))
+def arrow_kinds(schema: pa.Schema) -> dict[str, Kind]:
+    """Return what the columns of an Arrow schema hold, as far as their types tell."""
+    return {entry.name: _arrow_kind(entry.type) for entry in schema}
+
+
+def kinds_to_look_at(kinds: Mapping[str, Kind], asked: Asked) -> list[str]:
+    """Return the columns of strings and lists, if neither a name that was asked for nor a known one decides."""
+    if asked.column is not None or any(name.casefold() in COLUMNS for name in kinds):
+        return []
+    return [name for name, kind in kinds.items() if kind in (Kind.TEXT, Kind.NESTED)]
+
+
+def kinds_with_values(kinds: Mapping[str, Kind], values: Mapping[str, Sequence[object]]) -> dict[str, Kind]:
+    """Return what columns hold by their types and some of their values. A list stays one while it is empty."""
+    found = {name: kind_of(cells) for name, cells in values.items()}
+    return {**kinds} | {
+        name: kind for name, kind in found.items() if kind is not Kind.EMPTY or kinds[name] is Kind.TEXT
+    }
+
+
+def _arrow_kind(type_: pa.DataType) -> Kind:
+    if pa.types.is_dictionary(type_):  # pandas' categories
+        type_ = type_.value_type
+    if type_ in (pa.string(), pa.large_string(), pa.string_view()):
+        return Kind.TEXT
+    if pa.types.is_null(type_):
+        return Kind.EMPTY
+    return Kind.NESTED if pa.types.is_list(type_) or pa.types.is_large_list(type_) else Kind.OTHER
 
 
 def _kind(value: object) -> Kind:

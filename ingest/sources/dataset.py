@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import CorpusError, LatentBankError
-from latentbank.ingest.sources.base import Kind, LeftOut, Table
-from latentbank.ingest.sources.columns import HEAD, kind_of
+from latentbank.ingest.sources.base import Asked, LeftOut, Table
+from latentbank.ingest.sources.columns import HEAD, arrow_kinds, kinds_to_look_at, kinds_with_values
 from latentbank.ingest.sources.folder import no_split
 from latentbank.ingest.sources.registry import format_of
 from latentbank.text import listed, public_reason
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _BATCH = 1000  # records decoded at a time
 # Builders whose files are read here, and their settings that do not change what is in a file.
-_OURS = ("csv", "json", "parquet", "text")
+_OURS = ("arrow", "csv", "json", "parquet", "text")
 _HARMLESS = ("name", "version", "data_dir", "data_files", "description", "features")
 
 
@@ -40,7 +41,9 @@ class Dataset:
     """The files of its other splits."""
 
 
-def open_dataset(source: str, config: str | None, split: str, revision: str | None) -> Dataset:
+def open_dataset(
+    source: str, config: str | None, split: str, revision: str | None, files: Sequence[str] = ()
+) -> Dataset:
     """Find the files of a dataset's split.
 
     Args:
@@ -48,6 +51,7 @@ def open_dataset(source: str, config: str | None, split: str, revision: str | No
         config: its configuration; None: the default.
         split: its split.
         revision: its revision on the hub; None: the newest.
+        files: the files of the folder that make up the split, as paths inside it; none: found.
 
     Raises:
         CorpusError: the dataset cannot be loaded, or has no such split.
@@ -55,23 +59,26 @@ def open_dataset(source: str, config: str | None, split: str, revision: str | No
     import datasets
 
     with plain_errors(source):
-        builder = datasets.load_dataset_builder(source, config, revision=revision)
+        given = {split: [glob.escape(os.path.abspath(os.path.join(source, file))) for file in files]}
+        builder = datasets.load_dataset_builder(
+            source, config, revision=revision, data_files=given if files else None
+        )
     found: dict[str, list[str]] = {
         str(name): list(of) for name, of in (builder.config.data_files or {}).items()
     }
     if found and split not in found:
         raise no_split(source, split, listed(found))
-    files = tuple(found.pop(split, ()))
+    paths = tuple(found.pop(split, ()))
     left = tuple(
         LeftOut(f"{len(of):,} {'file' if len(of) == 1 else 'files'}", f"of the split {name}")
         for name, of in found.items()
     )
     module = type(builder).__module__.rpartition(".")[2]
-    ours = module in _OURS and _by_default(builder.config) and all(map(format_of, files))
-    names = tuple(file_in(source, file) for file in files)
+    ours = module in _OURS and _by_default(builder.config) and all(map(format_of, paths))
+    names = tuple(file_in(source, file) for file in paths)
     if not names:
         names = (os.path.basename(os.path.realpath(source)) if os.path.isdir(source) else source,)
-    return Dataset(builder, files if ours else (), names, left)
+    return Dataset(builder, paths if ours else (), names, left)
 
 
 def file_in(source: str, file: str) -> str:
@@ -83,13 +90,14 @@ def file_in(source: str, file: str) -> str:
 
 
 @contextmanager
-def open_stream(where: str, builder: datasets.DatasetBuilder, split: str) -> Iterator[Table]:
+def open_stream(where: str, builder: datasets.DatasetBuilder, split: str, asked: Asked) -> Iterator[Table]:
     """Open a dataset that only `datasets` can read, streamed without the columns that are not needed.
 
     Args:
         where: the dataset, for messages.
         builder: the dataset.
         split: its split.
+        asked: the column asked for.
 
     Raises:
         CorpusError: the dataset cannot be read.
@@ -112,12 +120,10 @@ def open_stream(where: str, builder: datasets.DatasetBuilder, split: str) -> Ite
             # Else pandas guesses the types anew for every block of the file.
             settings.features = datasets.Features({name: datasets.Value("string") for name in features})
             stream = builder.as_streaming_dataset(split=split)
-        kinds = {name: _kind(feature) for name, feature in features.items()}
-        looked_at = [name for name, kind in kinds.items() if kind in (Kind.TEXT, Kind.NESTED)]
-        if looked_at:
-            head = next(_tables(stream, looked_at, HEAD), None)
-            if head is not None:
-                kinds |= {name: kind_of(head.column(name).to_pylist()) for name in looked_at}
+        kinds = arrow_kinds(features.arrow_schema)
+        looked_at = kinds_to_look_at(kinds, asked)
+        if looked_at and (head := next(_tables(stream, looked_at, HEAD), None)) is not None:
+            kinds = kinds_with_values(kinds, {name: head.column(name).to_pylist() for name in looked_at})
         yield Table(kinds, lambda column: _cells(where, stream, column))
 
 
@@ -172,18 +178,4 @@ def _by_default(settings: Any) -> bool:
         for entry in fields(settings)
         for default in (entry.default if entry.default is not MISSING else entry.default_factory,)
         if entry.name not in _HARMLESS
-    )
-
-
-def _kind(feature: Any) -> Kind:
-    """Return what a column of a dataset holds, as far as its type tells."""
-    dtype = getattr(feature, "dtype", None)
-    if dtype in ("string", "large_string", "string_view"):
-        return Kind.TEXT
-    if dtype == "null":
-        return Kind.EMPTY
-    return (
-        Kind.NESTED
-        if isinstance(feature, list) or type(feature).__name__ in ("List", "LargeList")
-        else Kind.OTHER
     )

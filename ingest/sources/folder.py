@@ -15,8 +15,7 @@ from latentbank.text import listed
 TRAIN = "train"
 """The split that is read when none is asked for."""
 
-UNKNOWN = "no format of a corpus"
-"""Why files of unknown formats are left out."""
+_UNKNOWN = "no format of a corpus"
 
 _WORDS = {
     TRAIN: ("train", "training"),
@@ -34,6 +33,8 @@ _ABOUT = re.compile(
 
 def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
     """Return the files of a folder that are read, as paths inside it, sorted; and those that are left out.
+
+    If no file is of a known kind, they are those of the unknown kind that most files are of: `datasets` may read them.
 
     If every data file's name (or its folder's) says its split, only the files of `split` are read; "train" if none is
     asked for. Else all files of known kinds are read, or those whose names say the split asked for.
@@ -60,9 +61,12 @@ def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
         elif _ABOUT.fullmatch(name):
             others.setdefault((suffix, "tells about the data"), []).append(file)
         elif not formats[ending]:
-            others.setdefault((suffix, UNKNOWN), []).append(file)
+            others.setdefault((suffix, _UNKNOWN), []).append(file)
         else:
             known.append(file)
+    unknown = {key: of for key, of in others.items() if key[1] == _UNKNOWN}
+    if unknown and not known:
+        known = others.pop(max(unknown, key=lambda key: len(unknown[key])))
     left = [LeftOut(name, reason) for (suffix, reason), of in others.items() for name in _few(of, suffix)]
     splits = {file: split_of(file, split) for file in known}
     if split is None and not (known and all(splits.values())):
@@ -75,7 +79,7 @@ def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
     left += [
         LeftOut(file, f"of the split {splits[file]}" if splits[file] else "its name says no split")
         for file in known
-        if file not in taken
+        if splits[file] != wanted
     ]
     return taken, left
 

@@ -5,15 +5,15 @@ They are read here rather than by `datasets`, which decodes a row group whole (8
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyarrow as pa
 
 from latentbank.errors import CorpusError
-from latentbank.ingest.sources.base import Asked, Kind, Table, TableFormat
-from latentbank.ingest.sources.columns import COLUMNS, HEAD, is_arrow_text, kind_of
+from latentbank.ingest.sources.base import Asked, Table, TableFormat
+from latentbank.ingest.sources.columns import HEAD, arrow_kinds, kinds_to_look_at, kinds_with_values
 from latentbank.ingest.sources.lines import is_remote, open_remote
 
 _BATCH = 1000  # records decoded at a time
@@ -33,8 +33,9 @@ def open_parquet(path: str, asked: Asked) -> Iterator[Table]:
             # No pre-buffering, and pages through a small buffer: memory does not grow with the row groups.
             with pq.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20) as file:
                 kinds = arrow_kinds(file.schema_arrow)
-                if asked.column is None and not any(name.casefold() in COLUMNS for name in kinds):
-                    kinds |= _kinds_of_values(file, kinds)
+                looked_at = kinds_to_look_at(kinds, asked)
+                if looked_at:
+                    kinds = kinds_with_values(kinds, _head(file, looked_at))
                 yield Table(kinds, lambda column: _cells(file, column))
         except (OSError, pa.ArrowException, UnicodeDecodeError):
             if is_remote(path):
@@ -44,31 +45,9 @@ def open_parquet(path: str, asked: Asked) -> Iterator[Table]:
             ) from None
 
 
-def arrow_kinds(schema: pa.Schema) -> dict[str, Kind]:
-    """Return what the columns of an Arrow schema hold, as far as their types tell."""
-    return {entry.name: _kind(entry.type) for entry in schema}
-
-
-def _kind(type_: pa.DataType) -> Kind:
-    if is_arrow_text(type_):
-        return Kind.TEXT
-    if pa.types.is_null(type_):
-        return Kind.EMPTY
-    return Kind.NESTED if pa.types.is_list(type_) or pa.types.is_large_list(type_) else Kind.OTHER
-
-
-def _kinds_of_values(file: Any, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
-    """Return what the first values of columns of strings and lists say."""
-    names = [name for name, kind in kinds.items() if kind in (Kind.TEXT, Kind.NESTED)]
-    batch = next(iter(file.iter_batches(HEAD, columns=names)), None) if names else None
-    if batch is None:
-        return {}
-    found = {name: kind_of(batch.column(name).to_pylist()) for name in batch.schema.names if name in names}
-    # A list without values yet is no column of text.
-    return {
-        name: kinds[name] if kind is Kind.EMPTY and kinds[name] is not Kind.TEXT else kind
-        for name, kind in found.items()
-    }
+def _head(file: Any, columns: list[str]) -> dict[str, list[Any]]:
+    batch = next(iter(file.iter_batches(HEAD, columns=columns)), None)
+    return {} if batch is None else {name: batch.column(name).to_pylist() for name in columns}
 
 
 def _cells(file: Any, column: str) -> Iterator[str | None]:

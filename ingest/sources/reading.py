@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from latentbank.errors import CorpusError
@@ -11,10 +12,12 @@ from latentbank.ingest.sources import csv, json, text
 from latentbank.ingest.sources.base import Asked, Format, LeftOut, TableFormat, Texts
 from latentbank.ingest.sources.columns import find_column
 from latentbank.ingest.sources.dataset import open_dataset, open_stream, plain_errors
-from latentbank.ingest.sources.folder import TRAIN, UNKNOWN, files_in, has_configurations
+from latentbank.ingest.sources.folder import TRAIN, files_in, has_configurations
 from latentbank.ingest.sources.lines import STANDARD_INPUT, is_remote, where_of
 from latentbank.ingest.sources.records import NoRecords
 from latentbank.ingest.sources.registry import described_formats, format_named, format_of
+
+_FOR_DATASETS = 10_000  # files of a format unknown here that `datasets` is asked to read
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,15 @@ def _format(path: str, asked: str | None) -> Format | TableFormat:
 def _read_folder(folder: str, request: Request, trace: Trace) -> Texts:
     """Yield the texts of a folder's files; JSON documents without records are left out where there are others."""
     files, left = files_in(folder, request.split)
-    if not files and any(entry.reason == UNKNOWN for entry in left):
-        trace.left_out += [entry for entry in left if entry.reason != UNKNOWN]
-        yield from _read_dataset(folder, request, trace)
+    trace.left_out += left
+    error = CorpusError(f"{folder}: it holds no data file; give a folder with some, or name the files.")
+    if files and format_of(files[0]) is None:
+        if len(files) > _FOR_DATASETS:
+            raise error
+        yield from _read_dataset(folder, request, trace, files)
         return
     root = os.path.basename(os.path.realpath(folder))
-    trace.left_out += left
     trace.uses.update(use for file in files for use in uses(_format(file, None)))
-    error = CorpusError(f"{folder}: it holds no data file; give a folder with some, or name the files.")
     read = 0
     for file in files:
         name = os.path.join(root, file)
@@ -147,9 +151,9 @@ def _read_folder(folder: str, request: Request, trace: Trace) -> Texts:
         raise error from None
 
 
-def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
-    """Yield the texts of a dataset, file by file where its files are of kinds we know."""
-    dataset = open_dataset(source, request.config, request.split or TRAIN, request.revision)
+def _read_dataset(source: str, request: Request, trace: Trace, files: Sequence[str] = ()) -> Texts:
+    """Yield the texts of a dataset, or of some files of a folder: one by one where they are of kinds we know."""
+    dataset = open_dataset(source, request.config, request.split or TRAIN, request.revision, files)
     trace.left_out += dataset.left_out
     trace.uses.update(use for file in dataset.files for use in uses(_format(file, None)))
     for file, name in zip(dataset.files, dataset.names, strict=False):
@@ -162,7 +166,7 @@ def _read_dataset(source: str, request: Request, trace: Trace) -> Texts:
     if dataset.files:
         return
     trace.files += dataset.names
-    with open_stream(source, dataset.builder, request.split or TRAIN) as table:
+    with open_stream(source, dataset.builder, request.split or TRAIN, request.asked) as table:
         trace.uses.add("column")
         if table.columns:
             trace.column = find_column(source, table.columns, trace.column or request.asked.column)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from latentbank.errors import CorpusError
 from latentbank.extensions import entry_points_of
-from latentbank.ingest.sources import csv, json, parquet, text
+from latentbank.ingest.sources import arrow, csv, json, parquet, text
 from latentbank.ingest.sources.base import Format, TableFormat
 from latentbank.ingest.sources.lines import compression_of
 from latentbank.text import first_line, listed
@@ -15,7 +15,7 @@ from latentbank.text import first_line, listed
 GROUP = "latentbank.sources"
 """Group of the entry points through which packages add formats."""
 
-_OWN = (text.FORMAT, csv.CSV, csv.TSV, json.LINES, json.DOCUMENT, parquet.FORMAT)
+_OWN = (text.FORMAT, csv.CSV, csv.TSV, json.LINES, json.DOCUMENT, parquet.FORMAT, arrow.FORMAT)
 NAMED: dict[str, Format | TableFormat] = {
     "txt": text.AS_IT_IS,
     "csv": csv.CSV,
@@ -23,6 +23,7 @@ NAMED: dict[str, Format | TableFormat] = {
     "jsonl": json.LINES,
     "json": json.DOCUMENT,
     "parquet": parquet.FORMAT,
+    "arrow": arrow.FORMAT,
 }
 """The formats that can be asked for by name, for standard input and for files whose names do not tell."""
 

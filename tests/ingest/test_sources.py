@@ -57,7 +57,7 @@ def test_a_format_of_an_installed_package(install: Install, tmp_path: Path) -> N
     file.write_text("1\nHello.\n\n2\nGood bye.\n\n")
     packed.write_bytes(gzip.compress(file.read_bytes()))
     with pytest.raises(
-        CorpusError, match=r"film\.SUB: unknown format; give \.txt, .*\.json \(.*\) or \.parquet\."
+        CorpusError, match=r"film\.SUB: unknown format; give \.txt, .*\.json \(.*\) or \.parquet, \.arrow\."
     ):
         open_corpus("c", file)
     install(SUBTITLES)

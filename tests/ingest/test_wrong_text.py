@@ -7,10 +7,12 @@ import gzip
 import io
 import json
 import sys
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -373,16 +375,44 @@ def test_links_are_followed_once() -> None:
     assert read("globbed/**")[0] == ["Two.", "One."]
 
 
-def test_files_that_only_datasets_reads_have_their_column_found_too() -> None:
-    table = pa.table({"url": ["http://x"] * 2, "phrase": ["A dog runs.", None]})
-    Path("data").mkdir()
-    with pa.OSFile("data/a.arrow", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+def test_what_datasets_saves_is_read_file_by_file() -> None:
+    first = {"text": [None, "One."], "url": ["http://x"] * 2}
+    saved = datasets.DatasetDict(
+        {"train": datasets.Dataset.from_dict(first), "test": datasets.Dataset.from_dict(first)}
+    )
+    saved.save_to_disk("saved")
+    sentences, source = read("saved")
+    assert (sentences, source.files) == (["One."], ("saved/train/data-00000-of-00001.arrow",))
+    assert LeftOut("5 files in .json", "tells about the data") in source.left_out
+    table = pa.table({"url": ["http://x"], "phrase": ["A dog runs."], "tags": [["dog"]]})
+    with pa.OSFile("b.arrow", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+    assert read("b.arrow")[0] == ["A dog runs."]
+    assert read("b.arrow", column="url")[0] == ["http://x"]
+    assert refusal("saved/train", "b.arrow")[0].startswith("b.arrow has no column 'text'")
+    whole = Path("b.arrow").read_bytes()
+    for data in (whole[:100], whole[20:], b""):
+        write("b.arrow", data)
+        assert refusal("b.arrow")[0].startswith("b.arrow: not an Arrow file")
+
+
+def test_files_that_only_datasets_reads_have_their_column_found_too() -> None:
+    Path("data").mkdir()
+    with tarfile.open("data/a.tar", "w") as tar:
+        for number in range(2):
+            for suffix, content in (("cls", b"1"), ("txt", b"A dog runs.")):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
     write("data/LICENSE.txt", "Not this.\n")
+    write("data/picture.png", b"")
     sentences, source = read("data")
-    assert (sentences, source.column, source.files) == (["A dog runs."], "phrase", ("data/a.arrow",))
-    assert source.left_out == (LeftOut("LICENSE.txt", "tells about the data"),)
-    assert refusal("data", column="text")[0] == "data has no column 'text'; choose one of these: url, phrase."
+    assert (sentences, source.column, source.files) == (["A dog runs."] * 2, "txt", ("data/a.tar",))
+    assert source.left_out == (
+        LeftOut("LICENSE.txt", "tells about the data"),
+        LeftOut("picture.png", "no format of a corpus"),
+    )
+    assert refusal("data", column="text")[0].startswith("data has no column 'text'; choose one of these: ")
     assert refusal("data", field="a")[1] == "field"
 
 
@@ -392,8 +422,6 @@ def test_files_that_only_datasets_reads_have_their_column_found_too() -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put the files of a dataset on a file system that is not this machine's, as on the hub; returns a function."""
-    import datasets
-
     load = datasets.load_dataset_builder
 
     def put(files: dict[str, str | bytes], head: str) -> None:

@@ -53,7 +53,7 @@ class CorpusOptions:
     format: Annotated[
         str | None,
         typer.Option(
-            help="txt, csv, tsv, jsonl, json or parquet; by default by the files' names, and txt for standard input."
+            help="txt, csv, tsv, jsonl, json, parquet or arrow; by default by the files' names, txt for standard input."
         ),
     ] = None
     config: ConfigOption = None
