@@ -259,11 +259,12 @@ def _check_options(sources: Sequence[str], request: Request) -> None:
             raise CorpusError(
                 f"{listed(unknown)}: unknown format; give {described_formats()}.", argument="format"
             )
-        formats = [format_named("txt") if file == STANDARD_INPUT else format_of(file) for file in files]
+        known = [format_named("txt") if file == STANDARD_INPUT else format_of(file) for file in files]
+        formats = [each for each in known if each is not None]
     if only_files and (request.config or request.split or request.revision):
         raise CorpusError("The corpus is read from files: config, split and revision are for datasets only.")
     if only_files:
-        require_uses(request.asked, {use for known in formats if known for use in uses(known)})
+        require_uses(request.asked, {use for each in formats for use in uses(each)})
 
 
 def _may_be_hub_id(source: str) -> bool:
