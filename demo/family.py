@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _load_model(options: LoadOptions) -> CompositeVLM:
     from latentbank.demo.vlm import load_demo
 
-    _check_dtype(options)
+    _check(options)
     return load_demo(
         options.folder, device=options.device, deepest_layer=options.deepest_layer, say=options.say
     )
@@ -29,7 +29,7 @@ def _load_model(options: LoadOptions) -> CompositeVLM:
 def _load_language(options: LoadOptions) -> LanguageModel:
     from latentbank.demo.vlm import load_demo_language
 
-    _check_dtype(options)
+    _check(options)
     return load_demo_language(
         options.folder, device=options.device, deepest_layer=options.deepest_layer, say=options.say
     )
@@ -41,9 +41,12 @@ def _load_encoder(_options: LoadOptions) -> Encoder:
     return load_demo_encoder()
 
 
-def _check_dtype(options: LoadOptions) -> None:
+def _check(options: LoadOptions) -> None:
     if options.dtype not in (None, "float32"):
         raise ModelError("The demo VLM runs in float32 only.", argument="dtype")
+    for argument in ("load_in", "adapter"):
+        if getattr(options, argument) is not None:
+            raise ModelError("The demo VLM is neither quantized nor adapted.", argument=argument)
 
 
 FAMILY = Family(

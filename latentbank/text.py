@@ -22,7 +22,7 @@ def public_reason(error: BaseException) -> str:
 
     The first two lines of it, at most 400 characters: `datasets` lists the configurations to choose from on the second.
     """
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
     return _SECRETS.sub("...", ": ".join(lines[:2]))[:400] or type(error).__name__
 
 

@@ -23,6 +23,8 @@ def load_visual_model(
     dtype: str | None = None,
     revision: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
+    load_in: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
     folder: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
@@ -36,6 +38,8 @@ def load_visual_model(
         dtype: as for `load_language_model`. The demo runs in float32 only.
         revision: branch, tag or commit on the hub.
         deepest_layer: as for `load_language_model`.
+        load_in: as for `load_language_model`.
+        adapter: as for `load_language_model`. It was trained on this model; of a composite model, on its LLM.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
         folder: where a family may keep converted weights, so that later loads are faster; None: nowhere. The demo keeps
             its LLM there.
@@ -52,7 +56,9 @@ def load_visual_model(
         ...     reading = lb.read_image(bank, vlm, "cat.jpg")
     """
     name = str(os.fspath(name))
-    options = LoadOptions(device, dtype, revision, deepest_layer, trust_remote_code, folder, say)
+    options = LoadOptions(
+        device, dtype, revision, deepest_layer, trust_remote_code, folder, say, load_in, adapter
+    )
     if load := model_loader(name):
         return load(options)
     if name.endswith(".safetensors"):
@@ -65,6 +71,8 @@ def load_visual_model(
         dtype=dtype,
         revision=revision,
         deepest_layer=deepest_layer,
+        load_in=load_in,
+        adapter=adapter,
         trust_remote_code=trust_remote_code,
     )
 
@@ -120,5 +128,7 @@ def _load_language(name: str, options: LoadOptions) -> LanguageModel:
         dtype=options.dtype,
         revision=options.revision,
         deepest_layer=options.deepest_layer,
+        load_in=options.load_in,
+        adapter=options.adapter,
         trust_remote_code=options.trust_remote_code,
     )

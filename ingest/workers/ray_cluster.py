@@ -47,6 +47,8 @@ class RayJob:
         layers: bank layers.
         metric: of a new bank; None: the settings'.
         dtype: of the LLM; None: chosen by the device.
+        load_in: `4bit` or `8bit`; None: weights are not quantized.
+        adapter: a LoRA adapter, the same on all machines; None: there is none.
         revision: of the LLM; None: the plan's.
         trust_remote_code: run code that comes with the model.
         batch: tokens in one forward pass; None: chosen by the device.
@@ -60,6 +62,8 @@ class RayJob:
     layers: tuple[int, ...]
     metric: Metric | None = None
     dtype: str | None = None
+    load_in: str | None = None
+    adapter: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     batch: int | None = None
@@ -154,6 +158,8 @@ class _Worker:
         self.model = load_language_model(
             job.model,
             dtype=job.dtype,
+            load_in=job.load_in,
+            adapter=job.adapter,
             revision=job.revision or self.plan.revision,
             deepest_layer=max(job.layers),
             trust_remote_code=job.trust_remote_code,

@@ -309,6 +309,8 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
         layers=tuple(layers),
         metric=cast("Any", job.metric),
         dtype=job.model.dtype,
+        load_in=job.model.load_in,
+        adapter=job.model.adapter,
         revision=job.model.revision,
         trust_remote_code=job.model.trust_remote_code,
         batch=job.work.batch,

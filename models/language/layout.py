@@ -25,7 +25,7 @@ _CUT_BEFORE_LOADING = {
 
 # Gemma 3n and Gemma 4 give each block its own embedding of the token, all of them from one table and one projection,
 # whose outputs stand in the order of the blocks.
-_PER_BLOCK = ("embed_tokens_per_layer", "per_layer_model_projection")
+PER_BLOCK = ("embed_tokens_per_layer", "per_layer_model_projection")
 
 _EYES = (
     "vision_config",
@@ -99,10 +99,14 @@ def find_blocks(decoder: PreTrainedModel) -> nn.ModuleList:
 
 
 def keep_blocks(decoder: PreTrainedModel, blocks: int) -> None:
-    """Remove all but the first `blocks` blocks of a decoder from memory, in place."""
+    """Remove all but the first `blocks` blocks of a decoder from memory, in place.
+
+    Raises:
+        ModelError: weights that hold a part for each block are quantized, so that they cannot be cut.
+    """
     whole = cast(int, count_blocks(decoder.config))
     del find_blocks(decoder)[blocks:]
-    for name in _PER_BLOCK:
+    for name in PER_BLOCK:
         if isinstance(module := getattr(decoder, name, None), nn.Embedding | nn.Linear):
             _cut_outputs(module, blocks, whole)
     config: Any = decoder.config
@@ -122,6 +126,8 @@ def _cut_lists(config: PretrainedConfig, whole: int, blocks: int) -> None:
 def _cut_outputs(module: nn.Embedding | nn.Linear, blocks: int, whole: int) -> None:
     """Keep the first blocks' share of the outputs."""
     dim = 1 if isinstance(module, nn.Embedding) else 0
+    if not module.weight.is_floating_point() and blocks < whole:
+        raise ModelError("Its embeddings of each block are quantized, so that it can only be loaded whole")
     width = module.weight.shape[dim] // whole * blocks
     with torch.no_grad():
         kept = module.weight.narrow(dim, 0, width).clone()

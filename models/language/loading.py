@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +19,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from latentbank.errors import LayerNotFound, ModelError
 from latentbank.memory import release_memory
+from latentbank.models.language.adapters import base_of, check_adapter, merge_adapter
+from latentbank.models.language.devices import AUTO, choose_device, choose_dtype, quantization, spread
+from latentbank.models.language.explaining import plain_errors, quiet
 from latentbank.models.language.layout import (
     count_blocks,
     cut_config,
@@ -35,10 +35,8 @@ from latentbank.models.language.layout import (
     without_mask_causal,
 )
 from latentbank.models.language.prepacked import prepack
-from latentbank.text import first_line, is_hub_id, listed
+from latentbank.text import is_hub_id
 from latentbank.values import whole
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,7 @@ class Parts:
         tokenizer: a fast tokenizer.
         num_layers: number of layers of the whole LLM, also if `decoder` has fewer blocks.
         revision: the commit on the hub, where known.
+        adapter: the adapter's absolute directory or hub id; None: there is none.
         model: the whole model that `decoder` is a part of; None unless it was requested.
     """
 
@@ -86,43 +85,8 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     num_layers: int
     revision: str | None
+    adapter: str | None = None
     model: PreTrainedModel | None = None
-
-
-def choose_device(device: str | None) -> torch.device:
-    """Return the device asked for; by default CUDA if there is a GPU, otherwise the CPU.
-
-    Raises:
-        ModelError: there is no such device.
-    """
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{device!r} is not a device: use cpu, cuda or cuda:1.", argument="device"
-        ) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"PyTorch finds no GPU for the device {device}: install PyTorch with CUDA, or use cpu.",
-            argument="device",
-        )
-    return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the dtype asked for; by default bfloat16 on a GPU and float32 on the CPU.
-
-    Raises:
-        ModelError: models do not run in this dtype.
-    """
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in _DTYPES.values():
-        raise ModelError(
-            f"{dtype} is not a dtype to run a language model in: use {listed(_DTYPES)}.", argument="dtype"
-        )
-    return chosen
 
 
 def absolute(name: str) -> str:
@@ -160,6 +124,8 @@ def load_parts(
     device: str | None,
     dtype: str | torch.dtype | None,
     deepest_layer: int | Callable[[int], int] | None,
+    load_in: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     vision: bool = False,
     head: bool = False,
 ) -> Parts:
@@ -170,6 +136,8 @@ def load_parts(
         device: as for `load_language_model`.
         dtype: as for `load_language_model`.
         deepest_layer: as for `load_language_model`.
+        load_in: as for `load_language_model`.
+        adapter: as for `load_language_model`.
         vision: keep the whole vision-language model, and one block more than the deepest layer needs, because some
             models add to the residual stream between blocks.
         head: keep the whole model, with its unembedding.
@@ -181,6 +149,8 @@ def load_parts(
     name, config, whole = files.name, files.config, vision or head
     place = choose_device(device)
     chosen_dtype = choose_dtype(dtype, place)
+    quantized = quantization(name, config, load_in, chosen_dtype)
+    added = None if adapter is None else check_adapter(os.fspath(adapter))
     num_layers, deepest = _count_layers(name, config, deepest_layer)
     # The fingerprint needs the first block, so it stays even if only layer 0 is asked for.
     blocks = max(1, min(deepest + vision, num_layers))
@@ -188,8 +158,15 @@ def load_parts(
     tokenizer = _load_tokenizer(files)
     inner = text_config(config)
     cut_config(inner, blocks)
+    more: dict[str, Any] = {"dtype": chosen_dtype}
+    if placed := quantized is not None or _is_quantized(config):  # then they are placed while they are read
+        more["device_map"] = AUTO if device == AUTO else {"": place}
+    if quantized is not None:
+        more["quantization_config"] = quantized
     with plain_errors(name), quiet():
-        model, missing = _read_weights(files, vision or inner is not config, head, chosen_dtype)
+        model, missing = _read_weights(files, vision or inner is not config, head or added is not None, more)
+        if added is not None:
+            model = merge_adapter(model, added, name)
         decoder = decoder_of(model)
         needed = {id(parameter) for parameter in (model if whole else decoder).parameters()}
         # A pooler comes after the last block, and checkpoints of causal LLMs have none.
@@ -208,14 +185,27 @@ def load_parts(
         keep_blocks(decoder, blocks)
     kept: Any = model if whole else decoder
     del model  # frees the unembedding and the vision tower, unless the whole model is kept
-    with plain_errors(name):
-        kept.to(place)
     kept.eval().requires_grad_(False)
+    with plain_errors(name):
+        if not placed:
+            _place(kept, device, place)
     _unmark_gguf(decoder)
     # The unembedding is not prepacked, because it may share its weights with the input embedding.
     prepack(kept.base_model if vision else decoder)
     release_memory()  # reading a checkpoint frees as much memory as the weights take
-    return Parts(decoder, tokenizer, num_layers, revision, kept if whole else None)
+    return Parts(decoder, tokenizer, num_layers, revision, added, kept if whole else None)
+
+
+def _place(model: PreTrainedModel, device: str | None, place: torch.device) -> None:
+    if device == AUTO and place.type != "mps":
+        spread(model)
+    else:
+        cast(Any, model).to(place)
+
+
+def _is_quantized(config: Any) -> bool:
+    """Return whether a checkpoint's weights are quantized; not so for those of a GGUF file, which are unpacked."""
+    return getattr(config, "quantization_config", None) is not None
 
 
 def _count_layers(
@@ -261,6 +251,11 @@ def _locate(name: str) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if base := base_of(path):
+                raise ModelError(
+                    f"The directory {name} holds an adapter, not a model: load its model, {base}, with this adapter.",
+                    argument="adapter",
+                )
             raise ModelError(f"The directory {name} holds no config.json, so there is no model in it.")
         return str(path), None
     repository, _, file = name.partition(":")
@@ -272,20 +267,20 @@ def _locate(name: str) -> tuple[str, str | None]:
 
 
 def _read_weights(
-    files: ModelFiles, inside: bool, head: bool, dtype: torch.dtype
+    files: ModelFiles, inside: bool, head: bool, more: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model with its weights.
 
     Args:
         files: where the model is.
         inside: whether the LLM is part of a larger model.
-        head: whether the unembedding is needed.
-        dtype: of the weights.
+        head: whether the class with the unembedding is needed.
+        more: arguments of `from_pretrained`.
 
     Returns:
         The model, and the names of the weights that the checkpoint lacks.
     """
-    options = {**files.options, "config": files.config, "dtype": dtype, "output_loading_info": True}
+    options = {**files.options, "config": files.config, "output_loading_info": True, **more}
     classes: tuple[Any, ...]
     if "gguf_file" in options:
         # By default weights stay packed in GGUF's blocks, and such a model cannot be saved.
@@ -317,69 +312,3 @@ def _unmark_gguf(decoder: PreTrainedModel) -> None:
         del decoder.config.quantization_config
         for mark in ("hf_quantizer", "is_quantized", "quantization_method"):
             vars(decoder).pop(mark, None)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' report of unused weights, such as the unembedding and later blocks."""
-    before = logging.get_verbosity()
-    cast(Any, logging).set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-@contextlib.contextmanager
-def plain_errors(name: str) -> Iterator[None]:
-    """Turn any error of transformers, the hub or torch into a ModelError of one sentence."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        raise _explained(name, error) from error
-
-
-def _explained(name: str, error: Exception) -> ModelError:
-    """Return an error that says what a user can do about `error`, raised while loading the model `name`."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    kinds = {type(e).__name__ for e in chain}
-    text = " ".join(str(e) for e in chain)
-    argument = None
-    if isinstance(error, torch.OutOfMemoryError):
-        advice = f"{name} does not fit into memory: use a GPU with more memory, bfloat16, or fewer layers."
-    elif "GatedRepoError" in kinds:
-        advice = f"{name} is gated: accept its licence on its hub page and set HF_TOKEN, then try again."
-    elif "RevisionNotFoundError" in kinds:
-        advice, argument = f"{name} has no such revision.", "revision"
-    elif "RepositoryNotFoundError" in kinds or "HFValidationError" in kinds:
-        advice = f"There is no model {name} on the hub, or it is private: check the name and HF_TOKEN."
-    elif kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError"}:
-        advice = (
-            f"{name} is not on this machine and the hub cannot be reached: check the name and the network."
-        )
-    elif "operator torchvision::" in text or "torchvision extension" in text:
-        advice = "The installed torchvision does not fit the installed torch: install both anew, or neither."
-    elif package := _missing_of_extra(text):
-        advice = f"The processor of {name} needs {package}: pip install 'latentbank[vision]'."
-    elif "trust_remote_code" in text:
-        advice = f"{name} comes with code of its own: if you trust its authors, allow it to run."
-        argument = "trust_remote_code"
-    else:
-        advice = f"The model {name} cannot be loaded: {first_line(error)[:200].rstrip('. ')}."
-    return ModelError(advice, argument=argument)
-
-
-def _missing_of_extra(text: str) -> str | None:
-    """Return the package of the extra `vision` that an error asks for, or None."""
-    if "torchvision" in text.lower():
-        return "torchvision"
-    asked = re.search(
-        r"(?i)(?:requires the |No module named '|install )(timm|torchaudio|mistral[-_]common|num2words)", text
-    )
-    return asked[1].replace("_", "-") if asked else None

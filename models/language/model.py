@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from latentbank.errors import ModelError
 from latentbank.models.language import packing, prepacked
 from latentbank.models.language.collecting import check_layers, collecting
+from latentbank.models.language.devices import device_of
 from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
@@ -29,6 +30,8 @@ def load_language_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
+    load_in: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a language model.
@@ -36,12 +39,15 @@ def load_language_model(
     Args:
         name: a hub id, a directory, the path of a .gguf file, or `org/repo:file.gguf` for a GGUF file on the hub. Of a
             vision-language model only the language model is kept. A path is made absolute.
-        device: `cpu`, `cuda`, `cuda:1`; by default `cuda` if there is a GPU.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`, which spreads the model over all GPUs and leaves in the CPU's
+            memory what does not fit; by default `cuda`, or `mps` on a Mac, if there is a GPU.
         dtype: `float32`, `bfloat16` or `float16`; by default bfloat16 on a GPU and float32 on the CPU. float16
             overflows in many models, whose hidden states have a few very large dimensions.
         revision: branch, tag or commit on the hub.
         deepest_layer: the deepest layer that will be read, or a function that returns it for the model's number of
             layers. Blocks after it are not kept in memory; for the usual architectures they are not read at all.
+        load_in: `4bit` or `8bit` quantizes the weights while they are read, with bitsandbytes (extra `quantized`).
+        adapter: a LoRA adapter, a directory that PEFT saved or a hub id, whose changes are added to the weights.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
@@ -55,13 +61,16 @@ def load_language_model(
         True
     """
     files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
-    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=deepest_layer)
+    parts = load_parts(
+        files, device=device, dtype=dtype, deepest_layer=deepest_layer, load_in=load_in, adapter=adapter
+    )
     model = LanguageModel(
         files.name,
         parts.decoder,
         parts.tokenizer,
         num_layers=parts.num_layers,
         revision=parts.revision,
+        adapter=parts.adapter,
         trust_remote_code=trust_remote_code,
     )
     if not model.is_causal():
@@ -81,13 +90,14 @@ class LanguageModel:
     Attributes:
         name: the name it was loaded by; a path is absolute.
         revision: the commit on the hub, where known.
+        adapter: the adapter whose changes were added to the weights; None: there was none.
         trust_remote_code: whether code that comes with the model may run when more of it is loaded.
         tokenizer: a fast transformers tokenizer.
         num_layers: number of layers of the whole LLM, also if only part of it is loaded.
         hidden_size: width of a hidden state.
         vocab_size: number of rows of the input embedding.
         max_length: the largest number of positions.
-        device: the device of the weights.
+        device: the device of the inputs and the hidden states.
         dtype: the dtype of the weights and the hidden states.
         bos_token_id: the tokenizer's beginning-of-sequence token, or None.
         lock: held while the decoder runs.
@@ -101,15 +111,17 @@ class LanguageModel:
         *,
         num_layers: int,
         revision: str | None = None,
+        adapter: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         """Wrap a decoder whose configuration counts its own blocks; the whole LLM has `num_layers`."""
         self.name = name
         self.revision = revision
+        self.adapter = adapter
         self.trust_remote_code = trust_remote_code
         self.tokenizer = tokenizer
         self.num_layers = num_layers
-        self.device: torch.device = decoder.device
+        self.device: torch.device = device_of(decoder)
         self.dtype: torch.dtype = decoder.dtype
         self.hidden_size: int = decoder.config.hidden_size
         self._embedding = cast(Tensor, decoder.get_input_embeddings().weight)
@@ -333,22 +345,8 @@ class LanguageModel:
 
     def _why_not(self) -> str | None:
         if self._trial is None:
-            self._trial = (packing.obstacle(self._decoder) or self._try_packing(),)
+            self._trial = (packing.obstacle(self._decoder) or packing.try_packing(self),)
         return self._trial[0]
-
-    def _try_packing(self) -> str | None:
-        tree = packing.trial_row(self._decoder.config, self.vocab_size, self.max_length)
-        paths = [tree.path(leaf) for leaf in tree.leaves()]
-        deepest = len(self._blocks)
-        plain = self.hidden_states([[tree.ids[node] for node in path] for path in paths], [deepest])
-        try:
-            row = packing.tensors(tree, self.device)
-            packed = self.packed_hidden_states(*row, [deepest])[deepest][0]
-        except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
-            return f"it takes no custom mask, {type(error).__name__}"
-        return packing.difference(
-            torch.cat([packed[path] for path in paths]), torch.cat([states[deepest] for states in plain])
-        )
 
     def collect(self, forward: Callable[[], object], layers: Sequence[int], tokens: int) -> dict[int, Tensor]:
         """Call `forward`, which runs this LLM's decoder, and end it once the deepest layer is computed.
@@ -384,7 +382,7 @@ class LanguageModel:
             raise ModelError(
                 f"The blocks of {self.name} pass on more than one residual stream: use another model."
             )
-        return states
+        return {layer: state.to(self.device) for layer, state in states.items()}
 
     def _check(self, layers: Sequence[int]) -> list[int]:
         return check_layers(self.name, layers, self.num_layers, self.loaded_layers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from latentbank.models.language.layout import setting
 from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.models.language.model import LanguageModel
 
 # How far a packed hidden state may be from the plain one: 1 - cosine, and the relative error of the norm. Half
 # precision rounds differently when shapes differ: after SmolLM2's 30 layers by 6e-6 and 2e-3 in float16, by 4e-4 and
@@ -126,9 +130,25 @@ def ancestors(parents: Sequence[int]) -> npt.NDArray[np.bool_]:
     return related
 
 
+def try_packing(model: LanguageModel) -> str | None:
+    """Return how the hidden states of a small packed row differ from the plain ones, or None if they agree."""
+    tree = trial_row(model.decoder.config, model.vocab_size, model.max_length)
+    paths = [tree.path(leaf) for leaf in tree.leaves()]
+    deepest = model.loaded_layers
+    plain = model.hidden_states([[tree.ids[node] for node in path] for path in paths], [deepest])
+    try:
+        row = tensors(tree, model.device)
+        packed = model.packed_hidden_states(*row, [deepest])[deepest][0]
+    except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+        return f"it takes no custom mask, {type(error).__name__}"
+    return difference(
+        torch.cat([packed[path] for path in paths]), torch.cat([states[deepest] for states in plain])
+    )
+
+
 def difference(packed: Tensor, plain: Tensor) -> str | None:
     """Return how packed hidden states [tokens, hidden] differ from plain ones, or None if they agree."""
-    a, b = packed.double(), plain.double()
+    a, b = packed.cpu().double(), plain.cpu().double()  # Apple's GPU has no float64
     far = float((1 - torch.cosine_similarity(a, b, dim=-1)).max())
     longer = float(((a.norm(dim=-1) / b.norm(dim=-1)) - 1).abs().max())
     turned, stretched = _AGREE.get(plain.dtype, _AGREE[torch.float32])

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from latentbank.models.language.devices import in_memory
+
 
 class PrepackedLinear(nn.Module):
     """A frozen float32 `nn.Linear` on the CPU in oneDNN's layout; the ordinary weights are freed.
@@ -77,8 +79,9 @@ def prepack(module: nn.Module) -> int:
 
 def weights(module: nn.Module) -> Iterator[Tensor]:
     """Yield all weights of a module as they were before prepacking, in no fixed order."""
-    yield from module.parameters()
     for child in module.modules():
+        with in_memory(child):
+            yield from child.parameters(recurse=False)
         if isinstance(child, PrepackedLinear):
             yield child.weight
 

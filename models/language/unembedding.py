@@ -22,6 +22,7 @@ def load_unembedding(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    adapter: str | None = None,
     trust_remote_code: bool = False,
 ) -> Unembedding:
     """Load the unembedding of a language model, or of the one in a vision-language model.
@@ -31,13 +32,14 @@ def load_unembedding(
         device: as for `load_language_model`.
         dtype: as for `load_language_model`.
         revision: branch, tag or commit on the hub.
+        adapter: as for `load_language_model`.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
         ModelError: the model cannot be loaded, or has no unembedding.
     """
     files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
-    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=0, head=True)
+    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=0, adapter=adapter, head=True)
     return unembedding_of_model(files.name, cast(PreTrainedModel, parts.model))
 
 
@@ -83,6 +85,7 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
         device=str(language.device),
         dtype=language.dtype,
         revision=language.revision,
+        adapter=language.adapter,
         trust_remote_code=language.trust_remote_code,
     )
 

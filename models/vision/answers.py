@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from latentbank.errors import ModelError
-from latentbank.models.language.loading import quiet
+from latentbank.models.language.explaining import quiet, reason
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.tokens import TextTokens
-from latentbank.text import first_line
 
 
 def check_whole(language: LanguageModel) -> None:
@@ -105,9 +104,9 @@ def _written(
                 disable_compile=True,
             )
     except Exception as error:  # the code of many models, and some are not made to write
-        reason = first_line(error)[:200].rstrip(". ")
+        said = reason(error)
         raise ModelError(
-            f"{language.name} cannot write an answer ({reason}): read its prompt alone."
+            f"{language.name} cannot write an answer ({said}): read its prompt alone."
         ) from error
     ids = cast("list[int]", output[0, prompt:].tolist())
     return next((ids[:at] for at, token in enumerate(ids) if token in ends), ids)

@@ -16,9 +16,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from latentbank.errors import LayerNotFound, ModelError
+from latentbank.models.language.devices import choose_device, choose_dtype
+from latentbank.models.language.explaining import plain_errors, quiet
 from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks, keep_blocks
-from latentbank.models.language.loading import absolute, choose_device, choose_dtype, plain_errors, quiet
+from latentbank.models.language.loading import absolute
 from latentbank.models.language.prepacked import prepack
 from latentbank.models.vision.registry import LoadOptions, encoder_loader
 from latentbank.text import listed

@@ -37,11 +37,13 @@ class LoadOptions:
     """How to load a model; a family uses the options that apply to its models.
 
     Attributes:
-        device: `cpu`, `cuda`, `cuda:1`; None: `cuda` if there is a GPU.
+        device: `cpu`, `cuda`, `cuda:1`, `mps` or `auto`; None: a GPU if there is one.
         dtype: `float32`, `bfloat16` or `float16`; None: bfloat16 on a GPU and float32 on the CPU.
         revision: branch, tag or commit on the hub.
         deepest_layer: the deepest LLM layer that will be read, or a function that returns it for the LLM's number of
             layers; None: all layers are kept.
+        load_in: `4bit` or `8bit`; None: weights are not quantized.
+        adapter: a LoRA adapter's directory or hub id; None: there is none.
         trust_remote_code: whether Python code that comes with the model may run.
         folder: where converted weights may be kept for later loads; None: nowhere.
         say: called with one line of text before something that takes long.
@@ -54,6 +56,8 @@ class LoadOptions:
     trust_remote_code: bool = False
     folder: str | os.PathLike[str] | None = None
     say: Callable[[str], None] | None = None
+    load_in: str | None = None
+    adapter: str | os.PathLike[str] | None = None
 
 
 @dataclass(frozen=True)

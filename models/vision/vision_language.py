@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from latentbank.errors import ImageError, ModelError, QueryError
 from latentbank.models.language.collecting import check_layers
-from latentbank.models.language.loading import find_model, load_parts, plain_errors, quiet
+from latentbank.models.language.explaining import plain_errors, quiet, reason
+from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import Unembedding, unembedding_of_model
 from latentbank.models.vision.answers import check_whole, text_tokens, with_answer
@@ -28,7 +29,6 @@ from latentbank.models.vision.placing import Placing
 from latentbank.models.vision.processing import load_processor
 from latentbank.models.vision.refusals import check_takes_images
 from latentbank.models.vision.tokens import VisualTokens
-from latentbank.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ def load_vision_language_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     deepest_layer: int | Callable[[int], int] | None = None,
+    load_in: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> VisionLanguageModel:
     """Load an image-text-to-text model of transformers.
@@ -59,6 +61,8 @@ def load_vision_language_model(
         revision: branch, tag or commit on the hub.
         deepest_layer: the deepest layer that will be read, or a function that returns it for the number of layers.
             Of the blocks after it only one is kept in memory.
+        load_in: as for `load_language_model`.
+        adapter: as for `load_language_model`, trained on the vision-language model.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
 
     Raises:
@@ -69,13 +73,22 @@ def load_vision_language_model(
     check_takes_images(files)
     with plain_errors(files.name), quiet():
         processor = load_processor(files.source, files.config, files.options)
-    parts = load_parts(files, device=device, dtype=dtype, deepest_layer=deepest_layer, vision=True)
+    parts = load_parts(
+        files,
+        device=device,
+        dtype=dtype,
+        deepest_layer=deepest_layer,
+        load_in=load_in,
+        adapter=adapter,
+        vision=True,
+    )
     language = LanguageModel(
         files.name,
         parts.decoder,
         parts.tokenizer,
         num_layers=parts.num_layers,
         revision=parts.revision,
+        adapter=parts.adapter,
         trust_remote_code=trust_remote_code,
     )
     return VisionLanguageModel(cast(PreTrainedModel, parts.model), processor, language)
@@ -288,7 +301,7 @@ class VisionLanguageModel:
             )
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             # Mistral 3, for example, fails on an image of a single token.
-            raise ModelError(f"{self.name} fails on these images: {_reason(error)}.") from error
+            raise ModelError(f"{self.name} fails on these images: {reason(error)}.") from error
 
 
 def _image_token_id(name: str, config: Any, processor: Any) -> int:
@@ -336,9 +349,5 @@ def _plain_image_errors(name: str, groups: list[list[Image.Image]]) -> Iterator[
     except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError, OSError) as error:
         sizes = sorted({f"{image.width} x {image.height}" for group in groups for image in group})
         raise ImageError(
-            f"The processor of {name} cannot take an image of {' or '.join(sizes[:3])} pixels: {_reason(error)}."
+            f"The processor of {name} cannot take an image of {' or '.join(sizes[:3])} pixels: {reason(error)}."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error)[:200].rstrip(". ")

@@ -105,9 +105,9 @@ def mean_embedding(embedding: Tensor) -> Tensor:
 
     size, width = embedding.shape
     step = max(1, vocabulary.BLOCK // width)
-    total = torch.zeros(width, dtype=torch.float64, device=embedding.device)
+    total = torch.zeros(width, dtype=torch.float64)  # on the CPU: Apple's GPU has no float64
     with torch.inference_mode():
         for start in range(0, size, step):
             # float32 is enough within a block; the blocks are summed in double, as some dimensions are huge.
-            total += embedding[start : start + step].float().sum(0)
-    return (total / size).float()
+            total += embedding[start : start + step].float().sum(0).cpu()
+    return (total / size).float().to(embedding.device)

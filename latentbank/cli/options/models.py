@@ -25,7 +25,10 @@ class DeviceOptions:
     """Where a model runs, and in which dtype."""
 
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps, or auto (all GPUs and the CPU); by default a GPU if there is one."
+        ),
     ] = None
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; the default depends on the device.")
@@ -36,6 +39,13 @@ class DeviceOptions:
 class LoadingOptions(DeviceOptions):
     """How a model is loaded."""
 
+    load_in: Annotated[
+        str | None, typer.Option("--load-in", help="4bit or 8bit: quantize the weights (extra quantized).")
+    ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="LoRA adapter to add to the weights: a folder that PEFT saved, or hub id."),
+    ] = None
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None
     trust_remote_code: TrustOption = False
 
@@ -63,6 +73,8 @@ class LoadingOptions(DeviceOptions):
             name,
             device=self.device,
             dtype=self.dtype,
+            load_in=self.load_in,
+            adapter=self.adapter,
             revision=self.revision or revision,
             deepest_layer=deepest_layer,
             trust_remote_code=self.trust_remote_code,
@@ -105,6 +117,8 @@ class ModelOptions(LoadingOptions):
             name,
             device=self.device,
             dtype=self.dtype,
+            load_in=self.load_in,
+            adapter=self.adapter,
             revision=self.revision or (None if self.model else default_revision),
             deepest_layer=max(layers) if layers else lambda count: max(default_layers(count)),
             trust_remote_code=self.trust_remote_code,

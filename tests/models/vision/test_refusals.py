@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from latentbank.errors import ModelError
-from latentbank.models.language.loading import plain_errors
+from latentbank.models.language.explaining import plain_errors
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.models.oracles.qwen import CASES
