@@ -205,7 +205,9 @@ def test_adapters_that_do_not_belong(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"size mismatch|does not belong"):
         load_language_model(path, device="cpu", adapter=adapter)
     fewer, _ = save_adapter(tiny_model("llama", num_hidden_layers=2), tmp_path / "fewer")
-    with pytest.raises(ModelError, match=r"does not belong to .*: it has no weights for .*layers.2") as caught:
+    with pytest.raises(
+        ModelError, match=r"does not belong to .*: it has no weights for .*layers.2"
+    ) as caught:
         load_language_model(path, device="cpu", adapter=fewer)
     assert caught.value.argument == "adapter"
     with pytest.raises(ModelError, match=r"holds no adapter_config.json, so there is no adapter in it"):
