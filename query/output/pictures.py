@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +26,7 @@ _LARGEST = 2400  # largest width and height of a panel in pixels
 _FONT = 15
 _MARGIN = 10
 _HEADING = 26
-_LIST_WIDTH, _LIST_LETTERS, _LIST_LINES = 640, 72, 12  # of words below an image: pixels, letters and lines
+_LIST_WIDTH, _LIST_LINES = 640, 12  # of words below an image, in pixels and lines
 _LINE = 20  # height of a line of an answer
 _SHADE = 150  # opacity of the dark bar behind a word, of 255
 
@@ -118,7 +117,7 @@ def _listed(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: 
     size = max(1, round(reading.image.width * scale)), max(1, round(reading.image.height * scale))
     lines = [f"{lens} lens, visual layer {layer}"]
     for heading, words in lists_of(tokens):
-        lines += [f"{heading}:", *textwrap.wrap(" ".join(words), _LIST_LETTERS, max_lines=_LIST_LINES)]
+        lines += [f"{heading}:", *_wrapped(words)]
     panel = Image.new("RGB", (_LIST_WIDTH, size[1] + _HEADING * len(lines)), "white")
     draw = ImageDraw.Draw(panel)
     for number, line in enumerate(lines):
@@ -126,6 +125,22 @@ def _listed(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: 
         draw.text((2, top), line, "black", _font(_FONT + (2 if number == 0 else 0)))
     panel.paste(reading.image.resize(size, Image.Resampling.LANCZOS), (0, _HEADING))
     return panel
+
+
+def _wrapped(words: Sequence[str]) -> list[str]:
+    """Return words as lines that fit below an image; an ellipsis stands for those that do not."""
+    font = _font(_FONT)
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= _LIST_WIDTH - 20 or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) == _LIST_LINES:
+            lines[-1] += " …"
+            break
+        else:
+            lines.append(word)
+    return lines
 
 
 def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: str, tile: int) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.points import Neighbor
 from latentbank.cli.output.readings import show_grids
 from latentbank.errors import ModelError, QueryError
 from latentbank.models.language.model import LanguageModel
@@ -127,6 +129,16 @@ def test_pictures_show_the_image_and_below_it_the_words(
         assert saved.size == page.size
     with pytest.raises(QueryError, match="has a place in a grid"):
         draw_reading(reading, tile=1)
+
+
+def test_words_below_an_image_are_not_cut(placeless: Reading) -> None:
+    token = placeless.tokens[0]
+    words = [Neighbor(word, word, 0.5) for word in ["extraordinarily"] * 400]
+    many = tuple(replace(token, index=n, neighbors=(word,)) for n, word in enumerate(words))
+    page = np.asarray(draw_reading(replace(placeless, tokens=many, layers=(0,))))
+    below = page[-13 * 26 : -10, 10:-10]
+    assert (below[:, -6:] == 255).all()
+    assert (below < 128).any(axis=(1, 2)).sum() > 12 * 8
 
 
 def test_a_page_has_tokens_without_boxes(placeless: Reading, mixing: Reading) -> None:
