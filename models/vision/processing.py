@@ -67,7 +67,7 @@ def _completed(processor: Any, config: Any) -> Any:
 
     Without them such a processor does not know how many tokens an image has.
     """
-    vision = getattr(config, "vision_config", None)
+    vision: Any = getattr(config, "vision_config", None)
     if getattr(processor, "patch_size", 0) is None and getattr(vision, "patch_size", None):
         processor.patch_size = vision.patch_size
         if getattr(processor, "vision_feature_select_strategy", 0) is None:
