@@ -24,7 +24,8 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Under "no-referrer" browsers give "null" as the origin of the form with the token.
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
@@ -38,7 +39,8 @@ _FORM = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>latentbank</title>
-<link rel="stylesheet" href="/static/style.css">
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="static/style.css">
 </head>
 <body>
 <main>
@@ -82,7 +84,12 @@ class Guard:
         send = _with_headers(send)
         origin = headers.get("origin")
         host = headers.get("host", "")
-        if origin is not None and urlsplit(origin).netloc != host:
+        # A proxy may put its own name for this server into Host, and the visitor's into X-Forwarded-Host, which no page
+        # of another site can set.
+        if origin is not None and urlsplit(origin).netloc not in (
+            host,
+            headers.get("x-forwarded-host", host),
+        ):
             await _answer(send, 403, "Another site's page may not use this one.")
         elif self._token is None:
             if urlsplit(f"//{host}").hostname in self._hosts:
@@ -95,8 +102,9 @@ class Guard:
             await _answer(send, 401, "This page needs its token.")
         elif scope["method"] == "POST" and self._matches(await _form(receive)):
             query = scope["query_string"].decode("latin-1")
-            cookie = f"{_COOKIE}={self._session}; HttpOnly; SameSite=Strict; Path=/"
-            await _answer(send, 303, "", {"location": f"/?{query}" if query else "/", "set-cookie": cookie})
+            # Without a path, the cookie is for the folder of the visitor's address: a proxy may serve others beside it.
+            cookie = f"{_COOKIE}={self._session}; HttpOnly; SameSite=Strict"
+            await _answer(send, 303, "", {"location": f"?{query}" if query else "./", "set-cookie": cookie})
         else:
             await _answer(send, 401, _FORM, {"content-type": "text/html; charset=utf-8"})
 

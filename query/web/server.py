@@ -120,7 +120,11 @@ async def _upload(request: Request, query: ReadingQuery, uploads: Uploads) -> Up
 def _serve_jobs(app: FastAPI, service: ReadingService | None) -> None:
     @app.get("/api/jobs/{number}/events")
     async def events(number: str) -> Response:
-        return StreamingResponse(_events(_job(service, number)), media_type="text/event-stream")
+        # nginx would keep events until it has a buffer full of them.
+        headers = {"x-accel-buffering": "no"}
+        return StreamingResponse(
+            _events(_job(service, number)), media_type="text/event-stream", headers=headers
+        )
 
     @app.delete("/api/jobs/{number}")
     def cancel(number: str) -> Response:

@@ -14,7 +14,7 @@ let turn = 0; // number of the last request; answers to earlier ones are ignored
 start().catch((error) => say(error.message, true));
 
 async function start() {
-  about = await (await answer(fetch("/api/about"))).json();
+  about = await (await answer(fetch("api/about"))).json();
   $("saved").addEventListener("change", () => $("saved").files[0] && openSaved($("saved").files[0]));
   if (!about.models.length) {
     $("about").textContent = "No model is loaded: open a saved reading.";
@@ -30,7 +30,7 @@ async function start() {
     $("lenses").append(element("label", {}, box, ` ${about.lens_titles[lens]}`));
   }
   for (const name of about.pictures) {
-    const source = `/api/pictures/${encodeURIComponent(name)}`;
+    const source = `api/pictures/${encodeURIComponent(name)}`;
     const button = element(
       "button",
       { type: "button", class: "thumb", "data-picture": name },
@@ -160,7 +160,7 @@ async function read(change = {}, hash = location.hash) {
   say("sent");
   busy(true);
   try {
-    const response = await answer(fetch(`/api/readings?${query}`, { method: "POST", body: file }));
+    const response = await answer(fetch(`api/readings?${query}`, { method: "POST", body: file }));
     const { job: id, upload } = await response.json();
     if (mine !== turn) return drop(id);
     if (file) {
@@ -183,7 +183,7 @@ async function read(change = {}, hash = location.hash) {
 
 /** Cancel a job on the server. */
 function drop(id) {
-  return fetch(`/api/jobs/${id}`, { method: "DELETE" }).catch(() => {});
+  return fetch(`api/jobs/${id}`, { method: "DELETE" }).catch(() => {});
 }
 
 /** Cancel the running job, as another request takes its place. */
@@ -195,7 +195,7 @@ function abandon() {
 }
 
 function follow(id) {
-  const events = new EventSource(`/api/jobs/${id}/events`);
+  const events = new EventSource(`api/jobs/${id}/events`);
   job = { id, events };
   const mine = turn;
   let whole; // the reading so far
@@ -222,11 +222,11 @@ function follow(id) {
     busy(false);
     if (now.state !== "done") return say(now.error || "Cancelled.", now.state === "failed");
     try {
-      const data = await (await answer(fetch(`/api/readings/${now.reading}`))).json();
+      const data = await (await answer(fetch(`api/readings/${now.reading}`))).json();
       if (mine !== turn) return;
       if (showMore) showMore(data);
       else showReading($("view"), data);
-      $("save").href = `/api/readings/${now.reading}/page`;
+      $("save").href = `api/readings/${now.reading}/page`;
       $("save").hidden = false;
       say("done");
     } catch (error) {

@@ -533,6 +533,13 @@ def test_a_foreign_name_or_site_gets_nothing(client: TestClient) -> None:
     assert (
         client.post("/api/readings", params={"picture": "a cat"}, headers={"origin": HOME}).status_code == 202
     )
+    # A proxy has put its own name for the server into Host.
+    lab = {"origin": "https://lab.example", "x-forwarded-host": "lab.example"}
+    assert client.delete("/api/jobs/none", headers=lab).status_code == 404
+    assert (
+        client.delete("/api/jobs/none", headers=lab | {"origin": "https://evil.example"}).status_code == 403
+    )
+    assert client.get("/api/about", headers=lab | {"host": "evil.example"}).status_code == 421
 
 
 # --- the token ----------------------------------------------------------------------------------
@@ -564,7 +571,7 @@ def test_nothing_is_answered_without_the_token(shared: TestClient) -> None:
 def test_the_token_opens_the_page_once_and_for_all(shared: TestClient) -> None:
     assert shared.get("/api/about", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     response = shared.post("/?picture=a+cat", data={"token": TOKEN})
-    assert (response.status_code, response.headers["location"]) == (303, "/?picture=a+cat")
+    assert (response.status_code, response.headers["location"]) == (303, "?picture=a+cat")
     cookie = response.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
