@@ -126,8 +126,8 @@ def choose_tile(reading: Reading, tile: int | None) -> int:
     """
     if reading.size and not reading.tiles:
         raise QueryError(
-            f"No token of this reading has a place in a grid (boxes: {reading.geometry}); draw_reading and "
-            "save_reading list the words below the image."
+            f"No token of this reading has a place in a grid (boxes: {reading.geometry}), so there is no figure to "
+            "draw; a picture lists the words below the image."
         )
     if reading.image is None or not reading.tiles:
         raise QueryError("Only a reading that holds its image can be drawn: read the image in this process.")
