@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from latentbank.values import whole
 CAPTIONS = ("caption", "text", "captions", "sentence", "description")
 IMAGES = ("image", "jpg", "png", "webp", "image_url", "url")
 METADATA = "metadata.jsonl"
+_NO_CAPTIONS = re.compile(r"(.*_)?(id|ids|url|urls|path|file_?name|split|license)", re.I)
 _AHEAD = 32  # images fetched or opened ahead of the encoder
 _TIMEOUT = 20.0  # seconds to wait for an image on the web
 _LARGEST = 64 << 20  # bytes read of an image on the web
@@ -204,12 +206,14 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
 
 
-def _first_keys(file: Path) -> dict[str, bool]:
-    """Return the columns of the first rows, and whether each can hold captions."""
-    keys: dict[str, bool] = {}
+def _first_keys(file: Path) -> dict[str, bool | None]:
+    """Return the columns of the first rows, and whether each can hold captions; None: it has no value so far."""
+    keys: dict[str, bool | None] = {}
     for _, row in islice(_lines(file), 100):
         for key, value in row.items():
-            keys[key] = keys.get(key, False) or isinstance(value, str | list)
+            keys.setdefault(key)
+            if value is not None:
+                keys[key] = keys[key] or isinstance(value, str | list)
     if not keys:
         raise CorpusError(f"{file} is empty: write a line with file_name and caption for each image.")
     return keys
@@ -276,15 +280,19 @@ def _dataset_rows(source: str, stream: Any, image: str, caption: str) -> Iterato
         yield row[image], row[caption]
 
 
-def _holds_text(kind: Any) -> bool:
+def _holds_text(kind: Any) -> bool | None:
     inner = getattr(kind, "feature", kind[0] if isinstance(kind, list) else kind)
-    return getattr(inner, "dtype", None) in ("string", "large_string")
+    dtype = getattr(inner, "dtype", None)
+    return None if dtype == "null" else dtype in ("string", "large_string")
 
 
 def _columns(
-    where: str, kinds: Mapping[str, bool], image: str | None, caption: str | None
+    where: str, kinds: Mapping[str, bool | None], image: str | None, caption: str | None
 ) -> tuple[str, str]:
-    """Return the columns of images and captions; `kinds` says for each column whether it holds text."""
+    """Return the columns of images and captions; `kinds` says for each column whether it holds text (None: unknown).
+
+    A column named as captions are is taken even while it is empty. Addresses, ids and paths are no captions.
+    """
     columns = listed(kinds)
     image = image or next((name for name in IMAGES if name in kinds), None)
     if image is None or image not in kinds:
@@ -292,9 +300,10 @@ def _columns(
         raise CorpusError(
             f"{where} has {what}; its columns are {columns}: name one.", argument="image_column"
         )
-    texts = [name for name, text in kinds.items() if text and name != image]
+    texts = [name for name, text in kinds.items() if text is not False and name != image]
     named = next((name for name in CAPTIONS if name in texts), None)
-    caption = caption or named or (texts[0] if len(texts) == 1 else None)
+    possible = [name for name in texts if not _NO_CAPTIONS.fullmatch(name)]
+    caption = caption or named or (possible[0] if len(possible) == 1 else None)
     if caption is None or caption not in texts:
         what = "no column of captions" if caption is None else f"no column {caption!r} of text"
         raise CorpusError(

@@ -162,6 +162,18 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
         open_pairs(file, image="a", caption="d")
 
 
+def test_a_column_of_captions_that_is_empty_at_first(folder: Path) -> None:
+    rows = [{"file_name": "0.png", "caption": None, "url": "http://x"}] * 100
+    rows.append({"file_name": "0.png", "caption": "red", "url": "http://x"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    *missing, last = captions_of(open_pairs(str(folder)))
+    assert missing == ["no caption"] * 100
+    assert last == ("red", COLOURS[0])
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "page_url": "http://x", "doc_id": "a"}\n')
+    with pytest.raises(CorpusError, match="no column of captions"):
+        open_pairs(str(folder))
+
+
 def test_data_without_captions(tmp_path: Path) -> None:
     images = [{"bytes": png(COLOURS[0]), "path": None}]
     with pytest.raises(CorpusError, match="no column of captions"):
