@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from latentbank.errors import CorpusError
 from latentbank.ingest.naming import is_corpus_name, name_of_path
 from latentbank.ingest.sources.base import Asked, Read
-from latentbank.ingest.sources.lines import STANDARD_INPUT
+from latentbank.ingest.sources.lines import STANDARD_INPUT, where_of
 from latentbank.ingest.sources.reading import Request, Trace, read_source, require_uses, uses
 from latentbank.ingest.sources.registry import described_formats, format_named, format_of
 from latentbank.text import is_hub_id, listed
@@ -283,4 +283,4 @@ def _encodable(text: str) -> bool:
 
 
 def _first_sources(corpus: Corpus) -> str:
-    return listed(corpus.sources[:3]) + (" and others" if len(corpus.sources) > 3 else "")
+    return listed(map(where_of, corpus.sources[:3])) + (" and others" if len(corpus.sources) > 3 else "")

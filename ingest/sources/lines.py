@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ LONGEST_LINE = 4 << 20
 STANDARD_INPUT = "-"
 """The path that means standard input."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -67,6 +68,21 @@ def open_bytes(path: str) -> Iterator[io.BufferedReader]:
                 f"{path} cannot be opened ({error.strerror or 'unreadable'}); check it."
             ) from None
         yield stack.enter_context(io.BufferedReader(raw, 1 << 20))
+
+
+def refuse_pointer(path: str) -> None:
+    """Check that a file here is not the pointer that Git keeps in place of a large file.
+
+    Raises:
+        CorpusError: it is one.
+    """
+    if path == STANDARD_INPUT or is_remote(path):
+        return
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise CorpusError(
+                f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`."
+            )
 
 
 @contextmanager

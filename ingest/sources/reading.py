@@ -13,7 +13,7 @@ from latentbank.ingest.sources.base import Asked, Format, LeftOut, TableFormat, 
 from latentbank.ingest.sources.columns import find_column
 from latentbank.ingest.sources.dataset import open_dataset, open_stream, plain_errors
 from latentbank.ingest.sources.folder import TRAIN, files_in, has_configurations
-from latentbank.ingest.sources.lines import STANDARD_INPUT, is_remote, where_of
+from latentbank.ingest.sources.lines import STANDARD_INPUT, is_remote, refuse_pointer, where_of
 from latentbank.ingest.sources.records import NoRecords
 from latentbank.ingest.sources.registry import described_formats, format_named, format_of
 
@@ -100,6 +100,7 @@ def read_source(source: str, request: Request, trace: Trace) -> Texts:
 def _read_file(path: str, name: str, request: Request, trace: Trace) -> Texts:
     """Yield the texts of a file; `name` is what the trace calls it."""
     trace.files.append(name)
+    refuse_pointer(path)
     known = _format(path, request.format)
     trace.uses |= uses(known)
     column = trace.column or request.asked.column

@@ -189,11 +189,12 @@ def ingest_latentlens(
     from latentbank.ingest.corpus import Corpus
     from latentbank.ingest.latentlens.caches import cache_layers, import_latentlens
     from latentbank.ingest.latentlens.hub import fetch_cache
-    from latentbank.ingest.naming import name_of_path
+    from latentbank.ingest.naming import is_corpus_name, name_of_path
     from latentbank.progress import shown
 
     settings = GlobalOptions.of(ctx).writer_settings(quantization=quantization)
-    corpus = Corpus(name or name_of_path(str(Path(source).expanduser())), ())
+    folder = Path(source).expanduser().resolve().name
+    corpus = Corpus(name or (folder if is_corpus_name(folder) else name_of_path(folder)), ())
     known = bank.known(settings, model.model)
     layers = bank.stored_layers(known)
     directory = fetch_cache(source, layers)

@@ -127,7 +127,7 @@ def test_a_plan_says_what_it_read_and_left_out(run: Run, model_dir: Path, tmp_pa
     folder = tmp_path / "my data"
     folder.mkdir()
     for number in range(6):
-        (folder / f"{number}.csv").write_text("A dog runs fast.,1\nA red apple lies.,2\n")
+        (folder / f"{number}.csv").write_text("A dog \x1b[31mruns fast.,1\nA red apple lies.,2\n")
     (folder / "info.json").write_text('{"license": "CC"}')
     words = ("--model", model_dir, "--layers", "1", "--no-calibrate")
     code, _, err = run("ingest", "plan", f"{folder}/*.csv", *words)
@@ -140,7 +140,7 @@ def test_a_plan_says_what_it_read_and_left_out(run: Run, model_dir: Path, tmp_pa
         r"read from\s+my data/0\.csv, my data/1\.csv, my data/2\.csv, my data/3\.csv and 2 others\s",
         r"left out\s+info\.json \(holds no list of records\)\s",
         r"column\s+1\s",
-        r"begins with\s+A dog runs fast\.\s+A red apple lies\.\s+A dog runs fast\.\s",
+        r"begins with\s+A dog �\[31mruns fast\.\s+A red apple lies\.\s+A dog �",
     ):
         assert re.search(fact, out), fact
     code, out, _ = run("ingest", "plan", f"{folder}/[12].csv", *words, "--no-header", "--json")

@@ -535,6 +535,13 @@ def test_tables_and_lines_from_standard_input(monkeypatch: pytest.MonkeyPatch) -
     assert "Standard input cannot be read in the format parquet" in refusal("-", format="parquet")[0]
 
 
+@pytest.mark.parametrize("name", ["f.txt", "f.csv", "f.jsonl", "f.json", "f.parquet", "f.txt.gz"])
+def test_pointers_that_git_keeps_are_no_text(name: str) -> None:
+    write(f"data/{name}", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    for source in ("data", f"data/{name}"):
+        assert refusal(source)[0].startswith(f"data/{name} is a Git LFS pointer")
+
+
 # -- headers, line ends, long cells --------------------------------------------------------------
 
 

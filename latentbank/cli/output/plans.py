@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from latentbank.cli.output.text import count_text, print_facts, print_json, size
 from latentbank.progress import duration
 from latentbank.text import listed
 
+# Escape sequences in a corpus do not reach the terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMED = 5  # files that a table names
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ def source_facts(source: Read) -> list[tuple[str, str]]:
         ("begins with" if number == 0 else "", " ".join(sentence.split()))
         for number, sentence in enumerate(source.first)
     ]
-    return rows
+    return [(name, _CONTROL.sub("�", value)) for name, value in rows]
 
 
 def show_source(source: Read) -> None:
