@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank import removal
 from latentbank.bank.layers import BankLayers, choose
 from latentbank.bank.ledger import named, visible
-from latentbank.bank.manifest import CorpusEntry, Manifest, write_mean
+from latentbank.bank.manifest import CorpusEntry, Manifest, checked_means
 from latentbank.bank.merge import Unique, merge
+from latentbank.bank.model import ModelCheck
 from latentbank.bank.points import Neighbor, Payload
 from latentbank.bank.search import Search, prepare
 from latentbank.bank.settings import Metric, Settings
@@ -24,8 +24,9 @@ from latentbank.bank.versions import version_of
 from latentbank.bank.view import CurrentView, View
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankMismatch, LayerNotFound, QueryError
+from latentbank.identity import Identity, completed, difference, identity_of
 from latentbank.progress import Progress, Silent
-from latentbank.text import listed
+from latentbank.text import listed, public_name
 from latentbank.values import whole
 
 
@@ -54,11 +55,18 @@ class Bank:
     """
 
     def __init__(
-        self, store: Store, manifest: Manifest, *, include_incomplete: bool = False, follows: bool = False
+        self,
+        store: Store,
+        manifest: Manifest,
+        *,
+        include_incomplete: bool = False,
+        follows: bool = False,
+        allow_other_model: bool = False,
     ) -> None:
         """Take over an open store; `follows`: the bank was opened by its plain name, which may change its meaning."""
         self._current = CurrentView(store, manifest, follows=follows)
         self._include_incomplete = include_incomplete
+        self._check_model = ModelCheck(allow_other_model=allow_other_model)
 
     @property
     def _store(self) -> Store:
@@ -132,18 +140,17 @@ class Bank:
         """Return a reader's filter, narrowed to the corpora that readers are shown."""
         return visible(where, view.manifest.corpora, incomplete=self._include_incomplete)
 
-    def require_model(self, name: str, fingerprint: str) -> None:
-        """Check that hidden states of a model belong to this bank.
+    def require_model(self, name: str, fingerprint: str | Identity) -> None:
+        """Check that hidden states of a model belong to this bank; only warn if `allow_other_model` was given.
+
+        Args:
+            name: the model's name; if it is a path, this machine remembers it.
+            fingerprint: its fingerprint, or better its `identity`, which tells more models apart.
 
         Raises:
-            BankMismatch: the fingerprints differ; the message names both models.
+            BankMismatch: it is another model; the message names both, and what they were loaded in.
         """
-        own = self._manifest
-        if fingerprint != own.fingerprint:
-            raise BankMismatch(
-                f"The bank '{own.bank}' holds contexts of {own.model} (fingerprint {own.fingerprint}), not of "
-                f"{name} (fingerprint {fingerprint}); choose that bank's model or another bank."
-            )
+        self._check_model(self._manifest, self.settings, name, identity_of(fingerprint))
 
     def choose_layers(self, bank_layers: BankLayers = "mid") -> list[int]:
         """Return the bank layers that "mid", "all", one layer or several stand for, ascending.
@@ -318,17 +325,19 @@ class Bank:
             raise BankMismatch(f"The bank '{self.name}' is not centred: it has no means.")
         if self._manifest.means:
             return
-        given = {layer: np.asarray(mean, dtype=np.float32) for layer, mean in means.items()}
-        if given.keys() != set(self.layers) or not all(
-            mean.shape == (self.hidden_size,) and np.isfinite(mean).all() for mean in given.values()
-        ):
-            raise BankMismatch(
-                f"The bank '{self.name}' needs a mean of {self.hidden_size} finite numbers for each of its layers "
-                f"{listed(self.layers)}."
-            )
-        fixed = {layer: write_mean(given[layer]) for layer in self.layers}
+        fixed = checked_means(self._manifest, means)
         self._store.write_manifest(replace(self._manifest, bank=self._store.bank, means=fixed).head())
         time.sleep(settle)
+        self.reload()
+
+    def add_digests(self, identity: Identity) -> None:
+        """Store those digests of the bank's LLM that the manifest lacks; nothing if `identity` is another LLM's."""
+        self.reload()
+        own = self._manifest
+        found = completed(own.identity, identity).digests
+        if found == own.digests or difference(own.identity, identity) is not None:
+            return
+        self._store.write_manifest(replace(own, bank=self._store.bank, digests=found).head())
         self.reload()
 
     def commit(self) -> None:
@@ -382,7 +391,9 @@ class Bank:
         corpora = listed(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
         metric = "" if m.metric == "cosine" else f"{m.metric}, "
         version = f" (version {self.version})" if self.version > 1 and "@" not in m.bank else ""
-        return f"<Bank {m.bank}{version}: {m.model}, {metric}layers {listed(m.layers)}, {corpora}>"
+        return (
+            f"<Bank {m.bank}{version}: {public_name(m.model)}, {metric}layers {listed(m.layers)}, {corpora}>"
+        )
 
 
 def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:

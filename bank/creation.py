@@ -7,7 +7,9 @@ from dataclasses import replace
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store, StoredManifest
-from latentbank.errors import BankMismatch
+from latentbank.errors import BankMismatch, LayerNotFound
+from latentbank.text import listed
+from latentbank.values import Layers, layers_of
 
 
 def without_leftovers(store: Store, manifest: Manifest) -> tuple[Store, StoredManifest | None]:
@@ -51,3 +53,21 @@ def create_layers(store: Store, manifest: Manifest, *, new: bool) -> None:
         if manifest.corpora:
             entries = {corpus: entry.to_dict() for corpus, entry in manifest.corpora.items()}
             store.write_entries(entries)
+
+
+def checked_layers(layers: Layers, bank: str, model: str, num_layers: int) -> tuple[int, ...]:
+    """Return layers for a new bank, ascending.
+
+    Raises:
+        LayerNotFound: there are none, or the LLM does not have one of them.
+    """
+    chosen = tuple(sorted(layers_of(layers)))
+    if not chosen:
+        raise LayerNotFound(
+            f"No layer was named for the bank '{bank}'; {model} has 0 (the input) to {num_layers}."
+        )
+    if outside := [layer for layer in chosen if not 0 <= layer <= num_layers]:
+        raise LayerNotFound(
+            f"{model} has no layer {listed(outside)}; its layers are 0 (the input) to {num_layers}."
+        )
+    return chosen

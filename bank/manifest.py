@@ -16,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentbank.bank.settings import Metric
 from latentbank.errors import BankMismatch
+from latentbank.identity import Digests, Identity, read_sketch
+from latentbank.text import listed
 from latentbank.version import __version__
 
 SCHEMA = 1
@@ -80,7 +82,8 @@ class Manifest:
 
     Attributes:
         bank: the bank's name.
-        model: the LLM's name.
+        model: the LLM's name: its id on the hub, or the last part of the path of a local model. Manifests of earlier
+            versions hold the whole path.
         revision: the LLM's revision, if known.
         fingerprint: the LLM's fingerprint.
         num_layers: number of blocks of the whole LLM.
@@ -95,6 +98,8 @@ class Manifest:
         created: when the bank was created, in UTC.
         version: the latentbank version that created it.
         corpora: the ledger.
+        digests: the LLM's digests; None in a manifest that an earlier version wrote.
+        local: whether the LLM was read from a folder or file of this machine, not from the hub.
     """
 
     bank: str
@@ -112,11 +117,22 @@ class Manifest:
     created: str = field(default_factory=now)
     version: str = __version__
     corpora: Mapping[str, CorpusEntry] = field(default_factory=dict)
+    digests: Digests | None = None
+    local: bool = False
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the LLM from others."""
+        return Identity(self.fingerprint, self.digests)
 
     def head(self) -> dict[str, Any]:
-        """Return everything except the ledger as JSON-ready data."""
-        data = asdict(replace(self, corpora={}))
-        del data["corpora"]
+        """Return everything except the ledger as JSON-ready data; what earlier versions lack only where there is it."""
+        data = asdict(replace(self, corpora={}, digests=None))
+        del data["corpora"], data["digests"]
+        if not data["local"]:
+            del data["local"]
+        if self.digests is not None:
+            data["digests"] = self.digests.to_dict()
         means = {str(layer): mean for layer, mean in self.means.items()}
         return data | {"layers": list(self.layers), "means": means}
 
@@ -167,6 +183,11 @@ class Manifest:
                 sound = False
             if not sound:
                 raise _damaged(data, f"means.{layer}: no mean of {manifest.hidden_size} numbers")
+        for digest in (manifest.digests.embedding, *manifest.digests.blocks) if manifest.digests else ():
+            try:
+                read_sketch(digest.sketch if digest else "")
+            except ValueError as error:
+                raise _damaged(data, f"digests: {error}") from None
         return manifest
 
 
@@ -188,6 +209,23 @@ def read_mean(text: str) -> npt.NDArray[np.float32]:
     if not np.isfinite(mean).all():
         raise ValueError("it is not finite")
     return mean
+
+
+def checked_means(manifest: Manifest, means: Mapping[int, npt.ArrayLike]) -> dict[int, str]:
+    """Return means `[hidden]` by layer as text, as a manifest keeps them.
+
+    Raises:
+        BankMismatch: they are not means for the bank's layers.
+    """
+    given = {layer: np.asarray(mean, dtype=np.float32) for layer, mean in means.items()}
+    if given.keys() != set(manifest.layers) or not all(
+        mean.shape == (manifest.hidden_size,) and np.isfinite(mean).all() for mean in given.values()
+    ):
+        raise BankMismatch(
+            f"The bank '{manifest.bank}' needs a mean of {manifest.hidden_size} finite numbers for each of its layers "
+            f"{listed(manifest.layers)}."
+        )
+    return {layer: write_mean(given[layer]) for layer in manifest.layers}
 
 
 def _damaged(data: Mapping[str, Any], how: str) -> BankMismatch:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Unpack
 
 from latentbank.bank.bank import Bank
-from latentbank.bank.creation import create_layers, without_leftovers
+from latentbank.bank.creation import checked_layers, create_layers, without_leftovers
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.rotation import ROTATION_SEED
@@ -25,9 +25,10 @@ from latentbank.bank.versions import (
     version_of,
 )
 from latentbank.bank.view import read_manifest
-from latentbank.errors import BankMismatch, BankNotFound, BankUnavailable, LatentBankError, LayerNotFound
+from latentbank.errors import BankMismatch, BankNotFound, BankUnavailable, LatentBankError
+from latentbank.identity import Identity, identity_of
 from latentbank.text import listed
-from latentbank.values import Layers, layers_of
+from latentbank.values import Layers
 
 __all__ = [
     "bank_versions",
@@ -49,8 +50,9 @@ def open_bank(
     settings: Settings | None = None,
     *,
     model: str | None = None,
-    fingerprint: str | None = None,
+    fingerprint: str | Identity | None = None,
     include_incomplete: bool = False,
+    allow_other_model: bool = False,
     **given: Unpack[SettingsGiven],
 ) -> Bank:
     """Open a bank, embedded or on a server as the settings say.
@@ -59,8 +61,10 @@ def open_bank(
         name: the bank's name, which means the version in use, or the name of a version, as in name@2.
         settings: where the bank is; None: read from `given` and the environment.
         model: name of the model whose hidden states will be used, for messages.
-        fingerprint: that model's fingerprint; if given, it is checked.
+        fingerprint: that model's fingerprint or identity; if given, it is checked.
         include_incomplete: read corpora whose ingestion is not complete, too.
+        allow_other_model: use the bank with hidden states of another model, too, with a warning. For those who know
+            that they can be compared, as those of a fine-tune that changed little.
         given: single settings (`url=…`, `data_dir=…`), instead of `settings`.
 
     Raises:
@@ -83,7 +87,13 @@ def open_bank(
             manifest = read_manifest(store, name)
         except BankNotFound as error:
             raise _missing(name, settings) or error from None
-        bank = Bank(store, manifest, include_incomplete=include_incomplete, follows=plain)
+        bank = Bank(
+            store,
+            manifest,
+            include_incomplete=include_incomplete,
+            follows=plain,
+            allow_other_model=allow_other_model,
+        )
         if fingerprint is not None:
             bank.require_model(model or "the given model", fingerprint)
     except BaseException:
@@ -97,12 +107,14 @@ def create_bank(
     settings: Settings | None = None,
     *,
     model: str,
-    fingerprint: str,
+    fingerprint: str | Identity,
     layers: Layers,
     num_layers: int,
     hidden_size: int,
     revision: str | None = None,
     metric: Metric | None = None,
+    local: bool = False,
+    allow_other_model: bool = False,
     **given: Unpack[SettingsBesidesMetric],
 ) -> Bank:
     """Create a bank, or open the existing one if it was made for the same model and layers.
@@ -111,13 +123,15 @@ def create_bank(
         name: 1 to 64 letters, digits, `.`, `_`, `-`, without a double hyphen; a version follows as in name@2.
         settings: where to create it; None: read from `given` and the environment.
         model: the LLM's name, for people to read.
-        fingerprint: the LLM's fingerprint.
+        fingerprint: the LLM's fingerprint, or its identity.
         layers: the bank layers, each from 0 to `num_layers`.
         num_layers: number of blocks of the whole LLM.
         hidden_size: width of its hidden states.
         revision: the LLM's revision, if known.
         metric: "cosine" compares hidden states as they are, "centred" after the mean of their kind was subtracted.
             None: the existing bank's; for a new bank the settings' (`LATENTBANK_METRIC`, else "cosine").
+        local: the LLM was read from a folder or file of this machine, not from the hub.
+        allow_other_model: use an existing bank of another model, too, with a warning.
         given: single settings, instead of `settings`.
 
     Raises:
@@ -129,21 +143,24 @@ def create_bank(
         raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.")
     settings = settings_from(settings, **given)
     check_name(name)
+    identity = identity_of(fingerprint)
     manifest = Manifest(
         bank=name,
         model=model,
         revision=revision,
-        fingerprint=fingerprint,
+        fingerprint=identity.fingerprint,
         num_layers=num_layers,
         hidden_size=hidden_size,
-        layers=_checked_layers(layers, name, model, num_layers),
+        layers=checked_layers(layers, name, model, num_layers),
         rotation_seed=ROTATION_SEED,
         quantization=settings.quantization,
         metric=metric or settings.metric,
+        digests=identity.digests,
+        local=local,
     )
 
     def agree(bank: Bank) -> None:
-        bank.require_model(model, fingerprint)
+        bank.require_model(model, identity)
         if manifest.layers != bank.manifest.layers:
             raise BankMismatch(
                 f"The bank '{name}' has layers {listed(bank.layers)}, not {listed(manifest.layers)}; leave the "
@@ -155,16 +172,19 @@ def create_bank(
                 "out or choose another bank name."
             )
 
-    return create_from_manifest(manifest, settings, agree)
+    return create_from_manifest(manifest, settings, agree, allow_other_model=allow_other_model)
 
 
-def create_from_manifest(manifest: Manifest, settings: Settings, agree: Callable[[Bank], None]) -> Bank:
+def create_from_manifest(
+    manifest: Manifest, settings: Settings, agree: Callable[[Bank], None], *, allow_other_model: bool = False
+) -> Bank:
     """Create the bank that a manifest describes, without its corpora, or open the existing one of that name.
 
     Args:
         manifest: what the bank will be.
         settings: where to create it.
         agree: called with a bank that exists already; raises if it is not the one that is needed.
+        allow_other_model: as for `create_bank`.
     """
     name = manifest.bank
     store = _open(name, settings, create=True)
@@ -173,7 +193,7 @@ def create_from_manifest(manifest: Manifest, settings: Settings, agree: Callable
         if found is None and store.layers():
             store, found = without_leftovers(store, manifest)
         known = replace(manifest, corpora={}) if found is None else Manifest.from_dict(*found)
-        bank = Bank(store, replace(known, bank=name))
+        bank = Bank(store, replace(known, bank=name), allow_other_model=allow_other_model)
         if found is not None:
             agree(bank)
         create_layers(store, bank.manifest, new=found is None)
@@ -184,24 +204,6 @@ def create_from_manifest(manifest: Manifest, settings: Settings, agree: Callable
         store.close()
         raise
     return bank
-
-
-def _checked_layers(layers: Layers, bank: str, model: str, num_layers: int) -> tuple[int, ...]:
-    """Return layers for a new bank, ascending.
-
-    Raises:
-        LayerNotFound: there are none, or the LLM does not have one of them.
-    """
-    chosen = tuple(sorted(layers_of(layers)))
-    if not chosen:
-        raise LayerNotFound(
-            f"No layer was named for the bank '{bank}'; {model} has 0 (the input) to {num_layers}."
-        )
-    if outside := [layer for layer in chosen if not 0 <= layer <= num_layers]:
-        raise LayerNotFound(
-            f"{model} has no layer {listed(outside)}; its layers are 0 (the input) to {num_layers}."
-        )
-    return chosen
 
 
 def list_banks(settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> list[str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from latentbank.errors import LatentBankError
 from latentbank.text import listed
 
+LONGEST_NAME = 64
+"""Letters of a bank's name at most."""
 _NAME = re.compile(r"(?P<bank>[a-zA-Z0-9](?!.*--)[a-zA-Z0-9._-]{0,63})(@(?P<version>[1-9]\d{0,5}))?")
 
 

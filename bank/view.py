@@ -12,6 +12,7 @@ from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
 from latentbank.bank.versions import version_of
 from latentbank.errors import BankMismatch, BankNotFound, BankUnavailable
+from latentbank.identity import difference
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ class CurrentView:
         try:
             fresh = read_manifest(store, known.bank)
             now_means = f"The bank '{known.bank}' means its version {version_of(stored)} now"
-            if fresh.fingerprint != known.fingerprint:
+            deepest = max(*fresh.layers, *known.layers)
+            if difference(fresh.identity, known.identity, deepest) is not None:
                 raise BankMismatch(
-                    f"{now_means}, which holds contexts of {fresh.model} (fingerprint {fresh.fingerprint}), not of "
-                    f"{known.model} (fingerprint {known.fingerprint}); open it again, with that model."
+                    f"{now_means}, which holds contexts of {fresh.model} ({fresh.identity}), not of {known.model} "
+                    f"({known.identity}); open it again, with that model."
                 )
             if fresh.metric != known.metric or (known.means and dict(fresh.means) != dict(known.means)):
                 raise BankMismatch(f"{now_means}, which has another metric or other means; open it again.")

@@ -129,7 +129,7 @@ def make_states(
     kept = [line for i, line in enumerate(lines) if i not in out]
     settings = PlanSettings(contexts_per_token=contexts_per_token)
     plan = load_plan(directory / "plan")
-    if plan is None or not same_request(plan, CORPUS, settings, language.fingerprint()):
+    if plan is None or not same_request(plan, CORPUS, settings, language.identity()):
         with shown("planning", "sentences") as progress:
             plan = make_plan(
                 corpus_from_sentences(CORPUS, kept), language, directory / "plan", settings, progress

@@ -114,12 +114,16 @@ def main() -> None:
     with create_bank(
         "demo",
         settings,
-        model=str(weights),  # its folder, so that the command line finds the bank's LLM
-        fingerprint=model.fingerprint(),
+        model=weights.name,
+        local=True,
+        fingerprint=model.identity(),
         layers=LAYERS,
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
     ) as bank:
+        bank.require_model(
+            str(weights.resolve()), model.identity()
+        )  # so that the command line finds the bank's LLM
         fill_corpus(bank, model, "concepts", concepts)
         fill_corpus(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
         for sentence, token in HELD_OUT:

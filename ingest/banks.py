@@ -8,6 +8,7 @@ from latentbank.bank import opening
 from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, settings_from
 from latentbank.errors import BankNotFound
 from latentbank.ingest.defaults import default_layers
+from latentbank.text import is_path, public_name
 from latentbank.values import Layers
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def create_bank(
     layers: Layers | None = None,
     *,
     metric: Metric | None = None,
+    allow_other_model: bool = False,
     settings: Settings | None = None,
     **settings_given: Unpack[SettingsBesidesMetric],
 ) -> Bank:
@@ -33,6 +35,8 @@ def create_bank(
             bank four, evenly spaced up to the middle of the LLM.
         metric: "cosine" compares hidden states as they are, "centred" subtracts the mean of their kind first. None:
             the bank's own; for a new bank the settings' (`LATENTBANK_METRIC`, "cosine" by default).
+        allow_other_model: use an existing bank of another LLM, too, with a warning. For those who know that its hidden
+            states can be compared with the bank's.
         settings: where the bank is; None: read from `settings_given` and the environment.
         settings_given: single settings (`url=…`, `data_dir=…`), instead of `settings`.
 
@@ -56,13 +60,15 @@ def create_bank(
     return opening.create_bank(
         name,
         settings,
-        model=model.name,
+        model=public_name(model.name),
         revision=model.revision,
-        fingerprint=model.fingerprint(),
+        fingerprint=model.identity(),
         layers=layers,
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         metric=metric,
+        local=is_path(model.name),
+        allow_other_model=allow_other_model,
     )
 
 

@@ -96,8 +96,8 @@ def store_plan(
         BankUnavailable: the store failed; what was acknowledged is safe.
     """
     progress = progress or Silent()
-    bank.require_model(model.name, model.fingerprint())
-    bank.require_model(plan.model, plan.fingerprint)
+    bank.require_model(model.name, model.identity())
+    bank.require_model(plan.model, plan.identity)
     content = _content(plan)
     slot = corpora.find_slot(bank, content, replace=replace)
     plan = dataclasses.replace(plan, corpus=slot.stored)
@@ -121,6 +121,7 @@ def store_plan(
     complete = share is None or _all_stored(bank, plan)
     if complete:
         _index(bank, progress)
+        bank.add_digests(model.identity())
         corpora.complete(bank, entry, plan.contexts)
     return JobReport(
         corpus=content.name,

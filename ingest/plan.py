@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
+from latentbank.identity import Digests, Identity, difference
 from latentbank.ingest.sources.base import Read
 from latentbank.values import whole
 
@@ -127,6 +128,7 @@ class Plan:
         planned_sentences: sentences with at least one context.
         caption_bytes: sum over contexts of their caption's length in UTF-8, to estimate the size on disk.
         source: the files and the column that were read, and the first sentences.
+        digests: the LLM's digests; None in a plan that an earlier version wrote.
     """
 
     directory: Path
@@ -145,6 +147,12 @@ class Plan:
     planned_sentences: int
     caption_bytes: int
     source: Read
+    digests: Digests | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the LLM from others."""
+        return Identity(self.fingerprint, self.digests)
 
     def read(self, first: int = 0, stop: int | None = None) -> Iterator[PlannedSentence]:
         """Yield the planned sentences in encoding order, streamed from disk; those from `first` to before `stop`."""
@@ -196,6 +204,8 @@ def load_plan(directory: Path) -> Plan | None:
             raise ValueError("another version")
         data["settings"] = PlanSettings(**data["settings"])
         data["source"] = Read.of(data["source"])
+        if data.get("digests") is not None:
+            data["digests"] = Digests.from_dict(data["digests"])
         plan = Plan(directory=directory, **data)
         with pa.memory_map(str(directory / SENTENCES)) as source:
             pa.ipc.open_file(source)  # a damaged file fails here
@@ -214,11 +224,13 @@ def save_description(plan: Plan) -> None:
     Raises:
         LatentBankError: the folder cannot be written.
     """
-    data = asdict(plan) | {"version": PLAN_VERSION}
+    digests = plan.digests.to_dict() if plan.digests else None
+    data = asdict(replace(plan, digests=None)) | {"digests": digests, "version": PLAN_VERSION}
     del data["directory"]
     write_whole(plan.directory / DESCRIPTION, json.dumps(data, indent=1).encode())
 
 
-def same_request(plan: Plan, corpus: str, settings: PlanSettings, fingerprint: str) -> bool:
+def same_request(plan: Plan, corpus: str, settings: PlanSettings, model: Identity) -> bool:
     """Return whether a plan answers a request for this corpus name, these settings and this model."""
-    return (plan.corpus, plan.settings, plan.fingerprint) == (corpus, settings, fingerprint)
+    same = difference(plan.identity, model) is None
+    return same and (plan.corpus, plan.settings) == (corpus, settings)

@@ -68,7 +68,7 @@ def plan_for(
         CorpusError: the bank holds other sentences or settings under this corpus name; see also `make_plan`.
     """
     settings = settings or PlanSettings()
-    bank.require_model(model.name, model.fingerprint())
+    bank.require_model(model.name, model.identity())
     entry = None if replace else bank.corpora.get(corpus.name)
     if entry is not None:
         corpora.require_same_settings(bank, entry, asdict(settings))
@@ -77,7 +77,7 @@ def plan_for(
     if (
         plan is None
         or "-" in corpus.sources
-        or not same_request(plan, corpus.name, settings, model.fingerprint())
+        or not same_request(plan, corpus.name, settings, model.identity())
     ):
         plan = make_plan(corpus, model, directory, settings, progress)
     else:
@@ -139,6 +139,7 @@ def make_plan(
             planned_sentences=len(chosen.order),
             caption_bytes=chosen.chooser.caption_bytes,
             source=chosen.counts.read(),
+            digests=model.identity().digests,
         )
         save_description(plan)
     return plan

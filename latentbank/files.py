@@ -10,6 +10,21 @@ from pathlib import Path
 from latentbank.errors import LatentBankError
 
 
+def existing(name: str) -> Path | None:
+    """Return the absolute path of the file or folder that a name means; None if there is none, or it cannot be one."""
+    if not name.strip():
+        return None
+    try:
+        path = Path(name).expanduser()
+        return path.resolve() if path.exists() else None
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):  # a name that is too long, an unknown user's home, a null character
+        return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; after the block, its file replaces `path` in one step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath, PureWindowsPath
 
 from latentbank.errors import QueryError
 
@@ -79,6 +80,18 @@ def check_text(text: object, what: str) -> None:
         raise QueryError(
             f"The {what} holds {half!a}, half of a character in UTF-16 or a byte that is not UTF-8; remove it."
         )
+
+
+def is_path(name: str) -> bool:
+    """Return whether a model's name is the absolute path of a folder or file, on this system or another."""
+    return PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+
+
+def public_name(name: str) -> str:
+    """Return a model's name for others: a hub id as it is, of a path only the last part, as the rest is private."""
+    if not is_path(name):
+        return name
+    return PureWindowsPath(name).name or name
 
 
 def is_hub_id(text: str, *, owner: bool = False) -> bool:

@@ -65,7 +65,7 @@ def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:
     """
 
     def agree(bank: Bank) -> None:
-        bank.require_model(manifest.model, manifest.fingerprint)
+        bank.require_model(manifest.model, manifest.identity)
         own = bank.manifest
         if own.layers != manifest.layers:
             raise BankMismatch(

@@ -109,7 +109,7 @@ def import_latentlens(
         ModelError: the vectors are not this model's hidden states.
     """
     progress = progress or Silent()
-    bank.require_model(model.name, model.fingerprint())
+    bank.require_model(model.name, model.identity())
     if bank.metric != "cosine":
         raise BankMismatch(
             f"The bank '{bank.name}' is centred, but vectors in caches of latentlens have length 1 and cannot be "
@@ -133,6 +133,7 @@ def import_latentlens(
             for layer, file in files.items():
                 _store(bank, contents, layer, file, receiver)
         receiver.finish()
+        bank.add_digests(model.identity())
         wrong = verify_corpora(bank, bank.layers, [entry], sample, progress)
     move = MoveReport(bank.name, bank.layers, [name], entry.contexts, receiver.written, [], wrong)
     return CacheReport(

@@ -53,6 +53,7 @@ class RayJob:
         trust_remote_code: run code that comes with the model.
         batch: tokens in one forward pass; None: chosen by the device.
         replace: the corpus takes the place of the one of its name.
+        allow_other_model: as for `create_bank`.
     """
 
     bank: str
@@ -68,6 +69,7 @@ class RayJob:
     trust_remote_code: bool = False
     batch: int | None = None
     replace: bool = False
+    allow_other_model: bool = False
 
     def load_plan(self) -> Plan:
         """Load the plan.
@@ -169,7 +171,14 @@ class _Worker:
         job, model = self.job, self.model
         reports = []
         for index in rows["id"].tolist():
-            with create_bank(job.bank, model, job.layers, metric=job.metric, settings=job.settings) as bank:
+            with create_bank(
+                job.bank,
+                model,
+                job.layers,
+                metric=job.metric,
+                allow_other_model=job.allow_other_model,
+                settings=job.settings,
+            ) as bank:
                 share = Share(index, self.shares)
                 report = store_plan(bank, self.plan, model, batch=job.batch, share=share, replace=job.replace)
             reports.append(asdict(report))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latentbank.cli.grouping import command
-from latentbank.cli.options.banks import BankOptions
+from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import (
     BankLayersOption,
     GlobalOptions,
@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Score lenses on images with known 
 def evaluate_scenes(
     ctx: typer.Context,
     *,
-    bank: BankOptions,
+    bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     lens: LensOption = "latent,logit,embedding",
     where: Annotated[

@@ -12,8 +12,8 @@ import typer
 
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import (
-    BankOptions,
     MetricOption,
+    ModelBankOptions,
     NewBankOptions,
     opened_bank,
 )
@@ -52,7 +52,7 @@ app = typer.Typer(
 def experiment_alignment(
     ctx: typer.Context,
     *,
-    bank: BankOptions,
+    bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     scenes: SceneOptions,
     output: OutputOption = None,
@@ -105,7 +105,7 @@ def experiment_metric(
     ctx: typer.Context,
     *,
     centred: Annotated[str, typer.Option("--centred", help="A centred bank of the same corpora.")],
-    bank: BankOptions,
+    bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     lens: LensOption = "logit,embedding",
     scenes: SceneOptions,
@@ -120,7 +120,10 @@ def experiment_metric(
 
     settings = GlobalOptions.of(ctx).settings()
     names = [name for name in lens_names(lens) if name != "latent"]
-    with bank.opened(settings) as plain, opened_bank(centred, settings) as other:
+    with (
+        bank.opened(settings) as plain,
+        opened_bank(centred, settings, allow_other_model=bank.allow_other_model) as other,
+    ):
         inputs = scenes.inputs(model.model, model, settings)
         others = lenses_of(names, LensOptions(inputs.model))
         layers = bank_layers_of(bank_layers)
@@ -203,7 +206,7 @@ def experiment_projector(
     projectors: Annotated[
         list[str], typer.Argument(help="Projector files, trained on the same data for the same steps.")
     ],
-    bank: BankOptions,
+    bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     lens: LensOption = "logit,embedding",
     scenes: SceneOptions,
@@ -256,7 +259,8 @@ def _swap_bank(
     from latentbank.ingest.banks import create_bank
 
     name = bank.bank or settings.bank or "corpus-swap"
-    return create_bank(name, llm, layers, metric=cast("Any", metric), settings=settings)
+    metric_given, allowed = cast("Any", metric), bank.allow_other_model
+    return create_bank(name, llm, layers, metric=metric_given, allow_other_model=allowed, settings=settings)
 
 
 def _store_equal(

@@ -13,6 +13,7 @@ import typer
 from latentbank.cli.grouping import message_of
 from latentbank.cli.output.text import json_list
 from latentbank.errors import ImageError, LatentBankError
+from latentbank.text import public_name
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -137,9 +138,10 @@ def reading_folder(
     from latentbank.query.reading.visual_tokens import dtype_name
 
     settings: dict[str, Any] = {
-        "model": vlm.name,
+        "model": public_name(vlm.name),
         "revision": vlm.revision,
         "fingerprint": vlm.fingerprint(),
+        "weights": vlm.language.identity().up_to(max(choice["visual_layers"])),
         "dtype": dtype_name(vlm.language.dtype),
         **choice,
     }

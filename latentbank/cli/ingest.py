@@ -79,7 +79,7 @@ def ingest_plan(
     known = bank.known(settings, model.model)
     check_quantization(known, quantization)
     layers = bank.stored_layers(known)
-    llm = model.load_llm(layers, default=known.model if known else None)
+    llm = model.load_llm(layers, default=bank.own_model(settings, known, model.model))
     layers = layers or default_layers(llm.num_layers)
     folder = plan.plan or plan_folder(settings, bank.name(settings, known, llm.name), source.name)
     with shown("planning", "sentences") as progress:
@@ -199,11 +199,18 @@ def ingest_latentlens(
     layers = bank.stored_layers(known)
     directory = fetch_cache(source, layers)
     found = list(cache_layers(directory, layers))
-    llm = model.load_llm(found, default=known.model if known else None)
+    llm = model.load_llm(found, default=bank.own_model(settings, known, model.model))
     target = bank.name(settings, known, llm.name)
     metric = known.metric if known else "cosine"
     with (
-        create_bank(target, llm, found, metric=metric, settings=settings) as opened,
+        create_bank(
+            target,
+            llm,
+            found,
+            metric=metric,
+            allow_other_model=bank.allow_other_model,
+            settings=settings,
+        ) as opened,
         shown("checking", "rows") as progress,
     ):
         report = import_latentlens(opened, llm, directory, corpus.name, progress, sample)
@@ -230,7 +237,7 @@ class _Job:
     def model_name(self) -> str | None:
         """Return the model's name, where it is known without loading it."""
         named = self.model.model or (self.plan.model if self.plan else None)
-        return named or (self.known.model if self.known else None)
+        return named or self.bank.own_model(self.settings, self.known, named)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Bank, LanguageModel]]:
@@ -241,7 +248,14 @@ class _Job:
         llm = self.model.load_llm(layers, default=self.model_name())
         name = self.bank.name(self.settings, self.known, llm.name)
         metric = cast("Any", self.metric)
-        with create_bank(name, llm, layers, metric=metric, settings=self.settings) as opened:
+        with create_bank(
+            name,
+            llm,
+            layers,
+            metric=metric,
+            allow_other_model=self.bank.allow_other_model,
+            settings=self.settings,
+        ) as opened:
             dtype = str(llm.dtype).removeprefix("torch.")
             print(f"{llm.packing} on {llm.device}, {dtype}", file=sys.stderr)
             yield opened, llm

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latentbank.cli.grouping import command
-from latentbank.cli.options.banks import BankOptions
+from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
 from latentbank.cli.options.images import SearchOptions
 from latentbank.cli.options.models import ModelOptions
@@ -25,7 +25,7 @@ def query_text(
     ctx: typer.Context,
     *,
     sentence: Annotated[str, typer.Argument()],
-    bank: BankOptions,
+    bank: ModelBankOptions,
     token: Annotated[str | None, typer.Option(help="Read only this word or token.")] = None,
     layer: Annotated[
         str | None, typer.Option("--layer", help="Layers at which the sentence is read, such as 8,12.")
@@ -35,6 +35,7 @@ def query_text(
     as_json: JsonOption = False,
 ) -> None:
     """Read the tokens of a sentence against a bank."""
+    from latentbank.bank.model import own_model
     from latentbank.cli.output.readings import show_reading
     from latentbank.query.reading.text import read_text
 
@@ -43,8 +44,9 @@ def query_text(
     condition = search.condition()
     with bank.opened(settings, include_incomplete=search.include_incomplete) as opened:
         manifest = opened.manifest
+        default = None if model.model else own_model(manifest, settings)
         llm = model.load_llm(
-            layers or list(opened.layers), default=manifest.model, default_revision=manifest.revision
+            layers or list(opened.layers), default=default, default_revision=manifest.revision
         )
         reading = read_text(
             opened,

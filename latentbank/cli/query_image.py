@@ -13,7 +13,7 @@ import typer
 
 from latentbank.cli.grouping import command
 from latentbank.cli.image_job import ImageJob, reading_folder
-from latentbank.cli.options.banks import BankOptions
+from latentbank.cli.options.banks import BankOptions, ModelBankOptions
 from latentbank.cli.options.common import (
     GlobalOptions,
     JsonOption,
@@ -53,7 +53,7 @@ _FIRST = "images bank model visual_layers"
 def query_image(
     ctx: typer.Context,
     *,
-    bank: BankOptions,
+    bank: ModelBankOptions,
     visual_layers: VisualLayersOption = None,
     lens: LensOption = "latent",
     search: SearchOptions,
@@ -90,7 +90,7 @@ def query_image(
         vlm = _load_for(model, opened, settings, layers, around)
         layers = layers or chosen_layers(vlm.num_layers, opened, around)
         means = means or _kept_means(vlm, opened)
-        query_mean = load_means(means, vlm.fingerprint()) if means is not None else None
+        query_mean = load_means(means, vlm.language.identity()) if means is not None else None
         lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
         job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
         if outputs.parquet is not None:
@@ -217,10 +217,12 @@ def _load(
     deepest: Callable[[int], int],
 ) -> VisualModel:
     """Load the VLM, by default the bank's, as deep as `layers`, else as `deepest` says."""
+    from latentbank.bank.model import own_model
+
     name, revision = model.model, None
     if name is None:
         assert bank is not None
-        name, revision = bank.manifest.model, bank.manifest.revision
+        name, revision = own_model(bank.manifest, settings), bank.manifest.revision
     return model.load_vlm(name, max(layers) if layers else deepest, settings, revision=revision)
 
 

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbank.cli.options.banks import BankOptions
+from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import GlobalOptions
 from latentbank.cli.options.models import LoadingOptions
 from latentbank.errors import LatentBankError, ModelError
+from latentbank.files import existing
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -30,7 +30,7 @@ _SCENES = (0, 3, 8)
 def view(
     ctx: typer.Context,
     *,
-    bank: BankOptions,
+    bank: ModelBankOptions,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,6 +101,7 @@ def _service(
     bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings
 ) -> ReadingService:
     """Load the first model; the others are loaded when they are chosen."""
+    from latentbank.bank.model import own_model
     from latentbank.query.web.service import ReadingService
 
     revision = None if models else bank.manifest.revision
@@ -108,7 +109,7 @@ def _service(
     def load(path: str, say: Callable[[str], None] | None = None) -> VisualModel:
         return loading.load_vlm(path, lambda count: count, settings, revision=revision, say=say)
 
-    (name, first), *others = shown_names(models or [bank.manifest.model]).items()
+    (name, first), *others = shown_names(models or [own_model(bank.manifest, settings)]).items()
     return ReadingService(bank, load(first), {other: partial(load, path) for other, path in others}, name)
 
 
@@ -132,7 +133,8 @@ def shown_names(models: Sequence[str]) -> dict[str, str]:
     """Return the models by the names that visitors see: of a path only the last part, as the rest is private."""
     found: dict[str, str] = {}
     for model in dict.fromkeys(models):
-        plain = Path(model).resolve().name if Path(model).exists() else model
+        path = existing(model)
+        plain = path.name if path else model
         name, number = plain, 1
         while name in found:
             number += 1

@@ -26,6 +26,7 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.answers import check_whole
 from latentbank.models.vision.encoders import Encoder
 from latentbank.models.vision.tokens import TextTokens, VisualTokens
+from latentbank.text import public_name
 
 _BATCH = 16  # images in one forward pass
 
@@ -81,7 +82,7 @@ class CompositeVLM:
             )
         self.encoder, self.language, self.card = encoder, language, dict(card)
         self.projector = projector.to(language.device).eval().requires_grad_(False)
-        self.name = f"{encoder.name} + {projector.kind} + {language.name}"
+        self.name = f"{public_name(encoder.name)} + {projector.kind} + {public_name(language.name)}"
         self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
         self.geometry = f"exact, {encoder.name}, {encoder.grid[0]} x {encoder.grid[1]}"
         self.means_file = None if file is None else Path(file).with_suffix(".means.safetensors")

@@ -1,16 +1,36 @@
-"""Fingerprints of models: the same for every load of an LLM, different for different LLMs."""
+"""Fingerprints of models: the same for every load of an LLM, different for different LLMs.
+
+The rule for a model that is not loaded as its checkpoint is stored:
+
+- float32 and bfloat16: samples of every weight, rounded to bfloat16, have to be equal.
+- float16, and 8 and 4 bits of bitsandbytes: the largest magnitudes of some rows of every matrix have to be equal up to
+  rounding. bitsandbytes takes them as the scales of its packed weights, and they are all that it leaves unchanged.
+- 4 bits with quantized scales: the same, up to the rounding of the scales.
+- Another quantization (GPTQ, AWQ, FP8) gives other weights, and thus another model.
+
+`benchmarks/dtypes.py` measures how far hidden states differ, and what the rule takes for another model.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# Smaller weights count as zero, because float16 stores them with fewer bits than bfloat16.
-_TINY = 2.0**-13
+from latentbank.identity import Digest, Digests, Identity, write_sketch
+from latentbank.models.language.prepacked import PrepackedLinear
+from latentbank.models.language.sampling import hashed, loaded, quantization, samples
+
 _SAMPLES = 1024
+_MAGNITUDES = 64  # of a block's sketch
+# How far a weight may be from the checkpoint's, as a share of it: half of the distance between two numbers. A sketch is
+# stored in float16, so no share is smaller than that.
+_ROUNDING = {torch.bfloat16: 2.0**-8}
+_LEAST_ROUNDING = 2.0**-11
+_NESTED_ROUNDING = 2.0**-4  # of scales that are quantized, too
 
 
 def fingerprint(vocabulary: Mapping[str, int], sizes: Iterable[int], weights: Iterable[Tensor]) -> str:
@@ -21,22 +41,71 @@ def fingerprint(vocabulary: Mapping[str, int], sizes: Iterable[int], weights: It
     because rounding twice can give another value than rounding once. Order and names of the weights do not count, so
     renamed parameters in a release of transformers change nothing.
     """
-    whole = hashlib.blake2b(digest_size=16)
-    for token, number in sorted(vocabulary.items()):
-        whole.update(f"{len(token)} {token} {number}\n".encode("utf-8", "surrogatepass"))
-    whole.update(repr(list(sizes)).encode())
-    for part in sorted(_sampled(weight) for weight in weights):
+    whole = _of_vocabulary(vocabulary, sizes)
+    for part in sorted(hashed(weight, _SAMPLES) for weight in weights):
         whole.update(part)
     return whole.hexdigest()
 
 
-def _sampled(weight: Tensor) -> bytes:
-    """Return a digest of the weight's size and of evenly spaced values."""
-    flat = weight.detach().reshape(-1)
-    count = flat.numel()
-    where = torch.arange(min(count, _SAMPLES), device=flat.device) * count // max(1, min(count, _SAMPLES))
-    values = flat[where].float().cpu().bfloat16()
-    values[values.abs() < _TINY] = 0
-    values += 0.0  # turns negative zeros into positive zeros
-    data = values.view(torch.int16).numpy().astype("<i2").tobytes()
-    return hashlib.blake2b(f"{count} ".encode() + data, digest_size=16).digest()
+def identify(
+    vocabulary: Mapping[str, int],
+    sizes: Iterable[int],
+    embedding: nn.Module,
+    blocks: Iterable[nn.Module],
+    dtype: torch.dtype,
+) -> Identity:
+    """Return what tells an LLM, or the part of it that is loaded, from others.
+
+    Args:
+        vocabulary: the tokenizer's tokens and their ids.
+        sizes: width, number of blocks of the whole LLM, rows of the embedding.
+        embedding: the input embedding.
+        blocks: the blocks that are loaded, from the first; at least one.
+        dtype: of the weights that are not quantized.
+    """
+    every, shape = list(blocks), tuple(sizes)
+    packed = max((quantization(block) for block in every), default="")
+    digests = Digests(
+        dtype=packed or str(dtype).removeprefix("torch."),
+        vocabulary=_of_vocabulary(vocabulary, shape).hexdigest()[:16],
+        embedding=_digest(embedding, dtype),
+        blocks=tuple(_digest(block, dtype) for block in every),
+    )
+    first = (weight for module in (embedding, every[0]) for weight in _weights(module))
+    return Identity(fingerprint(vocabulary, shape, first), digests)
+
+
+def _weights(module: nn.Module) -> Iterator[Tensor]:
+    """Yield all weights of a module that can be read, in no fixed order."""
+    for child in module.modules():
+        with loaded(child):
+            yield from (weight for weight in child.parameters(recurse=False) if not weight.is_meta)
+        if isinstance(child, PrepackedLinear):
+            yield child.weight
+
+
+def _of_vocabulary(vocabulary: Mapping[str, int], sizes: Iterable[int]) -> hashlib.blake2b:
+    whole = hashlib.blake2b(digest_size=16)
+    for token, number in sorted(vocabulary.items()):
+        whole.update(f"{len(token)} {token} {number}\n".encode("utf-8", "surrogatepass"))
+    whole.update(repr(list(sizes)).encode())
+    return whole
+
+
+def _digest(module: nn.Module, dtype: torch.dtype) -> Digest | None:
+    """Return the digest of a module's weights; None if they cannot be read."""
+    try:
+        every = list(samples(module))
+    except LookupError:
+        return None
+    peaks = np.sort(np.concatenate([sample.peaks for sample in every] or [np.empty(0, np.float32)]))
+    count = min(len(peaks), _MAGNITUDES)
+    spread = peaks[np.arange(count) * len(peaks) // max(1, count)]
+    rounding = max(_LEAST_ROUNDING, _ROUNDING.get(dtype, 0.0))
+    if any(sample.nested for sample in every):
+        rounding = _NESTED_ROUNDING
+    exact = ""
+    hashes = [sample.digest for sample in every if sample.digest is not None]
+    if len(hashes) == len(every) and dtype != torch.float16:
+        exact = hashlib.blake2b(b"".join(sorted(hashes)), digest_size=8).hexdigest()
+    return Digest(exact, write_sketch(spread), rounding)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from latentbank.errors import LayerNotFound, ModelError
+from latentbank.files import existing
 from latentbank.memory import release_memory
 from latentbank.models.language.adapters import base_of, check_adapter, merge_adapter
 from latentbank.models.language.devices import AUTO, choose_device, choose_dtype, quantization, spread
@@ -91,9 +92,7 @@ class Parts:
 
 def absolute(name: str) -> str:
     """Return a model's name; a path is made absolute, because banks store it and are read from any directory."""
-    if name.strip() and Path(name).expanduser().exists():
-        return str(Path(name).expanduser().resolve())
-    return name
+    return str(existing(name) or name)
 
 
 def find_model(name: str | os.PathLike[str], *, revision: str | None, trust_remote_code: bool) -> ModelFiles:

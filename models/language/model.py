@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
+from latentbank.identity import Identity
 from latentbank.models.language import packing, prepacked
 from latentbank.models.language.collecting import check_layers, collecting
 from latentbank.models.language.devices import device_of
-from latentbank.models.language.fingerprint import fingerprint
+from latentbank.models.language.fingerprint import identify
 from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.tokens import check_ids
@@ -134,7 +135,9 @@ class LanguageModel:
         self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
         self.lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
-        self._fingerprint: str | None = None
+        self._identity: Identity | None = None
+        if getattr(decoder, "is_quantized", False):
+            self.identity()  # bitsandbytes may store its scales in another way when the model first runs
         # After the trial: why the model cannot pack, or None if it can.
         self._trial: tuple[str | None] | None = None
 
@@ -162,19 +165,16 @@ class LanguageModel:
         return sum(weight.numel() for block in self._blocks[:layer] for weight in prepacked.weights(block))
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits that identify this LLM, whatever dtype, device or depth it is loaded with.
+        """Return 32 hex digits of vocabulary, sizes, embedding and first block, for people; `identity` tells more."""
+        return self.identity().fingerprint
 
-        This is a hash of the tokenizer's vocabulary, the sizes, and samples of the input embedding and the first block,
-        rounded to bfloat16. Loads of one checkpoint in float32 and bfloat16 agree. A load in float16 agrees if the
-        checkpoint is stored in 16 bits, and may differ if it is stored in float32.
-        """
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(
-                self.tokenizer.get_vocab(),
-                (self.hidden_size, self.num_layers, self.vocab_size),
-                [self._embedding, *prepacked.weights(self._blocks[0])],
-            )
-        return self._fingerprint
+    def identity(self) -> Identity:
+        """Return what tells this LLM from others, whatever dtype or quantization it is loaded in."""
+        if self._identity is None:
+            sizes = (self.hidden_size, self.num_layers, self.vocab_size)
+            embedding = cast(Any, self._decoder).get_input_embeddings()
+            self._identity = identify(self.tokenizer.get_vocab(), sizes, embedding, self._blocks, self.dtype)
+        return self._identity
 
     def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:
         """Return the token ids of a sentence.

@@ -15,18 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from latentbank.models.language.devices import in_memory
+from latentbank.models.language.sampling import sampled
 
 
 class PrepackedLinear(nn.Module):
     """A frozen float32 `nn.Linear` on the CPU in oneDNN's layout; the ordinary weights are freed.
 
     Its state dict holds the ordinary `weight` and `bias`, so that a model can still be saved.
+
+    Attributes:
+        in_features: width of the input.
+        out_features: width of the output.
+        packed_sample: the sample of the weights, for digests.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         """Pack the weights of `linear`."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        # Unpacking all weights for a digest takes as long as packing them.
+        self.packed_sample = sampled(linear.weight)
         self._packed = _pack(linear.weight.detach())
         self._transposed: Tensor | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)

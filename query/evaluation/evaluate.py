@@ -18,6 +18,7 @@ from latentbank.query.evaluation.patches import Floats, LabelledPatches, labelle
 from latentbank.query.evaluation.tables import OBJECT, Evaluation, Tables, Weights
 from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import Means
+from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, real, whole
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _about(model: VisualModel, bank: Bank | None) -> dict[str, Any]:
     """Return what an evaluation says of the model and the bank."""
     corpora = {} if bank is None else {name: entry.contexts for name, entry in bank.shown_corpora.items()}
     return {
-        "model": model.name,
+        "model": public_name(model.name),
         "fingerprint": model.fingerprint(),
         "geometry": model.geometry,
         "bank": None if bank is None else bank.name,

@@ -126,7 +126,7 @@ def object_means(
     patches = labelled_patches(model, scenes, layers, progress)
     chosen = [number for number, truth in enumerate(patches.truths) if truth.coverage >= coverage]
     states = {layer: rows[chosen] for layer, rows in patches.states.items()}
-    means = means_of([states] if chosen else [], "visual tokens that show a thing", model.fingerprint())
+    means = means_of([states] if chosen else [], "visual tokens that show a thing", model.language.identity())
     return replace(means, kind=f"{means.kind}, of {patches.images:,} scenes")
 
 

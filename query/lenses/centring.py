@@ -21,6 +21,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.search import as_floats
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from latentbank.files import write_whole
+from latentbank.identity import Digests, Identity, difference, identity_of
 from latentbank.text import listed
 
 if TYPE_CHECKING:
@@ -38,12 +39,19 @@ class Means:
         fingerprint: that of the LLM whose hidden states they are.
         count: the number of tokens.
         by_layer: the mean at each layer, float32 `[hidden]`.
+        digests: the LLM's digests; None in a file that an earlier version wrote.
     """
 
     kind: str
     fingerprint: str
     count: int
     by_layer: Mapping[int, Floats]
+    digests: Digests | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the LLM from others."""
+        return Identity(self.fingerprint, self.digests)
 
     def at(self, layer: int) -> Floats:
         """Return the mean at a layer.
@@ -66,13 +74,13 @@ QueryMean = Literal["text", "batch"] | Means | npt.ArrayLike
 """Which mean queries have: the bank's of text at their layer, their own, measured means, or an array for all layers."""
 
 
-def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str) -> Means:
+def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str | Identity) -> Means:
     """Measure the means of hidden states that come in pieces, such as the `states` of one image after another.
 
     Args:
         states: mappings from layer to `[tokens, hidden]`, arrays or tensors, all with the same layers.
         kind: the kind of token, for people.
-        fingerprint: that of the LLM.
+        fingerprint: that of the LLM, or its identity.
 
     Raises:
         QueryError: there are no hidden states, or a mean is not finite.
@@ -92,7 +100,8 @@ def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str) -
             raise QueryError(
                 f"The hidden states of {kind} at layer {layer} are not finite; leave that layer out."
             )
-    return Means(kind, fingerprint, count, means)
+    identity = identity_of(fingerprint)
+    return Means(kind, identity.fingerprint, count, means, identity.digests)
 
 
 def save_means(path: str | os.PathLike[str], means: Means) -> None:
@@ -109,17 +118,19 @@ def save_means(path: str | os.PathLike[str], means: Means) -> None:
     """
     from safetensors.numpy import save
 
-    about = {"kind": means.kind, "fingerprint": means.fingerprint, "count": means.count}
+    about: dict[str, Any] = {"kind": means.kind, "fingerprint": means.fingerprint, "count": means.count}
+    if means.digests is not None:
+        about["digests"] = means.digests.to_dict()
     tensors = {str(layer): np.asarray(mean, dtype=np.float32) for layer, mean in means.by_layer.items()}
     write_whole(Path(path), save(tensors, {"latentbank_means": json.dumps(about)}))
 
 
-def load_means(path: str | os.PathLike[str], fingerprint: str | None = None) -> Means:
+def load_means(path: str | os.PathLike[str], fingerprint: str | Identity | None = None) -> Means:
     """Load means that `save_means` wrote.
 
     Args:
         path: the file.
-        fingerprint: that of the LLM they will be used with; None: it is not checked.
+        fingerprint: the fingerprint or the identity of the LLM they will be used with; None: it is not checked.
 
     Raises:
         LatentBankError: the file holds no means.
@@ -137,15 +148,19 @@ def load_means(path: str | os.PathLike[str], fingerprint: str | None = None) -> 
         with safe_open(str(path), framework="np") as file:
             about = json.loads((file.metadata() or {})["latentbank_means"])
             by_layer = {int(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            means = Means(by_layer=by_layer, **about)
+            digests = Digests.from_dict(about.pop("digests")) if "digests" in about else None
+            means = Means(by_layer=by_layer, digests=digests, **about)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LatentBankError(
             f"{path} holds no means that this latentbank can read ({type(error).__name__}); measure them again."
         ) from None
-    if fingerprint not in (None, means.fingerprint):
+    if fingerprint is None:
+        return means
+    identity = identity_of(fingerprint)
+    if differs := difference(means.identity, identity, max(by_layer, default=0)):
         raise BankMismatch(
-            f"The means in {path} were measured on another LLM (fingerprint {means.fingerprint}, not {fingerprint}); "
-            "measure them again."
+            f"The means in {path} were measured on another LLM ({means.identity}, not {identity}): the {differs} "
+            "differs; measure them again."
         )
     return means
 
@@ -159,7 +174,7 @@ def kept_means(model: VisualModel) -> Means | None:
     """
     if model.means_file is None or not model.means_file.is_file():
         return None
-    return load_means(model.means_file, model.fingerprint())
+    return load_means(model.means_file, model.language.identity())
 
 
 def resolve_mean(

@@ -100,7 +100,7 @@ class LatentLens(Lens):
             BankMismatch: the bank belongs to another model.
             LayerNotFound: a bank layer that the bank does not have.
         """
-        self.bank.require_model(model.name, model.fingerprint())
+        self.bank.require_model(model.name, model.language.identity())
         self.searched_layers()
 
     def searched_layers(self) -> list[int]:

@@ -15,7 +15,7 @@ from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
-from latentbank.text import as_unicode
+from latentbank.text import as_unicode, public_name
 
 # Programs that read a folder of Parquet files as one table skip files whose names begin with an underscore.
 _SETTINGS = "_settings.json"
@@ -68,11 +68,15 @@ class ReadingFolder:
         path = self.folder / _SETTINGS
         given = json.loads(json.dumps(settings))
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            # Earlier versions recorded the path of a local model, and no weights.
+            defaults = {"weights": given["weights"]} if "weights" in given else {}
+            known = defaults | json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(model := known.get("model"), str):
+                known["model"] = public_name(model)
         except FileNotFoundError:
             write_whole(path, as_unicode(json.dumps(given, ensure_ascii=False, indent=1)).encode())
             return
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             raise LatentBankError(f"{path} cannot be read; choose another folder.") from None
         if known != given:
             keys = [key for key in given if known.get(key) != given[key]] or sorted(

@@ -18,6 +18,7 @@ from latentbank.query.reading.norms import beyond_range
 from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Place, Reading, TokenKind, TokenReading
 from latentbank.query.reading.visual_tokens import ImageTokens
+from latentbank.text import public_name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -139,7 +140,7 @@ def _reading(
     return Reading(
         source=image.name,
         bank=bank.name if bank else "",
-        model=model.name,
+        model=public_name(model.name),
         lenses=tuple(lens.name for lens in choices.lenses),
         bank_layers=tuple(searching.searched_layers()) if searching else (),
         layers=tuple(layers),

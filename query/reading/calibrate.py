@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
@@ -60,5 +61,5 @@ def measure_means(
                 yield image.tokens.states
             count += len(part)
 
-    means = means_of(states(), "visual tokens", model.fingerprint())
-    return Means(f"visual tokens of {count:,} {what}", means.fingerprint, means.count, means.by_layer)
+    means = means_of(states(), "visual tokens", model.language.identity())
+    return replace(means, kind=f"visual tokens of {count:,} {what}")

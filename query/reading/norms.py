@@ -22,6 +22,7 @@ from latentbank.query.reading.visual_tokens import (
     overflow_error,
     wider_dtypes,
 )
+from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, whole
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def measure_norms(
     for layer in layers:
         of_images, of_text = _spread(np.concatenate(visual[layer])), _spread(text[layer])
         by_layer.append(LayerNorms(layer, of_images, of_text, of_images.median / of_text.median))
-    return Norms(model.name, dtype_name(dtype), torch.finfo(dtype).max, count, tuple(by_layer))
+    return Norms(public_name(model.name), dtype_name(dtype), torch.finfo(dtype).max, count, tuple(by_layer))
 
 
 def text_norms(

@@ -19,6 +19,7 @@ from latentbank.query.lenses.base import Kind, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.reading import Reading, TokenKind, TokenReading
+from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, names_of, whole
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def read_text(
 
     Args:
         bank: a bank of the same model.
-        model: the LLM; its fingerprint is checked.
+        model: the LLM; it must be the bank's, as its digests say.
         sentence: the text.
         layers: the layers whose hidden states are read; None: the middle one of the bank's layers.
         token: read only tokens of this word, or tokens with this text (case is ignored).
@@ -70,7 +71,7 @@ def read_text(
         >>> len(reading.tokens[0].neighbors)
         5
     """
-    bank.require_model(model.name, model.fingerprint())
+    bank.require_model(model.name, model.identity())
     chosen = _layers_to_read(bank, layers)
     always_bos = _planned_with_bos(bank)
     ids = model.encode(sentence, always_bos=always_bos)
@@ -173,7 +174,7 @@ def _read(
     return Reading(
         source=source,
         bank=lens.bank.name,
-        model=lens.bank.manifest.model,
+        model=public_name(lens.bank.manifest.model),
         lenses=(lens.name,),
         bank_layers=tuple(lens.searched_layers()),
         layers=tuple(states),

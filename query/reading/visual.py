@@ -67,7 +67,7 @@ def read_image(
 
     Args:
         bank: a bank of the VLM's own language model.
-        model: the VLM; its fingerprint is checked.
+        model: the VLM; its LLM must be the bank's, as its digests say.
         image: a path, a file's bytes, an open image, or an array or tensor of pixels (`open_image` says which).
         layers: the visual layers; None: the input, an eighth, a quarter and half of the LLM's layers.
         bank_layers: "mid", "all", one bank layer or several.

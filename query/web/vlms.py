@@ -40,7 +40,7 @@ class Models:
     """
 
     def __init__(self, bank: Bank, name: str, first: VisualModel, others: Mapping[str, Load]) -> None:
-        bank.require_model(first.name, first.fingerprint())
+        bank.require_model(first.name, first.language.identity())
         self._bank, self._loaders = bank, dict(others)
         self._loaded = {name: CachedVLM(first)}
         self._mismatches: dict[str, str] = {}
@@ -59,7 +59,7 @@ class Models:
             say(f"loading {name}")
             model = self._loaders[name](say)
             try:
-                self._bank.require_model(model.name, model.fingerprint())
+                self._bank.require_model(model.name, model.language.identity())
             except BankMismatch as error:
                 self._mismatches[name] = str(error)  # loading the model again would give the same result
                 raise

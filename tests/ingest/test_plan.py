@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from latentbank.errors import CorpusError, LatentBankError, ModelError
+from latentbank.identity import Identity
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.plan import Plan, PlannedSentence, PlanSettings, load_plan, same_request
 from latentbank.ingest.planning import content_hash, make_plan
@@ -301,10 +302,10 @@ def test_a_plan_is_read_back(tiny: Tiny, tmp_path: Path) -> None:
     assert plan.content_hash != content_hash(corpus_from_sentences("c", [*SCRIPTS, *TEXTS]))
     assert (plan.model, plan.revision, plan.fingerprint) == (model.name, None, model.fingerprint())
     assert sorted(path.name for path in plan.directory.iterdir()) == ["plan.json", "sentences.arrow"]
-    assert same_request(plan, "c", PlanSettings(skip=2), model.fingerprint())
-    assert not same_request(plan, "d", PlanSettings(skip=2), model.fingerprint())
-    assert not same_request(plan, "c", PlanSettings(), model.fingerprint())
-    assert not same_request(plan, "c", PlanSettings(skip=2), "another")
+    assert same_request(plan, "c", PlanSettings(skip=2), model.identity())
+    assert not same_request(plan, "d", PlanSettings(skip=2), model.identity())
+    assert not same_request(plan, "c", PlanSettings(), model.identity())
+    assert not same_request(plan, "c", PlanSettings(skip=2), Identity("another"))
 
 
 def test_the_content_hash_tells_where_sentences_end() -> None:

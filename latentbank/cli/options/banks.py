@@ -50,7 +50,29 @@ class BankOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewBankOptions(BankOptions):
+class ModelBankOptions(BankOptions):
+    """The bank that a command reads with a model."""
+
+    allow_other_model: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-model",
+            help="Only warn if the bank holds contexts of another model; for those who know.",
+        ),
+    ] = False
+
+    @contextmanager
+    def opened(self, settings: Settings, *, include_incomplete: bool = False) -> Iterator[Bank]:
+        """Open the bank for the duration of the block."""
+        allowed = self.allow_other_model
+        with opened_bank(
+            self.bank, settings, include_incomplete=include_incomplete, allow_other_model=allowed
+        ) as bank:
+            yield bank
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBankOptions(ModelBankOptions):
     """The bank that a command fills, which may be new."""
 
     layers: LayersOption = None
@@ -74,6 +96,12 @@ class NewBankOptions(BankOptions):
         except BankNotFound:
             return None
 
+    def own_model(self, settings: Settings, known: Manifest | None, named: str | None) -> str | None:
+        """Return what the known bank's model is loaded by on this machine; None if there is none, or one is named."""
+        from latentbank.bank.model import own_model
+
+        return own_model(known, settings) if known and named is None else None
+
     def name(self, settings: Settings, known: Manifest | None, model: str) -> str:
         """Return the name of the bank: the one given, the known bank's, or the model's."""
         return self.bank or settings.bank or (known.bank if known else bank_name(model))
@@ -84,11 +112,22 @@ class NewBankOptions(BankOptions):
 
 
 @contextmanager
-def opened_bank(bank: str | None, settings: Settings, *, include_incomplete: bool = False) -> Iterator[Bank]:
+def opened_bank(
+    bank: str | None,
+    settings: Settings,
+    *,
+    include_incomplete: bool = False,
+    allow_other_model: bool = False,
+) -> Iterator[Bank]:
     """Open the bank named, the setting's or the only one, for the duration of the block."""
     from latentbank.bank.opening import open_bank
 
-    with open_bank(only_bank(bank, settings), settings, include_incomplete=include_incomplete) as opened:
+    with open_bank(
+        only_bank(bank, settings),
+        settings,
+        include_incomplete=include_incomplete,
+        allow_other_model=allow_other_model,
+    ) as opened:
         yield opened
 
 
