@@ -63,7 +63,7 @@ def test_means_are_kept_in_a_file(tmp_path: Path) -> None:
         assert found.by_layer.keys() == {3, 12}
         for layer, mean in means.by_layer.items():
             np.testing.assert_array_equal(found.at(layer), mean)
-    with pytest.raises(BankMismatch, match=r"another LLM \(fingerprint f00d, not beef\)"):
+    with pytest.raises(BankMismatch, match=r"another LLM \(fingerprint f00d, not fingerprint beef\)"):
         load_means(path, "beef")
 
 
