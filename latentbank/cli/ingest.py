@@ -330,6 +330,7 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
         trust_remote_code=job.model.trust_remote_code,
         batch=job.work.batch,
         replace=job.work.replace,
+        allow_other_model=job.bank.allow_other_model,
     )
     show_source(job.plan.source)
     with shown("ingesting", "shares") as progress:
