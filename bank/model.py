@@ -69,7 +69,7 @@ def _described(manifest: Manifest, name: str, identity: Identity, differs: str) 
     own = manifest.identity
     return (
         f"The bank '{manifest.bank}' holds contexts of {public_name(manifest.model)} ({own}), not of "
-        f"{public_name(name)} ({identity}): the {differs} differs"
+        f"{public_name(name)} ({identity}): they differ in {differs}"
     )
 
 

@@ -120,7 +120,7 @@ def identity_of(fingerprint: str | Identity) -> Identity:
 
 
 def difference(one: Identity, other: Identity, deepest: int | None = None) -> str | None:
-    """Return what differs between two LLMs, such as "block 7"; None if they are the same as far as both are known.
+    """Return what two LLMs differ in, such as "block 7"; None if they are the same as far as both are known.
 
     Args:
         one: what identifies the one.
@@ -129,11 +129,11 @@ def difference(one: Identity, other: Identity, deepest: int | None = None) -> st
     """
     a, b = one.digests, other.digests
     if a is None or b is None:
-        return None if one.fingerprint == other.fingerprint else "fingerprint"
+        return None if one.fingerprint == other.fingerprint else "their fingerprints"
     if a.vocabulary != b.vocabulary:
-        return "vocabulary or sizes"
+        return "the vocabulary or the sizes"
     if not _agree(a.embedding, b.embedding):
-        return "input embedding"
+        return "the input embedding"
     for number, (x, y) in enumerate(zip(a.blocks[:deepest], b.blocks, strict=False), 1):
         if not _agree(x, y):
             return f"block {number}"

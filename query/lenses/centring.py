@@ -159,8 +159,8 @@ def load_means(path: str | os.PathLike[str], fingerprint: str | Identity | None 
     identity = identity_of(fingerprint)
     if differs := difference(means.identity, identity, max(by_layer, default=0)):
         raise BankMismatch(
-            f"The means in {path} were measured on another LLM ({means.identity}, not {identity}): the {differs} "
-            "differs; measure them again."
+            f"The means in {path} were measured on another LLM ({means.identity}, not {identity}): they differ "
+            f"in {differs}; measure them again."
         )
     return means
 
