@@ -147,7 +147,7 @@ def device_of(decoder: PreTrainedModel) -> torch.device:
 @contextlib.contextmanager
 def in_memory(module: nn.Module) -> Iterator[nn.Module]:
     """Hold the weights of a spread model's module, without those of its parts, in memory during the block."""
-    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+    if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
         from accelerate.utils import align_module_device
 
         with align_module_device(module, torch.device("cpu")):

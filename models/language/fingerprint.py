@@ -14,15 +14,15 @@ The rule for a model that is not loaded as its checkpoint is stored:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latentbank.identity import Digest, Digests, Identity, write_sketch
-from latentbank.models.language.prepacked import PrepackedLinear
-from latentbank.models.language.sampling import hashed, loaded, quantization, samples
+from latentbank.models.language.prepacked import weights
+from latentbank.models.language.sampling import hashed, packed_in, samples
 
 _SAMPLES = 1024
 _MAGNITUDES = 64  # of a block's sketch
@@ -64,24 +64,15 @@ def identify(
         dtype: of the weights that are not quantized.
     """
     every, shape = list(blocks), tuple(sizes)
-    packed = max((quantization(block) for block in every), default="")
+    packed = max((packed_in(block) for block in every), default="")
     digests = Digests(
         dtype=packed or str(dtype).removeprefix("torch."),
         vocabulary=_of_vocabulary(vocabulary, shape).hexdigest()[:16],
         embedding=_digest(embedding, dtype),
         blocks=tuple(_digest(block, dtype) for block in every),
     )
-    first = (weight for module in (embedding, every[0]) for weight in _weights(module))
+    first = (weight for module in (embedding, every[0]) for weight in weights(module) if not weight.is_meta)
     return Identity(fingerprint(vocabulary, shape, first), digests)
-
-
-def _weights(module: nn.Module) -> Iterator[Tensor]:
-    """Yield all weights of a module that can be read, in no fixed order."""
-    for child in module.modules():
-        with loaded(child):
-            yield from (weight for weight in child.parameters(recurse=False) if not weight.is_meta)
-        if isinstance(child, PrepackedLinear):
-            yield child.weight
 
 
 def _of_vocabulary(vocabulary: Mapping[str, int], sizes: Iterable[int]) -> hashlib.blake2b:

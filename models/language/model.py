@@ -20,6 +20,7 @@ from latentbank.models.language.devices import device_of
 from latentbank.models.language.fingerprint import identify
 from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
+from latentbank.models.language.sampling import packed_in
 from latentbank.models.language.tokens import check_ids
 from latentbank.text import check_text
 
@@ -136,7 +137,7 @@ class LanguageModel:
         self.lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
         self._identity: Identity | None = None
-        if getattr(decoder, "is_quantized", False):
+        if packed_in(decoder):
             self.identity()  # bitsandbytes may store its scales in another way when the model first runs
         # After the trial: why the model cannot pack, or None if it can.
         self._trial: tuple[str | None] | None = None

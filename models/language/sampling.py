@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from latentbank.models.language.devices import in_memory
 
 # Smaller weights count as zero, because float16 stores them with fewer bits than bfloat16.
 TINY = 2.0**-13
@@ -77,7 +78,7 @@ def samples(module: nn.Module) -> Iterator[Sample]:
     for child in module.modules():
         if isinstance(kept := getattr(child, "packed_sample", None), Sample):
             yield kept
-        with loaded(child):
+        with in_memory(child):
             for name, weight in _weights(child):
                 if any(weight is other for other in seen):
                     continue  # tied to a weight of another module
@@ -92,7 +93,7 @@ def samples(module: nn.Module) -> Iterator[Sample]:
                     )
 
 
-def quantization(module: nn.Module) -> str:
+def packed_in(module: nn.Module) -> str:
     """Return "8bit" or "4bit" if bitsandbytes has packed a weight of the module, else ""."""
     kinds = {type(weight).__name__ for weight in module.parameters()}
     return "8bit" if "Int8Params" in kinds else "4bit" if "Params4bit" in kinds else ""
@@ -155,15 +156,3 @@ def _spaced(count: int, most: int, device: torch.device) -> Tensor:
 
 def _numpy(values: Tensor) -> Floats:
     return cast(Floats, values.float().cpu().numpy())
-
-
-@contextlib.contextmanager
-def loaded(module: nn.Module) -> Iterator[None]:
-    """Load the module's own weights for the block if accelerate has put them on the CPU's memory or the disk."""
-    if not hasattr(module, "_hf_hook"):
-        yield
-        return
-    from accelerate.utils import align_module_device, has_offloaded_params
-
-    with align_module_device(module, torch.device("cpu") if has_offloaded_params(module) else None):
-        yield
