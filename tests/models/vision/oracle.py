@@ -25,7 +25,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -34,6 +34,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from latentbank.models.language.layout import find_blocks
 from latentbank.models.vision import processing
 from latentbank.models.vision.vision_language import (
     VisionLanguageModel,
@@ -111,12 +112,14 @@ def backend(name: str) -> Iterator[None]:
         yield
 
 
-def load(case: Case, directory: Path) -> VisionLanguageModel:
+def load(case: Case, directory: Path, deepest_layer: int | None = 0) -> VisionLanguageModel:
     """Return the case's model without attention in its vision tower, loaded as users load it."""
     if not directory.exists():
         save_tiny_vlm(directory, case.family, change=lambda model: _zero(model, case))
-    vlm = load_vision_language_model(str(directory), device="cpu", deepest_layer=0)
+    vlm = load_vision_language_model(str(directory), device="cpu", deepest_layer=deepest_layer)
     kept = [module for _, module in _mixing(vlm.model, case)]
+    llm = {id(block) for block in find_blocks(cast(PreTrainedModel, vlm.language.decoder))}
+    kept += [part for module in vlm.model.modules() if id(module) in llm for part in module.modules()]
     configs = {id(module.config) for module in kept if hasattr(module, "config")}
     for module in vlm.model.modules():
         config = getattr(module, "config", None)
