@@ -198,7 +198,13 @@ class TransformersEncoder:
         """
         if not images:
             return torch.empty(0, self.cls + self.grid[0] * self.grid[1], self.features)
-        states = self._forward(self._pixels(images)).float()
+        pixels = self._pixels(images)
+        if (pixels.shape[-2], pixels.shape[-1]) != self._size:
+            raise ModelError(
+                f"The image processor of {self.name} keeps an image's shape, so its grid is not fixed: set a square "
+                "size, or a centre crop, in its files, or use another encoder."
+            )
+        states = self._forward(pixels).float()
         patches = states[:, self._leading :]
         return torch.cat([states[:, :1], patches], dim=1) if self.cls else patches
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +205,15 @@ def test_the_demos_encoder_has_a_name_too() -> None:
     encoder = load_encoder("efficientnet-lite0")
     assert (encoder.name, encoder.grid, encoder.features) == ("EfficientNet-Lite0", (7, 7), 1728)
     assert load_encoder(encoder.name).fingerprint() == encoder.fingerprint()
+
+
+def test_an_encoder_whose_grid_follows_the_image_is_refused(saved: dict[str, str], tmp_path: Path) -> None:
+    """Without a centre crop DINOv2 takes an image of any shape; its tokens would be drawn where they do not look."""
+    path = shutil.copytree(saved["dinov2"], tmp_path / "uncropped")
+    settings = json.loads((path / "preprocessor_config.json").read_text())
+    (path / "preprocessor_config.json").write_text(json.dumps({**settings, "do_center_crop": False}))
+    encoder = load(str(path))
+    square, wide = Image.new("RGB", (64, 64)), Image.new("RGB", (128, 64))
+    assert len(encoder.encode([square])[0]) == len(encoder.boxes(square.size))
+    with pytest.raises(ModelError, match="keeps an image's shape, so its grid is not fixed"):
+        encoder.encode([wide])
