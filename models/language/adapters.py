@@ -63,7 +63,7 @@ def merge_adapter(model: PreTrainedModel, adapter: str, name: str) -> PreTrained
 
     wrapped = cast(Any, PeftModel).from_pretrained(model, adapter)
     # Loaded once more, because loading only warns of what the adapter lacks.
-    result = set_peft_model_state_dict(wrapped, load_peft_weights(adapter, device="cpu"))
+    result: Any = set_peft_model_state_dict(wrapped, load_peft_weights(adapter, device="cpu"))
     if lacking := [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]:
         raise ModelError(
             f"The adapter {adapter} does not belong to {name}: it has no weights for {lacking[0]}.",

@@ -30,7 +30,7 @@ def choose_device(device: str | None) -> torch.device:
         ModelError: there is no such device.
     """
     try:
-        chosen = torch.device(_best() if device in (None, AUTO) else cast(str, device))
+        chosen = torch.device(_best() if device is None or device == AUTO else device)
     except RuntimeError as error:
         raise ModelError(
             f"{device!r} is not a device: use cpu, cuda, cuda:1, mps or auto.", argument="device"
@@ -91,18 +91,20 @@ def quantization(
             f"Loading in {load_in} needs bitsandbytes: pip install 'latentbank[quantized]'.",
             argument="load_in",
         )
-    # It says at each layer that 8-bit products are computed in float16.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    # It says at each layer that 8-bit products are computed in float16, and which faster code it did not find.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # What holds a part for each block is cut with the blocks; None: the unembedding alone stays as it is.
     kept = [*PER_BLOCK, "lm_head"] if setting(text_config(config), "hidden_size_per_layer_input") else None
+    how: Any = BitsAndBytesConfig  # it has no type hints
     if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    return BitsAndBytesConfig(
+        return cast(BitsAndBytesConfig, how(load_in_8bit=True, llm_int8_skip_modules=kept))
+    found = how(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=kept,
     )
+    return cast(BitsAndBytesConfig, found)
 
 
 def spread(model: PreTrainedModel, memory: dict[int | str, Any] | None = None) -> None:
@@ -125,7 +127,7 @@ def spread(model: PreTrainedModel, memory: dict[int | str, Any] | None = None) -
         memory = get_balanced_memory(model, no_split_module_classes=split)
         memory = {key: size if key == "cpu" else int(size * _FOR_WEIGHTS) for key, size in memory.items()}
         memory["cpu"] = 1 << 62  # the weights are there already
-    embedding = cast(nn.Module, model.get_input_embeddings())
+    embedding = model.get_input_embeddings()
     places = infer_auto_device_map(
         model, max_memory=memory, no_split_module_classes=list(model._no_split_modules or [])
     )
