@@ -184,6 +184,19 @@ def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
         )
 
 
+def check_readable(corpus: Corpus) -> None:
+    """Read the first sentence, to find what is wrong with the sources before a model is loaded.
+
+    Standard input is left alone: it can be read only once.
+
+    Raises:
+        CorpusError: the first source cannot be read, or its column is not found.
+    """
+    if STANDARD_INPUT not in corpus.sources:
+        for _ in read_sentences(dataclasses.replace(corpus, limit=1), Counts()):
+            pass
+
+
 def _records(corpus: Corpus, counts: Counts) -> Iterator[str | None]:
     """Yield the records of all sources as they are; None is a null."""
     asked = Asked(corpus.column, corpus.field, corpus.header)

@@ -186,13 +186,11 @@ def query_norms(
 ) -> None:
     """Compare the norms of visual tokens with those of text, layer by layer."""
     from latentbank.cli.output.readings import show_norms
-    from latentbank.ingest.corpus import Counts, open_corpus, read_sentences
     from latentbank.query.reading.norms import SENTENCES, measure_norms
 
     layers = numbers(visual_layers)
     job = ImageJob(ctx, images.find())
-    corpus = open_corpus("text", text, limit=sentences) if text else None
-    compared = list(read_sentences(corpus, Counts())) if corpus else SENTENCES
+    compared = _sentences(text, sentences) if text else SENTENCES
     vlm = _load_alone(ctx, bank, model, layers)
     norms = measure_norms(
         vlm,
@@ -207,6 +205,17 @@ def query_norms(
     show_norms(norms, as_json=as_json)
     if job.failed:
         raise typer.Exit(1)
+
+
+def _sentences(text: list[str], limit: int) -> list[str]:
+    """Return the first sentences of --text. Its errors name no option: --column is that of the images."""
+    from latentbank.ingest.corpus import Counts, open_corpus, read_sentences
+
+    try:
+        return list(read_sentences(open_corpus("text", text, limit=limit), Counts()))
+    except LatentBankError as error:
+        error.argument = None
+        raise
 
 
 def _load(

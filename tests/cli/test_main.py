@@ -133,6 +133,9 @@ def test_a_plan_says_what_it_read_and_left_out(run: Run, model_dir: Path, tmp_pa
     code, _, err = run("ingest", "plan", f"{folder}/*.csv", *words)
     assert (code, err.count("\n")) == (2, 1)
     assert err.endswith("say whether it has a header (--header, --no-header).\n")
+    code, _, err = run("ingest", "run", f"{folder}/*.csv", *words[:-1])
+    assert (code, err.count("\n")) == (2, 1)
+    assert json.loads(run("bank", "list", "--json")[1])["banks"] == []  # said before anything was made
     code, out, _ = run("ingest", "plan", folder, *words, "--no-header")
     assert code == 0
     for fact in (

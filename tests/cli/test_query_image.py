@@ -247,6 +247,10 @@ def test_norms(run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp
     code, out, _ = run("query", "norms", photos / "a.png")
     assert code == 0
     assert "norms of the visual tokens of 1 images beside text" in out.replace("\n", " ")
+    (tmp_path / "two.jsonl").write_text('{"title": "A title here.", "body": "A dog runs."}\n')
+    code, _, err = run("query", "norms", photos / "a.png", "--text", tmp_path / "two.jsonl")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("name one of these: title, body.\n")  # --column is that of the images
 
 
 def test_a_model_close_to_overflowing_is_warned_about(

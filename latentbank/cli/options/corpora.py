@@ -76,16 +76,16 @@ class CorpusOptions:
             raise LatentBankError(f"The plan says which corpus is stored; leave out {listed(options)}.")
 
     def open(self) -> Corpus:
-        """Open the corpus; without a name it gets the first file's.
+        """Open the corpus and read its first sentence; without a name it gets the first file's.
 
         Raises:
-            LatentBankError: no source is named, or it cannot be opened.
+            LatentBankError: no source is named, or it cannot be opened or read.
         """
-        from latentbank.ingest.corpus import open_corpus
+        from latentbank.ingest.corpus import check_readable, open_corpus
 
         if not self.sources:
             raise LatentBankError("Name a corpus: files, a folder, a hub dataset, or - for standard input.")
-        return open_corpus(
+        corpus = open_corpus(
             self.name,
             self.sources,
             column=self.column,
@@ -96,6 +96,8 @@ class CorpusOptions:
             split=self.split,
             limit=self.limit,
         )
+        check_readable(corpus)
+        return corpus
 
 
 @dataclass(frozen=True, kw_only=True)
