@@ -126,7 +126,8 @@ class VisionLanguageModel:
         self._token_id = _image_token_id(self.name, model.config, processor)
         # Some processors have an AddedToken, not its text.
         self.placeholder = str(
-            getattr(processor, "image_token", None)
+            getattr(processor, "image_placeholder_token", None)
+            or getattr(processor, "image_token", None)
             or processor.tokenizer.convert_ids_to_tokens(self._token_id)
         )
         takes = inspect.signature(model.forward).parameters

@@ -37,4 +37,4 @@ def tiled(picture: Picture, side: int) -> Places:
     return crops_then_whole(picture.size, rows, columns, side, cropped=rows * columns > 1)
 
 
-FAMILY = Family("InternVL", ("internvl",), _places)
+FAMILY = Family("InternVL", ("internvl", "qianfan_ocr"), _places)

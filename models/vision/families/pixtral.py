@@ -16,4 +16,4 @@ def _places(picture: Picture) -> Places:
     return whole(picture.size, rows, columns)
 
 
-FAMILY = Family("Pixtral", ("llava/pixtral", "mistral3"), _places)
+FAMILY = Family("Pixtral", ("llava/pixtral", "mistral3", "mistral_large4"), _places)

@@ -199,4 +199,52 @@ CASES = {
         mixers=("image_pooling_2d",),
         pillow=False,
     ),
+    "qianfan_ocr": Case(
+        Family(
+            classes="QianfanOCR",
+            config={
+                "text_config": {"model_type": "qwen3", **_TEXT, "head_dim": 8},
+                "vision_config": {**VIT, "image_size": [448, 448], "patch_size": [14, 14]},
+                "image_token_id": "<IMG_CONTEXT>",
+                "image_seq_length": 256,
+            },
+            images=("GotOcr2ImageProcessor", {"size": {"height": 448, "width": 448}, "max_patches": 12}),
+            processor={"image_seq_length": 256},
+            named={
+                "start_image_token": "<img>",
+                "end_image_token": "</img>",
+                "context_image_token": "<IMG_CONTEXT>",
+            },
+            tokens=("<image>",),
+            shown="<image>",
+        )
+    ),
+    "mistral_large4": _pixtral(
+        2,
+        {
+            "classes": "MistralLarge4",
+            "config": {
+                "text_config": {
+                    **{key: value for key, value in _TEXT.items() if key != "num_key_value_heads"},
+                    "num_key_value_heads": 4,
+                    "kv_lora_rank": 8,
+                    "q_lora_rank": 8,
+                    "qk_rope_head_dim": 4,
+                    "qk_nope_head_dim": 4,
+                    "v_head_dim": 8,
+                    "head_dim": 4,
+                    "moe_intermediate_size": 16,
+                    "n_routed_experts": 2,
+                    "n_shared_experts": 1,
+                    "num_experts_per_tok": 1,
+                    "index_topk": 16,
+                    "index_head_dim": 8,
+                    "index_n_heads": 2,
+                },
+                "vision_config": _PIXTRAL,
+                "image_token_index": "[IMG]",
+                "spatial_merge_size": 2,
+            },
+        },
+    ),
 }
