@@ -244,4 +244,7 @@ def tiny_model(config: PreTrainedConfig) -> PreTrainedModel:
         for weight in model.parameters():
             if weight.dim() >= 2:
                 nn.init.normal_(weight, 0, weight.shape[-1] ** -0.5)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0  # as in trained models; some are loaded so
     return model

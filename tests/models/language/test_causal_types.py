@@ -1,4 +1,7 @@
-"""Every type that transformers loads as a causal LLM: cut after a layer, it computes what the whole model computes."""
+"""Every type that transformers loads as a causal LLM: cut after a layer, it computes what the whole model computes.
+
+And the digests of its blocks are those of the whole model.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +88,17 @@ def cut(whole: PreTrainedModel, config: PreTrainedConfig, blocks: int) -> Langua
     return LanguageModel("tiny", decoder, tiny_tokenizer(), num_layers=LAYERS)
 
 
+def assert_same_digests(part: LanguageModel, whole: LanguageModel) -> None:
+    got, expected = part.identity(), whole.identity()
+    assert got.fingerprint == expected.fingerprint
+    assert expected.digests.embedding.exact
+    assert all(digest.exact for digest in expected.digests.blocks)
+    assert len(set(expected.digests.blocks)) == LAYERS
+    assert got.digests.vocabulary == expected.digests.vocabulary
+    assert got.digests.embedding == expected.digests.embedding
+    assert got.digests.blocks == expected.digests.blocks[: part.loaded_layers]
+
+
 def saved(model_type: str, path: Path) -> str:
     tiny_model(tiny_config(model_type)).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
@@ -109,6 +123,7 @@ def test_cut_states_are_those_of_the_whole_model(model_type: str) -> None:
         states = model.hidden_states(IDS.tolist(), range(blocks + 1))[0]
         for layer, state in states.items():
             assert_same(state, expected[layer])
+        assert_same_digests(model, models[-1])
 
 
 @pytest.mark.parametrize(
@@ -120,13 +135,15 @@ def test_cut_states_are_those_of_the_whole_model(model_type: str) -> None:
     ],
 )
 def test_loading_to_a_layer_gives_the_states_of_the_whole_model(model_type: str, tmp_path: Path) -> None:
-    expected = whole_states(tiny_model(tiny_config(model_type)))
+    whole = tiny_model(tiny_config(model_type)).requires_grad_(False)
+    expected = whole_states(whole)
     path = saved(model_type, tmp_path)
     model = load_language_model(path, device="cpu", deepest_layer=2)
     assert (model.num_layers, model.loaded_layers) == (LAYERS, 2)
     states = model.hidden_states(IDS.tolist(), [0, 1, 2])[0]
     for layer, state in states.items():
         assert_same(state, expected[layer])
+    assert_same_digests(model, LanguageModel("tiny", decoder_of(whole), tiny_tokenizer(), num_layers=LAYERS))
 
 
 @pytest.mark.parametrize("model_type", sorted(REFUSED))
