@@ -18,7 +18,7 @@ _BECAUSE = {
     "instructblip": _QUERIES,
     "instructblipvideo": _QUERIES,
 }
-_EARS = ("audio_config", "audio_token_id", "audio_token_index", "speech_config")
+_EARS = ("audio_config", "num_mel_bins", "audio_token_id", "audio_token_index", "speech_config")
 
 
 def check_takes_images(files: ModelFiles) -> None:

@@ -26,6 +26,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "blip-2": ("Blip2Config", {}, "puts the image's tokens before every prompt"),
     "instructblip": ("InstructBlipConfig", {}, "puts the image's tokens before every prompt"),
     "clip": ("CLIPConfig", {}, "takes images, but neither transformers nor the model's own code has a class"),
+    "colqwen2": (
+        "ColQwen2Config",
+        {},
+        "takes images, but neither transformers nor the model's own code has a class",
+    ),
+    "whisper": ("WhisperConfig", {}, "it takes sound and text, no images"),
     "llama": ("LlamaConfig", {}, "it takes text alone, no images"),
     "qwen2_audio": ("Qwen2AudioConfig", {}, "it takes sound and text, no images"),
 }
