@@ -35,6 +35,7 @@ _EYES = (
     "vision_backbone",
     "mm_vision_tower",
     "img_processor",
+    "vlm_config",
 )
 
 
