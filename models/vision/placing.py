@@ -9,6 +9,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from latentbank.errors import QueryError
 from latentbank.models.vision.geometry import (
     Picture,
@@ -20,6 +23,7 @@ from latentbank.models.vision.geometry import (
     patch_edges,
 )
 from latentbank.models.vision.registry import places_of
+from latentbank.models.vision.tokens import VisualTokens
 from latentbank.text import first_line
 
 log = logging.getLogger(__name__)
@@ -138,4 +142,22 @@ def _squeezes(images: Any) -> bool:
         and not getattr(images, "do_pad", False)
         and target.get("height")
         and target.get("width")
+    )
+
+
+def tokens_at(
+    size: tuple[int, int], places: Places, geometry: str, states: Mapping[int, Tensor], positions: Tensor
+) -> VisualTokens:
+    """Return the visual tokens among the image positions of one image; `states` are those of the whole sequence."""
+    visual = places.visual
+    here = positions[torch.from_numpy(visual)]
+    return VisualTokens(
+        states={layer: state[here.to(state.device)] for layer, state in states.items()},
+        boxes=places.boxes[visual],
+        rows=places.rows[visual],
+        columns=places.columns[visual],
+        tiles=places.tiles[visual],
+        size=size,
+        geometry=geometry,
+        positions=here.numpy(),
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latentbank.models.language.model import LanguageModel
+    from latentbank.models.vision.clips import Clip
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class VisualTokens:
         geometry: how the boxes were found, for people; None: as the model's `geometry` says.
         positions: places in the sequence, [tokens] int64; None: not known.
         text: the text tokens of the sequence; None: they were not requested.
+        seconds: of a video, start and end of the time that a token sees, [tokens, 2] float32; None for an image. Tokens
+            of the same time are a tile.
     """
 
     states: dict[int, Tensor]
@@ -73,6 +76,7 @@ class VisualTokens:
     geometry: str | None = None
     positions: npt.NDArray[np.int64] | None = None
     text: TextTokens | None = None
+    seconds: npt.NDArray[np.float32] | None = None
 
     def norms(self, layer: int) -> npt.NDArray[np.float32]:
         """Return the L2 norms of the hidden states of a layer, [tokens] float32, computed in float32.
@@ -141,6 +145,26 @@ class TextModel(Protocol):
         Raises:
             LayerNotFound: the model does not have a layer, or the layer is not loaded.
             ModelError: an answer is requested and only part of the model is loaded.
+        """
+
+
+@runtime_checkable
+class VideoModel(Protocol):
+    """A model that also reads videos."""
+
+    def video_tokens(
+        self, clip: Clip, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the visual tokens of a video, with `positions`, `text` and `seconds`, from one forward pass.
+
+        Args:
+            clip: the frames that the model sees.
+            layers: as for `tokens_with_text`.
+            prompt: the exact text, with one placeholder of a video; None: the model's own.
+            answer: as for `tokens_with_text`.
+
+        Raises:
+            ModelError: the model's type takes no videos; also as for `tokens_with_text`.
         """
 
 

@@ -23,12 +23,13 @@ from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import Unembedding, unembedding_of_model
 from latentbank.models.vision.answers import check_whole, text_tokens, with_answer
-from latentbank.models.vision.geometry import Places
+from latentbank.models.vision.clips import Clip
 from latentbank.models.vision.images import open_image
-from latentbank.models.vision.placing import Placing
+from latentbank.models.vision.placing import Placing, tokens_at
 from latentbank.models.vision.processing import load_processor
 from latentbank.models.vision.refusals import check_takes_images
-from latentbank.models.vision.tokens import VisualTokens
+from latentbank.models.vision.tokens import TextTokens, VisualTokens
+from latentbank.models.vision.video import Film, clip_inputs, default_prompt, steps_of, video_token
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ REQUEST = "Describe this image."
 # Some processors refuse longer strips than this, and others enlarge them many times.
 MAX_ASPECT = 200
 # Outputs of processors that are not inputs of the forward pass.
-_NOT_FOR_THE_MODEL = ("labels", "num_crops")
+_NOT_FOR_THE_MODEL = ("labels", "num_crops", "video_metadata")
 
 
 def load_vision_language_model(
@@ -215,7 +216,7 @@ class VisionLanguageModel:
             parts = torch.split(positions, [len(places) for places, _ in placed])
             own = {layer: states[layer][row] for layer in requested}
             for size, (places, geometry), here in zip(sizes, placed, parts, strict=True):
-                found.append(_tokens(size, places, geometry, own, here))
+                found.append(tokens_at(size, places, geometry, own, here))
         return found
 
     def tokens_with_text(
@@ -249,16 +250,55 @@ class VisionLanguageModel:
                 "image is read: put it there once.",
                 argument="prompt",
             )
-        inputs = {k: v for k, v in self._inputs(text, [[picture]]).items() if k not in _NOT_FOR_THE_MODEL}
-        prompt_length = inputs["input_ids"].shape[1]
+        inputs = self._inputs(text, [[picture]])
+        states, positions, around = self._told(inputs, self._token_id, requested, answer)
+        ((places, geometry),) = self._placing.places([picture.size], 0, inputs, len(positions))
+        return replace(tokens_at(picture.size, places, geometry, states, positions), text=around)
+
+    def video_tokens(
+        self, clip: Clip, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the visual tokens of a video, with the text around them; a tile is a step of time.
+
+        Args:
+            clip: the frames that the model sees.
+            layers: which layers' hidden states to return.
+            prompt: the exact text, with the model's placeholder of a video once; None: its chat template.
+            answer: as for `tokens_with_text`.
+
+        Raises:
+            ImageError: the model's processor cannot take the video.
+            QueryError: the prompt has no placeholder, or several.
+            ModelError: the model's type takes no videos; also as for `tokens_with_text`.
+        """
+        token, placeholder = video_token(self.name, self.model.config, self.processor)
+        requested = self._check(layers)
+        if answer:
+            check_whole(self.language)
+        text = default_prompt(self.processor, placeholder) if prompt is None else prompt
+        if text.count(placeholder) != 1:
+            raise QueryError(
+                f"The prompt has {text.count(placeholder)} times {placeholder}: put it there once."
+            )
+        inputs = self._ready(clip_inputs(self.name, self.processor, clip, text))
+        states, positions, around = self._told(inputs, token, requested, answer)
+        steps = steps_of(Film(clip, self.model.config, self.processor, inputs), len(positions), self.name)
+        geometry = f"exact, {self.model.config.model_type}"
+        found = tokens_at(clip.size, steps.places, geometry, states, positions)
+        return replace(found, text=around, seconds=steps.seconds[steps.places.visual])
+
+    def _told(
+        self, inputs: Mapping[str, Any], token: int, requested: list[int], answer: int
+    ) -> tuple[dict[int, Tensor], Tensor, TextTokens]:
+        """Return the states of one sequence by layer, the positions of `token` before the answer, and the text."""
+        inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
+        length = inputs["input_ids"].shape[1]
         if answer:
             inputs = with_answer(self.model, self.language, inputs, answer)
         states = self._run(inputs, requested)
-        positions = (inputs["input_ids"][0, :prompt_length] == self._token_id).nonzero().flatten().cpu()
-        ((places, geometry),) = self._placing.places([picture.size], 0, inputs, len(positions))
+        positions = (inputs["input_ids"][0, :length] == token).nonzero().flatten().cpu()
         own = {layer: states[layer][0] for layer in requested}
-        found = _tokens(picture.size, places, geometry, own, positions)
-        return replace(found, text=text_tokens(inputs, states, self._token_id, prompt_length))
+        return own, positions, text_tokens(inputs, states, token, length)
 
     def _check(self, layers: Sequence[int]) -> list[int]:
         loaded = self.language.loaded_layers
@@ -286,6 +326,10 @@ class VisionLanguageModel:
             inputs = self.processor(
                 images=groups, text=[text] * len(groups), text_kwargs=options, return_tensors="pt"
             )
+        return self._ready(inputs)
+
+    def _ready(self, inputs: Any) -> Mapping[str, Any]:
+        """Return a processor's output on the model's device, in its dtype, if it fits into the model's positions."""
         tokens = inputs["input_ids"].shape[-1]
         if tokens > self.language.max_length:
             raise ModelError(
@@ -322,24 +366,6 @@ def _fitting(image: Image.Image) -> Image.Image:
             f"The image has {image.width} x {image.height} pixels, over {MAX_ASPECT} times as long as wide: crop it."
         )
     return image
-
-
-def _tokens(
-    size: tuple[int, int], places: Places, geometry: str, states: Mapping[int, Tensor], positions: Tensor
-) -> VisualTokens:
-    """Return the visual tokens among the image positions of one image; `states` are those of the whole sequence."""
-    visual = places.visual
-    here = positions[torch.from_numpy(visual)]
-    return VisualTokens(
-        states={layer: state[here.to(state.device)] for layer, state in states.items()},
-        boxes=places.boxes[visual],
-        rows=places.rows[visual],
-        columns=places.columns[visual],
-        tiles=places.tiles[visual],
-        size=size,
-        geometry=geometry,
-        positions=here.numpy(),
-    )
 
 
 @contextlib.contextmanager
