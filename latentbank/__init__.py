@@ -36,6 +36,7 @@ _MODULES = {
     "read_image": "latentbank.query.reading.visual",
     "read_images": "latentbank.query.reading.visual",
     "find_images": "latentbank.query.reading.images",
+    "read_video": "latentbank.query.reading.video",
     # Lenses
     "LatentLens": "latentbank.query.lenses.latent",
     "LogitLens": "latentbank.query.lenses.logit",

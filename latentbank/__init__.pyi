@@ -28,6 +28,7 @@ from latentbank.query.reading.images import find_images as find_images
 from latentbank.query.reading.reading import Reading as Reading
 from latentbank.query.reading.text import read_hidden as read_hidden
 from latentbank.query.reading.text import read_text as read_text
+from latentbank.query.reading.video import read_video as read_video
 from latentbank.query.reading.visual import read_image as read_image
 from latentbank.query.reading.visual import read_images as read_images
 

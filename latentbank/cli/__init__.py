@@ -17,6 +17,7 @@ from latentbank.cli import (
     ingest,
     query,
     query_image,  # noqa: F401 (adds its commands to those of `query`)
+    query_video,  # noqa: F401 (as above)
     train,
 )
 from latentbank.cli.grouping import command, flat

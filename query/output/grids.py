@@ -30,8 +30,8 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
     for lens in reading.lenses:
         for layer in reading.layers:
             for tile in reading.tiles:
-                part = f", tile {tile}" if len(reading.tiles) > 1 else ""
-                lines.append(f"{lens} lens, visual layer {layer}{part}")
+                part = reading.tile_name(tile)
+                lines.append(f"{lens} lens, visual layer {layer}" + (f", {part}" if part else ""))
                 grid = reading.grid(layer, lens, tile)
                 longest = max((cell_len(word) for row in grid for word in row), default=0)
                 cell = max(4, min(longest, (width - 2) // len(grid[0]) - 1))
@@ -87,14 +87,14 @@ class Panels:
 
     Attributes:
         layers: the visual layers.
-        lenses: the lenses' names.
-        tile: the tile whose tokens are drawn; None if no token has a place in a grid.
+        lenses: the lens of each column. Of a video, a lens has a column for each step of time.
+        tiles: the tile whose tokens are drawn in each column; None if no token has a place in a grid.
         tokens: the token readings of each panel, `tokens[row][column]`.
     """
 
     layers: Sequence[int]
     lenses: Sequence[str]
-    tile: int | None
+    tiles: Sequence[int | None]
     tokens: Sequence[Sequence[Sequence[TokenReading]]]
 
 
@@ -112,10 +112,11 @@ def panels_of(
         raise QueryError(f"Name at least one {'lens' if rows else 'layer'} to draw.")
     if reading.image is not None and reading.size and not reading.tiles and tile is None:
         everything = [[reading.at(layer, lens) for lens in columns] for layer in rows]
-        return Panels(rows, columns, None, everything)
-    shown = choose_tile(reading, tile)
-    tokens = [[reading.patches(layer, lens, shown) for lens in columns] for layer in rows]
-    return Panels(rows, columns, shown, tokens)
+        return Panels(rows, columns, [None] * len(columns), everything)
+    shown = reading.tiles if reading.frames and tile is None else [choose_tile(reading, tile)]
+    pairs = [(lens, step) for lens in columns for step in shown]
+    tokens = [[reading.patches(layer, lens, step) for lens, step in pairs] for layer in rows]
+    return Panels(rows, [lens for lens, _ in pairs], [step for _, step in pairs], tokens)
 
 
 def choose_tile(reading: Reading, tile: int | None) -> int:

@@ -30,6 +30,7 @@ _COLUMNS = pa.schema(
         ("norm", pa.float32()),
         *((name, pa.int32()) for name in ("tile", "row", "column")),
         *((name, pa.float32()) for name in ("left", "top", "right", "bottom")),
+        *((name, pa.float32()) for name in ("start_second", "end_second")),
         ("rank", pa.int16()),
         ("word", pa.string()),
         ("token", pa.string()),

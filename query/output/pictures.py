@@ -46,7 +46,8 @@ def draw_reading(
         reading: of an image; it must still hold the image.
         layers: visual layers to draw; None: all.
         lenses: lenses to draw; None: all.
-        tile: the tile whose tokens are drawn; None: the first (the whole image, if the model sees it whole).
+        tile: the tile whose tokens are drawn; None: the first (the whole image, if the model sees it whole), or of a
+            video, a column for each step of time.
 
     Raises:
         QueryError: it is not the reading of an image, or has no such lens, layer or tile.
@@ -55,12 +56,12 @@ def draw_reading(
     panels = [
         [
             _with_answer(
-                _panel(reading, tokens, layer, lens, drawn.tile)
-                if drawn.tile is not None
+                _panel(reading, tokens, layer, lens, shown)
+                if shown is not None
                 else _listed(reading, tokens, layer, lens),
                 reading.around(layer, lens).get("answer", []),
             )
-            for lens, tokens in zip(drawn.lenses, row, strict=True)
+            for lens, shown, tokens in zip(drawn.lenses, drawn.tiles, row, strict=True)
         ]
         for layer, row in zip(drawn.layers, drawn.tokens, strict=True)
     ]
@@ -144,15 +145,18 @@ def _wrapped(words: Sequence[str]) -> list[str]:
 
 
 def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: str, tile: int) -> Image.Image:
-    assert reading.image is not None
-    width, height = reading.image.size
+    image = reading.frame(tile)
+    assert image is not None
+    width, height = image.size
     narrowest = min(t.place.box[2] - t.place.box[0] for t in tokens if t.place and t.place.box)
     scale = min(_PATCH / max(narrowest, 1e-6), _LARGEST / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     panel = Image.new("RGB", (size[0], size[1] + _HEADING), "white")
-    heading = f"{lens} lens, visual layer {layer}" + (f", tile {tile}" if tile else "")
+    heading = f"{lens} lens, visual layer {layer}" + (
+        f", {reading.tile_name(tile)}" if tile or reading.frames else ""
+    )
     ImageDraw.Draw(panel).text((2, 3), heading, "black", _font(_FONT + 2))
-    words = reading.image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    words = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     over = Image.new("RGBA", size)
     draw = ImageDraw.Draw(over)
     for token in tokens:

@@ -48,7 +48,7 @@ def plot_reading(
         reading: of an image; it must still hold the image.
         layer: the visual layer; None: the first.
         lens: None: the first.
-        tile: the tile whose tokens are drawn; None: the first.
+        tile: the tile whose tokens are drawn; None: the first. Of a video, a tile is a step of time.
         axis: the axis to draw into; None: the axis of a new figure of pyplot.
         words: write the best word on each patch, and the tokens of the model's answer below with theirs.
         heat: colour each patch by its best score (cosine, or LogitLens's probability), with a colour bar.
@@ -86,7 +86,7 @@ def save_plot(
         path: the file; its suffix says the format: .png (200 dots per inch), .pdf or .svg.
         layers: visual layers to draw; None: all.
         lenses: lenses to draw; None: all.
-        tile: as for `plot_reading`.
+        tile: as for `plot_reading`; None: of a video, a column for each step of time.
 
     Raises:
         QueryError: as for `plot_reading`, or the path has another suffix.
@@ -102,7 +102,8 @@ def save_plot(
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise QueryError(f"{path} has no suffix of a figure; use .png, .pdf or .svg.")
-    panels = panels_of(reading, layers, lenses, choose_tile(reading, tile))
+    choose_tile(reading, tile)  # words without a place are not drawn here
+    panels = panels_of(reading, layers, lenses, tile)
     rows, columns = panels.layers, panels.lenses
     need_matplotlib()
     import matplotlib
@@ -153,10 +154,11 @@ def _draw(
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    assert reading.image is not None
+    image = reading.frame(tokens[0].place.tile if tokens[0].place else None)
+    assert image is not None
     assert reading.size is not None
     width, height = reading.size
-    axis.imshow(reading.image, extent=(0, width, height, 0), interpolation="none")
+    axis.imshow(image, extent=(0, width, height, 0), interpolation="none")
     drawn = [token for token in tokens if token.neighbors]
     boxes = [token.place.box for token in drawn if token.place is not None and token.place.box is not None]
     patches = [Rectangle((left, top), right - left, bottom - top) for left, top, right, bottom in boxes]
@@ -173,7 +175,8 @@ def _draw(
         inch = _SIDE / max(width, height)
         for token, box in zip(drawn, boxes, strict=True):
             _write(axis, token.neighbors[0].word, box, 72 * inch)
-    axis.set_title(f"{title_of(lens)}, visual layer {layer}", fontsize=9)
+    step = reading.tile_name(tokens[0].place.tile) if reading.frames and tokens[0].place else ""
+    axis.set_title(f"{title_of(lens)}, visual layer {layer}" + (f", {step}" if step else ""), fontsize=9)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     if words and (lines := _answer_lines(reading, layer, lens)):
         # A word such as $x$ is not a formula.

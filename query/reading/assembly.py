@@ -87,6 +87,7 @@ class _Head:
     kind: TokenKind
     label: str
     place: Place | None = None
+    seconds: tuple[float, float] | None = None
 
 
 def read_batches(
@@ -131,6 +132,7 @@ def _reading(
             lens.name,
             head.place,
             head.kind,
+            head.seconds,
         )
         for lens in choices.lenses
         for layer in layers
@@ -152,14 +154,19 @@ def _reading(
         geometry=image.tokens.geometry or model.geometry,
         prompt=choices.prompt,
         image=image.image,
+        frames=image.frames,
+        duration=image.duration,
     )
 
 
 def _heads(model: VisualModel, tokens: VisualTokens) -> list[_Head]:
     """Return what is read of an image, in the order of the sequence."""
+    times: list[tuple[float, float] | None] = (
+        [None] * len(tokens) if tokens.seconds is None else [(a, b) for a, b in tokens.seconds.tolist()]
+    )
     visual = [
-        _Head("visual", number, "visual", _label(number, place), place)
-        for number, place in enumerate(_places(tokens))
+        _Head("visual", number, "visual", _label(number, place), place, seconds)
+        for number, (place, seconds) in enumerate(zip(_places(tokens), times, strict=True))
     ]
     text = tokens.text
     if text is None:

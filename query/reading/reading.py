@@ -51,6 +51,7 @@ class TokenReading:
         lens: the lens's name.
         place: the place of a visual token in its image; None for other tokens.
         kind: what the token is.
+        seconds: start and end of the time that a token of a video sees; None for other tokens.
     """
 
     index: int
@@ -61,6 +62,7 @@ class TokenReading:
     lens: str = "latent"
     place: Place | None = None
     kind: TokenKind = "other"
+    seconds: tuple[float, float] | None = None
 
     def head(self) -> dict[str, Any]:
         """Return everything but the neighbors as JSON-ready data, with the place of a visual token."""
@@ -76,6 +78,8 @@ class TokenReading:
             data |= {"tile": at.tile, "row": None, "column": None, "box": None}
         elif at is not None and at.box is not None:
             data |= {"tile": at.tile, "row": at.row, "column": at.column, "box": list(at.box)}
+        if self.seconds is not None:
+            data["seconds"] = list(self.seconds)
         return data
 
 
@@ -97,7 +101,9 @@ class Reading:
         note: why tokens have no neighbors, in a sentence; "" if all have some.
         geometry: how the boxes of an image's tokens were found; it begins with `unknown` if they have none.
         prompt: the text that an image was read with.
-        image: the image itself, upright and in RGB.
+        image: the image itself, upright and in RGB; of a video, the first frame.
+        frames: of a video, an image of each step of time, which is a tile; otherwise empty.
+        duration: of a video, its seconds.
 
     Examples:
         >>> import latentbank as lb
@@ -123,6 +129,8 @@ class Reading:
     geometry: str | None = None
     prompt: str | None = None
     image: PIL.Image.Image | None = field(default=None, repr=False, compare=False)
+    frames: tuple[PIL.Image.Image, ...] = field(default=(), repr=False, compare=False)
+    duration: float | None = None
 
     @property
     def lens(self) -> str:
@@ -170,6 +178,21 @@ class Reading:
             if token.kind in found:
                 found[token.kind].append(token)
         return {kind: tokens for kind, tokens in found.items() if tokens}
+
+    def span(self, tile: int) -> tuple[float, float] | None:
+        """Return start and end in seconds of a tile of a video; None for an image."""
+        inside = (token for token in self.tokens if token.place is not None and token.place.tile == tile)
+        return next((token.seconds for token in inside), None)
+
+    def tile_name(self, tile: int) -> str:
+        """Return what people call a tile: the seconds of a video's step, or its number; "" for the only tile."""
+        if (span := self.span(tile)) is not None:
+            return f"{span[0]:.2f} to {span[1]:.2f} s"
+        return f"tile {tile}" if len(self.tiles) > 1 else ""
+
+    def frame(self, tile: int | None) -> PIL.Image.Image | None:
+        """Return the image that a tile's tokens are drawn on: a video's frame of that step, else the image."""
+        return self.frames[tile] if tile is not None and self.frames else self.image
 
     def patches(self, layer: int, lens: str | None = None, tile: int | None = None) -> list[TokenReading]:
         """Return the token readings of one layer that have a place in the grid of a tile.
@@ -226,6 +249,8 @@ class Reading:
         if self.size is not None:
             data |= {"size": list(self.size), "geometry": self.geometry, "prompt": self.prompt}
             data["answer"] = self.answer
+        if self.duration is not None:
+            data["duration"] = self.duration
         return data | {
             "tokens": [
                 {**token.head(), "neighbors": [neighbor.to_dict() for neighbor in token.neighbors]}
@@ -246,6 +271,8 @@ class Reading:
             if "box" in head:
                 edges = head.pop("box") or (None,) * 4
                 head |= dict(zip(("left", "top", "right", "bottom"), edges, strict=True))
+            if (span := head.pop("seconds", None)) is not None:
+                head |= {"start_second": span[0], "end_second": span[1]}
             for rank, neighbor in enumerate(token.neighbors):
                 found = neighbor.to_dict()
                 rows.append({**head, "rank": rank, "neighbor_id": found.pop("id"), **found})

@@ -171,9 +171,9 @@ def read_images(
     """
     top_k, batch = whole(top_k, "top_k", 1), whole(batch, "batch", 1)
     around = around_of(tokens, answer)
-    chosen, query_mean = _checked(model, lenses, layers, query_mean, around)
+    chosen, query_mean = checked(model, lenses, layers, query_mean, around)
     batches = image_tokens(model, images, chosen, prompt, batch, broken, around)
-    choices = Choices(lenses, top_k, prompt, query_mean, warn or _python_warning)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning)
     return read_batches(model, batches, [chosen], choices)
 
 
@@ -202,9 +202,9 @@ def read_layers(
         A reading of each visual layer alone, in the layers' order; `join_layers` joins them.
     """
     around = around_of(tokens, answer)
-    chosen, query_mean = _checked(model, lenses, layers, query_mean, around)
+    chosen, query_mean = checked(model, lenses, layers, query_mean, around)
     found = image_tokens(model, [image], chosen, prompt, 1, None, around)
-    choices = Choices(lenses, top_k, prompt, query_mean, warn or _python_warning, between)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning, between)
     return read_batches(model, found, [[layer] for layer in chosen], choices)
 
 
@@ -221,7 +221,7 @@ def join_layers(readings: Sequence[Reading]) -> Reading:
     )
 
 
-def _checked(
+def checked(
     model: VisualModel,
     lenses: Sequence[Lens],
     layers: Layers,
@@ -244,5 +244,6 @@ def _checked(
     return chosen, query_mean
 
 
-def _python_warning(text: str) -> None:
+def python_warning(text: str) -> None:
+    """Issue a warning as Python's own."""
     warnings.warn(text, RuntimeWarning, stacklevel=3)

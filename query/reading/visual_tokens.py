@@ -25,11 +25,16 @@ Broken = Callable[[str, LatentBankError], None]
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """An image, its name, and its visual tokens, with the text around them if it was asked for."""
+    """An image, its name, and its visual tokens, with the text around them if it was asked for.
+
+    Of a video, `frames` are images of its steps of time, the first of which is `image`, and `duration` its seconds.
+    """
 
     name: str
-    image: Image.Image
+    image: Image.Image | None
     tokens: VisualTokens
+    frames: tuple[Image.Image, ...] = ()
+    duration: float | None = None
 
 
 def image_tokens(
@@ -103,9 +108,14 @@ def _found(
     if not around:
         return model.visual_tokens(images, layers, prompt)
     found = [tokens_with_text(model, image, layers, prompt, around.answer) for image in images]
+    return [without_text(tokens, around) for tokens in found]
+
+
+def without_text(tokens: VisualTokens, around: Around) -> VisualTokens:
+    """Return tokens without the text that is not to be read."""
     if around.prompt:
-        return found
-    return [replace(tokens, text=tokens.text and tokens.text.of_answer()) for tokens in found]
+        return tokens
+    return replace(tokens, text=tokens.text.of_answer() if around and tokens.text is not None else None)
 
 
 def check_states(tokens: VisualTokens, name: str, model: VisualModel) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 LARGEST_SIDE = 1280
 """Largest side of an image in a page, in pixels. A larger image is scaled down; its tokens' boxes are not."""
+FRAME_SIDE = 640
+"""Largest side of a frame of a video in a page, in pixels."""
 
 
 def page_data(reading: Reading) -> dict[str, Any]:
@@ -31,6 +33,9 @@ def page_data(reading: Reading) -> dict[str, Any]:
     `around` is there if the text around an image was read: for each token its kind ("visual", "prompt" or "answer") and
     the whole word of the text it belongs to. `found` has for each lens, layer and token the neighbors as [context, bank
     layer, score]. `about_lenses` has each lens's title, what its scores are, and whether its neighbors are a bank's.
+
+    A video also has its `duration`, and for each token the `seconds` that it sees (None for text), and `frames`, an
+    image of each step of time, which is a tile.
     """
     captions: dict[str, int] = {}
     corpora: dict[str, int] = {}
@@ -57,7 +62,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         ]
         for lens in reading.lenses
     }
-    data = {
+    data: dict[str, Any] = {
         "format": FORMAT,
         "source": reading.source,
         "bank": reading.bank,
@@ -90,6 +95,13 @@ def page_data(reading: Reading) -> dict[str, Any]:
     }
     if reading.size is not None and reading.around(reading.layers[0]):
         data["around"] = _around(reading.at(reading.layers[0]))
+    if reading.duration is not None:
+        data["duration"] = _short(reading.duration)
+        data["seconds"] = [
+            token.seconds and [round(at, 3) for at in token.seconds]
+            for token in reading.at(reading.layers[0])
+        ]
+        data["frames"] = [image_uri(frame, FRAME_SIDE) for frame in reading.frames]
     return data
 
 
@@ -117,17 +129,17 @@ def page_json(reading: Reading) -> str:
     return text.replace("<", "\\u003c")
 
 
-def shrunk(image: Image.Image) -> Image.Image:
-    """Return a copy of an image in RGB, of at most `LARGEST_SIDE` pixels a side."""
+def shrunk(image: Image.Image, side: int = LARGEST_SIDE) -> Image.Image:
+    """Return a copy of an image in RGB, of at most `side` pixels a side."""
     small = image.convert("RGB")
-    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    small.thumbnail((side, side))
     return small
 
 
-def image_uri(image: Image.Image) -> str:
+def image_uri(image: Image.Image, side: int = LARGEST_SIDE) -> str:
     """Return an image as a data URI: a JPEG of the `shrunk` image."""
     buffer = io.BytesIO()
-    shrunk(image).save(buffer, "JPEG", quality=88)
+    shrunk(image, side).save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from latentbank.query.reading.reading import Place
 from latentbank.query.web.file import save_html
 from tests.browser.conftest import BrowserWindow, cards
-from tests.query.web.readings import reading_of, told_reading
+from tests.query.web.readings import film_reading, reading_of, told_reading
 
 
 def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: BrowserWindow, saved: Path) -> None:
@@ -206,3 +206,30 @@ def test_tokens_without_a_place_are_listed_and_say_so(window: BrowserWindow, tmp
     page.locator(".chip[data-token='4']").hover()
     assert cards(page) == ["token 4"]
     expect(page.locator(".about").first).to_contain_text(f"boxes: {reading.geometry}")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_slider_leads_through_the_time_of_a_video(browser: Browser, tmp_path: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    window = BrowserWindow(context)
+    file = save_html(film_reading(), tmp_path / "film.html")
+    page = window.page
+    page.goto(f"{file.as_uri()}#layer=8")
+    expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 8, 0.00 to 0.50 s")
+    first = page.locator(".picture img").get_attribute("src")
+    slider = page.get_by_label("Time")
+    slider.fill("1")
+    expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 8, 0.50 to 1.00 s")
+    assert page.locator(".picture img").get_attribute("src") != first
+    assert [cell.get_attribute("data-token") for cell in page.locator("svg [data-token]").all()] == [
+        str(number) for number in range(6, 12)
+    ]
+    page.locator("svg [data-token='7']").click()
+    assert cards(page) == ["0.50 s, row 0, column 1"]
+    slider.fill("0")
+    assert cards(page) == ["0.50 s, row 0, column 1"]  # a pinned token stays
+    assert page.url.endswith("tile=0&pins=7")
+    assert window.serious() == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    window.check(file.as_uri())
+    context.close()

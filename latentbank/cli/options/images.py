@@ -24,6 +24,14 @@ PromptOption = Annotated[
 ImageBatchOption = Annotated[int, typer.Option("--batch", help="Images in one forward pass.")]
 
 
+MeansOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a centred bank: file of visual means; by default those kept with the VLM, else each image's own."
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """Images of files, folders or datasets."""

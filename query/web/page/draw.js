@@ -45,7 +45,8 @@ export function bankColour(bankLayers, bankLayer) {
 export function drawStage(reading, { lens, layer, tile, view }) {
   const name = reading.lensTitle(lens);
   const unread = reading.isRead(layer) ? "" : ": not read yet";
-  const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}${unread}`)];
+  const step = reading.data.frames ? `, ${reading.tileName(tile)}` : "";
+  const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}${step}${unread}`)];
   const tokens = reading.tokens.filter((token) => token.row >= 0 && token.tile === tile);
   const [low, high] = reading.range(lens, layer);
   const paint = (token) => {
@@ -69,7 +70,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
     return `${reading.tokenName(token.number)} ${found}`;
   };
   if (reading.data.size) {
-    parts.push(picture(reading, tokens, name, { lens, layer, view, paint, labelOf }));
+    parts.push(picture(reading, tokens, name, { lens, layer, tile, view, paint, labelOf }));
     const rest = reading.tokens.filter((token) => token.kind === "visual" && token.row < 0);
     const lost = rest.some((token) => !token.box.length);
     if (lost) parts.push(element("p", { class: "about" }, `Tokens without a place in the image: ${reading.data.geometry}.`));
@@ -88,7 +89,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   return element("figure", { class: "stage", "data-lens": lens }, ...parts);
 }
 
-function picture(reading, tokens, name, { lens, layer, view, paint, labelOf }) {
+function picture(reading, tokens, name, { lens, layer, tile, view, paint, labelOf }) {
   const [width, height] = reading.data.size;
   const rows = byRow(tokens);
   const grid = shape("svg", {
@@ -118,8 +119,9 @@ function picture(reading, tokens, name, { lens, layer, view, paint, labelOf }) {
     });
     grid.append(shape("g", { role: "row" }, ...cells));
   }
-  const image = element("img", { alt: "", src: reading.data.image ?? undefined, draggable: "false" });
-  const frame = element("div", { class: "picture" }, ...(reading.data.image ? [image] : []), grid);
+  const source = reading.imageOf(tile);
+  const image = element("img", { alt: "", src: source ?? undefined, draggable: "false" });
+  const frame = element("div", { class: "picture" }, ...(source ? [image] : []), grid);
   frame.style.aspectRatio = `${width} / ${height}`;
   frame.style.maxWidth = `${((80 * width) / height).toFixed(2)}vh`; // so that it fits into the window
   return frame;

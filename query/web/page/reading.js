@@ -27,6 +27,7 @@ export function openReading(data) {
     kind: data.around?.[number][0] ?? (data.size ? "visual" : "text"),
     word: data.around?.[number][1] ?? "", // the whole word of the text around an image
   }));
+  const spanOf = (tile) => data.seconds?.[tokens.find((token) => token.row >= 0 && token.tile === tile)?.number];
   const isText = (number) => tokens[number].kind === "prompt" || tokens[number].kind === "answer";
 
   const aboutLens = (lens) => (data.about_lenses ?? OLD_LENSES)[lens];
@@ -89,6 +90,14 @@ export function openReading(data) {
     range,
     shares,
     isText,
+    /** What people call a tile: of a video, its seconds. */
+    tileName: (tile) => {
+      const span = spanOf(tile);
+      if (span) return `${span[0].toFixed(2)} to ${span[1].toFixed(2)} s`;
+      return tile ? `tile ${tile}` : "whole image";
+    },
+    /** The image of a tile: of a video, the frame of that step of time. */
+    imageOf: (tile) => data.frames?.[tile] ?? data.image,
     namesOf,
     namedBy,
     /** Whether a layer is read; while the server is reading, later layers are not. */
@@ -112,7 +121,7 @@ export function openReading(data) {
     tokenName: (number) => {
       const token = tokens[number];
       if (!data.size || isText(number)) return token.label.trim() || JSON.stringify(token.label).slice(1, -1).replace(" ", "␣");
-      const tile = tiles.length > 1 ? `tile ${token.tile}, ` : "";
+      const tile = data.frames ? `${spanOf(token.tile)[0].toFixed(2)} s, ` : tiles.length > 1 ? `tile ${token.tile}, ` : "";
       return token.row < 0 ? `token ${token.label}` : `${tile}row ${token.row}, column ${token.column}`;
     },
   };

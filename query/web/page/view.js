@@ -250,10 +250,17 @@ function makeControls(reading, state, change) {
     views.element,
   );
   if (data.lenses.length > 1) made.append(lenses.element);
-  const tiles = element("select", { id: "tile" });
-  if (reading.tiles.length > 1) {
+  // The steps of a video are a slider, the tiles of an image a list.
+  const tiles = data.frames
+    ? element("input", { type: "range", id: "tile", min: 0, max: reading.tiles.length - 1, step: 1 })
+    : element("select", { id: "tile" });
+  const time = element("output", { for: "tile" });
+  if (data.frames) {
+    tiles.addEventListener("input", () => change({ tile: reading.tiles[Number(tiles.value)] }));
+    made.append(element("label", { for: "tile", class: "layer time" }, "Time ", time, tiles));
+  } else if (reading.tiles.length > 1) {
     for (const tile of reading.tiles) {
-      tiles.append(element("option", { value: tile }, tile ? `tile ${tile}` : "whole image"));
+      tiles.append(element("option", { value: tile }, reading.tileName(tile)));
     }
     tiles.addEventListener("change", () => change({ tile: Number(tiles.value) }));
     made.append(element("label", {}, "Tile ", tiles));
@@ -266,7 +273,11 @@ function makeControls(reading, state, change) {
       shown.textContent = data.layers[state.layer];
       for (const [key, input] of Object.entries(views.inputs)) input.checked = key === state.view;
       for (const [key, input] of Object.entries(lenses.inputs)) input.checked = state.lenses.includes(key);
-      tiles.value = state.tile;
+      tiles.value = data.frames ? reading.tiles.indexOf(state.tile) : state.tile;
+      if (data.frames) {
+        time.textContent = reading.tileName(state.tile);
+        tiles.setAttribute("aria-valuetext", reading.tileName(state.tile));
+      }
     },
   };
 }

@@ -42,7 +42,7 @@ def test_files_read_back_as_one_table(reading: Reading, tmp_path: Path) -> None:
     assert len(frame) == 2 * 2 * 2 * 6 * 2
     table = pandas.read_parquet(folder.path(images[0]))
     expected = reading.to_pandas()
-    assert set(table.columns) == {"source", *expected.columns}
+    assert set(table.columns) == {"source", "start_second", "end_second", *expected.columns}
     for column in ("lens", "layer", "row", "column", "rank", "word", "caption", "token_id", "neighbor_id"):
         assert table[column].tolist() == expected[column].tolist()
     assert table["cosine"].tolist() == pytest.approx(expected["cosine"].tolist())

@@ -78,6 +78,25 @@ def reading_of(
     )
 
 
+def film_reading() -> Reading:
+    """The reading of a video of one second, in two steps of 2 x 3 patches."""
+    plain = reading_of(lenses=("latent",))
+    tokens = [
+        replace(
+            token,
+            index=token.index + 6 * step,
+            kind="visual",
+            place=replace(token.place, tile=step) if token.place else None,
+            seconds=(step / 2, (step + 1) / 2),
+        )
+        for layer in plain.layers
+        for step in (0, 1)
+        for token in plain.at(layer)
+    ]
+    frames = tuple(Image.new("RGB", (60, 40), colour) for colour in ("maroon", "navy"))
+    return replace(plain, tokens=tuple(tokens), image=frames[0], frames=frames, duration=1.0)
+
+
 def told_reading() -> Reading:
     """The reading of `reading_of` with text around: a prompt, and the answer "A w8x3." in four tokens.
 

@@ -1,0 +1,105 @@
+"""`latentbank query video`."""
+
+from __future__ import annotations
+
+import glob
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentbank.cli.grouping import command
+from latentbank.cli.options.banks import ModelBankOptions
+from latentbank.cli.options.common import LensOption, VisualLayersOption
+from latentbank.cli.options.images import (
+    MeansOption,
+    PromptOption,
+    ReadingOutputs,
+    SearchOptions,
+    TextOptions,
+)
+from latentbank.cli.options.models import VisualModelOptions
+from latentbank.cli.query import app
+from latentbank.cli.visual_setup import Choices, prepared, warn
+from latentbank.errors import ImageError
+
+if TYPE_CHECKING:
+    from latentbank.query.reading.images import Images
+
+
+@command(
+    app,
+    "video",
+    example="query video cat.mp4 --model Qwen/Qwen2.5-VL-7B-Instruct --frames 8 --html cat.html",
+    first="videos bank model visual_layers frames",
+)
+def query_video(
+    ctx: typer.Context,
+    *,
+    videos: Annotated[
+        list[str], typer.Argument(help="Video files, globs, or folders of frames.", show_default=False)
+    ],
+    bank: ModelBankOptions,
+    visual_layers: VisualLayersOption = None,
+    frames: Annotated[
+        int, typer.Option("--frames", help="Frames that the model sees, evenly spread over the video.")
+    ] = 8,
+    frame_rate: Annotated[
+        float | None, typer.Option("--frame-rate", help="Frames per second of a folder of frames; else 1.")
+    ] = None,
+    lens: LensOption = "latent",
+    search: SearchOptions,
+    prompt: PromptOption = None,
+    text: TextOptions,
+    means: MeansOption = None,
+    model: VisualModelOptions,
+    outputs: ReadingOutputs,
+) -> None:
+    """Read the visual tokens of videos, each with its time. Exits 1 if a video could not be read."""
+    from latentbank.query.reading.video import read_videos
+
+    choices = Choices(visual_layers, lens, search, prompt, text.around(), means)
+    with ExitStack() as stack:
+        found = _found(videos)
+        ready = prepared(
+            stack, ctx, found, choices, bank, model, outputs, frames=frames, frame_rate=frame_rate
+        )
+        ready.job.run(
+            lambda pending: read_videos(
+                ready.vlm,
+                pending,
+                ready.lenses,
+                ready.layers,
+                frames=frames,
+                frame_rate=frame_rate,
+                top_k=search.top_k,
+                prompt=prompt,
+                query_mean=ready.query_mean,
+                broken=ready.job.broken,
+                warn=warn,
+                tokens=text.tokens,
+                answer=text.answer,
+            )
+        )
+
+
+def _found(sources: list[str]) -> Images:
+    """Return the videos: files and folders that exist, and what globs match.
+
+    Raises:
+        ImageError: one does not exist, or a glob matches nothing.
+    """
+    from latentbank.query.reading.images import Images
+
+    paths: list[Path] = []
+    for given in sources:
+        path = os.path.expanduser(given)
+        if os.path.exists(path):
+            paths.append(Path(path))
+        elif matches := sorted(glob.glob(path, recursive=True)):
+            paths += map(Path, matches)
+        else:
+            raise ImageError(f"No such video: {given}; check the path.")
+    return Images(list(dict.fromkeys(paths)), [], None)

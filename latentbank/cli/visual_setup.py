@@ -1,0 +1,165 @@
+"""What the commands that read images and videos share: the bank, the model, the lenses, and where readings go."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from latentbank.cli.image_job import ImageJob, reading_folder
+from latentbank.cli.options.banks import ModelBankOptions
+from latentbank.cli.options.common import GlobalOptions, numbers
+from latentbank.cli.options.images import ReadingOutputs, SearchOptions
+from latentbank.cli.options.models import VisualModelOptions
+from latentbank.errors import QueryError
+from latentbank.query.lenses.base import Lens, LensOptions
+from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
+    from latentbank.bank.settings import Settings
+    from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.reading.around import Around
+    from latentbank.query.reading.images import Images
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was asked for, besides images, bank, model and outputs; see the options."""
+
+    visual_layers: str | None
+    lens: str
+    search: SearchOptions
+    prompt: str | None
+    around: Around
+    means: Path | None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is ready to read: the model, the lenses, the layers, the mean for a centred bank, and the job."""
+
+    vlm: VisualModel
+    lenses: list[Lens]
+    layers: list[int]
+    query_mean: Any
+    job: ImageJob
+
+
+def prepared(
+    stack: ExitStack,
+    ctx: typer.Context,
+    found: Images,
+    choices: Choices,
+    bank: ModelBankOptions,
+    model: VisualModelOptions,
+    outputs: ReadingOutputs,
+    **more: Any,
+) -> Setup:
+    """Open the bank, load the model and make the job; `more` is what a folder of readings depends on besides.
+
+    Raises:
+        QueryError: options that do not go together.
+    """
+    from latentbank.query.lenses.centring import load_means
+    from latentbank.query.reading.visual import chosen_layers
+
+    if outputs.as_json and outputs.parquet is not None:
+        raise QueryError("Readings go to one place: choose --json or --parquet.")
+    search, around = choices.search, choices.around
+    names, layers = lens_names(choices.lens), numbers(choices.visual_layers)
+    condition, unique = search.condition(), search.once()
+    files = outputs.files(found.total)
+    settings = GlobalOptions.of(ctx).settings()
+    opened = None
+    if model.model is None or any(lens_class(name).needs_bank for name in names):
+        opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
+        opened.choose_layers(search.layers())
+    vlm = _load_for(model, opened, settings, layers, around)
+    layers = layers or chosen_layers(vlm.num_layers, opened, around)
+    means = choices.means or _kept_means(vlm, opened)
+    query_mean = load_means(means, vlm.language.identity()) if means is not None else None
+    lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
+    job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
+    if outputs.parquet is not None:
+        choice = (
+            _choice(names, layers, search, choices.prompt, query_mean, means) | _text_choice(around) | more
+        )
+        job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), choice)
+    return Setup(vlm, lenses, layers, query_mean, job)
+
+
+def load_as_deep(
+    model: VisualModelOptions,
+    bank: Bank | None,
+    settings: Settings,
+    layers: list[int] | None,
+    deepest: Callable[[int], int],
+) -> VisualModel:
+    """Load the VLM, by default the bank's, as deep as `layers`, else as `deepest` says."""
+    from latentbank.bank.model import own_model
+
+    name, revision = model.model, None
+    if name is None:
+        assert bank is not None
+        name, revision = own_model(bank.manifest, settings), bank.manifest.revision
+    return model.load_vlm(name, max(layers) if layers else deepest, settings, revision=revision)
+
+
+def _load_for(
+    model: VisualModelOptions, bank: Bank | None, settings: Settings, layers: list[int] | None, around: Around
+) -> VisualModel:
+    """Load the VLM as deep as it will be read; whole if it is to write an answer."""
+    from latentbank.query.reading.visual import chosen_layers
+
+    if around.answer:
+        return load_as_deep(model, bank, settings, None, lambda count: count)
+    return load_as_deep(model, bank, settings, layers, lambda count: max(chosen_layers(count, bank, around)))
+
+
+def _kept_means(vlm: VisualModel, bank: Bank | None) -> Path | None:
+    """Return the file of means kept with the VLM, which a centred bank's queries are centred with."""
+    if bank is None or bank.metric != "centred" or vlm.means_file is None:
+        return None
+    return vlm.means_file if vlm.means_file.is_file() else None
+
+
+def _text_choice(around: Around) -> dict[str, Any]:
+    """Return what a folder of readings depends on besides `_choice`; nothing for visual tokens alone."""
+    return {"prompt_tokens": around.prompt, "answer": around.answer} if around else {}
+
+
+def _choice(
+    lenses: list[str],
+    layers: list[int],
+    search: SearchOptions,
+    prompt: str | None,
+    query_mean: Any,
+    means: Path | None,
+) -> dict[str, Any]:
+    """Return the options that a folder of readings depends on."""
+    from latentbank.query.lenses.centring import described
+
+    return {
+        "lenses": lenses,
+        "visual_layers": layers,
+        "top_k": search.top_k,
+        "unique": search.unique,
+        "prompt": prompt,
+        "where": search.where or [],
+        "exact": search.exact,
+        "query_mean": described(query_mean),
+        # Two sets of images may have means of the same description.
+        "means": None if means is None else hashlib.blake2b(means.read_bytes(), digest_size=16).hexdigest(),
+    }
+
+
+def warn(text: str) -> None:
+    """Print the library's warning that norms are beyond the model's dtype, with the option that helps."""
+    print(f"warning: {text.removesuffix('.')} (--dtype).", file=sys.stderr)
