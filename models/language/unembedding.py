@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from latentbank.errors import ModelError
+from latentbank.models.language.devices import device_of
 from latentbank.models.language.layout import decoder_of, find_blocks, text_config
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
@@ -152,7 +153,7 @@ class Unembedding:
         self._model = model
         self.head = cast(nn.Module, head)
         decoder = decoder_of(model)
-        self._last = find_blocks(decoder)[-1]
+        self._last, self._device = find_blocks(decoder)[-1], device_of(decoder)
         self._lock = lock or threading.Lock()
         # Not the head's width: some OPT models project the last block's output to fewer dimensions.
         self.hidden_size: int = decoder.config.hidden_size
@@ -167,7 +168,8 @@ class Unembedding:
             states: [n, hidden], before the final norm.
 
         Returns:
-            [n, vocab] in the model's dtype, on its device. This takes much memory: pass a few hundred states at a time.
+            [n, vocab] in the model's dtype, on the unembedding's device. This takes much memory: pass a few hundred
+            states at a time.
 
         Raises:
             ModelError: the states have another width than the model's, or its blocks pass on several residual streams.
@@ -177,7 +179,7 @@ class Unembedding:
                 f"Hidden states [n, {self.hidden_size}] belong to {self.name}, not {list(states.shape)}: "
                 "use the model they come from."
             )
-        replacement = states.to(self._model.device, self._model.dtype)[None]
+        replacement = states.to(dtype=self._model.dtype)[None]
 
         def replace_output(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
             state = output if isinstance(output, Tensor) else output[0]
@@ -185,9 +187,10 @@ class Unembedding:
                 raise ModelError(
                     f"The blocks of {self.name} pass on more than one residual stream: use another model."
                 )
-            return replacement if isinstance(output, Tensor) else (replacement, *output[1:])
+            here = replacement.to(state.device)  # of a model on several devices, that of the last block
+            return here if isinstance(output, Tensor) else (here, *output[1:])
 
-        token = torch.full((1, 1), self._token, dtype=torch.long, device=self._model.device)
+        token = torch.full((1, 1), self._token, dtype=torch.long, device=self._device)
         with self._lock, torch.inference_mode():
             hook = self._last.register_forward_hook(replace_output)
             try:

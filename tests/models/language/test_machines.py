@@ -9,14 +9,16 @@ import accelerate
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from latentbank.errors import ModelError
 from latentbank.models.language import devices
 from latentbank.models.language.devices import choose_device, choose_dtype, spread
+from latentbank.models.language.layout import decoder_of
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.unembedding import load_unembedding, unembedding_of_language
-from latentbank.models.vision.vision_language import load_vision_language_model
+from latentbank.models.vision.vision_language import VisionLanguageModel, load_vision_language_model
 from latentbank.models.visual import load_visual_model
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -93,6 +95,23 @@ def test_a_whole_model_that_waits_in_the_cpus_memory(tmp_path: Path) -> None:
     model = LanguageModel(path, decoder, tiny_tokenizer(), num_layers=4)
     assert model.device == torch.device("cpu")
     torch.testing.assert_close(states_of(model, 4), states_of(load_language_model(path, device="cpu"), 4))
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_a_vision_language_model_that_waits_in_the_cpus_memory(family: str, tmp_path: Path) -> None:
+    path = str(save_tiny_vlm(tmp_path, family))
+    plain = load_vision_language_model(path, device="cpu")
+    whole = AutoModelForImageTextToText.from_pretrained(path).eval().requires_grad_(False)
+    accelerate.cpu_offload(whole, execution_device=torch.device("cpu"))
+    language = LanguageModel(path, decoder_of(whole), plain.language.tokenizer, num_layers=4)
+    model = VisionLanguageModel(whole, plain.processor, language)
+    image = [Image.new("RGB", (48, 40), "red")]
+    (got,), (expected,) = model.visual_tokens(image, [0, 2, 4]), plain.visual_tokens(image, [0, 2, 4])
+    for layer in (0, 2, 4):
+        torch.testing.assert_close(got.states[layer], expected.states[layer])
+    torch.testing.assert_close(
+        model.unembedding().logits(got.states[4]), plain.unembedding().logits(expected.states[4])
+    )
 
 
 # --- quantized ------------------------------------------------------------------------------------
