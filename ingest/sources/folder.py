@@ -15,6 +15,8 @@ from latentbank.text import listed
 TRAIN = "train"
 """The split that is read when none is asked for."""
 
+ABOUT = "tells about the data"
+"""Why files such as README.txt, LICENSE.txt and dataset_info.json are left out."""
 _UNKNOWN = "no format of a corpus"
 
 _WORDS = {
@@ -22,7 +24,6 @@ _WORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-# Files that lie beside data and tell about it.
 _ABOUT = re.compile(
     r"(readme|licen[cs]e|copying|changelog)([-_ .].*)?"
     r"|(notice|citation|authors|contributing|copyright|credits|requirements)\.\w+"
@@ -58,8 +59,8 @@ def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
         if any(part.startswith((".", "__")) for part in file.split(os.sep)):
             if formats[ending]:
                 others.setdefault((suffix, "hidden"), []).append(file)
-        elif _ABOUT.fullmatch(name):
-            others.setdefault((suffix, "tells about the data"), []).append(file)
+        elif tells_about_data(name):
+            others.setdefault((suffix, ABOUT), []).append(file)
         elif not formats[ending]:
             others.setdefault((suffix, _UNKNOWN), []).append(file)
         else:
@@ -82,6 +83,11 @@ def files_in(folder: str, split: str | None) -> tuple[list[str], list[LeftOut]]:
         if splits[file] != wanted
     ]
     return taken, left
+
+
+def tells_about_data(file: str) -> bool:
+    """Return whether a file, by its name, tells about data that lies beside it."""
+    return bool(_ABOUT.fullmatch(os.path.basename(file)))
 
 
 def no_split(where: str, split: str, there: str) -> CorpusError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from latentbank.errors import CorpusError
@@ -12,7 +13,7 @@ from latentbank.ingest.sources import csv, json, text
 from latentbank.ingest.sources.base import Asked, Format, LeftOut, TableFormat, Texts
 from latentbank.ingest.sources.columns import find_column
 from latentbank.ingest.sources.dataset import open_dataset, open_stream, plain_errors
-from latentbank.ingest.sources.folder import TRAIN, files_in, has_configurations
+from latentbank.ingest.sources.folder import ABOUT, TRAIN, files_in, has_configurations, tells_about_data
 from latentbank.ingest.sources.lines import STANDARD_INPUT, is_remote, refuse_pointer, where_of
 from latentbank.ingest.sources.records import NoRecords
 from latentbank.ingest.sources.registry import described_formats, format_named, format_of
@@ -126,45 +127,30 @@ def _format(path: str, asked: str | None) -> Format | TableFormat:
 
 
 def _read_folder(folder: str, request: Request, trace: Trace) -> Texts:
-    """Yield the texts of a folder's files; JSON documents without records are left out where there are others."""
+    """Yield the texts of a folder's files."""
     files, left = files_in(folder, request.split)
     trace.left_out += left
-    error = CorpusError(f"{folder}: it holds no data file; give a folder with some, or name the files.")
     if files and format_of(files[0]) is None:
         if len(files) > _FOR_DATASETS:
-            raise error
+            raise CorpusError(f"{folder}: it holds no data file; give {described_formats()}.")
         yield from _read_dataset(folder, request, trace, files)
         return
     root = os.path.basename(os.path.realpath(folder))
-    trace.uses.update(use for file in files for use in uses(_format(file, None)))
-    read = 0
-    for file in files:
-        name = os.path.join(root, file)
-        try:
-            yield from _read_file(os.path.join(folder, file), name, request, trace)
-        except NoRecords as caught:
-            trace.files.remove(name)
-            trace.left_out.append(LeftOut(file, "holds no list of records"))
-            error = caught
-        else:
-            read += 1
-    if not read:
-        raise error from None
+    yield from _read_several(
+        folder, [(os.path.join(folder, file), os.path.join(root, file)) for file in files], request, trace
+    )
 
 
 def _read_dataset(source: str, request: Request, trace: Trace, files: Sequence[str] = ()) -> Texts:
     """Yield the texts of a dataset, or of some files of a folder: one by one where they are of kinds we know."""
     dataset = open_dataset(source, request.config, request.split or TRAIN, request.revision, files)
     trace.left_out += dataset.left_out
-    trace.uses.update(use for file in dataset.files for use in uses(_format(file, None)))
-    for file, name in zip(dataset.files, dataset.names, strict=False):
-        if not is_remote(file):
-            path = os.path.join(source, os.path.relpath(file, source))
-            yield from _read_file(path, name, request, trace)
-            continue
-        with plain_errors(source):
-            yield from _read_file(file, name, request, trace)
     if dataset.files:
+        paths = [
+            file if is_remote(file) else os.path.join(source, os.path.relpath(file, source))
+            for file in dataset.files
+        ]
+        yield from _read_several(source, list(zip(paths, dataset.names, strict=True)), request, trace)
         return
     trace.files += dataset.names
     with open_stream(source, dataset.builder, request.split or TRAIN, request.asked) as table:
@@ -172,3 +158,32 @@ def _read_dataset(source: str, request: Request, trace: Trace, files: Sequence[s
         if table.columns:
             trace.column = find_column(source, table.columns, trace.column or request.asked.column)
             yield from table.texts(trace.column)
+
+
+def _read_several(source: str, files: Sequence[tuple[str, str]], request: Request, trace: Trace) -> Texts:
+    """Yield the texts of files with their names. Those that tell about the data or hold no records are left out."""
+    request = replace(request, format=None)  # for single files
+    data = [(path, name) for path, name in files if not tells_about_data(name)]
+    trace.left_out += [
+        LeftOut(_inside(source, name), ABOUT) for path, name in files if tells_about_data(name)
+    ]
+    trace.uses.update(use for path, _ in data for use in uses(_format(path, None)))
+    error = CorpusError(f"{source}: it holds no data file; give a folder with some, or name the files.")
+    read = 0
+    for path, name in data:
+        try:
+            with plain_errors(source) if is_remote(path) else nullcontext():
+                yield from _read_file(path, name, request, trace)
+        except NoRecords as caught:
+            trace.files.remove(name)
+            trace.left_out.append(LeftOut(_inside(source, name), "holds no list of records"))
+            error = caught
+        else:
+            read += 1
+    if not read:
+        raise error from None
+
+
+def _inside(source: str, name: str) -> str:
+    """Return a file's path inside its folder or dataset, whose name it begins with."""
+    return name.partition(os.sep)[2] if os.path.isdir(source) else name.removeprefix(f"{source}/")

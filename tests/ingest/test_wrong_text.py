@@ -475,6 +475,25 @@ def test_parquet_and_compressed_files_of_a_hub_dataset(hub: Any) -> None:
     assert read("who/what", header=False)[0] == ["Some words.", "Other words."]
 
 
+def test_what_tells_about_a_hub_dataset_is_left_out(hub: Any) -> None:
+    files = {"LICENSE.txt": "Not this.\n", "info.json": '{"license": "CC"}', "a.txt": "A line.\n"}
+    hub({**files, "b.json": '[{"text": "Two."}]'}, "  data_files: ['*.json', LICENSE.txt, a.txt]\n")
+    sentences, source = read("who/what")
+    assert sorted(sentences) == ["A line.", "Two."]
+    assert set(source.left_out) == {
+        LeftOut("LICENSE.txt", "tells about the data"),
+        LeftOut("info.json", "holds no list of records"),
+    }
+    hub(files, "  data_files: LICENSE.txt\n")
+    assert refusal("who/what")[0].startswith("who/what: it holds no data file")
+
+
+def test_the_format_is_that_of_files_not_of_folders() -> None:
+    write("a.dat", lines([{"text": "One."}]))
+    write("in/b.txt", "Two.\n")
+    assert read("a.dat", "in", format="jsonl")[0] == ["One.", "Two."]
+
+
 def test_settings_of_a_dataset_card_count(hub: Any) -> None:
     write("data/a.csv", "text|n\nNA|1\nTwo, three.|2\n")
     write("data/README.md", "---\nconfigs:\n- config_name: default\n  data_files: a.csv\n  sep: '|'\n---\n")
