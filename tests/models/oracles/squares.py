@@ -185,6 +185,7 @@ CASES = {
             processor={"image_seq_len": 64},
             tokens=("<image>", "<fake_token_around_image>", "<end_of_utterance>"),
         ),
+        margin=0.03,  # of a crop, not of a patch
         mixers=("connector",),
     ),
     "fuyu": Case(

@@ -152,7 +152,10 @@ def check(
     random = np.random.default_rng(seed)
     images = [picture(size, seed + number) for number, size in enumerate(sizes)]
     before = [_as_one(tokens) for tokens in vlm.visual_tokens(images, [0], _prompt(case, len(sizes)))]
-    rounds = [[_probes(tokens, case, random) for tokens in before] for _ in range(inside + outside)]
+    rounds = [
+        [_probes(tokens, case, random, parts=number >= inside) for tokens in before]
+        for number in range(inside + outside)
+    ]
     changed = [
         [
             _inverted(image, tokens, probes, case, outside=number >= inside)
@@ -204,9 +207,19 @@ def _check_inside(
         )
 
 
-def _probes(tokens: VisualTokens, case: Case, random: np.random.Generator) -> list[int]:
-    """Return some tokens of all tiles whose boxes, with their margins, do not overlap."""
+def _probes(tokens: VisualTokens, case: Case, random: np.random.Generator, parts: bool) -> list[int]:
+    """Return some tokens of all tiles whose boxes, with their margins, do not overlap.
+
+    Args:
+        tokens: of one image.
+        case: its case.
+        random: chooses.
+        parts: leave out tokens that see all of the image, as of a resampler: there is nothing outside of their boxes.
+    """
     order = random.permutation(len(tokens))
+    if parts:
+        boxes = tokens.boxes[order]
+        order = order[((boxes[:, 2:] - boxes[:, :2]) < 0.9 * np.array(tokens.size)).any(axis=1)]
     ranks = dict.fromkeys(set(tokens.tiles.tolist()), 0)
     rank = np.zeros(len(tokens))
     for token in order:
