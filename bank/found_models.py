@@ -12,7 +12,7 @@ from typing import Any
 
 from latentbank.errors import LatentBankError, ModelError
 from latentbank.files import existing, write_whole
-from latentbank.identity import Digests, Identity, difference
+from latentbank.identity import Identity, difference
 from latentbank.text import is_path, public_name
 
 _MOST = 200  # paths that are remembered; the oldest are forgotten first
@@ -21,8 +21,7 @@ _MOST = 200  # paths that are remembered; the oldest are forgotten first
 def remember(data_dir: Path, path: str, identity: Identity) -> None:
     """Record that a model was read from a path; nothing if the folder cannot be written."""
     known = _read(data_dir)
-    digests = identity.digests.to_dict() if identity.digests else None
-    entry = {"path": path, "fingerprint": identity.fingerprint, "digests": digests}
+    entry = {"path": path, **identity.to_dict()}
     if any(other == entry for other in known):
         return
     others = [other for other in known if other.get("path") != path]
@@ -41,7 +40,7 @@ def find(data_dir: Path, name: str, identity: Identity) -> str | None:
     found = [
         entry["path"]
         for entry in _read(data_dir)
-        if existing(entry["path"]) and difference(_identity(entry), identity) is None
+        if existing(entry["path"]) and difference(Identity.from_dict(entry), identity) is None
     ]
     return min(found, key=lambda path: public_name(path) != name, default=None)
 
@@ -90,12 +89,7 @@ def _is_entry(entry: object) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         return False
     try:
-        _identity(entry)
+        Identity.from_dict(entry)
     except (ValueError, TypeError, LookupError):
         return False
     return True
-
-
-def _identity(entry: dict[str, Any]) -> Identity:
-    digests = None if entry["digests"] is None else Digests.from_dict(entry["digests"])
-    return Identity(str(entry["fingerprint"]), digests)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from latentbank.bank.settings import Metric
 from latentbank.errors import BankMismatch
 from latentbank.identity import Digests, Identity, read_sketch
-from latentbank.text import listed
+from latentbank.text import is_path, listed, public_name
 from latentbank.version import __version__
 
 SCHEMA = 1
@@ -124,6 +124,12 @@ class Manifest:
     def identity(self) -> Identity:
         """What tells the LLM from others."""
         return Identity(self.fingerprint, self.digests)
+
+    def without_path(self) -> Manifest:
+        """Return the manifest for another place: of a path that an earlier version recorded, only the last part."""
+        if not is_path(self.model):
+            return self
+        return replace(self, model=public_name(self.model), local=True)
 
     def head(self) -> dict[str, Any]:
         """Return everything except the ledger as JSON-ready data; what earlier versions lack only where there is it."""

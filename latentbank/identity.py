@@ -102,6 +102,21 @@ class Identity:
         """What the weights were loaded in; "" if that is not known."""
         return self.digests.dtype if self.digests else ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the identity as JSON-ready data; without digests only where there are none."""
+        data: dict[str, Any] = {"fingerprint": self.fingerprint}
+        return data if self.digests is None else data | {"digests": self.digests.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Identity:
+        """Return the identity in what `to_dict` has written, or an earlier version; other keys do not matter.
+
+        Raises:
+            ValueError, TypeError, LookupError: there is none.
+        """
+        digests = data.get("digests")
+        return cls(str(data["fingerprint"]), None if digests is None else Digests.from_dict(digests))
+
     def up_to(self, layer: int) -> str:
         """Return 16 hex digits of what hidden states of a layer depend on, as it was loaded."""
         parts: list[Any] = [self.fingerprint]

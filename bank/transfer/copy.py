@@ -77,7 +77,7 @@ def copy_bank(
     manifest = source.manifest
     entries = complete_corpora(manifest, corpora)
     means = {layer: mean for layer, mean in manifest.means.items() if layer in chosen}
-    target_manifest = replace(manifest, layers=chosen, means=means, corpora={})
+    target_manifest = replace(manifest.without_path(), layers=chosen, means=means, corpora={})
     with receiving_bank(target_manifest, settings) as target:
         receiver = Receiver(target, entries, progress)
         snapshots = take_snapshots(source, target, entries, receiver, progress, by)

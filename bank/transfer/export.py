@@ -109,7 +109,7 @@ def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress |
     entries = complete_corpora(bank.manifest)
     for entry in entries:
         check_folder(entry.name)
-    manifest = replace(bank.manifest, corpora={entry.name: entry for entry in entries})
+    manifest = replace(bank.manifest.without_path(), corpora={entry.name: entry for entry in entries})
     described = {"format": FORMAT, "contexts_per_file": PART, "manifest": manifest.to_dict()}
     # Sorted, so that a bank always gives the same text, in whatever order a server returns its metadata.
     text = as_unicode(json.dumps(described, ensure_ascii=False, indent=1, sort_keys=True))

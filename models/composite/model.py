@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.errors import ModelError
+from latentbank.identity import Identity, difference
 from latentbank.models.composite.captions import (
     CaptionLoss,
     answer_ids,
@@ -221,12 +222,11 @@ def check_card(
     Raises:
         ModelError: the projector was trained between other models.
     """
-    for part, name, fingerprint in (
-        ("encoder", encoder_name, encoder_fingerprint),
-        ("llm", language.name, language.fingerprint()),
-    ):
+    names = {"encoder": encoder_name, "llm": language.name}
+    found = {"encoder": Identity(encoder_fingerprint), "llm": language.identity()}
+    for part, name in names.items():
         trained = card.get(part)
-        if trained is not None and trained["fingerprint"] != fingerprint:
+        if trained is not None and difference(Identity.from_dict(trained), found[part]) is not None:
             raise ModelError(
                 f"The projector was trained with the {'LLM' if part == 'llm' else part} {trained['name']}, not with "
                 f"{name}: use that one, or train a projector for {name}."

@@ -369,7 +369,7 @@ class _Run:
             },
             "llm": {
                 "name": self.language.name,
-                "fingerprint": self.language.fingerprint(),
+                **self.language.identity().to_dict(),
                 "revision": self.language.revision,
             },
             "data": [

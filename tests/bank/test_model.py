@@ -154,6 +154,17 @@ def test_digests_move_with_the_bank(settings: Settings, bank: Bank, tmp_path: Pa
         import_bank(tmp_path / "export", other, name="another")
 
 
+def test_a_path_in_a_manifest_of_an_earlier_version_does_not_move(settings: Settings, tmp_path: Path) -> None:
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    with create(settings, model="/home/me/tiny") as opened:
+        fill(opened, 4)
+        copy_bank(opened, other)
+        export_bank(opened, tmp_path / "export")
+    assert "/home/me" not in (tmp_path / "export" / "bank.json").read_text()
+    with open_bank("bank", other) as copied:
+        assert (copied.manifest.model, copied.manifest.local) == ("tiny", True)
+
+
 def test_damaged_digests_are_named() -> None:
     assert WHOLE.digests is not None
     digests = WHOLE.digests.to_dict()

@@ -33,7 +33,7 @@ def show_plan(
 ) -> None:
     """Print a plan with what was read for it, its costs, and the size of a cluster of such machines."""
     data = {
-        **asdict(plan),
+        **{key: value for key, value in asdict(plan).items() if key != "digests"},
         "directory": str(plan.directory),
         "layers": list(costs.layers),
         "disk_bytes_per_layer": costs.disk_bytes,
