@@ -6,6 +6,7 @@ And the digests of its blocks are those of the whole model.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,8 +119,13 @@ def test_cut_states_are_those_of_the_whole_model(model_type: str) -> None:
     assert float((expected[1] - expected[LAYERS]).abs().max()) > 1e-3  # the blocks do something
     models = [cut(whole, config, blocks) for blocks in range(1, LAYERS)]
     models.append(LanguageModel("tiny", decoder_of(whole), tiny_tokenizer(), num_layers=LAYERS))
+    digests = models[-1].identity().digests
+    assert digests is not None
+    assert None not in digests.blocks
+    assert len(set(digests.blocks)) == LAYERS
     for blocks, model in enumerate(models, start=1):
         assert model.loaded_layers == blocks
+        assert model.identity().digests == replace(digests, blocks=digests.blocks[:blocks])
         states = model.hidden_states(IDS.tolist(), range(blocks + 1))[0]
         for layer, state in states.items():
             assert_same(state, expected[layer])
