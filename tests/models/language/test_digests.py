@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig
 
 from latentbank.identity import Digest, Digests, Identity, completed, difference
+from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.tiny import save_tiny
 
@@ -195,3 +196,9 @@ def test_sketches_of_other_lengths_differ() -> None:
     )
     assert not one.agrees(other)
     assert one.agrees(Digest("0" * 16, "ADw=", 0.1))
+
+
+def test_fingerprints_are_those_of_earlier_versions() -> None:
+    """Banks and files have them; they were computed by the version before there were digests."""
+    weights = [torch.arange(-3000, 3000).reshape(60, 100) / 7, torch.tensor([1e-9, -0.0, 2.5])]
+    assert fingerprint({"a": 0, "é\ud800": 1}, [2, 3], weights) == "231d917dd31f4a4d520a71ed278efc32"
