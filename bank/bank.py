@@ -14,7 +14,7 @@ from latentbank.bank.layers import BankLayers, choose
 from latentbank.bank.ledger import named, visible
 from latentbank.bank.manifest import CorpusEntry, Manifest, checked_means
 from latentbank.bank.merge import Unique, merge
-from latentbank.bank.model import ModelCheck
+from latentbank.bank.model import ModelCheck, own_model
 from latentbank.bank.points import Neighbor, Payload
 from latentbank.bank.search import Search, prepare
 from latentbank.bank.settings import Metric, Settings
@@ -26,7 +26,7 @@ from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankMismatch, LayerNotFound, QueryError
 from latentbank.identity import Identity, completed, difference, identity_of
 from latentbank.progress import Progress, Silent
-from latentbank.text import listed, public_name
+from latentbank.text import listed
 from latentbank.values import whole
 
 
@@ -143,14 +143,20 @@ class Bank:
     def require_model(self, name: str, fingerprint: str | Identity) -> None:
         """Check that hidden states of a model belong to this bank; only warn if `allow_other_model` was given.
 
-        Args:
-            name: the model's name; if it is a path, this machine remembers it.
-            fingerprint: its fingerprint, or better its `identity`, which tells more models apart.
+        If `name` is a path, this machine remembers it. An `Identity` tells more models apart than a fingerprint.
 
         Raises:
             BankMismatch: it is another model; the message names both, and what they were loaded in.
         """
         self._check_model(self._manifest, self.settings, name, identity_of(fingerprint))
+
+    def find_model(self) -> str:
+        """Return what the bank's own LLM is loaded by on this machine: its id on the hub, or a path.
+
+        Raises:
+            ModelError: it is a local model, and this machine does not know where it is.
+        """
+        return own_model(self._manifest, self.settings)
 
     def choose_layers(self, bank_layers: BankLayers = "mid") -> list[int]:
         """Return the bank layers that "mid", "all", one layer or several stand for, ascending.
@@ -387,13 +393,7 @@ class Bank:
         self.close()
 
     def __repr__(self) -> str:
-        m = self._manifest
-        corpora = listed(f"{c.name} ({c.contexts:,} contexts)" for c in m.corpora.values()) or "no corpora"
-        metric = "" if m.metric == "cosine" else f"{m.metric}, "
-        version = f" (version {self.version})" if self.version > 1 and "@" not in m.bank else ""
-        return (
-            f"<Bank {m.bank}{version}: {public_name(m.model)}, {metric}layers {listed(m.layers)}, {corpora}>"
-        )
+        return f"<Bank {self._manifest.summary(self.version)}>"
 
 
 def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:

@@ -125,6 +125,15 @@ class Manifest:
         """What tells the LLM from others."""
         return Identity(self.fingerprint, self.digests)
 
+    def summary(self, version: int) -> str:
+        """Return name, model, layers and corpora in one line; `version` is the bank's."""
+        corpora = listed(f"{c.name} ({c.contexts:,} contexts)" for c in self.corpora.values()) or "no corpora"
+        metric = "" if self.metric == "cosine" else f"{self.metric}, "
+        which = f" (version {version})" if version > 1 and "@" not in self.bank else ""
+        return (
+            f"{self.bank}{which}: {public_name(self.model)}, {metric}layers {listed(self.layers)}, {corpora}"
+        )
+
     def without_path(self) -> Manifest:
         """Return the manifest for another place: of a path that an earlier version recorded, only the last part."""
         if not is_path(self.model):

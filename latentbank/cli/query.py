@@ -35,7 +35,6 @@ def query_text(
     as_json: JsonOption = False,
 ) -> None:
     """Read the tokens of a sentence against a bank."""
-    from latentbank.bank.model import own_model
     from latentbank.cli.output.readings import show_reading
     from latentbank.query.reading.text import read_text
 
@@ -44,7 +43,7 @@ def query_text(
     condition = search.condition()
     with bank.opened(settings, include_incomplete=search.include_incomplete) as opened:
         manifest = opened.manifest
-        default = None if model.model else own_model(manifest, settings)
+        default = None if model.model else opened.find_model()
         llm = model.load_llm(
             layers or list(opened.layers), default=default, default_revision=manifest.revision
         )

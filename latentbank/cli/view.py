@@ -101,7 +101,6 @@ def _service(
     bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings
 ) -> ReadingService:
     """Load the first model; the others are loaded when they are chosen."""
-    from latentbank.bank.model import own_model
     from latentbank.query.web.service import ReadingService
 
     revision = None if models else bank.manifest.revision
@@ -109,7 +108,7 @@ def _service(
     def load(path: str, say: Callable[[str], None] | None = None) -> VisualModel:
         return loading.load_vlm(path, lambda count: count, settings, revision=revision, say=say)
 
-    (name, first), *others = shown_names(models or [own_model(bank.manifest, settings)]).items()
+    (name, first), *others = shown_names(models or [bank.find_model()]).items()
     return ReadingService(bank, load(first), {other: partial(load, path) for other, path in others}, name)
 
 

@@ -103,12 +103,10 @@ def load_as_deep(
     deepest: Callable[[int], int],
 ) -> VisualModel:
     """Load the VLM, by default the bank's, as deep as `layers`, else as `deepest` says."""
-    from latentbank.bank.model import own_model
-
     name, revision = model.model, None
     if name is None:
         assert bank is not None
-        name, revision = own_model(bank.manifest, settings), bank.manifest.revision
+        name, revision = bank.find_model(), bank.manifest.revision
     return model.load_vlm(name, max(layers) if layers else deepest, settings, revision=revision)
 
 
