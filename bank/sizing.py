@@ -172,8 +172,11 @@ class Machines:
             raise LatentBankError(
                 "An estimate needs at least one replica, shard, core and GPU, and RAM, disk and speed above zero."
             )
-        if min(self.node_price, self.gpu_price) < 0:
+        prices = (self.node_price, self.gpu_price)
+        if min(prices) < 0:
             raise LatentBankError("The price of an hour cannot be negative.")
+        if not all(map(math.isfinite, (self.node_ram, self.node_disk, self.gpu_flops, *prices))):
+            raise LatentBankError("An estimate needs finite numbers.")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def bank_verify(
     ctx: typer.Context,
     *,
     bank: Annotated[str | None, typer.Argument()] = None,
-    sample: Annotated[int, typer.Option(help="Vectors of each layer whose length is checked.")] = 1000,
+    sample: Annotated[int, typer.Option(min=0, help="Vectors of each layer whose length is checked.")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bank: counts, equal contexts in all layers, sound vectors. Exits 1 if something is wrong."""

@@ -153,7 +153,7 @@ def experiment_corpus_swap(
     ] = None,
     bank: NewBankOptions,
     contexts: Annotated[
-        int | None, typer.Option(help="Store at most this many contexts of each corpus.")
+        int | None, typer.Option(min=1, help="Store at most this many contexts of each corpus.")
     ] = None,
     metric: MetricOption = None,
     bank_layers: BankLayersOption = "all",

@@ -146,7 +146,7 @@ def query_norms(
         list[str] | None,
         typer.Option(help="Files or hub datasets of sentences; by default a few built-in ones."),
     ] = None,
-    sentences: Annotated[int, typer.Option(help="Sentences taken from --text.")] = 200,
+    sentences: Annotated[int, typer.Option(min=1, help="Sentences taken from --text.")] = 200,
     prompt: PromptOption = None,
     batch: ImageBatchOption = 8,
     images: ImageOptions,

@@ -74,7 +74,7 @@ class TrainOptions:
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts that each step is split into, to save memory.")
     ] = 1
-    rate: Annotated[float, typer.Option(min=0.0, help="Highest learning rate.")] = 1e-3
+    rate: Annotated[float, typer.Option(min=0.0, help="Highest learning rate, above 0.")] = 1e-3
     warmup: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the steps in which the rate rises.")
     ] = 0.03

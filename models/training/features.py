@@ -25,7 +25,7 @@ from latentbank.models.training.pairs import Pair, Skipped
 from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed
-from latentbank.values import whole
+from latentbank.values import real, whole
 
 _FEATURES, _ROWS, _DONE = "features.npy", "rows.jsonl", "features.json"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -104,6 +104,10 @@ class Features:
         Raises:
             ModelError: there is only one image.
         """
+        share, most = (
+            real(share, "validation", 0, 1, error=ModelError),
+            whole(most, "most", 1, error=ModelError),
+        )
         alike: dict[bytes, int] = {}
         group = np.array(
             [

@@ -20,6 +20,7 @@ from typing import Any, cast
 from PIL import Image
 
 from latentbank.errors import CorpusError, ImageError
+from latentbank.models.vision.image_files import from_base64
 from latentbank.models.vision.images import open_image
 from latentbank.text import listed
 from latentbank.values import whole
@@ -169,6 +170,8 @@ def _picture(cell: Any) -> Image.Image | None:
     try:
         if isinstance(cell, str) and cell.startswith(("http://", "https://")):
             cell = _fetched(cell)
+        elif isinstance(cell, str):
+            cell = from_base64(cell) or cell
         return open_image(cell) if isinstance(cell, str | Path | bytes | Image.Image) else None
     except (ImageError, OSError, ValueError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latentbank.errors import ImageError
+from latentbank.models.vision.image_files import open_file, shown_name
 
 # Pillow's own limit; beyond it a small file could fill the memory (512 MiB in RGB here).
 MAX_PIXELS = 178_956_970
@@ -48,7 +48,7 @@ def open_image(source: Opened) -> Image.Image:
         ImageError: the image is missing, no image, truncated, or larger than `MAX_PIXELS`; an array has another shape
             or other values.
     """
-    name = f"The image {source}" if isinstance(source, str | os.PathLike) else "The image"
+    name = shown_name(source)
     try:
         with warnings.catch_warnings():
             # Pillow warns between half its limit and the limit, and about metadata that does not matter here.
@@ -57,7 +57,7 @@ def open_image(source: Opened) -> Image.Image:
                 return _as_rgb(source, name)
             if not isinstance(source, str | os.PathLike | bytes):
                 return _as_rgb(_of_array(source), name)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with open_file(source) as image:
                 return _as_rgb(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist; check its path.") from None

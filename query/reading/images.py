@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from latentbank.errors import ImageError, LatentBankError
+from latentbank.models.vision.image_files import SUFFIXES, UNREADABLE, from_base64
 from latentbank.models.vision.images import Pixels, open_image
-from latentbank.text import is_hub_id, listed, public_reason
+from latentbank.text import as_unicode, is_hub_id, listed, public_reason
 from latentbank.values import whole
 
 if TYPE_CHECKING:
     import datasets
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".avif"}
-"""Suffixes of the files that are read from a folder. A file that is given by its path may have any suffix."""
+log = logging.getLogger(__name__)
+
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ImageSource:
         try:
             return open_image(self.data)
         except ImageError as error:
-            if isinstance(self.data, Path):
+            if self.name in str(error):
                 raise
             raise ImageError(f"{self.name}: {error}") from None
 
@@ -126,7 +128,11 @@ def find_images(
             raise ImageError("A web address cannot be read; download the image and give its path.")
         path = os.path.expanduser(given)
         if os.path.isdir(path):
-            inside = _in_folder(Path(path))
+            inside, unreadable = _in_folder(Path(path))
+            if unreadable:
+                names = listed(file.relative_to(path) for file in unreadable[:5])
+                more = f" and {len(unreadable) - 5:,} others" if len(unreadable) > 5 else ""
+                log.warning("%s: %s%s left out; Pillow cannot read their formats.", given, names, more)
             if inside:
                 files += inside
             elif any(Path(path).rglob("*.parquet")) or any(Path(path).rglob("*.arrow")):
@@ -187,8 +193,10 @@ def _name(image: Source, number: int) -> str:
     return str(getattr(image, "filename", "") or f"image {number}")
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the image files below a folder, and those in formats that are not read."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple([file for file in files if file.suffix.lower() in kind] for kind in (SUFFIXES, UNREADABLE))
 
 
 @dataclass(frozen=True)
@@ -251,10 +259,13 @@ class _Dataset:
 
 
 def _data(cell: object) -> Path | bytes:
-    """Return the content of a cell of an image column: bytes, or a path; b"" if it has neither."""
+    """Return the content of a cell of an image column: bytes (also in base64), or a path; b"" if it has neither."""
     if isinstance(cell, Mapping):
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])
-        if cell.get("path"):
-            return Path(cell["path"])
+        if path := cell.get("path"):
+            # What is too long for a path is some text, and no image.
+            return from_base64(path) or (
+                Path(path) if len(path) < _LONGEST_PATH else as_unicode(path).encode()
+            )
     return b""

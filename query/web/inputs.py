@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
@@ -13,6 +12,7 @@ from PIL import Image
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
 from latentbank.errors import ImageError
+from latentbank.models.vision.image_files import open_file
 from latentbank.query.lenses.registry import lens_names
 from latentbank.query.web.jobs import ReadingRequest
 from latentbank.text import layer_numbers
@@ -129,8 +129,10 @@ def check_image(data: bytes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, and about sizes that are refused below
-            with Image.open(io.BytesIO(data)) as image:
+            with open_file(data) as image:
                 width, height = image.size
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         width, height = MOST_PIXELS, 2
     except Exception:

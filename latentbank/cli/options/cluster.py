@@ -20,17 +20,23 @@ class ClusterOptions:
         bool,
         typer.Option("--estimate", help="Estimate a Qdrant cluster too; so does each of the options below."),
     ] = False
-    node_ram: Annotated[float | None, typer.Option(help="GB of RAM of a cluster's node (64).")] = None
-    node_disk: Annotated[float | None, typer.Option(help="GB of disk of a node (1000).")] = None
-    node_cores: Annotated[int | None, typer.Option(help="Cores of a node (16).")] = None
-    node_price: Annotated[float | None, typer.Option(help="Price of a node for an hour (1.00).")] = None
-    gpus: Annotated[int | None, typer.Option(help="GPUs that run the LLM, with a worker for each (1).")] = (
+    node_ram: Annotated[float | None, typer.Option(min=0.0, help="GB of RAM of a cluster's node (64).")] = (
         None
     )
-    gpu_tflops: Annotated[
-        float | None, typer.Option(help="10¹² operations that a GPU really does in a second (100).")
+    node_disk: Annotated[float | None, typer.Option(min=0.0, help="GB of disk of a node (1000).")] = None
+    node_cores: Annotated[int | None, typer.Option(min=1, help="Cores of a node (16).")] = None
+    node_price: Annotated[float | None, typer.Option(min=0.0, help="Price of a node for an hour (1.00).")] = (
+        None
+    )
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that run the LLM, with a worker for each (1).")
     ] = None
-    gpu_price: Annotated[float | None, typer.Option(help="Price of a GPU for an hour (2.00).")] = None
+    gpu_tflops: Annotated[
+        float | None, typer.Option(min=0.0, help="10¹² operations that a GPU really does in a second (100).")
+    ] = None
+    gpu_price: Annotated[float | None, typer.Option(min=0.0, help="Price of a GPU for an hour (2.00).")] = (
+        None
+    )
 
     def machines(self, settings: Settings) -> Machines | None:
         """Return the machines, with the settings' shards and replicas; None: no estimate is asked for.

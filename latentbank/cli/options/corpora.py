@@ -58,7 +58,7 @@ class CorpusOptions:
     ] = None
     config: ConfigOption = None
     split: SplitOption = None
-    limit: Annotated[int | None, typer.Option(help="Read at most this many sentences.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many sentences.")] = None
 
     def refuse_beside_a_plan(self) -> None:
         """Check that no option says how a corpus is read, where a plan is stored that was made before.
@@ -111,11 +111,12 @@ class PlanOptions:
         str,
         typer.Option(help="tokenizer: as the tokenizer does by default; always: BOS before each sentence."),
     ] = "tokenizer"
-    skip: Annotated[int, typer.Option(help="Leading tokens of a sentence that are left out.")] = 1
+    skip: Annotated[int, typer.Option(min=0, help="Leading tokens of a sentence that are left out.")] = 1
     contexts_per_token: Annotated[
-        int, typer.Option("--contexts-per-token", help="Store at most this many contexts of one token id.")
+        int,
+        typer.Option("--contexts-per-token", min=1, help="Store at most this many contexts of one token id."),
     ] = 50
-    max_tokens: Annotated[int, typer.Option(help="Cut sentences after this many tokens.")] = 512
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cut sentences after this many tokens.")] = 512
 
     def settings(self) -> PlanSettings:
         """Return the plan settings that the ledger keeps."""
@@ -141,20 +142,28 @@ class WorkOptions:
         ),
     ] = None
     workers: Annotated[
-        int | None, typer.Option(help="With --ray: how many workers; by default one for each GPU.")
+        int | None, typer.Option(min=1, help="With --ray: how many workers; by default one for each GPU.")
     ] = None
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Replace the corpus of the same name, once the new one is complete."),
     ] = False
     batch: Annotated[
-        int | None, typer.Option(help="Tokens in one forward pass; the default depends on the device.")
+        int | None, typer.Option(min=1, help="Tokens in one forward pass; the default depends on the device.")
     ] = None
 
     def share(self) -> Share | None:
-        """Return the share that --shard names; None: the whole plan."""
+        """Return the share that --shard names; None: the whole plan.
+
+        Raises:
+            LatentBankError: it is not a share, or --ray, --shard and --workers do not go together.
+        """
         from latentbank.ingest.workers.shares import parse_share
 
+        if self.shard and self.ray:
+            raise LatentBankError("Ray's workers share the plan among them: leave --shard out, or --ray.")
+        if self.workers is not None and not self.ray:
+            raise LatentBankError("--workers is for the workers of Ray: give --ray too, or leave it out.")
         return parse_share(self.shard) if self.shard else None
 
     def needs_plan(self) -> str | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PromptOption = Annotated[
     str | None, typer.Option(help="Text beside the image; by default the model's own prompt.")
 ]
-ImageBatchOption = Annotated[int, typer.Option("--batch", help="Images in one forward pass.")]
+ImageBatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")]
 
 
 MeansOption = Annotated[
@@ -48,7 +48,7 @@ class ImageOptions:
     ] = None
     config: ConfigOption = None
     split: SplitOption = None
-    limit: Annotated[int | None, typer.Option("--limit", help="Take at most this many images.")] = None
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take at most this many images.")] = None
 
     def find(self) -> Images:
         """Return the images."""
@@ -67,7 +67,8 @@ class TextOptions:
         str, typer.Option("--tokens", help="visual, or all to read the prompt's text tokens as well.")
     ] = "visual"
     answer: Annotated[
-        int, typer.Option("--answer", help="Let the model write this many tokens, and read them as well.")
+        int,
+        typer.Option("--answer", min=0, help="Let the model write this many tokens, and read them as well."),
     ] = 0
 
     def around(self) -> Around:
@@ -86,7 +87,7 @@ class SearchOptions:
     """How neighbors are searched."""
 
     bank_layers: BankLayersOption = "mid"
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Neighbors per token.")] = 5
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Neighbors per token.")] = 5
     where: Annotated[
         list[str] | None, typer.Option(help="Filter, such as word=dog|cat or corpus!=news; all must hold.")
     ] = None

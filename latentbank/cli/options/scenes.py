@@ -54,7 +54,10 @@ class SceneOptions:
         int, typer.Option(help="Other scenes whose visual tokens give the means for a centred bank.")
     ] = 100
     coverage: Annotated[
-        float, typer.Option(help="Share of a patch that an object must cover to make it an object patch.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of a patch that an object must cover to make it an object patch."
+        ),
     ] = 0.5
     random: Annotated[
         bool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,23 @@ def test_images_that_cannot_be_found(
 def test_no_source_is_given() -> None:
     with pytest.raises(ImageError, match="Name an image"):
         find_images([])
+
+
+def test_a_folder_names_the_images_that_are_not_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("logo.svg", "raw.CR2", "phone.HEIC", "photo.jfif", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    found = [Path(image.name).name for image in find_images([folder])]
+    assert {"phone.HEIC", "photo.jfif"} < set(found)
+    assert not {"logo.svg", "raw.CR2", "notes.txt"} & set(found)
+    (message,) = caplog.messages
+    assert message.endswith("logo.svg, raw.CR2 left out; Pillow cannot read their formats.")
+
+
+def test_a_column_of_base64_is_read_and_its_errors_are_short(tmp_path: Path) -> None:
+    cells = [base64.b64encode(png(1)).decode(), "A" * 50_000]
+    pq.write_table(pa.table({"picture": cells}), tmp_path / "images.parquet")
+    one, broken = find_images([tmp_path / "images.parquet"], column="picture")
+    assert one.open().size == (30, 20)
+    with pytest.raises(ImageError, match=r"images.parquet/train/000001: The image is not an image") as caught:
+        broken.open()
+    assert len(str(caught.value)) < 400
