@@ -57,7 +57,7 @@ test-fast: $(VENV)/.installed
 ## test-oracle: ask every vision family, at five sizes of images, whether its tokens look where their boxes say; load every type of LLM in part
 test-oracle: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/vision/test_oracle.py \
-		tests/models/language/test_causal_types.py -n 2 -m oracle
+		tests/models/language/test_causal_types.py tests/models/language/test_visual_cuts.py -n 2 -m oracle
 
 ## lint: check style and types
 lint: $(VENV)/.installed

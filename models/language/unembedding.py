@@ -172,14 +172,17 @@ class Unembedding:
             states at a time.
 
         Raises:
-            ModelError: the states have another width than the model's, or its blocks pass on several residual streams.
+            ModelError: the states have another width than the model's, its blocks pass on several residual streams, or
+                its logits depend on more than the last block's output.
         """
         if states.dim() != 2 or states.shape[1] != self.hidden_size:
             raise ModelError(
                 f"Hidden states [n, {self.hidden_size}] belong to {self.name}, not {list(states.shape)}: "
                 "use the model they come from."
             )
-        replacement = states.to(dtype=self._model.dtype)[None]
+        # At least two rows beside one token: a model that puts them together with others' states fails.
+        rows = states if len(states) != 1 else states.expand(2, -1)
+        replacement = rows.to(dtype=self._model.dtype)[None]
 
         def replace_output(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
             state = output if isinstance(output, Tensor) else output[0]
@@ -195,6 +198,13 @@ class Unembedding:
             hook = self._last.register_forward_hook(replace_output)
             try:
                 logits = self._model(input_ids=token, use_cache=False).logits
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise ModelError(
+                    f"The logits of {self.name} depend on more than its last block's output, so LogitLens cannot read "
+                    "it: use another lens."
+                ) from error
             finally:
                 hook.remove()
-        return cast(Tensor, logits.reshape(len(states), logits.shape[-1]))
+        return cast(Tensor, logits.reshape(len(rows), logits.shape[-1])[: len(states)])
