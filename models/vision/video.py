@@ -76,21 +76,6 @@ def video_token(name: str, config: Any, processor: Any) -> tuple[int, str]:
     )
 
 
-def default_prompt(processor: Any, placeholder: str) -> str:
-    """Return the model's chat template around one video and a request to describe it."""
-    template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
-    content = [{"type": "video"}, {"type": "text", "text": REQUEST}]
-    if template:
-        text = str(
-            processor.apply_chat_template(
-                [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True
-            )
-        )
-        if placeholder in text:
-            return text
-    return f"{placeholder}\n{REQUEST}"
-
-
 def clip_inputs(name: str, processor: Any, clip: Clip, text: str) -> Any:
     """Return a processor's output for one video and the text around it.
 

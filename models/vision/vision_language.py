@@ -27,9 +27,11 @@ from latentbank.models.vision.clips import Clip
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.placing import Placing, tokens_at
 from latentbank.models.vision.processing import load_processor
+from latentbank.models.vision.prompts import default_prompt
 from latentbank.models.vision.refusals import check_takes_images
 from latentbank.models.vision.tokens import TextTokens, VisualTokens
-from latentbank.models.vision.video import Film, clip_inputs, default_prompt, steps_of, video_token
+from latentbank.models.vision.video import REQUEST as VIDEO_REQUEST
+from latentbank.models.vision.video import Film, clip_inputs, steps_of, video_token
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +277,9 @@ class VisionLanguageModel:
         requested = self._check(layers)
         if answer:
             check_whole(self.language)
-        text = default_prompt(self.processor, placeholder) if prompt is None else prompt
+        if prompt is None:
+            prompt = default_prompt(self.name, self.processor, placeholder, "video", VIDEO_REQUEST)
+        text = prompt
         if text.count(placeholder) != 1:
             raise QueryError(
                 f"The prompt has {text.count(placeholder)} times {placeholder}: put it there once."
@@ -307,15 +311,7 @@ class VisionLanguageModel:
         return check_layers(self.name, layers, self.num_layers, deepest)
 
     def _default_prompt(self) -> str:
-        template = getattr(self.processor, "chat_template", None) or self.processor.tokenizer.chat_template
-        if not template:
-            return f"{self.placeholder}\n{REQUEST}"
-        content = [{"type": "image"}, {"type": "text", "text": REQUEST}]
-        return str(
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True
-            )
-        )
+        return default_prompt(self.name, self.processor, self.placeholder, "image", REQUEST)
 
     def _inputs(self, text: str, groups: list[list[Image.Image]]) -> Mapping[str, Any]:
         start = self.processor.tokenizer.bos_token
