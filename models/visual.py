@@ -39,7 +39,7 @@ def load_visual_model(
         revision: branch, tag or commit on the hub.
         deepest_layer: as for `load_language_model`.
         load_in: as for `load_language_model`.
-        adapter: as for `load_language_model`. It was trained on this model; of a composite model, on its LLM.
+        adapter: as for `load_language_model`, trained on this model. Composite models take none.
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
         folder: where a family may keep converted weights, so that later loads are faster; None: nowhere. The demo keeps
             its LLM there.
@@ -100,6 +100,11 @@ def _load_composite(path: str, options: LoadOptions) -> VisualModel:
     from latentbank.models.composite.projector import load_projector
     from latentbank.models.vision.encoders import DEFAULT_LAYER, load_encoder
 
+    if options.adapter is not None:
+        raise ModelError(
+            f"The projector {path} was trained for its LLM without an adapter: leave the adapter out.",
+            argument="adapter",
+        )
     projector, card = load_projector(path)
     if not card.get("encoder") or not card.get("llm"):
         raise ModelError(f"The card of {path} names no encoder and LLM: train the projector with latentbank.")
@@ -129,6 +134,5 @@ def _load_language(name: str, options: LoadOptions) -> LanguageModel:
         revision=options.revision,
         deepest_layer=options.deepest_layer,
         load_in=options.load_in,
-        adapter=options.adapter,
         trust_remote_code=options.trust_remote_code,
     )

@@ -13,14 +13,17 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from latentbank.errors import ModelError
+from latentbank.models.composite.projector import Projector, save_projector
 from latentbank.models.language import devices
 from latentbank.models.language.devices import choose_device, choose_dtype, spread
 from latentbank.models.language.layout import decoder_of
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.unembedding import load_unembedding, unembedding_of_language
+from latentbank.models.vision.encoders import load_encoder
 from latentbank.models.vision.vision_language import VisionLanguageModel, load_vision_language_model
 from latentbank.models.visual import load_visual_model
 from tests.models.tiny_vlm import save_tiny_vlm
+from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 IDS = [[11, 12, 13, 14, 15, 16, 17]]
@@ -215,6 +218,25 @@ def test_an_adapter_on_quantized_weights(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = merged(torch.tensor(IDS), output_hidden_states=True).hidden_states[2][0]
     assert far(states_of(model, 2), expected) < 0.01
+
+
+def test_composite_models_may_be_quantized_and_take_no_adapter(tmp_path: Path) -> None:
+    llm = load_language_model(save_tiny(tmp_path / "llm", tie_word_embeddings=True, **WIDE), device="cpu")
+    encoder = load_encoder(save_encoder(tmp_path / "clip", "clip"), device="cpu")
+    card = {
+        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint(), "layer": -2, "cls": False},
+        "llm": {"name": llm.name, **llm.identity().to_dict()},
+    }
+    file = tmp_path / "projector.safetensors"
+    save_projector(file, Projector("linear", encoder.features, 64), card)
+    image = [Image.new("RGB", (48, 40), "red")]
+    (plain,) = load_visual_model(file, device="cpu").visual_tokens(image, [2])
+    quantized = load_visual_model(file, device="auto", load_in="8bit")
+    (got,) = quantized.visual_tokens(image, [2])
+    assert 0 < far(got.states[2], plain.states[2]) < 0.01
+    assert quantized.captions(image, most=2)
+    with pytest.raises(ModelError, match="trained for its LLM without an adapter"):
+        load_visual_model(file, device="cpu", adapter=str(tmp_path))
 
 
 def test_adapters_that_do_not_belong(tmp_path: Path) -> None:
