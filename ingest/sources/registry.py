@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 
 from latentbank.errors import CorpusError
-from latentbank.extensions import entry_points_of
+from latentbank.extensions import extensions_of
 from latentbank.ingest.sources import arrow, csv, json, parquet, text
 from latentbank.ingest.sources.base import Format, TableFormat
 from latentbank.ingest.sources.lines import compression_of
-from latentbank.text import first_line, listed
+from latentbank.text import listed
 
 GROUP = "latentbank.sources"
 """Group of the entry points through which packages add formats."""
@@ -74,17 +74,8 @@ def described_formats() -> str:
 def _all_formats() -> Iterator[Format | TableFormat]:
     """Go through the formats, ours first; the entry points are read only when none of ours is taken."""
     yield from _OWN
-    for entry in entry_points_of(GROUP):
-        try:
-            loaded = entry.load()
-        except Exception as error:  # another package's code can fail in any way
-            raise CorpusError(
-                f"The installed corpus format '{entry.name}' ({entry.value}) cannot be loaded ({first_line(error)}); "
-                "repair or remove its package."
-            ) from None
-        if not isinstance(loaded, Format | TableFormat):
-            raise CorpusError(
-                f"The installed corpus format '{entry.name}' ({entry.value}) is not a Format of "
-                "latentbank.ingest.sources.base; repair or remove its package."
-            )
-        yield loaded
+    yield from extensions_of(GROUP, "corpus format", (Format, TableFormat), _refuse)
+
+
+def _refuse(message: str) -> None:
+    raise CorpusError(message)

@@ -30,7 +30,7 @@ from latentbank.cli.options.scenes import OutputOption, SceneOptions
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.defaults import default_layers, plan_folder
 from latentbank.query.lenses.base import LensOptions
-from latentbank.query.lenses.registry import lens_names, lenses_of
+from latentbank.query.lenses.registry import lens_names, lenses_of, searches_bank
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -119,7 +119,7 @@ def experiment_metric(
     from latentbank.query.evaluation.experiments.compare import compare_metrics
 
     settings = GlobalOptions.of(ctx).settings()
-    names = [name for name in lens_names(lens) if name != "latent"]
+    names = [name for name in lens_names(lens) if not searches_bank(name)]
     with (
         bank.opened(settings) as plain,
         opened_bank(centred, settings, allow_other_model=bank.allow_other_model) as other,
@@ -220,7 +220,7 @@ def experiment_projector(
     from latentbank.query.evaluation.experiments.compare import compare_projectors
 
     settings = GlobalOptions.of(ctx).settings()
-    names = [name for name in lens_names(lens) if name != "latent"]
+    names = [name for name in lens_names(lens) if not searches_bank(name)]
     loading = LoadingOptions(device=devices.device, dtype=devices.dtype)
     with bank.opened(settings) as opened:
         labels = [_projector_label(Path(name)) for name in projectors]

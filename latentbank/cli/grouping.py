@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -96,6 +97,20 @@ def flat(function: Callable[..., None], first: str = "") -> Callable[..., None]:
     called.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     called.__annotations__ = {option.name: option.annotation for option in ordered}
     return called
+
+
+@contextmanager
+def named_otherwise(**options: str) -> Iterator[None]:
+    """Let errors in the block name the command's own options.
+
+    Args:
+        options: the option's parameter by the name that a function of the library gives its argument.
+    """
+    try:
+        yield
+    except LatentBankError as error:
+        error.argument = options.get(error.argument or "", error.argument)
+        raise
 
 
 def message_of(error: LatentBankError, ctx: typer.Context) -> str:

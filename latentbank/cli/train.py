@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentbank.cli.grouping import command
+from latentbank.cli.grouping import command, named_otherwise
 from latentbank.cli.options.common import ConfigOption, GlobalOptions, JsonOption
 from latentbank.cli.options.models import DeviceOptions, TrustOption
 
@@ -162,11 +162,16 @@ def train_projector(
         "dtype": devices.dtype,
         "trust_remote_code": trust_remote_code,
     }
-    opened = pairs.open()
+    with named_otherwise(image="image_column", caption="caption_column"):
+        opened = pairs.open()
     encoder = load_encoder(vision, layer=vision_layer, cls=cls, **loading)
     folder = features or GlobalOptions.of(ctx).settings().data_dir / ".features"
     main = state.is_main_process
-    with state.main_process_first(), shown("encoding", "images") as progress:
+    with (
+        named_otherwise(image="image_column", caption="caption_column", batch="encoder_batch"),
+        state.main_process_first(),
+        shown("encoding", "images") as progress,
+    ):
         progress = progress if main else Silent()
         encoded = cache_features(encoder, opened, folder, opened.data, batch=encoder_batch, progress=progress)
     stage, kept = train.stage(encoded)

@@ -198,7 +198,7 @@ def _open(folder: Path, data: str) -> Features:
         raise CorpusError(
             f"{data} has no image with a caption{f' ({reasons})' if reasons else ''}: "
             "training needs pairs of both; name the caption's column if there is one.",
-            argument="caption_column",
+            argument="caption",
         )
     values = np.load(folder / _FEATURES, mmap_mode="r")
     return Features(

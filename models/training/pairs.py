@@ -300,18 +300,14 @@ def _columns(
     image = image or next((name for name in IMAGES if name in kinds), None)
     if image is None or image not in kinds:
         what = "no column of images" if image is None else f"no column {image!r}"
-        raise CorpusError(
-            f"{where} has {what}; its columns are {columns}: name one.", argument="image_column"
-        )
+        raise CorpusError(f"{where} has {what}; its columns are {columns}: name one.", argument="image")
     texts = [name for name, text in kinds.items() if text is not False and name != image]
     named = next((name for name in CAPTIONS if name in texts), None)
     possible = [name for name in texts if not _NO_CAPTIONS.fullmatch(name)]
     caption = caption or named or (possible[0] if len(possible) == 1 else None)
     if caption is None or caption not in texts:
         what = "no column of captions" if caption is None else f"no column {caption!r} of text"
-        raise CorpusError(
-            f"{where} has {what}; its columns are {columns}: name one.", argument="caption_column"
-        )
+        raise CorpusError(f"{where} has {what}; its columns are {columns}: name one.", argument="caption")
     return image, caption
 
 

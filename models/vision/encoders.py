@@ -272,7 +272,7 @@ class TransformersEncoder:
             raise ModelError(
                 f"The memory of {pixels.device} is too small for {len(pixels)} images in {self.name}: "
                 "encode fewer images at a time.",
-                argument="encoder_batch",
+                argument="batch",
             ) from None
         finally:
             handle.remove()

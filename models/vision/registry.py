@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from latentbank.extensions import entry_points_of
+from latentbank.extensions import extensions_of
 
 if TYPE_CHECKING:
     import torch
@@ -129,15 +129,4 @@ def _built_in() -> list[Family]:
 
 
 def _installed() -> list[Family]:
-    found = []
-    for entry in entry_points_of(GROUP):
-        try:
-            family = entry.load()
-        except Exception as error:  # another package's code can fail in any way
-            log.warning("The family %s (%s) cannot be imported: %s.", entry.name, entry.value, error)
-            continue
-        if isinstance(family, Family):
-            found.append(family)
-        else:
-            log.warning("The family %s (%s) is not a Family.", entry.name, entry.value)
-    return found
+    return list(extensions_of(GROUP, "family of models", (Family,), log.warning))

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from latentbank.errors import QueryError
-from latentbank.extensions import entry_points_of
+from latentbank.extensions import extensions_of
 from latentbank.query import lenses
 from latentbank.query.lenses.base import Lens, LensOptions, ScoreName, registered
-from latentbank.text import first_line, listed
+from latentbank.text import listed
 from latentbank.values import names_of
 
 ENTRY_POINTS = "latentbank.lenses"
@@ -93,13 +93,9 @@ def _load_all() -> None:
     """Import the modules that define lenses; their classes register themselves."""
     for module in pkgutil.iter_modules(lenses.__path__):
         importlib.import_module(f"{lenses.__name__}.{module.name}")
-    for point in entry_points_of(ENTRY_POINTS):
-        try:
-            point.load()
-        except Exception as error:  # the lenses of other packages stay available
-            warnings.warn(
-                f"The lens '{point.name}' of {point.value} cannot be loaded ({first_line(error)}); repair or remove "
-                "its package.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+    for _ in extensions_of(ENTRY_POINTS, "lens", (), _warn):
+        pass  # loading a lens registers it
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

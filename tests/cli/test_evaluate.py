@@ -18,7 +18,6 @@ from latentbank.query.lenses.registry import lens_names, lenses_of
 from tests.cli.commands import Run, caller
 from tests.query.banks import SENTENCES, TWO, fill
 from tests.query.pixels import pixel_vlm
-from tests.tiny import save_tiny
 
 NAMES = ("dog", "cat", "apple", "river", "fire truck")
 
@@ -26,11 +25,6 @@ NAMES = ("dog", "cat", "apple", "river", "fire truck")
 def shape(number: int) -> Thing:
     picture = Picture(Image.new("RGBA", (40, 40), (50 * number, 200 - 40 * number, 90, 255)), "red")
     return Thing(NAMES[number], "tool", "a", (picture,), ())
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")

@@ -12,28 +12,10 @@ import pytest
 
 import latentbank
 from latentbank.ingest.defaults import default_layers
-from tests.cli.commands import Run, caller
+from tests.cli.commands import Run
 from tests.tiny import save_tiny
 
 SENTENCES = ["The dog chased a cat.", "", "A red apple lies on the table.", "The river bank was muddy."]
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in the test's data folder; returns exit code, standard output and standard error."""
-    return caller(monkeypatch, capfd, tmp_path / "data", 150)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "few.txt"
-    path.write_text("\n".join(SENTENCES), encoding="utf-8")
-    return path
 
 
 def test_a_bank_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> None:

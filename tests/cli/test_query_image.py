@@ -24,11 +24,6 @@ SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The riv
 LENSES = ["latent", "logit", "embedding"]
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
-
-
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchVLM]:
     """The models that commands load: any name is a folder of an LLM, on which a PatchVLM is built."""

@@ -9,29 +9,11 @@ from pathlib import Path
 import pytest
 
 from latentbank.bank.token import claims_of
-from tests.cli.commands import Run, caller
-from tests.tiny import save_tiny
+from tests.cli.commands import Run
 from tests.wire.double import QdrantDouble
 
 KEY, READER = "the-admin-key-of-this-server", "a-key-that-only-reads"
 SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    return caller(monkeypatch, capfd, tmp_path / "data", 150)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "few.txt"
-    path.write_text("\n".join(SENTENCES), encoding="utf-8")
-    return path
 
 
 def test_shares_of_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_path: Path) -> None:

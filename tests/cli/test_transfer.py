@@ -10,19 +10,9 @@ import latentlens
 import pytest
 import torch
 
-from tests.cli.commands import Run, caller
-from tests.tiny import TEXTS, save_tiny
+from tests.cli.commands import Run
+from tests.tiny import TEXTS
 from tests.wire.double import QdrantDouble
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("move") / "tiny-llama")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    return caller(monkeypatch, capfd, tmp_path / "data", 150)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
         open_pairs(file)
     with pytest.raises(CorpusError, match="no column of captions") as caught:
         open_pairs(file, image="a")
-    assert caught.value.argument == "caption_column"
+    assert caught.value.argument == "caption"
     with pytest.raises(CorpusError, match="no column 'd'"):
         open_pairs(file, image="a", caption="d")
 

@@ -98,8 +98,8 @@ def test_an_installed_package_adds_a_family(
 @pytest.mark.parametrize(
     ("code", "target", "message"),
     [
-        ("raise OSError('no disk')", "their_family:FAMILY", "cannot be imported: no disk"),
-        ("", "their_family:FAMILY", "cannot be imported"),
+        ("raise OSError('no disk')", "their_family:FAMILY", "cannot be loaded (no disk)"),
+        ("", "their_family:FAMILY", "cannot be loaded"),
         ("FAMILY = 3", "their_family:FAMILY", "is not a Family"),
     ],
 )
