@@ -158,6 +158,12 @@ def in_memory(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
+def count(weight: torch.Tensor) -> int:
+    """Return the number of a weight's values; two of 4 bits are packed into one."""
+    packed = getattr(weight, "quant_state", None)
+    return weight.numel() if packed is None else int(packed.shape.numel())
+
+
 def _best() -> str:
     if torch.cuda.is_available():
         return "cuda"

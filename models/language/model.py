@@ -16,7 +16,7 @@ from latentbank.errors import ModelError
 from latentbank.identity import Identity
 from latentbank.models.language import packing, prepacked
 from latentbank.models.language.collecting import check_layers, collecting
-from latentbank.models.language.devices import device_of
+from latentbank.models.language.devices import count, device_of
 from latentbank.models.language.fingerprint import identify
 from latentbank.models.language.layout import find_blocks, first_position, max_positions
 from latentbank.models.language.loading import find_model, load_parts
@@ -163,7 +163,7 @@ class LanguageModel:
 
     def parameters_to(self, layer: int) -> int:
         """Return the number of parameters that a forward pass to a layer uses; the layer must be loaded."""
-        return sum(weight.numel() for block in self._blocks[:layer] for weight in prepacked.weights(block))
+        return sum(count(weight) for block in self._blocks[:layer] for weight in prepacked.weights(block))
 
     def fingerprint(self) -> str:
         """Return 32 hex digits of vocabulary, sizes, embedding and first block, for people; `identity` tells more."""

@@ -130,6 +130,7 @@ def test_quantized_weights(load_in: str, most: float, tmp_path: Path) -> None:
     assert "bnb" in type(model.decoder.layers[0].mlp.up_proj).__module__ or "bitsandbytes" in str(
         type(model.decoder.layers[0].mlp.up_proj)
     )
+    assert model.parameters_to(3) == plain.parameters_to(3)
     assert torch.equal(states_of(model, 0), states_of(plain, 0))  # the embedding is not quantized
     for layer in (1, 2, 4):
         assert 0 < far(states_of(model, layer), states_of(plain, layer)) < most
