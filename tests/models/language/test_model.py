@@ -538,14 +538,14 @@ def test_broken_directories(tmp_path: Path) -> None:
     broken = save_tiny(tmp_path / "weights")
     data = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
-    assert "cannot be loaded" in message(lambda: load_language_model(str(broken)))
+    assert "damaged or incomplete" in message(lambda: load_language_model(str(broken)))
     (broken / "model.safetensors").unlink()
     assert str(broken) in message(lambda: load_language_model(str(broken)))
     (broken / "config.json").write_text("{")
-    assert "cannot be loaded" in message(lambda: load_language_model(str(broken)))
+    assert "is damaged" in message(lambda: load_language_model(str(broken)))
     strange = save_tiny(tmp_path / "strange")
     (strange / "config.json").write_text(json.dumps({"model_type": "no-such-architecture"}))
-    assert "cannot be loaded" in message(lambda: load_language_model(str(strange)))
+    assert "does not know" in message(lambda: load_language_model(str(strange)))
 
 
 def test_models_that_are_not_decoders(saved: Saved) -> None:
