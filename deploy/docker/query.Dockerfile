@@ -11,8 +11,8 @@ WORKDIR /src
 
 # One layer each, from what changes least to what changes most. The versions are those everything was tested with.
 COPY constraints.txt ./
-# Only the CPU index, so that pip cannot choose a CUDA wheel of the same version. The version agrees with constraints.txt
-# (2.13.0+cpu satisfies 2.13.0), so the next layer finds torch installed.
+# Only the CPU index, so that pip cannot choose a CUDA wheel of the same version. The version agrees with
+# constraints.txt (2.13.0+cpu satisfies 2.13.0), so the next layer finds torch installed.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --index-url https://download.pytorch.org/whl/cpu "$(grep ^torch== constraints.txt)"
 COPY pyproject.toml deploy/docker/requirements.py ./

@@ -116,7 +116,7 @@ def _nothing(number: int, mode: str) -> TextIO:
     """Return a file on the null device, which has the stream's own number if that is free."""
     with suppress(OSError):
         os.fstat(number)
-        return open(os.devnull, mode, encoding="utf-8")
+        return cast(TextIO, open(os.devnull, mode, encoding="utf-8"))
     file = os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
     if file != number:
         os.dup2(file, number)

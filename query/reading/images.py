@@ -196,7 +196,10 @@ def _name(image: Source, number: int) -> str:
 def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the image files below a folder, and those in formats that are not read."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return tuple([file for file in files if file.suffix.lower() in kind] for kind in (SUFFIXES, UNREADABLE))
+    read, unreadable = (
+        [file for file in files if file.suffix.lower() in kind] for kind in (SUFFIXES, UNREADABLE)
+    )
+    return read, unreadable
 
 
 @dataclass(frozen=True)
