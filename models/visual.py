@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentbank.errors import ModelError
+from latentbank.files import existing
 from latentbank.models.vision.registry import LoadOptions, language_loader, model_loader
+from latentbank.text import is_path, public_name
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
@@ -109,9 +112,9 @@ def _load_composite(path: str, options: LoadOptions) -> VisualModel:
     if not card.get("encoder") or not card.get("llm"):
         raise ModelError(f"The card of {path} names no encoder and LLM: train the projector with latentbank.")
     vision, llm = card["encoder"], card["llm"]
-    language = _load_language(llm["name"], replace(options, revision=llm.get("revision")))
+    language = _load_language(_here(llm["name"], path), replace(options, revision=llm.get("revision")))
     encoder = load_encoder(
-        vision["name"],
+        _here(vision["name"], path),
         layer=vision.get("layer", DEFAULT_LAYER),
         cls=vision.get("cls", False),
         device=options.device,
@@ -120,6 +123,23 @@ def _load_composite(path: str, options: LoadOptions) -> VisualModel:
         trust_remote_code=options.trust_remote_code,
     )
     return CompositeVLM(encoder, projector, language, card, path)
+
+
+def _here(name: str, projector: str) -> str:
+    """Return the name of a projector's encoder or LLM; a local one may be at its path, or beside the projector.
+
+    Raises:
+        ModelError: it was at a path that does not exist on this machine.
+    """
+    if not is_path(name) or existing(name):
+        return name
+    last = public_name(name)
+    if beside := existing(str(Path(projector).expanduser().parent / last)):
+        return str(beside)
+    raise ModelError(
+        f"{projector} was trained with the local model {last}, which is not where it was then: put it beside that "
+        "file."
+    )
 
 
 def _load_language(name: str, options: LoadOptions) -> LanguageModel:

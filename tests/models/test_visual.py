@@ -137,6 +137,24 @@ def test_a_projectors_file_that_cannot_be_used(projector: Callable[..., str], tm
         load_visual_model(projector(llm={"name": other.name, "fingerprint": "0" * 32}))
 
 
+def test_a_projector_of_another_machine_finds_its_models_beside_it(
+    projector: Callable[..., str], tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    path = Path(projector())
+    moved = path.rename(away / path.name)
+    (tmp_path / "llm").rename(away / "llm")
+    (tmp_path / "clip").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        ModelError, match=r"trained with the local model clip, which .*: put it beside that file\.$"
+    ):
+        load_visual_model(str(moved))
+    (tmp_path / "elsewhere").rename(away / "clip")
+    model = load_visual_model(str(moved))
+    assert model.name == "clip + mlp + llm"
+
+
 def test_the_demo_runs_in_float32_only() -> None:
     with pytest.raises(ModelError, match="float32 only") as caught:
         load_visual_model("demo", dtype="bfloat16")
