@@ -187,7 +187,7 @@ class Collection:
             if len(vector) != self.size:
                 raise wrong(f"Vector dimension error: expected dim: {self.size}, got {len(vector)}")
         with _engine_errors():
-            operation = translate.to_upsert(given.points, given.update_filter, given.update_mode)
+            operation = translate.to_upsert(given.points, given.update_filter, given.update_mode, self._texts)
         with self._lock, self._shard_in_use() as shard:
             shard.update(operation)
             self._note_stale()
@@ -198,7 +198,7 @@ class Collection:
             case m.PointIdsList():
                 operation = edge.UpdateOperation.delete_points(translate.point_ids(given.points))
             case m.FilterSelector():
-                chosen = translate.to_filter(given.filter)
+                chosen = self._filter(given.filter)
                 assert chosen is not None
                 operation = edge.UpdateOperation.delete_points_by_filter(chosen)
         with self._lock, self._shard_in_use() as shard:
@@ -221,7 +221,7 @@ class Collection:
         request = edge.ScrollRequest(
             offset=None if given.offset is None else translate.point_id(given.offset),
             limit=10 if given.limit is None else given.limit,
-            filter=translate.to_filter(given.filter),
+            filter=self._filter(given.filter),
             with_payload=translate.payload_selector(given.with_payload, default=True),
             with_vector=given.with_vector or False,
         )
@@ -234,7 +234,7 @@ class Collection:
 
     def count(self, given: m.CountRequest) -> m.CountResult:
         """Return how many points match."""
-        request = edge.CountRequest(exact=given.exact is not False, filter=translate.to_filter(given.filter))
+        request = edge.CountRequest(exact=given.exact is not False, filter=self._filter(given.filter))
         with self._lock, self._shard_in_use() as shard:
             return m.CountResult(count=shard.count(request))
 
@@ -244,7 +244,7 @@ class Collection:
             given.key,
             limit=10 if given.limit is None else given.limit,
             exact=bool(given.exact),
-            filter=translate.to_filter(given.filter),
+            filter=self._filter(given.filter),
         )
         with self._lock, self._shard_in_use() as shard:
             hits = shard.facet(request).hits
@@ -253,12 +253,21 @@ class Collection:
     def query(self, given: list[m.QueryRequest]) -> list[m.QueryResponse]:
         """Return the results of several searches, in order."""
         with _engine_errors():
-            request = edge.QueryBatchRequest([translate.to_query(item) for item in given])
+            request = edge.QueryBatchRequest([translate.to_query(item, self._texts) for item in given])
         with self._lock, self._shard_in_use() as shard:
             found = shard.query_batch(request)
         return [m.QueryResponse.model_construct(points=[_scored(item) for item in some]) for some in found]
 
     # Inside
+
+    @property
+    def _texts(self) -> set[str]:
+        """The fields with a text index."""
+        text = m.PayloadSchemaType.TEXT
+        return {field for field, schema in self._schemas.items() if schema["data_type"] == text}
+
+    def _filter(self, given: m.Filter | None) -> edge.Filter | None:
+        return translate.to_filter(given, self._texts)
 
     @contextmanager
     def _shard_in_use(self) -> Iterator[edge.EdgeShard]:

@@ -7,7 +7,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from tests.wire.double import QdrantDouble
-from tests.wire.samples import COUNT, create, field, fill, payload, uid
+from tests.wire.samples import COUNT, create, field, fill, payload, some_vectors, uid
 
 FILTERS: dict[str, tuple[models.Filter, Callable[[dict[str, Any]], bool]]] = {
     "value": (
@@ -128,3 +128,67 @@ def test_filters_count_what_they_say(filled: dict[str, QdrantClient], transport:
     client = filled[transport]
     assert client.count("bank", condition, exact=True).count == len(expected)
     assert {item.id for item in client.scroll("bank", condition, limit=COUNT)[0]} == expected
+
+
+CAPTIONS = [
+    "The Fire Truck of house 7",
+    "un café au lait",
+    "un cafe\u0301 au lait",
+    "日本語の文章です",
+    "ภาษาไทย",
+]
+TOKENIZERS = [models.TokenizerType.WORD, models.TokenizerType.MULTILINGUAL]
+# What is found by phrase: without an index, with one of words, and with a multilingual one.
+PHRASES: dict[str, tuple[list[int], list[int], list[int]]] = {
+    "Fire Truck": ([0], [0], [0]),
+    "fire truck": ([], [0], [0]),
+    "ire Tru": ([0], [], []),
+    "cafe": ([2], [2], [1, 2]),
+    "CAFÉ au": ([], [1], [1, 2]),
+    "日本語": ([3], [], [3]),
+    "ไทย": ([4], [], []),
+    "ภาษาไทย": ([4], [4], [4]),
+    "house 7": ([0], [0], [0]),
+    "house 8": ([], [], [0]),
+    "7": ([0], [0], []),
+}
+
+
+def test_texts_are_substrings_without_an_index_and_words_with_one(
+    server: QdrantDouble, client: QdrantClient
+) -> None:
+    """As a real server does; the embedded engine under the double always splits words."""
+    create(client)
+    vectors = some_vectors(len(CAPTIONS)).tolist()
+    client.upsert(
+        "bank",
+        [
+            models.PointStruct(id=number, vector=vector, payload={"caption": caption})
+            for number, (vector, caption) in enumerate(zip(vectors, CAPTIONS, strict=True))
+        ],
+    )
+
+    def found(match: Any) -> list[int]:
+        condition = models.Filter(must=[field("caption", match=match)])
+        hits = client.query_points("bank", vectors[0], query_filter=condition, limit=10).points
+        numbers = [int(item.id) for item in client.scroll("bank", condition)[0]]
+        assert sorted(int(hit.id) for hit in hits) == numbers
+        assert client.count("bank", condition).count == len(numbers)
+        return numbers
+
+    for place, tokenizer in enumerate([None, *TOKENIZERS]):
+        if tokenizer is not None:
+            index = models.TextIndexParams(
+                type=models.TextIndexType.TEXT, tokenizer=tokenizer, lowercase=True, phrase_matching=True
+            )
+            client.create_payload_index("bank", "caption", index)
+            info = client.get_collection("bank").payload_schema["caption"]
+            assert isinstance(info.params, models.TextIndexParams)
+            assert (info.params.tokenizer, info.points) == (tokenizer, len(CAPTIONS))
+        assert {phrase: found(models.MatchPhrase(phrase=phrase)) for phrase in PHRASES} == {
+            phrase: numbers[place] for phrase, numbers in PHRASES.items()
+        }
+        assert found(models.MatchText(text="Fire")) == [0]
+        assert found(models.MatchText(text="fire")) == ([0] if tokenizer else [])
+        assert found(models.MatchTextAny(text_any="house lait")) == [0, 1, 2]
+        assert found(models.MatchTextAny(text_any="hous aits")) == ([] if tokenizer else [0])

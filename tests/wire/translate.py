@@ -1,7 +1,7 @@
 """Turns the client's REST models into the embedded engine's objects, for both transports."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import qdrant_edge as edge
@@ -94,30 +94,36 @@ def plain_id(stored: Any) -> int | str:
 # Filters
 
 
-def to_filter(given: m.Filter | None) -> edge.Filter | None:
-    """A filter, with its nested filters."""
+def to_filter(given: m.Filter | None, texts: Collection[str]) -> edge.Filter | None:
+    """A filter, with its nested filters; `texts` are the fields with a text index."""
     if given is None:
         return None
     enough = given.min_should
     return edge.Filter(
-        must=_conditions(given.must),
-        should=_conditions(given.should),
-        must_not=_conditions(given.must_not),
-        min_should=edge.MinShould(_conditions(enough.conditions) or [], enough.min_count) if enough else None,
+        must=_conditions(given.must, texts),
+        should=_conditions(given.should, texts),
+        must_not=_conditions(given.must_not, texts),
+        min_should=edge.MinShould(_conditions(enough.conditions, texts) or [], enough.min_count)
+        if enough
+        else None,
     )
 
 
-def _conditions(given: Any) -> list[Any] | None:
+def _conditions(given: Any, texts: Collection[str]) -> list[Any] | None:
     if given is None:
         return None
     some = given if isinstance(given, list) else [given]
-    return [_condition(item) for item in some] or None
+    return [_condition(item, texts) for item in some] or None
 
 
-def _condition(given: Any) -> Any:
+def _condition(given: Any, texts: Collection[str]) -> Any:
     match given:
         case m.Filter():
-            return to_filter(given)
+            return to_filter(given, texts)
+        case m.FieldCondition(match=m.MatchText() | m.MatchTextAny() | m.MatchPhrase()) if (
+            given.key not in texts
+        ):
+            return _substrings(given.key, given.match)
         case m.FieldCondition():
             return _field_condition(given)
         case m.IsEmptyCondition():
@@ -128,6 +134,16 @@ def _condition(given: Any) -> Any:
             return edge.HasIdCondition({point_id(item) for item in given.has_id})
         case _:
             raise not_spoken(f"filter by {type(given).__name__}")
+
+
+def _substrings(key: str, match: Any) -> Any:
+    """What a text condition is on a field without a text index: exact substrings, where the engine splits words."""
+    parts = {
+        m.MatchText: lambda: [match.text],
+        m.MatchPhrase: lambda: [match.phrase],
+        m.MatchTextAny: lambda: match.text_any.split(),
+    }[type(match)]()
+    return edge.Filter(should=[edge.FieldCondition(key, match=edge.MatchSubstring(part)) for part in parts])
 
 
 def _field_condition(given: m.FieldCondition) -> edge.FieldCondition:
@@ -164,8 +180,6 @@ def _match(given: Any) -> Any:
             return edge.MatchPhrase(given.phrase)
         case m.MatchPrefix():
             return edge.MatchPrefix(given.prefix)
-        case m.MatchSubstring():
-            return edge.MatchSubstring(given.substring)
         case _:
             raise not_spoken(f"match by {type(given).__name__}")
 
@@ -182,7 +196,7 @@ def _range(given: Any) -> Any:
 # Searches
 
 
-def to_query(given: m.QueryRequest) -> edge.QueryRequest:
+def to_query(given: m.QueryRequest, texts: Collection[str]) -> edge.QueryRequest:
     """A search for the nearest points to a dense vector, or for any points without one."""
     for name in ("prefetch", "using", "lookup_from", "shard_key"):
         if getattr(given, name) is not None:
@@ -191,7 +205,7 @@ def to_query(given: m.QueryRequest) -> edge.QueryRequest:
         limit=10 if given.limit is None else given.limit,
         offset=given.offset,
         query=_nearest(given.query),
-        filter=to_filter(given.filter),
+        filter=to_filter(given.filter, texts),
         score_threshold=given.score_threshold,
         params=_search_params(given.params),
         with_vector=given.with_vector,
@@ -254,11 +268,12 @@ def to_upsert(
     points: Sequence[tuple[Any, list[float], dict[str, Any] | None]],
     update_filter: m.Filter | None,
     update_mode: m.UpdateMode | None,
+    texts: Collection[str],
 ) -> edge.UpdateOperation:
     """An upsert of (id, vector, payload) triples."""
     return edge.UpdateOperation.upsert_points(
         [edge.Point(point_id(item), vector, payload or {}) for item, vector, payload in points],
-        to_filter(update_filter),
+        to_filter(update_filter, texts),
         _UPDATE_MODES[update_mode] if update_mode else None,
     )
 

@@ -31,8 +31,24 @@ KINDS: dict[str, Any] = {
 """Payload indexes by the kinds that `latentbank.bank.points.INDEXED_FIELDS` names."""
 
 CAPTION_INDEX = edge.TextIndexParams(
-    tokenizer=edge.TokenizerType.Word, lowercase=True, phrase_matching=True, memory=_INDEXES
+    tokenizer=edge.TokenizerType.Multilingual,
+    lowercase=True,
+    ascii_folding=True,
+    phrase_matching=True,
+    memory=_INDEXES,
 )
+"""The payload index for filters by caption."""
+
+
+def has_caption_index(state: edge.ShardInfo) -> bool:
+    """Return whether a layer has `CAPTION_INDEX`, and not the index of words that earlier versions made."""
+    index = state.payload_schema.get("caption")
+    params = index.params if index is not None else None
+    return (
+        isinstance(params, edge.TextIndexParams)
+        and params.tokenizer == CAPTION_INDEX.tokenizer
+        and params.ascii_folding is True
+    )
 
 
 def layer_config(

@@ -12,7 +12,7 @@ import qdrant_edge as edge
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
-from latentbank.bank.store.embedded.engine import CAPTION_INDEX, engine_errors, graph_of
+from latentbank.bank.store.embedded.engine import CAPTION_INDEX, engine_errors, graph_of, has_caption_index
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
@@ -91,16 +91,16 @@ class Indexing:
         self._optimize(layer, graph, -(-count // segments) + max(PIECE, _tenth(count)), segments)
 
     def index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
-        """Index the words of captions if a filter needs them and they are not indexed yet.
+        """Index captions if a filter needs them and they are not indexed yet, or as earlier versions did.
 
         This is not done while a layer is loaded: few layers are ever searched by caption, and building the index takes
         more memory than everything else together.
         """
-        if not reads_captions(where) or "caption" in self._layers.state(layer).payload_schema:
+        if not reads_captions(where) or has_caption_index(self._layers.state(layer)):
             return
         with self._layers.writing, self._layers.use(layer) as shard:
             state = shard.info()
-            if "caption" in state.payload_schema:  # another thread has indexed them in the meantime
+            if has_caption_index(state):  # another thread has indexed them in the meantime
                 return
             self._layers.require_room_at(layer)
             if (count := state.points_count) >= _LOG_FROM:

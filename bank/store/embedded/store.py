@@ -34,7 +34,8 @@ from latentbank.bank.store.base import (
     Stored,
     StoredManifest,
 )
-from latentbank.bank.store.conditions import conditions, each_condition
+from latentbank.bank.store.captions import CaptionFilters
+from latentbank.bank.store.conditions import Dialect, conditions, each_condition
 from latentbank.bank.store.embedded.access import Access
 from latentbank.bank.store.embedded.engine import engine_errors
 from latentbank.bank.store.embedded.indexing import Indexing
@@ -45,6 +46,7 @@ from latentbank.bank.store.embedded.unpacking import unpack
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 
+_DIALECT = Dialect(edge, edge.RangeFloat, lambda ids: edge.HasIdCondition(set(ids)))
 _SCROLL = 4096
 # Points passed to the engine at once. It holds Python's lock meanwhile, so that a thread that runs the LLM cannot start
 # its next operation; a millisecond does not matter, because operations take longer.
@@ -68,6 +70,7 @@ class EmbeddedStore:
         self._manifest = ManifestFile(bank, self._folder)
         self._layers = Layers(bank, self._folder, there=access.there, writable=access.lock is not None)
         self._indexing = Indexing(bank, settings, self._layers, self._manifest, access.lock)
+        self._captions = CaptionFilters(self._read_captions)
         try:
             if access.lock is not None:
                 self._finish_deletion()
@@ -134,6 +137,7 @@ class EmbeddedStore:
         """See `Store`."""
         self._access.require_writable()
         self._layers.create(layer, hidden_size, quantization, self._settings.hnsw_ef_construct)
+        self._captions.forget()
         self._dirty.discard(layer)
 
     def defer_index(self, layer: int, expected: int) -> None:
@@ -145,6 +149,7 @@ class EmbeddedStore:
         """See `Store`."""
         self._access.require_writable()
         self._layers.require_room(points.vectors.nbytes)
+        self._captions.forget()
         with self._layers.writing, self._layers.use(layer, write=True) as shard:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
@@ -189,6 +194,7 @@ class EmbeddedStore:
         """See `Store`."""
         self._indexing.note_search()
         self._indexing.index_captions(layer, where)
+        where = self._captions.each_exact(layer, where)
         params = edge.SearchParams(
             hnsw_ef=max(limit, self._indexing.candidates(layer, ef or self._settings.ef)),
             exact=exact,
@@ -205,9 +211,7 @@ class EmbeddedStore:
                 params=params,
                 with_payload=payloads,
             )
-            for row, condition in zip(
-                rows, each_condition(where, len(rows), edge, edge.RangeFloat), strict=True
-            )
+            for row, condition in zip(rows, each_condition(where, len(rows), _DIALECT), strict=True)
         ]
         with self._layers.use(layer) as shard:
             answers = shard.query_batch(edge.QueryBatchRequest(requests))
@@ -224,15 +228,13 @@ class EmbeddedStore:
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
-        self._indexing.index_captions(layer, where)
-        request = edge.CountRequest(filter=conditions(where, edge, edge.RangeFloat))
+        request = edge.CountRequest(filter=self._selected(layer, where))
         with self._layers.use(layer) as shard:
             return shard.count(request)
 
     def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
         """See `Store`."""
-        self._indexing.index_captions(layer, where)
-        selected = conditions(where, edge, edge.RangeFloat)
+        selected = self._selected(layer, where)
         with self._layers.use(layer) as shard:
             answer = shard.facet(edge.FacetRequest(field, limit, True, selected))
         # The index still knows values whose points are all deleted.
@@ -253,8 +255,23 @@ class EmbeddedStore:
         start: str | None = None,
     ) -> Iterator[Stored]:
         """See `Store`."""
+        for record in self._scroll(layer, self._selected(layer, where), payloads, vectors, start):
+            row = np.asarray(record.vector, dtype=np.float32) if vectors else None
+            yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
+
+    def _selected(self, layer: int, where: Filter | None) -> Any:
+        """Return a filter as the engine's conditions, with which it finds exactly what the filter selects."""
         self._indexing.index_captions(layer, where)
-        selected = conditions(where, edge, edge.RangeFloat)
+        return conditions(self._captions.exact(layer, where), _DIALECT)
+
+    def _read_captions(self, layer: int, where: Filter | None) -> Iterator[tuple[str, str]]:
+        selected, only = conditions(where, _DIALECT), edge.PayloadSelector.Include(["caption"])
+        for record in self._scroll(layer, selected, only):
+            yield str(record.id), (record.payload or {}).get("caption", "")
+
+    def _scroll(
+        self, layer: int, selected: Any, payloads: Any, vectors: bool = False, start: str | None = None
+    ) -> Iterator[edge.Record]:
         offset: Any = start
         while True:
             request = edge.ScrollRequest(
@@ -262,16 +279,15 @@ class EmbeddedStore:
             )
             with self._layers.use(layer) as shard:
                 records, offset = shard.scroll(request)
-            for record in records:
-                row = np.asarray(record.vector, dtype=np.float32) if vectors else None
-                yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
+            yield from records
             if offset is None:
                 return
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
         self._access.require_writable()
-        selected = conditions(Where(corpus=corpus), edge, edge.RangeFloat)
+        self._captions.forget()
+        selected = conditions(Where(corpus=corpus), _DIALECT)
         with self._layers.writing, self._layers.use(layer, write=True) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
@@ -296,6 +312,7 @@ class EmbeddedStore:
                     shutil.rmtree(fresh)
                 unpack(file, fresh, head["hidden_size"], head["quantization"], expected)
             self._layers.replace(layer, fresh)
+            self._captions.forget()
             self._dirty.discard(layer)
         finally:
             file.unlink(missing_ok=True)

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.store.server.client import Connection
-from latentbank.bank.store.server.retrying import exists_already
+from latentbank.bank.store.server.retrying import exists_already, refused
 from latentbank.errors import BankUnavailable
 
 # Seconds before the second look at a collection that is being indexed; doubles, at most 1.
@@ -23,8 +24,9 @@ _KINDS: dict[str, Any] = {
 }
 _CAPTION = models.TextIndexParams(
     type=models.TextIndexType.TEXT,
-    tokenizer=models.TokenizerType.WORD,
+    tokenizer=models.TokenizerType.MULTILINGUAL,
     lowercase=True,
+    ascii_folding=True,
     phrase_matching=True,
     on_disk=True,
 )
@@ -65,6 +67,43 @@ def create_layer(server: Connection, collection: str, hidden_size: int, quantiza
         server.call(create)
     for field, kind in INDEXED_FIELDS.items():
         _create_index(server, collection, field, _KINDS[kind])
+    _create_index(server, collection, "caption", _CAPTION)
+
+
+def index_captions(server: Connection, collection: str) -> None:
+    """Index a layer's captions unless they are; then they have the index of words that earlier versions made, or none.
+
+    Without it, the server compares phrases with parts of captions, letter by letter.
+
+    Raises:
+        BankUnavailable: the API key may not do this.
+    """
+    info = server.call(partial(server.rest.get_collection, collection))
+    index = (info.payload_schema or {}).get("caption")
+    params = index.params if index is not None else None
+    right = (
+        isinstance(params, models.TextIndexParams)
+        and params.tokenizer == _CAPTION.tokenizer
+        and params.ascii_folding is True
+    )
+    # With fewer points than the collection has, another process is making the index; to request it again means to
+    # wait for that, and changes nothing.
+    if right and index is not None and index.points >= (info.points_count or 0):
+        return
+
+    def create() -> None:
+        try:
+            server.rest.create_payload_index(collection, "caption", field_schema=_CAPTION, wait=True)
+        except UnexpectedResponse as error:
+            if not refused(error):
+                raise
+            if not right:
+                raise BankUnavailable(
+                    f"The captions of {collection} are indexed by an earlier version, or not yet, and this key only "
+                    "reads; filter by caption_contains once with a key that may write."
+                ) from None
+
+    server.call(create)
 
 
 def defer_index(server: Connection, collection: str) -> None:

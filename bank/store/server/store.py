@@ -27,19 +27,23 @@ from latentbank.bank.store.base import (
     Stored,
     StoredManifest,
 )
-from latentbank.bank.store.conditions import conditions, each_condition
+from latentbank.bank.store.captions import CaptionFilters
+from latentbank.bank.store.conditions import Dialect, conditions, count_ids, each_condition, reads_captions
 from latentbank.bank.store.names import collection_name
 from latentbank.bank.store.server.aliases import version_in_use
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.downloading import save_snapshot
-from latentbank.bank.store.server.layers import create_layer, defer_index, index_layer
+from latentbank.bank.store.server.layers import create_layer, defer_index, index_captions, index_layer
 from latentbank.bank.store.server.messages import point_messages
 from latentbank.bank.store.server.metadata import Metadata
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
 
+_DIALECT = Dialect(models, models.Range, lambda ids: models.HasIdCondition(has_id=list(ids)))
 _SCROLL = 1000
+# Most ids in the filters of one request, about 4 MB of them.
+_MOST_IDS = 100_000
 # The first Qdrant with everything that a layer collection needs.
 _OLDEST = (1, 18)
 
@@ -56,6 +60,8 @@ class ServerStore:
         self._server = Connection(settings, bank)
         self._metadata = Metadata(self._server, bank)
         self._checked = False
+        self._captions = CaptionFilters(self._read_captions)
+        self._captions_indexed: set[int] = set()
 
     @property
     def bank(self) -> str:
@@ -119,6 +125,7 @@ class ServerStore:
 
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """See `Store`."""
+        self._captions.forget()
         create_layer(self._server, self._collection(layer), hidden_size, quantization)
 
     def defer_index(self, layer: int, expected: int) -> None:
@@ -134,6 +141,7 @@ class ServerStore:
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`. The server answers a request after it has written it, so `commit` has nothing to do."""
+        self._captions.forget()
         name, step, client = self._collection(layer), self._settings.upload_batch, self._bulk()
         make = _point_structs if client is self._server.rest else point_messages
         for at in range(0, len(points.ids), step):
@@ -156,6 +164,7 @@ class ServerStore:
         ef: int | None = None,
     ) -> list[list[Hit]]:
         """See `Store`."""
+        self._index_captions(layer, where)
         params = models.SearchParams(
             hnsw_ef=max(ef or self._settings.ef, limit),
             exact=exact,
@@ -164,6 +173,7 @@ class ServerStore:
             ),
         )
         rows = np.asarray(queries, dtype=np.float32).tolist()
+        where = self._captions.each_exact(layer, where)
         requests = [
             models.QueryRequest(
                 query=models.NearestQuery(nearest=row),
@@ -172,12 +182,14 @@ class ServerStore:
                 params=params,
                 with_payload=payloads,
             )
-            for row, condition in zip(
-                rows, each_condition(where, len(rows), models, models.Range), strict=True
-            )
+            for row, condition in zip(rows, each_condition(where, len(rows), _DIALECT), strict=True)
         ]
-        name = self._collection(layer)
-        answers = self._server.call(partial(self._bulk().query_batch_points, name, requests))
+        name, bulk = self._collection(layer), self._bulk()
+        step = max(1, _MOST_IDS // max(1, count_ids(where)))
+        answers = []
+        for at in range(0, len(requests), step):
+            part = requests[at : at + step]
+            answers += self._server.call(partial(bulk.query_batch_points, name, part))
         return [
             [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer.points]
             for answer in answers
@@ -190,13 +202,13 @@ class ServerStore:
 
     def count(self, layer: int, where: Filter | None = None) -> int:
         """See `Store`."""
-        selected = conditions(where, models, models.Range)
+        selected = self._selected(layer, where)
         count, name = self._server.rest.count, self._collection(layer)
         return self._server.call(partial(count, name, count_filter=selected, exact=True)).count
 
     def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
         """See `Store`."""
-        selected = conditions(where, models, models.Range)
+        selected = self._selected(layer, where)
         facet, name = self._server.rest.facet, self._collection(layer)
         answer = self._server.call(
             partial(facet, name, field, facet_filter=selected, limit=limit, exact=True)
@@ -225,7 +237,28 @@ class ServerStore:
         start: str | None = None,
     ) -> Iterator[Stored]:
         """See `Store`."""
-        selected = conditions(where, models, models.Range)
+        for record in self._scroll(layer, self._selected(layer, where), payloads, vectors, start):
+            row = np.asarray(record.vector, dtype=np.float32) if vectors else None
+            yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
+
+    def _index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
+        if layer not in self._captions_indexed and reads_captions(where):
+            index_captions(self._server, self._collection(layer))
+            self._captions_indexed.add(layer)
+
+    def _selected(self, layer: int, where: Filter | None) -> models.Filter | None:
+        """Return a filter as the server's conditions, with which it finds exactly what the filter selects."""
+        self._index_captions(layer, where)
+        selected: models.Filter | None = conditions(self._captions.exact(layer, where), _DIALECT)
+        return selected
+
+    def _read_captions(self, layer: int, where: Filter | None) -> Iterator[tuple[str, str]]:
+        for record in self._scroll(layer, conditions(where, _DIALECT), ["caption"]):
+            yield str(record.id), (record.payload or {}).get("caption", "")
+
+    def _scroll(
+        self, layer: int, selected: Any, payloads: Any, vectors: bool = False, start: str | None = None
+    ) -> Iterator[models.Record]:
         name = self._collection(layer)
         offset: Any = start
         while True:
@@ -240,15 +273,14 @@ class ServerStore:
                     with_vectors=vectors,
                 )
             )
-            for record in records:
-                row = np.asarray(record.vector, dtype=np.float32) if vectors else None
-                yield Stored(str(record.id), cast("Payload", record.payload) if payloads else None, row)
+            yield from records
             if offset is None:
                 return
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
-        selector = models.FilterSelector(filter=conditions(Where(corpus=corpus), models, models.Range))
+        self._captions.forget()
+        selector = models.FilterSelector(filter=conditions(Where(corpus=corpus), _DIALECT))
         name = self._collection(layer)
         self._server.call(partial(self._server.rest.delete, name, selector, wait=True))
 

@@ -75,6 +75,18 @@ def test_captions_are_indexed_when_a_filter_first_reads_them(place: Place) -> No
     assert not [*layer.rglob("*caption*")]
     assert store.count(4, Where(caption_contains="red dog") & ~Where(corpus="plants")) > 0
     assert [*layer.rglob("*caption*")]
+    store.close()
+
+
+def test_the_index_of_captions_is_made_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = made(place)
+    two_corpora(store)
+    store.count(4, Where(caption_contains="red"))
+    store.close()
+    again = place.open()
+    monkeypatch.setattr("latentbank.bank.store.embedded.indexing.CAPTION_INDEX", None)  # another would fail
+    assert again.count(4, Where(caption_contains="red")) > 0
+    again.close()
 
 
 def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
