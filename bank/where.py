@@ -36,7 +36,8 @@ class Where(Filter):
         sentence: index of the sentence in its corpus.
         position_min: first position in the sentence (inclusive).
         position_max: last position in the sentence (inclusive).
-        caption_contains: consecutive words in the caption, upper or lower case ("fire truck").
+        caption_contains: whole words that follow each other in the caption ("fire truck"); case, accents and Unicode's
+            normal forms make no difference. Scripts without spaces are cut into words by Qdrant's tokenizer.
 
     Examples:
         >>> import latentbank as lb

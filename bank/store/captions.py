@@ -18,6 +18,7 @@ import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -37,7 +38,7 @@ _KATAKANA_DOT = "\u30fb"
 # Letters that Unicode does not take apart; others have a name such as LATIN SMALL LETTER O WITH STROKE.
 _LETTERS = {"æ": "ae", "œ": "oe", "ß": "ss", "ı": "i", "þ": "th", "ð": "d"}
 _WITH_MARK = re.compile(r"LATIN SMALL LETTER ([A-Z]) WITH ")
-# Seconds for which contexts found on a server are used again: for the requests of one search.
+# Seconds for which contexts found on a server are used again, as a ledger is: for the requests of one search.
 _SECONDS = 1.0
 # How many results are kept.
 _KEPT = 15
@@ -95,22 +96,28 @@ class CaptionFilters:
     """Turns filters by caption into filters that the engine answers rightly, layer by layer."""
 
     def __init__(
-        self, read: Callable[[int, Filter | None], Iterator[tuple[str, str]]], *, seconds: float = _SECONDS
+        self, read: Callable[[int, Filter | None], Iterator[tuple[str, str]]], *, shared: bool
     ) -> None:
         """Keep how contexts are read.
 
         Args:
             read: called with a layer and a filter without `Ids`; yields ids and captions of what the engine finds.
-            seconds: how long a result may be used again.
+            shared: other processes may add and delete contexts.
         """
         self._read = read
-        self._seconds = seconds
+        self._seconds = _SECONDS if shared else math.inf
         self._found: dict[tuple[int, str], tuple[float, Filter]] = {}
+        self._generation = 0
         self._guards: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
-    def forget(self) -> None:
-        """Forget what was found: contexts have been added or deleted."""
-        self._found.clear()
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Add or delete contexts in the block; afterwards nothing is used that was found before, or meanwhile."""
+        try:
+            yield
+        finally:
+            self._generation += 1
+            self._found = {}
 
     def exact(self, layer: int, where: Filter | None) -> Filter | None:
         """Return a filter for the same contexts, of which the engine finds exactly these."""
@@ -138,11 +145,13 @@ class CaptionFilters:
             return where
         key = (layer, repr(where))
         with self._guards[layer]:
-            at, found = self._found.get(key, (-math.inf, where))
-            if time.monotonic() - at > self._seconds:
+            at, found = self._found.get(key, (0.0, None))
+            if found is None or time.monotonic() - at > self._seconds:
+                generation = self._generation
                 found = self._compare(layer, where, phrase)
-                kept = dict(list(self._found.items())[-_KEPT:])
-                self._found = {**kept, key: (time.monotonic(), found)}
+                if generation == self._generation:
+                    kept = dict(list(self._found.items())[-_KEPT:])
+                    self._found = {**kept, key: (time.monotonic(), found)}
             return found
 
     def _compare(self, layer: int, where: Where, phrase: str) -> Filter:

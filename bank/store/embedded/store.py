@@ -70,7 +70,7 @@ class EmbeddedStore:
         self._manifest = ManifestFile(bank, self._folder)
         self._layers = Layers(bank, self._folder, there=access.there, writable=access.lock is not None)
         self._indexing = Indexing(bank, settings, self._layers, self._manifest, access.lock)
-        self._captions = CaptionFilters(self._read_captions)
+        self._captions = CaptionFilters(self._read_captions, shared=False)
         try:
             if access.lock is not None:
                 self._finish_deletion()
@@ -136,8 +136,8 @@ class EmbeddedStore:
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """See `Store`."""
         self._access.require_writable()
-        self._layers.create(layer, hidden_size, quantization, self._settings.hnsw_ef_construct)
-        self._captions.forget()
+        with self._captions.changing():
+            self._layers.create(layer, hidden_size, quantization, self._settings.hnsw_ef_construct)
         self._dirty.discard(layer)
 
     def defer_index(self, layer: int, expected: int) -> None:
@@ -149,8 +149,7 @@ class EmbeddedStore:
         """See `Store`."""
         self._access.require_writable()
         self._layers.require_room(points.vectors.nbytes)
-        self._captions.forget()
-        with self._layers.writing, self._layers.use(layer, write=True) as shard:
+        with self._captions.changing(), self._layers.writing, self._layers.use(layer, write=True) as shard:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
                 part = slice(at, at + _UPSERT)
@@ -286,9 +285,8 @@ class EmbeddedStore:
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
         self._access.require_writable()
-        self._captions.forget()
         selected = conditions(Where(corpus=corpus), _DIALECT)
-        with self._layers.writing, self._layers.use(layer, write=True) as shard:
+        with self._captions.changing(), self._layers.writing, self._layers.use(layer, write=True) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()
 
@@ -311,8 +309,8 @@ class EmbeddedStore:
                 if fresh.exists():
                     shutil.rmtree(fresh)
                 unpack(file, fresh, head["hidden_size"], head["quantization"], expected)
-            self._layers.replace(layer, fresh)
-            self._captions.forget()
+            with self._captions.changing():
+                self._layers.replace(layer, fresh)
             self._dirty.discard(layer)
         finally:
             file.unlink(missing_ok=True)

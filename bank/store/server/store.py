@@ -60,7 +60,7 @@ class ServerStore:
         self._server = Connection(settings, bank)
         self._metadata = Metadata(self._server, bank)
         self._checked = False
-        self._captions = CaptionFilters(self._read_captions)
+        self._captions = CaptionFilters(self._read_captions, shared=True)
         self._captions_indexed: set[int] = set()
 
     @property
@@ -125,8 +125,8 @@ class ServerStore:
 
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """See `Store`."""
-        self._captions.forget()
-        create_layer(self._server, self._collection(layer), hidden_size, quantization)
+        with self._captions.changing():
+            create_layer(self._server, self._collection(layer), hidden_size, quantization)
 
     def defer_index(self, layer: int, expected: int) -> None:
         """See `Store`."""
@@ -141,13 +141,13 @@ class ServerStore:
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`. The server answers a request after it has written it, so `commit` has nothing to do."""
-        self._captions.forget()
         name, step, client = self._collection(layer), self._settings.upload_batch, self._bulk()
         make = _point_structs if client is self._server.rest else point_messages
         for at in range(0, len(points.ids), step):
             part = slice(at, at + step)
             batch = make(Points(points.ids[part], points.vectors[part], points.payloads[part]))
-            self._server.call(partial(client.upsert, name, batch, wait=True))
+            with self._captions.changing():
+                self._server.call(partial(client.upsert, name, batch, wait=True))
 
     def commit(self) -> None:
         """See `Store`."""
@@ -279,10 +279,10 @@ class ServerStore:
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
-        self._captions.forget()
         selector = models.FilterSelector(filter=conditions(Where(corpus=corpus), _DIALECT))
         name = self._collection(layer)
-        self._server.call(partial(self._server.rest.delete, name, selector, wait=True))
+        with self._captions.changing():
+            self._server.call(partial(self._server.rest.delete, name, selector, wait=True))
 
     def save_snapshot(self, layer: int, file: Path, report: Callable[[int], None]) -> None:
         """See `Store`."""

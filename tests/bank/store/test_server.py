@@ -311,7 +311,12 @@ def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) ->
     assert (info.config.hnsw_config.m, info.config.hnsw_config.ef_construct) == (0, 77)
     assert info.config.optimizer_config.indexing_threshold == 0
     kinds = {field: index.data_type.value for field, index in info.payload_schema.items()}
-    assert kinds == {"corpus": "keyword", "word": "keyword", "token_id": "integer", "position": "integer"}
+    numbers = {"token_id": "integer", "position": "integer"}
+    assert kinds == {"corpus": "keyword", "word": "keyword", "caption": "text"} | numbers
+    captions = info.payload_schema["caption"].params
+    assert isinstance(captions, models.TextIndexParams)
+    assert (captions.tokenizer, captions.phrase_matching) == (models.TokenizerType.MULTILINGUAL, True)
+    assert (captions.lowercase, captions.ascii_folding, captions.on_disk) == (True, True, True)
 
 
 def test_uploads_are_cut_into_batches_that_are_waited_for(shared: QdrantDouble, transport: str) -> None:

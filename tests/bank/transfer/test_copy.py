@@ -16,7 +16,7 @@ import latentbank.bank.transfer.copy
 import latentbank.bank.transfer.receive
 from latentbank.bank.bank import Bank
 from latentbank.bank.manifest import Manifest
-from latentbank.bank.opening import create_from_manifest, open_bank
+from latentbank.bank.opening import create_from_manifest, delete_bank, open_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.store.base import Points
 from latentbank.bank.transfer.copy import copy_bank
@@ -373,11 +373,9 @@ def test_what_cannot_be_copied(server: QdrantDouble, here: Settings) -> None:
             ({"rotation_seed": 8}, BankMismatch, r"another rotation seed \(8, not 7\)"),
             ({"metric": "centred"}, BankMismatch, r"another metric \(centred, not cosine\)"),
         ):
-            with a_bank(here, **changes) as copy:
-                stored = copy.store
-                copy.close()
-                refused(kind, saying)
-                stored.delete()
+            a_bank(here, **changes).close()
+            refused(kind, saying)
+            delete_bank("bank", here)
         with a_bank(here) as copy:
             copy.record(entry("animals", 10, content_hash="other"))
         refused(CorpusError, "another corpus 'animals'")
