@@ -89,7 +89,7 @@ def _in_order(size: Size, found: list[_Cells], pool: int, patch: int) -> Places:
         rows=np.concatenate([part.rows for part in found])[order],
         columns=np.concatenate([part.columns for part in found])[order],
         tiles=np.concatenate([np.full(len(part.rows), tile) for tile, part in enumerate(found)])[order],
-        visual=(every[:, 2:] - every[:, :2] > 1e-6 * np.array(size)).all(axis=1),
+        visual=np.all(every[:, 2:] - every[:, :2] > 1e-6 * np.array(size), axis=1, keepdims=True)[:, 0],
     )
 
 
