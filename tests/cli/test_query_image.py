@@ -277,7 +277,6 @@ def _louder(init: Any) -> Any:
         (("a.png", "--unique", "sentence"), "Unknown value 'sentence' for --unique; use context or word"),
         (("a.png", "--json", "--parquet", "out"), "choose --json or --parquet"),
         (("a.png", "--split", "test"), "datasets only"),
-        (("a.png", "--top-k", "0"), "top_k is 0"),
         (("b.png",), "cannot be read to its end"),
     ],
 )
