@@ -18,7 +18,7 @@ from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan, plan_for
 from latentbank.ingest.sources.base import Asked
 from latentbank.models.language.model import LanguageModel
-from latentbank.progress import Progress
+from latentbank.progress import Progress, Silent
 from latentbank.text import listed
 
 Source = str | os.PathLike[str] | Corpus | Iterable[str | os.PathLike[str]]
@@ -124,18 +124,14 @@ def fill(
 
     Args:
         bank: open for writing; made by `create_bank`.
-        source: a path, a glob, a folder, the id of a hub dataset, or several of them; a `Corpus`, such as
-            `latentbank.ingest.corpus.corpus_from_sentences` returns; or a `Plan`, which has the settings from `name` to
-            `max_tokens` of its own. A list of strings always holds paths.
+        source: as for `plan`; or a `Plan`, which has the settings from `name` to `max_tokens` of its own.
         model: the LLM of the bank, loaded at least as deep as the bank's deepest layer.
-        name: the corpus's name; None: the first file's, with hyphens for what a name cannot hold. A `Corpus` has its
-            own name.
+        name: the corpus's name; None: the first file's. See `plan`.
         directory: folder of the plan; None: beside the embedded banks. A plan that is there and fits is used.
         column: the column that holds the sentences, the same in all files; None: it is found.
         field: the list of records inside JSON documents, such as "annotations"; None: it is found.
         header: whether the first row of CSV files names the columns; None: it is found.
-        format: "txt", "csv", "tsv", "jsonl", "json", "parquet" or "arrow", for standard input ("-") and for files whose
-            names do not tell; None: by their names, and standard input is lines of text.
+        format: the format of all files; None: by their names. See `plan`.
         config: configuration of a dataset.
         split: split of a folder or a dataset; None: "train".
         revision: revision of a hub dataset.
@@ -168,21 +164,18 @@ def fill(
         >>> report.complete
         True
     """
+    progress = progress or Silent()
     asked, dataset = Asked(column, field, header), (config, split, revision)
     if isinstance(source, Plan):
-        _refuse(
-            f"plan of {source.corpus}", {"name": name, "directory": directory}, limit, asked, format, dataset
-        )
-        made = source
+        made, given = source, {"name": name, "directory": directory}
+        _refuse(f"plan of {source.corpus}", given, limit, asked, format, dataset)
     else:
         corpus = _corpus(source, name, limit, asked, format, dataset)
         folder = plan_folder(bank.settings, bank.name, corpus.name) if directory is None else Path(directory)
         chosen = PlanSettings(bos, skip, contexts_per_token, max_tokens)
-        if progress:
-            progress.stage("planning", "sentences")
+        progress.stage("planning", "sentences")
         made = plan_for(bank, corpus, model, folder, chosen, progress, replace=replace)
-    if progress:
-        progress.stage("ingesting", "contexts")
+    progress.stage("ingesting", "contexts")
     return store_plan(bank, made, model, progress, batch=batch, replace=replace)
 
 

@@ -22,7 +22,7 @@ from latentbank.cli import (
 )
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.options.common import GlobalOptions
-from latentbank.cli.streams import check_arguments, complain, guarded_streams
+from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
 
@@ -78,6 +78,8 @@ def main() -> None:
                 )  # libraries draw their bars into pipes and files too
             check_arguments(sys.argv[1:])
             app()
+    except ReaderEnded:
+        sys.exit(1)
     except LatentBankError as error:
         complain(str(error))
         sys.exit(2)

@@ -77,7 +77,7 @@ def query_image(
                 query_mean=ready.query_mean,
                 broken=ready.job.broken,
                 warn=warn,
-                tokens=text.tokens,
+                tokens=text.kind,
                 answer=text.answer,
             )
         )

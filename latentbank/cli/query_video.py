@@ -79,7 +79,7 @@ def query_video(
                 query_mean=ready.query_mean,
                 broken=ready.job.broken,
                 warn=warn,
-                tokens=text.tokens,
+                tokens=text.kind,
                 answer=text.answer,
             )
         )

@@ -16,6 +16,10 @@ class OutputError(LatentBankError):
     """Standard output cannot be written."""
 
 
+class ReaderEnded(OutputError):
+    """The program that reads standard output has ended, as `head` does. That is no error of the command."""
+
+
 class _Output:
     """A standard stream that raises OutputError where it cannot be written; all else is the stream's own."""
 
@@ -61,7 +65,8 @@ def guarded_streams() -> Iterator[None]:
     A stream that is closed is opened on the null device: otherwise a file that the command opens takes its place.
 
     Raises:
-        OutputError: standard output is closed, its disk is full, or its reader has ended.
+        ReaderEnded: the reader of standard output has ended.
+        OutputError: standard output is closed, or its disk is full.
     """
     given = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = given[0] or _nothing(0, "r")
@@ -107,6 +112,8 @@ def check_arguments(words: Sequence[str]) -> None:
 def _plain_errors() -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise ReaderEnded("The reader of standard output has ended.") from None
     except (OSError, ValueError) as error:  # ValueError: it was closed
         why = getattr(error, "strerror", None) or "it is closed"
         raise OutputError(f"Standard output cannot be written ({why}); the rest of it is lost.") from None

@@ -147,7 +147,7 @@ def train_projector(
     from latentbank.models.composite.projector import load_projector
     from latentbank.models.language.model import load_language_model
     from latentbank.models.training.features import cache_features
-    from latentbank.models.training.train import processes
+    from latentbank.models.training.processes import processes
     from latentbank.models.training.train import train_projector as run
     from latentbank.models.vision.encoders import load_encoder
     from latentbank.progress import Silent, shown

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from latentbank.errors import ModelError
 from latentbank.models.language.explaining import quiet, reason
@@ -54,10 +54,9 @@ def with_answer(
         )
     written = _written(model, language, inputs, most)
     extended = dict(inputs)
-    for (
-        _
-    ) in written:  # one after the other, as in decoding: what the model adds for several at once may differ
-        extended = cast(Any, model)._update_model_kwargs_for_generation(ModelOutput(), extended)
+    nothing = cast(Any, ModelOutput)()
+    for _ in written:  # one by one, as in decoding: what the model adds for several at once may differ
+        extended = cast(Any, model)._update_model_kwargs_for_generation(nothing, extended)
     extended["input_ids"] = torch.cat([prompt, torch.tensor([written], device=prompt.device)], dim=1)
     return extended
 

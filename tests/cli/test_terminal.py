@@ -90,7 +90,6 @@ def _closed() -> TextIO:
             "No space left on device",
             marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full"),
         ),
-        (_without_reader, "Broken pipe"),
         (_closed, "it is closed"),
         (lambda: None, "Standard output is closed"),
     ],
@@ -113,6 +112,17 @@ def test_output_that_cannot_be_written_ends_in_one_line(
     assert err.count("\n") == 1
     if stream is not None:
         stream.close()  # nothing is left to write
+
+
+def test_a_reader_that_ends_is_no_error_to_report(
+    listing: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _without_reader() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("made", [_without_reader, lambda: None])

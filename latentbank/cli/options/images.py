@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -70,6 +70,11 @@ class TextOptions:
         int,
         typer.Option("--answer", min=0, help="Let the model write this many tokens, and read them as well."),
     ] = 0
+
+    @property
+    def kind(self) -> Literal["visual", "all"]:
+        """`tokens`, once `around` has checked it."""
+        return "all" if self.tokens == "all" else "visual"
 
     def around(self) -> Around:
         """Return what is read.
