@@ -52,42 +52,41 @@ def train_projector(
 ) -> Path:
     """Train a projector on image-caption pairs.
 
-        A training that was killed continues from the last checkpoint when it is run again. The loss is the mean
-        cross-entropy of the caption's tokens and the end of sequence. Encoder and LLM are frozen. Under `accelerate launch`
-        each process takes a part of the rows of every step. If the stages have steps (not seconds) and the number of
-        processes is the same, a resumed training ends with exactly the weights of an uninterrupted one.
+    A training that was killed continues from the last checkpoint when it is run again. The loss is the mean
+    cross-entropy of the caption's tokens and the end of sequence. Encoder and LLM are frozen. Under `accelerate launch`
+    each process takes a part of the rows of every step. If the stages have steps (not seconds) and the number of
+    processes is the same, a resumed training ends with exactly the weights of an uninterrupted one.
 
-        Args:
-            stages: run one after the other, over features of one encoder.
-            language: the LLM, loaded whole.
-            settings: the settings of the training.
-            directory: gets `projector.safetensors` and its card `projector.json`, `log.jsonl`, `loss.png` (if matplotlib
-                is installed) and, while the training runs, `checkpoint.pt`.
-            validation: rows that are not trained on; None: no validation.
-            init: a projector file to start from, trained between the same models.
-            progress: gets the number of steps, or of seconds.
+    Args:
+        stages: run one after the other, over features of one encoder.
+        language: the LLM, loaded whole.
+        settings: the settings of the training.
+        directory: gets `projector.safetensors` and its card `projector.json`, `log.jsonl`, `loss.png` (if matplotlib
+            is installed) and, while the training runs, `checkpoint.pt`.
+        validation: rows that are not trained on; None: no validation.
+        init: a projector file to start from, trained between the same models.
+        progress: gets the number of steps, or of seconds.
 
-        Returns:
-            The projector's file. If this same training is already finished, nothing is trained.
+    Returns:
+        The projector's file. If this same training is already finished, nothing is trained.
 
-        Raises:
-            ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
-                loss is not finite.
-            LatentBankError: a file cannot be written.
+    Raises:
+        ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
+            loss is not finite.
+        LatentBankError: a file cannot be written.
 
-        Examples:
-            >>> import latentbank as lb
-            >>> from latentbank.models.training.features import cache_features
-            >>> from latentbank.models.training.pairs import open_pairs
-            >>> from latentbank.models.training.processes import processes
-    from latentbank.models.training.stages import Stage, TrainSettings
-            >>> from latentbank.models.vision.encoders import load_encoder
-            >>> encoder = load_encoder("openai/clip-vit-base-patch32")
-            >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
-            >>> features = cache_features(encoder, open_pairs("pairs"), "features", "pairs")
-            >>> stages = [Stage(features, steps=2, batch=2)]
-            >>> projector = lb.train_projector(stages, model, TrainSettings(projector="mlp"), "trained")
-            >>> vlm = lb.load_visual_model(str(projector))
+    Examples:
+        >>> import latentbank as lb
+        >>> from latentbank.models.training.features import cache_features
+        >>> from latentbank.models.training.pairs import open_pairs
+        >>> from latentbank.models.training.stages import Stage, TrainSettings
+        >>> from latentbank.models.vision.encoders import load_encoder
+        >>> encoder = load_encoder("openai/clip-vit-base-patch32")
+        >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
+        >>> features = cache_features(encoder, open_pairs("pairs"), "features", "pairs")
+        >>> stages = [Stage(features, steps=2, batch=2)]
+        >>> projector = lb.train_projector(stages, model, TrainSettings(projector="mlp"), "trained")
+        >>> vlm = lb.load_visual_model(str(projector))
     """
     check_stages(stages, language, validation)
     run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())
