@@ -178,6 +178,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 # Types that cannot be built tiny, and why.
 UNBUILT = {
+    "gemma3n": "its vision model, which timm makes, comes in one size; gemma3n_text is refused",
     "gemma4_assistant": "it drafts for another model, whose keys and values it reads",
     "gemma4_unified_assistant": "it drafts for another model, whose keys and values it reads",
     "musicgen": "its configuration is of three models, and that of its decoder belongs to no type",
@@ -189,7 +190,6 @@ REFUSED = {
     "blt": "has no number of layers",  # bytes and patches: four models in one
     "cpmant": _STREAMS,  # it puts a prompt of its own before every text
     "deepseek_v4": f"{_STREAMS}|lacks",
-    "gemma3n": f"{_STREAMS}|timm",
     "gemma3n_text": _STREAMS,
     "hrm_text": "no list of 32 blocks",  # it runs two stacks of blocks in turns
     "hy_v4": _STREAMS,
