@@ -90,5 +90,9 @@ class ImageError(LatentBankError):
     """The image cannot be read; replace it or make it smaller."""
 
 
+class SoundError(LatentBankError):
+    """The sound cannot be read; replace it or cut it into parts."""
+
+
 class ModelError(LatentBankError):
     """The model cannot be loaded, lacks something, or produced non-finite hidden states."""

@@ -32,11 +32,12 @@ def load_visual_model(
     folder: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> VisualModel:
-    """Load a model whose visual tokens can be read.
+    """Load a model whose visual tokens can be read, or the tokens of sound.
 
     Args:
-        name: a hub id or directory of an image-text-to-text model; a projector's .safetensors file, whose card names
-            the encoder and the LLM to load with it; or the name of a model of a family, such as `demo`.
+        name: a hub id or directory of an image-text-to-text model, or of a model that hears; a projector's .safetensors
+            file, whose card names the encoder and the LLM to load with it; or the name of a model of a family, such as
+            `demo`.
         device: as for `load_language_model`.
         dtype: as for `load_language_model`. The demo runs in float32 only.
         revision: branch, tag or commit on the hub.
@@ -90,9 +91,9 @@ def unembedding_of(model: VisualModel) -> Unembedding:
         ModelError: the LLM has no unembedding, or it cannot be loaded.
     """
     from latentbank.models.language.unembedding import unembedding_of_language
-    from latentbank.models.vision.vision_language import VisionLanguageModel
+    from latentbank.models.vision.multimodal import Multimodal
 
-    if isinstance(model, VisionLanguageModel):
+    if isinstance(model, Multimodal):
         return model.unembedding()
     return unembedding_of_language(model.language)
 

@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
@@ -286,7 +287,7 @@ def _read_weights(
         options["quantization_config"] = GgufConfig(dequantize=True)
         classes = (AutoModelForCausalLM,)
     elif inside:
-        classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
+        classes = (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForCausalLM, AutoModel)
     else:
         classes = (AutoModelForCausalLM, AutoModel) if head else (AutoModel, AutoModelForCausalLM)
     able = [auto_class for auto_class in classes if _can_load(auto_class, files.config)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from latentbank.models.audio.sounds import Sound
     from latentbank.models.language.model import LanguageModel
     from latentbank.models.vision.clips import Clip
 
@@ -63,8 +64,8 @@ class VisualTokens:
         geometry: how the boxes were found, for people; None: as the model's `geometry` says.
         positions: places in the sequence, [tokens] int64; None: not known.
         text: the text tokens of the sequence; None: they were not requested.
-        seconds: of a video, start and end of the time that a token sees, [tokens, 2] float32; None for an image. Tokens
-            of the same time are a tile.
+        seconds: start and end of the time that a token of a video or a sound sees or hears, [tokens, 2] float32; None
+            for an image. Tokens of a video of the same time are a tile; tokens of sound have no boxes, and size 0 x 0.
     """
 
     states: dict[int, Tensor]
@@ -165,6 +166,26 @@ class VideoModel(Protocol):
 
         Raises:
             ModelError: the model's type takes no videos; also as for `tokens_with_text`.
+        """
+
+
+@runtime_checkable
+class AudioModel(Protocol):
+    """A model that also reads sound."""
+
+    def audio_tokens(
+        self, sound: Sound, layers: Sequence[int], prompt: str | None = None, answer: int = 0
+    ) -> VisualTokens:
+        """Return the tokens of a sound, with `positions`, `text` and `seconds`, from one forward pass.
+
+        Args:
+            sound: what the model hears.
+            layers: as for `tokens_with_text`.
+            prompt: the exact text, with one placeholder of a sound; None: the model's own.
+            answer: as for `tokens_with_text`.
+
+        Raises:
+            ModelError: the model's type takes no sound; also as for `tokens_with_text`.
         """
 
 

@@ -8,28 +8,26 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from latentbank.errors import ImageError, ModelError, QueryError
-from latentbank.models.language.collecting import check_layers
+from latentbank.models.audio.model import AudioLanguageModel, hears_only
 from latentbank.models.language.explaining import plain_errors, quiet, reason
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.language.unembedding import Unembedding, unembedding_of_model
-from latentbank.models.vision.answers import check_whole, text_tokens, with_answer
+from latentbank.models.vision.answers import check_whole
 from latentbank.models.vision.clips import Clip
 from latentbank.models.vision.images import open_image
+from latentbank.models.vision.multimodal import Multimodal
 from latentbank.models.vision.placing import Placing, tokens_at
 from latentbank.models.vision.processing import load_processor
 from latentbank.models.vision.prompts import default_prompt
 from latentbank.models.vision.refusals import check_takes_images
-from latentbank.models.vision.tokens import TextTokens, VisualTokens
+from latentbank.models.vision.tokens import VisualTokens
 from latentbank.models.vision.video import REQUEST as VIDEO_REQUEST
 from latentbank.models.vision.video import Film, clip_inputs, steps_of, video_token
 
@@ -40,8 +38,6 @@ log = logging.getLogger(__name__)
 REQUEST = "Describe this image."
 # Some processors refuse longer strips than this, and others enlarge them many times.
 MAX_ASPECT = 200
-# Outputs of processors that are not inputs of the forward pass.
-_NOT_FOR_THE_MODEL = ("labels", "num_crops", "video_metadata")
 
 
 def load_vision_language_model(
@@ -54,8 +50,8 @@ def load_vision_language_model(
     load_in: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
-) -> VisionLanguageModel:
-    """Load an image-text-to-text model of transformers.
+) -> VisionLanguageModel | AudioLanguageModel:
+    """Load an image-text-to-text model of transformers, or a model that hears.
 
     Args:
         name: a hub id or a directory. A path is made absolute.
@@ -73,7 +69,9 @@ def load_vision_language_model(
         LayerNotFound: the model has no layer `deepest_layer`.
     """
     files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
-    check_takes_images(files)
+    hears = hears_only(files)
+    if not hears:
+        check_takes_images(files)
     with plain_errors(files.name), quiet():
         processor = load_processor(files.source, files.config, files.options)
     parts = load_parts(
@@ -94,10 +92,11 @@ def load_vision_language_model(
         adapter=parts.adapter,
         trust_remote_code=trust_remote_code,
     )
-    return VisionLanguageModel(cast(PreTrainedModel, parts.model), processor, language)
+    kind = AudioLanguageModel if hears else VisionLanguageModel
+    return kind(cast(PreTrainedModel, parts.model), processor, language)
 
 
-class VisionLanguageModel:
+class VisionLanguageModel(Multimodal):
     """A vision-language model of transformers.
 
     Layers follow the convention of `LanguageModel`: layer 0 is the projected visual token that enters the first block,
@@ -117,15 +116,7 @@ class VisionLanguageModel:
 
     def __init__(self, model: PreTrainedModel, processor: Any, language: LanguageModel) -> None:
         """Wrap a model, its processor, and a language model that shares the decoder."""
-        self.name = language.name
-        self.revision = language.revision
-        self.language = language
-        self.num_layers = language.num_layers
-        self.hidden_size = language.hidden_size
-        folder = Path(self.name)
-        self.means_file = folder / "latentbank-means.safetensors" if folder.is_dir() else None
-        self.model = model
-        self.processor = processor
+        super().__init__(model, processor, language)
         self._token_id = _image_token_id(self.name, model.config, processor)
         # Some processors have an AddedToken, not its text.
         self.placeholder = str(
@@ -149,18 +140,6 @@ class VisionLanguageModel:
         An image whose tokens could not be placed says so in the `geometry` of its own tokens.
         """
         return self._placing.geometry
-
-    def fingerprint(self) -> str:
-        """Return the LLM's fingerprint."""
-        return self.language.fingerprint()
-
-    def unembedding(self) -> Unembedding:
-        """Return the model's unembedding, for LogitLens; it shares the weights.
-
-        Raises:
-            ModelError: the model has no unembedding.
-        """
-        return unembedding_of_model(self.name, self.model, self.language.lock)
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
@@ -291,25 +270,6 @@ class VisionLanguageModel:
         found = tokens_at(clip.size, steps.places, geometry, states, positions)
         return replace(found, text=around, seconds=steps.seconds[steps.places.visual])
 
-    def _told(
-        self, inputs: Mapping[str, Any], token: int, requested: list[int], answer: int
-    ) -> tuple[dict[int, Tensor], Tensor, TextTokens]:
-        """Return the states of one sequence by layer, the positions of `token` before the answer, and the text."""
-        inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
-        length = inputs["input_ids"].shape[1]
-        if answer:
-            inputs = with_answer(self.model, self.language, inputs, answer)
-        states = self._run(inputs, requested)
-        positions = (inputs["input_ids"][0, :length] == token).nonzero().flatten().cpu()
-        own = {layer: states[layer][0] for layer in requested}
-        return own, positions, text_tokens(inputs, states, token, length)
-
-    def _check(self, layers: Sequence[int]) -> list[int]:
-        loaded = self.language.loaded_layers
-        # What a model adds after a block enters only the next block, so one more block has to be loaded.
-        deepest = loaded if loaded == self.num_layers else loaded - 1
-        return check_layers(self.name, layers, self.num_layers, deepest)
-
     def _default_prompt(self) -> str:
         return default_prompt(self.name, self.processor, self.placeholder, "image", REQUEST)
 
@@ -323,26 +283,6 @@ class VisionLanguageModel:
                 images=groups, text=[text] * len(groups), text_kwargs=options, return_tensors="pt"
             )
         return self._ready(inputs)
-
-    def _ready(self, inputs: Any) -> Mapping[str, Any]:
-        """Return a processor's output on the model's device, in its dtype, if it fits into the model's positions."""
-        tokens = inputs["input_ids"].shape[-1]
-        if tokens > self.language.max_length:
-            raise ModelError(
-                f"The prompt and its images make {tokens:,} tokens, but {self.name} has {self.language.max_length:,} "
-                "positions: use smaller or fewer images."
-            )
-        return cast(Mapping[str, Any], inputs.to(self.language.device, self.language.dtype))
-
-    def _run(self, inputs: Mapping[str, Any], requested: list[int]) -> dict[int, Tensor]:
-        inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
-        try:
-            return self.language.collect(
-                lambda: self.model(**inputs, use_cache=False), requested, inputs["input_ids"].numel()
-            )
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            # Mistral 3, for example, fails on an image of a single token.
-            raise ModelError(f"{self.name} fails on these images: {reason(error)}.") from error
 
 
 def _image_token_id(name: str, config: Any, processor: Any) -> int:

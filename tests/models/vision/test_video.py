@@ -18,7 +18,7 @@ from latentbank.errors import ImageError, ModelError, QueryError
 from latentbank.models.vision.clips import Clip, open_clip
 from latentbank.models.vision.tokens import VisualTokens
 from latentbank.models.vision.vision_language import VisionLanguageModel, load_vision_language_model
-from tests.models.tiny_vlm import FAMILIES, TEMPLATE, TEXT, VIT, Family, save_tiny_vlm
+from tests.models.tiny_vlm import TEMPLATE, TEXT, VIT, Family, save_tiny_vlm
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="videos need torchvision")
 
@@ -69,12 +69,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
     def get(name: str) -> VisionLanguageModel:
         if name not in loaded:
-            FAMILIES.setdefault("video_llava", VIDEO_LLAVA)
-            try:
-                path = save_tiny_vlm(root / name, name)
-            finally:
-                if FAMILIES["video_llava"] is VIDEO_LLAVA:
-                    del FAMILIES["video_llava"]
+            path = save_tiny_vlm(root / name, VIDEO_LLAVA if name == "video_llava" else name)
             kind, settings, shown = VIDEOS[name]
             getattr(transformers, kind)(**settings).save_pretrained(path)
             video = "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'video' %}" + shown

@@ -1,0 +1,1 @@
+"""Sound: opening it, and the language models that hear."""
