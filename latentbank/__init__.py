@@ -37,6 +37,7 @@ _MODULES = {
     "read_images": "latentbank.query.reading.visual",
     "find_images": "latentbank.query.reading.images",
     "read_video": "latentbank.query.reading.video",
+    "read_audio": "latentbank.query.reading.audio",
     # Lenses
     "LatentLens": "latentbank.query.lenses.latent",
     "LogitLens": "latentbank.query.lenses.logit",

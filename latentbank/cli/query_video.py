@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,11 +19,8 @@ from latentbank.cli.options.images import (
 )
 from latentbank.cli.options.models import VisualModelOptions
 from latentbank.cli.query import app
-from latentbank.cli.visual_setup import Choices, prepared, warn
+from latentbank.cli.visual_setup import Choices, find_files, prepared, warn
 from latentbank.errors import ImageError
-
-if TYPE_CHECKING:
-    from latentbank.query.reading.images import Images
 
 
 @command(
@@ -62,7 +56,7 @@ def query_video(
 
     choices = Choices(visual_layers, lens, search, prompt, text.around(), means)
     with ExitStack() as stack:
-        found = _found(videos)
+        found = find_files(videos, "video", ImageError)
         ready = prepared(
             stack, ctx, found, choices, bank, model, outputs, frames=frames, frame_rate=frame_rate
         )
@@ -83,23 +77,3 @@ def query_video(
                 answer=text.answer,
             )
         )
-
-
-def _found(sources: list[str]) -> Images:
-    """Return the videos: files and folders that exist, and what globs match.
-
-    Raises:
-        ImageError: one does not exist, or a glob matches nothing.
-    """
-    from latentbank.query.reading.images import Images
-
-    paths: list[Path] = []
-    for given in sources:
-        path = os.path.expanduser(given)
-        if os.path.exists(path):
-            paths.append(Path(path))
-        elif matches := sorted(glob.glob(path, recursive=True)):
-            paths += map(Path, matches)
-        else:
-            raise ImageError(f"No such video: {given}; check the path.")
-    return Images(list(dict.fromkeys(paths)), [], None)

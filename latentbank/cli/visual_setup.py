@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import GlobalOptions, numbers
 from latentbank.cli.options.images import ReadingOutputs, SearchOptions
 from latentbank.cli.options.models import VisualModelOptions
-from latentbank.errors import QueryError
+from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.lenses.base import Lens, LensOptions
 from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
 
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choices:
-    """What was asked for, besides images, bank, model and outputs; see the options."""
+    """What was asked for, besides images, bank, model and outputs; see the options.
+
+    `of_images` says whether the means that are kept with a VLM apply.
+    """
 
     visual_layers: str | None
     lens: str
@@ -39,6 +44,7 @@ class Choices:
     prompt: str | None
     around: Around
     means: Path | None
+    of_images: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def prepared(
         opened.choose_layers(search.layers())
     vlm = _load_for(model, opened, settings, layers, around)
     layers = layers or chosen_layers(vlm.num_layers, opened, around)
-    means = choices.means or _kept_means(vlm, opened)
+    means = choices.means or (_kept_means(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
     lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
@@ -93,6 +99,28 @@ def prepared(
         )
         job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), choice)
     return Setup(vlm, lenses, layers, query_mean, job)
+
+
+def find_files(sources: list[str], what: str, error: type[LatentBankError]) -> Images:
+    """Return files and folders that exist, and what globs match.
+
+    Args:
+        sources: paths or globs.
+        what: what they are, for the message.
+        error: what is raised if one does not exist, or a glob matches nothing.
+    """
+    from latentbank.query.reading.images import Images
+
+    paths: list[Path] = []
+    for given in sources:
+        path = os.path.expanduser(given)
+        if os.path.exists(path):
+            paths.append(Path(path))
+        elif matches := sorted(glob.glob(path, recursive=True)):
+            paths += map(Path, matches)
+        else:
+            raise error(f"No such {what}: {given}; check the path.")
+    return Images(list(dict.fromkeys(paths)), [], None)
 
 
 def load_as_deep(

@@ -38,15 +38,38 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                 for row in grid:
                     cells = (set_cell_size(shorten(word, cell), cell) for word in row)
                     lines.append(("  " + " ".join(cells)).rstrip())
-            if not reading.tiles:
+            if not reading.tiles and reading.size is not None:
                 for heading, words in lists_of(reading.at(layer, lens)):
                     lines.append(f"{lens} lens, visual layer {layer}, {heading}")
                     filled = textwrap.wrap(" ".join(words), max(20, width - 2), break_on_hyphens=False)
                     lines += [f"  {line}" for line in filled]
+            if reading.size is None:
+                lines.append(f"{lens} lens, layer {layer}")
+                lines += _by_second(reading.at(layer, lens), width)
             for kind, tokens in reading.around(layer, lens).items():
                 lines.append(f"  {kind}, each token → its best word")
                 lines += [f"    {line}" for line in told_lines(tokens, width - 4)]
     return lines
+
+
+def _by_second(tokens: Sequence[TokenReading], width: int) -> list[str]:
+    """Return the best words of a sound's tokens, second by second."""
+    seconds: dict[int, list[str]] = {}
+    for token in tokens:
+        if token.kind == "audio" and token.seconds is not None:
+            word = shorten(token.neighbors[0].word, 40) if token.neighbors else "-"
+            seconds.setdefault(int(token.seconds[0]), []).append(word)
+    return [
+        line
+        for second, words in seconds.items()
+        for line in textwrap.wrap(
+            f"{second} s: " + " ".join(words),
+            max(20, width),
+            initial_indent="  ",
+            subsequent_indent="     ",
+            break_on_hyphens=False,
+        )
+    ]
 
 
 def told(token: TokenReading, width: int = 40) -> str:
@@ -110,6 +133,11 @@ def panels_of(
     columns = list(reading.lenses) if lenses is None else names_of(lenses)
     if not rows or not columns:
         raise QueryError(f"Name at least one {'lens' if rows else 'layer'} to draw.")
+    if reading.size is None and reading.duration is not None:
+        heard = [
+            [[t for t in reading.at(layer, lens) if t.kind == "audio"] for lens in columns] for layer in rows
+        ]
+        return Panels(rows, columns, [None] * len(columns), heard)
     if reading.image is not None and reading.size and not reading.tiles and tile is None:
         everything = [[reading.at(layer, lens) for lens in columns] for layer in rows]
         return Panels(rows, columns, [None] * len(columns), everything)

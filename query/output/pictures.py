@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from latentbank.errors import LatentBankError
+from latentbank.errors import LatentBankError, QueryError
 from latentbank.files import write_whole
 from latentbank.query.output.grids import lists_of, panels_of, shorten, told
 from latentbank.values import Layers
@@ -52,6 +52,8 @@ def draw_reading(
     Raises:
         QueryError: it is not the reading of an image, or has no such lens, layer or tile.
     """
+    if reading.image is None and reading.duration is not None:
+        raise QueryError("A sound has no picture: use save_plot, which draws its words over time.")
     drawn = panels_of(reading, layers, lenses, tile)
     panels = [
         [

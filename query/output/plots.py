@@ -14,6 +14,7 @@ from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
 from latentbank.query.lenses.registry import score_of, title_of
 from latentbank.query.output.grids import choose_tile, panels_of, shorten, told_lines
+from latentbank.query.output.timelines import SIZE, draw_sound, is_sound, sound_tokens
 from latentbank.values import Layers
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def plot_reading(
     words: bool = True,
     heat: bool = True,
 ) -> Any:
-    """Draw one layer of an image's reading into a matplotlib axis.
+    """Draw one layer of an image's, video's or sound's reading into a matplotlib axis.
+
+    A sound has no patches: its scores are bars over time, with the words above.
 
     Args:
         reading: of an image; it must still hold the image.
@@ -62,7 +65,12 @@ def plot_reading(
     """
     chosen = reading.layers[0] if layer is None else layer
     name = lens or reading.lenses[0]
-    tokens = reading.patches(chosen, name, choose_tile(reading, tile))
+    sound = is_sound(reading)
+    tokens = (
+        sound_tokens(reading, chosen, name)
+        if sound
+        else reading.patches(chosen, name, choose_tile(reading, tile))
+    )
     need_matplotlib()
     if axis is None:
         from matplotlib import pyplot
@@ -102,7 +110,8 @@ def save_plot(
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise QueryError(f"{path} has no suffix of a figure; use .png, .pdf or .svg.")
-    choose_tile(reading, tile)  # words without a place are not drawn here
+    if not is_sound(reading):
+        choose_tile(reading, tile)  # words without a place are not drawn here
     panels = panels_of(reading, layers, lenses, tile)
     rows, columns = panels.layers, panels.lenses
     need_matplotlib()
@@ -134,7 +143,9 @@ def _size(reading: Reading, rows: int, columns: int) -> tuple[float, float]:
 
 
 def _panel(reading: Reading) -> tuple[float, float]:
-    """Return width and height of the image in a panel, in inches."""
+    """Return width and height of the image in a panel, in inches; of a sound, those of its time axis."""
+    if is_sound(reading):
+        return SIZE
     assert reading.size is not None
     width, height = reading.size
     scale = _SIDE / max(width, height)
@@ -154,6 +165,9 @@ def _draw(
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
+    if is_sound(reading):
+        draw_sound(axis, reading, tokens, layer, lens, words=words, fonts=_fonts())
+        return
     image = reading.frame(tokens[0].place.tile if tokens[0].place else None)
     assert image is not None
     assert reading.size is not None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from latentbank.bank.points import Neighbor
-from latentbank.query.lenses.base import Lens, Queries
+from latentbank.query.lenses.base import Kind, Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.reading.around import labels_of
 from latentbank.query.reading.norms import beyond_range
@@ -48,7 +48,8 @@ class Choices:
         """Return the neighbors of the visual or the text tokens of a batch's images, in order, at one layer."""
         if stream == "visual":
             states = torch.cat([tokens.states[layer] for tokens in batch])
-            queries = Queries(states, layer, "visual", self._visual_mean(lens, layer, batch))
+            kind: Kind = "visual" if all(any(tokens.size) for tokens in batch) else "other"
+            queries = Queries(states, layer, kind, self._visual_mean(lens, layer, batch))
         else:
             parts = [tokens.text.states[layer] for tokens in batch if tokens.text is not None]
             if not sum(map(len, parts)):
@@ -150,7 +151,7 @@ def _reading(
         metric=bank.metric if bank else "cosine",
         query_mean=described(choices.query_mean) if bank else "",
         note=searching.why_nothing() if searching is not None and nothing else "",
-        size=image.tokens.size,
+        size=image.tokens.size if image.image is not None else None,
         geometry=image.tokens.geometry or model.geometry,
         prompt=choices.prompt,
         image=image.image,
@@ -166,6 +167,8 @@ def _heads(model: VisualModel, tokens: VisualTokens) -> list[_Head]:
     )
     visual = [
         _Head("visual", number, "visual", _label(number, place), place, seconds)
+        if any(tokens.size)
+        else _Head("visual", number, "audio", f"{seconds[0] if seconds else 0:.2f} s", None, seconds)
         for number, (place, seconds) in enumerate(zip(_places(tokens), times, strict=True))
     ]
     text = tokens.text

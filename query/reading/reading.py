@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from latentbank.bank.settings import Metric
 
-TokenKind = Literal["visual", "prompt", "answer", "text", "other"]
-"""What a token is: of an image, of the prompt around it, of the model's answer, of a sentence, or something else."""
+TokenKind = Literal["visual", "audio", "prompt", "answer", "text", "other"]
+"""What a token is: of an image or video, of a sound, of the prompt around it, of the model's answer, of a sentence, or
+something else."""
 _CAPTION = 72
 
 
@@ -51,7 +52,7 @@ class TokenReading:
         lens: the lens's name.
         place: the place of a visual token in its image; None for other tokens.
         kind: what the token is.
-        seconds: start and end of the time that a token of a video sees; None for other tokens.
+        seconds: start and end of the time that a token of a video or a sound sees or hears; None for other tokens.
     """
 
     index: int
@@ -103,7 +104,7 @@ class Reading:
         prompt: the text that an image was read with.
         image: the image itself, upright and in RGB; of a video, the first frame.
         frames: of a video, an image of each step of time, which is a tile; otherwise empty.
-        duration: of a video, its seconds.
+        duration: of a video or a sound, its seconds.
 
     Examples:
         >>> import latentbank as lb
@@ -248,6 +249,9 @@ class Reading:
         }
         if self.size is not None:
             data |= {"size": list(self.size), "geometry": self.geometry, "prompt": self.prompt}
+        elif self.duration is not None:
+            data |= {"geometry": self.geometry, "prompt": self.prompt}
+        if self.size is not None or self.duration is not None:
             data["answer"] = self.answer
         if self.duration is not None:
             data["duration"] = self.duration

@@ -34,8 +34,8 @@ def page_data(reading: Reading) -> dict[str, Any]:
     the whole word of the text it belongs to. `found` has for each lens, layer and token the neighbors as [context, bank
     layer, score]. `about_lenses` has each lens's title, what its scores are, and whether its neighbors are a bank's.
 
-    A video also has its `duration`, and for each token the `seconds` that it sees (None for text), and `frames`, an
-    image of each step of time, which is a tile.
+    A video and a sound also have their `duration`, and for each token the `seconds` that it sees or hears (None for
+    text); a video has `frames`, an image of each step of time, which is a tile.
     """
     captions: dict[str, int] = {}
     corpora: dict[str, int] = {}
@@ -93,7 +93,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "contexts": [list(context) for context in contexts],
         "found": read,
     }
-    if reading.size is not None and reading.around(reading.layers[0]):
+    if (reading.size is not None or reading.duration is not None) and reading.around(reading.layers[0]):
         data["around"] = _around(reading.at(reading.layers[0]))
     if reading.duration is not None:
         data["duration"] = _short(reading.duration)
@@ -101,7 +101,8 @@ def page_data(reading: Reading) -> dict[str, Any]:
             token.seconds and [round(at, 3) for at in token.seconds]
             for token in reading.at(reading.layers[0])
         ]
-        data["frames"] = [image_uri(frame, FRAME_SIDE) for frame in reading.frames]
+        if reading.frames:
+            data["frames"] = [image_uri(frame, FRAME_SIDE) for frame in reading.frames]
     return data
 
 
@@ -119,7 +120,7 @@ def _around(tokens: Sequence[TokenReading]) -> list[list[str]]:
         for token in run:
             span = tight(joined, at, at + len(token.label))
             at += len(token.label)
-            found.append([kind, "" if kind == "visual" else words.at(*span).strip()])
+            found.append([kind, "" if kind in ("visual", "audio") else words.at(*span).strip()])
     return found
 
 

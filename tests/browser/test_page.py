@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from latentbank.query.reading.reading import Place
 from latentbank.query.web.file import save_html
 from tests.browser.conftest import BrowserWindow, cards
-from tests.query.web.readings import film_reading, reading_of, told_reading
+from tests.query.web.readings import film_reading, reading_of, sound_reading, told_reading
 
 
 def test_a_file_from_disk_shows_neighbors_of_what_is_pointed_at(window: BrowserWindow, saved: Path) -> None:
@@ -229,6 +229,30 @@ def test_a_slider_leads_through_the_time_of_a_video(browser: Browser, tmp_path: 
     slider.fill("0")
     assert cards(page)[0] == "0.50 s, row 0, column 1"  # a pinned token stays
     assert page.url.endswith("tile=0&pins=7")
+    assert window.serious() == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    window.check(file.as_uri())
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_sound_has_a_row_for_each_second(browser: Browser, tmp_path: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    window = BrowserWindow(context)
+    file = save_html(sound_reading(), tmp_path / "sound.html")
+    page = window.page
+    page.goto(f"{file.as_uri()}#layer=8")
+    rows = page.locator(".timeline [role=row]")
+    assert [row.locator("[data-token]").count() for row in rows.all()] == [4, 2]
+    assert rows.locator(".second").all_text_contents() == ["0 s", "1 s"]
+    page.locator(".timeline [data-token='4']").hover()
+    assert cards(page) == ["1.00 s"]
+    assert page.locator(".timeline [data-token='4']").inner_text() == "w8x4"
+    assert page.get_by_role("grid", name="Answer").locator("[data-token]").count() == 1
+    page.get_by_label("Heat map").check()
+    assert page.locator(".beat").first.get_attribute("style") != page.locator(".beat").last.get_attribute(
+        "style"
+    )
     assert window.serious() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(file.as_uri())

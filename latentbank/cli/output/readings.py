@@ -71,7 +71,8 @@ def show_grids(reading: Reading) -> None:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     if reading.note:
         screen.print(reading.note, highlight=False, markup=False)
-    screen.print(f"boxes: {reading.geometry}", style="dim", highlight=False, markup=False)
+    found = "boxes" if reading.size is not None else "seconds"
+    screen.print(f"{found}: {reading.geometry}", style="dim", highlight=False, markup=False)
 
 
 def show_norms(norms: Norms, *, as_json: bool) -> None:

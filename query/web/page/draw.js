@@ -76,13 +76,15 @@ export function drawStage(reading, { lens, layer, tile, view }) {
     if (lost) parts.push(element("p", { class: "about" }, `Tokens without a place in the image: ${reading.data.geometry}.`));
     const label = lost ? "Tokens without a place" : "Tokens outside the grid";
     if (rest.length) parts.push(chips(reading, rest, label, { lens, layer, view, paint, labelOf }));
-    for (const [kind, title] of Object.entries(AROUND)) {
-      const told = reading.tokens.filter((token) => token.kind === kind);
-      if (!told.length) continue;
-      parts.push(element("h4", {}, title), chips(reading, told, title, { lens, layer, view, paint, labelOf }));
-    }
+  } else if (reading.data.seconds) {
+    parts.push(timeline(reading, name, { lens, layer, view, paint, labelOf }));
   } else {
     parts.push(chips(reading, reading.tokens, `Tokens, read by ${name}`, { lens, layer, view, paint, labelOf }));
+  }
+  for (const [kind, title] of Object.entries(AROUND)) {
+    const told = reading.tokens.filter((token) => token.kind === kind);
+    if (!told.length) continue;
+    parts.push(element("h4", {}, title), chips(reading, told, title, { lens, layer, view, paint, labelOf }));
   }
   if (view === "heat" && !unread) parts.push(heatLegend(reading.scoreName(lens), low, high));
   if (view === "bank") parts.push(bankLegend(reading, lens));
@@ -186,6 +188,33 @@ function chips(reading, tokens, label, { lens, layer, view, paint, labelOf }) {
     { class: "chips", role: "grid", "aria-label": label },
     element("div", { role: "row", class: "line" }, ...made),
   );
+}
+
+/** The tokens of a sound over time: a row for each second, each token as wide as its part of the second. */
+function timeline(reading, name, { lens, layer, view, paint, labelOf }) {
+  const rows = new Map();
+  for (const token of reading.tokens.filter(({ kind }) => kind === "audio")) {
+    const second = Math.floor(reading.secondsOf(token.number)[0] + 1e-6);
+    rows.set(second, [...(rows.get(second) ?? []), token]);
+  }
+  const lines = [...rows].map(([second, tokens]) => {
+    const cells = tokens.map((token) => {
+      const [start, end] = reading.secondsOf(token.number);
+      const word = view === "words" ? reading.bestWord(lens, layer, token.number).trim() : "";
+      const cell = element(
+        "span",
+        { class: "beat", role: "gridcell", tabindex: -1, "data-token": token.number, "aria-label": labelOf(token) },
+        element("span", { class: "found" }, word),
+      );
+      cell.style.flexGrow = Math.max(0.001, end - start);
+      const fill = paint(token);
+      if (fill) cell.style.background = fill;
+      return cell;
+    });
+    const head = element("span", { class: "second", role: "rowheader" }, `${second} s`);
+    return element("div", { class: "beats", role: "row" }, head, ...cells);
+  });
+  return element("div", { class: "timeline", role: "grid", "aria-label": `Tokens over time, read by ${name}` }, ...lines);
 }
 
 function heatLegend(what, low, high) {

@@ -24,7 +24,7 @@ export function openReading(data) {
     column: column ?? -1,
     box,
     // What the token is: visual, or of the text around an image (prompt, answer); a sentence's tokens are text.
-    kind: data.around?.[number][0] ?? (data.size ? "visual" : "text"),
+    kind: data.around?.[number][0] ?? (data.size ? "visual" : data.seconds ? "audio" : "text"),
     word: data.around?.[number][1] ?? "", // the whole word of the text around an image
   }));
   const spanOf = (tile) => data.seconds?.[tokens.find((token) => token.row >= 0 && token.tile === tile)?.number];
@@ -78,7 +78,7 @@ export function openReading(data) {
   function namedBy(lens, layer, token) {
     const word = tokens[token].word.toLowerCase();
     if (!isText(token) || !/[\p{L}\p{N}]/u.test(word)) return [];
-    return tokens.filter((t) => t.kind === "visual" && namesOf(lens, layer, t.number).includes(word)).map((t) => t.number);
+    return tokens.filter((t) => !isText(t.number) && namesOf(lens, layer, t.number).includes(word)).map((t) => t.number);
   }
 
   const tiles = [...new Set(tokens.filter((t) => t.row >= 0).map((t) => t.tile))].sort((a, b) => a - b);
@@ -96,6 +96,8 @@ export function openReading(data) {
       if (span) return `${span[0].toFixed(2)} to ${span[1].toFixed(2)} s`;
       return tile ? `tile ${tile}` : "whole image";
     },
+    /** Start and end of the seconds of a token of a video or a sound. */
+    secondsOf: (token) => data.seconds?.[token],
     /** The image of a tile: of a video, the frame of that step of time. */
     imageOf: (tile) => data.frames?.[tile] ?? data.image,
     namesOf,

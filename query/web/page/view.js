@@ -226,7 +226,7 @@ function about(data) {
   const parts = [data.model];
   if (data.bank) parts.push(`bank ${data.bank}, layers ${data.bank_layers.join(", ")}`);
   if (data.metric !== "cosine") parts.push(data.metric);
-  if (data.geometry) parts.push(`boxes: ${data.geometry}`);
+  if (data.geometry) parts.push(`${data.size ? "boxes" : "seconds"}: ${data.geometry}`);
   return parts.join(" · ");
 }
 

@@ -97,6 +97,20 @@ def film_reading() -> Reading:
     return replace(plain, tokens=tuple(tokens), image=frames[0], frames=frames, duration=1.0)
 
 
+def sound_reading() -> Reading:
+    """The reading of a sound of 1.5 seconds, in six tokens, with one token of an answer."""
+    plain = reading_of(lenses=("latent",))
+    tokens = []
+    for layer in plain.layers:
+        for token in plain.at(layer):
+            span = token.index / 4, (token.index + 1) / 4
+            tokens.append(replace(token, label=f"{span[0]:.2f} s", kind="audio", place=None, seconds=span))
+        tokens.append(
+            TokenReading(6, "Noise", layer, 5.0, (neighbor("noise", 0.9),), "latent", kind="answer")
+        )
+    return replace(plain, tokens=tuple(tokens), size=None, image=None, duration=1.5)
+
+
 def told_reading() -> Reading:
     """The reading of `reading_of` with text around: a prompt, and the answer "A w8x3." in four tokens.
 
