@@ -34,7 +34,7 @@ class AudioLanguageModel(Multimodal):
     @property
     def geometry(self) -> str:
         """How the seconds of its tokens are found, for people."""
-        return f"exact, {self.model.config.model_type}: seconds, no boxes"
+        return f"exact, {self.model.config.model_type}"
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None

@@ -167,6 +167,9 @@ def _draw(
 
     if is_sound(reading):
         draw_sound(axis, reading, tokens, layer, lens, words=words, fonts=_fonts())
+        if words and (lines := _answer_lines(reading, layer, lens)):
+            told = "\n".join(["seconds", *lines])
+            axis.set_xlabel(told, fontsize=_TOLD, fontfamily=_fonts(), parse_math=False)
         return
     image = reading.frame(tokens[0].place.tile if tokens[0].place else None)
     assert image is not None

@@ -38,7 +38,7 @@ export function showReading(root, data) {
     element(
       "p",
       { class: "help" },
-      data.around ? "A word of the text marks the patches whose neighbors have it, and a patch marks the words. " : "",
+      data.around ? "A word of the text marks the other tokens whose neighbors have it, and they mark the words they name. " : "",
       "Point at a token, or move with the arrow keys. Click, Enter or Space pins it; a second pinned token is ",
       "compared with the first. Escape unpins all. Page up and Page down change the layer.",
     ),

@@ -117,6 +117,7 @@ def test_seconds_are_in_json_tables_figures_and_pages(bank: Bank, model: Hearing
     assert [text.get_text().strip() for text in axis.texts] == words
     assert [bar.get_x() for bar in axis.patches] == [start for start, _ in SPANS]
     assert axis.get_xlim() == (0, 1.5)
+    assert axis.get_xlabel().startswith("seconds\n")
     assert Image.open(save_plot(reading, tmp_path / "sound.png")).width > 1000
     with pytest.raises(QueryError, match="use save_plot"):
         draw_reading(reading)
