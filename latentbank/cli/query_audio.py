@@ -55,7 +55,7 @@ def query_audio(
                 prompt=prompt,
                 broken=ready.job.broken,
                 warn=warn,
-                tokens=text.tokens,
+                tokens=text.kind,
                 answer=text.answer,
             )
         )

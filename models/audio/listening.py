@@ -102,7 +102,7 @@ def _queried(config: Any, processor: Any, count: int) -> Seconds:
     )  # half a frame lies before its centre
 
 
-def _spans(starts: npt.NDArray[np.float64], length: float) -> Seconds:
+def _spans(starts: npt.NDArray[np.floating[Any]], length: float) -> Seconds:
     """Return spans of equal length; the first begins with the sound."""
     return np.stack([starts.clip(min=0), starts + length], axis=-1).astype(np.float32)
 
