@@ -212,7 +212,7 @@ def list_banks(settings: Settings | None = None, **given: Unpack[SettingsGiven])
     Examples:
         >>> import latentbank as lb
         >>> lb.list_banks()
-        ['Qwen2.5-VL-7B-Instruct', 'captions']
+        ['Qwen2-Audio-7B-Instruct', 'Qwen2.5-VL-7B-Instruct', 'captions']
     """
     return sorted({bank for bank, _ in _stored(settings_from(settings, **given))})
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import latentbank as lb
+from tests.models.audio.test_listening import save_qwen2_audio
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import TEXTS, save_tiny
@@ -30,6 +31,27 @@ NAMES = [name for name in lb.__all__ if name != "__version__"]
 def _picture(seed: int) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def _clips(folder: Path) -> None:
+    """Write a film and a sound, where the package that reads them is installed."""
+    try:
+        import av
+    except ImportError:  # the tests of their examples are left out
+        return
+    with av.open(str(folder / "cat.mp4"), "w") as film:
+        frames = film.add_stream("mpeg4", rate=10)
+        frames.width, frames.height = 64, 48
+        for number in range(8):
+            film.mux(frames.encode(av.VideoFrame.from_image(_picture(number))))
+        film.mux(frames.encode())
+    with av.open(str(folder / "cat.wav"), "w") as sound:
+        stream = sound.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        noise = np.random.default_rng(0).integers(-8000, 8000, (1, 8000), dtype=np.int16)
+        frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        for packet in (*stream.encode(frame), *stream.encode()):
+            sound.mux(packet)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +72,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ({"file_name": f"{number}.jpg", "text": TEXTS[number]} for number in range(4))
     (folder / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     _picture(9).save(folder / "cat.jpg")
+    _clips(folder)
 
+    listener = folder / "Qwen" / "Qwen2-Audio-7B-Instruct"
+    save_qwen2_audio(listener, num_hidden_layers=LAYERS)
     model, vlm = lb.load_language_model(str(smol)), lb.load_visual_model(str(qwen))
+    heard = lb.load_visual_model(str(listener))
     for name, llm, layers in (
         ("captions", model, [8, 16]),
         ("Qwen2.5-VL-7B-Instruct", vlm.language, [4, 8]),
+        ("Qwen2-Audio-7B-Instruct", heard.language, [4, 8]),
     ):
         with lb.create_bank(name, llm, layers, data_dir=folder / "data", url="") as bank:
             lb.fill(bank, str(folder / "captions.jsonl"), llm)
@@ -71,6 +98,8 @@ def test_an_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if name in ("read_video", "read_audio"):
+        pytest.importorskip("av")
     found = getattr(lb, name)
     (example,) = doctest.DocTestFinder(recurse=False).find(found, name, globs={})
     assert example.examples

@@ -38,12 +38,13 @@ def _tokenizer(**named: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, extra_special_tokens=named, **ends)
 
 
-def _save_qwen2_audio(path: Path) -> None:
+def save_qwen2_audio(path: Path, **text: Any) -> None:
+    """Save a tiny Qwen2-Audio; `text` are settings of its LLM."""
     tokenizer = _tokenizer(
         audio_token="<|AUDIO|>", audio_bos_token="<|audio_bos|>", audio_eos_token="<|audio_eos|>"
     )
     config = transformers.Qwen2AudioConfig(
-        text_config={"model_type": "qwen2", **TEXT, "vocab_size": len(tokenizer)},
+        text_config={"model_type": "qwen2", **TEXT, "vocab_size": len(tokenizer), **text},
         audio_config={"model_type": "qwen2_audio_encoder", "num_mel_bins": 16, **_ENCODER},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
     )
@@ -96,7 +97,7 @@ def _save_omni(path: Path) -> None:
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """Return a tiny model of a type, in whose encoder a frame hears itself alone."""
     root, loaded = tmp_path_factory.mktemp("audio"), dict[str, Multimodal]()
-    save = dict(zip(NAMES, (_save_qwen2_audio, _save_granite_speech, _save_omni), strict=True))
+    save = dict(zip(NAMES, (save_qwen2_audio, _save_granite_speech, _save_omni), strict=True))
 
     def get(name: str) -> Multimodal:
         if name == "granite_speech" and not is_torchaudio_available():
