@@ -8,7 +8,7 @@ nothing, so a patch sees itself alone, and what a change of pixels moves is wher
 * pixels outside a token's box and a margin around it (resampling mixes neighbouring pixels) do not move it at all;
 * boxes of a tile do not overlap, so none is too large.
 
-Many boxes are changed in one image, and all images of a check run as one batch that stops before the LLM's first block.
+Many boxes are changed in one image, and the forward pass stops before the LLM's first block.
 
 To add a family, write a `Case` in the table `CASES` of a module in tests/models/oracles/: its `Family` as in
 tests/models/tiny_vlm.py, with a tiny model and the processor's real settings, named by the model's type. Modules there
@@ -315,9 +315,15 @@ def _prompt(case: Case, images: int) -> str | None:
 
 
 def _states(vlm: VisionLanguageModel, case: Case, images: list[Image.Image], together: int) -> list[Tensor]:
-    if case.states is not None:
-        return case.states(vlm, images)
-    return [tokens.states[0] for tokens in vlm.visual_tokens(images, [0], _prompt(case, together))]
+    """Return the states to compare, image by image; one prompt at a time, for the masks of large images grow fast."""
+    found: list[Tensor] = []
+    for start in range(0, len(images), together):
+        prompt = images[start : start + together]
+        if case.states is not None:
+            found += case.states(vlm, prompt)
+        else:
+            found += [tokens.states[0] for tokens in vlm.visual_tokens(prompt, [0], _prompt(case, together))]
+    return found
 
 
 def _nothing(
