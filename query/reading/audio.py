@@ -9,7 +9,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
 from latentbank.bank.where import Filter
-from latentbank.errors import ModelError, SoundError
+from latentbank.errors import ModelError
 from latentbank.models.audio.sounds import open_sound
 from latentbank.models.vision.tokens import AudioModel
 from latentbank.query.lenses.base import Lens
@@ -17,10 +17,9 @@ from latentbank.query.lenses.centring import QueryMean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.around import Which, around_of
 from latentbank.query.reading.assembly import Choices, read_batches
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import checked, chosen_layers, python_warning
-from latentbank.query.reading.visual_tokens import Broken, ImageTokens, check_states, without_text
+from latentbank.query.reading.visual_tokens import Broken, ImageTokens, tokens_one_by_one
 from latentbank.values import Layers, whole
 
 if TYPE_CHECKING:
@@ -130,20 +129,10 @@ def read_sounds(
     if not isinstance(model, AudioModel):
         raise ModelError(f"{model.name} takes no sound: use a model that does, such as Qwen2-Audio.")
 
-    def batches() -> Iterator[list[ImageTokens]]:
-        for given in sounds:
-            source = given.data if isinstance(given, ImageSource) else given
-            name = given.name if isinstance(given, ImageSource) else None
-            try:
-                sound = open_sound(source, rate)
-                found = model.audio_tokens(sound, chosen, prompt, around.answer)
-            except (SoundError, ModelError) as error:
-                if broken is None:
-                    raise
-                broken(name or str(source), error)
-                continue
-            found = without_text(found, around)
-            check_states(found, name or sound.name, model)
-            yield [ImageTokens(name or sound.name, None, found, (), sound.duration)]
+    def read(source: Any) -> ImageTokens:
+        sound = open_sound(source, rate)
+        found = model.audio_tokens(sound, chosen, prompt, around.answer)
+        return ImageTokens(sound.name, None, found, (), sound.duration)
 
-    return read_batches(model, batches(), [chosen], choices)
+    batches = tokens_one_by_one(model, sounds, read, broken, around)
+    return read_batches(model, batches, [chosen], choices)

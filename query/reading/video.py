@@ -11,7 +11,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
 from latentbank.bank.where import Filter
-from latentbank.errors import ImageError, ModelError
+from latentbank.errors import ModelError
 from latentbank.models.vision.clips import FRAMES, Clip, open_clip
 from latentbank.models.vision.tokens import VideoModel, VisualTokens
 from latentbank.query.lenses.base import Lens
@@ -19,10 +19,9 @@ from latentbank.query.lenses.centring import QueryMean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.around import Which, around_of
 from latentbank.query.reading.assembly import Choices, read_batches
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import checked, chosen_layers, python_warning
-from latentbank.query.reading.visual_tokens import Broken, ImageTokens, check_states, without_text
+from latentbank.query.reading.visual_tokens import Broken, ImageTokens, tokens_one_by_one
 from latentbank.values import Layers, whole
 
 if TYPE_CHECKING:
@@ -134,24 +133,14 @@ def read_videos(
     if not isinstance(model, VideoModel):
         raise ModelError(f"{model.name} takes no videos: use a vision-language model that does.")
 
-    def batches() -> Iterator[list[ImageTokens]]:
-        for video in videos:
-            source = video.data if isinstance(video, ImageSource) else video
-            name = video.name if isinstance(video, ImageSource) else None
-            try:
-                clip = open_clip(source, count, frame_rate)
-                found = model.video_tokens(clip, chosen, prompt, around.answer)
-            except (ImageError, ModelError) as error:
-                if broken is None:
-                    raise
-                broken(name or str(source), error)
-                continue
-            found = without_text(found, around)
-            check_states(found, name or clip.name, model)
-            images = _frames(clip, found)
-            yield [ImageTokens(name or clip.name, images[0], found, tuple(images), clip.end)]
+    def read(source: Any) -> ImageTokens:
+        clip = open_clip(source, count, frame_rate)
+        found = model.video_tokens(clip, chosen, prompt, around.answer)
+        images = _frames(clip, found)
+        return ImageTokens(clip.name, images[0], found, tuple(images), clip.end)
 
-    return read_batches(model, batches(), [chosen], choices)
+    batches = tokens_one_by_one(model, videos, read, broken, around)
+    return read_batches(model, batches, [chosen], choices)
 
 
 def _frames(clip: Clip, found: VisualTokens) -> list[Any]:

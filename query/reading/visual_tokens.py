@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from latentbank.errors import ImageError, LatentBankError, ModelError
+from latentbank.errors import ImageError, LatentBankError, ModelError, SoundError
 from latentbank.models.vision.tokens import tokens_with_text
 from latentbank.query.reading.around import VISUAL_ALONE, Around
-from latentbank.query.reading.images import Source, opened
+from latentbank.query.reading.images import ImageSource, Source, opened
 from latentbank.text import check_text
 
 if TYPE_CHECKING:
@@ -109,6 +109,43 @@ def _found(
         return model.visual_tokens(images, layers, prompt)
     found = [tokens_with_text(model, image, layers, prompt, around.answer) for image in images]
     return [without_text(tokens, around) for tokens in found]
+
+
+def tokens_one_by_one(
+    model: VisualModel,
+    sources: Iterable[Any],
+    read: Callable[[Any], ImageTokens],
+    broken: Broken | None,
+    around: Around,
+) -> Iterator[list[ImageTokens]]:
+    """Read sources that share no forward pass, such as videos and sounds; each is a batch of its own.
+
+    Args:
+        model: the model that reads.
+        sources: what `read` takes, or an `ImageSource` of it, whose name is then the reading's.
+        read: opens one source and returns its tokens with all the text around them.
+        broken: as for `image_tokens`.
+        around: the text that is read, too.
+
+    Raises:
+        ImageError: an image or a video cannot be read, and `broken` is None.
+        SoundError: a sound cannot be read, and `broken` is None.
+        ModelError: the model refuses a source, and `broken` is None; or a hidden state is not finite or zero.
+    """
+    for given in sources:
+        named = isinstance(given, ImageSource)
+        source = given.data if named else given
+        try:
+            found = read(source)
+        except (ImageError, SoundError, ModelError) as error:
+            if broken is None:
+                raise
+            broken(given.name if named else str(source), error)
+            continue
+        name = given.name if named else found.name
+        tokens = without_text(found.tokens, around)
+        check_states(tokens, name, model)
+        yield [replace(found, name=name, tokens=tokens)]
 
 
 def without_text(tokens: VisualTokens, around: Around) -> VisualTokens:
