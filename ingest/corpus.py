@@ -14,7 +14,7 @@ from latentbank.ingest.sources.base import Asked, Read
 from latentbank.ingest.sources.lines import STANDARD_INPUT, where_of
 from latentbank.ingest.sources.reading import Request, Trace, read_source, require_uses, uses
 from latentbank.ingest.sources.registry import described_formats, format_named, format_of
-from latentbank.text import is_hub_id, listed
+from latentbank.text import is_hub_id, is_unicode, listed
 from latentbank.values import whole
 
 _FIRST = 3  # sentences kept to be shown
@@ -163,7 +163,7 @@ def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:
         if not sentence:
             counts.blank += 1
             continue
-        if "\0" in sentence or not (sentence.isascii() or _encodable(sentence)):
+        if "\0" in sentence or not (sentence.isascii() or is_unicode(sentence)):
             raise CorpusError(
                 f"Corpus {corpus.name}: sentence {read + 1} holds a NUL or half a surrogate pair; remove it."
             )
@@ -284,15 +284,6 @@ def _may_be_hub_id(source: str) -> bool:
     """Return whether a source that is not a file can be the id of a hub dataset."""
     folder = os.path.dirname(source)  # if it exists, a file in it is meant
     return is_hub_id(source) and not os.path.isdir(folder) and format_of(source) is None
-
-
-def _encodable(text: str) -> bool:
-    """Return whether a string can be written as UTF-8: half a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _first_sources(corpus: Corpus) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from latentbank.models.vision.geometry import Picture, Places, crops_then_whole
+from latentbank.models.vision.families.internvl import tiled
+from latentbank.models.vision.geometry import Picture, Places
 from latentbank.models.vision.registry import Family
 
 
@@ -14,17 +15,7 @@ def _places(picture: Picture) -> Places:
     # Importing this module needs torchvision, as the processor does.
     from transformers.models.cohere2_vision.image_processing_cohere2_vision import get_optimal_tiled_canvas
 
-    columns, rows = 1, 1
-    if picture.setting("crop_to_patches"):
-        size = picture.setting("size")
-        columns, rows = get_optimal_tiled_canvas(
-            picture.size[::-1],
-            (int(size["height"]), int(size["width"])),
-            int(picture.setting("min_patches")),
-            int(picture.setting("max_patches")),
-        )
-    side = int(picture.processor.patch_size)
-    return crops_then_whole(picture.size, rows, columns, side, cropped=rows * columns > 1)
+    return tiled(picture, int(picture.processor.patch_size), get_optimal_tiled_canvas)
 
 
 FAMILY = Family("Command A Vision", ("cohere2_vision",), _places)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from latentbank.models.vision.geometry import Picture, Places, crops_then_whole
 from latentbank.models.vision.registry import Family
+
+Canvas = Callable[[tuple[int, int], tuple[int, int], int, int], tuple[int, int]]
+"""From height and width of an image and of a crop, and the least and the most crops, to columns and rows of crops."""
 
 
 def _places(picture: Picture) -> Places:
@@ -15,7 +19,7 @@ def _places(picture: Picture) -> Places:
     return tiled(picture, math.isqrt(int(picture.processor.image_seq_length)))
 
 
-def tiled(picture: Picture, side: int) -> Places:
+def tiled(picture: Picture, side: int, canvas: Canvas = get_optimal_tiled_canvas) -> Places:
     """Return what the image processor of GOT-OCR 2, which several families use, makes of an image.
 
     These are square crops of the stretched image, row by row, then the whole image. If the image fits into a single
@@ -24,11 +28,12 @@ def tiled(picture: Picture, side: int) -> Places:
     Args:
         picture: the image.
         side: rows and columns of tokens in each tile.
+        canvas: how a family's processor chooses the columns and rows of crops.
     """
     columns, rows = 1, 1
     if picture.setting("crop_to_patches"):
         size = picture.setting("size")
-        columns, rows = get_optimal_tiled_canvas(
+        columns, rows = canvas(
             picture.size[::-1],
             (int(size["height"]), int(size["width"])),
             int(picture.setting("min_patches")),
