@@ -6,8 +6,10 @@ from __future__ import annotations
 FIXTURES = {"smollm2", "smollm2_dir"}
 # Files and folders below tests/.
 FILES = (
+    "bank/store/test_captions.py",
     "bank/store/test_embedded_layers.py",
     "bank/store/test_embedded_survival.py",
+    "bank/store/test_read_only.py",
     "bank/store/test_server.py",
     "bank/store/test_server_retries.py",
     "bank/store/test_store.py",
@@ -28,6 +30,7 @@ FILES = (
     "docs/test_extending.py",
     "faults/",
     "ingest/latentlens/",
+    "ingest/test_encode.py",
     "ingest/test_estimate.py",
     "ingest/test_filling.py",
     "ingest/test_job.py",
@@ -36,16 +39,22 @@ FILES = (
     "ingest/workers/",
     "models/language/test_causal_types.py",
     "models/language/test_model.py",
+    "models/language/test_unembedding.py",
     "models/training/test_train.py",
+    "models/vision/test_families.py",
     "models/vision/test_oracle.py",
     "models/vision/test_vision_language.py",
     "packaging/",
     "query/evaluation/test_evaluate.py",
     "query/evaluation/test_experiments.py",
+    "query/lenses/test_centring.py",
     "query/lenses/test_registry.py",
+    "query/reading/test_around.py",
+    "query/reading/test_visual.py",
     "query/web/test_server.py",
     "test_face_examples.py",
     "wire/test_double.py",
+    "wire/test_double_faults.py",
 )
 # Files that take longest, mostly by waiting: they start first, so that no worker ends long after the others.
 LONGEST = (

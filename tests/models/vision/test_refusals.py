@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "whisper": ("WhisperConfig", {}, "it takes sound and text, no images"),
     "llama": ("LlamaConfig", {}, "it takes text alone, no images"),
-    "qwen2_audio": ("Qwen2AudioConfig", {}, "it takes sound and text, no images"),
+    "voxtral": ("VoxtralConfig", {}, "it takes sound and text, no images"),
 }
 
 
