@@ -1,18 +1,18 @@
-"""The keys of Qdrant 1.18's configuration, and the names of its metrics.
+"""The keys of Qdrant 1.18's configuration, and its metrics with their labels.
 
 Qdrant ignores unknown keys, and Prometheus ignores metrics that do not exist, so a misspelled name goes unnoticed.
 Tests have no server, so they check names against these lists.
 
-Sources, all in the repository qdrant/qdrant: the keys from config/config.yaml, src/settings.rs,
-lib/storage/src/types.rs and audit.rs as both 1.17 and 1.19, and so 1.18, have them. The metrics from
-src/common/metrics/
-and qdrant.tech/documentation/guides/monitoring. Those of Kubernetes from the documentation of kube-state-metrics
-(CronJob, Job) and of the kubelet.
+Sources: the keys from config/config.yaml, src/settings.rs, lib/storage/src/types.rs and audit.rs of qdrant/qdrant, as
+both 1.17 and 1.19, and so 1.18, have them. The metrics are what a server of version 1.18.2 answered. Those of
+Kubernetes from kube-state-metrics (internal/store/job.go and cronjob.go) and the documentation of the kubelet.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _SECTIONS = {
@@ -38,65 +38,33 @@ _SECTIONS = {
 KEYS = {f"{section}.{key}".lstrip(".") for section, keys in _SECTIONS.items() for key in keys.split()}
 """Paths of configuration keys, such as storage.wal.wal_capacity_mb."""
 
-METRICS = {
-    "app_info",
-    "app_status_recovery_mode",
-    "collections_total",
-    "collection_points",
-    "collection_vectors",
-    "collections_vector_total",
-    "collection_indexed_only_excluded_points",
-    "collection_active_replicas_min",
-    "collection_active_replicas_max",
-    "collection_dead_replicas",
-    "collection_running_optimizations",
-    "collection_shard_transfer_incoming",
-    "collection_shard_transfer_outgoing",
-    "collection_update_queue_length",
-    "collection_update_queue_deferred_points",
-    "snapshot_creation_running",
-    "snapshot_recovery_running",
-    "snapshot_created_total",
-    "rest_responses_total",
-    "rest_responses_fail_total",
-    "rest_responses_avg_duration_seconds",
-    "rest_responses_min_duration_seconds",
-    "rest_responses_max_duration_seconds",
-    "rest_responses_duration_seconds_bucket",
-    "grpc_responses_total",
-    "grpc_responses_fail_total",
-    "grpc_responses_avg_duration_seconds",
-    "grpc_responses_min_duration_seconds",
-    "grpc_responses_max_duration_seconds",
-    "grpc_responses_duration_seconds_bucket",
-    "memory_active_bytes",
-    "memory_allocated_bytes",
-    "memory_metadata_bytes",
-    "memory_resident_bytes",
-    "memory_retained_bytes",
-    "process_threads",
-    "process_open_mmaps",
-    "system_max_mmaps",
-    "process_open_fds",
-    "process_max_fds",
-    "process_minor_page_faults_total",
-    "process_major_page_faults_total",
-    "cluster_enabled",
-    "cluster_peers_total",
-    "cluster_term",
-    "cluster_commit",
-    "cluster_pending_operations_total",
-    "cluster_voter",
-}
-"""What /metrics of a node exports."""
+METRICS_FILE = Path(__file__).parent / "seen" / "qdrant-1.18.2-metrics.txt"
+"""What a node of a cluster of three answered to /metrics on 2026-11-28, after uploads, searches and a snapshot."""
+
+METRICS_FILE = Path(__file__).parent / "seen" / "qdrant-1.18.2-metrics.txt"
+"""What a node of a cluster of three answered to /metrics on 2026-11-28, after uploads, searches and a snapshot."""
+
+
+def _seen() -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for line in METRICS_FILE.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            name, labels = re.fullmatch(r"(\w+)(?:{(.*)})? \S+", line).groups("")  # type: ignore[union-attr]
+            found.setdefault(name, []).append(dict(re.findall(r'(\w+)="([^"]*)"', labels)))
+    return found
+
+
+METRICS = _seen()
+"""The series that the node exported: for each name the labels of every series."""
 
 KUBERNETES_METRICS = {
-    "kube_cronjob_status_last_successful_time",
-    "kube_job_status_active",
-    "kube_job_status_failed",
-    "kubelet_volume_stats_available_bytes",
-    "kubelet_volume_stats_capacity_bytes",
+    "kube_cronjob_created": "namespace cronjob",
+    "kube_cronjob_status_last_successful_time": "namespace cronjob",
+    "kube_job_failed": "namespace job_name condition",
+    "kubelet_volume_stats_available_bytes": "namespace persistentvolumeclaim",
+    "kubelet_volume_stats_capacity_bytes": "namespace persistentvolumeclaim",
 }
+"""Metrics of Kubernetes that alerts ask for, and their labels."""
 
 
 def leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -190,6 +190,14 @@ def test_the_chart_knows_every_value() -> None:
         assert any(path == key or path.startswith(f"{key}.") for key in known), path
 
 
+def test_the_chart_installs_where_no_prometheus_operator_is() -> None:
+    # With it, the chart brings a ServiceMonitor, which a cluster without the operator refuses.
+    monitor = VALUES["metrics"]["serviceMonitor"]
+    assert monitor["enabled"] is False
+    secret = monitor["authorization"]["credentials"]
+    assert secret in [entry["valueFrom"]["secretKeyRef"] for entry in VALUES["env"]]
+
+
 def test_the_charts_configuration_is_ours_but_for_the_cluster() -> None:
     ours = dict(leaves(yaml.safe_load((ROOT / "qdrant-config.yaml").read_text(encoding="utf-8"))))
     charts = dict(leaves(VALUES["config"]))
