@@ -95,7 +95,7 @@ def _runs(
         requests = site.undisturbed()
         runs[f"connection refused, {way}"] = lambda site=site: scenarios.refused(site, chance(), times)
         for fault in Fault:
-            if fault is not Fault.slow:
+            if fault not in (Fault.slow, Fault.locked):
                 runs[f"{fault.name} that passes, {way}"] = lambda site=site, fault=fault, requests=requests: (
                     scenarios.passing(site, fault, requests)
                 )

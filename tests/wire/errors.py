@@ -10,6 +10,9 @@ class Refusal(Enum):
     WRONG_INPUT = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Wrong input: ")
     UNAUTHORIZED = (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", "")
     FORBIDDEN = (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", "Forbidden: ")
+    # By gRPC, a client's own deadline has the same code.
+    TIMEOUT = (HTTPStatus.REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", "Timeout: ")
+    LOCKED = (HTTPStatus.FORBIDDEN, "FAILED_PRECONDITION", "Storage locked: ")
     NOT_FOUND = (HTTPStatus.NOT_FOUND, "NOT_FOUND", "Not found: ")
     EXISTS = (HTTPStatus.CONFLICT, "ALREADY_EXISTS", "Wrong input: ")
     TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "OUT_OF_RANGE", "")
@@ -19,6 +22,12 @@ class Refusal(Enum):
         "Rate limiting exceeded: ",
     )
     INTERNAL = (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "Service internal error: ")
+    NOT_READY = (HTTPStatus.INTERNAL_SERVER_ERROR, "FAILED_PRECONDITION", "Pre-condition failure: ")
+    CANCELLED = (
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "CANCELLED",
+        "Service internal error: Operation cancelled: ",
+    )
     NOT_SPOKEN = (
         HTTPStatus.NOT_IMPLEMENTED,
         "UNIMPLEMENTED",

@@ -14,6 +14,14 @@ FAMILIES = {"query": ("query", "query_batch")}
 """Names that stand for several operations."""
 
 
+SLOW_NODE = (
+    "4 out of 6 shards failed to apply operation. First error captured: Timeout error: Deadline Exceeded: status: "
+    "'Deadline expired before operation could complete', self: \"Failed to connect to http://node-3:6335/, error: "
+    'transport error"'
+)
+"""What a server says about an operation that ended in time in some shards alone: the errors of other nodes, nested."""
+
+
 class Fault(Enum):
     """What goes wrong with one request."""
 
@@ -22,6 +30,10 @@ class Fault(Enum):
     too_many = "429 / RESOURCE_EXHAUSTED, with the seconds to wait if given"
     error500 = "500 / INTERNAL"
     unavailable503 = "503 / UNAVAILABLE"
+    timeout408 = "408 / DEADLINE_EXCEEDED, as when a node hangs"
+    not_ready = "500 / FAILED_PRECONDITION"
+    cancelled = "500 / CANCELLED"
+    locked = "403 / FAILED_PRECONDITION: somebody locked the server against changes"
     drop_after_apply = "the request is applied, then the connection is closed without an answer"
     cut = "the request is applied, then the connection is closed in the middle of the answer"
     slow = "the request is applied, and the answer comes in pieces, for some seconds"
@@ -49,6 +61,14 @@ class Trouble:
                 return WireError(Refusal.INTERNAL, "injected by the test")
             case Fault.unavailable503:
                 return WireError(Refusal.UNAVAILABLE, "injected by the test")
+            case Fault.timeout408:
+                return WireError(Refusal.TIMEOUT, SLOW_NODE)
+            case Fault.not_ready:
+                return WireError(Refusal.NOT_READY, "injected by the test")
+            case Fault.cancelled:
+                return WireError(Refusal.CANCELLED, "injected by the test")
+            case Fault.locked:
+                return WireError(Refusal.LOCKED, "injected by the test")
             case _:
                 return None
 

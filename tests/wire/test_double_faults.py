@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]  # grpcio comes without types
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from tests.wire.double import Fault, QdrantDouble
 from tests.wire.errors import Refusal
@@ -72,6 +74,29 @@ def test_a_fault_strikes_once(
     assert len(server.points("bank")) == stored
     client.upsert("bank", POINTS)
     assert client.count("bank").count == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "message"),
+    [
+        (Fault.timeout408, 408, "DEADLINE_EXCEEDED", "Timeout: 4 out of 6 shards failed to apply operation."),
+        (Fault.locked, 403, "FAILED_PRECONDITION", "Storage locked: "),
+        (Fault.not_ready, 500, "FAILED_PRECONDITION", "Pre-condition failure: "),
+        (Fault.cancelled, 500, "CANCELLED", "Service internal error: Operation cancelled: "),
+    ],
+)
+def test_statuses_over_rest_and_grpc(
+    client: QdrantClient, server: QdrantDouble, fault: Fault, status: int, code: str, message: str
+) -> None:
+    create(client)
+    server.inject(fault, operation="upsert")
+    with pytest.raises((UnexpectedResponse, grpc.RpcError)) as found:
+        client.upsert("bank", POINTS)
+    error = found.value
+    if isinstance(error, UnexpectedResponse):
+        assert (error.status_code, message.encode() in error.content) == (status, True)
+    else:
+        assert (error.code().name, error.details().startswith(message)) == (code, True)
 
 
 def test_too_many_requests_says_how_long_to_wait(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,10 +14,11 @@ from typing import Any, TypeVar
 
 import grpc
 from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.grpc import CollectionExistsRequest
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.server.retrying import call, refused, too_often
+from latentbank.bank.store.server.retrying import call, refused, status, too_often
 from latentbank.errors import BankUnavailable
 
 log = logging.getLogger("latentbank")
@@ -24,6 +26,10 @@ T = TypeVar("T")
 
 # gRPC's own limit of two minutes is longer than our retries after a server's restart.
 _LONGEST_BACKOFF_MS = 5_000
+# Seconds that a server's gRPC port may take to answer, when it is asked whether it is one.
+_LONGEST_ANSWER = 5
+# Seconds before a port that did not answer is asked again; doubles, up to the longest. Its node may only hang.
+_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
 
 
 class Connection:
@@ -48,6 +54,7 @@ class Connection:
         self.url = settings.url
         self.rest = connect(settings, prefer_grpc=False)
         self._bulk: QdrantRemote | None = None
+        self._ask_at, self._pause = 0.0, _FIRST_PAUSE
         self._guard = threading.Lock()
 
     def call(self, request: Callable[[], T]) -> T:
@@ -60,35 +67,51 @@ class Connection:
         return call(request, self.url, self.settings.retries, self.settings.retry_wait)
 
     def bulk(self, collection: str) -> QdrantRemote:
-        """Return the client for bulk work: over gRPC, or REST if the server has no gRPC port for us.
+        """Return the client for bulk work: over gRPC, or REST while the server's gRPC port does not answer.
 
         Args:
             collection: a name to ask for, to find out; it need not exist.
         """
         self.require_open()
         with self._guard:
-            if self._bulk is None:
-                self._bulk = self._grpc(collection) or self.rest
-            return self._bulk
+            if self._bulk is None and time.monotonic() >= self._ask_at:
+                self._bulk = self._grpc(collection)
+            return self._bulk or self.rest
 
     def _grpc(self, collection: str) -> QdrantRemote | None:
+        """Return a client over gRPC, or over REST if that is wanted; None if the port does not answer now."""
         if not self.settings.prefer_grpc:
-            return None
+            return self.rest
         client = connect(self.settings, prefer_grpc=True)
+        request = CollectionExistsRequest(collection_name=collection)
         try:
-            client.collection_exists(collection)
+            client.grpc_collections.CollectionExists(
+                request, timeout=min(self.settings.timeout, _LONGEST_ANSWER)
+            )
         except (grpc.RpcError, QdrantException) as error:
             # A refused key is an answer too, and so is "too many requests". Anything else means that this port is
-            # closed, filtered or not gRPC's, because the server itself is there: the manifest was read over REST.
+            # closed, filtered or not gRPC's, or that its node hangs.
             if not (refused(error) or too_often(error)):
                 client.close()
-                log.warning(
-                    "%s: no gRPC on port %d, bulk work goes over REST (slower)",
-                    self.url,
-                    self.settings.grpc_port,
-                )
+                self._leave_grpc(status(error))
                 return None
+        if self._pause > _FIRST_PAUSE:
+            log.warning(
+                "%s: gRPC on port %d answers, bulk work goes over it", self.url, self.settings.grpc_port
+            )
         return client
+
+    def _leave_grpc(self, why: str) -> None:
+        """Leave bulk work to REST for some seconds."""
+        if self._pause == _FIRST_PAUSE:
+            log.warning(
+                "%s: gRPC on port %d does not answer (%s), bulk work goes over REST (slower)",
+                self.url,
+                self.settings.grpc_port,
+                why,
+            )
+        self._ask_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def require_open(self) -> None:
         """Raise BankUnavailable if the connection is closed."""

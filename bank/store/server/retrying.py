@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
+import httpx
 from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -20,27 +22,54 @@ log = logging.getLogger("latentbank")
 T = TypeVar("T")
 
 LONGEST_WAIT = 30.0
-# Most characters of a server's message that an error quotes.
-_LONGEST = 200
+# Most characters of a server's message that an error quotes: of its beginning, and of its end.
+_LONGEST, _LONGEST_END = 90, 110
 
+# What an operation of a node that hangs, stops or is not ready yet ends with. A proxy on the way cancels what it cannot
+# pass on, or answers with a status that gRPC does not know.
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.FAILED_PRECONDITION,
 }
 _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+# Qdrant's status if an operation did not end in time, as when one of its nodes hangs; and a proxy's.
+_TOO_SLOW = (408, 504)
 
 
 def passing(error: BaseException) -> bool:
-    """Return whether a failure may pass: connection errors, timeouts, 429 and 5xx, but no other 4xx."""
-    if isinstance(error, UnexpectedResponse) and (error.status_code or 0) >= 500:
+    """Return whether a failure may pass: connection errors, timeouts, 408, 429 and 5xx, but no other 4xx."""
+    if locked(error):
+        return False
+    if isinstance(error, UnexpectedResponse) and (
+        error.status_code in _TOO_SLOW or (error.status_code or 0) >= 500
+    ):
         return True
     if isinstance(error, grpc.RpcError) and _code(error) in _PASSING:
         return True
     if isinstance(error, ResponseHandlingException):
         return not untrusted(error)
     return too_often(error)
+
+
+def too_slow(error: BaseException) -> bool:
+    """Return whether the server was reached, but did not answer or finish in time."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in _TOO_SLOW
+    if isinstance(error, grpc.RpcError):
+        return _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED
+    return isinstance(error, ResponseHandlingException) and isinstance(
+        error.source, httpx.ReadTimeout | httpx.WriteTimeout
+    )
+
+
+def locked(error: BaseException) -> bool:
+    """Return whether somebody has locked the server against changes, which it says with the status of a refused key."""
+    return isinstance(error, UnexpectedResponse | grpc.RpcError) and "Storage locked" in _said(error)
 
 
 def untrusted(error: BaseException) -> bool:
@@ -51,7 +80,7 @@ def untrusted(error: BaseException) -> bool:
 def refused(error: BaseException) -> bool:
     """Return whether the server refused the key."""
     if isinstance(error, UnexpectedResponse):
-        return error.status_code in (401, 403)
+        return error.status_code in (401, 403) and not locked(error)
     return isinstance(error, grpc.RpcError) and _code(error) in _REFUSED
 
 
@@ -134,6 +163,16 @@ def explain(error: BaseException, server: str) -> BaseException:
             "there are, or run its ingestion again, which creates a bank and adds what is missing.",
             functions=("list_banks", "fill"),
         )
+    if locked(error):
+        return BankUnavailable(
+            f"The server {server} is locked against changes: {_reason(error)}; have it unlocked, then run the command "
+            "again."
+        )
+    if too_slow(error):
+        return BankUnavailable(
+            f"The server {server} does not finish in time: {_reason(error)}; a node hangs or has too much to do: look "
+            "after it, then run the command again."
+        )
     if passing(error):
         return BankUnavailable(
             f"The server {server} cannot be used: {_reason(error)}; check that it runs and has room, then run "
@@ -145,6 +184,12 @@ def explain(error: BaseException, server: str) -> BaseException:
             "and its log."
         )
     return error
+
+
+def status(error: BaseException) -> str:
+    """Return the name of the status that a request over gRPC ended with."""
+    code = _code(error) if isinstance(error, grpc.RpcError) else None
+    return code.name if code else type(error).__name__
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode | None:
@@ -163,13 +208,12 @@ def _retry_after(error: BaseException | None) -> float | None:
 
 
 def _reason(error: BaseException | None) -> str:
-    """Return in a few words what happened: the status and the first line of the server's own message."""
+    """Return in a few words what happened: the status, and what the server itself says."""
     if isinstance(error, UnexpectedResponse):
-        return _with_message(f"it answers {error.status_code} {error.reason_phrase}", _message(error.content))
+        return _with_message(f"it answers {error.status_code} {error.reason_phrase}", _said(error))
     if isinstance(error, grpc.RpcError):
         code = _code(error)
-        details = error.details() if isinstance(error, grpc.Call) else None
-        return _with_message(f"it answers {code.name if code else 'nothing'} over gRPC", details or "")
+        return _with_message(f"it answers {code.name if code else 'nothing'} over gRPC", _said(error))
     if isinstance(error, ResponseHandlingException):
         source = error.source
         if isinstance(source, ValidationError):
@@ -180,15 +224,25 @@ def _reason(error: BaseException | None) -> str:
     return type(error).__name__
 
 
-def _message(body: bytes) -> str:
-    """Return the error message that Qdrant wraps in JSON; another server's body as it is."""
-    text = body.decode("utf-8", "replace")
+def _said(error: UnexpectedResponse | grpc.RpcError) -> str:
+    """Return the server's own message on one line; of another server, a proxy or a page, the first line as text."""
+    if isinstance(error, grpc.RpcError):
+        return " ".join(((error.details() if isinstance(error, grpc.Call) else None) or "").split())
+    text = error.content.decode("utf-8", "replace")
     try:
-        return str(json.loads(text)["status"]["error"])
+        return " ".join(str(json.loads(text)["status"]["error"]).split())
     except (ValueError, KeyError, TypeError):
-        return text
+        return " ".join(re.sub(r"<[^<>]*>", " ", next(iter(text.strip().splitlines()), "")).split())
 
 
 def _with_message(what: str, message: str) -> str:
-    lines = message.strip().splitlines()
-    return f"{what} ({lines[0][:_LONGEST].rstrip('.')})" if lines else what
+    text = _shortened(" ".join(message.split())).rstrip(".")
+    return f"{what} ({text})" if text else what
+
+
+def _shortened(text: str) -> str:
+    """Return a message without the middle if it is long: its end says what failed first, in another node perhaps."""
+    if len(text) <= _LONGEST + _LONGEST_END:
+        return text
+    begin, end = text[:_LONGEST], text[-_LONGEST_END:]
+    return f"{begin.rpartition(' ')[0] or begin} … {end.partition(' ')[2] or end}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,7 +166,37 @@ def test_without_grpc_everything_goes_over_rest(
     assert all(len(hits) == 1 for (hits,) in answers)
     assert CALLS["scroll"].do(store) == sorted(points(40).ids + points(20, "plants").ids)
     assert used(server)["grpc"] == set()
-    assert warned(caplog) == [f"{server.url}: no gRPC on port {number}, bulk work goes over REST (slower)"]
+    (warning,) = warned(caplog)
+    assert warning.startswith(f"{server.url}: gRPC on port {number} does not answer (")
+    assert warning.endswith("), bulk work goes over REST (slower)")
+    store.close()
+
+
+@pytest.mark.parametrize("fault", [Fault.hang, Fault.timeout408, Fault.refuse], ids=lambda fault: fault.name)
+def test_a_node_that_is_back_gets_bulk_work_over_grpc_again(
+    shared: QdrantDouble, fault: Fault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(shared).close()
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("latentbank.bank.store.server.client.time", clock)
+    store = backend(settings(shared)).open("bank")
+    shared.inject(fault, times=2, operation="collection_exists", seconds=0.02)
+    for _ in range(2):  # the node is away
+        for _ in range(2):
+            shared.requests.clear()
+            store.upsert(4, points(3, "late"))
+            assert "upsert" in used(shared)["rest"]
+        now += 20.0
+    now += 1.0
+    shared.requests.clear()
+    for _ in range(2):
+        store.upsert(4, points(3, "late"))
+    assert [request.transport for request in shared.requests] == ["grpc"] * 3  # and it is asked only once
+    assert store.count(4) == 63
+    gone, back = warned(caplog)
+    assert "does not answer" in gone
+    assert back == f"{shared.url}: gRPC on port {shared.grpc_port} answers, bulk work goes over it"
     store.close()
 
 

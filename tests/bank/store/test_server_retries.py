@@ -47,9 +47,19 @@ def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, An
         yield run
 
 
-@pytest.mark.parametrize(
-    "fault", [fault for fault in Fault if fault is not Fault.slow], ids=lambda fault: fault.name
-)
+# Each of these with every call; the others differ from error500 only in their status.
+EVERYWHERE = [
+    Fault.refuse,
+    Fault.hang,
+    Fault.too_many,
+    Fault.error500,
+    Fault.unavailable503,
+    Fault.drop_after_apply,
+    Fault.cut,
+]
+
+
+@pytest.mark.parametrize("fault", EVERYWHERE, ids=lambda fault: fault.name)
 @pytest.mark.parametrize(("name", "transport"), ROUTES)
 def test_a_call_outlasts_faults(
     shared: QdrantDouble,
@@ -74,6 +84,19 @@ def test_a_call_outlasts_faults(
     (warning,) = warned(caplog)
     assert warning.startswith(f"{shared.url}: ")
     assert warning.endswith("; trying again")
+    store.close()
+
+
+@pytest.mark.parametrize("fault", [Fault.timeout408, Fault.not_ready, Fault.cancelled], ids=lambda f: f.name)
+@pytest.mark.parametrize("name", ["upsert", "search", "head"])
+def test_a_node_that_hangs_or_is_not_ready_is_asked_again(
+    shared: QdrantDouble, transport: str, fault: Fault, name: str, waits: list[float]
+) -> None:
+    store = filled(shared, transport=transport)
+    expected = CALLS[name].do(store)
+    shared.inject(fault, times=2, operation=CALLS[name].operation)
+    assert CALLS[name].do(store) == expected
+    assert (shared.faults_left, len(waits)) == (0, 2)
     store.close()
 
 
@@ -148,9 +171,38 @@ def test_a_server_that_is_down(
 def test_a_server_that_does_not_answer_in_time(shared: QdrantDouble, transport: str) -> None:
     store = filled(shared, transport=transport, timeout=1, retries=1)
     shared.inject(Fault.hang, times=2, operation="query", seconds=60)
-    with pytest.raises(BankUnavailable, match=r"cannot be used: .*(timed out|DEADLINE_EXCEEDED)") as found:
+    with pytest.raises(
+        BankUnavailable, match=r"does not finish in time: .*(timed out|DEADLINE_EXC)"
+    ) as found:
         store.search(4, units(1), 5)
     assert is_one_sentence(found.value)
     assert shared.faults_left == 0
     assert len(store.search(4, units(1), 5)[0]) == 5
+    store.close()
+
+
+def test_a_node_that_hangs_for_long_is_named(shared: QdrantDouble, transport: str) -> None:
+    """The sentence quotes the errors of nodes inside each other from the first to the last."""
+    store = filled(shared, transport=transport, retries=0)
+    shared.inject(Fault.timeout408, operation="upsert")
+    with pytest.raises(
+        BankUnavailable, match=r"does not finish in time: .*; a node hangs or has too m"
+    ) as found:
+        CALLS["upsert"].do(store)
+    assert is_one_sentence(found.value)
+    assert "Timeout: 4 out of 6 shards failed to apply operation" in str(found.value)
+    assert 'self: "Failed to connect to http://node-3:6335/, error: transport error")' in str(found.value)
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["upsert", "head"])
+def test_a_server_that_somebody_locked_does_not_refuse_the_key(
+    shared: QdrantDouble, transport: str, name: str, waits: list[float]
+) -> None:
+    store = filled(shared, transport=transport)
+    shared.inject(Fault.locked, operation=CALLS[name].operation)
+    with pytest.raises(BankUnavailable, match=r"is locked against changes: .*; have it unlocked") as found:
+        CALLS[name].do(store)
+    assert is_one_sentence(found.value)
+    assert waits == []
     store.close()
