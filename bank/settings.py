@@ -9,8 +9,9 @@ from typing import Any, Literal, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from latentbank.bank.env_file import EnvFile
 from latentbank.bank.variables import check_variables
 from latentbank.errors import LatentBankError
 from latentbank.text import listed
@@ -29,7 +30,10 @@ def default_data_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Settings from arguments, then `LATENTBANK_*` environment variables, then `.env` in the current folder."""
+    """Settings from arguments, then `LATENTBANK_*` environment variables, then `.env` in the current folder.
+
+    `.env` does not decide where a key from elsewhere goes; see `bank/env_file.py`.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="LATENTBANK_",
@@ -86,6 +90,19 @@ class Settings(BaseSettings):
         description="The same for visual tokens: far from all text, they lose their way in a graph of it sooner.",
     )
     oversampling: float = Field(6.0, ge=1, description="Candidates per neighbor that are rescored exactly.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings are read, the most important first."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, EnvFile(settings_cls)
 
     @field_validator("url")
     @classmethod
@@ -170,7 +187,8 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
 
     Raises:
         LatentBankError: a setting is unknown or has an invalid value, or a variable of the environment or of `.env` is
-            named nearly like one; the message names the setting, never its value.
+            named nearly like one; the message names the setting, never its value. Or `.env` would send a key from
+            elsewhere to its own URL.
 
     Examples:
         >>> import latentbank as lb
