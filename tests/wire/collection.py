@@ -9,35 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import qdrant_edge as edge
-from pydantic import BaseModel
 from qdrant_client.http import models as m
 
 from tests.wire import translate
 from tests.wire.archive import Snapshot
+from tests.wire.config import initial_config, updated_config, without_metadata
 from tests.wire.errors import Refusal, WireError, not_spoken, wrong
-
-_HNSW = m.HnswConfig(m=16, ef_construct=100, full_scan_threshold=10000, max_indexing_threads=0, on_disk=False)
-_OPTIMIZERS = m.OptimizersConfig(
-    deleted_threshold=0.2,
-    vacuum_min_vector_number=1000,
-    default_segment_number=0,
-    indexing_threshold=10000,
-    flush_interval_sec=5,
-)
-_WAL = m.WalConfig(wal_capacity_mb=32, wal_segments_ahead=0, wal_retain_closed=1)
 
 
 @dataclass(frozen=True)
 class Upsert:
-    """Points to store as (id, vector [size] float, payload) triples, from either transport."""
+    """Points to store as (id, vector, payload) triples, from either transport.
 
-    points: Sequence[tuple[Any, list[float], dict[str, Any] | None]]
+    A vector is a list [size] of numbers, or an empty dict for collections without vectors.
+    """
+
+    points: Sequence[tuple[Any, Any, dict[str, Any] | None]]
     update_filter: m.Filter | None = None
     update_mode: m.UpdateMode | None = None
 
 
-def dense(vector: Any) -> list[float]:
-    """The vector itself, if it is one plain list of numbers."""
+def dense(vector: Any) -> Any:
+    """The vector itself, if it is one plain list of numbers, or there is none ({})."""
+    if vector == {}:
+        return {}
     if not isinstance(vector, list) or (vector and isinstance(vector[0], list)):
         raise not_spoken("vectors that are not plain lists of numbers")
     return vector
@@ -48,7 +43,7 @@ class Collection:
 
     def __init__(self, directory: Path, given: m.CreateCollection) -> None:
         """Create the collection on disk; raises WireError for settings that the engine or the double refuses."""
-        self.config = _initial_config(given)
+        self.config = initial_config(given)
         self._directory = directory
         self._lock = threading.RLock()
         self._schemas: dict[str, Any] = {}
@@ -83,11 +78,10 @@ class Collection:
     # What the server reports
 
     @property
-    def size(self) -> int:
-        """The length of its vectors."""
+    def size(self) -> int | None:
+        """The length of its vectors, or None if it holds payload alone."""
         vectors = self.config.params.vectors
-        assert isinstance(vectors, m.VectorParams)
-        return vectors.size
+        return vectors.size if isinstance(vectors, m.VectorParams) else None
 
     def info(self) -> m.CollectionInfo:
         """Return state and configuration.
@@ -117,24 +111,6 @@ class Collection:
                 update_queue=m.UpdateQueueInfo(length=0),
             )
 
-    def cluster(self) -> m.CollectionClusterInfo:
-        """Return where its shards are: all here, without transfers. Only the first one holds points."""
-        with self._lock, self._shard_in_use() as shard:
-            points = shard.info().points_count
-        count = self.config.params.shard_number or 1
-        return m.CollectionClusterInfo(
-            peer_id=1,
-            shard_count=count,
-            local_shards=[
-                m.LocalShardInfo(
-                    shard_id=number, points_count=0 if number else points, state=m.ReplicaState.ACTIVE
-                )
-                for number in range(count)
-            ],
-            remote_shards=[],
-            shard_transfers=[],
-        )
-
     def snapshot(self, shard_id: int) -> Snapshot:
         """Return a snapshot of its shard, to be written while it is sent; nothing changes meanwhile."""
         if shard_id != 0:
@@ -155,8 +131,8 @@ class Collection:
             if getattr(given, name) is not None:
                 raise not_spoken(f"updating {name}")
         with self._lock:
-            before, self.config = self.config, _updated_config(self.config, given)
-            if _without_metadata(before) == _without_metadata(self.config):
+            before, self.config = self.config, updated_config(self.config, given)
+            if without_metadata(before) == without_metadata(self.config):
                 return
             try:
                 config = translate.to_config(self.config)
@@ -184,7 +160,12 @@ class Collection:
     def upsert(self, given: Upsert) -> None:
         """Store points; all of them or, when a vector has the wrong size, none."""
         for _, vector, _ in given.points:
-            if len(vector) != self.size:
+            if self.size is None:
+                if vector != {}:
+                    raise wrong("Not existing vector name error: ")
+            elif vector == {}:
+                raise not_spoken("a point without its vector")
+            elif len(vector) != self.size:
                 raise wrong(f"Vector dimension error: expected dim: {self.size}, got {len(vector)}")
         with _engine_errors():
             operation = translate.to_upsert(given.points, given.update_filter, given.update_mode, self._texts)
@@ -276,6 +257,8 @@ class Collection:
 
     def _note_stale(self, rebuilt: bool = False) -> None:
         """Record that the optimizer has work: enough vectors outside the index, or storage to rebuild."""
+        if self.size is None:
+            return
         info = self._shard.info()
         threshold = self.config.optimizer_config.indexing_threshold or 0
         waiting_kilobytes = (info.points_count - info.indexed_vectors_count) * self.size * 4 // 1024
@@ -316,73 +299,3 @@ def _scored(found: edge.ScoredPoint) -> m.ScoredPoint:
         payload=found.payload,
         vector=found.vector,
     )
-
-
-def _initial_config(given: m.CreateCollection) -> m.CollectionConfig:
-    for name in ("sparse_vectors", "strict_mode_config", "sharding_method"):
-        if getattr(given, name) is not None:
-            raise not_spoken(f"creating a collection with {name}")
-    return m.CollectionConfig(
-        params=m.CollectionParams(
-            vectors=given.vectors,
-            shard_number=given.shard_number or 1,
-            replication_factor=given.replication_factor or 1,
-            write_consistency_factor=given.write_consistency_factor or 1,
-            on_disk_payload=True if given.on_disk_payload is None else given.on_disk_payload,
-            payload=given.payload,
-            id_tracker=given.id_tracker,
-        ),
-        hnsw_config=_merged(_HNSW, given.hnsw_config),
-        optimizer_config=_merged(_OPTIMIZERS, given.optimizers_config),
-        wal_config=_merged(_WAL, given.wal_config),
-        quantization_config=given.quantization_config,
-        metadata=_metadata(None, given.metadata),
-    )
-
-
-def _updated_config(config: m.CollectionConfig, given: m.UpdateCollection) -> m.CollectionConfig:
-    changes: dict[str, Any] = {
-        "hnsw_config": _merged(config.hnsw_config, given.hnsw_config),
-        "optimizer_config": _merged(config.optimizer_config, given.optimizers_config),
-        "params": _merged(config.params, given.params),
-        "metadata": _metadata(config.metadata, given.metadata),
-    }
-    if given.quantization_config is not None:
-        changes["quantization_config"] = _enabled(given.quantization_config)
-    if given.vectors is not None:
-        changes["params"] = changes["params"].model_copy(
-            update={"vectors": _updated_vectors(config.params.vectors, given.vectors)}
-        )
-    return config.model_copy(update=changes)
-
-
-def _updated_vectors(vectors: Any, given: dict[str, m.VectorParamsDiff]) -> m.VectorParams:
-    if set(given) != {""}:
-        raise wrong(f"Not existing vector name error: {', '.join(given)}")
-    changes = {name: value for name, value in given[""] if value is not None}
-    if "quantization_config" in changes:
-        changes["quantization_config"] = _enabled(changes["quantization_config"])
-    updated: m.VectorParams = vectors.model_copy(update=changes)
-    return updated
-
-
-def _without_metadata(config: m.CollectionConfig) -> m.CollectionConfig:
-    return config.model_copy(update={"metadata": None})
-
-
-def _enabled(given: Any) -> Any:
-    return None if given == m.Disabled.DISABLED else given
-
-
-def _merged(base: Any, diff: BaseModel | None) -> Any:
-    """Return `base` with the fields that `diff` sets."""
-    changes = {name: value for name, value in diff if value is not None} if diff else {}
-    if changes.get("max_optimization_threads") == m.MaxOptimizationThreadsSetting.AUTO:
-        changes["max_optimization_threads"] = None
-    return base.model_copy(update=changes)
-
-
-def _metadata(base: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return metadata merged key by key; null removes a key, and None is returned if no key is left."""
-    merged = {**(base or {}), **(given or {})}
-    return {key: value for key, value in merged.items() if value is not None} or None

@@ -22,11 +22,13 @@ from qdrant_client.http import models as m
 
 from tests.wire import translate
 from tests.wire.certificates import Certificates, make_certificates
+from tests.wire.cluster import Cluster
 from tests.wire.collection import Upsert
 from tests.wire.engine import Engine
 from tests.wire.faults import FAMILIES, Fault, Trouble
 from tests.wire.grpc_service import GrpcServer
 from tests.wire.handler import Invalid, Keys, Recorded, RequestHandler
+from tests.wire.nodes import Nodes
 from tests.wire.rest import RestServer
 
 __all__ = ["Fault", "Invalid", "QdrantDouble", "Recorded"]
@@ -36,7 +38,9 @@ class QdrantDouble:
     """The server. Use it as a context manager: it runs from the start of the block to its end.
 
     With `grpc=False` its gRPC port refuses connections. With `tls=True` both APIs speak TLS
-    with a certificate for 127.0.0.1 and localhost, to be checked against `ca_file`.
+    with a certificate for 127.0.0.1 and localhost, to be checked against `ca_file`. Each connection reaches another
+    node, whatever number of `peers` GET /cluster reports (1: no cluster). After a change, each other node answers
+    with the old metadata `lag` times (see `tests.wire.nodes`).
     """
 
     def __init__(
@@ -45,11 +49,14 @@ class QdrantDouble:
         read_only_key: str | None = None,
         tls: bool = False,
         grpc: bool = True,
+        lag: int = 0,
+        peers: int = 1,
     ) -> None:
         """Start serving at once, on free ports of 127.0.0.1."""
         self._directory = Path(tempfile.mkdtemp(prefix="qdrant-double-"))
         self._engine = Engine(self._directory / "collections")
-        self._handler = RequestHandler(self._engine, Keys(api_key, read_only_key))
+        self._nodes = Nodes(self._engine, Cluster(peers), lag)
+        self._handler = RequestHandler(self._nodes, Keys(api_key, read_only_key))
         self._certificates: Certificates | None = make_certificates(self._directory) if tls else None
         self._port = 0
         self._rest: RestServer | None = None
@@ -115,6 +122,7 @@ class QdrantDouble:
     def wipe(self) -> None:
         """Remove all collections and aliases, as if the server had been restarted with an empty disk."""
         self._engine.wipe()
+        self._nodes.settle()
 
     def close(self) -> None:
         """Stop for good and remove all files."""
@@ -155,6 +163,10 @@ class QdrantDouble:
         """Delete a collection directly, without keys and faults, as another client would."""
         self._engine.apply("delete_collection", collection, None)
 
+    def settle(self) -> None:
+        """Let every node know all changes, as after some time without any."""
+        self._nodes.settle()
+
     def clear_faults(self) -> None:
         """Forget the faults that have not struck yet, and the calls ordered with `when`."""
         self._handler.faults.clear()
@@ -180,14 +192,14 @@ class QdrantDouble:
         return self._handler.invalid
 
     def points(self, collection: str) -> dict[int | str, tuple[np.ndarray, dict[str, Any]]]:
-        """All points of a collection or alias: id to (vector [size] float32, payload).
+        """All points of a collection or alias: id to (vector [size] float32, payload); size 0 without vectors.
 
         Read from the engine itself, past keys and faults; the server must be running.
         """
         everything = m.ScrollRequest(limit=2**31, with_vector=True)
         found = self._engine.find(collection).scroll(everything).points
         return {
-            translate.plain_id(item.id): (np.asarray(item.vector, dtype=np.float32), item.payload or {})
+            translate.plain_id(item.id): (np.asarray(item.vector or [], dtype=np.float32), item.payload or {})
             for item in found
         }
 

@@ -51,7 +51,6 @@ class Engine:
             "update_aliases": lambda _, body: self._update_aliases(body),
             "list_aliases": lambda _, __: self._list_aliases(None),
             "collection_aliases": lambda name, _: self._list_aliases(name),
-            "collection_cluster": lambda name, _: self.find(name).cluster(),
             "shard_snapshot": lambda name, shard: self.find(name).snapshot(shard),
             "create_index": lambda name, body: self._write(self.find(name).create_index, body),
             "upsert": lambda name, body: self._write(self.find(name).upsert, body),
@@ -66,12 +65,17 @@ class Engine:
 
     @property
     def operations(self) -> frozenset[str]:
-        """The names of all operations."""
-        return frozenset(self._handlers)
+        """The names of all operations, also those that `Nodes` answers alone."""
+        return frozenset(self._handlers) | {"cluster_status", "collection_cluster"}
 
     def apply(self, operation: str, collection: str | None, body: Any) -> Any:
         """Do one operation and return its result model; raises WireError where the server would refuse."""
         return self._handlers[operation](collection or "", body)
+
+    def real_name(self, name: str) -> str:
+        """The name of the collection that an alias stands for; another name stands for itself."""
+        with self._lock:
+            return self._aliases.get(name, name)
 
     def find(self, name: str) -> Collection:
         """The collection of this name or alias."""
@@ -152,12 +156,10 @@ class Engine:
             )
 
     def _update_aliases(self, body: m.ChangeAliasesOperation) -> bool:
-        """Apply all of the actions, or none if one of them is refused."""
+        """Apply the actions one by one, without a request between them; what comes before a refused one stays."""
         with self._lock:
-            aliases = dict(self._aliases)
             for action in body.actions:
-                self._change(aliases, action)
-            self._aliases = aliases
+                self._change(self._aliases, action)
             return True
 
     def _change(self, aliases: dict[str, str], action: m.AliasOperations) -> None:

@@ -8,6 +8,7 @@ class Refusal(Enum):
     """A kind of refusal: its HTTP status, its gRPC code and the prefix of the server's message."""
 
     WRONG_INPUT = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Wrong input: ")
+    BAD_QUERY = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Deserialize error in query parameters: ")
     UNAUTHORIZED = (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", "")
     FORBIDDEN = (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", "Forbidden: ")
     # By gRPC, a client's own deadline has the same code.

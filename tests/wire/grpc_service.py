@@ -20,7 +20,8 @@ from tests.wire.collection import Upsert, dense
 from tests.wire.engine import VERSION
 from tests.wire.errors import Refusal, WireError
 from tests.wire.faults import Fault, Trouble
-from tests.wire.handler import RequestHandler, Struck
+from tests.wire.handler import Request, RequestHandler, Struck
+from tests.wire.parameters import from_message
 
 
 class _Wire:
@@ -30,17 +31,14 @@ class _Wire:
         self._handler = handler
 
     def _serve(
-        self,
-        context: grpc.ServicerContext,
-        operation: str,
-        collection: str | None,
-        parse: Callable[[], Any],
-        wait: bool | None = None,
+        self, context: grpc.ServicerContext, operation: str, message: Any, parse: Callable[[], Any]
     ) -> Any:
         """Return the result of one request; faults and refusals end the call instead."""
-        key = _key(context)
+        collection = getattr(message, "collection_name", None)
         try:
-            result, trouble = self._handler.serve("grpc", operation, collection, key, parse, wait)
+            node = self._handler.nodes.join(context.peer())
+            request = Request("grpc", operation, collection, _key(context), node, from_message(message))
+            result, trouble = self._handler.serve(request, parse)
         except WireError as error:
             _abort(context, error)
         except Struck as struck:
@@ -59,33 +57,37 @@ class CollectionsService(_Wire, q.CollectionsServicer):
     """Collections and aliases."""
 
     def Create(self, request: Any, context: Any) -> Any:
-        self._serve(context, "create_collection", request.collection_name, lambda: _create(request))
+        self._serve(context, "create_collection", request, lambda: _create(request))
         return q.CollectionOperationResponse(result=True)
 
     def Get(self, request: Any, context: Any) -> Any:
-        info = self._serve(context, "get_collection", request.collection_name, _nothing)
+        info = self._serve(context, "get_collection", request, _nothing)
         return q.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info))
 
     def List(self, request: Any, context: Any) -> Any:
-        found = self._serve(context, "list_collections", None, _nothing).collections
+        found = self._serve(context, "list_collections", request, _nothing).collections
         names = [q.CollectionDescription(name=item.name) for item in found]
         return q.ListCollectionsResponse(collections=names)
 
     def CollectionExists(self, request: Any, context: Any) -> Any:
-        found = self._serve(context, "collection_exists", request.collection_name, _nothing)
+        found = self._serve(context, "collection_exists", request, _nothing)
         return q.CollectionExistsResponse(result=q.CollectionExists(exists=found.exists))
 
     def Update(self, request: Any, context: Any) -> Any:
         self._serve(
             context,
             "update_collection",
-            request.collection_name,
+            request,
             lambda: GrpcToRest.convert_update_collection(request),
         )
         return q.CollectionOperationResponse(result=True)
 
+    def CollectionClusterInfo(self, request: Any, context: Any) -> Any:
+        told = self._serve(context, "collection_cluster", request, _nothing)
+        return RestToGrpc.convert_collection_cluster_info(told)
+
     def Delete(self, request: Any, context: Any) -> Any:
-        found = self._serve(context, "delete_collection", request.collection_name, _nothing)
+        found = self._serve(context, "delete_collection", request, _nothing)
         return q.CollectionOperationResponse(result=found)
 
     def UpdateAliases(self, request: Any, context: Any) -> Any:
@@ -93,14 +95,14 @@ class CollectionsService(_Wire, q.CollectionsServicer):
             actions = [GrpcToRest.convert_alias_operations(item) for item in request.actions]
             return m.ChangeAliasesOperation(actions=actions)
 
-        self._serve(context, "update_aliases", None, parse)
+        self._serve(context, "update_aliases", request, parse)
         return q.CollectionOperationResponse(result=True)
 
     def ListAliases(self, request: Any, context: Any) -> Any:
-        return _aliases(self._serve(context, "list_aliases", None, _nothing))
+        return _aliases(self._serve(context, "list_aliases", request, _nothing))
 
     def ListCollectionAliases(self, request: Any, context: Any) -> Any:
-        return _aliases(self._serve(context, "collection_aliases", request.collection_name, _nothing))
+        return _aliases(self._serve(context, "collection_aliases", request, _nothing))
 
 
 class PointsService(_Wire, q.PointsServicer):
@@ -125,7 +127,7 @@ class PointsService(_Wire, q.PointsServicer):
                 with_vector=_if_set(request, "with_vectors", GrpcToRest.convert_with_vectors_selector),
             )
 
-        found = self._serve(context, "retrieve", request.collection_name, parse)
+        found = self._serve(context, "retrieve", request, parse)
         return q.GetResponse(result=[_record(item) for item in found])
 
     def Scroll(self, request: Any, context: Any) -> Any:
@@ -139,7 +141,7 @@ class PointsService(_Wire, q.PointsServicer):
                 order_by=_if_set(request, "order_by", GrpcToRest.convert_order_by),
             )
 
-        page = self._serve(context, "scroll", request.collection_name, parse)
+        page = self._serve(context, "scroll", request, parse)
         following = page.next_page_offset
         return q.ScrollResponse(
             result=[_record(item) for item in page.points],
@@ -152,7 +154,7 @@ class PointsService(_Wire, q.PointsServicer):
                 filter=_if_set(request, "filter", GrpcToRest.convert_filter), exact=_if_set(request, "exact")
             )
 
-        counted = self._serve(context, "count", request.collection_name, parse)
+        counted = self._serve(context, "count", request, parse)
         return q.CountResponse(result=q.CountResult(count=counted.count))
 
     def Facet(self, request: Any, context: Any) -> Any:
@@ -164,13 +166,11 @@ class PointsService(_Wire, q.PointsServicer):
                 exact=_if_set(request, "exact"),
             )
 
-        found = self._serve(context, "facet", request.collection_name, parse)
+        found = self._serve(context, "facet", request, parse)
         return q.FacetResponse(hits=[RestToGrpc.convert_facet_value_hit(hit) for hit in found.hits])
 
     def Query(self, request: Any, context: Any) -> Any:
-        found = self._serve(
-            context, "query", request.collection_name, lambda: GrpcToRest.convert_query_points(request)
-        )
+        found = self._serve(context, "query", request, lambda: GrpcToRest.convert_query_points(request))
         return q.QueryResponse(result=[RestToGrpc.convert_scored_point(item) for item in found.points])
 
     def QueryBatch(self, request: Any, context: Any) -> Any:
@@ -178,7 +178,7 @@ class PointsService(_Wire, q.PointsServicer):
             searches = [GrpcToRest.convert_query_points(item) for item in request.query_points]
             return m.QueryRequestBatch(searches=searches)
 
-        found = self._serve(context, "query_batch", request.collection_name, parse)
+        found = self._serve(context, "query_batch", request, parse)
         return q.QueryBatchResponse(
             result=[
                 q.BatchResult(result=[RestToGrpc.convert_scored_point(item) for item in some.points])
@@ -187,7 +187,7 @@ class PointsService(_Wire, q.PointsServicer):
         )
 
     def _write(self, request: Any, context: Any, operation: str, parse: Callable[[], Any]) -> Any:
-        result = self._serve(context, operation, request.collection_name, parse, request.wait)
+        result = self._serve(context, operation, request, parse)
         return q.PointsOperationResponse(result=RestToGrpc.convert_update_result(result))
 
 
@@ -195,7 +195,7 @@ class RootService(_Wire, q.QdrantServicer):
     """The server's name and version."""
 
     def HealthCheck(self, request: Any, context: Any) -> Any:
-        self._serve(context, "version", None, _nothing)
+        self._serve(context, "version", request, _nothing)
         return q.HealthCheckReply(title="qdrant - vector search engine", version=VERSION)
 
 

@@ -14,19 +14,33 @@ from pydantic import BaseModel
 from qdrant_client.http import models as m
 
 from tests.wire.collection import Upsert
-from tests.wire.engine import WRITES, Engine
+from tests.wire.engine import WRITES
 from tests.wire.errors import Refusal, WireError, wrong
 from tests.wire.faults import QUIET, Fault, FaultBook, Trouble
+from tests.wire.nodes import Nodes
+from tests.wire.parameters import Parameters
 
 _LONG = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as a transport received it; `node` is the one that its connection reaches."""
+
+    transport: str
+    operation: str
+    collection: str | None
+    key: str | None
+    node: int
+    parameters: Parameters
 
 
 @dataclass(frozen=True)
 class Recorded:
     """A request as recorded for tests. The API key itself is never kept.
 
-    `summary` is the body with the REST API's field names, long lists shortened to their length; it is empty if the key
-    was refused. `accepted` says whether the API key was sufficient.
+    `summary` is the body with the REST API's field names, long lists shortened to their length, with the parameters
+    beside it; it is empty if the key was refused. `accepted` says whether the API key was sufficient.
     """
 
     transport: str
@@ -130,30 +144,23 @@ class Struck(Exception):
 class RequestHandler:
     """Handles requests, from any thread."""
 
-    def __init__(self, engine: Engine, keys: Keys) -> None:
-        """Serve `engine` to clients that have one of `keys`."""
-        self.engine = engine
+    def __init__(self, nodes: Nodes, keys: Keys) -> None:
+        """Serve what `nodes` know to clients that have one of `keys`."""
+        self.nodes = nodes
         self.faults = FaultBook()
         self.requests: list[Recorded] = []
         self.invalid: list[Invalid] = []
         self._keys = keys
 
-    def serve(
-        self,
-        transport: str,
-        operation: str,
-        collection: str | None,
-        key: str | None,
-        parse: Callable[[], Any],
-        wait: bool | None = None,
-    ) -> tuple[Any, Trouble | None]:
+    def serve(self, request: Request, parse: Callable[[], Any]) -> tuple[Any, Trouble | None]:
         """Handle one request; returns its result, and the fault that strikes after it was applied, if any.
 
-        `parse` returns the body, a REST model or an Upsert, and raises ValueError if it is invalid. `wait` is given for
-        writes to points. Raises WireError for a refusal, and Struck for a fault before the request is applied.
+        `parse` returns the body, a REST model or an Upsert, and raises ValueError if it is invalid. Raises WireError
+        for a refusal, and Struck for a fault before the request is applied.
         """
+        transport, operation, collection = request.transport, request.operation, request.collection
         try:
-            self._keys.check(key, operation, collection)
+            self._keys.check(request.key, operation, collection)
         except WireError:
             self.requests.append(Recorded(transport, operation, collection, {}, False, None))
             raise
@@ -163,14 +170,15 @@ class RequestHandler:
             # pydantic's ValidationError is a ValueError; its text quotes the input, which contains no secret.
             self.invalid.append(Invalid(transport, operation, str(error)))
             raise wrong(f"Format error in body: {error}") from error
-        summary = _summary(body) | ({} if wait is None else {"wait": wait})
+        summary = _summary(body) | request.parameters.summary()
         trouble = self.faults.take(operation)
         fault = trouble.fault if trouble else None
         self.requests.append(Recorded(transport, operation, collection, summary, True, fault))
         if trouble and not trouble.fault.applies:
             raise Struck(trouble)
-        result = self._keys.shown(key, self.engine.apply(operation, collection, body))
-        if wait is False and isinstance(result, m.UpdateResult):
+        result = self.nodes.apply(request.node, operation, collection, body)
+        result = self._keys.shown(request.key, result)
+        if request.parameters.wait is False and isinstance(result, m.UpdateResult):
             result = result.model_copy(update={"status": m.UpdateStatus.ACKNOWLEDGED})
         return result, trouble
 

@@ -26,7 +26,8 @@ from tests.wire.archive import Snapshot
 from tests.wire.collection import Upsert, dense
 from tests.wire.errors import Refusal, WireError, not_spoken
 from tests.wire.faults import Fault, Trouble
-from tests.wire.handler import RequestHandler, Struck
+from tests.wire.handler import Request, RequestHandler, Struck
+from tests.wire.parameters import from_query
 
 MAX_BODY = 32 * 1024 * 1024
 """Bytes a request's body may have, Qdrant's default."""
@@ -61,6 +62,7 @@ ROUTES = (
     Route("GET", "/healthz", "health"),
     Route("GET", "/livez", "health"),
     Route("GET", "/readyz", "health"),
+    Route("GET", "/cluster", "cluster_status"),
     Route("GET", "/collections", "list_collections"),
     Route("GET", "/aliases", "list_aliases"),
     Route("POST", "/collections/aliases", "update_aliases", TypeAdapter(m.ChangeAliasesOperation)),
@@ -177,6 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body are sent in one piece
     server: RestServer
 
+    def setup(self) -> None:
+        super().setup()
+        self._node = self.server.handler.nodes.join()
+
     def do_GET(self) -> None:
         started = time.perf_counter()
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -219,15 +225,16 @@ class _Handler(BaseHTTPRequestHandler):
                 )
                 raise WireError(Refusal.TOO_LARGE, too_large)
             name = found.groupdict().get("collection_name")
-            wait = parse_qs(url.query).get("wait") == ["true"] if route.waits else None
-            return self.server.handler.serve(
+            request = Request(
                 "rest",
                 route.operation,
                 None if name is None else unquote(name),
                 self._key(),
-                partial(_parse, route, raw, found.groupdict().get("shard_id")),
-                wait,
+                self._node,
+                from_query(parse_qs(url.query), route.waits),
             )
+            parse = partial(_parse, route, raw, found.groupdict().get("shard_id"))
+            return self.server.handler.serve(request, parse)
         raise not_spoken(f"{self.command} {url.path}")
 
     def _key(self) -> str | None:

@@ -265,7 +265,7 @@ def payload_selector(given: Any, default: bool) -> Any:
 
 
 def to_upsert(
-    points: Sequence[tuple[Any, list[float], dict[str, Any] | None]],
+    points: Sequence[tuple[Any, Any, dict[str, Any] | None]],
     update_filter: m.Filter | None,
     update_mode: m.UpdateMode | None,
     texts: Collection[str],
@@ -305,10 +305,12 @@ def to_config(config: m.CollectionConfig) -> edge.EdgeConfig:
     """Return a collection's configuration, as the server reports it, as the engine's own."""
     params, optimizers = config.params, config.optimizer_config
     vectors = params.vectors
-    if not isinstance(vectors, m.VectorParams):
+    if vectors and not isinstance(vectors, m.VectorParams):
         raise not_spoken("named vectors")
     return edge.EdgeConfig(
-        vectors=_vector_params(vectors, config.hnsw_config),
+        vectors=_vector_params(vectors, config.hnsw_config) if isinstance(vectors, m.VectorParams) else None,
+        # The engine, unlike the server, wants vectors of some kind: nothing is ever stored under this name.
+        sparse_vectors=None if vectors else {"none": edge.EdgeSparseVectorParams()},
         on_disk_payload=params.on_disk_payload,
         payload_memory=_memory(params.payload.memory if params.payload else None),
         id_tracker_memory=_memory(params.id_tracker.memory if params.id_tracker else None),
