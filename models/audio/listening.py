@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.errors import ModelError, SoundError
+from latentbank.models.audio import voxtral
 from latentbank.models.audio.sounds import RATE, Sound
 from latentbank.models.language.explaining import quiet, reason
 from latentbank.text import listed
@@ -42,6 +44,8 @@ def sound_inputs(name: str, processor: Any, sound: Sound, text: str) -> Any:
         SoundError: the sound is longer than the processor takes, or it cannot take it.
     """
     longest = getattr(getattr(processor, "feature_extractor", None), "chunk_length", None)
+    if isinstance(processor, voxtral.VoxtralProcessor):
+        longest = None  # it takes any number of chunks
     if longest and sound.duration > longest:
         raise SoundError(
             f"The sound {sound.name} has {sound.duration:,.1f} seconds, and {name} hears {longest}: cut it into parts."
@@ -74,11 +78,15 @@ def seconds_of(name: str, config: Any, processor: Any, sound: Sound, count: int)
         raise ModelError(f"The sound is too short for a token of {name}: give a longer one.")
     seconds = RULES[config.model_type](config, processor, count)
     end, step = float(seconds[-1, 1]), 1.01 * float(np.diff(seconds).max())
-    # The last token may reach beyond the sound, or end before it by less than a token.
-    if not -step <= sound.duration - end <= step:
+    heard = sound.duration
+    if config.model_type == voxtral.KIND:
+        chunk = voxtral.seconds_per_chunk(processor)
+        heard = chunk * math.ceil(sound.duration / chunk)
+    # The last token may reach beyond what is heard, or end before it by less than a token.
+    if not -step <= heard - end <= step:
         raise ModelError(
             f"The sound has {count} tokens in {name}, which by the rule for its type are {end:.2f} of its "
-            f"{sound.duration:.2f} seconds: use the processor that belongs to the model."
+            f"{heard:.2f} seconds: use the processor that belongs to the model."
         )
     return seconds
 
@@ -102,6 +110,17 @@ def _queried(config: Any, processor: Any, count: int) -> Seconds:
     )  # half a frame lies before its centre
 
 
+def _stacked(config: Any, processor: Any, count: int) -> Seconds:
+    """Return the spans of Voxtral: a convolution that halves the frames, and some positions of it side by side.
+
+    Frame f is centred on f hops. With four positions, token t sees frames 8 t - 2 to 8 t + 8, so it is centred on
+    8 t + 3 hops.
+    """
+    hop = int(processor.feature_extractor.hop_length) / RATE
+    frames = 2 * (int(config.audio_config.intermediate_size) // int(config.audio_config.hidden_size))
+    return _spans(np.arange(count) * frames * hop - hop, frames * hop)
+
+
 def _spans(starts: npt.NDArray[np.floating[Any]], length: float) -> Seconds:
     """Return spans of equal length; the first begins with the sound."""
     return np.stack([starts.clip(min=0), starts + length], axis=-1).astype(np.float32)
@@ -111,4 +130,5 @@ RULES: Mapping[str, Callable[[Any, Any, int], Seconds]] = {
     "qwen2_audio": _pooled,
     "qwen2_5_omni_thinker": _pooled,
     "granite_speech": _queried,
+    voxtral.KIND: _stacked,
 }

@@ -66,7 +66,7 @@ def _explained(name: str, error: Exception) -> ModelError:
     elif "operator torchvision::" in text or "torchvision extension" in text:
         advice = "The installed torchvision does not fit the installed torch: install both anew, or neither."
     elif package := _missing_of_extra(text):
-        advice = f"The processor of {name} needs {package}: pip install 'latentbank[vision]'."
+        advice = f"{name} needs {package}: pip install 'latentbank[vision]'."
     elif "bitsandbytes" in text and kinds & {"ImportError", "PackageNotFoundError"}:
         advice = f"{name} is quantized with bitsandbytes: pip install 'latentbank[quantized]'."
     elif "trust_remote_code" in text:

@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
-    AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,6 +36,7 @@ from latentbank.models.language.layout import (
     without_mask_causal,
 )
 from latentbank.models.language.prepacked import prepack
+from latentbank.models.language.tekken import load_tokenizer
 from latentbank.text import is_hub_id
 from latentbank.values import whole
 
@@ -229,13 +229,13 @@ def _count_layers(
 
 def _load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     with plain_errors(files.name), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(files.source, **files.options)
+        tokenizer = load_tokenizer(files.source, files.options)
     if not tokenizer.is_fast:
         raise ModelError(
             f"{files.name} has no fast tokenizer, which latentbank needs for the character offsets of tokens: "
             "use a model with a tokenizer.json."
         )
-    return cast(PreTrainedTokenizerBase, tokenizer)
+    return tokenizer
 
 
 def _locate(name: str) -> tuple[str, str | None]:

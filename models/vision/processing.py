@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import transformers
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Idefics3Processor
+from transformers import AutoImageProcessor, AutoProcessor, Idefics3Processor
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.auto import processing_auto
@@ -18,9 +18,14 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_num2words_available, is_torchvision_available
 
 from latentbank.errors import QueryError
+from latentbank.models.audio import voxtral
+from latentbank.models.language.tekken import load_tokenizer, tekken_file, tekken_template
 from latentbank.models.vision.molmo import WithProcess
 
-_LOADERS: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+_LOADERS: dict[str, Any] = {
+    "image_processor": lambda source, options: AutoImageProcessor.from_pretrained(source, **options),
+    "tokenizer": load_tokenizer,
+}
 _WHOLE: Any = AutoProcessor
 
 
@@ -30,13 +35,15 @@ def load_processor(source: str, config: Any, options: dict[str, Any]) -> Any:
     With torchvision this is transformers' own. Without it, images are processed by Pillow and the video part is left
     out. Two classes that do not work without torchvision are replaced: Pixtral's by a class of this module, SmolVLM's
     by Idefics3's, which writes the same prompts. GOT-OCR 2's and Fuyu's classes take images and prompts in forms of
-    their own; they are made to take them as the others do.
+    their own; they are made to take them as the others do. Voxtral's is `VoxtralProcessor`.
 
     Args:
         source: a directory or hub id.
         config: the model's configuration.
         options: further arguments of `from_pretrained`: `revision`, `trust_remote_code`.
     """
+    if config.model_type == voxtral.KIND:
+        return voxtral.VoxtralProcessor(source, config, options)
     processor = _completed(_loaded(source, config, options), config)
     if type(getattr(processor, "image_processor", None)).__name__ == "FuyuImageProcessorPil":
         # The class exists, but transformers' processor hands it tensors that it cannot take.
@@ -50,16 +57,20 @@ def _loaded(source: str, config: Any, options: dict[str, Any]) -> Any:
     settings, _ = ProcessorMixin.get_processor_dict(source, **options)
     name = _class_name(source, config, settings, options)
     # SmolVLM's class writes the numbers of a video's frames in words.
-    if is_torchvision_available() and (name != "SmolVLMProcessor" or is_num2words_available()):
-        return _WHOLE.from_pretrained(source, **options)
-    known = _class_for(name)
+    whole = is_torchvision_available() and (name != "SmolVLMProcessor" or is_num2words_available())
+    known, tekken = None if whole else _class_for(name), tekken_file(source, options)
+    if known is None and tekken is not None:
+        known = getattr(transformers, name or "", None)  # with another tokenizer than it would load itself
     if known is None:
         return _WHOLE.from_pretrained(source, **options)
     parts: list[Any] = []
     for part in known.get_attributes():
         loader = _LOADERS.get(part)
-        parts.append(None if loader is None else loader.from_pretrained(source, **options))
-    return known.from_args_and_dict(parts, settings)
+        parts.append(None if loader is None else loader(source, options))
+    processor = known.from_args_and_dict(parts, settings)
+    if tekken and not (processor.chat_template or processor.tokenizer.chat_template):
+        processor.tokenizer.chat_template = tekken_template(tekken)
+    return processor
 
 
 def _completed(processor: Any, config: Any) -> Any:

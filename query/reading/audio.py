@@ -50,7 +50,7 @@ def read_audio(
 
     Args:
         bank: a bank of the model's own language model.
-        model: from `load_visual_model`: Qwen2-Audio, Granite Speech or Qwen2.5-Omni.
+        model: from `load_visual_model`: Qwen2-Audio, Granite Speech, Qwen2.5-Omni or Voxtral.
         audio: an audio file (or the sound of a video file), or samples [samples] or [samples, channels], floats from -1
             to 1 or int16.
         layers: as for `read_image`.

@@ -17,16 +17,18 @@ from transformers.utils.import_utils import is_torchaudio_available, is_torchvis
 
 from latentbank.errors import ModelError, QueryError, SoundError
 from latentbank.models.audio.sounds import RATE, Sound, open_sound
+from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.multimodal import Multimodal
 from latentbank.models.vision.vision_language import load_vision_language_model
 from latentbank.models.visual import load_visual_model, unembedding_of
 from tests.models.oracles.qwen import CASES
 from tests.models.tiny_vlm import TEMPLATE, TEXT, save_tiny_vlm
+from tests.tekken import CONTROL, save_tekken
 from tests.tiny import tiny_tokenizer
 
-NAMES = ("qwen2_audio", "granite_speech", "qwen2_5_omni_thinker")
+NAMES = ("qwen2_audio", "granite_speech", "qwen2_5_omni_thinker", "voxtral")
 # How far before and after its seconds a token hears: the window of the spectrogram, and layers of convolution.
-_MARGIN = {"qwen2_audio": 0.06, "granite_speech": 0.04, "qwen2_5_omni_thinker": 0.06}
+_MARGIN = {"qwen2_audio": 0.06, "granite_speech": 0.04, "qwen2_5_omni_thinker": 0.06, "voxtral": 0.06}
 _ENCODER = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "d_model": 16}
 
 Load = Callable[[str], Multimodal]
@@ -93,11 +95,25 @@ def _save_omni(path: Path) -> None:
     _write_template(path, "<|vision_bos|><|IMAGE|><|vision_eos|>", "<|audio_bos|><|AUDIO|><|audio_eos|>")
 
 
+def save_voxtral(path: Path) -> None:
+    """Save a tiny Voxtral, whose tokenizer is a `tekken.json`, as Mistral's repositories have it."""
+    config = transformers.VoxtralConfig(
+        text_config={"model_type": "llama", **TEXT, "vocab_size": save_tekken(path)},
+        audio_config={
+            "model_type": "voxtral_encoder", "num_mel_bins": 16, "hidden_size": 16, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 2,
+        },
+        audio_token_id=CONTROL.index("[AUDIO]"),
+    )  # fmt: skip
+    transformers.VoxtralForConditionalGeneration(config).save_pretrained(path)
+    transformers.WhisperFeatureExtractor(feature_size=16).save_pretrained(path)
+
+
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """Return a tiny model of a type, in whose encoder a frame hears itself alone."""
     root, loaded = tmp_path_factory.mktemp("audio"), dict[str, Multimodal]()
-    save = dict(zip(NAMES, (save_qwen2_audio, _save_granite_speech, _save_omni), strict=True))
+    save = dict(zip(NAMES, (save_qwen2_audio, _save_granite_speech, _save_omni, save_voxtral), strict=True))
 
     def get(name: str) -> Multimodal:
         if name == "granite_speech" and not is_torchaudio_available():
@@ -169,14 +185,15 @@ def test_sound_and_text_have_the_states_of_the_whole_sequence(load: Load, name: 
     assert found.text.answer.sum() == 3
     token = vlm.model.config.audio_token_id
     placeholder = vlm.processor.tokenizer.convert_ids_to_tokens(token)
-    template = (Path(vlm.name) / "chat_template.jinja").read_text(encoding="utf-8")
     text = vlm.processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Describe this sound."}]}],
-        chat_template=template,
+        chat_template=vlm.processor.chat_template,
+        tokenize=False,
         add_generation_prompt=True,
     )
     assert placeholder in text
-    inputs = vlm.processor(text=[text], audio=[samples], return_tensors="pt")
+    options = {"add_special_tokens": False}  # a template writes the BOS itself
+    inputs = vlm.processor(text=[text], audio=[samples], text_kwargs=options, return_tensors="pt")
     ids = inputs["input_ids"][0]
     assert found.text.ids[~found.text.answer].tolist() == ids[ids != token].tolist()
     assert set(found.positions) <= set((ids == token).nonzero().flatten().tolist())
@@ -211,6 +228,32 @@ def test_a_model_that_hears_is_no_vision_model(load: Load) -> None:
 def test_sound_longer_than_a_model_hears(load: Load) -> None:
     with pytest.raises(SoundError, match=r"has 31.0 seconds, and .* hears 30: cut it"):
         load("qwen2_audio").audio_tokens(Sound("long", noise(31)), [0])
+
+
+def test_voxtral_hears_longer_sounds_in_chunks(load: Load) -> None:
+    vlm = load("voxtral")
+    samples = noise(31)
+    found = vlm.audio_tokens(Sound("long", samples), [0])
+    assert found.seconds is not None
+    assert len(found) == 388
+    assert found.seconds[374].tolist() == pytest.approx([29.91, 29.99])
+    changed = samples.copy()
+    changed[30 * RATE + 4000 :] = noise(31, 1)[30 * RATE + 4000 :]
+    moved = (vlm.audio_tokens(Sound("long", changed), [0]).states[0] - found.states[0]).norm(dim=-1)
+    assert found.seconds[int((moved > 1e-3 * moved.max()).nonzero()[0]), 1] > 30.2
+
+
+def test_voxtrals_prompt_is_that_of_mistral(load: Load) -> None:
+    vlm = load("voxtral")
+    found = vlm.audio_tokens(Sound("noise", noise(1)), [0])
+    assert found.text is not None
+    names = vlm.processor.tokenizer.convert_ids_to_tokens(found.text.ids[:3].tolist())
+    assert names == ["<s>", "[INST]", "[BEGIN_AUDIO]"]
+    assert vlm.processor.tokenizer.decode(found.text.ids[3:]) == "Describe this sound.[/INST]"
+    assert found.text.positions.tolist()[3] == 3 + 375
+    alone = load_language_model(vlm.name, device="cpu")
+    assert alone.fingerprint() == vlm.fingerprint()
+    assert alone.tokenizer("A dog", return_offsets_mapping=True)["offset_mapping"][-1][1] == 5
 
 
 def test_a_model_that_does_not_hear(tmp_path: Path) -> None:

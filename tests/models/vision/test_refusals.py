@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "whisper": ("WhisperConfig", {}, "it takes sound and text, no images"),
     "llama": ("LlamaConfig", {}, "it takes text alone, no images"),
-    "voxtral": ("VoxtralConfig", {}, "it takes sound and text, no images"),
+    "audioflamingo3": ("AudioFlamingo3Config", {}, "it takes sound and text, no images"),
 }
 
 
