@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "LATENTBANK_"
 _NEAR = 0.66  # two of three letters in their places, as in ULR and URL
-_OF_THE_PAGE = {"TOKEN", "TOKEN_FILE"}
+_OF_THE_PAGE = {"TOKEN", "TOKEN_FILE", "VLM"}
 _OF_TESTS = {"BROWSER", "HAPROXY", "PROMTOOL", "QDRANT_OPENAPI"}
 # Kubernetes gives every container the addresses of the services of its namespace, such as LATENTBANK_PORT=tcp://...
 _OF_KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

@@ -81,6 +81,36 @@ def load_visual_model(
     )
 
 
+def why_no_images(
+    name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
+) -> str:
+    """Return why no images can be read with a model, as a sentence; "" if they can. Its weights are not read.
+
+    Args:
+        name: as for `load_visual_model`, or the name of an LLM.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    name = str(os.fspath(name))
+    if model_loader(name) or name.endswith(".safetensors"):
+        return ""
+    from latentbank.models.audio.model import hears_only
+    from latentbank.models.language.loading import find_model
+    from latentbank.models.vision.refusals import check_takes_images
+
+    files = find_model(name, revision=revision, trust_remote_code=trust_remote_code)
+    if hears_only(files):
+        return f"{files.name} takes sound and text, no images."
+    try:
+        check_takes_images(files)
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
 def unembedding_of(model: VisualModel) -> Unembedding:
     """Return the unembedding of the LLM inside a vision-language model, for LogitLens.
 

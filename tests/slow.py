@@ -26,6 +26,7 @@ FILES = (
     "cli/test_transfer.py",
     "cli/test_view.py",
     "demo/",
+    "deploy/test_page.py",
     "deploy/test_s3.py",
     "docs/test_extending.py",
     "faults/",

@@ -36,7 +36,9 @@ def view(
         typer.Option(
             "--model",
             "-m",
-            help="As for `query image`; by default the bank's own model. Give several to choose from on the page.",
+            envvar="LATENTBANK_VLM",
+            help="As for `query image`; by default the bank's own model. Give several to choose from on the page. With "
+            "an LLM alone, the page reads sentences and no images.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -70,7 +72,8 @@ def view(
         if not saved_only:
             print("opening the bank and loading the model ...", file=sys.stderr)
             opened = stack.enter_context(bank.opened(settings))
-            service, pictures = _service(opened, model, loading, settings), shipped_pictures()
+            service = _service(opened, model, loading, settings)
+            pictures = shipped_pictures() if service.reads_images else {}
         app = Guard(create_app(service, pictures), token)
         # No access log: it would hold what people typed.
         config = uvicorn.Config(
@@ -100,7 +103,8 @@ def _check(host: str, token: str | None, models: list[str] | None, loading: Load
 def _service(
     bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings
 ) -> ReadingService:
-    """Load the first model; the others are loaded when they are chosen."""
+    """Load the first model; the others are loaded when they are chosen. An LLM alone reads sentences."""
+    from latentbank.models.visual import why_no_images
     from latentbank.query.web.service import ReadingService
 
     revision = None if models else bank.manifest.revision
@@ -109,6 +113,15 @@ def _service(
         return loading.load_vlm(path, lambda count: count, settings, revision=revision, say=say)
 
     (name, first), *others = shown_names(models or [bank.find_model()]).items()
+    trusted, wanted = loading.trust_remote_code, loading.revision or revision
+    if not others and (why := why_no_images(first, revision=wanted, trust_remote_code=trusted)):
+        print(
+            f"{why} The page reads sentences alone; for images, name a vision-language model over this LLM with "
+            "--model (or LATENTBANK_VLM).",
+            file=sys.stderr,
+        )
+        language = loading.load_language(first, lambda count: count, revision=revision)
+        return ReadingService(bank, language, name=name)
     return ReadingService(bank, load(first), {other: partial(load, path) for other, path in others}, name)
 
 

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from latentbank.errors import LatentBankError
+from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.web.file import PAGE, page_html
 from latentbank.query.web.inputs import (
     LARGEST_UPLOAD,
@@ -23,7 +23,7 @@ from latentbank.query.web.inputs import (
     shown_name,
 )
 from latentbank.query.web.jobs import FINAL_STATES, Job
-from latentbank.query.web.service import ReadingService, StoredReading
+from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
 from latentbank.query.web.uploads import Upload, Uploads
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -45,7 +45,7 @@ def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | N
         if service is not None:
             await asyncio.to_thread(service.close)
 
-    offered = dict(pictures or {}) if service else {}
+    offered = dict(pictures or {}) if service and service.reads_images else {}
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     _handle_errors(app)
     _serve_page(app)
@@ -75,7 +75,7 @@ def _serve_pictures(app: FastAPI, service: ReadingService | None, offered: Mappi
     def about() -> dict[str, Any]:
         limits = {"bytes": LARGEST_UPLOAD, "pixels": MOST_PIXELS}
         return {"pictures": list(offered), "limits": limits} | (
-            service.about() if service else {"models": []}
+            service.about() if service else {"models": [], "images": False}
         )
 
     @app.get("/api/pictures/{name}")
@@ -93,6 +93,8 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
             raise HTTPException(
                 409, "No model is loaded here: open a saved reading, or start the page with a bank."
             )
+        if not service.reads_images and (query.picture or query.upload or not query.sentence):
+            raise QueryError(SENTENCES_ALONE)  # before a body is read
         image, upload = None, None
         if query.picture:
             image = _picture(offered, query.picture)

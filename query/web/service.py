@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
@@ -27,12 +27,15 @@ from latentbank.query.web.vlms import Load, Models
 from latentbank.text import listed
 
 if TYPE_CHECKING:
+    from latentbank.models.language.model import LanguageModel
     from latentbank.models.vision.tokens import VisualModel
 
 log = logging.getLogger(__name__)
 
 WAITING = 32
 """Largest number of unfinished jobs; further requests are refused."""
+SENTENCES_ALONE = "This page reads sentences alone: it has no vision-language model. Write a sentence."
+"""What is said to those who send an image to a page without a VLM."""
 _KEPT_READINGS = 64
 _KEPT_JOBS = 256
 
@@ -50,20 +53,36 @@ class ReadingService:
 
     Args:
         bank: an open bank; it must stay open as long as the service is used.
-        model: a VLM over the bank's LLM.
+        model: a VLM over the bank's LLM, or this LLM itself: then sentences alone can be read.
         others: further models that may be chosen, by name; each is loaded when it is first used.
         name: the name by which the first model is chosen; "": its own name.
+
+    Attributes:
+        bank: the bank.
+        reads_images: whether there is a VLM.
 
     Raises:
         BankMismatch: the bank belongs to another LLM than the first model's.
     """
 
     def __init__(
-        self, bank: Bank, model: VisualModel, others: Mapping[str, Load] | None = None, name: str = ""
+        self,
+        bank: Bank,
+        model: VisualModel | LanguageModel,
+        others: Mapping[str, Load] | None = None,
+        name: str = "",
     ) -> None:
         self.bank = bank
-        self._models = Models(bank, name or model.name, model, others or {})
-        self._language, self._num_layers = model.language, model.num_layers
+        self._language: LanguageModel = getattr(model, "language", model)
+        self.reads_images = self._language is not model
+        self._models: Models | None = None
+        self._names: tuple[str, ...] = (name or model.name,)
+        if self.reads_images:
+            self._models = Models(bank, self._names[0], cast("VisualModel", model), others or {})
+            self._names = self._models.names
+        else:
+            bank.require_model(self._language.name, self._language.identity())
+        self._num_layers = model.num_layers
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reading")
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
@@ -73,7 +92,8 @@ class ReadingService:
         """Return what can be requested, as JSON-ready data. All models share the bank's LLM, and so its layers."""
         return {
             "bank": self.bank.name,
-            "models": list(self._models.names),
+            "models": list(self._names),
+            "images": self.reads_images,
             "num_layers": self._num_layers,
             "visual_layers": default_visual_layers(self._num_layers),
             "bank_layers": self.bank.layers,
@@ -89,9 +109,11 @@ class ReadingService:
             Its job; a finished one if the same request was answered before over the same corpora.
 
         Raises:
-            QueryError: there is no such model, or too many jobs are waiting.
+            QueryError: there is no such model, no model takes images, or too many jobs are waiting.
         """
-        names = self._models.names
+        names = self._names
+        if request.image is not None and not self.reads_images:
+            raise QueryError(SENTENCES_ALONE)
         if request.model and request.model not in names:
             raise QueryError(
                 f"There is no model '{request.model}' on this page; choose one of {listed(names)}."
@@ -177,6 +199,7 @@ class ReadingService:
         around = around_of(request.tokens, request.answer)
         layers = request.layers or tuple(chosen_layers(self._num_layers, self.bank, around))
         self.bank.choose_layers(request.bank_layers)  # wrong bank layers fail before anything is computed
+        assert self._models is not None
         model = self._models.get(request.model, lambda text: job.update(what=text))
         job.check()
         writes = ", which writes an answer" if request.answer else ""

@@ -44,6 +44,13 @@ def test_an_error_a_user_can_fix_is_one_line(run: Run) -> None:
     taken.close()
 
 
+def test_the_environment_may_name_the_models(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTBANK_VLM", "a b")
+    code, _, err = run("view", "--revision", "main")
+    assert code == 2
+    assert "--revision is for one model" in err
+
+
 def test_it_starts_guarded_and_ends_by_ctrl_c() -> None:
     words = [sys.executable, "-m", "latentbank", "view", "--saved-only", "--port", "0"]
     started = subprocess.Popen(

@@ -89,7 +89,10 @@ def test_the_example_of_keys_holds_none_and_qdrant_knows_its_keys() -> None:
 
 
 def test_the_environment_sets_only_what_is_known_and_no_secret(config: Any) -> None:
-    known = {f"LATENTBANK_{name.upper()}" for name in Settings.model_fields} | {"LATENTBANK_TOKEN_FILE"}
+    known = {f"LATENTBANK_{name.upper()}" for name in Settings.model_fields} | {
+        "LATENTBANK_TOKEN_FILE",
+        "LATENTBANK_VLM",
+    }
     for service in config["services"].values():
         for name, value in service.get("environment", {}).items():
             if name.startswith("QDRANT__"):

@@ -82,6 +82,35 @@ class LoadingOptions(DeviceOptions):
             say=say or (lambda text: print(text, file=sys.stderr)),
         )
 
+    def load_language(
+        self,
+        name: str,
+        deepest_layer: int | Callable[[int], int],
+        *,
+        revision: str | None = None,
+    ) -> LanguageModel:
+        """Load an LLM.
+
+        Args:
+            name: hub id, folder or .gguf file.
+            deepest_layer: the deepest layer needed, or a function that returns it from the number of layers.
+            revision: revision to load where no option names one.
+        """
+        from latentbank.models.language.model import load_language_model
+
+        if name.endswith(".gguf") and Path(name).is_file():
+            print(f"unpacking {name}, up to a minute ...", file=sys.stderr)
+        return load_language_model(
+            name,
+            device=self.device,
+            dtype=self.dtype,
+            load_in=self.load_in,
+            adapter=self.adapter,
+            revision=self.revision or revision,
+            deepest_layer=deepest_layer,
+            trust_remote_code=self.trust_remote_code,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(LoadingOptions):
@@ -109,19 +138,11 @@ class ModelOptions(LoadingOptions):
         if name is None:
             raise LatentBankError("Name the LLM with --model: a hub id, a folder or a .gguf file.")
         from latentbank.ingest.defaults import default_layers
-        from latentbank.models.language.model import load_language_model
 
-        if name.endswith(".gguf") and Path(name).is_file():
-            print(f"unpacking {name}, up to a minute ...", file=sys.stderr)
-        return load_language_model(
+        return self.load_language(
             name,
-            device=self.device,
-            dtype=self.dtype,
-            load_in=self.load_in,
-            adapter=self.adapter,
-            revision=self.revision or (None if self.model else default_revision),
-            deepest_layer=max(layers) if layers else lambda count: max(default_layers(count)),
-            trust_remote_code=self.trust_remote_code,
+            max(layers) if layers else lambda count: max(default_layers(count)),
+            revision=None if self.model else default_revision,
         )
 
 

@@ -22,7 +22,12 @@ async function start() {
   }
   const corpora = about.corpora.length ? `, corpora ${about.corpora.join(", ")}` : "";
   $("about").textContent = `${about.models.join(", ")} · bank ${about.bank}, layers ${about.bank_layers.join(", ")}${corpora}`;
-  $("layers").placeholder = about.visual_layers.join(",");
+  if (!about.images) {
+    $("alone").textContent = `This page reads sentences alone: ${about.models[0]} takes no images. Whoever runs the page can name a vision-language model for them.`;
+    $("alone").hidden = false;
+    $("tabs").hidden = true;
+    $("tabs").querySelector("[value=text]").checked = true;
+  }
   if (about.models.length > 1) $("model").append(...about.models.map((name) => element("option", {}, name)));
   $("corpus").append(...about.corpora.map((name) => element("option", {}, name)));
   for (const lens of about.lenses) {
@@ -66,6 +71,7 @@ function showTab() {
   $("model-part").hidden = text || about.models.length < 2;
   $("lenses").hidden = text;
   $("around-part").hidden = text;
+  $("layers-name").textContent = text ? "Layers" : "Visual layers";
   $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
 }
 
@@ -104,7 +110,7 @@ function recall() {
     $("tabs").querySelector("[value=text]").checked = true;
   } else if (about.pictures.includes(query.get("picture"))) {
     choose({ picture: query.get("picture") });
-  } else if (query.has("upload")) {
+  } else if (query.has("upload") && about.images) {
     choose({ upload: query.get("upload") });
   }
   showTab();
@@ -136,6 +142,7 @@ function takeDrops() {
     const [file] = event.dataTransfer.files;
     if (!file) return;
     if (/\.html?$/i.test(file.name)) return openSaved(file);
+    if (!about.images) return say("This page reads sentences alone.", true);
     $("tabs").querySelector("[value=image]").checked = true;
     showTab();
     choose({ file });
@@ -147,7 +154,8 @@ function takeDrops() {
 
 async function read(change = {}, hash = location.hash) {
   const query = queryOf(change);
-  if (!query.has("sentence") && !chosen) return say("Choose an image or write a sentence first.", true);
+  const missing = about.images ? "Choose an image or write a sentence first." : "Write a sentence first.";
+  if (!query.has("sentence") && !chosen) return say(missing, true);
   abandon();
   const mine = ++turn;
   // An image that was uploaded before is named by its key.

@@ -477,6 +477,26 @@ def test_images_are_searched_with_as_many_candidates_as_visual_tokens_need(
     assert set(candidates) == {bank.settings.ef_visual}
 
 
+def test_with_an_llm_alone_the_page_reads_sentences(bank: Bank, tiny: LanguageModel) -> None:
+    app = Guard(create_app(ReadingService(bank, tiny), {"a cat": png(picture(1))}))
+    with TestClient(app, base_url=HOME) as client:
+        about = client.get("/api/about").json()
+        assert (about["images"], about["pictures"]) == (False, [])
+        last = outcome(client, sentence=SENTENCES[0])
+        reading = client.get(f"/api/readings/{last['reading']}").json()
+        assert reading == page_data(read_text(bank, tiny, SENTENCES[0]))
+        for given in ({"picture": "a cat"}, {"upload": "x"}, {"name": "a.png"}, {}):
+            assert refused(client, **given) == (
+                400,
+                "This page reads sentences alone: it has no vision-language model. Write a sentence.",
+            )
+
+
+def test_an_llm_that_is_not_the_banks_is_refused(bank: Bank, tmp_path: Path) -> None:
+    with pytest.raises(BankMismatch):
+        ReadingService(bank, load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+
+
 def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
     with TestClient(Guard(create_app(None, {"a cat": b""})), base_url=HOME) as client:
         assert client.get("/").status_code == 200
