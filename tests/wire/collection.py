@@ -83,6 +83,11 @@ class Collection:
         vectors = self.config.params.vectors
         return vectors.size if isinstance(vectors, m.VectorParams) else None
 
+    def points(self) -> int:
+        """The number of its points."""
+        with self._lock, self._shard_in_use() as shard:
+            return int(shard.info().points_count)
+
     def info(self) -> m.CollectionInfo:
         """Return state and configuration.
 

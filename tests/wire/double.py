@@ -27,9 +27,11 @@ from tests.wire.collection import Upsert
 from tests.wire.engine import Engine
 from tests.wire.faults import FAMILIES, Fault, Trouble
 from tests.wire.grpc_service import GrpcServer
-from tests.wire.handler import Invalid, Keys, Recorded, RequestHandler
+from tests.wire.handler import Invalid, Recorded, RequestHandler
+from tests.wire.keys import Keys
 from tests.wire.nodes import Nodes
 from tests.wire.rest import RestServer
+from tests.wire.telemetry import Reports
 
 __all__ = ["Fault", "Invalid", "QdrantDouble", "Recorded"]
 
@@ -39,8 +41,8 @@ class QdrantDouble:
 
     With `grpc=False` its gRPC port refuses connections. With `tls=True` both APIs speak TLS
     with a certificate for 127.0.0.1 and localhost, to be checked against `ca_file`. Each connection reaches another
-    node, whatever number of `peers` GET /cluster reports (1: no cluster). After a change, each other node answers
-    with the old metadata `lag` times (see `tests.wire.nodes`).
+    node, whatever number of `peers` GET /cluster reports (1: no cluster; `cluster` lets others join). After a change,
+    each other node answers with the old metadata `lag` times (see `tests.wire.nodes`).
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class QdrantDouble:
         """Start serving at once, on free ports of 127.0.0.1."""
         self._directory = Path(tempfile.mkdtemp(prefix="qdrant-double-"))
         self._engine = Engine(self._directory / "collections")
-        self._nodes = Nodes(self._engine, Cluster(peers), lag)
+        self.cluster = Cluster(peers)
+        self._reports = Reports(self._engine, self.cluster)
+        self._nodes = Nodes(self._engine, self._reports, lag)
         self._handler = RequestHandler(self._nodes, Keys(api_key, read_only_key))
         self._certificates: Certificates | None = make_certificates(self._directory) if tls else None
         self._port = 0
@@ -162,6 +166,11 @@ class QdrantDouble:
     def delete(self, collection: str) -> None:
         """Delete a collection directly, without keys and faults, as another client would."""
         self._engine.apply("delete_collection", collection, None)
+
+    @property
+    def issues(self) -> list[dict[str, Any]]:
+        """What the issues API lists; tests may add to it."""
+        return self._reports.issues
 
     def settle(self) -> None:
         """Let every node know all changes, as after some time without any."""

@@ -11,22 +11,27 @@ from qdrant_client.http import models as m
 from tests.wire.collection import Collection, Upsert
 from tests.wire.errors import Refusal, WireError, wrong
 
-VERSION = "1.20.0"
-"""The server version that the double claims: the one that the tested client was made for."""
+VERSION = "1.18.2"
+"""The server version that the double claims: the one whose behaviour it copies."""
 
-WRITES = frozenset(
+ELSEWHERE = frozenset(
     {
-        "create_collection",
-        "update_collection",
-        "delete_collection",
-        "create_index",
-        "upsert",
-        "delete",
-        "update_aliases",
-        "shard_snapshot",
+        "cluster_status",
+        "collection_cluster",
+        "update_cluster",
+        "remove_peer",
+        "telemetry",
+        "metrics",
+        "issues",
+        "clear_issues",
     }
 )
-"""Operations that a read-only key may not request; a server gives snapshots only to keys that may write."""
+"""Operations that `Nodes` answers without the engine."""
+
+
+def version() -> str:
+    """Return the version that the server claims now."""
+    return VERSION
 
 
 class Engine:
@@ -66,11 +71,16 @@ class Engine:
     @property
     def operations(self) -> frozenset[str]:
         """The names of all operations, also those that `Nodes` answers alone."""
-        return frozenset(self._handlers) | {"cluster_status", "collection_cluster"}
+        return frozenset(self._handlers) | ELSEWHERE
 
     def apply(self, operation: str, collection: str | None, body: Any) -> Any:
         """Do one operation and return its result model; raises WireError where the server would refuse."""
         return self._handlers[operation](collection or "", body)
+
+    def all(self) -> dict[str, Collection]:
+        """Every collection by its name."""
+        with self._lock:
+            return dict(sorted(self._collections.items()))
 
     def real_name(self, name: str) -> str:
         """The name of the collection that an alias stands for; another name stands for itself."""
@@ -186,4 +196,4 @@ class Engine:
             raise WireError(Refusal.EXISTS, f"Collection `{alias}` already exists!")
 
 
-__all__ = ["VERSION", "WRITES", "Engine", "Upsert"]
+__all__ = ["VERSION", "Engine", "Upsert"]

@@ -11,12 +11,22 @@ class Refusal(Enum):
     BAD_QUERY = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Deserialize error in query parameters: ")
     UNAUTHORIZED = (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", "")
     FORBIDDEN = (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", "Forbidden: ")
+    # A token that is expired, or signed with another key. The server sends it, and UNAUTHORIZED, as plain text.
+    REFUSED_TOKEN = (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", "")
     # By gRPC, a client's own deadline has the same code.
     TIMEOUT = (HTTPStatus.REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", "Timeout: ")
     LOCKED = (HTTPStatus.FORBIDDEN, "FAILED_PRECONDITION", "Storage locked: ")
     NOT_FOUND = (HTTPStatus.NOT_FOUND, "NOT_FOUND", "Not found: ")
     EXISTS = (HTTPStatus.CONFLICT, "ALREADY_EXISTS", "Wrong input: ")
-    TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "OUT_OF_RANGE", "")
+    TOO_LARGE = (HTTPStatus.BAD_REQUEST, "OUT_OF_RANGE", "")
+    # What the client makes of the server's HTTP status, because there is no gRPC in its answer.
+    HEADERS_TOO_LARGE = (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "UNKNOWN",
+        "Received http2 header with status: 431",
+    )
+    INVALID = (HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_ARGUMENT", "Validation error in JSON body: ")
+    BAD_REQUEST = (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT", "Bad request: ")
     TOO_MANY = (
         HTTPStatus.TOO_MANY_REQUESTS,
         "RESOURCE_EXHAUSTED",

@@ -17,11 +17,14 @@ from qdrant_client.conversions.conversion import (
 from qdrant_client.http import models as m
 
 from tests.wire.collection import Upsert, dense
-from tests.wire.engine import VERSION
+from tests.wire.engine import version
 from tests.wire.errors import Refusal, WireError
 from tests.wire.faults import Fault, Trouble
 from tests.wire.handler import Request, RequestHandler, Struck
 from tests.wire.parameters import from_message
+
+MAX_HEADERS = 16 * 1024
+"""Bytes that a call's headers may have, among them the key."""
 
 
 class _Wire:
@@ -36,6 +39,7 @@ class _Wire:
         """Return the result of one request; faults and refusals end the call instead."""
         collection = getattr(message, "collection_name", None)
         try:
+            _check_size(context)
             node = self._handler.nodes.join(context.peer())
             request = Request("grpc", operation, collection, _key(context), node, from_message(message))
             result, trouble = self._handler.serve(request, parse)
@@ -196,7 +200,7 @@ class RootService(_Wire, q.QdrantServicer):
 
     def HealthCheck(self, request: Any, context: Any) -> Any:
         self._serve(context, "version", request, _nothing)
-        return q.HealthCheckReply(title="qdrant - vector search engine", version=VERSION)
+        return q.HealthCheckReply(title="qdrant - vector search engine", version=version())
 
 
 class GrpcServer:
@@ -207,6 +211,9 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
+            # More than the server allows: `_check_size` refuses what is too large as the server does.
+            ("grpc.max_metadata_size", 4 * MAX_HEADERS),
+            ("grpc.absolute_max_metadata_size", 4 * MAX_HEADERS),
             # Otherwise a second server could take the same port unnoticed.
             ("grpc.so_reuseport", 0),
         ]
@@ -261,6 +268,13 @@ def _wait(context: grpc.ServicerContext, seconds: float) -> None:
     # Called back once the client gives up, or the server stops.
     if context.add_callback(gone.set):
         gone.wait(seconds)
+
+
+def _check_size(context: grpc.ServicerContext) -> None:
+    """Refuse headers as HTTP/2 libraries do that allow 16 kB, counting 32 bytes for each besides its text."""
+    size = sum(len(name) + len(value) + 32 for name, value in context.invocation_metadata() or ())
+    if size > MAX_HEADERS:
+        raise WireError(Refusal.HEADERS_TOO_LARGE, "")
 
 
 def _key(context: grpc.ServicerContext) -> str | None:

@@ -1,11 +1,5 @@
 """Handles the requests of both transports: checks keys, records requests and delivers faults."""
 
-import base64
-import hashlib
-import hmac
-import json
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +8,9 @@ from pydantic import BaseModel
 from qdrant_client.http import models as m
 
 from tests.wire.collection import Upsert
-from tests.wire.engine import WRITES
-from tests.wire.errors import Refusal, WireError, wrong
-from tests.wire.faults import QUIET, Fault, FaultBook, Trouble
+from tests.wire.errors import WireError, wrong
+from tests.wire.faults import Fault, FaultBook, Trouble
+from tests.wire.keys import Keys
 from tests.wire.nodes import Nodes
 from tests.wire.parameters import Parameters
 
@@ -58,78 +52,6 @@ class Invalid:
     transport: str
     operation: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The API keys that the server knows. Without any, every request is allowed."""
-
-    full: str | None
-    read_only: str | None
-
-    def __repr__(self) -> str:
-        """Return a text without the keys."""
-        return "Keys(...)"
-
-    def check(self, given: str | None, operation: str, collection: str | None = None) -> None:
-        """Raise WireError unless this key, or token signed with the full key, may request this operation."""
-        if operation in QUIET or (self.full is None and self.read_only is None):
-            return
-        if given is None:
-            raise WireError(Refusal.UNAUTHORIZED, "Must provide an API key or an Authorization bearer token")
-        if _same(given, self.full):
-            return
-        if (access := self._access(given)) is not None:
-            if operation in WRITES and access != "m":
-                raise WireError(Refusal.FORBIDDEN, "Global manage access is required")
-            if collection is not None and not _opens(access, collection):
-                raise WireError(Refusal.FORBIDDEN, f"Access to collection {collection} is required")
-            return
-        if not _same(given, self.read_only):
-            raise WireError(Refusal.UNAUTHORIZED, "Invalid API key or JWT")
-        if operation in WRITES:
-            raise WireError(Refusal.FORBIDDEN, "Global manage access is required")
-
-    def _access(self, given: str) -> Any:
-        """Return a token's "access" claim; None if it is not a token signed with the full key."""
-        head, _, signature = given.rpartition(".")
-        if self.full is None or head.count(".") != 1:
-            return None
-        right = hmac.new(self.full.encode(), head.encode(), hashlib.sha256).digest()
-        if not _same(signature, base64.urlsafe_b64encode(right).rstrip(b"=").decode()):
-            return None
-        first, claims = (json.loads(base64.urlsafe_b64decode(part + "===")) for part in head.split("."))
-        if first["alg"] != "HS256":
-            raise WireError(Refusal.UNAUTHORIZED, "Invalid API key or JWT")
-        if claims.get("exp", math.inf) < time.time():
-            raise WireError(Refusal.FORBIDDEN, "ExpiredSignature")
-        return claims.get("access", "r")
-
-    def shown(self, given: str | None, result: Any) -> Any:
-        """Return the part of an answer that this key may see: collections it opens, aliases if it opens both names."""
-        access = None if given is None or _same(given, self.full) else self._access(given)
-        if access is None:
-            return result
-        if isinstance(result, m.CollectionsResponse):
-            return m.CollectionsResponse(
-                collections=[
-                    collection for collection in result.collections if _opens(access, collection.name)
-                ]
-            )
-        if isinstance(result, m.CollectionsAliasesResponse):
-            return m.CollectionsAliasesResponse(
-                aliases=[
-                    item
-                    for item in result.aliases
-                    if _opens(access, item.alias_name) and _opens(access, item.collection_name)
-                ]
-            )
-        return result
-
-
-def _opens(access: Any, collection: str) -> bool:
-    """Return whether a token's "access" claim lets its holder read a collection."""
-    return access in ("r", "m") or any(item["collection"] == collection for item in access)
 
 
 class Struck(Exception):
@@ -181,10 +103,6 @@ class RequestHandler:
         if request.parameters.wait is False and isinstance(result, m.UpdateResult):
             result = result.model_copy(update={"status": m.UpdateStatus.ACKNOWLEDGED})
         return result, trouble
-
-
-def _same(given: str, key: str | None) -> bool:
-    return key is not None and hmac.compare_digest(given.encode(), key.encode())
 
 
 def _summary(body: Any) -> dict[str, Any]:

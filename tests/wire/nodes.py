@@ -16,9 +16,9 @@ from typing import Any
 
 from qdrant_client.http import models as m
 
-from tests.wire.cluster import Cluster
-from tests.wire.engine import Engine
+from tests.wire.engine import ELSEWHERE, Engine
 from tests.wire.errors import WireError
+from tests.wire.telemetry import Reports
 
 LEAST = 3
 """Nodes behind the double's address, also if it reports no cluster: otherwise nothing could lag."""
@@ -37,11 +37,13 @@ class _Old:
 class Nodes:
     """Applies requests on behalf of nodes. Safe to use from many threads."""
 
-    def __init__(self, engine: Engine, cluster: Cluster, lag: int) -> None:
+    def __init__(self, engine: Engine, reports: Reports, lag: int) -> None:
         """Answer from `engine`; each other node shows what a change has replaced `lag` times."""
-        self._engine, self._cluster, self._lag = engine, cluster, lag
+        self._engine, self._reports, self._cluster, self._lag = engine, reports, reports.cluster, lag
         self._lock = threading.Lock()
-        self._behind: list[dict[tuple[str, str], _Old]] = [{} for _ in range(max(LEAST, len(cluster.peers)))]
+        self._behind: list[dict[tuple[str, str], _Old]] = [
+            {} for _ in range(max(LEAST, len(self._cluster.peers)))
+        ]
         self._turns = itertools.count()
         self._by_peer: dict[str, int] = {}
 
@@ -67,8 +69,6 @@ class Nodes:
         """Do one operation on a node, as `Engine.apply` does it."""
         name = collection or ""
         match operation:
-            case "cluster_status":
-                return self._cluster.status(node)
             case "create_collection":
                 result = self._engine.apply(operation, name, body)
                 self._cluster.place(name, body.shard_number or 1, body.replication_factor or 1)
@@ -95,11 +95,32 @@ class Nodes:
             case "list_aliases":
                 old = self._old(node, _ALIASES)
                 return self._engine.apply(operation, name, body) if old is None else old
-            case "collection_cluster":
-                points = self._engine.find(name).info().points_count or 0
-                return self._cluster.shards(node, self._engine.real_name(name), points)
+            case _ if operation in ELSEWHERE:
+                return self._report(node, operation, name, body)
             case _:
                 return self._engine.apply(operation, name, body)
+
+    def _report(self, node: int, operation: str, name: str, body: Any) -> Any:
+        match operation:
+            case "cluster_status":
+                return self._cluster.status(node)
+            case "collection_cluster":
+                points = self._engine.find(name).points()
+                return self._cluster.shards(node, self._engine.real_name(name), points)
+            case "update_cluster":
+                self._engine.find(name)
+                return self._cluster.update(self._engine.real_name(name), body)
+            case "remove_peer":
+                return self._cluster.remove(*body)
+            case "telemetry":
+                return self._reports.telemetry(node, body)
+            case "metrics":
+                return self._reports.metrics()
+            case "issues":
+                return {"issues": self._reports.issues}
+            case _:
+                self._reports.issues.clear()
+                return True
 
     # Changes
 

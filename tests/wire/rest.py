@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,7 +62,12 @@ ROUTES = (
     Route("GET", "/healthz", "health"),
     Route("GET", "/livez", "health"),
     Route("GET", "/readyz", "health"),
+    Route("GET", "/telemetry", "telemetry"),
+    Route("GET", "/metrics", "metrics"),
+    Route("GET", "/issues", "issues"),
+    Route("DELETE", "/issues", "clear_issues"),
     Route("GET", "/cluster", "cluster_status"),
+    Route("DELETE", "/cluster/peer/{peer_id}", "remove_peer"),
     Route("GET", "/collections", "list_collections"),
     Route("GET", "/aliases", "list_aliases"),
     Route("POST", "/collections/aliases", "update_aliases", TypeAdapter(m.ChangeAliasesOperation)),
@@ -72,6 +77,7 @@ ROUTES = (
     Route("DELETE", _C, "delete_collection"),
     Route("GET", _C + "/exists", "collection_exists"),
     Route("GET", _C + "/cluster", "collection_cluster"),
+    Route("POST", _C + "/cluster", "update_cluster", TypeAdapter(m.ClusterOperations)),
     Route("GET", _C + "/shards/{shard_id}/snapshot", "shard_snapshot"),
     Route("GET", _C + "/aliases", "collection_aliases"),
     Route("PUT", _C + "/index", "create_index", TypeAdapter(m.CreateFieldIndex), waits=True),
@@ -86,13 +92,17 @@ ROUTES = (
 )
 
 
-def _parse(route: Route, raw: bytes, shard_id: str | None) -> Any:
+def _parse(route: Route, raw: bytes, path: Mapping[str, str], query: Mapping[str, list[str]]) -> Any:
     """The body as a REST model or an Upsert; raises ValueError unless it is what the API describes.
 
-    A path that names a shard has no body; its number stands in for one.
+    Where a request has no body, what the path and the query say stands in for it.
     """
-    if shard_id is not None:
-        return int(shard_id)
+    if route.operation == "shard_snapshot":
+        return int(path["shard_id"])
+    if route.operation == "remove_peer":
+        return int(path["peer_id"]), query.get("force") == ["true"]
+    if route.operation == "telemetry":
+        return int(query.get("details_level", ["0"])[-1])
     if route.body is None:
         return None
     given = json.loads(raw or b"{}")
@@ -224,16 +234,16 @@ class _Handler(BaseHTTPRequestHandler):
                     f"JSON payload ({len(raw)} bytes) is larger than allowed (limit: {MAX_BODY} bytes)."
                 )
                 raise WireError(Refusal.TOO_LARGE, too_large)
-            name = found.groupdict().get("collection_name")
+            name, query = found.groupdict().get("collection_name"), parse_qs(url.query)
             request = Request(
                 "rest",
                 route.operation,
                 None if name is None else unquote(name),
                 self._key(),
                 self._node,
-                from_query(parse_qs(url.query), route.waits),
+                from_query(query, route.waits),
             )
-            parse = partial(_parse, route, raw, found.groupdict().get("shard_id"))
+            parse = partial(_parse, route, raw, found.groupdict(), query)
             return self.server.handler.serve(request, parse)
         raise not_spoken(f"{self.command} {url.path}")
 
@@ -256,8 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, error: WireError, started: float) -> None:
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        if error.refusal is Refusal.UNAUTHORIZED:
-            # The server sends only this refusal as plain text.
+        if error.refusal in (Refusal.UNAUTHORIZED, Refusal.REFUSED_TOKEN):
+            # The server sends only these refusals as plain text.
             self._answer(error.refusal.http, str(error).encode(), headers | {"Content-Type": "text/plain"})
             return
         body = {"status": {"error": str(error)}, "time": time.perf_counter() - started}
@@ -349,6 +359,8 @@ class _Chunks:
 def _success(result: Any, started: float) -> bytes:
     if isinstance(result, m.VersionInfo):
         return pydantic_core.to_json(result)
+    if isinstance(result, bytes):
+        return result
     if result is None:
         return b"healthz check passed"
     return pydantic_core.to_json(
