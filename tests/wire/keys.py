@@ -58,9 +58,10 @@ class Keys:
 
     def shown(self, given: str | None, result: Any) -> Any:
         """Return the part of an answer that this key may see: collections it opens, aliases if it opens both names."""
-        access = (
-            "m" if given is None or (self.full is None and self.read_only is None) else self._access(given)
-        )
+        if not isinstance(result, m.CollectionsResponse | m.CollectionsAliasesResponse):
+            return result
+        keyless = self.full is None and self.read_only is None
+        access = "m" if given is None or keyless else self._access(given)
         if isinstance(access, str):
             return result
         opened = {item["collection"] for item in access}
@@ -68,11 +69,9 @@ class Keys:
             return m.CollectionsResponse(
                 collections=[item for item in result.collections if item.name in opened]
             )
-        if isinstance(result, m.CollectionsAliasesResponse):
-            return m.CollectionsAliasesResponse(
-                aliases=[item for item in result.aliases if {item.alias_name, item.collection_name} <= opened]
-            )
-        return result
+        return m.CollectionsAliasesResponse(
+            aliases=[item for item in result.aliases if {item.alias_name, item.collection_name} <= opened]
+        )
 
     def _access(self, given: str) -> Any:
         """Return what a key opens: "m" or "r" for everything, or a list of collections. Raises WireError for no key."""
