@@ -68,6 +68,23 @@ class LayerInfo:
     bytes_on_disk: int | None
 
 
+@dataclass(frozen=True)
+class Replicated:
+    """What was done with one collection of a bank on a cluster.
+
+    Attributes:
+        collection: its name.
+        copies: how many copies each of its shards has now, at least.
+        made: how many copies of shards were made.
+        removed: how many were removed, from a node that leaves or has more than others.
+    """
+
+    collection: str
+    copies: int
+    made: int
+    removed: int
+
+
 class NoSnapshot(LatentBankError):
     """A layer cannot be moved as a snapshot, only context by context; the message is the reason, a clause."""
 
@@ -245,6 +262,28 @@ class Backend(Protocol):
 
     def peek_manifest(self, stored: str) -> StoredManifest | None:
         """Return a version's manifest as `Store.read_manifest` does, even if an embedded bank is open elsewhere."""
+
+    def replicate(
+        self,
+        banks: Sequence[str],
+        copies: int | None,
+        leaving: str | None,
+        report: Callable[[int, int], None],
+    ) -> list[Replicated]:
+        """Make copies of banks' shards on the nodes of a cluster, until all nodes hold about the same number of them.
+
+        Killed and run again, it continues. Banks can be read and filled meanwhile.
+
+        Args:
+            banks: stored names.
+            copies: least number of copies of each layer's shards; None: as many as the bank was made with.
+            leaving: the node that shall hold none, by its number or the name of its host.
+            report: called with the number of changes done and in all.
+
+        Raises:
+            BankUnavailable: there is no cluster, or a shard cannot be copied.
+            QueryError: there is no such node.
+        """
 
     def require_writer(self) -> None:
         """Check that the API key may change banks; an embedded bank has no key.

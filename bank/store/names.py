@@ -12,6 +12,14 @@ def collection_name(bank: str, layer: int) -> str:
     return f"{bank}--L{layer:02d}"
 
 
+def ledger_name(bank: str) -> str:
+    """Return the name of the collection on a server that holds a version's ledger.
+
+    Names of banks hold no double hyphen, so no bank's layer has such a name.
+    """
+    return f"{bank}--ledger"
+
+
 def in_use_name(bank: str) -> str:
     """Return the name of the record that says which version of a bank is in use.
 

@@ -1,4 +1,4 @@
-"""`latentbank bank`: list, info, verify, use, drop-corpus, delete, token, export, import, pull, push."""
+"""`latentbank bank`: list, info, verify, use, drop-corpus, delete, token, replicate, export, import, pull, push."""
 
 from __future__ import annotations
 
@@ -162,6 +162,38 @@ def bank_token(
         )
     made = read_token(key, names, chosen, until, opened)
     show_token(made, names, chosen, opened, until, as_json=as_json)
+
+
+@command(app, "replicate", example="bank replicate SmolLM2-135M --copies 2")
+def bank_replicate(
+    ctx: typer.Context,
+    *,
+    banks: Annotated[
+        list[str] | None, typer.Argument(metavar="[BANK]...", help="By default every version of every bank.")
+    ] = None,
+    copies: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Copies of each shard, at least; by default as many as the bank was made with."
+        ),
+    ] = None,
+    leaving: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODE", help="Move everything away from this node: its host's name, or its number."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a bank's shards to the nodes of a cluster, evenly. Run again, it continues where it stopped."""
+    from latentbank.bank.replication import replicate_banks
+    from latentbank.cli.output.banks import show_replicated
+    from latentbank.progress import shown
+
+    settings = GlobalOptions.of(ctx).writer_settings()
+    with shown("copying and removing", "copies of shards") as progress:
+        done = replicate_banks(banks or (), settings, copies, leaving, progress)
+    show_replicated(done, leaving, as_json=as_json)
 
 
 @command(app, "export", example="bank export SmolLM2-135M export")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import Store, StoredManifest
+from latentbank.bank.store.base import Replicated, Store, StoredManifest
 from latentbank.bank.store.embedded.manifest_file import MANIFEST, ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer, remove_pointer, write_pointer
 from latentbank.bank.store.embedded.store import EmbeddedStore
+from latentbank.errors import BankUnavailable
 
 
 class EmbeddedBackend:
@@ -53,6 +54,17 @@ class EmbeddedBackend:
     def peek_manifest(self, stored: str) -> StoredManifest | None:
         """See `Backend`."""
         return ManifestFile(stored, self._settings.data_dir / stored).read()
+
+    def replicate(
+        self,
+        banks: Sequence[str],
+        copies: int | None,
+        leaving: str | None,
+        report: Callable[[int, int], None],
+    ) -> list[Replicated]:
+        """See `Backend`."""
+        del banks, copies, leaving, report
+        raise BankUnavailable("Embedded banks have no nodes; name the server.", argument="url")
 
     def require_writer(self) -> None:
         """See `Backend`."""

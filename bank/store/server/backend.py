@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import Store, StoredManifest
+from latentbank.bank.store.base import Replicated, Store, StoredManifest
 from latentbank.bank.store.server.aliases import switch, version_in_use
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.metadata import bank_layers, has_manifest
+from latentbank.bank.store.server.replicas import replicate
 from latentbank.bank.store.server.store import ServerStore
 from latentbank.bank.token import claims_of, only_reads
 from latentbank.errors import BankUnavailable
@@ -75,6 +76,17 @@ class ServerBackend:
             return store.read_manifest()
         finally:
             store.close()
+
+    def replicate(
+        self,
+        banks: Sequence[str],
+        copies: int | None,
+        leaving: str | None,
+        report: Callable[[int, int], None],
+    ) -> list[Replicated]:
+        """See `Backend`."""
+        with Connection(self._settings) as server:
+            return replicate(server, banks, copies, leaving, report)
 
     def require_writer(self) -> None:
         """See `Backend`. The request changes nothing, but only a key that may manage collections may send it."""

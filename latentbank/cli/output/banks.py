@@ -15,6 +15,7 @@ from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import BankInfo
+    from latentbank.bank.store.base import Replicated
     from latentbank.bank.versions import Versions
 
 
@@ -39,6 +40,19 @@ def show_use(now: Versions, before: int | None, *, as_json: bool) -> None:
         return
     back = "" if before in (None, now.in_use) else f"; `latentbank bank use {now.bank}@{before}` goes back"
     print(f"'{now.bank}' means version {now.in_use} now{back}.")
+
+
+def show_replicated(done: Sequence[Replicated], leaving: str | None, *, as_json: bool) -> None:
+    """Print what was done with each collection of banks on a cluster."""
+    if as_json:
+        print_json({"collections": [asdict(one) for one in done], "leaving": leaving})
+        return
+    table = Table("collection", "copies of each shard", "made", "removed")
+    for one in done:
+        table.add_row(Text(one.collection), str(one.copies), str(one.made), str(one.removed))
+    console().print(table)
+    if leaving is not None:
+        print(f"'{leaving}' holds nothing of these banks any more.")
 
 
 def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:
