@@ -31,7 +31,7 @@ SCRIPTS = [
     *(ROOT / "latentbank" / "demo").rglob("*.py"),
     *ROOT.glob("deploy/backup/*.py"),
 ]
-FOREIGN = {"--no-deps", "--profile", "--strict", "--help"}
+FOREIGN = {"--no-deps", "--profile", "--strict", "--help", "--bootstrap", "--uri"}
 
 
 def _script_options() -> set[str]:

@@ -203,13 +203,27 @@ class Cluster:
         replicate = models.ReplicateShard(
             shard_id=shard.number, from_peer_id=shard.readable[0], to_peer_id=node
         )
-        operation = models.ReplicateShardOperation(replicate_shard=replicate)
-        self._update(shard.collection, operation)
+
+        def ordered() -> bool:
+            now = self.shards(shard.collection)[shard.number]
+            return bool(now.copied_to) or node in now.readable
+
+        self._update(shard.collection, models.ReplicateShardOperation(replicate_shard=replicate), ordered)
 
     def drop(self, step: Step) -> None:
         """Remove the copy of a shard from a node, unless it is the last that can be read (which the server refuses)."""
         replica = models.Replica(shard_id=step.shard, peer_id=step.node)
-        self._update(step.collection, models.DropReplicaOperation(drop_replica=replica))
+        operation = models.DropReplicaOperation(drop_replica=replica)
+        self._update(
+            step.collection,
+            operation,
+            lambda: step.node not in self.shards(step.collection)[step.shard].replicas,
+        )
 
-    def _update(self, collection: str, operation: models.ClusterOperations) -> None:
-        self._server.call(partial(self._server.rest.cluster_collection_update, collection, operation))
+    def _update(self, collection: str, operation: models.ClusterOperations, done: Callable[[], bool]) -> None:
+        try:
+            self._server.call(partial(self._server.rest.cluster_collection_update, collection, operation))
+        except BankUnavailable:
+            # The answer to an earlier try may have been lost; the server refuses a second one.
+            if not done():
+                raise
