@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from latentbank.bank.found_models import locate, remember
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.settings import Settings
 from latentbank.errors import BankMismatch
 from latentbank.files import existing
-from latentbank.identity import Identity, difference
+from latentbank.found_models import locate, remember
+from latentbank.identity import Identity, difference, other_adapter
 from latentbank.text import is_path, public_name
 
 log = logging.getLogger("latentbank")
@@ -75,6 +75,8 @@ def _described(manifest: Manifest, name: str, identity: Identity, differs: str) 
 
 def _mismatch(manifest: Manifest, name: str, identity: Identity, differs: str) -> BankMismatch:
     what = _described(manifest, name, identity, differs)
+    if advice := other_adapter(manifest.identity, identity, "the bank was filled"):
+        return BankMismatch(f"{what}; {advice}, or choose another bank.", argument="adapter")
     if manifest.digests is None and identity.dtype in _ROUNDED:
         what += (
             f". An earlier version made the bank, which cannot tell a load in {identity.dtype} from another model: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -14,19 +13,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from latentbank.bank.env_file import EnvFile
 from latentbank.bank.variables import check_variables
 from latentbank.errors import LatentBankError
+from latentbank.places import default_data_dir
 from latentbank.text import listed
 
 Quantization = Literal["int8", "turbo", "none"]
 Metric = Literal["cosine", "centred"]
-
-
-def default_data_dir() -> Path:
-    """Return the folder for embedded banks: the platform's folder for a program's data."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "latentbank"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "latentbank"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "latentbank"
 
 
 class Settings(BaseSettings):

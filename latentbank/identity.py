@@ -59,12 +59,15 @@ class Digests:
         vocabulary: hash of the tokenizer's vocabulary and of the sizes.
         embedding: digest of the input embedding; None: it could not be read.
         blocks: digests of the blocks that are loaded, from the first; None for one that could not be read.
+        adapter: the hub id or the last part of the path of the adapter that is added to the weights; "": none is.
+            None: that is not known, as of digests that an earlier version wrote.
     """
 
     dtype: str
     vocabulary: str
     embedding: Digest | None
     blocks: tuple[Digest | None, ...]
+    adapter: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the digests as JSON-ready data."""
@@ -81,7 +84,14 @@ class Digests:
         read = [None if part is None else Digest(**part) for part in (data["embedding"], *data["blocks"])]
         for digest in read:
             read_sketch(digest.sketch if digest else "")
-        return cls(str(data["dtype"]), str(data["vocabulary"]), read[0], tuple(read[1:]))
+        adapter = data.get("adapter")
+        return cls(
+            str(data["dtype"]),
+            str(data["vocabulary"]),
+            read[0],
+            tuple(read[1:]),
+            None if adapter is None else str(adapter),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,11 @@ class Identity:
     def dtype(self) -> str:
         """What the weights were loaded in; "" if that is not known."""
         return self.digests.dtype if self.digests else ""
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that is added to the weights; "" if there is none, None if that is not known."""
+        return self.digests.adapter if self.digests else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the identity as JSON-ready data; without digests only where there are none."""
@@ -163,7 +178,30 @@ def completed(known: Identity, found: Identity) -> Identity:
     shared = tuple(x or y for x, y in zip(a.blocks, b.blocks, strict=False))
     longer = a.blocks if len(a.blocks) > len(b.blocks) else b.blocks
     blocks = shared + longer[len(shared) :]
-    return replace(known, digests=replace(a, embedding=a.embedding or b.embedding, blocks=blocks))
+    adapter = b.adapter if a.adapter is None else a.adapter
+    return replace(
+        known, digests=replace(a, embedding=a.embedding or b.embedding, blocks=blocks, adapter=adapter)
+    )
+
+
+def other_adapter(known: Identity, found: Identity, what: str) -> str | None:
+    """Return in a sentence's end what to do about adapters, if the one LLM has another adapter than the other.
+
+    Args:
+        known: of the LLM that something was made with.
+        found: of the LLM that is used with it.
+        what: what was made and how, such as "the bank was filled".
+    """
+    own, other = known.adapter, found.adapter
+    if own == other or not (own or other):
+        return None
+    if own and other:
+        return f"{what} with the adapter {own}, not with {other}: load the model with {own}"
+    if own:
+        return f"{what} with the adapter {own}: load the model with it"
+    if own is None:
+        return f"unless {what} with the adapter {other}, load the model without it"
+    return f"{what} without an adapter: load the model without {other}"
 
 
 def write_sketch(magnitudes: npt.NDArray[np.floating[Any]]) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import ModelError
 from latentbank.files import existing
+from latentbank.found_models import find
+from latentbank.identity import Identity
 from latentbank.models.vision.registry import LoadOptions, language_loader, model_loader
+from latentbank.places import data_folder
 from latentbank.text import is_path, public_name
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ def load_visual_model(
     adapter: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
     folder: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> VisualModel:
     """Load a model whose visual tokens can be read, or the tokens of sound.
@@ -47,6 +51,8 @@ def load_visual_model(
         trust_remote_code: run the Python code that comes with the model. Only for authors you trust.
         folder: where a family may keep converted weights, so that later loads are faster; None: nowhere. The demo keeps
             its LLM there.
+        data_dir: the folder of embedded banks, in which this machine remembers where local models are: those of a
+            projector are found so. None: that of the settings.
         say: called with one line of text before something that takes long.
 
     Raises:
@@ -66,7 +72,7 @@ def load_visual_model(
     if load := model_loader(name):
         return load(options)
     if name.endswith(".safetensors"):
-        return _load_composite(name, options)
+        return _load_composite(name, options, data_folder(data_dir))
     from latentbank.models.vision.vision_language import load_vision_language_model
 
     return load_vision_language_model(
@@ -128,7 +134,7 @@ def unembedding_of(model: VisualModel) -> Unembedding:
     return unembedding_of_language(model.language)
 
 
-def _load_composite(path: str, options: LoadOptions) -> VisualModel:
+def _load_composite(path: str, options: LoadOptions, data_dir: Path) -> VisualModel:
     """Load a projector's file, and the encoder and the LLM that its card names."""
     from latentbank.models.composite.model import CompositeVLM
     from latentbank.models.composite.projector import load_projector
@@ -143,9 +149,9 @@ def _load_composite(path: str, options: LoadOptions) -> VisualModel:
     if not card.get("encoder") or not card.get("llm"):
         raise ModelError(f"The card of {path} names no encoder and LLM: train the projector with latentbank.")
     vision, llm = card["encoder"], card["llm"]
-    language = _load_language(_here(llm["name"], path), replace(options, revision=llm.get("revision")))
+    language = _load_language(_here(llm, path, data_dir), replace(options, revision=llm.get("revision")))
     encoder = load_encoder(
-        _here(vision["name"], path),
+        _here(vision, path, data_dir),
         layer=vision.get("layer", DEFAULT_LAYER),
         cls=vision.get("cls", False),
         device=options.device,
@@ -156,20 +162,31 @@ def _load_composite(path: str, options: LoadOptions) -> VisualModel:
     return CompositeVLM(encoder, projector, language, card, path)
 
 
-def _here(name: str, projector: str) -> str:
-    """Return the name of a projector's encoder or LLM; a local one may be at its path, or beside the projector.
+def _here(part: Mapping[str, Any], projector: str, data_dir: Path) -> str:
+    """Return what a projector's encoder or LLM is loaded by on this machine.
+
+    A local one may be beside the projector, or where this machine has used it. Cards of earlier versions hold its path,
+    which is used if it exists.
+
+    Args:
+        part: the card's entry of the encoder or the LLM.
+        projector: the projector's file.
+        data_dir: the folder of embedded banks.
 
     Raises:
-        ModelError: it was at a path that does not exist on this machine.
+        ModelError: it is a local model, and this machine does not know where it is.
     """
-    if not is_path(name) or existing(name):
+    name = str(part["name"])
+    if not part.get("local") and (not is_path(name) or existing(name)):
         return name
     last = public_name(name)
     if beside := existing(str(Path(projector).expanduser().parent / last)):
         return str(beside)
+    if known := find(data_dir, last, Identity.from_dict(part)):
+        return known
     raise ModelError(
-        f"{projector} was trained with the local model {last}, which is not where it was then: put it beside that "
-        "file."
+        f"{projector} was trained with the local model {last}, which this machine has not used yet, or which has "
+        "moved: put it beside that file."
     )
 
 

@@ -165,7 +165,8 @@ def train_projector(
     with named_otherwise(image="image_column", caption="caption_column"):
         opened = pairs.open()
     encoder = load_encoder(vision, layer=vision_layer, cls=cls, **loading)
-    folder = features or GlobalOptions.of(ctx).settings().data_dir / ".features"
+    data_dir = GlobalOptions.of(ctx).settings().data_dir
+    folder = features or data_dir / ".features"
     main = state.is_main_process
     with (
         named_otherwise(image="image_column", caption="caption_column", batch="encoder_batch"),
@@ -179,7 +180,14 @@ def train_projector(
     with shown("training", "steps") as progress:
         progress = progress if main else Silent()
         file = run(
-            [stage], language, settings, train.output, validation=kept, init=train.init, progress=progress
+            [stage],
+            language,
+            settings,
+            train.output,
+            validation=kept,
+            init=train.init,
+            data_dir=data_dir,
+            progress=progress,
         )
     if main:
         show_projector(file, load_projector(file)[1], as_json=as_json)

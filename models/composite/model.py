@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.errors import ModelError
-from latentbank.identity import Identity, difference
+from latentbank.identity import Identity, difference, other_adapter
 from latentbank.models.composite.captions import (
     CaptionLoss,
     answer_ids,
@@ -225,9 +225,16 @@ def check_card(
     names = {"encoder": encoder_name, "llm": language.name}
     found = {"encoder": Identity(encoder_fingerprint), "llm": language.identity()}
     for part, name in names.items():
-        trained = card.get(part)
-        if trained is not None and difference(Identity.from_dict(trained), found[part]) is not None:
+        trained, here = card.get(part), public_name(name)
+        if trained is None or (differs := difference(Identity.from_dict(trained), found[part])) is None:
+            continue
+        if advice := other_adapter(Identity.from_dict(trained), found[part], "the projector was trained"):
             raise ModelError(
-                f"The projector was trained with the {'LLM' if part == 'llm' else part} {trained['name']}, not with "
-                f"{name}: use that one, or train a projector for {name}."
+                f"The projector does not belong to {here} as it is loaded; {advice}.", argument="adapter"
             )
+        own = public_name(trained["name"])
+        other = f"the one of that name here, which differs in {differs}" if own == here else here
+        raise ModelError(
+            f"The projector was trained with the {'LLM' if part == 'llm' else part} {own}, not with {other}: use that "
+            "one, or train a projector for this one."
+        )

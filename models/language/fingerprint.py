@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from latentbank.identity import Digest, Digests, Identity, write_sketch
 from latentbank.models.language.prepacked import weights
 from latentbank.models.language.sampling import hashed, packed_in, samples
+from latentbank.text import public_name
 
 _SAMPLES = 1024
 _MAGNITUDES = 64  # of a block's sketch
@@ -53,6 +54,7 @@ def identify(
     embedding: nn.Module,
     blocks: Iterable[nn.Module],
     dtype: torch.dtype,
+    adapter: str | None = None,
 ) -> Identity:
     """Return what tells an LLM, or the part of it that is loaded, from others.
 
@@ -62,6 +64,7 @@ def identify(
         embedding: the input embedding.
         blocks: the blocks that are loaded, from the first; at least one.
         dtype: of the weights that are not quantized.
+        adapter: the directory or hub id of the adapter that was added to them; None: there is none.
     """
     every, shape = list(blocks), tuple(sizes)
     packed = max((packed_in(block) for block in every), default="")
@@ -70,6 +73,7 @@ def identify(
         vocabulary=_of_vocabulary(vocabulary, shape).hexdigest()[:16],
         embedding=_digest(embedding, dtype),
         blocks=tuple(_digest(block, dtype) for block in every),
+        adapter=public_name(adapter or ""),
     )
     first = (weight for module in (embedding, every[0]) for weight in weights(module) if not weight.is_meta)
     return Identity(fingerprint(vocabulary, shape, first), digests)

@@ -174,7 +174,9 @@ class LanguageModel:
         if self._identity is None:
             sizes = (self.hidden_size, self.num_layers, self.vocab_size)
             embedding = cast(Any, self._decoder).get_input_embeddings()
-            self._identity = identify(self.tokenizer.get_vocab(), sizes, embedding, self._blocks, self.dtype)
+            self._identity = identify(
+                self.tokenizer.get_vocab(), sizes, embedding, self._blocks, self.dtype, self.adapter
+            )
         return self._identity
 
     def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:

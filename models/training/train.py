@@ -24,6 +24,7 @@ from latentbank.models.composite.projector import Projector, load_projector, sav
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.tokens import check_ids
 from latentbank.models.training.batches import Batch, Sequences
+from latentbank.models.training.card import card_of, remember_models
 from latentbank.models.training.features import Features
 from latentbank.models.training.log import (
     Checkpoint,
@@ -34,6 +35,7 @@ from latentbank.models.training.log import (
 )
 from latentbank.models.training.processes import processes
 from latentbank.models.training.stages import Stage, TrainSettings, check_stages
+from latentbank.places import data_folder
 from latentbank.progress import Progress, Silent
 
 RESULT = "projector.safetensors"
@@ -48,6 +50,7 @@ def train_projector(
     *,
     validation: Features | None = None,
     init: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train a projector on image-caption pairs.
@@ -65,6 +68,8 @@ def train_projector(
             is installed) and, while the training runs, `checkpoint.pt`.
         validation: rows that are not trained on; None: no validation.
         init: a projector file to start from, trained between the same models.
+        data_dir: the folder of embedded banks, in which this machine remembers where local models are, as the card
+            holds no path. None: that of the settings.
         progress: gets the number of steps, or of seconds.
 
     Returns:
@@ -92,6 +97,8 @@ def train_projector(
     run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())
     if not run.finished():
         run.train()
+    if run.state.is_main_process:
+        remember_models(stages[0].features, language, data_folder(data_dir))
     return run.directory / RESULT
 
 
@@ -110,17 +117,21 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.state = processes(self.language.device.type)
-        self.identity = self._identity()
+        self.identity = self._identity(self.language.identity().up_to(self.language.num_layers))
         self.sequences = [self._sequences(stage.features) for stage in self.stages]
         self.validation_sequences = None if self.validation is None else self._sequences(self.validation)
 
     def finished(self) -> bool:
         """Return whether the directory already holds the result of this training."""
-        card = self.directory / "projector.json"
-        if not card.is_file():
+        path = self.directory / "projector.json"
+        if not path.is_file():
             return False
-        known = json.loads(card.read_text(encoding="utf-8")).get("training", {}).get("identity")
-        if known != self.identity:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        known = card.get("training", {}).get("identity")
+        if known == self._former_identity():
+            features = self.stages[0].features
+            check_card(card, features.encoder, features.fingerprint, self.language)
+        elif known != self.identity:
             raise ModelError(
                 f"{self.directory} holds the projector of another training: use another directory, or delete it."
             )
@@ -299,8 +310,8 @@ class _Run:
         projector.fit(features.sample(_SAMPLE, self.settings.seed), scale)
         return projector
 
-    def _identity(self) -> str:
-        """Return a hash of everything that the result depends on."""
+    def _identity(self, llm: str) -> str:
+        """Return a hash of everything that the result depends on; `llm` stands for the LLM."""
         whole = {
             "settings": {
                 key: value
@@ -311,17 +322,23 @@ class _Run:
                 [s.features.digest(), s.steps, s.seconds, s.batch, s.rate, s.warmup, s.floor]
                 for s in self.stages
             ],
-            "llm": self.language.fingerprint(),
+            "llm": llm,
             "dtype": str(self.language.dtype),
             "init": None if self.init is None else hashlib.blake2b(Path(self.init).read_bytes()).hexdigest(),
         }
         return hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest()
+
+    def _former_identity(self) -> str:
+        """Return the hash that an earlier version wrote, which knew the LLM by its fingerprint alone."""
+        return self._identity(self.language.fingerprint())
 
     def _resume(self) -> Checkpoint:
         found = load_checkpoint(self.directory)
         if found is None:
             return Checkpoint(self.identity)
         checkpoint, weights, moments = found
+        if checkpoint.identity == self._former_identity():
+            checkpoint.identity = self.identity
         if checkpoint.identity != self.identity:
             raise ModelError(
                 f"{self.directory} holds another training, unfinished: use another directory, or delete it."
@@ -344,46 +361,9 @@ class _Run:
 
     def _write_result(self) -> None:
         at = self.at
-        features = self.stages[0].features
-        validations = [entry for entry in at.history if "validation" in entry]
-        losses = [entry for entry in at.history if "loss" in entry]
-        card = {
-            "encoder": {
-                "name": features.encoder,
-                "fingerprint": features.fingerprint,
-                "features": features.width,
-                **features.settings,
-            },
-            "llm": {
-                "name": self.language.name,
-                **self.language.identity().to_dict(),
-                "revision": self.language.revision,
-            },
-            "data": [
-                {
-                    "name": stage.features.data,
-                    "rows": len(stage.features),
-                    "skipped": dict(stage.features.skipped),
-                    "cut_captions": sequences.cut,
-                    "batch": stage.batch,
-                    "rate": stage.rate,
-                }
-                for stage, sequences in zip(self.stages, self.sequences, strict=True)
-            ],
-            "training": {
-                "identity": self.identity,
-                "steps": at.total,
-                "seconds": round(at.seconds, 1),
-                "seed": self.settings.seed,
-                "dtype": str(self.language.dtype).removeprefix("torch."),
-                "settings": asdict(self.settings),
-                "loss": losses[-1]["loss"] if losses else None,
-                "validation_loss": validations[-1]["validation"] if validations else None,
-                "validation_rows": 0 if self.validation is None else len(self.validation),
-                "samples": validations[-1]["samples"] if validations else [],
-                "init": None if self.init is None else str(self.init),
-            },
-        }
+        card = card_of(self.stages, self.sequences, self.language, self.settings, at)
+        card["training"]["validation_rows"] = 0 if self.validation is None else len(self.validation)
+        card["training"]["init"] = None if self.init is None else Path(self.init).name
         self._write_log()
         draw_losses(self.directory, at.history)
         save_projector(self.directory / RESULT, self.projector, card)

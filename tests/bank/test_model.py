@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from latentbank.bank.bank import Bank
-from latentbank.bank.found_models import find, remember
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.model import own_model
 from latentbank.bank.opening import create_bank, open_bank, use_bank
@@ -22,6 +21,7 @@ from latentbank.bank.transfer.copy import copy_bank
 from latentbank.bank.transfer.export import export_bank
 from latentbank.bank.transfer.load import import_bank
 from latentbank.errors import BankMismatch, ModelError
+from latentbank.found_models import find, remember
 from latentbank.identity import Digest, Digests, Identity, write_sketch
 from tests.bank.samples import HEAD, Place, fill, sample_bank
 
@@ -78,6 +78,55 @@ def test_a_fine_tune_of_a_block_up_to_the_deepest_layer_is_refused(place: Place)
         replace(WHOLE, fingerprint="rounded"),
     ):
         open_bank("bank", place.settings, model="same", fingerprint=same).close()
+
+
+def adapted(adapter: str | None, last: int) -> Identity:
+    """An LLM whose last block is told by a number, with an adapter, without one (""), or not known (None)."""
+    known = identity(1, 2, last)
+    assert known.digests is not None
+    return replace(known, digests=replace(known.digests, adapter=adapter))
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "advice"),
+    [
+        ("org/lora", "", "the bank was filled with the adapter org/lora: load the model with it,"),
+        ("org/lora", None, "the bank was filled with the adapter org/lora: load the model with it,"),
+        ("", "org/lora", "the bank was filled without an adapter: load the model without org/lora,"),
+        (
+            None,
+            "org/lora",
+            "unless the bank was filled with the adapter org/lora, load the model without it,",
+        ),
+        (
+            "org/lora",
+            "other",
+            "the bank was filled with the adapter org/lora, not with other: load the model with",
+        ),
+    ],
+)
+def test_an_adapter_that_makes_another_model_is_named(
+    settings: Settings, own: str | None, other: str | None, advice: str
+) -> None:
+    create(settings, adapted(own, 3)).close()
+    with pytest.raises(
+        BankMismatch, match=rf"they differ in block 3; {advice}.*or choose another bank\.$"
+    ) as error:
+        open_bank("bank", settings, model="tiny", fingerprint=adapted(other, 4))
+    assert error.value.argument == "adapter"
+    with pytest.raises(BankMismatch, match="choose that bank's model"):
+        open_bank(
+            "bank", settings, model="tiny", fingerprint=adapted(own, 4)
+        )  # no adapter makes the difference
+    open_bank("bank", settings, model="tiny", fingerprint=adapted(other, 3)).close()
+
+
+def test_the_adapter_is_added_to_a_manifest_that_lacks_it(settings: Settings) -> None:
+    with create(settings, adapted(None, 3)) as made:
+        made.add_digests(adapted("org/lora", 3))
+        assert made.manifest.identity.adapter == "org/lora"
+        made.add_digests(adapted("another", 3))
+        assert made.manifest.identity.adapter == "org/lora"
 
 
 def test_another_model_is_allowed_with_a_warning(

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from latentbank.bank import opening
-from latentbank.bank.settings import Settings, default_data_dir, load_settings
+from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.transfer.load import import_bank
 from latentbank.errors import LatentBankError
+from latentbank.places import data_folder, default_data_dir
 
 SECRET = "hunter2-the-whole-key"
 
@@ -278,8 +279,12 @@ def test_the_data_folder_follows_the_platform(
 def test_a_chosen_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LATENTBANK_DATA_DIR", "~/banks")
-    assert load_settings().data_dir == tmp_path / "banks"
-    assert load_settings(data_dir=tmp_path / "b").data_dir == tmp_path / "b"
+    assert load_settings().data_dir == data_folder() == tmp_path / "banks"
+    assert load_settings(data_dir=tmp_path / "b").data_dir == data_folder(tmp_path / "b") == tmp_path / "b"
+    monkeypatch.delenv("LATENTBANK_DATA_DIR")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("LATENTBANK_DATA_DIR=~/others\n")
+    assert load_settings().data_dir == data_folder() == tmp_path / "others"
 
 
 def test_every_setting_is_explained() -> None:

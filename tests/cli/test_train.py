@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from latentbank.bank.settings import load_settings
 from latentbank.cli import app
 from latentbank.errors import CorpusError, LatentBankError, ModelError
 from latentbank.models.composite.projector import load_projector
+from latentbank.models.visual import load_visual_model
 from tests.models.pixels import pairs
 from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import save_tiny
@@ -70,9 +72,10 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None:
     card = json.loads(run(parts, tmp_path / "out", "--json", projector="mlp"))
     assert card["file"] == str(tmp_path / "out" / "projector.safetensors")
-    assert card["encoder"]["name"] == parts["vision"]
+    assert card["encoder"]["name"] == Path(parts["vision"]).name
     assert (card["encoder"]["layer"], card["encoder"]["cls"]) == (2, False)
-    assert card["llm"]["name"] == parts["llm"]
+    assert card["llm"]["name"] == Path(parts["llm"]).name
+    assert str(tmp_path) not in (tmp_path / "out" / "projector.json").read_text()
     assert card["projector"] == {"kind": "mlp", "features": 16, "hidden_size": 32, "width": 24}
     assert card["data"][0]["skipped"] == {"broken image": 1}
     assert card["data"][0]["rows"] + card["training"]["validation_rows"] == 39
@@ -80,6 +83,10 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     assert card["training"]["validation_loss"] > 0
     assert card["training"]["loss"] > 0
     assert len(card["training"]["samples"]) == 4
+    assert parts["data"] not in (tmp_path / "out" / "projector.json").read_text()
+    settings = load_settings()
+    loaded = load_visual_model(tmp_path / "out" / "projector.safetensors", data_dir=settings.data_dir)
+    assert loaded.name == "vision + mlp + llm"
     text = run(parts, tmp_path / "out", projector="mlp")  # training is finished: the result is printed again
     assert "1 with broken image" in text
     assert "12 in" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from latentbank.errors import ModelError
+from latentbank.found_models import remember
+from latentbank.identity import Identity
+from latentbank.models.composite.projector import load_projector
 from latentbank.models.language.model import load_language_model
 from latentbank.models.language.unembedding import load_unembedding
 from latentbank.models.vision.vision_language import VisionLanguageModel
@@ -108,7 +112,6 @@ def projector(tmp_path: Path) -> Callable[..., str]:
 
 def test_a_projectors_file_brings_its_encoder_and_llm(projector: Callable[..., str]) -> None:
     from latentbank.models.composite.model import CompositeVLM
-    from latentbank.models.composite.projector import load_projector
     from latentbank.models.vision.encoders import load_encoder
 
     path = projector()
@@ -147,12 +150,48 @@ def test_a_projector_of_another_machine_finds_its_models_beside_it(
     (tmp_path / "llm").rename(away / "llm")
     (tmp_path / "clip").rename(tmp_path / "elsewhere")
     with pytest.raises(
-        ModelError, match=r"trained with the local model clip, which .*: put it beside that file\.$"
+        ModelError,
+        match=r"the local model clip, which this machine has not used yet, .*: put it beside that file\.$",
     ):
         load_visual_model(str(moved))
     (tmp_path / "elsewhere").rename(away / "clip")
     model = load_visual_model(str(moved))
     assert model.name == "clip + mlp + llm"
+
+
+def test_a_projector_finds_the_models_that_this_machine_has_used(
+    projector: Callable[..., str], tmp_path: Path
+) -> None:
+    path = projector()
+    card = load_projector(path)[1]
+    local = {
+        part: {**card[part], "name": Path(card[part]["name"]).name, "local": True}
+        for part in ("encoder", "llm")
+    }
+    path, there = projector(**local), tmp_path / "there"
+    there.mkdir()
+    for name in ("clip", "llm"):
+        (tmp_path / name).rename(there / name)
+    data_dir = tmp_path / "data"
+    with pytest.raises(ModelError, match="local model llm, which this machine has not used yet"):
+        load_visual_model(path, data_dir=data_dir)
+    remember(data_dir, str(there / "llm"), load_language_model(there / "llm").identity())
+    remember(data_dir, str(there / "clip"), Identity(card["encoder"]["fingerprint"]), "encoder")
+    assert load_visual_model(path, data_dir=data_dir).name == "clip + mlp + llm"
+
+
+def test_a_projector_of_an_llm_with_an_adapter(projector: Callable[..., str], tmp_path: Path) -> None:
+    projector()
+    identity = load_language_model(tmp_path / "llm").identity()
+    assert identity.digests is not None
+    other = replace(identity.digests, vocabulary="other", adapter="org/lora")
+    llm = {"name": str(tmp_path / "llm"), "fingerprint": "0" * 32, "digests": other.to_dict()}
+    message = (
+        "does not belong to llm as it is loaded; the projector was trained with the adapter org/lora: load"
+    )
+    with pytest.raises(ModelError, match=message) as error:
+        load_visual_model(projector(llm=llm))
+    assert error.value.argument == "adapter"
 
 
 def test_the_demo_runs_in_float32_only() -> None:

@@ -79,6 +79,7 @@ class LoadingOptions(DeviceOptions):
             deepest_layer=deepest_layer,
             trust_remote_code=self.trust_remote_code,
             folder=models_folder(settings) / "demo",
+            data_dir=settings.data_dir,
             say=say or (lambda text: print(text, file=sys.stderr)),
         )
 

@@ -188,6 +188,7 @@ def test_an_adapter_is_added_to_the_weights(deepest: int | None, tmp_path: Path)
     plain = load_language_model(path, device="cpu")
     assert far(states_of(plain, 2), expected) > 1e-3
     assert model.fingerprint() != plain.fingerprint()
+    assert (model.identity().adapter, plain.identity().adapter) == ("adapter", "")
 
 
 def test_an_adapter_of_the_unembedding(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +20,9 @@ from latentbank.models.composite.projector import Projector, load_projector
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.training import train
 from latentbank.models.training.batches import Sequences
+from latentbank.models.training.card import _without_folder
 from latentbank.models.training.features import Features, cache_features
+from latentbank.models.training.log import load_checkpoint
 from latentbank.models.training.pairs import Pair
 from latentbank.models.training.stages import Stage, TrainSettings
 from latentbank.models.training.train import train_projector
@@ -199,6 +201,59 @@ def test_a_process_without_rows_sends_zeros(
     size = sum(weight.numel() for weight in Projector("mlp3", 7, language.hidden_size, 24).parameters())
     assert [tensor.numel() for tensor in sent] == [size, 1] * 2  # gradients and the loss of each step
     assert not any(tensor.any() for tensor in sent)
+
+
+def test_a_training_belongs_to_all_blocks_of_its_llm(
+    features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_tiny(tmp_path / "llm", tie_word_embeddings=True)
+    own, tuned = (load_language_model(str(path), device="cpu", dtype="float32") for _ in range(2))
+    with torch.no_grad():
+        for weight in tuned._blocks[3].parameters():
+            weight.mul_(1.1)
+    assert own.fingerprint() == tuned.fingerprint()
+    stages = [Stage(features, steps=3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Run, "_step", _until(train._Run._step, 2))
+        patch.setattr(train, "_SAMPLE", 100)
+        with pytest.raises(KeyboardInterrupt):
+            train_projector(stages, own, replace(QUICK, save_every=0.0), tmp_path / "out")
+    with pytest.raises(ModelError, match="another training, unfinished"):
+        train_projector(stages, tuned, QUICK, tmp_path / "out")
+    # As an earlier version wrote it: the LLM is known by its fingerprint alone.
+    run = train._Run(stages, own, QUICK, tmp_path / "out", None, None, train.Silent())
+    found = load_checkpoint(tmp_path / "out")
+    assert found is not None
+    found[0].identity = run._former_identity()
+    content = {"checkpoint": json.dumps(asdict(found[0])), "projector": found[1], "optimizer": found[2]}
+    torch.save(content, tmp_path / "out" / "checkpoint.pt")
+    file = train_projector(stages, own, QUICK, tmp_path / "out")
+    written = json.loads(file.with_suffix(".json").read_text())
+    assert written["training"]["identity"] == run.identity
+    written["training"]["identity"] = run._former_identity()
+    file.with_suffix(".json").write_text(json.dumps(written))
+    assert train_projector(stages, own, QUICK, tmp_path / "out") == file
+    with pytest.raises(
+        ModelError, match="the LLM llm, not with the one of that name here, which differs in block 4"
+    ):
+        train_projector(stages, tuned, QUICK, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("org/pairs, train, version 1f, image and text", "org/pairs, train, version 1f, image and text"),
+        ("/home/me/a, b/metadata.jsonl, version 1f, text", "a, b/metadata.jsonl, version 1f, text"),
+        (
+            "/home/me/pairs config, train, version 1f, x/y and text",
+            "pairs config, train, version 1f, x/y and text",
+        ),
+        ("C:\\me\\pairs, train, version 1f, image and text", "pairs, train, version 1f, image and text"),
+        ("/home/me/pairs", "pairs"),
+    ],
+)
+def test_a_card_names_data_without_its_folder(data: str, shown: str) -> None:
+    assert _without_folder(data) == shown
 
 
 def test_seconds_end_a_stage(language: LanguageModel, features: Features, tmp_path: Path) -> None:

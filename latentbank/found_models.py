@@ -1,6 +1,7 @@
 """Where local models were found on this machine, kept in the folder of embedded banks by what identifies them.
 
-Manifests hold no path, because banks are shared and copied. So each machine remembers where it has read a model.
+Manifests and the cards of projectors hold no path, because both are shared and copied. So each machine remembers where
+it has read a model.
 """
 
 from __future__ import annotations
@@ -18,13 +19,20 @@ from latentbank.text import is_path, public_name
 _MOST = 200  # paths that are remembered; the oldest are forgotten first
 
 
-def remember(data_dir: Path, path: str, identity: Identity) -> None:
-    """Record that a model was read from a path; nothing if the folder cannot be written."""
+def remember(data_dir: Path, path: str, identity: Identity, part: str = "") -> None:
+    """Record that a model was read from a path; nothing if the folder cannot be written.
+
+    Args:
+        data_dir: folder of embedded banks.
+        path: the model's folder or file.
+        identity: what tells the model from others. It replaces what was recorded for the same part of the same path.
+        part: what of the model was read, such as a layer of a vision encoder, which has an identity of its own.
+    """
     known = _read(data_dir)
-    entry = {"path": path, **identity.to_dict()}
+    entry = {"path": path, **({"part": part} if part else {}), **identity.to_dict()}
     if any(other == entry for other in known):
         return
-    others = [other for other in known if other.get("path") != path]
+    others = [other for other in known if (other["path"], other.get("part", "")) != (path, part)]
     with contextlib.suppress(LatentBankError):
         write_whole(_file(data_dir), json.dumps([entry, *others][:_MOST], indent=1).encode())
 
