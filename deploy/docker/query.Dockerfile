@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1.7
-# The image that reads banks, serves the page and makes backups: latentbank with torch for CPUs, a tenth of CUDA's size.
+# The image that reads banks, serves the page and makes backups: latentbank with torch for CPUs, a tenth of CUDA's size, and what
+# vision-language models need to read images.
 #
 #   docker build -f deploy/docker/query.Dockerfile -t latentbank-query:0.1.0 .
 FROM python:3.11-slim-bookworm AS build
@@ -11,13 +12,14 @@ WORKDIR /src
 
 # One layer each, from what changes least to what changes most. The versions are those everything was tested with.
 COPY constraints.txt ./
-# Only the CPU index, so that pip cannot choose a CUDA wheel of the same version. The version agrees with
-# constraints.txt (2.13.0+cpu satisfies 2.13.0), so the next layer finds torch installed.
+# Only the CPU index, so that pip cannot choose a CUDA wheel of the same version. The versions agree with
+# constraints.txt (2.13.0+cpu satisfies 2.13.0), so the next layer finds torch and its kin installed.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --index-url https://download.pytorch.org/whl/cpu "$(grep ^torch== constraints.txt)"
+    grep -E "^torch(vision|audio)?==" constraints.txt > torch.txt \
+    && pip install --index-url https://download.pytorch.org/whl/cpu --requirement torch.txt
 COPY pyproject.toml deploy/docker/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python requirements.py pyproject.toml web backup > requirements.txt \
+    python requirements.py pyproject.toml web backup vision > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 
 # The source; its dependencies are installed already. latentbank/ holds relative links to the other folders, which COPY

@@ -120,6 +120,17 @@ CASES = (
         },
     ),
     Case(
+        "copies are being made, as by bank replicate",
+        (
+            _UP,
+            seen("collection_dead_replicas", "6x60"),
+            seen("collection_active_replicas_min", "1x60"),
+            seen("collections_total", "4x60"),
+            seen("collection_shard_transfer_incoming", "1x30 0x30"),
+        ),
+        {"30m": (), "50m": ("QdrantReplicasDead",)},
+    ),
+    Case(
         "nodes disagree, changes wait, a node starts in recovery mode",
         (
             _UP,

@@ -51,6 +51,10 @@ def _kubernetes() -> tuple[list[str], dict[str, str]]:
         else entry["value"]
         for entry in container["env"]
     }
+    # Kubernetes adds the addresses of the namespace's services.
+    environment["LATENTBANK_PAGE_SERVICE_HOST"] = "10.96.0.7"
+    environment["LATENTBANK_PAGE_PORT"] = "tcp://10.96.0.7:80"
+    environment["LATENTBANK_PAGE_PORT_80_TCP_ADDR"] = "10.96.0.7"
     return container["args"], environment
 
 
