@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy.typing as npt
 
-from latentbank.bank import removal
+from latentbank.bank import changes, removal
+from latentbank.bank.changes import EntryChange
 from latentbank.bank.layers import BankLayers, choose
 from latentbank.bank.ledger import named, visible
-from latentbank.bank.manifest import CorpusEntry, Manifest, checked_means
+from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.merge import Unique, merge
 from latentbank.bank.model import ModelCheck, own_model
 from latentbank.bank.points import Neighbor, Payload
@@ -23,8 +23,8 @@ from latentbank.bank.verify import verify
 from latentbank.bank.versions import version_of
 from latentbank.bank.view import CurrentView, View
 from latentbank.bank.where import Filter, Where
-from latentbank.errors import BankMismatch, LayerNotFound, QueryError
-from latentbank.identity import Identity, completed, difference, identity_of
+from latentbank.errors import LayerNotFound, QueryError
+from latentbank.identity import Identity, identity_of
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed
 from latentbank.values import whole
@@ -315,36 +315,19 @@ class Bank:
         vectors = _prepared(self._manifest, states, "hidden states", mean)
         self._store.upsert(layer, Points(ids, vectors, payloads))
 
-    def fix_means(self, means: Mapping[int, npt.ArrayLike], settle: float = 0.0) -> None:
-        """Fix a centred bank's means for all contexts to come; means that are fixed already stay as they are.
+    def fix_means(self, means: Mapping[int, npt.ArrayLike]) -> None:
+        """Fix a centred bank's means `[hidden]` by layer for all contexts to come, unless they are fixed already.
 
-        Args:
-            means: a mean `[hidden]` for each layer.
-            settle: seconds to wait before the means are read back. Several workers may fix their own means at the same
-                moment; afterwards all of them use the last ones written.
+        Of several workers that fix their own means at the same moment, the first does; all of them use its means.
 
         Raises:
             BankMismatch: the bank is not centred, or these are not means for its layers.
         """
-        self.reload()
-        if self.metric != "centred":
-            raise BankMismatch(f"The bank '{self.name}' is not centred: it has no means.")
-        if self._manifest.means:
-            return
-        fixed = checked_means(self._manifest, means)
-        self._store.write_manifest(replace(self._manifest, bank=self._store.bank, means=fixed).head())
-        time.sleep(settle)
-        self.reload()
+        changes.fix_means(self, means)
 
     def add_digests(self, identity: Identity) -> None:
         """Store those digests of the bank's LLM that the manifest lacks; nothing if `identity` is another LLM's."""
-        self.reload()
-        own = self._manifest
-        found = completed(own.identity, identity).digests
-        if found == own.digests or difference(own.identity, identity) is not None:
-            return
-        self._store.write_manifest(replace(own, bank=self._store.bank, digests=found).head())
-        self.reload()
+        changes.add_digests(self, identity)
 
     def commit(self) -> None:
         """Make everything added so far durable."""
@@ -352,8 +335,20 @@ class Bank:
 
     def record(self, entry: CorpusEntry) -> None:
         """Store a corpus's ledger entry, replacing an earlier one of the same name."""
-        self._store.write_entry(entry.name, entry.to_dict())
-        self.reload()
+        self.change_entry(entry.name, lambda _: entry)
+
+    def change_entry(
+        self, corpus: str, change: EntryChange, instead_of: str | None = None
+    ) -> CorpusEntry | None:
+        """Make something of a corpus's ledger entry that nobody else changes meanwhile, and return it.
+
+        Args:
+            corpus: its name.
+            change: returns what becomes of the entry (None: there is none), or None to remove it. It may be called
+                several times, and given its own result must return that again.
+            instead_of: name of another entry, which is removed afterwards.
+        """
+        return changes.change_entry(self, corpus, change, instead_of)
 
     def supersede(self, entry: CorpusEntry) -> None:
         """Put a complete corpus in the place of the one it `replaces`, in one step for all readers.

@@ -96,22 +96,28 @@ def announce(bank: Bank, content: CorpusContent, slot: Slot, *, alone: bool) -> 
         alone: no other worker ingests the corpus at the same time. Otherwise an entry that another worker has made,
             and perhaps completes at this moment, is left as it is.
     """
-    entry = slot.entry
-    if entry is not None and not entry.complete and not alone:
-        return entry
-    if entry is None:
-        entry = CorpusEntry(
-            name=slot.name,
-            content_hash=content.content_hash,
-            sentences=content.sentences,
-            tokens=content.tokens,
-            contexts=content.contexts,
-            plan=dict(content.settings),
-            replaces=slot.replaces,
-        )
-    entry = dataclasses.replace(entry, complete=False, updated=now())
-    bank.record(entry)
-    return entry
+    new = CorpusEntry(
+        name=slot.name,
+        content_hash=content.content_hash,
+        sentences=content.sentences,
+        tokens=content.tokens,
+        contexts=content.contexts,
+        plan=dict(content.settings),
+        replaces=slot.replaces,
+    )
+
+    def begin(old: CorpusEntry | None) -> CorpusEntry:
+        if old is None:
+            return new
+        if not _is_same(old, content):
+            raise changed(bank, slot.name)  # another job has announced it since `find_slot`
+        if old.complete and old != slot.entry:
+            return old  # another job has completed it since then
+        if not old.complete and not alone:
+            return old
+        return dataclasses.replace(old, complete=False, updated=new.updated)
+
+    return bank.change_entry(slot.name, begin) or new
 
 
 def complete(bank: Bank, entry: CorpusEntry, contexts: int) -> None:
@@ -136,9 +142,18 @@ def complete(bank: Bank, entry: CorpusEntry, contexts: int) -> None:
             functions=("drop_corpus",) if max(counts) > contexts else (),
         )
     if not entry.replaces:
-        bank.record(dataclasses.replace(entry, complete=True, updated=now()))
-    elif entry.name in bank.corpora:  # otherwise another worker has done it
+        at = now()
+
+        def whole(old: CorpusEntry | None) -> CorpusEntry:
+            if old is None or old.content_hash != entry.content_hash or old.stored != entry.stored:
+                raise _dropped(bank, entry)
+            return old if old.complete else dataclasses.replace(old, complete=True, updated=at)
+
+        bank.change_entry(entry.name, whole)
+    elif entry.name in (known := bank.corpora):
         bank.supersede(entry)
+    elif entry.replaces not in known or known[entry.replaces].stored != entry.stored:
+        raise _dropped(bank, entry)  # otherwise another worker has done it
     bank.clear_shares(entry.stored)
 
 
@@ -174,6 +189,12 @@ def changed(bank: Bank, corpus: str) -> CorpusError:
         "changed one, replace the old one, or drop it first.",
         argument="replace",
         functions=("drop_corpus",),
+    )
+
+
+def _dropped(bank: Bank, entry: CorpusEntry) -> LatentBankError:
+    return LatentBankError(
+        f"The corpus '{entry.name}' was dropped from bank '{bank.name}' while it was ingested; ingest it again."
     )
 
 

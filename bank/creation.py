@@ -36,23 +36,18 @@ def without_leftovers(store: Store, manifest: Manifest) -> tuple[Store, StoredMa
 
 
 def create_layers(store: Store, manifest: Manifest, *, new: bool) -> None:
-    """Create the layer collections that are missing, and write the manifest if none is there.
+    """Create the layer collections that are missing, and write the manifest's head if there is none.
 
-    The manifest comes last, so a killed creation leaves no bank; its layers are created again. A layer of an existing
-    bank can be missing only because it was deleted by other means; it is created empty. What another process creates at
-    this moment stays (`Store.create`).
+    The head comes last, so a killed creation leaves no bank; its layers are created again. A layer of an existing bank
+    can be missing only because it was deleted by other means; it is created empty. What another process creates at this
+    moment stays (`Store.create`), and so does its head.
     """
     there = set() if new else set(store.layers())
     for layer in manifest.layers:
         if layer not in there:
             store.create(layer, manifest.hidden_size, manifest.quantization)
-    if manifest.layers[0] not in there and store.read_manifest() is None:
-        # A new bank; or a server that lost everything while another process created it: the lowest layer, which carries
-        # the manifest, is one of those that were missing.
-        store.write_manifest(replace(manifest, bank=store.bank).head())
-        if manifest.corpora:
-            entries = {corpus: entry.to_dict() for corpus, entry in manifest.corpora.items()}
-            store.write_entries(entries)
+    own = replace(manifest, bank=store.bank).head()
+    store.change_head(lambda head: own if head is None else head)
 
 
 def checked_layers(layers: Layers, bank: str, model: str, num_layers: int) -> tuple[int, ...]:

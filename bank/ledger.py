@@ -39,7 +39,9 @@ def visible(where: Filter | None, corpora: Mapping[str, CorpusEntry], *, incompl
         where = _renamed(where, renamed)
     hidden = {name for entry in entries for name in entry.obsolete}
     if not incomplete:
-        hidden |= {entry.stored for entry in entries if not entry.complete}
+        # While a corpus takes another one's place, or after a kill, its contexts belong to the entries of both.
+        whole = {entry.stored for entry in entries if entry.complete}
+        hidden |= {entry.stored for entry in entries if not entry.complete} - whole
     if not hidden:
         return where
     # The filter names what is shown, not what is hidden: to exclude a corpus, the engine would examine every context

@@ -75,6 +75,22 @@ class CorpusEntry:
         data = asdict(self) | {"plan": dict(self.plan), "obsolete": list(self.obsolete)}
         return {key: value for key, value in data.items() if value or key not in _OF_A_REPLACEMENT}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CorpusEntry:
+        """Return the entry that `to_dict` has written.
+
+        Raises:
+            BankMismatch: it is not an entry.
+        """
+        try:
+            return _entry_reader().validate_python(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BankMismatch(
+                f"A corpus's entry in the ledger is damaged ({where}: {first['msg']}); restore the bank from a backup."
+            ) from None
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -247,6 +263,11 @@ def _damaged(data: Mapping[str, Any], how: str) -> BankMismatch:
     return BankMismatch(
         f"The manifest of bank '{data.get('bank', '?')}' is damaged ({how}); restore it from a backup."
     )
+
+
+@lru_cache(maxsize=1)
+def _entry_reader() -> TypeAdapter[CorpusEntry]:
+    return TypeAdapter(CorpusEntry)
 
 
 @lru_cache(maxsize=1)

@@ -231,13 +231,13 @@ def bank_versions(name: str, settings: Settings | None = None, **given: Unpack[S
     """Return the versions of one bank; there may be none."""
     settings = settings_from(settings, **given)
     bank = split_name(name)[0]
-    return _versions(bank, _numbers(bank, settings), _name_in_use(bank, settings))
+    return _versions(bank, _numbers(bank, settings), name_in_use(bank, settings))
 
 
 def pinned_name(name: str, settings: Settings) -> str:
     """Return the name of the version that a name means now, as in name@2, for workers that must all use the same."""
     bank, version = split_name(name)
-    return f"{bank}@{version or version_of(_name_in_use(bank, settings))}"
+    return f"{bank}@{version or version_of(name_in_use(bank, settings))}"
 
 
 def use_bank(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> int | None:
@@ -330,7 +330,7 @@ def check_deletion(name: str, settings: Settings) -> str:
             first.
     """
     bank, version = split_name(name)
-    in_use = _name_in_use(bank, settings)
+    in_use = name_in_use(bank, settings)
     stored = in_use if version is None else stored_name(bank, version)
     others = [number for number in _numbers(bank, settings) if stored_name(bank, number) != stored]
     if version is None and others:
@@ -365,7 +365,7 @@ def _numbers(bank: str, settings: Settings) -> list[int]:
     return sorted(version for name, version in _stored(settings) if name == bank)
 
 
-def _name_in_use(bank: str, settings: Settings) -> str:
+def name_in_use(bank: str, settings: Settings) -> str:
     """Return the stored name of the version that a bank's plain name means."""
     return backend(settings).names_in_use([bank])[bank]
 

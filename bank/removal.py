@@ -1,4 +1,17 @@
-"""Corpora that are replaced or dropped: their ledger entries, and the contexts in the layer collections."""
+"""Corpora that are replaced or dropped: their ledger entries, and the contexts in the layer collections.
+
+A store may change entries only one by one, and a job may be killed between any two steps. So each order of steps is one
+whose every stop is sound for readers, and from which the same call, or the corpus's next ingestion, goes on:
+
+`supersede`: (1) the replaced corpus's entry becomes that of the new contexts, complete, with the old ones as obsolete;
+(2) the entry of the replacement is removed; (3) the obsolete contexts are deleted; (4) they are taken off the entry.
+Readers change over at (1). A stop before (2) leaves two entries for the same contexts; one is complete, so they are
+shown. A stop before (4) leaves obsolete contexts, whole or in part, which are hidden. `forget_obsolete` does what
+is left of (2) to (4).
+
+`drop_corpus`: (1) the entry becomes incomplete, so the ledger never promises contexts that are gone; (2) the contexts
+are deleted; (3) the entry is removed. A stop before (3) leaves a hidden corpus that can be dropped again, or ingested.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +30,45 @@ if TYPE_CHECKING:
 
 def supersede(bank: Bank, entry: CorpusEntry) -> None:
     """See `Bank.supersede`."""
-    old = bank.corpora.get(entry.replaces)
-    if old is not None and old.stored == entry.stored:
-        return  # another worker has done it
-    obsolete = (*old.obsolete, old.stored) if old else ()
-    new = replace(
-        entry,
-        name=entry.replaces,
-        replaces="",
-        stored_as=entry.stored,
-        obsolete=obsolete,
-        complete=True,
-        updated=now(),
-    )
-    bank.store.write_entries({entry.name: None, new.name: new.to_dict()})
-    bank.reload()
+    at = now()
+
+    def take_place(old: CorpusEntry | None) -> CorpusEntry:
+        if old is not None and old.stored == entry.stored:
+            return old  # done, by another worker or before a kill
+        return replace(
+            entry,
+            name=entry.replaces,
+            replaces="",
+            stored_as=entry.stored,
+            obsolete=(*old.obsolete, old.stored) if old else (),
+            complete=True,
+            updated=at,
+        )
+
+    bank.change_entry(entry.replaces, take_place, instead_of=entry.name)
     if bank.store.shared:
         time.sleep(LEDGER_SECONDS)  # until no reader uses the old ledger
-    bank.forget_obsolete(new.name)
+    bank.forget_obsolete(entry.replaces)
 
 
 def forget_obsolete(bank: Bank, corpus: str) -> None:
     """See `Bank.forget_obsolete`."""
     entry = bank.corpora.get(corpus)
-    if entry is None or not entry.obsolete:
+    if entry is None:
+        return
+    for other in bank.manifest.corpora.values():
+        if other.stored == entry.stored and other.replaces == corpus:
+            bank.change_entry(other.name, lambda _: None)
+    if not entry.obsolete:
         return
     for stored in entry.obsolete:
         _delete_contexts(bank, stored)
-    bank.record(replace(entry, obsolete=()))
+
+    def without(old: CorpusEntry | None) -> CorpusEntry | None:
+        left = () if old is None else tuple(name for name in old.obsolete if name not in entry.obsolete)
+        return old and replace(old, obsolete=left)
+
+    bank.change_entry(corpus, without)
 
 
 def drop_corpus(bank: Bank, corpus: str) -> int:
@@ -53,16 +77,16 @@ def drop_corpus(bank: Bank, corpus: str) -> int:
     stored = entry.stored if entry else corpus
     contexts = max(bank.stored_contexts(stored))
     others = {other.stored for other in bank.manifest.corpora.values() if other != entry}
-    if entry is not None:
-        # Incomplete first: if this is interrupted, the ledger never promises contexts that are gone.
-        bank.record(replace(entry, complete=False))
-    elif not contexts or stored in others:
+    if entry is None and (not contexts or stored in others):
         known = listed(sorted(bank.manifest.corpora)) or "none"
         raise LatentBankError(f"The bank '{bank.name}' has no corpus '{corpus}'; it has {known}.")
-    for name in (stored, *(entry.obsolete if entry else ())):
+    dropped = bank.change_entry(corpus, lambda old: old and replace(old, complete=False))
+    obsolete = dropped.obsolete if dropped else ()
+    # The contexts of a replacement that has taken its place already are those of the other entry.
+    for name in (stored, *obsolete) if stored not in others else obsolete:
         _delete_contexts(bank, name)
-    bank.store.write_entry(corpus, None)
-    bank.reload()
+    # What has been announced again meanwhile stays; its ingestion stores the contexts again.
+    bank.change_entry(corpus, lambda old: None if old is None or old.complete or old == dropped else old)
     return contexts
 
 

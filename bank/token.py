@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from latentbank.bank.store.names import alias_name, collection_name
+from latentbank.bank.store.names import alias_name, collection_name, ledger_name
 from latentbank.bank.versions import split_name, stored_name
 from latentbank.errors import LatentBankError
 
@@ -62,10 +62,14 @@ def _opened(name: str, layers: Sequence[int], versions: Sequence[int]) -> list[s
     """Return the names of the collections and aliases of a bank or version."""
     bank, version = split_name(name)
     if version is not None:
-        return [collection_name(stored_name(bank, version), layer) for layer in layers]
+        return _of_version(stored_name(bank, version), layers)
     # The server shows an alias only to a key that may see the alias and what it points to.
-    stored = [collection_name(stored_name(bank, number), layer) for number in versions for layer in layers]
+    stored = [name for number in versions for name in _of_version(stored_name(bank, number), layers)]
     return stored + [alias_name(bank, layer) for layer in layers]
+
+
+def _of_version(stored: str, layers: Sequence[int]) -> list[str]:
+    return [ledger_name(stored), *(collection_name(stored, layer) for layer in layers)]
 
 
 def claims_of(key: str) -> Mapping[str, Any] | None:

@@ -29,8 +29,6 @@ from latentbank.progress import Progress, Silent
 
 # Sentences whose contexts are looked up in the bank at once when a job continues.
 _LOOKUP = 256
-# Seconds after which several workers that fixed a centred bank's means at the same moment all read the same ones.
-_SETTLE_SECONDS = 2.0
 # How often, a second apart, a worker counts again when all shares are done but contexts are missing: a cluster's
 # replicas may be behind each other.
 _RECOUNTS = 5
@@ -108,7 +106,7 @@ def store_plan(
         return JobReport(content.name, part.contexts, 0, part.contexts, 0, 0.0, 0.0, part.label)
     if bank.metric == "centred" and not bank.manifest.means:
         means = text_means(plan, model, bank.layers, progress, batch=batch)
-        bank.fix_means(means, settle=_SETTLE_SECONDS if share and bank.store.shared else 0.0)
+        bank.fix_means(means)
         progress.stage("ingesting", "contexts")
     entry = corpora.announce(bank, content, slot, alone=share is None)
     announced = time.monotonic()

@@ -28,6 +28,13 @@ Record: TypeAlias = Mapping[str, Any]
 StoredManifest: TypeAlias = tuple[Record, Mapping[str, Record]]
 """A manifest as stored: its head, and its ledger (entries by corpus)."""
 
+Change: TypeAlias = Callable[[Record | None], Record | None]
+"""What a writer makes of a record that is stored (None: there is none); the result is stored, or None removes it.
+
+It may be called several times, with what other writers have made of the record meanwhile, and again with its own
+result: it must then give that result again. It raises an error to change nothing.
+"""
+
 MOST_CORPORA = 1_000_000
 """More corpora than any bank has: the limit of a facet that must return all of them."""
 
@@ -110,14 +117,24 @@ class Store(Protocol):
     def read_manifest(self) -> StoredManifest | None:
         """Return the manifest's head and its ledger, or None if there is no such bank."""
 
-    def write_manifest(self, head: Record) -> None:
-        """Store the manifest's head; the ledger stays as it is."""
+    def change_head(self, change: Change) -> Record | None:
+        """Change the manifest's head, or store a new bank's, and return it; the ledger stays as it is.
 
-    def write_entry(self, corpus: str, entry: Record | None) -> None:
-        """Store one corpus's ledger entry, or remove it (None), without touching the others."""
+        Nobody else changes it between what `change` is given and what is stored. The exception is a server's bank that
+        an earlier version made and that is not upgraded: there nothing is compared, and the last change stays.
+        """
 
-    def write_entries(self, entries: Mapping[str, Record | None]) -> None:
-        """Store ledger entries by corpus, or remove them (None), in one step, without touching the others."""
+    def change_entry(self, corpus: str, change: Change, instead_of: str | None = None) -> Record | None:
+        """Change a corpus's ledger entry, add or remove it, and return it; see `change_head`.
+
+        Args:
+            corpus: its name.
+            change: what is made of the entry.
+            instead_of: another entry, which is removed; afterwards, if that cannot be done in the same step.
+
+        Raises:
+            BankNotFound: there is no bank.
+        """
 
     def read_shares(self, corpus: str) -> Mapping[str, Record]:
         """Return the records that `write_shares` stored for a corpus, by key."""
@@ -283,6 +300,17 @@ class Backend(Protocol):
         Raises:
             BankUnavailable: there is no cluster, or a shard cannot be copied.
             QueryError: there is no such node.
+        """
+
+    def upgrade(self, stored: str, *, finish: bool) -> bool:
+        """Give a server's bank a ledger, or with `finish` remove what it replaced; an embedded bank's is its file.
+
+        Returns:
+            Whether there was something to do.
+
+        Raises:
+            BankNotFound: there is no such bank.
+            LatentBankError: with `finish`, the bank is not upgraded; or it is embedded.
         """
 
     def require_writer(self) -> None:

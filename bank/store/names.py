@@ -1,4 +1,4 @@
-"""Names in a store: of layer collections, of aliases, and of records about an ingestion's shares."""
+"""Names in a store: of layer collections and ledgers, of aliases, and of records about an ingestion's shares."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def split_collection(collection: str) -> tuple[str, int] | None:
     """Return bank and layer of a collection named by `collection_name`; None for any other collection."""
     match = _COLLECTION.fullmatch(collection)
     return (match["bank"], int(match["layer"])) if match else None
+
+
+def split_ledger(collection: str) -> str | None:
+    """Return the bank of a collection named by `ledger_name`; None for any other collection."""
+    bank, mark, rest = collection.rpartition("--ledger")
+    return bank if mark and not rest else None
 
 
 def share_path(corpus: str, key: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -143,7 +144,8 @@ class Receiver:
         self.written = self._done = self._open = 0
         self._total = sum(entry.contexts for entry in self.todo) * len(target.layers)
         for entry in self.todo:
-            target.record(replace(entry, complete=False))
+            announced = replace(entry, complete=False)
+            target.change_entry(entry.name, partial(_announced, target, announced))
         # When the first context is stored, no reader may use a ledger any more in which the corpora are not announced.
         self._begins = time.monotonic() + LEDGER_SECONDS if self.todo and target.store.shared else 0.0
         for layer in target.layers if self.todo else ():
@@ -191,7 +193,7 @@ class Receiver:
                     f"of {entry.contexts:,}; drop the corpus and move it again.",
                     functions=("drop_corpus",),
                 )
-            self._target.record(replace(entry, complete=True))
+            self._target.change_entry(entry.name, partial(_completed, self._target, entry))
 
 
 def verify_corpora(
@@ -215,6 +217,29 @@ def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
     known = target.corpora.get(entry.name)
     if known is None:
         return False
+    _require_same(target, known, entry)
+    return known.complete and target.stored_contexts(entry.stored) == {entry.contexts}
+
+
+def _announced(target: Bank, entry: CorpusEntry, known: CorpusEntry | None) -> CorpusEntry:
+    """Return the entry of a corpus that is moved, which a bank may know already."""
+    if known is not None:
+        _require_same(target, known, entry)
+    return entry
+
+
+def _completed(target: Bank, entry: CorpusEntry, known: CorpusEntry | None) -> CorpusEntry:
+    """Return the entry of a corpus that was moved."""
+    if known is None:
+        raise CorpusError(
+            f"The corpus '{entry.name}' was dropped from the bank '{target.name}' while it was moved; move it again."
+        )
+    _require_same(target, known, entry)
+    return replace(entry, complete=True)
+
+
+def _require_same(target: Bank, known: CorpusEntry, entry: CorpusEntry) -> None:
+    """Raise CorpusError if a bank's corpus is another one than that of an entry of the same name."""
     same = known.content_hash == entry.content_hash and dict(known.plan) == dict(entry.plan)
     if not same or known.stored != entry.stored:
         how = (
@@ -226,4 +251,3 @@ def _is_whole(target: Bank, entry: CorpusEntry) -> bool:
             f"The bank '{target.name}' holds another corpus '{entry.name}' ({how}); drop it first.",
             functions=("drop_corpus",),
         )
-    return known.complete and target.stored_contexts(entry.stored) == {entry.contexts}

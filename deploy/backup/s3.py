@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Back up a bank on a Qdrant server or cluster to S3, and restore it: one snapshot of each shard, and the manifest.
+"""Back up a bank on a Qdrant server or cluster to S3, and restore it: one snapshot of each shard, and the ledger.
 
     s3.py backup  --bank NAME --to   s3://BUCKET/PREFIX          --node URL [--node URL ...]
     s3.py restore --bank NAME --from s3://BUCKET/PREFIX/NAME/TIME --node URL [--node URL ...]
@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,15 @@ from minio.error import MinioException
 
 INDEX = "backup.json"
 """Name of the file that is written last. A folder without it is not a backup."""
-_FORMAT = 1
+# The second format has a ledger, which restoring a bank must not leave out.
+_FORMATS = (1, 2)
 # Bytes of one part of an upload. S3 accepts 10,000 parts, so a shard can have 640 GB.
 _PART = 64 << 20
 # Timeout of a request: a snapshot of a large shard takes hours.
 _MAX_SECONDS = 6 * 3600.0
 _ENTRY = "corpus/"
+_MARK = "latentbank-ledger"
+_PAGE = 1000
 _PARAMS = ("vectors", "shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
 # Seconds until all nodes must know a new collection, and between the first two checks; the pause doubles, up to 1.
 _DISCOVERY_SECONDS, _FIRST_PAUSE = 60.0, 0.05
@@ -85,6 +88,19 @@ class Node:
         """Return the names of the bank's layer collections, lowest layer first."""
         names = [entry["name"] for entry in self.ask("GET", "/collections")["collections"]]
         return sorted(name for name in names if re.fullmatch(re.escape(bank) + r"--L\d\d+", name))
+
+    def ledger(self, bank: str) -> tuple[str, list[Any]] | None:
+        """Return the name and the points of the bank's ledger, without the workers' heartbeats; None: it has none."""
+        name = f"{bank}--ledger"
+        if name not in [entry["name"] for entry in self.ask("GET", "/collections")["collections"]]:
+            return None
+        points: list[Any] = []
+        page = {"limit": _PAGE, "with_payload": True}
+        while page.get("offset", "") is not None:
+            found = self.ask("POST", _path(name, "points/scroll"), page)
+            points += found["points"]
+            page["offset"] = found.get("next_page_offset")
+        return name, [point for point in points if point["payload"]["kind"] != "share"]
 
     def info(self, collection: str) -> Any:
         """Return the node's information about a collection."""
@@ -164,7 +180,7 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
     layers = first.layers(bank)
     if not layers:
         raise BackupError(f"{first.url} has no bank '{bank}'; `latentbank bank list` lists the banks.")
-    before = {name: first.info(name) for name in layers}
+    before, ledger = {name: first.info(name) for name in layers}, first.ledger(bank)
     folder = f"{bank}/{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
     saved: dict[str, Any] = {}
     for name, info in before.items():
@@ -177,12 +193,16 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
                 for shard, node in owners.items()
             },
         }
-    for name, info in before.items():
-        now = _kept(first.info(name))
-        if changed := [key for key, entry in _complete(info) if now.get(key) != entry]:
-            corpora = ", ".join(key.removeprefix(_ENTRY) for key in changed)
-            raise BackupError(f"The corpus {corpora} changed during the backup; run the backup again.")
-    index = {"format": _FORMAT, "bank": bank, "qdrant": first.version(), "layers": saved}
+    now = _corpora({name: first.info(name) for name in layers}, first.ledger(bank))
+    complete = {corpus: entry for corpus, entry in _corpora(before, ledger).items() if entry.get("complete")}
+    if changed := [corpus for corpus, entry in complete.items() if now.get(corpus) != entry]:
+        raise BackupError(f"The corpus {', '.join(changed)} changed during the backup; run the backup again.")
+    index = {"format": 2 if ledger else 1, "bank": bank, "qdrant": first.version(), "layers": saved}
+    if ledger:
+        name, points = ledger
+        info = first.info(name)
+        index["ledger"] = {"name": name, "config": info["config"], "payload_schema": info["payload_schema"]}
+        index["ledger"]["points"] = points
     data = json.dumps(index, indent=1).encode()
     bucket.put(f"{folder}/{INDEX}", io.BytesIO(data), len(data))
     return folder
@@ -192,28 +212,25 @@ def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
     """Restore a bank from a backup; the server must have no bank of that name.
 
     The collections are created first, and the cluster distributes their shards over the nodes it has now. Then every
-    node fetches the snapshots of its shards. The manifest is written last: until then no reader sees the bank, and the
-    next restore deletes what an interrupted one left.
+    node fetches the snapshots of its shards. The ledger, or the manifest of a bank that has none, is written last:
+    until then no reader sees the bank, and the next restore deletes what an interrupted one left.
 
     Raises:
         BackupError: the backup is not one of this bank, the server has the bank already, or a node fails.
     """
     first = nodes[0]
     index = json.loads(bucket.get(INDEX))
-    if index.get("format") != _FORMAT or index.get("bank") != bank:
+    if index.get("format") not in _FORMATS or index.get("bank") != bank:
         raise BackupError(f"s3://{bucket.name}/{bucket.prefix} is not a readable backup of a bank '{bank}'.")
-    there = first.layers(bank)
-    if any(_kept(first.info(name)) for name in there):
+    there, ledger = first.layers(bank), first.ledger(bank)
+    if (ledger and ledger[1]) or any(_is_manifest(_kept(first.info(name))) for name in there):
         raise BackupError(
             f"{first.url} already has a bank '{bank}'; delete it first (`latentbank bank delete {bank}`)."
         )
-    for name in there:
+    for name in [*there, *(ledger[:1] if ledger else ())]:
         first.ask("DELETE", _path(name))
     for name, layer in index["layers"].items():
-        first.ask("PUT", _path(name), _creation(layer["config"]))
-        for field, kind in layer["payload_schema"].items():
-            schema = kind.get("params") or kind["data_type"]
-            first.ask("PUT", _path(name, "index?wait=true"), {"field_name": field, "field_schema": schema})
+        _create(first, name, layer)
         for node, shard in _replicas(name, nodes, sorted(map(int, layer["shards"]))):
             report(f"{name}: shard {shard} to {node.url}")
             recovery = {
@@ -226,6 +243,20 @@ def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
     for name, layer in index["layers"].items():
         if metadata := layer["config"]["metadata"]:
             first.ask("PATCH", _path(name), {"metadata": metadata})
+    if ledger := index.get("ledger"):
+        _create(first, ledger["name"], ledger)
+        points = [
+            {"id": point["id"], "vector": {}, "payload": point["payload"]} for point in ledger["points"]
+        ]
+        first.ask("PUT", _path(ledger["name"], "points?wait=true"), {"points": points})
+
+
+def _create(node: Node, name: str, saved: Any) -> None:
+    """Create a collection with its payload indexes as they were saved."""
+    node.ask("PUT", _path(name), _creation(saved["config"]))
+    for field, kind in saved["payload_schema"].items():
+        schema = kind.get("params") or kind["data_type"]
+        node.ask("PUT", _path(name, "index?wait=true"), {"field_name": field, "field_schema": schema})
 
 
 def _path(collection: str, *more: str) -> str:
@@ -242,8 +273,18 @@ def _kept(info: Any) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if not key.startswith("share/")}
 
 
-def _complete(info: Any) -> Iterator[tuple[str, Any]]:
-    return ((k, entry) for k, entry in _kept(info).items() if k.startswith(_ENTRY) and entry.get("complete"))
+def _is_manifest(metadata: dict[str, Any]) -> bool:
+    """Return whether metadata is a bank's manifest, not only the mark of one that has a ledger."""
+    return bool(metadata) and _MARK not in metadata
+
+
+def _corpora(layers: dict[str, Any], ledger: tuple[str, list[Any]] | None) -> dict[str, Any]:
+    """Return the entries of a bank's corpora: from its ledger, else from the metadata of its layers."""
+    if ledger:
+        rows = (point["payload"] for point in ledger[1])
+        return {row["key"]: row["record"] for row in rows if row["kind"] == "entry" and row["record"]}
+    found = [item for info in layers.values() for item in _kept(info).items()]
+    return {key.removeprefix(_ENTRY): entry for key, entry in found if key.startswith(_ENTRY)}
 
 
 def _owners(collection: str, nodes: Sequence[Node], count: int) -> dict[int, Node]:

@@ -1,4 +1,4 @@
-"""`latentbank bank`: list, info, verify, use, drop-corpus, delete, token, replicate, export, import, pull, push."""
+"""`latentbank bank`: list, info, verify, use, upgrade, token, replicate, export, import, pull, push, and deletion."""
 
 from __future__ import annotations
 
@@ -126,6 +126,23 @@ def bank_delete(
     delete_bank(bank, settings)
     shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
     typer.echo(f"Deleted '{bank}'.")
+
+
+@command(app, "upgrade", example="--url https://qdrant.example.org:6333 bank upgrade SmolLM2-135M")
+def bank_upgrade(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str, typer.Argument()],
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Remove the old manifest, once everybody has a new token.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a server's bank of an earlier version a ledger of its own. Run again, it continues where it stopped."""
+    from latentbank.bank.upgrade import upgrade_bank
+    from latentbank.cli.output.banks import show_upgrade
+
+    show_upgrade(upgrade_bank(bank, GlobalOptions.of(ctx).writer_settings(), finish=finish), as_json=as_json)
 
 
 @command(app, "token", example="bank token --read --expires 30d --banks SmolLM2-135M --layers 4,8,12,16")

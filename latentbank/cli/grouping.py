@@ -23,6 +23,7 @@ COMMANDS = {
     "drop_corpus": "bank drop-corpus",
     "fill": "ingest run",
     "list_banks": "bank list",
+    "upgrade_bank": "bank upgrade",
     "use_bank": "bank use",
 }
 """The command that does what a function does, for each function that an error names."""

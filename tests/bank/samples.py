@@ -16,7 +16,7 @@ from latentbank.bank.opening import create_bank
 from latentbank.bank.points import Payload, context_id
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.backends import backend
-from latentbank.bank.store.base import Points, Store
+from latentbank.bank.store.base import Points, Record, Store
 
 WIDTH = 32
 WORDS = ("dog", "cat", "Dog", "fire", "truck", "snow")
@@ -53,6 +53,16 @@ class Place:
     def open(self, bank: str = "bank", **changes: Any) -> Store:
         """Open a store there, making its folder; `changes` are other settings."""
         return backend(self.settings.model_copy(update=changes)).open(bank, create=True)
+
+
+def put_head(store: Store, head: Record) -> None:
+    """Store a manifest's head, whatever there was."""
+    store.change_head(lambda _: head)
+
+
+def put_entry(store: Store, corpus: str, entry: Record | None) -> None:
+    """Store a corpus's ledger entry, or remove it (None), whatever there was."""
+    store.change_entry(corpus, lambda _: entry)
 
 
 def payload(number: int, corpus: str = "animals") -> Payload:

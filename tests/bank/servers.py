@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,18 @@ import pytest
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
+from latentbank.bank.store.server.client import Connection
 from latentbank.bank.where import Where
-from tests.bank.samples import HEAD, WIDTH, entry, ids, points, units
+from tests.bank.samples import HEAD, WIDTH, entry, ids, points, put_entry, put_head, units
 from tests.wire.double import QdrantDouble
 
 KEY = "the-key-that-nobody-may-see"
 ANIMALS = entry("animals", 40, updated="2026-01-01T00:00:00+00:00", version="0.1.0").to_dict()
 # Starts a double with a QdrantDouble's arguments; see the fixture `double`.
 Doubles = Callable[..., QdrantDouble]
+
+
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,12 @@ CALLS = {
     "info": Call("get_collection", lambda s: s.info(4)),
     "layers": Call("list_collections", lambda s: s.layers()),
     "in use": Call("list_aliases", lambda s: s.in_use()),
-    "manifest": Call("get_collection", lambda s: s.read_manifest()),
-    "head": Call("update_collection", lambda s: s.write_manifest(HEAD | {"model": "x"}), writes=True),
-    "entry": Call("update_collection", lambda s: s.write_entry("late", {"name": "late"}), writes=True),
-    "no entry": Call("update_collection", lambda s: s.write_entry("animals", None), writes=True),
-    "shares": Call("get_collection", lambda s: s.read_shares("animals")),
-    "share": Call("update_collection", lambda s: s.write_shares("animals", {"0/2/done": {}}), writes=True),
+    "manifest": Call("scroll", lambda s: s.read_manifest()),
+    "head": Call("upsert", lambda s: put_head(s, HEAD | {"model": f"x/{next(_NUMBERS)}"}), writes=True),
+    "entry": Call("upsert", lambda s: put_entry(s, "late", {"name": "late"}), writes=True),
+    "no entry": Call("upsert", lambda s: put_entry(s, "animals", None), writes=True),
+    "shares": Call("scroll", lambda s: s.read_shares("animals")),
+    "share": Call("upsert", lambda s: s.write_shares("animals", {"0/2/done": {}}), writes=True),
     "delete corpus": Call("delete", lambda s: s.delete_corpus(4, "plants"), writes=True),
     "delete": Call("delete_collection", lambda s: s.delete(), writes=True),
 }
@@ -80,17 +85,37 @@ def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
     """A bank with 40 contexts of `animals` and 20 of `plants` in layer 4."""
     store = backend(settings(server, **changes)).open(name)
     store.create(4, WIDTH, "int8")
-    store.write_manifest(HEAD)
-    store.write_entry("animals", ANIMALS)
+    put_head(store, HEAD)
+    put_entry(store, "animals", ANIMALS)
     for some in (points(40), points(20, "plants", seed=1)):
         store.upsert(4, some)
     return store
 
 
+def make_old(server: QdrantDouble, name: str = "bank", **changes: Any) -> None:
+    """Move a bank's manifest to metadata, where earlier versions kept it."""
+    where = settings(server, **changes)
+    with Connection(where) as connection:
+        store = backend(where).open(name)
+        head, entries = store.read_manifest() or ({}, {})
+        lowest = f"{name}--L{store.layers()[0]:02d}"
+        store.close()
+        metadata = {"latentbank": dict(head), "latentbank-ledger": None}
+        metadata |= {f"corpus/{corpus}": dict(entry) for corpus, entry in entries.items()}
+        connection.rest.delete_collection(f"{name}--ledger")
+        connection.rest.update_collection(lowest, metadata=metadata)
+
+
+def metadata_of(server: QdrantDouble, collection: str) -> dict[str, Any]:
+    """Return a collection's metadata, past all nodes' lag."""
+    return dict(server._engine.find(collection).config.metadata or {})
+
+
 def used(server: QdrantDouble) -> dict[str, set[str]]:
-    """Return the operations requested over each transport."""
+    """Return the operations requested over each transport, except for the ledger, which is always over REST."""
+    requests = [request for request in server.requests if not (request.collection or "").endswith("--ledger")]
     return {
-        transport: {request.operation for request in server.requests if request.transport == transport}
+        transport: {request.operation for request in requests if request.transport == transport}
         for transport in ("rest", "grpc")
     }
 

@@ -32,7 +32,19 @@ from latentbank.errors import (
     LayerNotFound,
     QueryError,
 )
-from tests.bank.samples import WIDTH, Place, entry, fill, ids, nearest, payload, points, sample_bank, units
+from tests.bank.samples import (
+    WIDTH,
+    Place,
+    entry,
+    fill,
+    ids,
+    nearest,
+    payload,
+    points,
+    put_head,
+    sample_bank,
+    units,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -263,7 +275,7 @@ def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
 
 def test_a_bank_of_another_schema_is_refused(place: Place) -> None:
     with sample_bank(place) as made:
-        made.store.write_manifest(made.manifest.head() | {"schema": 9, "version": "7.0"})
+        put_head(made.store, made.manifest.head() | {"schema": 9, "version": "7.0"})
     for ask in (lambda: open_bank("bank", place.settings), lambda: sample_bank(place)):
         with pytest.raises(BankMismatch, match=r"schema 9, this latentbank reads schema 1; .*\(7\.0\)"):
             ask()

@@ -8,12 +8,23 @@ import numpy as np
 import pytest
 
 from latentbank.bank.bank import Bank
-from latentbank.bank.manifest import write_mean
+from latentbank.bank.manifest import checked_means
 from latentbank.bank.opening import list_banks, open_bank
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.settings import load_settings
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
-from tests.bank.samples import WIDTH, Floats, Place, fill, ids, is_one_sentence, nearest, sample_bank, units
+from tests.bank.samples import (
+    WIDTH,
+    Floats,
+    Place,
+    fill,
+    ids,
+    is_one_sentence,
+    nearest,
+    put_head,
+    sample_bank,
+    units,
+)
 
 # Contexts lie far from zero, and queries in another place than text; centring removes both offsets.
 TEXT = {layer: units(1, seed=50 + layer)[0] * 20 for layer in (4, 8)}
@@ -191,31 +202,32 @@ def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
         bank.fix_means(TEXT)
         other = bank.manifest.head()
         other["means"] = dict(zip(other["means"], reversed(other["means"].values()), strict=True))
-        bank.store.write_manifest(other)
+        put_head(bank.store, other)
         with pytest.raises(BankMismatch, match=r"fixed other means.*drop the corpus of this one") as caught:
             fill(bank, 60, states=around)
         assert is_one_sentence(caught.value)
 
 
-def test_workers_that_fix_means_at_the_same_moment_all_go_by_the_last(
+def test_of_workers_that_fix_means_at_the_same_moment_the_first_does(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with sample_bank(place, metric="centred") as bank:
         other = {layer: mean * 2 for layer, mean in TEXT.items()}
 
-        def meanwhile(seconds: float) -> None:
-            assert seconds == 3.0
-            theirs = {str(layer): write_mean(mean) for layer, mean in other.items()}
-            bank.store.write_manifest(bank.manifest.head() | {"means": theirs})
+        def checked(*given: Any) -> dict[int, str]:
+            """Check this worker's means, and let another one be faster before they are stored."""
+            monkeypatch.undo()
+            bank.fix_means(other)
+            return checked_means(*given)
 
-        monkeypatch.setattr("latentbank.bank.bank.time.sleep", meanwhile)
-        bank.fix_means(TEXT, settle=3.0)
+        monkeypatch.setattr("latentbank.bank.changes.checked_means", checked)
+        bank.fix_means(TEXT)
         np.testing.assert_array_equal(bank.text_mean(4), other[4])
         fill(bank, 60, states=around)
 
 
 def test_lost_means_are_found(centred: Bank, place: Place) -> None:
-    centred.store.write_manifest(centred.manifest.head() | {"means": {}})
+    put_head(centred.store, centred.manifest.head() | {"means": {}})
     with pytest.raises(BankMismatch):
         centred.verify()
     centred.close()

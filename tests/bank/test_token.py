@@ -45,8 +45,9 @@ def test_a_token_is_what_its_standard_says() -> None:
         "access": [
             {"collection": name, "access": "r"}
             for name in (
-                *("a--L04", "a--L120", "a@2--L04", "a@2--L120", "a@in-use--L04", "a@in-use--L120"),
-                *("b.c@7--L04", "b.c@7--L120"),
+                *("a--ledger", "a--L04", "a--L120", "a@2--ledger", "a@2--L04", "a@2--L120"),
+                *("a@in-use--L04", "a@in-use--L120"),
+                *("b.c@7--ledger", "b.c@7--L04", "b.c@7--L120"),
             )
         ],
     }

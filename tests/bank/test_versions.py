@@ -31,7 +31,7 @@ from latentbank.errors import (
     LatentBankError,
     LayerNotFound,
 )
-from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, sample_bank, units
+from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, put_head, sample_bank, units
 from tests.bank.servers import KEY, Doubles, settings
 from tests.wire.double import QdrantDouble
 from tests.wire.faults import Fault
@@ -201,7 +201,7 @@ def test_what_others_keep_beside_banks_is_no_version(place: Place) -> None:
         for name in ("bank@1", "bank@x"):
             store = backend(place.settings).open(name)
             store.create(4, WIDTH, "int8")
-            store.write_manifest({"bank": name})
+            put_head(store, {"bank": name})
             store.close()
     assert list_versions(place.settings) == [Versions("bank", (1,), 1)]
 

@@ -32,6 +32,8 @@ class Collection:
     schema: dict[str, Any] = field(default_factory=dict)
     # The lines that each node has of each shard.
     replicas: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    # Points of a collection without vectors, which all nodes have.
+    points: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -78,8 +80,8 @@ class Cluster:
             self.collections[name] = Collection(
                 {
                     "params": params,
-                    "hnsw_config": made["hnsw_config"],
-                    "optimizer_config": made["optimizers_config"],
+                    "hnsw_config": made.get("hnsw_config"),
+                    "optimizer_config": made.get("optimizers_config"),
                     "quantization_config": made.get("quantization_config"),
                 },
                 [],
@@ -114,6 +116,17 @@ class Cluster:
                 "data_type": kind,
                 "params": None if given == kind else given,
             }
+            return 200, {"result": {}}
+        if (method, rest) == ("POST", "/points/scroll"):
+            given = m.ScrollRequest.model_validate(body)
+            ids = [point["id"] for point in collection.points]
+            at = ids.index(given.offset) if given.offset else 0
+            end = at + (given.limit or 10)
+            following = ids[end] if end < len(ids) else None
+            return 200, {"result": {"points": collection.points[at:end], "next_page_offset": following}}
+        if (method, rest) == ("PUT", "/points"):
+            points = m.PointsList.model_validate(body).points
+            collection.points = [{"id": point.id, "payload": point.payload} for point in points]
             return 200, {"result": {}}
         if (method, rest) == ("GET", "/cluster"):
             if self.unknown.get(node, 0) > 0:

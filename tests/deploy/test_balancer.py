@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from latentbank.bank.store.backends import backend
-from tests.bank.samples import HEAD, WIDTH, points, units
+from tests.bank.samples import HEAD, WIDTH, points, put_head, units
 from tests.bank.servers import settings, used
 from tests.deploy.places import DEPLOY, system_tool
 from tests.wire.double import QdrantDouble
@@ -67,7 +67,7 @@ def test_rest_grpc_and_tls_pass_and_a_node_that_is_away_does_no_harm(tmp_path: P
         )
         store = backend(where).open("bank")
         store.create(4, WIDTH, "int8")
-        store.write_manifest(HEAD)
+        put_head(store, HEAD)
         store.upsert(4, points(40))
         assert store.count(4) == 40
         (hits,) = store.search(4, units(1), 5, exact=True)

@@ -55,6 +55,46 @@ def _filled(size: int = 3) -> Cluster:
     return cluster
 
 
+LEDGER = "bank--ledger"
+MARK = {
+    "latentbank": {"schema": 2},
+    "latentbank-ledger": {"ledger": LEDGER, "copied": True},
+}
+
+
+def _row(number: int, kind: str, key: str, record: Any) -> dict[str, Any]:
+    return {
+        "id": f"00000000-0000-0000-0000-{number:012d}",
+        "payload": {"kind": kind, "key": key, "record": record, "version": 1},
+    }
+
+
+ROWS = [
+    _row(1, "entry", "animals", WHOLE),
+    _row(2, "share", "0/2/beat/animals", {"at": "now"}),
+    _row(3, "head", "", {"model": "tiny"}),
+    _row(4, "entry", "dropped", None),
+]
+
+
+def _with_ledger(size: int = 3) -> Cluster:
+    """The same bank with a ledger."""
+    cluster = _filled(size)
+    for name in LAYERS:
+        cluster.collections[name].config["metadata"] = dict(MARK)
+    params = {
+        "vectors": {},
+        "shard_number": 1,
+        "replication_factor": 3,
+        "write_consistency_factor": 2,
+        "on_disk_payload": True,
+    }
+    parts = {"hnsw_config": {"m": 16}, "optimizer_config": {"indexing_threshold": 10000}}
+    schema = {"version": {"data_type": "integer", "points": 4}, "kind": {"data_type": "keyword", "points": 4}}
+    cluster.collections[LEDGER] = Collection({"params": params, **parts}, [], schema, {}, list(ROWS))
+    return cluster
+
+
 class Place:
     """Clusters on sockets, one bucket, and the script."""
 
@@ -135,6 +175,41 @@ def test_a_bank_comes_back_whole_on_a_cluster_of_any_size(place: Place, size: in
     }
     assert "metadata" not in new.collections[LAYERS[1]].config
     assert old.keys == new.keys == {KEY}
+
+
+def test_a_ledger_comes_back_last_and_without_heartbeats(place: Place) -> None:
+    old = place.up(_with_ledger())
+    folder = place.saved(old)
+    new = place.up(Cluster(3, delay=1))
+    for name in (LAYERS[1], LEDGER):  # what a killed restore left
+        parts = {"params": {}, "hnsw_config": {}, "optimizer_config": {}, "metadata": dict(MARK)}
+        new.collections[name] = Collection(parts, [[] for _ in range(3)])
+    code, _, err = place.call("restore", folder, new.urls)
+    assert code == 0, err
+    assert list(new.collections) == [*LAYERS, LEDGER]
+    assert new.collections[LEDGER].points == [row for row in ROWS if row["payload"]["kind"] != "share"]
+    assert new.collections[LEDGER].config["params"] == old.collections[LEDGER].config["params"]
+    assert set(new.collections[LEDGER].schema) == {"version", "kind"}
+    for name in LAYERS:
+        assert _contents(new, name) == _contents(old, name)
+        assert new.collections[name].config["metadata"] == MARK
+    code, _, err = place.call("restore", folder, new.urls)
+    assert (code, "delete it first" in err) == (2, True)
+
+
+def test_a_ledger_that_changes_meanwhile_stops_a_backup(place: Place) -> None:
+    cluster = place.up(_with_ledger())
+
+    def replace_corpus(cluster: Cluster) -> None:
+        cluster.collections[LEDGER].points = [
+            _row(1, "entry", "animals", WHOLE | {"contexts": 61}),
+            *ROWS[1:],
+        ]
+
+    cluster.during = replace_corpus
+    code, _, err = place.call("backup", "s3://safe", cluster.urls)
+    assert code == 2
+    assert "animals changed during the backup; run the backup again." in err
 
 
 def _replace_corpus(cluster: Cluster) -> None:

@@ -133,7 +133,7 @@ class Calls:
 
 # A job's writer and its LLM send events at the same time.
 _speaking = threading.Lock()
-_SPIED = ("write_entry", "defer_index", "present", "upsert", "commit", "index")
+_SPIED = ("change_entry", "defer_index", "present", "upsert", "commit", "index")
 
 
 @dataclass(frozen=True)

@@ -415,14 +415,14 @@ def test_a_store_that_fails_later_on(
 
 MOMENTS = (
     ("planning", 1),
-    ("write_entry", 1),
+    ("change_entry", 1),
     ("upsert", 1),
     ("commit", 1),
     ("upsert", 4),
     ("commit", 2),
     ("index", 1),
     ("index", 3),
-    ("write_entry", 2),
+    ("change_entry", 2),
 )
 
 
@@ -434,7 +434,7 @@ def test_kill_9_at_any_moment(place: Place, model: LanguageModel, unbroken: Unbr
         events = kill_job(place, SENTENCES, name, times, chance.random() * 0.03)
         assert Event(name, True) in events, f"{name} never came"
         safe += committed(events)
-        begun, ended = (events.count(Event("write_entry", begins)) for begins in (True, False))
+        begun, ended = (events.count(Event("change_entry", begins)) for begins in (True, False))
         with place.bank(model) as bank:
             if "c" in bank.corpora:
                 # If the job was killed while it wrote the last entry, the entry may be written or not.

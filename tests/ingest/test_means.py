@@ -169,7 +169,7 @@ def test_a_job_that_is_killed_after_the_means_were_fixed(
     with place.bank(model) as bank:
         plan = place.plan(bank, model, SENTENCES)
         with monkeypatch.context() as patch:
-            patch.setattr(bank.store, "write_entry", lambda *_: (_ for _ in ()).throw(Killed()))
+            patch.setattr(bank.store, "change_entry", lambda *_: (_ for _ in ()).throw(Killed()))
             with pytest.raises(Killed):
                 store_plan(bank, plan, model, batch=BATCH)
         means = dict(bank.info().manifest.means)

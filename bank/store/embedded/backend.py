@@ -9,7 +9,7 @@ from latentbank.bank.store.base import Replicated, Store, StoredManifest
 from latentbank.bank.store.embedded.manifest_file import MANIFEST, ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer, remove_pointer, write_pointer
 from latentbank.bank.store.embedded.store import EmbeddedStore
-from latentbank.errors import BankUnavailable
+from latentbank.errors import BankUnavailable, LatentBankError
 
 
 class EmbeddedBackend:
@@ -65,6 +65,15 @@ class EmbeddedBackend:
         """See `Backend`."""
         del banks, copies, leaving, report
         raise BankUnavailable("Embedded banks have no nodes; name the server.", argument="url")
+
+    def upgrade(self, stored: str, *, finish: bool) -> bool:
+        """See `Backend`."""
+        del finish
+        raise LatentBankError(
+            f"The bank '{stored}' is embedded: its manifest is a file, and stays one; name a server "
+            "to upgrade a bank there.",
+            argument="url",
+        )
 
     def require_writer(self) -> None:
         """See `Backend`."""

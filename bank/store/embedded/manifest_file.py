@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentbank.bank.store.base import Record, StoredManifest
+from latentbank.bank.store.base import Change, Record, StoredManifest
 from latentbank.bank.store.embedded.engine import engine_errors, unusable
 from latentbank.bank.store.names import share_key, share_path
 from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
@@ -40,18 +40,30 @@ class ManifestFile:
         data = self._read()
         if data is None:
             return None
-        head = {key: value for key, value in data.items() if key not in (_SHARES, _CORPORA)}
-        return head, data.get(_CORPORA, {})
+        return _head(data), data.get(_CORPORA, {})
 
-    def write_head(self, head: Record) -> None:
-        """Store the head; the ledger and the records about shares stay as they are."""
+    def change_head(self, change: Change) -> Record | None:
+        """Change the head; the ledger and the records about shares stay as they are. See `Store`."""
         with self._guard:
-            found = self._read() or {}
-            self._replace({**head, **{table: found.get(table, {}) for table in (_SHARES, _CORPORA)}})
+            found = self._read()
+            tables = {table: (found or {}).get(table, {}) for table in (_SHARES, _CORPORA)}
+            head = None if found is None else _head(found)
+            changed = change(head)
+            if changed is not None and changed != head:
+                self._replace({**changed, **tables})
+            return changed
 
-    def write_entries(self, entries: Mapping[str, Record | None]) -> None:
-        """Store ledger entries by corpus, or remove them (None)."""
-        self._merge(_CORPORA, entries)
+    def change_entry(self, corpus: str, change: Change, instead_of: str | None) -> Record | None:
+        """Change a ledger entry, and remove another one in the same step. See `Store`."""
+        with self._guard:
+            data = self._require()
+            entries = data.get(_CORPORA, {})
+            changed = change(entries.get(corpus))
+            after = {**entries, corpus: changed} | ({} if instead_of is None else {instead_of: None})
+            after = {name: entry for name, entry in after.items() if entry is not None}
+            if after != entries:
+                self._replace({**data, _CORPORA: after})
+            return changed
 
     def read_shares(self, corpus: str) -> Mapping[str, Record]:
         """Return the records about shares of a corpus's ingestion, by key."""
@@ -60,7 +72,11 @@ class ManifestFile:
 
     def write_shares(self, corpus: str, records: Mapping[str, Record | None]) -> None:
         """Store records about shares of a corpus's ingestion, or remove them (None)."""
-        self._merge(_SHARES, {share_path(corpus, key): record for key, record in records.items()})
+        changes = {share_path(corpus, key): record for key, record in records.items()}
+        with self._guard:
+            data = self._require()
+            rows = {**data.get(_SHARES, {}), **changes}
+            self._replace({**data, _SHARES: {key: row for key, row in rows.items() if row is not None}})
 
     def begin_deletion(self) -> None:
         """End the bank in one step, which also records that a deletion has begun."""
@@ -93,15 +109,12 @@ class ManifestFile:
             raise self._damaged("it is not a JSON object")
         return data
 
-    def _merge(self, table: str, changes: Mapping[str, Record | None]) -> None:
-        """Change rows of one of the file's tables, or remove them (None)."""
-        with self._guard:
-            data = self._read()
-            if data is None:
-                raise BankNotFound(f"There is no bank '{self._bank}' in {self._folder.parent}.")
-            rows = {key: row for key, row in data.get(table, {}).items() if key not in changes}
-            rows |= {key: row for key, row in changes.items() if row is not None}
-            self._replace({**data, table: rows})
+    def _require(self) -> dict[str, Any]:
+        """Return the file's content; raises BankNotFound if there is none."""
+        data = self._read()
+        if data is None:
+            raise BankNotFound(f"There is no bank '{self._bank}' in {self._folder.parent}.")
+        return data
 
     def _replace(self, data: Record) -> None:
         try:
@@ -113,3 +126,7 @@ class ManifestFile:
         return BankUnavailable(
             f"The manifest of bank '{self._bank}' cannot be read ({how}); restore {self._path} from a backup."
         )
+
+
+def _head(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in (_SHARES, _CORPORA)}

@@ -25,6 +25,7 @@ import qdrant_edge as edge
 from latentbank.bank.points import Payload
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
+    Change,
     Floats,
     Hit,
     LayerInfo,
@@ -102,19 +103,15 @@ class EmbeddedStore:
         self._access.require_open()
         return self._manifest.read()
 
-    def write_manifest(self, head: Record) -> None:
+    def change_head(self, change: Change) -> Record | None:
         """See `Store`."""
         self._access.require_writable()
-        self._manifest.write_head(head)
+        return self._manifest.change_head(change)
 
-    def write_entry(self, corpus: str, entry: Record | None) -> None:
-        """See `Store`."""
-        self.write_entries({corpus: entry})
-
-    def write_entries(self, entries: Mapping[str, Record | None]) -> None:
+    def change_entry(self, corpus: str, change: Change, instead_of: str | None = None) -> Record | None:
         """See `Store`."""
         self._access.require_writable()
-        self._manifest.write_entries(entries)
+        return self._manifest.change_entry(corpus, change, instead_of)
 
     def read_shares(self, corpus: str) -> Mapping[str, Record]:
         """See `Store`."""

@@ -93,11 +93,17 @@ def switch(server: Connection, bank: str, stored: str, layers: Iterable[int]) ->
         for layer in sorted(others - own)
     ]
     server.call(lambda: server.rest.update_collection_aliases(change_aliases_operations=actions))
-    if version_in_use(server, bank) != stored:
+    # The node that answers may not know yet what another one has done.
+    if not any(_is_in_use(server, bank, stored, pause) for pause in _PAUSES):
         raise BankBusy(
             f"Another process has switched the bank '{bank}' to another version at the same moment; check which "
             "version is in use, then try again."
         )
+
+
+def _is_in_use(server: Connection, bank: str, stored: str, pause: float) -> bool:
+    time.sleep(pause)
+    return version_in_use(server, bank) == stored
 
 
 def _aliases(server: Connection, bank: str) -> Mapping[int, str]:

@@ -8,9 +8,11 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Replicated, Store, StoredManifest
+from latentbank.bank.store.names import split_collection, split_ledger
 from latentbank.bank.store.server.aliases import switch, version_in_use
 from latentbank.bank.store.server.client import Connection
-from latentbank.bank.store.server.metadata import bank_layers, has_manifest
+from latentbank.bank.store.server.manifest import ServerManifest, has_manifest
+from latentbank.bank.store.server.metadata import collection_names
 from latentbank.bank.store.server.replicas import replicate
 from latentbank.bank.store.server.store import ServerStore
 from latentbank.bank.token import claims_of, only_reads
@@ -52,9 +54,10 @@ class ServerBackend:
     def bank_names(self) -> list[str]:
         """See `Backend`; only what this key may see."""
         with Connection(self._settings) as server:
-            banks = bank_layers(server)
-            # Leftovers of a killed creation or deletion are not a bank: their lowest layer carries no manifest.
-            return sorted(bank for bank, layers in banks.items() if has_manifest(server, bank, layers[0]))
+            names = collection_names(server)
+            ledgers = {bank for name in names if (bank := split_ledger(name))}
+            banks = ledgers | {parts[0] for name in names if (parts := split_collection(name))}
+            return sorted(bank for bank in banks if has_manifest(server, bank, ledger=bank in ledgers))
 
     def names_in_use(self, banks: Iterable[str]) -> dict[str, str]:
         """See `Backend`."""
@@ -87,6 +90,12 @@ class ServerBackend:
         """See `Backend`."""
         with Connection(self._settings) as server:
             return replicate(server, banks, copies, leaving, report)
+
+    def upgrade(self, stored: str, *, finish: bool) -> bool:
+        """See `Backend`."""
+        with Connection(self._settings) as server:
+            manifest = ServerManifest(server, stored)
+            return manifest.finish_upgrade() if finish else manifest.upgrade()
 
     def require_writer(self) -> None:
         """See `Backend`. The request changes nothing, but only a key that may manage collections may send it."""

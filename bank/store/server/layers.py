@@ -32,7 +32,13 @@ _CAPTION = models.TextIndexParams(
 )
 
 
-def create_layer(server: Connection, collection: str, hidden_size: int, quantization: str) -> None:
+def create_layer(
+    server: Connection,
+    collection: str,
+    hidden_size: int,
+    quantization: str,
+    metadata: dict[str, Any] | None = None,
+) -> None:
     """Create a layer collection with its payload indexes, replacing one of another size or quantization."""
 
     def create() -> bool:
@@ -53,6 +59,7 @@ def create_layer(server: Connection, collection: str, hidden_size: int, quantiza
                 shard_number=settings.shard_number,
                 replication_factor=settings.replication_factor,
                 write_consistency_factor=settings.write_consistency_factor,
+                metadata=metadata,
             )
         except Exception as error:
             if not exists_already(error):

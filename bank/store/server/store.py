@@ -18,6 +18,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 from latentbank.bank.points import Payload
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
+    Change,
     Floats,
     Hit,
     LayerInfo,
@@ -34,8 +35,8 @@ from latentbank.bank.store.server.aliases import version_in_use
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.downloading import save_snapshot
 from latentbank.bank.store.server.layers import create_layer, defer_index, index_captions, index_layer
+from latentbank.bank.store.server.manifest import ServerManifest
 from latentbank.bank.store.server.messages import point_messages
-from latentbank.bank.store.server.metadata import Metadata
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
@@ -58,7 +59,7 @@ class ServerStore:
         self._bank = bank
         self._settings = settings
         self._server = Connection(settings, bank)
-        self._metadata = Metadata(self._server, bank)
+        self._manifest = ServerManifest(self._server, bank)
         self._checked = False
         self._captions = CaptionFilters(self._read_captions, shared=True)
         self._captions_indexed: set[int] = set()
@@ -82,7 +83,7 @@ class ServerStore:
     def read_manifest(self) -> StoredManifest | None:
         """See `Store`."""
         self._check_version()
-        return self._metadata.read()
+        return self._manifest.read()
 
     def _check_version(self) -> None:
         """Refuse a server that would silently drop parts of what a bank is; asked once."""
@@ -97,36 +98,38 @@ class ServerStore:
             )
         self._checked = True
 
-    def write_manifest(self, head: Record) -> None:
+    def change_head(self, change: Change) -> Record | None:
         """See `Store`."""
-        self._metadata.write_head(head)
+        return self._manifest.change_head(change)
 
-    def write_entry(self, corpus: str, entry: Record | None) -> None:
+    def change_entry(self, corpus: str, change: Change, instead_of: str | None = None) -> Record | None:
         """See `Store`."""
-        self._metadata.write_entries({corpus: entry})
-
-    def write_entries(self, entries: Mapping[str, Record | None]) -> None:
-        """See `Store`."""
-        self._metadata.write_entries(entries)
+        return self._manifest.change_entry(corpus, change, instead_of)
 
     def read_shares(self, corpus: str) -> Mapping[str, Record]:
         """See `Store`."""
-        return self._metadata.read_shares(corpus)
+        return self._manifest.read_shares(corpus)
 
     def write_shares(self, corpus: str, records: Mapping[str, Record | None]) -> None:
         """See `Store`."""
-        self._metadata.write_shares(corpus, records)
+        self._manifest.write_shares(corpus, records)
 
     # -- layers --------------------------------------------------------------------------------
 
     def layers(self) -> list[int]:
         """See `Store`."""
-        return self._metadata.layers()
+        return self._manifest.layers()
 
     def create(self, layer: int, hidden_size: int, quantization: str) -> None:
         """See `Store`."""
         with self._captions.changing():
-            create_layer(self._server, self._collection(layer), hidden_size, quantization)
+            create_layer(
+                self._server,
+                self._collection(layer),
+                hidden_size,
+                quantization,
+                metadata=self._manifest.layer_metadata,
+            )
 
     def defer_index(self, layer: int, expected: int) -> None:
         """See `Store`."""
@@ -304,7 +307,8 @@ class ServerStore:
 
     def delete(self) -> None:
         """See `Store`."""
-        # The lowest layer, which carries the manifest, is deleted first: an interrupted deletion leaves no bank.
+        # First what carries the manifest, the ledger or the lowest layer: an interrupted deletion leaves no bank.
+        self._manifest.delete_ledger()
         for layer in self.layers():
             self._server.call(partial(self._server.rest.delete_collection, self._collection(layer)))
 

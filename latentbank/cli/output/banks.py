@@ -16,6 +16,7 @@ from latentbank.text import listed
 if TYPE_CHECKING:
     from latentbank.bank.bank import BankInfo
     from latentbank.bank.store.base import Replicated
+    from latentbank.bank.upgrade import UpgradeReport
     from latentbank.bank.versions import Versions
 
 
@@ -103,6 +104,27 @@ def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
         print(sentence)
     if not wrong:
         print(f"The bank '{bank}' is sound.")
+
+
+def show_upgrade(report: UpgradeReport, *, as_json: bool) -> None:
+    """Print what an upgrade did, and which tokens must be issued again."""
+    if as_json:
+        print_json(asdict(report))
+        return
+    bank, layers = report.bank, ",".join(map(str, report.layers))
+    if report.finished:
+        removed = "Removed the old manifest" if report.changed else "There was no old manifest left"
+        print(f"{removed}; the bank '{bank}' is in its ledger, {report.ledger}, alone.")
+        return
+    if not report.changed:
+        print(f"The bank '{bank}' has a ledger already, {report.ledger}.")
+        return
+    print(
+        f"The bank '{bank}' has a ledger now, {report.ledger}. Tokens that were made before do not open it."
+    )
+    print("Issue every token for this bank again, then remove the old manifest:")
+    print(f"  latentbank bank token --read --expires 30d --banks {bank} --layers {layers}")
+    print(f"  latentbank bank upgrade {bank} --finish")
 
 
 def show_token(

@@ -14,7 +14,7 @@ from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.captions import contains
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
-from tests.bank.samples import HEAD, WIDTH, Place, ids, is_one_sentence, payload, units
+from tests.bank.samples import HEAD, WIDTH, Place, ids, is_one_sentence, payload, put_head, units
 from tests.bank.servers import KEY, Doubles
 from tests.bank.servers import settings as settings_of
 
@@ -107,7 +107,7 @@ def store(place: Place) -> Iterator[Store]:
     """A layer with these captions."""
     made = place.open()
     made.create(4, WIDTH, "int8")
-    made.write_manifest(HEAD)
+    put_head(made, HEAD)
     made.upsert(4, given())
     made.commit()
     yield made

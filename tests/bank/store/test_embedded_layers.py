@@ -19,7 +19,7 @@ from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.embedded import optimizing
 from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable
-from tests.bank.samples import HEAD, WIDTH, Place, is_one_sentence, points, units
+from tests.bank.samples import HEAD, WIDTH, Place, is_one_sentence, points, put_head, units
 from tests.bank.store.test_store import joined, recall, two_corpora
 
 
@@ -32,7 +32,7 @@ def made(place: Place, **settings: Any) -> Store:
     """A store with an empty layer 4."""
     store = place.open(**settings)
     store.create(4, WIDTH, "int8")
-    store.write_manifest(HEAD)
+    put_head(store, HEAD)
     return store
 
 
@@ -274,11 +274,11 @@ def test_an_error_of_the_indexing_process_is_raised_here(place: Place) -> None:
     store.upsert(4, points(50))
     store.commit()
     wrong = {**HEAD, "hidden_size": WIDTH + 1}
-    store.write_manifest(wrong)
+    put_head(store, wrong)
     with pytest.raises(BankUnavailable, match=r"cannot be used: .*incompatible") as found:
         store.index(4)
     assert is_one_sentence(found.value)
-    store.write_manifest(HEAD)
+    put_head(store, HEAD)
     store.index(4)
     assert store.info(4).indexed == 50
     store.close()

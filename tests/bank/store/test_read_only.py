@@ -29,6 +29,7 @@ from tests.bank.samples import (
     next_line,
     payload,
     points,
+    put_head,
     sample_bank,
     units,
 )
@@ -155,7 +156,7 @@ WRITES: dict[str, Callable[[Bank], object]] = {
     "index": lambda b: b.store.index(4),
     "defer": lambda b: b.store.defer_index(4, 100),
     "create": lambda b: b.store.create(12, WIDTH, "int8"),
-    "head": lambda b: b.store.write_manifest({}),
+    "head": lambda b: put_head(b.store, {}),
     "shares": lambda b: b.store.write_shares("animals", {"0/2/done": {}}),
     "snapshot": lambda b: b.store.load_snapshot(4, lambda _file: None, {}),
     "delete": lambda b: b.store.delete(),

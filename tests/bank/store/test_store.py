@@ -16,7 +16,19 @@ from latentbank.bank.settings import Quantization
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable, LatentBankError, QueryError
-from tests.bank.samples import COLOURS, HEAD, WIDTH, Place, ids, nearest, payload, points, units
+from tests.bank.samples import (
+    COLOURS,
+    HEAD,
+    WIDTH,
+    Place,
+    ids,
+    nearest,
+    payload,
+    points,
+    put_entry,
+    put_head,
+    units,
+)
 from tests.bank.servers import CALLS
 
 Choice = tuple[Filter, Callable[[Payload], bool]]
@@ -78,7 +90,7 @@ def store(place: Place) -> Iterator[Store]:
     """A bank with an empty layer 4 and a manifest."""
     with_layer = place.open()
     with_layer.create(4, WIDTH, "int8")
-    with_layer.write_manifest(HEAD)
+    put_head(with_layer, HEAD)
     yield with_layer
     with_layer.close()
 
@@ -287,7 +299,7 @@ class TestStore:
     ) -> None:
         store = place.open("quantized", graph_from=graph_from)
         store.create(4, WIDTH, quantization)
-        store.write_manifest(HEAD | {"bank": "quantized", "quantization": quantization})
+        put_head(store, HEAD | {"bank": "quantized", "quantization": quantization})
         given = points(300)
         store.upsert(4, given)
         store.commit()
@@ -457,7 +469,7 @@ class TestStore:
             name = f"graph{number}"
             store = place.open(name, graph_from=graph_from)
             store.create(4, WIDTH, "int8")
-            store.write_manifest(HEAD | {"bank": name})
+            put_head(store, HEAD | {"bank": name})
             store.upsert(4, given)
             store.commit()
             store.index(4)
@@ -524,24 +536,24 @@ class TestStore:
 
     def test_the_head_and_each_entry_change_by_themselves(self, store: Store) -> None:
         assert store.read_manifest() == (HEAD, {})
-        store.write_entry("a", {"name": "a", "contexts": 1, "plan": {"bos": "tokenizer", "skip": 1}})
-        store.write_entry("b.c-d_e", {"name": "b.c-d_e", "contexts": 2, "complete": False})
-        store.write_entry("a", {"name": "a", "contexts": 3})
+        put_entry(store, "a", {"name": "a", "contexts": 1, "plan": {"bos": "tokenizer", "skip": 1}})
+        put_entry(store, "b.c-d_e", {"name": "b.c-d_e", "contexts": 2, "complete": False})
+        put_entry(store, "a", {"name": "a", "contexts": 3})
         changed = HEAD | {"model": "otro/modèle"}
-        store.write_manifest(changed)
+        put_head(store, changed)
         entries = {
             "a": {"name": "a", "contexts": 3},
             "b.c-d_e": {"name": "b.c-d_e", "contexts": 2, "complete": False},
         }
         assert store.read_manifest() == (changed, entries)
-        store.write_entry("a", None)
-        store.write_entry("never there", None)
+        put_entry(store, "a", None)
+        put_entry(store, "never there", None)
         assert store.read_manifest() == (changed, {"b.c-d_e": entries["b.c-d_e"]})
 
     def test_an_entry_without_a_bank_is_an_error(self, place: Place) -> None:
         store = place.open("nothing")
         with pytest.raises(LatentBankError, match="no bank 'nothing'"):
-            store.write_entry("a", {"name": "a"})
+            put_entry(store, "a", {"name": "a"})
         store.close()
 
     # -- life ------------------------------------------------------------------------------------
@@ -550,8 +562,8 @@ class TestStore:
         store = place.open()
         for layer in (4, 8):
             store.create(layer, WIDTH, "int8")
-        store.write_manifest(HEAD)
-        store.write_entry("animals", {"name": "animals"})
+        put_head(store, HEAD)
+        put_entry(store, "animals", {"name": "animals"})
         given = joined(*two_corpora(store))
         store.index(4)
         store.upsert(8, given)
@@ -570,14 +582,14 @@ class TestStore:
     def test_a_deleted_bank_is_gone_and_can_be_made_again(self, place: Place, store: Store) -> None:
         store.create(8, WIDTH, "int8")
         two_corpora(store)
-        store.write_entry("animals", {"name": "animals"})
+        put_entry(store, "animals", {"name": "animals"})
         store.delete()
         store.close()
         again = place.open()
         assert again.read_manifest() is None
         assert again.layers() == []
         again.create(4, WIDTH, "int8")
-        again.write_manifest(HEAD)
+        put_head(again, HEAD)
         assert again.count(4) == 0
         assert again.read_manifest() == (HEAD, {})
         again.close()

@@ -410,7 +410,7 @@ def test_a_scroll_that_another_run_began_is_overtaken(
     with served(server) as source:
         monkeypatch.setattr("latentbank.bank.store.server.store._SCROLL", 50)
         monkeypatch.setattr("latentbank.bank.transfer.copy.BATCH", 10)
-        server.inject(Fault.error500, operation="scroll", after=2)
+        server.inject(Fault.error500, operation="scroll", after=3)  # the first one reads the ledger
         with pytest.raises(BankUnavailable):
             copy_bank(source, here, by="scroll")
         with open_bank("bank", here) as copy:
