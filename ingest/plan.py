@@ -1,13 +1,16 @@
 """The plan: the exact list of contexts an ingestion will store, made from the tokenizer alone.
 
-A plan is a folder: `plan.json` describes what was planned, `sentences.arrow` holds the planned sentences in
-the order in which they will be encoded (sorted by their tokens, so that shared prefixes are neighbors).
+A plan is a folder: `plan.json` describes what was planned and names the file that holds the planned sentences, in the
+order in which they will be encoded (sorted by their tokens, so that shared prefixes are neighbors). Each planning
+writes a file of its own, which is never written to again and stays while a job reads it (see `plan_files`).
 """
 
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,12 +21,13 @@ from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
 from latentbank.identity import Digests, Identity, difference
 from latentbank.ingest.sources.base import Read
+from latentbank.locks import hold_shared
 from latentbank.values import whole
 
 PLAN_VERSION = 2
 """Version of the folder's layout; a plan of another version is made again."""
 DESCRIPTION, SENTENCES = "plan.json", "sentences.arrow"
-"""Names of the folder's files. The description is written last: without it there is no plan."""
+"""Names of the folder's files: the description, which is written last, and the sentences of earlier versions."""
 SCHEMA = pa.schema(
     [
         ("sentence", pa.int64()),
@@ -129,6 +133,7 @@ class Plan:
         caption_bytes: sum over contexts of their caption's length in UTF-8, to estimate the size on disk.
         source: the files and the column that were read, and the first sentences.
         digests: the LLM's digests; None in a plan that an earlier version wrote.
+        file: name of the file with the sentences. While the plan is in use, other jobs do not remove it.
     """
 
     directory: Path
@@ -148,6 +153,12 @@ class Plan:
     caption_bytes: int
     source: Read
     digests: Digests | None = None
+    file: str = SENTENCES
+
+    def __post_init__(self) -> None:
+        held = hold_shared(self.directory / self.file)
+        if held is not None:
+            weakref.finalize(self, held.close)
 
     @property
     def identity(self) -> Identity:
@@ -168,8 +179,7 @@ class Plan:
         """Yield `count` planned sentences (all, if there are fewer), evenly spread and the same in each call."""
         count = min(count, self.planned_sentences)
         numbers = [i * self.planned_sentences // count for i in range(count)]
-        with pa.memory_map(str(self.directory / SENTENCES)) as source:
-            reader = pa.ipc.open_file(source)
+        with self._opened() as reader:
             first = 0
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
@@ -180,8 +190,7 @@ class Plan:
 
     def _batches(self, first: int, stop: int | None) -> Iterator[pa.RecordBatch]:
         stop = self.planned_sentences if stop is None else stop
-        with pa.memory_map(str(self.directory / SENTENCES)) as source:
-            reader = pa.ipc.open_file(source)
+        with self._opened() as reader:
             begin = 0
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
@@ -191,6 +200,18 @@ class Plan:
                     yield batch.slice(skip, min(stop, end) - begin - skip)
                 begin = end
 
+    @contextmanager
+    def _opened(self) -> Iterator[pa.RecordBatchFileReader]:
+        try:
+            source = pa.memory_map(str(self.directory / self.file))
+        except OSError as error:
+            raise LatentBankError(
+                f"The plan in {self.directory} cannot be read any more ({error.strerror or error}): it was replaced or "
+                "removed; run the job again."
+            ) from None
+        with source:
+            yield pa.ipc.open_file(source)
+
 
 def load_plan(directory: Path) -> Plan | None:
     """Load a plan from its folder; None if the folder holds none, or one that was not finished.
@@ -199,22 +220,35 @@ def load_plan(directory: Path) -> Plan | None:
         LatentBankError: it was written by another version, or is damaged.
     """
     try:
-        data = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        if data.pop("version") != PLAN_VERSION:
-            raise ValueError("another version")
-        data["settings"] = PlanSettings(**data["settings"])
-        data["source"] = Read.of(data["source"])
-        if data.get("digests") is not None:
-            data["digests"] = Digests.from_dict(data["digests"])
-        plan = Plan(directory=directory, **data)
-        with pa.memory_map(str(directory / SENTENCES)) as source:
-            pa.ipc.open_file(source)  # a damaged file fails here
+        text = (directory / DESCRIPTION).read_bytes()
+        try:
+            return _parse(directory, text)
+        except FileNotFoundError:
+            if text == (directory / DESCRIPTION).read_bytes():
+                return None  # its sentences are missing
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, LatentBankError):
         raise LatentBankError(
             f"{directory} holds no plan that this latentbank can read; plan the corpus again."
         ) from None
+    return load_plan(directory)  # another job has just replaced it
+
+
+def _parse(directory: Path, text: bytes) -> Plan:
+    """Return the plan that a description describes, whose sentences can be read."""
+    data = json.loads(text.decode())
+    if data.pop("version") != PLAN_VERSION:
+        raise ValueError("another version")
+    data["settings"] = PlanSettings(**data["settings"])
+    data["source"] = Read.of(data["source"])
+    if data.get("digests") is not None:
+        data["digests"] = Digests.from_dict(data["digests"])
+    plan = Plan(directory=directory, **data)
+    if Path(plan.file).name != plan.file:
+        raise ValueError("the sentences are elsewhere")
+    with pa.memory_map(str(directory / plan.file)) as source:
+        pa.ipc.open_file(source)  # a damaged file fails here
     return plan
 
 

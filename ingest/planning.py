@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replaced
 from itertools import islice
@@ -19,13 +18,14 @@ import pyarrow as pa
 
 from latentbank.bank import corpora
 from latentbank.bank.bank import Bank
+from latentbank.bank.manifest import CorpusEntry
 from latentbank.errors import CorpusError, LatentBankError
+from latentbank.files import move
+from latentbank.identity import Identity
 from latentbank.ingest.choosing import Chooser
 from latentbank.ingest.corpus import Corpus, Counts, read_sentences
 from latentbank.ingest.plan import (
-    DESCRIPTION,
     SCHEMA,
-    SENTENCES,
     Plan,
     PlannedSentence,
     PlanSettings,
@@ -33,8 +33,11 @@ from latentbank.ingest.plan import (
     same_request,
     save_description,
 )
+from latentbank.ingest.plan_files import new_plan, planning
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
+
+log = logging.getLogger("latentbank")
 
 # Sentences that are tokenized and written at once.
 _BATCH = 1024
@@ -54,6 +57,8 @@ def plan_for(
 ) -> Plan:
     """Return the plan of a corpus for a bank: the one in `directory` if it still fits, else a new one.
 
+    Another job that makes a plan there is waited for, and its plan used if it fits.
+
     Args:
         bank: where the contexts will be stored.
         corpus: what is planned.
@@ -72,25 +77,56 @@ def plan_for(
     entry = None if replace else bank.corpora.get(corpus.name)
     if entry is not None:
         corpora.require_same_settings(bank, entry, asdict(settings))
-    plan = _load_if_readable(directory)
-    # Standard input can be read only once: it is planned anew, which reads and hashes it.
-    if (
-        plan is None
-        or "-" in corpus.sources
-        or not same_request(plan, corpus.name, settings, model.identity())
-    ):
-        plan = make_plan(corpus, model, directory, settings, progress)
-    else:
-        counts = Counts()
-        if content_hash(corpus, progress, counts) == plan.content_hash:
-            plan = replaced(plan, source=counts.read())  # the same sentences, perhaps from other files
-        elif entry is not None:
-            raise corpora.changed(bank, corpus.name)
-        else:
-            plan = make_plan(corpus, model, directory, settings, progress)
+    request = _Request(bank, corpus, settings, model.identity(), entry, directory, progress)
+    plan = request.answered()
+    if plan is None:
+        with planning(directory):
+            # Another job may have planned the same meanwhile.
+            plan = request.answered(meanwhile=True)
+            if plan is None:
+                plan = _make(corpus, model, directory, settings, progress or Silent())
+            else:
+                log.warning("Another job has planned '%s' meanwhile; its plan is used.", corpus.name)
     if entry is not None:
         corpora.require_same(bank, entry, plan.content_hash, asdict(plan.settings))
     return plan
+
+
+@dataclass
+class _Request:
+    """A request for the plan of a corpus, which a plan in the folder may answer."""
+
+    bank: Bank
+    corpus: Corpus
+    settings: PlanSettings
+    model: Identity
+    entry: CorpusEntry | None
+    directory: Path
+    progress: Progress | None
+    seen: str = ""
+
+    def answered(self, *, meanwhile: bool = False) -> Plan | None:
+        """Return the plan in the folder if it fits; None: the corpus has to be planned.
+
+        Args:
+            meanwhile: only a plan that was not there at the last call.
+
+        Raises:
+            CorpusError: the bank holds other sentences under the corpus's name.
+        """
+        # Standard input can be read only once: it is planned anew, which reads and hashes it.
+        plan = None if "-" in self.corpus.sources else _load_if_readable(self.directory)
+        if plan is None or (meanwhile and plan.file == self.seen):
+            return None
+        self.seen = plan.file
+        if not same_request(plan, self.corpus.name, self.settings, self.model):
+            return None
+        counts = Counts()
+        if content_hash(self.corpus, self.progress, counts) == plan.content_hash:
+            return replaced(plan, source=counts.read())  # the same sentences, perhaps from other files
+        if self.entry is not None:
+            raise corpora.changed(self.bank, self.corpus.name)
+        return None
 
 
 def make_plan(
@@ -100,7 +136,9 @@ def make_plan(
     settings: PlanSettings | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Plan a corpus's contexts and write the plan to `directory`, replacing an earlier one.
+    """Plan a corpus's contexts and write the plan to `directory`, replacing an earlier one when it is finished.
+
+    Another job that plans in the same folder is waited for. Jobs that read the earlier plan can go on.
 
     Memory grows with the contexts (about 100 bytes each) and the planned sentences (about 120 bytes
     each while they are sorted), never with their text.
@@ -117,11 +155,17 @@ def make_plan(
         LatentBankError: the directory cannot be written, or its disk is full.
         ModelError: the tokenizer does not report where its tokens are in the sentence.
     """
-    settings = settings or PlanSettings()
-    progress = progress or Silent()
-    with _fresh_folder(directory) as unsorted:
-        chosen = _choose(corpus, Chooser(corpus.name, model, settings), unsorted, progress)
-        prefixes = _write_sorted(unsorted, directory / SENTENCES, chosen.order, progress)
+    with planning(directory):
+        return _make(corpus, model, directory, settings or PlanSettings(), progress or Silent())
+
+
+def _make(
+    corpus: Corpus, model: LanguageModel, directory: Path, settings: PlanSettings, progress: Progress
+) -> Plan:
+    with new_plan(directory) as files:
+        chosen = _choose(corpus, Chooser(corpus.name, model, settings), files.unsorted, progress)
+        prefixes = _write_sorted(files.unsorted, files.unfinished, chosen.order, progress)
+        move(files.unfinished, files.sentences)
         plan = Plan(
             directory=directory,
             corpus=corpus.name,
@@ -140,6 +184,7 @@ def make_plan(
             caption_bytes=chosen.chooser.caption_bytes,
             source=chosen.counts.read(),
             digests=model.identity().digests,
+            file=files.sentences.name,
         )
         save_description(plan)
     return plan
@@ -249,34 +294,6 @@ def _shared_length(left: Sequence[int], right: Sequence[int]) -> int:
         if left[i] != right[i]:
             return i
     return length
-
-
-@contextmanager
-def _fresh_folder(directory: Path) -> Iterator[Path]:
-    """Prepare a plan's folder and give the path of a scratch file in it; an unfinished plan is removed afterwards.
-
-    Raises:
-        LatentBankError: the folder cannot be written.
-    """
-    unsorted, sentences = directory / "unsorted.arrow", directory / SENTENCES
-    finished = False
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # The description goes first, so that a plan that is being replaced never passes for a finished one. The
-        # sentences are removed, not overwritten: another process may have mapped them into its memory.
-        (directory / DESCRIPTION).unlink(missing_ok=True)
-        sentences.unlink(missing_ok=True)
-        try:
-            yield unsorted
-            finished = True
-        finally:
-            for left in (unsorted,) if finished else (unsorted, sentences):
-                left.unlink(missing_ok=True)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise LatentBankError(
-            f"The plan cannot be written to {directory} ({reason}); make room there or choose another folder."
-        ) from None
 
 
 def _load_if_readable(directory: Path) -> Plan | None:

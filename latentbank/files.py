@@ -1,10 +1,11 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and move them so that a power loss does not undo it."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from latentbank.errors import LatentBankError
@@ -25,24 +26,27 @@ def existing(name: str) -> Path | None:
         return None
 
 
+def own_name(path: Path) -> Path:
+    """Return a path beside another that no other process, thread or machine uses: hidden, with the other's name."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; after the block, its file replaces `path` in one step.
 
-    The file is synced to disk first. After a kill, `path` holds the old content or the new content, never a part of it.
-    After an exception in the block, `path` is unchanged.
+    File and folder are synced to disk. After a kill or a power loss, `path` holds the old content or the new content,
+    never a part of it. After an exception in the block, `path` is unchanged.
 
     Raises:
         LatentBankError: the file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = own_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             yield unfinished
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(path)
+            move(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
@@ -60,3 +64,55 @@ def write_whole(path: Path, data: bytes) -> Path:
     with replacing(path) as unfinished:
         unfinished.write_bytes(data)
     return path
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder another name, in the place of a file of that name, so that a power loss does not undo it.
+
+    A file's content is synced first. What is in a folder must be on the disk already.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    if source.is_file():
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+    os.replace(source, target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file so that a power loss does not bring it back.
+
+    Raises:
+        OSError: it cannot be removed, or there is none.
+    """
+    path.unlink()
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, where they are missing, so that a power loss does not take them away.
+
+    Raises:
+        OSError: one cannot be created.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    path.mkdir(exist_ok=True)  # fails if a file has that name
+
+
+def sync_folder(path: Path) -> None:
+    """Write the names in a folder to the disk; where a system or file system cannot do so, nothing happens."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

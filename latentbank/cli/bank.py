@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,11 +100,12 @@ def bank_drop_corpus(
 ) -> None:
     """Remove one corpus from a bank."""
     from latentbank.bank.opening import open_bank
+    from latentbank.ingest.plan_files import remove_plans
 
     settings = GlobalOptions.of(ctx).writer_settings()
     with open_bank(bank, settings) as opened:
         dropped = opened.drop_corpus(corpus)
-    shutil.rmtree(plan_folder(settings, bank, corpus), ignore_errors=True)
+    remove_plans(plan_folder(settings, bank, corpus))
     typer.echo(f"Dropped '{corpus}' from '{bank}': {dropped:,} contexts in each layer.")
 
 
@@ -118,13 +118,14 @@ def bank_delete(
 ) -> None:
     """Delete a bank, or one of its versions (such as SmolLM2-135M@1) that is not in use, with everything in it."""
     from latentbank.bank.opening import check_deletion, delete_bank
+    from latentbank.ingest.plan_files import remove_plans
 
     settings = GlobalOptions.of(ctx).writer_settings()
     if not yes:
         check_deletion(bank, settings)  # checked before the user is asked
         _confirm(f"Delete bank '{bank}' with all its layers?")
     delete_bank(bank, settings)
-    shutil.rmtree(plan_folder(settings, bank, ""), ignore_errors=True)
+    remove_plans(plan_folder(settings, bank, ""))
     typer.echo(f"Deleted '{bank}'.")
 
 

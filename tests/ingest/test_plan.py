@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import signal
@@ -107,9 +108,10 @@ def test_contexts_are_chosen_by_the_rules(
     sentences = [sentence.strip() for sentence in sentences]
     contexts, tokens, truncated = by_the_rules(sentences, model, choice)
     if not contexts:
+        earlier = load_plan(tmp_path)
         with pytest.raises(CorpusError, match="gives no context"):
             plan_of(sentences, model, tmp_path, **asdict(choice))
-        assert load_plan(tmp_path) is None
+        assert load_plan(tmp_path) == earlier
         return
     plan = plan_of(sentences, model, tmp_path, **asdict(choice))
     planned = list(plan.read())
@@ -301,7 +303,7 @@ def test_a_plan_is_read_back(tiny: Tiny, tmp_path: Path) -> None:
     assert plan.content_hash == content_hash(corpus_from_sentences("other", [*TEXTS, *SCRIPTS]))
     assert plan.content_hash != content_hash(corpus_from_sentences("c", [*SCRIPTS, *TEXTS]))
     assert (plan.model, plan.revision, plan.fingerprint) == (model.name, None, model.fingerprint())
-    assert sorted(path.name for path in plan.directory.iterdir()) == ["plan.json", "sentences.arrow"]
+    assert sorted(path.name for path in plan.directory.iterdir()) == ["plan.json", plan.file]
     assert same_request(plan, "c", PlanSettings(skip=2), model.identity())
     assert not same_request(plan, "d", PlanSettings(skip=2), model.identity())
     assert not same_request(plan, "c", PlanSettings(), model.identity())
@@ -316,8 +318,8 @@ def test_the_content_hash_tells_where_sentences_end() -> None:
 def test_planning_again_gives_the_same_file(tiny: Tiny, tmp_path: Path) -> None:
     first = plan_of(TEXTS, tiny(), tmp_path / "one")
     other = plan_of(TEXTS, tiny(), tmp_path / "other")
-    for name in ("plan.json", "sentences.arrow"):
-        assert (first.directory / name).read_bytes() == (other.directory / name).read_bytes()
+    assert dataclasses.replace(first, directory=other.directory, file=other.file) == other
+    assert (first.directory / first.file).read_bytes() == (other.directory / other.file).read_bytes()
 
 
 def test_there_is_no_plan_where_none_was_made(tmp_path: Path) -> None:
@@ -330,15 +332,17 @@ def test_an_interrupted_plan_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
     corpus = corpus_from_sentences("c", [*TEXTS, "More."])
     with pytest.raises(KeyboardInterrupt):
         make_plan(corpus, tiny(), tmp_path, progress=Stop())
-    assert load_plan(tmp_path) is None  # the old one is gone as well
-    assert list(tmp_path.iterdir()) == []
+    kept = load_plan(tmp_path)
+    assert kept is not None
+    assert kept.sentences == len(TEXTS)  # the old one stays
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", kept.file}
     assert make_plan(corpus, tiny(), tmp_path).sentences == len(TEXTS) + 1
 
 
 def test_tokens_beyond_the_embedding_are_named(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
     model = load_language_model(str(tiny_dir()), device="cpu")
     model.tokenizer.add_tokens(["zebrafish"])  # without resizing the model
-    assert plan_of(["A dog runs.", "A cat."], model, tmp_path / "plan").contexts
+    assert plan_of(["A dog runs.", "A cat."], model, tmp_path / "other").contexts
     with pytest.raises(
         ModelError, match=r"'zebrafish' \(id 400\) in 'A zebrafish swims.' is outside the 400 rows"
     ):
@@ -396,8 +400,7 @@ def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_plan_without_its_sentences_is_ignored(tiny: Tiny, tmp_path: Path) -> None:
-    plan_of(TEXTS, tiny(), tmp_path)
-    sentences = tmp_path / "sentences.arrow"
+    sentences = tmp_path / plan_of(TEXTS, tiny(), tmp_path).file
     sentences.write_bytes(sentences.read_bytes()[:-100])
     with pytest.raises(LatentBankError, match="plan the corpus again"):
         load_plan(tmp_path)
