@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -326,8 +325,8 @@ def main() -> None:
         arguments.folder, recipe, projector=arguments.projector, run=arguments.run, scenes=arguments.scenes
     )
     if arguments.install:
-        shutil.copyfile(path, demo.PROJECTOR)
-        shutil.copyfile(path.with_suffix(".json"), demo.PROJECTOR.with_suffix(".json"))
+        for kind in (".safetensors", ".json"):
+            write_whole(demo.PROJECTOR.with_suffix(kind), path.with_suffix(kind).read_bytes())
     print(f"The projector is {demo.PROJECTOR if arguments.install else path}.")
 
 

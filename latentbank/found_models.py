@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from latentbank.errors import LatentBankError, ModelError
-from latentbank.files import existing, write_whole
+from latentbank.files import existing, make_folder, write_whole
 from latentbank.identity import Identity, difference
+from latentbank.locks import locked
 from latentbank.text import is_path, public_name
 
 _MOST = 200  # paths that are remembered; the oldest are forgotten first
@@ -28,13 +29,17 @@ def remember(data_dir: Path, path: str, identity: Identity, part: str = "") -> N
         identity: what tells the model from others. It replaces what was recorded for the same part of the same path.
         part: what of the model was read, such as a layer of a vision encoder, which has an identity of its own.
     """
-    known = _read(data_dir)
+    file = _file(data_dir)
     entry = {"path": path, **({"part": part} if part else {}), **identity.to_dict()}
-    if any(other == entry for other in known):
+    if any(other == entry for other in _read(data_dir)):
         return
-    others = [other for other in known if (other["path"], other.get("part", "")) != (path, part)]
-    with contextlib.suppress(LatentBankError):
-        write_whole(_file(data_dir), json.dumps([entry, *others][:_MOST], indent=1).encode())
+    with contextlib.suppress(LatentBankError, OSError):
+        make_folder(file.parent)
+        # Without the lock, a path that another job adds at the same moment would be lost.
+        with locked(file.with_name(".lock"), f"writes {file}"):
+            known = _read(data_dir)
+            others = [other for other in known if (other["path"], other.get("part", "")) != (path, part)]
+            write_whole(file, json.dumps([entry, *others][:_MOST], indent=1).encode())
 
 
 def find(data_dir: Path, name: str, identity: Identity) -> str | None:

@@ -12,11 +12,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from latentbank.errors import LatentBankError
+from latentbank.files import make_folder
 
 log = logging.getLogger("latentbank")
 
@@ -51,6 +52,30 @@ def locked(path: Path, doing: str, *, wait: bool = True) -> Iterator[bool]:
         with suppress(OSError):
             path.unlink()  # before the lock is released: who opens the file later waits, or finds that it is gone
         _release(file)
+
+
+@contextmanager
+def alone_in(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Let no other job that asks for it write to a folder during the block; the folder is made if it is missing.
+
+    Args:
+        folder: the folder.
+        doing: what is done, such as "trains in runs/1", for messages.
+        wait: wait for another job.
+
+    Raises:
+        Locked: another job has the folder, and `wait` is not set.
+        LatentBankError: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            make_folder(folder)
+            stack.enter_context(locked(folder / ".lock", doing, wait=wait))
+        except OSError as error:
+            raise LatentBankError(
+                f"The folder {folder} cannot be written ({error.strerror or error}); check it and the disk."
+            ) from None
+        yield
 
 
 def hold_shared(path: Path) -> IO[bytes] | None:
@@ -141,4 +166,6 @@ def _holder(file: IO[bytes]) -> str:
     here = host == socket.gethostname()
     if here and pid == str(os.getpid()):
         return "Another thread of this process"
-    return f"Another process (pid {pid}{'' if here else f' on {host}'})" if pid.isdigit() else "Another process"
+    return (
+        f"Another process (pid {pid}{'' if here else f' on {host}'})" if pid.isdigit() else "Another process"
+    )

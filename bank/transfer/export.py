@@ -36,6 +36,7 @@ from latentbank.bank.transfer.receive import BATCH, batches, complete_corpora, i
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, CorpusError, LatentBankError
 from latentbank.files import write_whole
+from latentbank.locks import alone_in
 from latentbank.progress import Progress, Silent
 from latentbank.text import as_unicode
 
@@ -96,7 +97,7 @@ def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress |
     Raises:
         CorpusError: no corpus is complete, or a corpus's name cannot be a folder's name.
         BankMismatch: the folder holds another export, or a layer holds other contexts than the first one.
-        LatentBankError: the folder cannot be written.
+        LatentBankError: the folder cannot be written, or another job exports to it.
 
     Examples:
         >>> import latentbank as lb
@@ -113,17 +114,18 @@ def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress |
     described = {"format": FORMAT, "contexts_per_file": PART, "manifest": manifest.to_dict()}
     # Sorted, so that a bank always gives the same text, in whatever order a server returns its metadata.
     text = as_unicode(json.dumps(described, ensure_ascii=False, indent=1, sort_keys=True))
-    _check_same(folder, text)
-    writer = _Writer(folder)
-    if not writer.whole(DESCRIPTION):
-        writer.write(DESCRIPTION, text.encode())
-    done, total = 0, sum(entry.contexts for entry in entries) * len(bank.layers)
-    for entry in entries:
-        for layer in bank.layers:
-            for rows in _export_layer(bank, layer, entry, writer):
-                done += rows
-                progress.update(done, total)
-    writer.finish()
+    with alone_in(folder, f"exports to {folder}"):
+        _check_same(folder, text)
+        writer = _Writer(folder)
+        if not writer.whole(DESCRIPTION):
+            writer.write(DESCRIPTION, text.encode())
+        done, total = 0, sum(entry.contexts for entry in entries) * len(bank.layers)
+        for entry in entries:
+            for layer in bank.layers:
+                for rows in _export_layer(bank, layer, entry, writer):
+                    done += rows
+                    progress.update(done, total)
+        writer.finish()
     return ExportReport(
         bank=bank.name,
         directory=str(folder),

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from latentbank.errors import CorpusError, ModelError
-from latentbank.files import write_whole
+from latentbank.files import make_folder, write_whole
+from latentbank.locks import locked
 from latentbank.models.training.pairs import Pair, Skipped
 from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import Progress, Silent
@@ -156,7 +157,8 @@ def cache_features(
 ) -> Features:
     """Encode the images of `pairs`, or read their features from the cache.
 
-    A run that was killed continues after the last batch that it wrote.
+    A run that was killed continues after the last batch that it wrote. If another process encodes the same images into
+    this cache, it is waited for.
 
     Args:
         encoder: the vision encoder.
@@ -175,8 +177,10 @@ def cache_features(
     folder = Path(directory) / key
     if not (folder / _DONE).is_file():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(encoder, pairs, folder, data, batch, progress or Silent())
+            make_folder(folder)
+            with locked(folder / ".lock", f"writes the features in {folder}"):
+                if not (folder / _DONE).is_file():
+                    _write(encoder, pairs, folder, data, batch, progress or Silent())
         except OSError as error:
             raise ModelError(
                 f"The features cannot be kept in {folder}: {error.strerror or error}; "

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from latentbank.errors import ModelError
+from latentbank.locks import alone_in
 from latentbank.models.composite.captions import CaptionLoss, caption_loss, write_captions
 from latentbank.models.composite.model import check_card
 from latentbank.models.composite.projector import Projector, load_projector, save_projector
@@ -78,7 +80,7 @@ def train_projector(
     Raises:
         ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
             loss is not finite.
-        LatentBankError: a file cannot be written.
+        LatentBankError: a file cannot be written, or another process trains in the directory.
 
     Examples:
         >>> import latentbank as lb
@@ -96,7 +98,11 @@ def train_projector(
     check_stages(stages, language, validation)
     run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())
     if not run.finished():
-        run.train()
+        # The processes of one run are one job.
+        alone = alone_in(run.directory, f"trains in {run.directory}")
+        with alone if run.state.is_main_process else nullcontext():
+            if not run.finished():
+                run.train()
     if run.state.is_main_process:
         remember_models(stages[0].features, language, data_folder(data_dir))
     return run.directory / RESULT

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
+from latentbank.locks import alone_in
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
 from latentbank.text import as_unicode, public_name
@@ -66,8 +67,11 @@ class ReadingFolder:
             LatentBankError: the folder cannot be written, or it holds readings made with other settings.
         """
         self.folder = Path(folder).expanduser()
-        path = self.folder / _SETTINGS
-        given = json.loads(json.dumps(settings))
+        with alone_in(self.folder, f"opens {self.folder}", wait=True):
+            self._settle(self.folder / _SETTINGS, json.loads(json.dumps(settings)))
+
+    def _settle(self, path: Path, given: dict[str, Any]) -> None:
+        """Write the folder's settings, or compare them with those that are there."""
         try:
             # Earlier versions recorded the path of a local model, and no weights.
             defaults = {"weights": given["weights"]} if "weights" in given else {}

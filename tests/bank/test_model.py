@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,17 @@ def test_a_manifest_with_a_path_finds_the_model_there_or_where_it_was_used(
     remember(settings.data_dir, str(there), WHOLE)
     for path in (str(gone), ".models/tiny", "C:\\models\\tiny"):
         assert own_model(Manifest.from_dict(HEAD | {"model": path}, {}), settings) == str(there)
+
+
+def test_jobs_that_remember_at_once_lose_nothing(tmp_path: Path) -> None:
+    paths = [tmp_path / f"model-{number}" for number in range(16)]
+    for path in paths:
+        path.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda path: remember(tmp_path, str(path), WHOLE), paths))
+    entries = json.loads((tmp_path / ".models" / "found.json").read_text())
+    assert sorted(entry["path"] for entry in entries) == sorted(map(str, paths))
+    assert [path.name for path in (tmp_path / ".models").iterdir()] == ["found.json"]
 
 
 def test_what_is_remembered_may_be_damaged_or_unwritable(tmp_path: Path) -> None:

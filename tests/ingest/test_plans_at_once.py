@@ -153,9 +153,7 @@ def test_a_killed_planner_leaves_the_earlier_plan(tiny: Tiny, tmp_path: Path) ->
         theirs.send("half")
         signal.pause()
 
-    child = FORK.Process(
-        target=lambda: make_plan(Corpus("c", (), sentences=sentences()), tiny(), tmp_path)
-    )
+    child = FORK.Process(target=lambda: make_plan(Corpus("c", (), sentences=sentences()), tiny(), tmp_path))
     child.start()
     assert ours.recv() == "half"
     assert len(names(tmp_path)) == 4  # the lock and the unsorted sentences

@@ -25,6 +25,7 @@ from latentbank.bank.transfer.load import import_bank
 from latentbank.bank.transfer.receive import MoveReport
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError
+from latentbank.locks import alone_in
 from tests.bank.samples import Place, entry, fill, is_one_sentence, payload, sample_bank, units
 from tests.bank.transfer.test_copy import assert_equal_banks, stored_contexts, supersede
 
@@ -93,6 +94,16 @@ def test_an_exported_bank_comes_back(place: Place, folder: Path) -> None:
                 assert back.corpora[corpus] == source.corpora[corpus]
             assert back.verify() == []
         assert import_bank(folder, place.settings, "back").written == 0
+
+
+def test_two_exports_to_one_folder(exported: Bank, folder: Path) -> None:
+    found = files(folder)
+    with (
+        alone_in(folder, "exports"),
+        pytest.raises(LatentBankError, match=f"exports to {folder}; wait for it to end"),
+    ):
+        export_bank(exported, folder)
+    assert files(folder) == found
 
 
 def test_a_path_can_be_a_string(embedded: Place, folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -73,6 +75,26 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
     assert continued.digest() == whole.digest()
     assert np.array_equal(continued.values, whole.values)
     assert continued.skipped == {"broken image": 1, "no caption": 1}
+
+
+def test_two_runs_at_once_encode_an_image_once(tmp_path: Path) -> None:
+    """The second waits for the first, then reads what it wrote; both had appended to the same files."""
+    slow, other, begun, go = PixelEncoder(), PixelEncoder(), threading.Event(), threading.Event()
+
+    def gated() -> Iterator[Pair]:
+        for number, pair in enumerate(pairs(9)):
+            if number == 5:
+                begun.set()
+                assert go.wait(30)
+            yield pair
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cache_features, slow, gated(), tmp_path, "colours", batch=2)
+        assert begun.wait(30)
+        second = pool.submit(cache_features, other, pairs(9), tmp_path, "colours", batch=2)
+        go.set()
+        assert first.result(30).digest() == second.result(30).digest()
+    assert (slow.encoded, other.encoded) == (9, 0)
 
 
 def test_skipped_rows_are_counted(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from latentbank.errors import CorpusError, ModelError
+from latentbank.errors import CorpusError, LatentBankError, ModelError
+from latentbank.locks import alone_in
 from latentbank.models.composite.captions import layout_of
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector, load_projector
@@ -165,6 +166,15 @@ def test_a_finished_training_is_not_run_again(
     assert train_projector([Stage(features, steps=2)], language, QUICK, tmp_path / "a") == first
     with pytest.raises(ModelError, match="another training"):
         train_projector([Stage(features, steps=3)], language, QUICK, tmp_path / "a")
+
+
+def test_two_trainings_in_one_directory(language: LanguageModel, features: Features, tmp_path: Path) -> None:
+    with (
+        alone_in(tmp_path / "out", "trains"),
+        pytest.raises(LatentBankError, match=f"trains in {tmp_path / 'out'}; wait for it to end, or end it"),
+    ):
+        train_projector([Stage(features, steps=1)], language, QUICK, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_accumulation_changes_nothing(language: LanguageModel, features: Features, tmp_path: Path) -> None:

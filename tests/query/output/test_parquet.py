@@ -57,6 +57,7 @@ def test_a_folder_is_opened_again_with_the_same_settings_only(tmp_path: Path) ->
     ReadingFolder(tmp_path / "out", {**SETTINGS, "visual_layers": (0, 2)})
     with pytest.raises(LatentBankError, match=r"another visual_layers \(\[0, 2\], not \[0\]\)"):
         ReadingFolder(tmp_path / "out", {**SETTINGS, "visual_layers": [0]})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_settings.json"]
     (tmp_path / "out" / "_settings.json").write_text("{")
     with pytest.raises(LatentBankError, match="choose another folder"):
         ReadingFolder(tmp_path / "out", SETTINGS)
