@@ -21,6 +21,7 @@ from latentbank.cli import (
     query_video,  # noqa: F401 (as above)
     train,
 )
+from latentbank.cli.agreement import agreement
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.options.common import GlobalOptions
 from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 app.callback()(flat(_global_options))
 command(app, "view", example="view --model demo", first="bank model")(view)
+command(app, "agreement", example="agreement votes.csv --page disagreements.html", first="files")(agreement)
 for _name, _group in (
     ("ingest", ingest.app),
     ("bank", bank.app),

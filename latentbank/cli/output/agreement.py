@@ -1,0 +1,40 @@
+"""Agreement of raters as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from latentbank.cli.output.text import console
+
+if TYPE_CHECKING:
+    from latentbank.query.judging.agreement import Agreement, Estimate
+
+_TITLES = {"judge": "the judge and the people's majority", "people": "people among themselves"}
+
+
+def show_agreements(found: Sequence[Agreement]) -> None:
+    """Print a table for each study and comparison."""
+    for study, between in dict.fromkeys((row.study, row.between) for row in found):
+        rows = [row for row in found if (row.study, row.between) == (study, between)]
+        title = f"{study}: {_TITLES[between]}" if study else _TITLES[between]
+        table = Table(
+            "model", "kind", "items", "votes", "yes, %", "accuracy", "kappa", "rho", "alpha", title=title
+        )
+        table.title_justify = "left"
+        for row in rows:
+            estimates = map(_estimate, (row.accuracy, row.kappa, row.spearman, row.alpha))
+            table.add_row(
+                row.model, row.kind, f"{row.items:,}", f"{row.votes:,}", f"{row.yes:.0%}"[:-1], *estimates
+            )
+        console().print(table)
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"

@@ -1,0 +1,126 @@
+"""Votes: whether a token's words or sentences describe it, by people and by a judge.
+
+An item is one token of one image, read with one model: its name is `MODEL/IMAGE/PATCH`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentbank.errors import QueryError
+from latentbank.text import listed
+
+KINDS = ("concrete", "abstract", "global")
+"""How a word can describe a token: visible in its box; a concept, mood or function; visible elsewhere in the image."""
+
+JUDGE = "judge"
+"""The rater's name in a judge's votes."""
+
+_NEEDED = ("item", "rater", "interpretable")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One rater's vote on one item.
+
+    Attributes:
+        item: the token: `MODEL/IMAGE/PATCH`.
+        rater: who voted; "judge" is the judge.
+        interpretable: whether at least one of the words describes the token.
+        relations: how they describe it, of `KINDS`; empty if none does.
+        study: what was shown, such as "words" or "sentences"; empty if the file does not say.
+    """
+
+    item: str
+    rater: str
+    interpretable: bool
+    relations: frozenset[str] = frozenset()
+    study: str = ""
+
+    @property
+    def model(self) -> str:
+        """The first part of the item's name."""
+        return self.item.partition("/")[0]
+
+    @property
+    def image(self) -> str:
+        """The second part of the item's name; the whole name if it has no parts."""
+        parts = self.item.split("/")
+        return parts[1] if len(parts) > 1 else self.item
+
+
+def read_votes(paths: Iterable[Path]) -> list[Vote]:
+    """Read votes from CSV files (`.csv`) or JSON lines (`.jsonl`) with `item`, `rater` and `interpretable`.
+
+    `relations` (kinds joined by `+`, in JSON also a list) and `study` may be left out. If a rater votes on an item more
+    than once, the last vote counts, so that a file can be appended to.
+
+    Raises:
+        QueryError: a file cannot be read, or a vote is incomplete; the message names file and line.
+    """
+    votes: dict[tuple[str, str, str], Vote] = {}
+    for path in paths:
+        for line, row in _rows(path):
+            vote = _vote(row, f"{path}, line {line}")
+            votes[vote.study, vote.item, vote.rater] = vote
+    if not votes:
+        raise QueryError("There are no votes in these files.")
+    return list(votes.values())
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Iterate over the rows of a file, with their line numbers."""
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise QueryError(f"{path} is neither a .csv nor a .jsonl file, so its votes cannot be read.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                reader = csv.DictReader(file)
+                for row in reader:
+                    yield reader.line_num, row
+            else:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield number, _record(line, f"{path}, line {number}")
+    except OSError as error:
+        raise QueryError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise QueryError(f"{path} holds no votes as text in UTF-8 ({error}).") from None
+
+
+def _record(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise QueryError(f"{where}: this is not a JSON object.")
+    return record
+
+
+def _vote(row: Mapping[str, Any], where: str) -> Vote:
+    if missing := [name for name in _NEEDED if row.get(name) in (None, "")]:
+        raise QueryError(f"{where}: {listed(missing)} is missing; a vote needs {listed(_NEEDED)}.")
+    relations = row.get("relations") or ()
+    kinds = relations.split("+") if isinstance(relations, str) else list(relations)
+    if unknown := sorted({str(kind) for kind in kinds} - set(KINDS)):
+        raise QueryError(f"{where}: the relation {listed(unknown)} is not one of {listed(KINDS)}.")
+    return Vote(
+        item=str(row["item"]),
+        rater=str(row["rater"]),
+        interpretable=_yes(row["interpretable"], where),
+        relations=frozenset(kinds),
+        study=str(row.get("study") or ""),
+    )
+
+
+def _yes(value: object, where: str) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("0", "1", "true", "false"):
+        raise QueryError(f"{where}: interpretable is '{text}'; it can be 1, 0, true or false.")
+    return text in ("1", "true")
