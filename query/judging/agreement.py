@@ -113,12 +113,15 @@ def items_of(votes: Iterable[Vote], judge: str = JUDGE) -> list[Item]:
     return items
 
 
-def agreements(items: Sequence[Item], progress: Progress | None = None) -> list[Agreement]:
+def agreements(
+    items: Sequence[Item], progress: Progress | None = None, *, draws: int = DRAWS
+) -> list[Agreement]:
     """Return how well judge and people, and people among themselves, agree: in all, by kind and by model.
 
     Args:
         items: from `items_of`.
         progress: counts the comparisons.
+        draws: number of bootstrap draws for the intervals; 0: no intervals.
 
     Raises:
         QueryError: no item has votes of two raters.
@@ -131,7 +134,7 @@ def agreements(items: Sequence[Item], progress: Progress | None = None) -> list[
     found = []
     for done, (study, between, model, kind, chosen) in enumerate(groups):
         progress.update(done, len(groups))
-        found.append(_agreement(study, between, model, kind, chosen))
+        found.append(_agreement(study, between, model, kind, chosen, draws))
     progress.update(len(groups), len(groups))
     return found
 
@@ -178,7 +181,7 @@ class _Compared:
 
 
 def _agreement(
-    study: str, between: Literal["judge", "people"], model: str, kind: str, items: Sequence[Item]
+    study: str, between: Literal["judge", "people"], model: str, kind: str, items: Sequence[Item], count: int
 ) -> Agreement:
     people = [np.array([_says(vote, kind) for vote in item.people], dtype=float) for item in items]
     compared = _compared(items, people, between, kind)
@@ -186,7 +189,7 @@ def _agreement(
     random = np.random.default_rng(_SEED)
     images = len(compared.items_of)
     draws: dict[str, list[float]] = {name: [] for name in whole}
-    for _ in range(DRAWS if images > 1 else 0):
+    for _ in range(count if images > 1 else 0):
         drawn = random.integers(images, size=images)
         pairs = np.concatenate([compared.pairs_of[image] for image in drawn])
         chosen = np.concatenate([compared.items_of[image] for image in drawn])

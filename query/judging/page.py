@@ -35,7 +35,7 @@ def disagreements_html(items: Iterable[Item]) -> str:
         parts.append(f"<h2>{html.escape(study or 'votes')}: {len(rows):,} items</h2>{_table(rows)}")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Disagreements – latentbank</title><style>{_STYLE}</style></head>"
         f"<body><h1>Where raters disagree</h1>{''.join(parts)}</body></html>\n"

@@ -20,10 +20,10 @@ def show_agreements(found: Sequence[Agreement]) -> None:
     for study, between in dict.fromkeys((row.study, row.between) for row in found):
         rows = [row for row in found if (row.study, row.between) == (study, between)]
         title = f"{study}: {_TITLES[between]}" if study else _TITLES[between]
-        table = Table(
-            "model", "kind", "items", "votes", "yes, %", "accuracy", "kappa", "rho", "alpha", title=title
-        )
-        table.title_justify = "left"
+        table = Table(title=title, title_justify="left")
+        table.add_column("model", overflow="fold")
+        for name in ("kind", "items", "votes", "yes, %", "accuracy", "kappa", "rho", "alpha"):
+            table.add_column(name)
         for row in rows:
             estimates = map(_estimate, (row.accuracy, row.kappa, row.spearman, row.alpha))
             table.add_row(

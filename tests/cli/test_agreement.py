@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from latentbank.cli import app
+
+_VOTES = """study,item,rater,interpretable,relations
+words,m/1/1,Ada,1,concrete
+words,m/1/1,model-x,1,concrete
+words,m/2/1,Ada,0,
+words,m/2/1,model-x,1,global
+"""
+
+
+def test_agreement_prints_a_table_and_writes_a_page(tmp_path: Path) -> None:
+    (tmp_path / "votes.csv").write_text(_VOTES)
+    page = tmp_path / "out" / "page.html"
+    done = CliRunner().invoke(
+        app, ["agreement", str(tmp_path / "votes.csv"), "--judge", "model-x", "--page", str(page)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "words: the judge and the people's majority" in done.stdout
+    assert "m/2/1" in page.read_text()
+    assert "m/1/1" not in page.read_text()
+
+
+def test_agreement_prints_json(tmp_path: Path) -> None:
+    (tmp_path / "votes.csv").write_text(_VOTES)
+    done = CliRunner().invoke(app, ["agreement", str(tmp_path / "votes.csv"), "--judge", "model-x", "--json"])
+    (first, *_) = json.loads(done.stdout)
+    assert (first["between"], first["kind"], first["items"]) == ("judge", "any", 2)
+    assert first["accuracy"]["value"] == 0.5
