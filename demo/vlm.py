@@ -15,6 +15,7 @@ from pathlib import Path
 from latentbank.demo.encoder import EfficientNetEncoder, load_efficientnet
 from latentbank.demo.names import LANGUAGE_NAME
 from latentbank.errors import ModelError
+from latentbank.files import move
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import load_projector
 from latentbank.models.language.model import LanguageModel, load_language_model
@@ -96,7 +97,7 @@ def _convert(packed: Path, folder: Path) -> None:
             made = Path(part) / folder.name
             language.save(made)
             try:
-                os.rename(made, folder)
+                move(made, folder)
             except OSError:
                 if not _is_kept(folder):  # another process was faster
                     raise

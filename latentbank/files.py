@@ -69,18 +69,19 @@ def write_whole(path: Path, data: bytes) -> Path:
 def move(source: Path, target: Path) -> None:
     """Give a file or folder another name, in the place of a file of that name, so that a power loss does not undo it.
 
-    A file's content is synced first. What is in a folder must be on the disk already.
+    A file's content is synced first, of a folder only the names in it: its files must be on the disk already.
 
     Raises:
         OSError: it cannot be moved.
     """
-    if source.is_file():
-        with source.open("rb") as file:
-            os.fsync(file.fileno())
+    if source.is_dir():
+        sync_folders(source)
+    else:
+        sync(source)
     os.replace(source, target)
-    sync_folder(target.parent)
+    sync(target.parent)
     if source.parent != target.parent:
-        sync_folder(source.parent)
+        sync(source.parent)
 
 
 def remove(path: Path) -> None:
@@ -90,7 +91,7 @@ def remove(path: Path) -> None:
         OSError: it cannot be removed, or there is none.
     """
     path.unlink()
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -102,17 +103,29 @@ def make_folder(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     path.mkdir(exist_ok=True)  # fails if a file has that name
 
 
-def sync_folder(path: Path) -> None:
-    """Write the names in a folder to the disk; where a system or file system cannot do so, nothing happens."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk; for folders nothing happens where a system cannot do so.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    elif os.name == "posix":
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def sync_folders(path: Path) -> None:
+    """Write the names in a folder, and in those below it, to the disk."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        sync(Path(folder))

@@ -10,6 +10,7 @@ from latentbank.bank.store.embedded.lock import LOCK, BankLock, ReadLock
 from latentbank.bank.store.embedded.manifest_file import MANIFEST
 from latentbank.bank.store.embedded.scratch import may_use, remove_abandoned
 from latentbank.errors import BankUnavailable
+from latentbank.files import make_folder
 
 # Errors of a lock file that cannot be opened for writing, in a folder that may still be readable.
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
@@ -40,7 +41,7 @@ class Access:
         self._closed = False
         try:
             if create:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             self.there = folder.is_dir()
         except OSError as error:
             raise _unusable(folder, error.strerror) from None

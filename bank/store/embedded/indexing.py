@@ -19,6 +19,7 @@ from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.optimizing import Optimization, optimize
 from latentbank.bank.store.embedded.unpacking import forget_origin, is_from_snapshot
 from latentbank.bank.where import Filter
+from latentbank.files import sync_folders
 from latentbank.memory import release_memory
 
 log = logging.getLogger("latentbank")
@@ -151,6 +152,7 @@ class Indexing:
             fresh = None
             try:
                 fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
+                sync_folders(path)  # the engine has synced the files of its new segments
             finally:
                 # Not earlier: closing a shard drops its files from the page cache, and the new one maps most of them.
                 self._layers.replace_shard(layer, fresh)

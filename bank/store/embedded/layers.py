@@ -20,8 +20,10 @@ import qdrant_edge as edge
 
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.store.embedded.engine import KINDS, engine_errors, layer_config, read_ahead
+from latentbank.bank.store.embedded.full_disk import watch
 from latentbank.bank.store.embedded.scratch import RESERVE_BYTES, ScratchLayer
 from latentbank.errors import BankNotFound, BankUnavailable, LayerNotFound
+from latentbank.files import move
 
 
 class Layers:
@@ -69,6 +71,7 @@ class Layers:
         path = self.path(layer)
         fresh = path.with_suffix(".new")
         self.require_room(0)
+        watch(self._folder)
         with engine_errors(self._bank), self.writing, self.changing:
             self.replace_shard(layer)
             for left_by_a_kill in (path, *self._folder.glob("L*.new")):
@@ -80,7 +83,7 @@ class Layers:
                 shard.update(edge.UpdateOperation.create_field_index(field, KINDS[kind]))
             shard.flush()
             shard.close()
-            fresh.replace(path)
+            move(fresh, path)
 
     def replace(self, layer: int, fresh: Path) -> None:
         """Put a folder in the place of a layer's, in one step."""
@@ -88,8 +91,8 @@ class Layers:
         old = path.with_suffix(".old")
         with engine_errors(self._bank), self.writing, self.changing:
             self.replace_shard(layer)
-            path.replace(old)
-            fresh.replace(path)
+            move(path, old)
+            move(fresh, path)
             shutil.rmtree(old)
 
     def clean(self) -> None:
@@ -99,7 +102,7 @@ class Layers:
                 if old.with_suffix("").exists():
                     shutil.rmtree(old)
                 else:
-                    old.replace(old.with_suffix(""))
+                    move(old, old.with_suffix(""))
             for file in self._folder.glob("L*.snapshot"):
                 file.unlink()
             for fresh in self._folder.glob("L*.new"):
@@ -142,6 +145,7 @@ class Layers:
 
     def _load(self, layer: int, path: Path) -> None:
         copy = None if self._writable and self._has_room(0) else ScratchLayer(path, self._bank)
+        watch(copy.path.parent if copy else self._folder)
         try:
             read_ahead(path)
             self._shards[layer] = edge.EdgeShard.load(str(copy.path if copy else path), None)

@@ -12,7 +12,7 @@ from latentbank.bank.store.base import Change, Record, StoredManifest
 from latentbank.bank.store.embedded.engine import engine_errors, unusable
 from latentbank.bank.store.names import share_key, share_path
 from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
-from latentbank.files import write_whole
+from latentbank.files import move, remove, write_whole
 from latentbank.text import as_unicode
 
 MANIFEST = "manifest.json"
@@ -81,7 +81,7 @@ class ManifestFile:
     def begin_deletion(self) -> None:
         """End the bank in one step, which also records that a deletion has begun."""
         if self._path.exists():
-            self._path.replace(self._folder / _DELETING)
+            move(self._path, self._folder / _DELETING)
 
     @property
     def deleting(self) -> bool:
@@ -90,7 +90,7 @@ class ManifestFile:
 
     def finish_deletion(self) -> None:
         """Record that everything the bank consisted of is gone."""
-        (self._folder / _DELETING).unlink()
+        remove(self._folder / _DELETING)
 
     def clean(self) -> None:
         """Remove unfinished files that a killed process left; only the holder of the bank's lock may do so."""

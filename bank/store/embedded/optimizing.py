@@ -21,6 +21,7 @@ import qdrant_edge as edge
 
 import latentbank
 from latentbank.bank.store.embedded.engine import engine_failed, layer_config, read_ahead
+from latentbank.bank.store.embedded.full_disk import unwatched
 from latentbank.bank.store.embedded.lock import BankLock, record_indexer
 
 # A layer with fewer contexts is indexed in this process: that takes less time than another one needs to start.
@@ -120,7 +121,8 @@ def _optimize(path: Path, target: Optimization) -> edge.EdgeShard:
     # The engine accepts other settings only while it loads a shard.
     shard = edge.EdgeShard.load(str(path), layer_config(*astuple(target)))
     try:
-        shard.optimize()
+        with unwatched():
+            shard.optimize()
         shard.flush()
     except BaseException:
         shard.close()

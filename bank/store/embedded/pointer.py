@@ -12,7 +12,7 @@ from latentbank.bank.settings import Settings
 from latentbank.bank.store.names import in_use_name
 from latentbank.bank.versions import stored_parts
 from latentbank.errors import BankUnavailable, LatentBankError
-from latentbank.files import write_whole
+from latentbank.files import remove, write_whole
 
 
 def read_pointer(bank: str, settings: Settings) -> str:
@@ -62,7 +62,7 @@ def remove_pointer(bank: str, settings: Settings) -> None:
     """
     path = _path(bank, settings)
     try:
-        path.unlink()
+        remove(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:

@@ -154,6 +154,7 @@ class EmbeddedStore:
                     points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True
                 )
                 built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
+                self._layers.require_room(0)  # another program may be filling the disk
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():
                     time.sleep(_PAUSE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import qdrant_edge as edge
 
 from latentbank.bank.store.base import MOST_CORPORA, NoSnapshot
 from latentbank.bank.store.embedded.engine import engine_failed, layer_config, no_room
+from latentbank.files import move, sync
 from latentbank.text import first_line
 
 # A file in a layer's folder that says that its segments are as a server indexed them.
@@ -54,9 +54,8 @@ def unpack(
     if unpacked != dict(expected):
         raise NoSnapshot("the snapshot holds other contexts than the ledger says")
     (folder / _MARK).touch()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _sync(path)
+    for path in (folder, *folder.rglob("*")):
+        sync(path)
 
 
 def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> dict[str, int]:
@@ -65,7 +64,7 @@ def _unpack(file: Path, folder: Path, hidden_size: int, quantization: str) -> di
     folder.mkdir()
     edge.EdgeShard.unpack_snapshot(str(file), str(whole))
     # The rest serves only the server: its write-ahead log, which is empty, and the state of replicas.
-    (whole / "segments").replace(folder / "segments")
+    move(whole / "segments", folder / "segments")
     shutil.rmtree(whole)
     config = layer_config(hidden_size, quantization, *_graph(folder))
     shard = edge.EdgeShard.load(str(folder), config)
@@ -93,9 +92,3 @@ def _graph(folder: Path) -> tuple[int, int]:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise NoSnapshot("the server's snapshot describes its segments in an unknown way") from None
     return max(found, key=lambda graph: graph[1])
-
-
-def _sync(file: Path) -> None:
-    """Write a file from the page cache to the disk."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
