@@ -73,8 +73,9 @@ class ReadingService:
         name: str = "",
     ) -> None:
         self.bank = bank
-        self._language: LanguageModel = getattr(model, "language", model)
-        self.reads_images = self._language is not model
+        inner: LanguageModel | None = getattr(model, "language", None)
+        self.reads_images = inner is not None
+        self._language = inner or cast("LanguageModel", model)
         self._models: Models | None = None
         self._names: tuple[str, ...] = (name or model.name,)
         if self.reads_images:
