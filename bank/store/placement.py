@@ -44,13 +44,13 @@ def steps(
 ) -> list[Step]:
     """Return the steps after which each shard has its copies, and all nodes about the same number of them.
 
-    A shard keeps at least as many copies as it has, as long as there are nodes for them. A copy is removed only after
-    another was made in its place, or, from the leaving node, where every other node has one.
+    There are as many as `copies`, or as there are nodes. A copy is removed only after another was made in its place, or
+    where there are enough others: what a killed run has left, or the leaving node's where every other node has one.
 
     Args:
         shards: all shards among which the nodes are shared out.
         nodes: the cluster's nodes.
-        copies: least number of copies of each shard.
+        copies: number of copies of each shard.
         leaving: the node that shall have none.
     """
     staying = [node for node in nodes if node != leaving]
@@ -60,15 +60,18 @@ def steps(
         load.update(place)
     found: list[Step] = []
     for shard, place in zip(shards, places, strict=True):
-        wanted = min(max(copies, len(place)), len(staying))
+        wanted = min(copies, len(staying))
         while len(place - {leaving}) < wanted:
             node = min((node for node in staying if node not in place), key=lambda node: load[node])
             found.append(Step(shard.collection, shard.number, node))
             place.add(node)
             load[node] += 1
-        if leaving is not None and leaving in place:
-            found.append(Step(shard.collection, shard.number, leaving, drop=True))
-            place.remove(leaving)
+        dead = {node for node, active in shard.replicas.items() if not active}
+        while len(place) > wanted or leaving in place:
+            node = max(place, key=lambda node: (node == leaving, node in dead, load[node]))
+            found.append(Step(shard.collection, shard.number, node, drop=True))
+            place.remove(node)
+            load[node] -= 1
     return [*found, *_levelled(shards, places, load, staying)]
 
 

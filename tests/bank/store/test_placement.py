@@ -68,6 +68,13 @@ def test_a_leaving_node_with_the_only_copy_gives_it_away_first() -> None:
     assert steps(_shards({2}), [1, 2], 1, leaving=2) == [Step("c", 0, 1), Step("c", 0, 2, drop=True)]
 
 
+def test_what_a_killed_run_has_left_is_removed() -> None:
+    # From the node that has most, but first a copy that cannot be read.
+    assert steps(_shards({1, 2, 3}, {1, 2}, {1, 3}), [1, 2, 3], 2)[0] == Step("c", 0, 1, drop=True)
+    shards = [Shard("c", 0, {1: True, 2: False, 3: True})]
+    assert steps(shards, [1, 2, 3], 2) == [Step("c", 0, 2, drop=True)]
+
+
 @pytest.mark.parametrize("copies", [1, 2, 3])
 @pytest.mark.parametrize("nodes", [[1, 2], [1, 2, 3], [1, 2, 3, 4, 5]])
 @pytest.mark.parametrize("leaving", [None, 2])
