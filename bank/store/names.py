@@ -41,8 +41,8 @@ def split_collection(collection: str) -> tuple[str, int] | None:
 
 def split_ledger(collection: str) -> str | None:
     """Return the bank of a collection named by `ledger_name`; None for any other collection."""
-    bank, mark, rest = collection.rpartition("--ledger")
-    return bank if mark and not rest else None
+    bank = collection.removesuffix(ledger_name(""))
+    return bank if bank and bank != collection else None
 
 
 def share_path(corpus: str, key: str) -> str:
