@@ -41,6 +41,25 @@ def verify(
     wrong += _counts(store, manifest, layers, where)
     wrong += _ids(store, layers, progress, where)
     wrong += _vectors(store, manifest, layers, sample, where)
+    if where is None:
+        wrong += _indexes(store, layers)
+    return wrong
+
+
+def _indexes(store: Store, layers: list[int]) -> list[str]:
+    wrong = []
+    for layer in layers:
+        state = store.info(layer)
+        if state.failure:
+            wrong.append(
+                f"The server failed to change or index layer {layer} ({state.failure}); see its log, restart it, "
+                "and index the bank again."
+            )
+        elif state.waiting:
+            wrong.append(
+                f"{state.waiting:,} of the {state.points:,} contexts of layer {layer} are not indexed, so searches are "
+                "slow; wait if a job is adding contexts, else index the bank again."
+            )
     return wrong
 
 

@@ -19,6 +19,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.corpora import CorpusContent
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import CorpusEntry
+from latentbank.bank.upkeep import index_waiting
 from latentbank.ingest.encode import context_ids, encode
 from latentbank.ingest.means import text_means
 from latentbank.ingest.plan import Plan, PlannedSentence
@@ -102,7 +103,7 @@ def store_plan(
     part = _part(plan, share)
     full = bank.stored_contexts(plan.corpus) == {plan.contexts}
     if full and slot.entry is not None and slot.entry.complete:
-        _finish_complete(bank, slot.entry, part)
+        _finish_complete(bank, slot.entry, progress)
         return JobReport(content.name, part.contexts, 0, part.contexts, 0, 0.0, 0.0, part.label)
     if bank.metric == "centred" and not bank.manifest.means:
         means = text_means(plan, model, bank.layers, progress, batch=batch)
@@ -176,13 +177,10 @@ def _part(plan: Plan, share: Share | None) -> _Part:
     return _Part(share, first, stop, plan.count_contexts(first, stop))
 
 
-def _finish_complete(bank: Bank, entry: CorpusEntry, part: _Part) -> None:
-    """Do what a killed job may have left undone after it completed the corpus."""
+def _finish_complete(bank: Bank, entry: CorpusEntry, progress: Progress) -> None:
+    """Do what a killed job may have left undone after the corpus was complete."""
     bank.forget_obsolete(entry.name)
-    for layer in bank.layers if part.share else ():
-        state = bank.store.info(layer)
-        if state.indexed < state.points:  # a late worker postponed indexing and was killed
-            bank.store.index(layer)
+    index_waiting(bank, progress)
 
 
 def _encode(

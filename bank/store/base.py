@@ -39,6 +39,10 @@ MOST_CORPORA = 1_000_000
 """More corpora than any bank has: the limit of a facet that must return all of them."""
 
 
+FEW = 1_000
+"""Contexts that a search compares one by one, unindexed, in a few milliseconds."""
+
+
 @dataclass(frozen=True)
 class Points:
     """Contexts to store in one layer collection; row i of `vectors` `[n, hidden]` belongs to `ids[i]`."""
@@ -68,11 +72,21 @@ class Stored:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """State of one layer collection; `indexed` counts the points in quantized segments, which are fast to search."""
+    """State of one layer collection.
+
+    Attributes:
+        points: its contexts.
+        indexed: those in quantized segments, which are fast to search.
+        bytes_on_disk: its size; None on a server.
+        waiting: contexts that `Store.index` would index; 0 if there are too few (`FEW`) to slow a search down.
+        failure: why a server failed to change or index it; None if all is well.
+    """
 
     points: int
     indexed: int
     bytes_on_disk: int | None
+    waiting: int = 0
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,10 @@ class Store(Protocol):
         """
 
     def defer_index(self, layer: int, expected: int) -> None:
-        """Postpone indexing until `index` while a layer is loaded; `expected` is the final number of points."""
+        """Postpone indexing until `index` while a layer is loaded; `expected` is the final number of points.
+
+        On a server, indexing goes on while another job waits for it.
+        """
 
     def upsert(self, layer: int, points: Points) -> None:
         """Write points; they are safe from a kill once `commit` has returned."""
@@ -162,7 +179,10 @@ class Store(Protocol):
         """Make everything upserted so far durable."""
 
     def index(self, layer: int) -> None:
-        """Quantize a layer and, from `graph_from` contexts on, build its HNSW graph; returns when it is done."""
+        """Quantize a layer and, from `graph_from` contexts on, build its HNSW graph.
+
+        Returns when the contexts that it holds now are indexed, also if another job loads more of them meanwhile.
+        """
 
     def search(
         self,

@@ -1,4 +1,4 @@
-"""`latentbank bank`: list, info, verify, use, upgrade, token, replicate, export, import, pull, push, and deletion."""
+"""`latentbank bank`: list, info, verify, index, use, upgrade, token, replicate, export, import, pull, push, drop."""
 
 from __future__ import annotations
 
@@ -71,6 +71,25 @@ def bank_verify(
         show_verified(opened.name, wrong, as_json=as_json)
     if wrong:
         raise typer.Exit(1)
+
+
+@command(app, "index", example="bank index SmolLM2-135M")
+def bank_index(
+    ctx: typer.Context,
+    *,
+    bank: Annotated[str | None, typer.Argument()] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Index what a killed job has left unindexed (`bank verify` finds it)."""
+    from latentbank.bank.opening import open_bank
+    from latentbank.bank.upkeep import index_waiting
+    from latentbank.cli.output.banks import show_indexed
+    from latentbank.progress import shown
+
+    settings = GlobalOptions.of(ctx).writer_settings()
+    with open_bank(only_bank(bank, settings), settings) as opened, shown("indexing", "layers") as progress:
+        layers = index_waiting(opened, progress)
+    show_indexed(opened.name, layers, as_json=as_json)
 
 
 @command(app, "use", example="bank use SmolLM2-135M@2")

@@ -51,6 +51,8 @@ def test_a_bank_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> 
 
     code, out, _ = run("bank", "verify", "--json")
     assert (code, json.loads(out)) == (0, {"bank": "tiny-llama", "sound": True, "wrong": []})
+    code, out, _ = run("bank", "index", "--json")
+    assert (code, json.loads(out)) == (0, {"bank": "tiny-llama", "layers": []})
 
     code, out, _ = run(
         "query", "text", SENTENCES[0], "--layer", "2", "--bank-layers", "2", "-k", "1", "--json"
@@ -76,6 +78,7 @@ def test_tables(run: Run, corpus: Path, model_dir: Path) -> None:
     assert run("bank", "list")[1].split() == ["tiny-llama"]
     assert "fingerprint" in run("bank", "info")[1]
     assert "is sound" in run("bank", "verify")[1]
+    assert "is indexed" in run("bank", "index")[1]
     table = run(
         "query", "text", SENTENCES[0], "--token", "dog", "--bank-layers", "all", "--unique", "context"
     )[1]

@@ -15,6 +15,10 @@ from tests.wire import translate
 from tests.wire.archive import Snapshot
 from tests.wire.config import initial_config, updated_config, without_metadata
 from tests.wire.errors import Refusal, WireError, not_spoken, wrong
+from tests.wire.optimizers import Optimizers
+
+# Bytes of a stored number, by which the size of segments is measured.
+_BYTES = {None: 4, m.Datatype.FLOAT32: 4, m.Datatype.FLOAT16: 2, m.Datatype.UINT8: 1}
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,7 @@ class Collection:
         self._directory = directory
         self._lock = threading.RLock()
         self._schemas: dict[str, Any] = {}
-        self._stale = False
-        self._announced = False
+        self.optimizers = Optimizers()
         directory.mkdir(parents=True)
         with _engine_errors():
             self._shard = edge.EdgeShard.create(str(directory), translate.to_config(self.config))
@@ -69,6 +72,7 @@ class Collection:
             if not self._open:
                 self._shard = edge.EdgeShard.load(str(self._directory))
                 self._open = True
+                self.optimizers.restarted()
 
     def remove(self) -> None:
         """Close the shard and remove its files."""
@@ -89,22 +93,13 @@ class Collection:
             return int(shard.info().points_count)
 
     def info(self) -> m.CollectionInfo:
-        """Return state and configuration.
-
-        Vectors that wait for the index are announced once as status yellow; at the next request they are indexed
-        first. A client that waits for green therefore sees both, as with a real server.
-        """
+        """Return state and configuration; a look at it lets its optimizers work (see `tests.wire.optimizers`)."""
         with self._lock, self._shard_in_use() as shard:
-            status = m.CollectionStatus.GREEN
-            if self._stale and self._announced:
-                shard.optimize()
-                self._stale = self._announced = False
-            elif self._stale:
-                status, self._announced = m.CollectionStatus.YELLOW, True
+            status = self.optimizers.look(shard.optimize)
             info = shard.info()
             return m.CollectionInfo(
                 status=status,
-                optimizer_status=m.OptimizersStatusOneOf.OK,
+                optimizer_status=self.optimizers.status,
                 points_count=info.points_count,
                 indexed_vectors_count=info.indexed_vectors_count,
                 segments_count=info.segments_count,
@@ -138,6 +133,8 @@ class Collection:
         with self._lock:
             before, self.config = self.config, updated_config(self.config, given)
             if without_metadata(before) == without_metadata(self.config):
+                if given.optimizers_config is not None:
+                    self._note_stale()  # optimizers begin anew whatever the change was
                 return
             try:
                 config = translate.to_config(self.config)
@@ -261,15 +258,15 @@ class Collection:
             yield self._shard
 
     def _note_stale(self, rebuilt: bool = False) -> None:
-        """Record that the optimizer has work: enough vectors outside the index, or storage to rebuild."""
-        if self.size is None:
+        """Tell the optimizers whether they have work: enough vectors outside the index, or storage to rebuild."""
+        vectors = self.config.params.vectors
+        if not isinstance(vectors, m.VectorParams):
             return
         info = self._shard.info()
         threshold = self.config.optimizer_config.indexing_threshold or 0
-        waiting_kilobytes = (info.points_count - info.indexed_vectors_count) * self.size * 4 // 1024
-        wants_index = self.config.hnsw_config.m > 0 and 0 < threshold <= waiting_kilobytes
-        if wants_index or (rebuilt and info.indexed_vectors_count > 0):
-            self._stale, self._announced = True, False
+        waiting = (info.points_count - info.indexed_vectors_count) * vectors.size * _BYTES[vectors.datatype]
+        unindexed = threshold > 0 and waiting >= threshold * 1024
+        self.optimizers.changed(due=unindexed or (rebuilt and info.indexed_vectors_count > 0))
 
 
 @contextmanager

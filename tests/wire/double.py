@@ -30,6 +30,7 @@ from tests.wire.grpc_service import GrpcServer
 from tests.wire.handler import Invalid, Recorded, RequestHandler
 from tests.wire.keys import Keys
 from tests.wire.nodes import Nodes
+from tests.wire.optimizers import Optimizers
 from tests.wire.rest import RestServer
 from tests.wire.telemetry import Reports
 
@@ -171,6 +172,10 @@ class QdrantDouble:
     def issues(self) -> list[dict[str, Any]]:
         """What the issues API lists; tests may add to it."""
         return self._reports.issues
+
+    def optimizers(self, collection: str) -> Optimizers:
+        """The optimizers of a collection, which a test can make late or fail."""
+        return self._engine.find(collection).optimizers
 
     def settle(self) -> None:
         """Let every node know all changes, as after some time without any."""

@@ -25,6 +25,7 @@ import qdrant_edge as edge
 from latentbank.bank.points import Payload
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
+    FEW,
     Change,
     Floats,
     Hit,
@@ -319,7 +320,8 @@ class EmbeddedStore:
         state = self._layers.state(layer)
         points = self.count(layer)
         indexed = min(state.indexed_vectors_count, points)
-        return LayerInfo(points, indexed, self._layers.bytes_on_disk(layer))
+        waiting = points - indexed if points - indexed > FEW else 0
+        return LayerInfo(points, indexed, self._layers.bytes_on_disk(layer), waiting)
 
     # -- the whole bank ------------------------------------------------------------------------
 

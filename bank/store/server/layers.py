@@ -1,8 +1,7 @@
-"""Layer collections on a server: how they are created and indexed."""
+"""Layer collections on a server: how they and their payload indexes are created."""
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,9 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.store.server.client import Connection
+from latentbank.bank.store.server.indexing import OFF
 from latentbank.bank.store.server.retrying import exists_already, refused
 from latentbank.errors import BankUnavailable
-
-# Seconds before the second look at a collection that is being indexed; doubles, at most 1.
-_FIRST_PAUSE = 0.05
 
 _KINDS: dict[str, Any] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
@@ -54,7 +51,7 @@ def create_layer(
                 ),
                 quantization_config=_quantization(quantization),
                 hnsw_config=models.HnswConfigDiff(m=0, ef_construct=settings.hnsw_ef_construct),
-                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0),
+                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=OFF),
                 on_disk_payload=True,
                 shard_number=settings.shard_number,
                 replication_factor=settings.replication_factor,
@@ -113,28 +110,9 @@ def index_captions(server: Connection, collection: str) -> None:
     server.call(create)
 
 
-def defer_index(server: Connection, collection: str) -> None:
-    """Switch indexing of a layer off while it is loaded."""
-    update(server, collection, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0))
-
-
-def index_layer(server: Connection, collection: str, count: int) -> None:
-    """Index a layer of `count` contexts, and wait until the server has finished."""
-    settings = server.settings
+def index_all_captions(server: Connection, collection: str) -> None:
+    """Index a layer's captions, whatever its index is now; nothing if they are indexed as they should be."""
     _create_index(server, collection, "caption", _CAPTION)
-    m = settings.hnsw_m if count >= settings.graph_from else 0
-    update(
-        server,
-        collection,
-        hnsw_config=models.HnswConfigDiff(m=m, ef_construct=settings.hnsw_ef_construct),
-        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1),
-    )
-    _wait_until_indexed(server, collection)
-
-
-def update(server: Connection, collection: str, **change: Any) -> None:
-    """Change parameters of a collection."""
-    server.call(partial(server.rest.update_collection, collection, **change))
 
 
 def _is_like(server: Connection, collection: str, hidden_size: int, quantization: str) -> bool:
@@ -152,24 +130,6 @@ def _is_like(server: Connection, collection: str, hidden_size: int, quantization
 def _create_index(server: Connection, collection: str, field: str, schema: Any) -> None:
     create = server.rest.create_payload_index
     server.call(partial(create, collection, field, field_schema=schema, wait=True))
-
-
-def _wait_until_indexed(server: Connection, collection: str) -> None:
-    """Wait for the server's optimizers: until it says green twice, because they start a moment after a change."""
-    greens, pause = 0, _FIRST_PAUSE
-    while greens < 2:
-        info = server.call(partial(server.rest.get_collection, collection))
-        if info.status == models.CollectionStatus.RED:
-            raise BankUnavailable(
-                f"The server {server.url} failed to index {collection}: {info.optimizer_status}; see its log."
-            )
-        if info.status == models.CollectionStatus.GREY:
-            # A restarted server waits for a change before it goes on.
-            update(server, collection, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
-        greens = greens + 1 if info.status == models.CollectionStatus.GREEN else 0
-        if greens < 2:
-            time.sleep(pause)
-            pause = min(pause * 2, 1.0)
 
 
 def _quantization(kind: str) -> Any:

@@ -5,7 +5,9 @@ Bulk work goes over gRPC if the server answers there, everything else over REST.
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 from latentbank.bank.points import Payload
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
+    FEW,
     Change,
     Floats,
     Hit,
@@ -34,7 +37,8 @@ from latentbank.bank.store.names import collection_name
 from latentbank.bank.store.server.aliases import version_in_use
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.downloading import save_snapshot
-from latentbank.bank.store.server.layers import create_layer, defer_index, index_captions, index_layer
+from latentbank.bank.store.server.indexing import defer_index, failure, index_layer, waiting
+from latentbank.bank.store.server.layers import create_layer, index_all_captions, index_captions
 from latentbank.bank.store.server.manifest import ServerManifest
 from latentbank.bank.store.server.messages import point_messages
 from latentbank.bank.versions import split_name
@@ -45,6 +49,8 @@ _DIALECT = Dialect(models, models.Range, lambda ids: models.HasIdCondition(has_i
 _SCROLL = 1000
 # Most ids in the filters of one request, about 4 MB of them.
 _MOST_IDS = 100_000
+# Seconds after which a job that loads a layer switches indexing off again, if another job has switched it on.
+_DEFER_AGAIN = 30.0
 # The first Qdrant with everything that a layer collection needs.
 _OLDEST = (1, 18)
 
@@ -63,6 +69,8 @@ class ServerStore:
         self._checked = False
         self._captions = CaptionFilters(self._read_captions, shared=True)
         self._captions_indexed: set[int] = set()
+        # By layer that is being loaded: when to see to it again that it is not indexed.
+        self._loading: dict[int, float] = {}
 
     @property
     def bank(self) -> str:
@@ -135,15 +143,20 @@ class ServerStore:
         """See `Store`."""
         del expected  # the server itself divides a layer into segments
         defer_index(self._server, self._collection(layer))
+        self._loading[layer] = time.monotonic() + _DEFER_AGAIN
 
     def index(self, layer: int) -> None:
         """See `Store`."""
+        self._loading.pop(layer, None)
+        index_all_captions(self._server, self._collection(layer))
         index_layer(self._server, self._collection(layer), self.count(layer))
 
     # -- points --------------------------------------------------------------------------------
 
     def upsert(self, layer: int, points: Points) -> None:
         """See `Store`. The server answers a request after it has written it, so `commit` has nothing to do."""
+        if time.monotonic() >= self._loading.get(layer, math.inf):
+            self.defer_index(layer, 0)  # a job that has finished meanwhile has switched indexing on
         name, step, client = self._collection(layer), self._settings.upload_batch, self._bulk()
         make = _point_structs if client is self._server.rest else point_messages
         for at in range(0, len(points.ids), step):
@@ -301,7 +314,9 @@ class ServerStore:
         name = self._collection(layer)
         state = self._server.call(partial(self._server.rest.get_collection, name))
         points = self.count(layer)
-        return LayerInfo(points, min(state.indexed_vectors_count or 0, points), None)
+        indexed = min(state.indexed_vectors_count or 0, points)
+        left = waiting(state)
+        return LayerInfo(points, indexed, None, left if left > FEW else 0, failure(state))
 
     # -- the whole bank ------------------------------------------------------------------------
 

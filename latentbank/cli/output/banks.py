@@ -127,6 +127,16 @@ def show_upgrade(report: UpgradeReport, *, as_json: bool) -> None:
     print(f"  latentbank bank upgrade {bank} --finish")
 
 
+def show_indexed(bank: str, layers: Sequence[int], *, as_json: bool) -> None:
+    """Print which layers were indexed."""
+    if as_json:
+        print_json({"bank": bank, "layers": list(layers)})
+    elif layers:
+        print(f"Indexed layer {listed(layers)} of '{bank}'.")
+    else:
+        print(f"The bank '{bank}' is indexed.")
+
+
 def show_token(
     token: str,
     banks: Sequence[str],

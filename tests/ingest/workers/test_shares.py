@@ -228,10 +228,16 @@ def test_a_share_that_lost_contexts_is_filled_again(
         check_complete(bank, unbroken)
 
 
+@pytest.mark.parametrize("again", [Share(0, 2), None], ids=["a share", "all"])
 def test_an_index_that_a_late_worker_put_off_is_built_again(
-    remote: Place, plan: Plan, model: LanguageModel
+    remote: Place,
+    plan: Plan,
+    model: LanguageModel,
+    again: Share | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The worker began before the corpus was complete and was killed afterwards."""
+    monkeypatch.setattr("latentbank.bank.store.server.store.FEW", 100)
     with remote.bank(model) as bank:
         for share in (Share(0, 2), Share(1, 2)):
             store_plan(bank, plan, model, batch=BATCH, share=share)
@@ -243,7 +249,7 @@ def test_an_index_that_a_late_worker_put_off_is_built_again(
         ids = [context_id("d", [number]) for number in range(len(points))]
         bank.store.upsert(2, Points(ids, vectors, [{**payload, "corpus": "d"} for payload, _ in points]))
         assert bank.store.info(2).indexed < bank.store.info(2).points
-        store_plan(bank, plan, model, batch=BATCH, share=Share(0, 2))
+        store_plan(bank, plan, model, batch=BATCH, share=again)
         assert bank.store.info(2).indexed == bank.store.info(2).points == 2 * plan.contexts
 
 
