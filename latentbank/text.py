@@ -9,6 +9,10 @@ from pathlib import PurePosixPath, PureWindowsPath
 from latentbank.errors import QueryError
 
 _SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
+# From the root, a drive or the home folder, with two parts or more, but not inside an address.
+_PATH = re.compile(
+    r"(?<![\w.:/\\~])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+([^\s/\\'\"]*[^\s/\\'\".,;:!?)])"
+)
 _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
 
 
@@ -92,6 +96,11 @@ def public_name(name: str) -> str:
     if not is_path(name):
         return name
     return PureWindowsPath(name).name or name
+
+
+def without_paths(text: str) -> str:
+    """Return a message for others: of each absolute path in it only the last part, as the rest is private."""
+    return _PATH.sub(r"\1", text)
 
 
 def is_hub_id(text: str, *, owner: bool = False) -> bool:

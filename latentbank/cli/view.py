@@ -18,13 +18,17 @@ from latentbank.errors import LatentBankError, ModelError
 from latentbank.files import existing
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.web.guard import Guard
     from latentbank.query.web.service import ReadingService
 
 # Held-out scenes that the page offers if the demo's pictures are installed.
 _SCENES = (0, 3, 8)
+_CONNECTIONS = 500  # at once; beyond them a request gets 503
 
 
 def view(
@@ -75,13 +79,25 @@ def view(
             service = _service(opened, model, loading, settings)
             pictures = shipped_pictures() if service.reads_images else {}
         app = Guard(create_app(service, pictures), token)
-        # No access log: it would hold what people typed.
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
-        )
         print(f"The page is at {_address(listening)}; Ctrl-C ends it.", file=sys.stderr)
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(served(app)).run(sockets=[listening])
+
+
+def served(app: Guard) -> uvicorn.Config:
+    """Return how the page's app is served. There is no access log: it would hold what people typed."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=2,
+    )
 
 
 def _check(host: str, token: str | None, models: list[str] | None, loading: LoadingOptions) -> None:

@@ -85,7 +85,7 @@ class CompositeVLM:
         self.projector = projector.to(language.device).eval().requires_grad_(False)
         self.name = f"{public_name(encoder.name)} + {projector.kind} + {public_name(language.name)}"
         self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
-        self.geometry = f"exact, {encoder.name}, {encoder.grid[0]} x {encoder.grid[1]}"
+        self.geometry = f"exact, {public_name(encoder.name)}, {encoder.grid[0]} x {encoder.grid[1]}"
         self.means_file = None if file is None else Path(file).with_suffix(".means.safetensors")
         self._head: CaptionLoss | None = None
 

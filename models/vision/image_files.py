@@ -65,30 +65,45 @@ UNREADABLE = {
     ".xcf",
 }
 """Suffixes of image files that are not read: vector graphics, cameras' raw data, and formats that Pillow lacks."""
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "BMP",
+    "DIB",
+    "AVIF",
+    "HEIF",
+    "JPEG2000",
+    "PPM",
+    "PSD",
+    "TGA",
+)
+"""Formats that are read, by Pillow's names. Of the others, EPS and WMF start other programs, icons are decoded before
+their size is known, and many are for instruments and games. TGA is last, as it has no mark of its own."""
 _BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _BASE64 = re.compile(r"\s*(?:data:image/[\w.+-]+;base64,)?([A-Za-z0-9+/_\s-]{64,}={0,2})\s*")
 _SHORTEST_PATH_NOT_SHOWN = 200
 
 
 def open_file(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """Open an image file, or the bytes of one, with Pillow; HEIC with pillow-heif.
+    """Open an image file, or the bytes of one, with Pillow; HEIC with pillow-heif. No pixel of it is decoded yet.
 
     Raises:
         ImageError: it is HEIC, and pillow-heif is not installed.
-        UnidentifiedImageError: Pillow does not know the format.
+        UnidentifiedImageError: it is in no format that is read.
     """
     given = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return Image.open(given)
+        return Image.open(given, formats=_formats())
     except UnidentifiedImageError:
-        if not _is_heic(source):
+        if _knows_heic() or not _is_heic(source):
             raise
-    if not _knows_heic():
-        raise ImageError(
-            f"{shown_name(source)} is in the format HEIC, which Pillow reads only with pillow-heif: install "
-            "latentbank[vision]."
-        )
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    raise ImageError(
+        f"{shown_name(source)} is in the format HEIC, which Pillow reads only with pillow-heif: install "
+        "latentbank[vision]."
+    )
 
 
 def shown_name(source: object) -> str:
@@ -116,7 +131,7 @@ def _is_image(data: bytes) -> bool:
     if _is_heic(data):
         return True
     try:
-        with Image.open(io.BytesIO(data)):
+        with open_file(data):
             return True
     except UnidentifiedImageError:
         return False
@@ -131,6 +146,14 @@ def _is_heic(source: str | os.PathLike[str] | bytes) -> bool:
         with Path(source).open("rb") as file:
             head = file.read(12)
     return head[4:8] == b"ftyp" and head[8:12] in _BRANDS
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that are read and that this Pillow knows."""
+    _knows_heic()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 @cache

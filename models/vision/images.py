@@ -62,9 +62,11 @@ def open_image(source: Opened) -> Image.Image:
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist; check its path.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image that Pillow can read; use PNG, JPEG or WebP.") from None
+        raise ImageError(f"{name} is not an image in a format that is read; use PNG, JPEG or WebP.") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
+    except MemoryError:
+        raise ImageError(f"{name} needs more memory than there is; make it smaller first.") from None
     except ImageError:
         raise
     except Exception as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -30,8 +33,10 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
+_HOST = re.compile(r"(\[[\da-f:.]+\]|[^\s\[\]@/?#:\\]*)(?::(\d{0,5}))?", re.ASCII | re.IGNORECASE)
 _COOKIE = "latentbank"
 _LONGEST_FORM = 4096
+_FORM_SECONDS = 10.0
 _OPEN = "/static/"  # script and style are not secret, and the form for the token needs the style
 _FORM = """<!doctype html>
 <html lang="en">
@@ -84,15 +89,15 @@ class Guard:
         send = _with_headers(send)
         origin = headers.get("origin")
         host = headers.get("host", "")
+        name = _name_of(host)
         # A proxy may put its own name for this server into Host, and the visitor's into X-Forwarded-Host, which no page
         # of another site can set.
-        if origin is not None and urlsplit(origin).netloc not in (
-            host,
-            headers.get("x-forwarded-host", host),
-        ):
+        if name is None or sum(key == b"host" for key, _ in scope["headers"]) > 1:
+            await _answer(send, 400, "The request's Host is no host.")
+        elif origin is not None and _site_of(origin) not in (host, headers.get("x-forwarded-host", host)):
             await _answer(send, 403, "Another site's page may not use this one.")
         elif self._token is None:
-            if urlsplit(f"//{host}").hostname in self._hosts:
+            if name in self._hosts:
                 await self._app(scope, receive, send)
             else:
                 await _answer(send, 421, "Use the address that was shown when the page was started.")
@@ -123,27 +128,46 @@ class Guard:
         return hmac.compare_digest(_digest(given), self._token)
 
 
+def _name_of(host: str) -> str | None:
+    """Return the name in a Host header, in lower case; "" if there is none, and None if it is malformed."""
+    match = _HOST.fullmatch(host)
+    if match is None or int(match[2] or 0) > 65535:
+        return None
+    return match[1].strip("[]").lower()
+
+
+def _site_of(origin: str) -> str | None:
+    """Return the host and port of an origin; None if it is malformed, or not that of a site."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 async def _form(receive: Receive) -> str:
-    """Return the token in a form's body; "" if there is none, or if the body is too long."""
+    """Return the token in a form's body; "" if there is none, or if the body is too long or too slow."""
     body, more = b"", True
-    while more and len(body) <= _LONGEST_FORM:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    if len(body) > _LONGEST_FORM:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FORM_SECONDS):
+            while more and len(body) <= _LONGEST_FORM:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+    if more or len(body) > _LONGEST_FORM:
         return ""
     return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
 
 
 async def _answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-    given = {"content-type": "text/plain; charset=utf-8"} | (headers or {})
+    body = text.encode()
+    given = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))} | (headers or {})
     encoded = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": text.encode()})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _with_headers(send: Send) -> Send:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from fastapi import HTTPException, Query, Request
-from PIL import Image
+from fastapi import Query
 
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
-from latentbank.errors import ImageError
-from latentbank.models.vision.image_files import open_file
 from latentbank.query.lenses.registry import lens_names
 from latentbank.query.web.jobs import ReadingRequest
 from latentbank.text import layer_numbers
-
-LARGEST_UPLOAD = 20_000_000
-"""Largest size of an uploaded image, in bytes."""
-MOST_PIXELS = 40_000_000
-"""Largest number of pixels of an uploaded image."""
 
 LONGEST_ANSWER = 256
 """Largest number of tokens of an answer that a visitor may ask for."""
@@ -102,45 +93,6 @@ def where_of(corpus: str, word: str, caption: str) -> Filter | None:
     if caption.strip():
         parts.append(Where(caption_contains=caption.strip()))
     return None if not parts else parts[0] if len(parts) == 1 else All(tuple(parts))
-
-
-async def read_upload(request: Request) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        HTTPException: 413, as soon as it is too large.
-    """
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_UPLOAD:
-            raise HTTPException(
-                413, f"The image is larger than {LARGEST_UPLOAD // 1_000_000} MB; make it smaller."
-            )
-    return bytes(body)
-
-
-def check_image(data: bytes) -> None:
-    """Check that data is an image of a bearable size, before it is decoded.
-
-    Raises:
-        ImageError: it is not an image, or has more than `MOST_PIXELS` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, and about sizes that are refused below
-            with open_file(data) as image:
-                width, height = image.size
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        width, height = MOST_PIXELS, 2
-    except Exception:
-        raise ImageError("Pillow cannot read this file as an image; use PNG, JPEG or WebP.") from None
-    if width * height > MOST_PIXELS:
-        raise ImageError(
-            f"The image has more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller."
-        )
 
 
 def shown_name(name: str) -> str:

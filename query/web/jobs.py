@@ -12,6 +12,7 @@ from latentbank.bank.layers import BankLayers
 from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.merge import Unique
 from latentbank.bank.where import Filter
+from latentbank.errors import QueryError
 from latentbank.query.reading.around import Which
 
 
@@ -59,6 +60,10 @@ FINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled")
 """States after which a job does not change."""
 
 
+class TooBusy(QueryError):
+    """So much is waiting that a request is not taken now; it can be sent again."""
+
+
 class Cancelled(Exception):
     """The client cancelled the job."""
 
@@ -79,6 +84,7 @@ class Job:
         parts: while the job runs, the visual layers read so far, in the order in which they were read: JSON as
             page/parts.js takes it.
         cancelled: set in order to cancel the job.
+        image: what is to be read, until the job is finished.
     """
 
     id: str
@@ -91,6 +97,7 @@ class Job:
     version: int = 0
     parts: tuple[str, ...] = ()
     cancelled: threading.Event = field(default_factory=threading.Event)
+    image: bytes | None = None
 
     def update(self, **changes: Any) -> None:
         """Set attributes, and let those who follow the job know."""

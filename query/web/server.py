@@ -11,20 +11,18 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 from latentbank.errors import LatentBankError, QueryError
+from latentbank.query.web.bodies import LARGEST_UPLOAD, RETRY_AFTER, Bodies
 from latentbank.query.web.file import PAGE, page_html
-from latentbank.query.web.inputs import (
-    LARGEST_UPLOAD,
-    MOST_PIXELS,
-    ReadingQuery,
-    check_image,
-    read_upload,
-    shown_name,
-)
-from latentbank.query.web.jobs import FINAL_STATES, Job
+from latentbank.query.web.inputs import ReadingQuery, shown_name
+from latentbank.query.web.jobs import FINAL_STATES, Job, TooBusy
 from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
+from latentbank.query.web.trial import MOST_PIXELS, check_image
 from latentbank.query.web.uploads import Upload, Uploads
+from latentbank.text import without_paths
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _POLL = 0.05  # seconds between looks at a job's version
@@ -46,7 +44,8 @@ def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | N
             await asyncio.to_thread(service.close)
 
     offered = dict(pictures or {}) if service and service.reads_images else {}
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    # A redirect to an address without a slash would name the host that the request names.
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _handle_errors(app)
     _serve_page(app)
     _serve_pictures(app, service, offered)
@@ -85,7 +84,7 @@ def _serve_pictures(app: FastAPI, service: ReadingService | None, offered: Mappi
 
 
 def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes]) -> None:
-    uploads = Uploads()
+    uploads, bodies = Uploads(), Bodies()
 
     @app.post("/api/readings", status_code=202)
     async def read(request: Request, query: Annotated[ReadingQuery, Depends()]) -> Response:
@@ -99,7 +98,7 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
         if query.picture:
             image = _picture(offered, query.picture)
         elif query.upload or not query.sentence:
-            upload = await _upload(request, query, uploads)
+            upload = await _upload(request, query, uploads, bodies)
             image = upload.data
         name = query.sentence or query.picture or (upload.name if upload else "image")
         # In a thread, because it reads the bank's ledger.
@@ -107,16 +106,16 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
         return JSONResponse({"job": job.id, "upload": upload.key if upload else ""}, 202)
 
 
-async def _upload(request: Request, query: ReadingQuery, uploads: Uploads) -> Upload:
+async def _upload(request: Request, query: ReadingQuery, uploads: Uploads, bodies: Bodies) -> Upload:
     """Return the uploaded image that a request names, or that it brings in its body."""
     if query.upload:
         upload = uploads.get(query.upload)
         if upload is None:
             raise HTTPException(404, "This image is not kept here any more; choose its file again.")
         return upload
-    body = await read_upload(request)
-    await asyncio.to_thread(check_image, body)
-    return uploads.keep(shown_name(query.name) or "image", body)
+    async with bodies.of(request) as body:
+        await asyncio.to_thread(check_image, body)
+        return uploads.keep(shown_name(query.name) or "image", body)
 
 
 def _serve_jobs(app: FastAPI, service: ReadingService | None) -> None:
@@ -193,16 +192,21 @@ def _reading(service: ReadingService | None, key: str) -> StoredReading:
 def _handle_errors(app: FastAPI) -> None:
     """Answer errors with JSON that has one sentence under `error`."""
 
-    def answer(status: int, message: str) -> Response:
-        return JSONResponse({"error": message}, status)
+    def answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+        return JSONResponse({"error": message}, status, headers)
 
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return answer(error.status_code, error.detail)
+    @app.exception_handler(AnyHTTPException)
+    async def refused(_: Request, error: AnyHTTPException) -> Response:
+        return answer(error.status_code, error.detail, error.headers)
 
     @app.exception_handler(LatentBankError)
     async def failed(_: Request, error: LatentBankError) -> Response:
-        return answer(400, str(error))
+        busy = isinstance(error, TooBusy)
+        return answer(503 if busy else 400, without_paths(str(error)), RETRY_AFTER if busy else None)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, _error: ClientDisconnect) -> Response:
+        return answer(400, "The client has left.")  # nobody reads this
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -22,9 +22,9 @@ from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import chosen_layers, default_visual_layers, join_layers, read_layers
 from latentbank.query.web.data import page_json, shrunk
-from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest
+from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest, TooBusy
 from latentbank.query.web.vlms import Load, Models
-from latentbank.text import listed
+from latentbank.text import listed, public_name, without_paths
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
@@ -36,7 +36,10 @@ WAITING = 32
 """Largest number of unfinished jobs; further requests are refused."""
 SENTENCES_ALONE = "This page reads sentences alone: it has no vision-language model. Write a sentence."
 """What is said to those who send an image to a page without a VLM."""
+WAITING_BYTES = 200_000_000
+"""Largest size of their images altogether."""
 _KEPT_READINGS = 64
+_KEPT_BYTES = 200_000_000
 _KEPT_JOBS = 256
 
 
@@ -77,7 +80,7 @@ class ReadingService:
         self.reads_images = inner is not None
         self._language = inner or cast("LanguageModel", model)
         self._models: Models | None = None
-        self._names: tuple[str, ...] = (name or model.name,)
+        self._names: tuple[str, ...] = (name or public_name(model.name),)
         if self.reads_images:
             self._models = Models(bank, self._names[0], cast("VisualModel", model), others or {})
             self._names = self._models.names
@@ -110,7 +113,8 @@ class ReadingService:
             Its job; a finished one if the same request was answered before over the same corpora.
 
         Raises:
-            QueryError: there is no such model, no model takes images, or too many jobs are waiting.
+            QueryError: there is no such model, or no model takes images.
+            TooBusy: too many jobs are waiting, or their images are too large.
         """
         names = self._names
         if request.image is not None and not self.reads_images:
@@ -121,13 +125,14 @@ class ReadingService:
             )
         request = replace(request, model=request.model or names[0])
         shown = self.bank.shown_corpora.values()
-        job, key = Job(secrets.token_urlsafe(12)), request.key(shown, self.bank.version)
+        job = Job(secrets.token_urlsafe(12), image=request.image)
+        key = request.key(shown, self.bank.version)
         with self._lock:
             if key in self._readings:
                 self._readings.move_to_end(key)
-                job.update(state="done", reading=key)
-            elif sum(not other.finished for other in self._jobs.values()) > WAITING:
-                raise QueryError("Too many readings are waiting; try again in a minute.")
+                job.update(state="done", reading=key, image=None)
+            elif self._is_full(request.image):
+                raise TooBusy("Too many readings are waiting; try again in a minute.")
             self._jobs[job.id] = job
             finished = [other for other in self._jobs.values() if other.finished]
             for old in finished[: max(0, len(self._jobs) - _KEPT_JOBS)]:
@@ -135,6 +140,13 @@ class ReadingService:
         if not job.finished:
             self._thread.submit(self._run, job, request, key)
         return job
+
+    def _is_full(self, image: bytes | None) -> bool:
+        """Return whether the jobs that wait are too many to take another one."""
+        waiting = [job for job in self._jobs.values() if not job.finished]
+        # Several jobs may have one image.
+        images = {id(data): len(data) for data in (image, *(job.image for job in waiting)) if data}
+        return len(waiting) > WAITING or sum(images.values()) > WAITING_BYTES
 
     def job(self, number: str) -> Job | None:
         """Return the job of an id; None if there is none."""
@@ -165,13 +177,16 @@ class ReadingService:
             stored = StoredReading(reading.source, page_json(reading))
             with self._lock:
                 self._readings[key] = stored
-                while len(self._readings) > _KEPT_READINGS:
+                while len(self._readings) > 1 and (
+                    len(self._readings) > _KEPT_READINGS
+                    or sum(len(other.data) for other in self._readings.values()) > _KEPT_BYTES
+                ):
                     self._readings.popitem(last=False)
             job.update(state="done", reading=key)
         except Cancelled:
             job.update(state="cancelled")
         except LatentBankError as error:
-            job.update(state="failed", error=str(error))
+            job.update(state="failed", error=without_paths(str(error)))
         except Exception as error:  # an unexpected error must end the job too, because clients wait for it
             log.exception("a reading failed")
             job.update(
@@ -179,7 +194,7 @@ class ReadingService:
                 error=f"The reading failed ({type(error).__name__}); the server's log says more.",
             )
         finally:
-            job.parts = ()  # the whole reading is stored, or no client waits for it
+            job.parts, job.image = (), None  # the whole reading is stored, or no client waits for it
 
     def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
         job.update(what="reading the sentence")
