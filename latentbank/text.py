@@ -11,7 +11,7 @@ from latentbank.errors import QueryError
 _SECRETS = re.compile(r"\w+://\S+|\bhf_\w+")
 # From the root, a drive or the home folder, with two parts or more, but not inside an address.
 _PATH = re.compile(
-    r"(?<![\w.:/\\~])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+([^\s/\\'\"]*[^\s/\\'\".,;:!?)])"
+    r"(?<![\w.:/\\~])(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\'\"]+[/\\])+([^\s/\\'\"]*[^\s/\\'\".,;:!?)])"
 )
 _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*/[\w.-]+|[a-zA-Z0-9][\w-]*")
 

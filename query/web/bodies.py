@@ -10,7 +10,7 @@ from fastapi import HTTPException, Request
 
 LARGEST_UPLOAD = 20_000_000
 """Largest size of an uploaded image, in bytes."""
-AT_ONCE = 8
+AT_ONCE = 32
 """Bodies that are received and tried at once; who sends another one is told to come again."""
 BYTES_AT_ONCE = 100_000_000
 """How many bytes they may have altogether."""
