@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.errors import SoundError
-from latentbank.text import first_line
+from latentbank.models.media import open_media, pyav
 
 RATE = 16_000
 """Samples per second that all models take whose sound can be read."""
+_INSTEAD = f"samples at {RATE:,} per second"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def open_sound(source: Any, rate: int | None = None) -> Sound:
     if isinstance(source, str | os.PathLike):
         if rate is not None:
             raise SoundError(f"{source} is a file, which says its rate itself: give none.", argument="rate")
-        sound = Sound(os.fspath(source), _of_file(os.path.expanduser(os.fspath(source))))
+        sound = Sound(os.fspath(source), _of_file(os.fspath(source)))
     else:
         sound = Sound("sound", _of_array(source, rate))
     if not len(sound.samples):
@@ -78,27 +79,16 @@ def _of_array(source: Any, rate: int | None) -> npt.NDArray[np.float32]:
     mono = (samples if samples.ndim == 1 else samples.mean(axis=1)).astype(np.float32)
     if rate == RATE or not len(mono):
         return mono
-    av = _pyav("Sound of another rate is resampled")
+    av = pyav("Sound of another rate is resampled", _INSTEAD, SoundError)
     frame = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
     frame.sample_rate = rate
     return _resampled(av, [frame])
 
 
 def _of_file(path: str) -> npt.NDArray[np.float32]:
-    av = _pyav("Sound files are read")
-    if not os.path.exists(path):
-        raise SoundError(f"The sound {path} does not exist; check its path.")
-    try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                raise SoundError(f"The file {path} holds no sound.")
-            return _resampled(av, container.decode(container.streams.audio[0]))
-    except SoundError:
-        raise
-    except Exception as error:  # FFmpeg's errors are of many kinds
-        raise SoundError(
-            f"The sound {path} cannot be read ({first_line(error)[:120]}); convert it to WAV."
-        ) from None
+    av = pyav("Sound files are read", _INSTEAD, SoundError)
+    with open_media(av, path, "audio", "WAV", SoundError) as (container, stream):
+        return _resampled(av, container.decode(stream))
 
 
 def _resampled(av: Any, frames: Any) -> npt.NDArray[np.float32]:
@@ -107,13 +97,3 @@ def _resampled(av: Any, frames: Any) -> npt.NDArray[np.float32]:
     parts = [part.to_ndarray()[0] for frame in frames for part in resampler.resample(frame)]
     parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
     return np.concatenate(parts).astype(np.float32) if parts else np.empty(0, np.float32)
-
-
-def _pyav(what: str) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise SoundError(
-            f"{what} by PyAV: pip install 'latentbank[vision]', or give samples at {RATE:,} per second."
-        ) from None
-    return av

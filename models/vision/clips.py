@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from latentbank.errors import ImageError
+from latentbank.models.media import open_media, pyav
 from latentbank.models.vision.images import open_image
-from latentbank.text import first_line
 
 FRAMES = 8
 """Frames that are taken from a video if no other number is given."""
@@ -106,41 +106,23 @@ def _given(source: Any) -> tuple[str, Sequence[Any]]:
 
 
 def _of_file(path: str, frames: int) -> Clip:
-    try:
-        import av
-    except ImportError:
-        raise ImageError(
-            "Video files are read by PyAV: pip install 'latentbank[vision]', or give the frames as images."
-        ) from None
-    if not os.path.exists(os.path.expanduser(path)):
-        raise ImageError(f"The video {path} does not exist; check its path.")
-    file = os.path.expanduser(path)
-    try:
-        times, step = _times(av, file)
-        chosen = _chosen(len(times), frames, path)
-        wanted = set(chosen)
-        with av.open(file) as container:
-            pixels = [
-                frame.to_ndarray(format="rgb24")
-                for number, frame in enumerate(container.decode(video=0))
-                if number in wanted
-            ]
-    except ImageError:
-        raise
-    except Exception as error:  # FFmpeg's errors are of many kinds
-        raise ImageError(
-            f"The video {path} cannot be read ({first_line(error)[:120]}); convert it to MP4."
-        ) from None
+    av = pyav("Video files are read", "the frames as images", ImageError)
+    times, step = _times(av, path)
+    chosen = _chosen(len(times), frames, path)
+    wanted = set(chosen)
+    with open_media(av, path, "video", "MP4", ImageError) as (container, stream):
+        pixels = [
+            frame.to_ndarray(format="rgb24")
+            for number, frame in enumerate(container.decode(stream))
+            if number in wanted
+        ]
     starts = [times[index] - times[0] for index in chosen]
     return _clip(path, pixels, starts, times[-1] - times[0] + step, chosen, len(times))
 
 
-def _times(av: Any, file: str) -> tuple[list[float], float]:
+def _times(av: Any, path: str) -> tuple[list[float], float]:
     """Return the time of each frame in seconds, and how long the last one is shown. What a file says may be wrong."""
-    with av.open(file) as container:
-        if not container.streams.video:
-            raise ImageError(f"The file {file} holds no video.")
-        stream = container.streams.video[0]
+    with open_media(av, path, "video", "MP4", ImageError) as (container, stream):
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or 1)
         times = [

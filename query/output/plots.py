@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from latentbank.errors import QueryError
 from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
 from latentbank.query.lenses.registry import score_of, title_of
+from latentbank.query.output.fonts import fonts_for, quiet_about_glyphs
 from latentbank.query.output.grids import choose_tile, panels_of, shorten, told_lines
 from latentbank.query.output.timelines import SIZE, draw_sound, is_sound, sound_tokens
 from latentbank.values import Layers
@@ -25,8 +25,6 @@ _SIDE = 3.4  # longer side of an image, in inches
 _LARGEST, _SMALLEST = 9.0, 3.5  # font sizes of a word, in points
 _TOLD = 7.0  # font size of the tokens of an answer, in points
 _LETTER = 0.62  # width of a letter, relative to the font size
-# Fonts to use if the system has them; matplotlib's own has no Chinese, Japanese or Korean characters.
-_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS", "Microsoft YaHei")
 _SETTINGS: Any = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "latentbank",
@@ -126,7 +124,7 @@ def save_plot(
                 axes[down][across], reading, panels.tokens[down][across], layer, lens, words=True, heat=True
             )
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), quiet_about_glyphs():
         # Without a date, the same reading gives the same file.
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
         figure.savefig(buffer, format=kind, dpi=200, metadata=undated.get(kind))
@@ -165,11 +163,13 @@ def _draw(
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
+    lines = _answer_lines(reading, layer, lens) if words else []
+    fonts = fonts_for("".join([*lines, *(token.neighbors[0].word for token in tokens if token.neighbors)]))
     if is_sound(reading):
-        draw_sound(axis, reading, tokens, layer, lens, words=words, fonts=_fonts())
-        if words and (lines := _answer_lines(reading, layer, lens)):
+        draw_sound(axis, reading, tokens, layer, lens, words=words, fonts=fonts)
+        if lines:
             told = "\n".join(["seconds", *lines])
-            axis.set_xlabel(told, fontsize=_TOLD, fontfamily=_fonts(), parse_math=False)
+            axis.set_xlabel(told, fontsize=_TOLD, fontfamily=fonts, parse_math=False)
         return
     image = reading.frame(tokens[0].place.tile if tokens[0].place else None)
     assert image is not None
@@ -191,13 +191,13 @@ def _draw(
     if words:
         inch = _SIDE / max(width, height)
         for token, box in zip(drawn, boxes, strict=True):
-            _write(axis, token.neighbors[0].word, box, 72 * inch)
+            _write(axis, token.neighbors[0].word, box, 72 * inch, fonts)
     step = reading.tile_name(tokens[0].place.tile) if reading.frames and tokens[0].place else ""
     axis.set_title(f"{title_of(lens)}, visual layer {layer}" + (f", {step}" if step else ""), fontsize=9)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    if words and (lines := _answer_lines(reading, layer, lens)):
+    if lines:
         # A word such as $x$ is not a formula.
-        axis.set_xlabel("\n".join(lines), fontsize=_TOLD, fontfamily=_fonts(), loc="left", parse_math=False)
+        axis.set_xlabel("\n".join(lines), fontsize=_TOLD, fontfamily=fonts, loc="left", parse_math=False)
 
 
 def _answer_lines(reading: Reading, layer: int, lens: str) -> list[str]:
@@ -206,7 +206,9 @@ def _answer_lines(reading: Reading, layer: int, lens: str) -> list[str]:
     return told_lines(answer, int(72 * _panel(reading)[0] / (_LETTER * _TOLD)))
 
 
-def _write(axis: Any, word: str, box: tuple[float, float, float, float], scale: float) -> None:
+def _write(
+    axis: Any, word: str, box: tuple[float, float, float, float], scale: float, fonts: list[str]
+) -> None:
     """Draw a word on a patch, as large as it fits; `scale` is the number of points per pixel of the image."""
     from matplotlib.patheffects import withStroke
 
@@ -224,18 +226,10 @@ def _write(axis: Any, word: str, box: tuple[float, float, float, float], scale: 
         (top + bottom) / 2,
         text,
         fontsize=size,
-        fontfamily=_fonts(),
+        fontfamily=fonts,
         color="white",
         ha="center",
         va="center",
         parse_math=False,  # a word such as $x$ is not a formula
         path_effects=[withStroke(linewidth=1.2, foreground="black")],
     )
-
-
-@cache
-def _fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in _FONTS if name in known]

@@ -18,7 +18,7 @@ from latentbank.query.reading.norms import beyond_range
 from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Place, Reading, TokenKind, TokenReading
 from latentbank.query.reading.visual_tokens import ImageTokens
-from latentbank.text import public_name
+from latentbank.text import check_text, public_name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,6 +41,15 @@ class Choices:
     query_mean: QueryMean | None
     warn: Callable[[str], None]
     between: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the prompt.
+
+        Raises:
+            QueryError: it is no text, or holds half a surrogate pair.
+        """
+        if self.prompt is not None:
+            check_text(self.prompt, "prompt")
 
     def neighbors(
         self, lens: Lens, layer: int, batch: Sequence[VisualTokens], stream: Stream

@@ -239,7 +239,8 @@ def test_what_is_no_text_is_named(bank: Bank, tiny: LanguageModel, text: Any) ->
     with pytest.raises(QueryError, match=r"The sentence (holds '\\ud|is of type)"):
         lb.read_text(bank, tiny, text)
     if isinstance(text, str):
-        with pytest.raises(QueryError, match="The prompt holds"):
-            lb.read_image(bank, PatchVLM(tiny), picture(), [0], prompt=text)
+        for read in (lb.read_image, lb.read_video, lb.read_audio):
+            with pytest.raises(QueryError, match="The prompt holds"):
+                read(bank, PatchVLM(tiny), picture(), [0], prompt=text)
         with pytest.raises(QueryError, match="The filter holds"):
             lb.Where(word=[text])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
 from latentbank.errors import LayerNotFound, QueryError
+from latentbank.query.output import fonts
 from latentbank.query.output.plots import plot_reading, save_plot
 from tests.query.web.readings import reading_of, told_reading
 
@@ -64,7 +66,6 @@ def test_figures_have_a_row_for_each_layer_and_a_column_for_each_lens(
     assert save_plot(reading, tmp_path / f"again{suffix}").read_bytes() == data
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # also if no installed font has the character
 def test_words_like_formulas_are_words(tmp_path: Path) -> None:
     reading = reading_of(lenses=("latent",), layers=(0,))
     first = reading.tokens[0]
@@ -72,6 +73,53 @@ def test_words_like_formulas_are_words(tmp_path: Path) -> None:
         named = replace(first.neighbors[0], word=word)
         other = replace(reading, tokens=(replace(first, neighbors=(named,)),))
         assert save_plot(other, tmp_path / "figure.svg").stat().st_size > 1000
+
+
+@pytest.fixture
+def no_fonts_known() -> Iterator[None]:
+    """Look for fonts anew, in the test and after it."""
+
+    def forget() -> None:
+        fonts._installed.cache_clear()
+        fonts._told.clear()
+
+    forget()
+    yield
+    forget()
+
+
+def test_characters_that_no_font_has_are_named_once(
+    tmp_path: Path, no_fonts_known: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [font for font in font_manager.fontManager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", found)
+    reading = reading_of(lenses=("latent",), layers=(0,))
+    tokens = [
+        replace(token, neighbors=(replace(token.neighbors[0], word="日本語の文章です犬"),))
+        for token in reading.tokens
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for suffix in (".png", ".pdf", ".svg"):
+            save_plot(replace(reading, tokens=tuple(tokens)), tmp_path / f"figure{suffix}")
+    assert caplog.messages == [
+        "No installed font has the characters す, で, の, 文, 日 and 4 others: figures show boxes instead. Install one "
+        "that has them, such as Noto Sans CJK."
+    ]
+
+
+def test_any_installed_font_that_has_the_characters_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    plain, other = known["DejaVu Sans"], known["STIXGeneral"]
+    monkeypatch.setattr(
+        fonts, "_installed", lambda: {"DejaVu Sans": plain, "Broken": __file__, "Other": other}
+    )
+    only_there = min(fonts._characters(other) - fonts._characters(plain))
+    assert fonts.fonts_for("dog") == ["DejaVu Sans"]
+    assert fonts.fonts_for(f"dog {only_there}\n") == ["DejaVu Sans", "Other"]
+    assert not caplog.messages
 
 
 def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:
