@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from latentbank.bank.check import Check
 from latentbank.bank.points import Payload
 from latentbank.bank.settings import Settings
 from latentbank.bank.where import Filter
@@ -87,6 +88,21 @@ class LayerInfo:
     bytes_on_disk: int | None
     waiting: int = 0
     failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that holds banks, or each of `nodes` of them.
+
+    Attributes:
+        ram: bytes that banks may use; None: it is not known.
+        disk: bytes of the disk that are free for banks, or on a server all of them; None: it is not known.
+        nodes: how many there are.
+    """
+
+    ram: int | None
+    disk: int | None
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -331,6 +347,16 @@ class Backend(Protocol):
         Raises:
             BankNotFound: there is no such bank.
             LatentBankError: with `finish`, the bank is not upgraded; or it is embedded.
+        """
+
+    def checks(self, bank: str | None) -> Iterator[Check]:
+        """Yield what is seen of the place, and of a bank there by its stored name (None: of all banks)."""
+
+    def machine(self) -> Machine:
+        """Return what the machine has on which the banks lie.
+
+        Raises:
+            BankUnavailable: it cannot be asked.
         """
 
     def require_writer(self) -> None:

@@ -22,6 +22,7 @@ from latentbank.cli import (
     train,
 )
 from latentbank.cli.agreement import agreement
+from latentbank.cli.doctor import doctor
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.options.common import GlobalOptions
 from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
@@ -55,6 +56,7 @@ app = typer.Typer(
     help="What do a vision-language model's tokens mean? Fill banks of contexts, and read them.",
 )
 app.callback()(flat(_global_options))
+command(app, "doctor", example="doctor SmolLM2-135M")(doctor)
 command(app, "view", example="view --model demo", first="bank model")(view)
 command(app, "agreement", example="agreement votes.csv --page disagreements.html", first="files")(agreement)
 for _name, _group in (

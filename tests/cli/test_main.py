@@ -79,6 +79,19 @@ def test_tables(run: Run, corpus: Path, model_dir: Path) -> None:
     assert "fingerprint" in run("bank", "info")[1]
     assert "is sound" in run("bank", "verify")[1]
     assert "is indexed" in run("bank", "index")[1]
+    code, out, _ = run("doctor", "tiny-llama")
+    assert code == 0
+    assert re.search(r"ok +lock +no other process has the bank open", out)
+    assert out.splitlines()[-1].startswith("Nothing is wrong")
+    code, out, _ = run("doctor", "nothing", "--json")
+    found = json.loads(out)
+    assert (code, found["bank"], found["well"]) == (1, "nothing", False)
+    assert found["checks"][-1] == {
+        "name": "bank",
+        "state": "wrong",
+        "seen": "there is no bank 'nothing' here",
+        "remedy": "List the banks there are.",
+    }
     table = run(
         "query", "text", SENTENCES[0], "--token", "dog", "--bank-layers", "all", "--unique", "context"
     )[1]

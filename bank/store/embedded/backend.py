@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from latentbank.bank.check import Check
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import Replicated, Store, StoredManifest
+from latentbank.bank.store.base import Machine, Replicated, Store, StoredManifest
+from latentbank.bank.store.embedded.checks import folder_checks, this_machine
 from latentbank.bank.store.embedded.manifest_file import MANIFEST, ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer, remove_pointer, write_pointer
 from latentbank.bank.store.embedded.store import EmbeddedStore
@@ -74,6 +76,14 @@ class EmbeddedBackend:
             "to upgrade a bank there.",
             argument="url",
         )
+
+    def checks(self, bank: str | None) -> Iterator[Check]:
+        """See `Backend`."""
+        return folder_checks(self._settings, bank)
+
+    def machine(self) -> Machine:
+        """See `Backend`."""
+        return this_machine(self._settings.data_dir)
 
     def require_writer(self) -> None:
         """See `Backend`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+from latentbank.bank.check import Check
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import Replicated, Store, StoredManifest
+from latentbank.bank.store.base import Machine, Replicated, Store, StoredManifest
 from latentbank.bank.store.names import split_collection, split_ledger
 from latentbank.bank.store.server.aliases import switch, version_in_use
+from latentbank.bank.store.server.checks import machine_of, server_checks
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.manifest import ServerManifest, has_manifest
 from latentbank.bank.store.server.metadata import collection_names
@@ -96,6 +98,14 @@ class ServerBackend:
         with Connection(self._settings) as server:
             manifest = ServerManifest(server, stored)
             return manifest.finish_upgrade() if finish else manifest.upgrade()
+
+    def checks(self, bank: str | None) -> Iterator[Check]:
+        """See `Backend`."""
+        return server_checks(self._settings, bank)
+
+    def machine(self) -> Machine:
+        """See `Backend`."""
+        return machine_of(self._settings)
 
     def require_writer(self) -> None:
         """See `Backend`. The request changes nothing, but only a key that may manage collections may send it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import threading
 import time
@@ -23,6 +24,9 @@ from latentbank.errors import BankUnavailable
 
 log = logging.getLogger("latentbank")
 T = TypeVar("T")
+
+OLDEST = "1.18"
+"""The first Qdrant with everything that a layer collection needs."""
 
 # gRPC's own limit of two minutes is longer than our retries after a server's restart.
 _LONGEST_BACKOFF_MS = 5_000
@@ -133,6 +137,12 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_too_old(version: str) -> bool:
+    """Return whether a server's version is older than a bank needs."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) < tuple(map(int, OLDEST.split(".")))
 
 
 @lru_cache

@@ -6,7 +6,6 @@ Bulk work goes over gRPC if the server answers there, everything else over REST.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -35,7 +34,7 @@ from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, count_ids, each_condition, reads_captions
 from latentbank.bank.store.names import collection_name
 from latentbank.bank.store.server.aliases import version_in_use
-from latentbank.bank.store.server.client import Connection
+from latentbank.bank.store.server.client import OLDEST, Connection, is_too_old
 from latentbank.bank.store.server.downloading import save_snapshot
 from latentbank.bank.store.server.indexing import defer_index, failure, index_layer, waiting
 from latentbank.bank.store.server.layers import create_layer, index_all_captions, index_captions
@@ -51,8 +50,6 @@ _SCROLL = 1000
 _MOST_IDS = 100_000
 # Seconds after which a job that loads a layer switches indexing off again, if another job has switched it on.
 _DEFER_AGAIN = 30.0
-# The first Qdrant with everything that a layer collection needs.
-_OLDEST = (1, 18)
 
 
 class ServerStore:
@@ -98,11 +95,9 @@ class ServerStore:
         if self._checked:
             return
         version = self._server.call(self._server.rest.info).version
-        found = re.match(r"(\d+)\.(\d+)", version)
-        if found and (int(found[1]), int(found[2])) < _OLDEST:
+        if is_too_old(version):
             raise BankUnavailable(
-                f"The server {self._server.url} runs Qdrant {version}; a bank needs "
-                f"{'.'.join(map(str, _OLDEST))} or newer: update it."
+                f"The server {self._server.url} runs Qdrant {version}; a bank needs {OLDEST} or newer: update it."
             )
         self._checked = True
 
