@@ -21,6 +21,7 @@ from latentbank.errors import BankUnavailable
 from tests.bank.samples import Place, Start, fill, next_line, sample_bank
 from tests.bank.servers import KEY, Doubles, settings
 from tests.wire.double import Fault, QdrantDouble
+from tests.wire.keys import MANAGES, WRITES
 from tests.wire.telemetry import RAM
 
 CHECKS = "latentbank.bank.store.server.checks"
@@ -60,9 +61,14 @@ def bad(found: Examination) -> set[str]:
 
 
 def test_a_healthy_cluster(cluster: QdrantDouble) -> None:
+    cluster.requests.clear()
     found = examine(of(cluster), "bank")
     assert bad(found) == set()
     assert found.well
+    changes = {
+        item.operation: item.summary for item in cluster.requests if item.operation in WRITES | MANAGES
+    }
+    assert changes == {"update_aliases": {"actions": []}}  # to see what the key may do
     assert list(states(found)) == [
         "server", "TLS", "gRPC", "key", "cluster", "collections", "shards", "issues",
         "bank", "layers", "model", "memory", "disk",
