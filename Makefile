@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores experiments projectors test test-fast test-oracle lint docs bench scale clean
+.PHONY: demo train-demo scores experiments projectors test test-fast test-oracle test-server lint docs bench scale clean
 
 ## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
@@ -59,6 +59,21 @@ test-fast: $(VENV)/.installed
 test-oracle: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/models/vision/test_oracle.py \
 		tests/models/language/test_causal_types.py tests/models/language/test_visual_cuts.py -n 2 -m oracle
+
+## test-server: run the tests of the server path against the server at URL (KEY, GRPC_PORT, CA, TESTS), or a double's own process
+KEY ?=
+GRPC_PORT ?= 6334
+CA ?=
+TESTS ?= tests/bank tests/cli tests/ingest
+SERVER_TESTS = $(BIN)/python -m pytest -m server -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+test-server: export HF_HUB_OFFLINE = 1
+test-server: $(VENV)/.installed
+ifdef URL
+	@TEST_SERVER_URL='$(URL)' TEST_SERVER_KEY='$(KEY)' TEST_SERVER_GRPC_PORT='$(GRPC_PORT)' \
+		TEST_SERVER_CA='$(abspath $(CA))' $(SERVER_TESTS)
+else
+	$(BIN)/python -m tests.wire $(SERVER_TESTS)
+endif
 
 ## lint: check style and types
 lint: $(VENV)/.installed

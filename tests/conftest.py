@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import portalocker
 import pytest
 
+from tests import real_server
 from tests.slow import FILES, FIXTURES, LONGEST
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -45,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = path_of(item)
         if path.startswith(FILES) or FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+        if path.startswith(real_server.FOLDERS) and real_server.is_eligible(item):
+            item.add_marker(pytest.mark.server)
 
 
 # Packages that workers of pytest-xdist imported as second copies.

@@ -18,11 +18,16 @@ import pytest
 import tenacity
 
 from latentbank.bank.settings import load_settings
+from tests import real_server
 from tests.bank.samples import Place, Start
+from tests.wire.disk import quick_folder
 from tests.wire.double import QdrantDouble
 
 ROOT = Path(__file__).resolve().parents[2]
-CHILD = "import importlib, sys; getattr(importlib.import_module(sys.argv[1]), sys.argv[2])(*sys.argv[3:])"
+CHILD = (
+    "import importlib, sys, tests.real_server; "
+    "getattr(importlib.import_module(sys.argv[1]), sys.argv[2])(*sys.argv[3:])"
+)
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -32,9 +37,7 @@ def quick_disk() -> Iterator[Path]:
     The engine syncs its files many times a second; on a disk, that would take most of these tests' time. Temporary
     files go there too, among them the double's collections.
     """
-    shared = Path("/dev/shm")
-    usable = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 << 30
-    folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=shared if usable else None))
+    folder = Path(tempfile.mkdtemp(prefix="latentbank-", dir=quick_folder()))
     multiprocessing.util.get_temp_dir()  # made before, because it must outlive these tests' folder
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     yield folder
@@ -56,6 +59,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name in list(os.environ):
         if name.startswith("LATENTBANK_"):
             monkeypatch.delenv(name)
+    for name, value in real_server.environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
 
 
@@ -69,6 +74,8 @@ def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def double() -> Iterator[Callable[..., QdrantDouble]]:
     """Start doubles (with a QdrantDouble's arguments), stop them, and check that their requests were valid."""
+    if real_server.URL:
+        pytest.skip("needs doubles with settings of their own")
     with ExitStack() as running:
         started: list[QdrantDouble] = []
 
@@ -82,9 +89,10 @@ def double() -> Iterator[Callable[..., QdrantDouble]]:
 
 
 @pytest.fixture
-def server(double: Callable[..., QdrantDouble]) -> QdrantDouble:
-    """A double without keys."""
-    return double()
+def server() -> Iterator[QdrantDouble]:
+    """A double without keys, or the real server that tests run against."""
+    with real_server.serving() as server:
+        yield server
 
 
 @pytest.fixture(params=["embedded", "grpc", "rest"])
@@ -130,15 +138,18 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def one_server(quick_disk: Path) -> Iterator[QdrantDouble]:
-    """Provide one double, which many tests share."""
-    with QdrantDouble() as double:
-        yield double
+    """Provide one server, which many tests share."""
+    with real_server.serving() as server:
+        yield server
 
 
 @pytest.fixture
 def shared(one_server: QdrantDouble) -> Iterator[QdrantDouble]:
-    """Provide the shared double, emptied; afterwards check that its requests were valid."""
+    """Provide the shared server, emptied; afterwards check that its requests were valid."""
     one_server.wipe()
+    if not isinstance(one_server, QdrantDouble):
+        yield one_server
+        return
     one_server.clear_faults()
     one_server.requests.clear()
     yield one_server

@@ -23,6 +23,7 @@ from latentbank.bank.opening import create_bank, delete_bank, list_banks, open_b
 from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import rotate
 from latentbank.bank.store.base import Points
+from latentbank.bank.store.names import collection_name
 from latentbank.bank.where import Where
 from latentbank.errors import (
     BankMismatch,
@@ -264,7 +265,8 @@ def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:
     if place.kind == "embedded":
         (place.settings.data_dir / "bank" / "L08").rename(place.settings.data_dir / "away")
     else:
-        store._server.rest.delete_collection("bank--L08")  # type: ignore[attr-defined]  # past the interface, on purpose
+        # Past the interface, on purpose.
+        store._server.rest.delete_collection(collection_name("bank", 8))  # type: ignore[attr-defined]
     store.close()
     with open_bank("bank", place.settings) as opened:
         assert opened.verify() == ["Layer 8 has no collection; ingest the bank's corpora again to fill it."]

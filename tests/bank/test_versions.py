@@ -21,6 +21,7 @@ from latentbank.bank.opening import (
 )
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.store.backends import backend
+from latentbank.bank.store.names import alias_name, collection_name
 from latentbank.bank.token import read_token
 from latentbank.bank.versions import Versions, split_name, stored_name, stored_parts
 from latentbank.errors import (
@@ -33,6 +34,7 @@ from latentbank.errors import (
 )
 from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, put_head, sample_bank, units
 from tests.bank.servers import KEY, Doubles, settings
+from tests.real_server import PREFIX
 from tests.wire.double import QdrantDouble
 from tests.wire.faults import Fault
 
@@ -287,11 +289,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def client_of(server: QdrantDouble) -> QdrantRemote:
-    return QdrantRemote(url=server.url, port=None, check_compatibility=False)
+    return QdrantRemote(url=server.url, port=None, api_key=server.api_key, check_compatibility=False)
 
 
 def aliases(server: QdrantDouble) -> dict[str, str]:
-    return {alias.alias_name: alias.collection_name for alias in client_of(server).get_aliases().aliases}
+    return {
+        alias.alias_name.removeprefix(PREFIX): alias.collection_name.removeprefix(PREFIX)
+        for alias in client_of(server).get_aliases().aliases
+        if alias.alias_name.startswith(PREFIX)
+    }
 
 
 def test_one_request_switches_all_layers(shared: QdrantDouble, team: Place) -> None:
@@ -384,7 +390,7 @@ def test_a_switch_whose_answer_is_lost_is_made(shared: QdrantDouble, team: Place
 
 
 def test_a_version_without_a_layer_is_not_put_in_use(shared: QdrantDouble, team: Place) -> None:
-    client_of(shared).delete_collection("bank@2--L12")
+    shared.delete("bank@2--L12")
     with pytest.raises(BankMismatch, match="Layer 12 of bank@2 has no collection"):
         use_bank("bank@2", team.settings)
     assert (aliases(shared), summary(team)) == ({}, FIRST)
@@ -394,7 +400,9 @@ def set_aliases(server: QdrantDouble, **leads: str) -> None:
     client_of(server).update_collection_aliases(
         [
             models.CreateAliasOperation(
-                create_alias=models.CreateAlias(collection_name=to, alias_name=f"bank@in-use--{layer}")
+                create_alias=models.CreateAlias(
+                    collection_name=server.name(to), alias_name=server.name(f"bank@in-use--{layer}")
+                )
             )
             for layer, to in leads.items()
         ]
@@ -434,7 +442,9 @@ def test_a_list_of_aliases_read_during_a_switch_is_read_again(
             return answer
         if first == "none":
             return models.CollectionsAliasesResponse(aliases=[])
-        old = models.AliasDescription(alias_name="bank@in-use--L08", collection_name="bank--L08")
+        old = models.AliasDescription(
+            alias_name=alias_name("bank", 8), collection_name=collection_name("bank", 8)
+        )
         return models.CollectionsAliasesResponse(aliases=[*answer.aliases, old])
 
     monkeypatch.setattr(QdrantRemote, "get_aliases", between)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from latentbank.cli import main
+from tests import real_server
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -21,6 +22,8 @@ def caller(
     monkeypatch.setenv("COLUMNS", str(columns))
     for name in ("LATENTBANK_URL", "LATENTBANK_BANK", "LATENTBANK_API_KEY", "LATENTBANK_METRIC"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in real_server.environment().items():
+        monkeypatch.setenv(name, value)
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["latentbank", *map(str, words)])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.cli.commands import Run
+from tests.real_server import serving
 from tests.tiny import TEXTS
 from tests.wire.double import QdrantDouble
 
@@ -27,10 +28,9 @@ def contexts(run: Run, model_dir: Path, tmp_path: Path) -> int:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantDouble]:
-    with QdrantDouble() as double:
-        monkeypatch.setenv("LATENTBANK_GRPC_PORT", str(double.grpc_port))
-        yield double
-        assert double.invalid_requests == []
+    with serving() as server:
+        monkeypatch.setenv("LATENTBANK_GRPC_PORT", str(server.grpc_port))
+        yield server
 
 
 def test_export_and_import(run: Run, contexts: int, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from latentbank.ingest.planning import plan_for
 from latentbank.ingest.workers.shares import parse_share
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.progress import Progress
+from tests import real_server  # noqa: F401 - names collections on a real server, in child processes too
 
 # Created here, in the process that all others are forked from; otherwise each would leave a lock of its own behind.
 tqdm.get_lock()

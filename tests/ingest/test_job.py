@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +37,7 @@ from tests.ingest.jobs import (
     some_sentences,
     stored_contexts,
 )
+from tests.real_server import serving
 from tests.wire.double import Fault, QdrantDouble
 
 SENTENCES = some_sentences(40)
@@ -56,9 +55,8 @@ def embedded(tiny_dir: Callable[..., Path], tmp_path: Path) -> Place:
 
 @pytest.fixture
 def server() -> Iterator[QdrantDouble]:
-    with QdrantDouble() as double:
-        yield double
-        assert double.invalid_requests == []
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -577,12 +575,7 @@ def test_contexts_that_one_layer_lost_are_encoded_again_and_no_others(
 ) -> None:
     remote.job(model, SENTENCES)
     lost = sorted(server.points("bank--L02"))[::50]
-    request = urllib.request.Request(
-        f"{server.url}/collections/bank--L02/points/delete?wait=true",
-        json.dumps({"points": lost}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    urllib.request.urlopen(request).close()
+    server.remove("bank--L02", lost)
     report = remote.job(model, SENTENCES)
     assert report.encoded == len(lost) > 3
     assert report.found == report.contexts - len(lost)

@@ -17,7 +17,7 @@ from latentbank.ingest.workers.shares import Share
 from latentbank.models.language.model import LanguageModel
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences
-from tests.wire.double import QdrantDouble
+from tests.real_server import serving
 
 OLD = some_sentences(15)
 NEW = [*OLD[:5], *some_sentences(30)[20:]]
@@ -36,9 +36,8 @@ def place(
     if request.param == "embedded":
         yield made
         return
-    with QdrantDouble() as double:
-        yield replace(made, url=double.url, grpc_port=double.grpc_port)
-        assert double.invalid_requests == []
+    with serving() as server:
+        yield replace(made, url=server.url, grpc_port=server.grpc_port)
 
 
 def new_plan(place: Place, bank: Bank, model: LanguageModel, sentences: list[str] = NEW) -> Plan:

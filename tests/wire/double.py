@@ -61,7 +61,8 @@ class QdrantDouble:
         self.cluster = Cluster(peers)
         self._reports = Reports(self._engine, self.cluster)
         self._nodes = Nodes(self._engine, self._reports, lag)
-        self._handler = RequestHandler(self._nodes, Keys(api_key, read_only_key))
+        self._keys = Keys(api_key, read_only_key)
+        self._handler = RequestHandler(self._nodes, self._keys)
         self._certificates: Certificates | None = make_certificates(self._directory) if tls else None
         self._port = 0
         self._rest: RestServer | None = None
@@ -96,6 +97,15 @@ class QdrantDouble:
     def ca_file(self) -> str | None:
         """The PEM file of the authority its certificate is signed by, or None without TLS."""
         return None if self._certificates is None else str(self._certificates.ca_file)
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that may do everything, or None if anybody may."""
+        return self._keys.full
+
+    def name(self, collection: str) -> str:
+        """Return a collection's name on the server: the same, as only a real server is shared."""
+        return collection
 
     # Its life
 
@@ -205,6 +215,11 @@ class QdrantDouble:
         """The requests that do not conform to Qdrant's API; tests expect none."""
         return self._handler.invalid
 
+    @property
+    def collections(self) -> list[str]:
+        """The names of all collections."""
+        return list(self._engine.all())
+
     def points(self, collection: str) -> dict[int | str, tuple[np.ndarray, dict[str, Any]]]:
         """All points of a collection or alias: id to (vector [size] float32, payload); size 0 without vectors.
 
@@ -227,6 +242,10 @@ class QdrantDouble:
         """Store points directly in the engine, without keys and faults; row i of `vectors` belongs to `ids[i]`."""
         rows = zip(ids, vectors.tolist(), map(dict, payloads), strict=True)
         self._engine.find(collection).upsert(Upsert(list(rows)))
+
+    def remove(self, collection: str, ids: Sequence[Any]) -> None:
+        """Delete points directly in the engine, without keys and faults."""
+        self._engine.find(collection).delete(m.PointIdsList(points=list(ids)))
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self._certificates is None:

@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.captions import contains
+from latentbank.bank.store.names import collection_name
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import HEAD, WIDTH, Place, ids, is_one_sentence, payload, put_head, units
@@ -153,7 +154,7 @@ def old_index(store: Any) -> None:
             phrase_matching=True,
             on_disk=True,
         )
-        store._server.rest.create_payload_index("bank--L04", "caption", field_schema=index)
+        store._server.rest.create_payload_index(collection_name("bank", 4), "caption", field_schema=index)
     else:
         word = edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True, phrase_matching=True)
         with store._layers.use(4) as shard:

@@ -208,7 +208,7 @@ def test_a_collection_of_several_shards_is_scrolled(
     with served(server, shard_number=3) as source:
         report = copy_bank(source, here)
     assert (report.snapshots, report.wrong) == (0, [])
-    fell_back(caplog, "the collection bank--L04 has 3 shards")
+    fell_back(caplog, f"the collection {server.name('bank--L04')} has 3 shards")
 
 
 def test_a_server_without_snapshots_is_scrolled(

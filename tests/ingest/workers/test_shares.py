@@ -25,6 +25,7 @@ from latentbank.ingest.workers.shares import Heartbeat, Share, parse_share, shar
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import Contents, Tiny, assert_same_bank, contents
 from tests.ingest.jobs import BATCH, LAYERS, Place, some_sentences, start_worker
+from tests.real_server import serving
 from tests.wire.double import QdrantDouble
 
 SENTENCES = some_sentences(30)
@@ -42,9 +43,8 @@ def embedded(tiny_dir: Callable[..., Path], quick_folder: Path) -> Place:
 
 @pytest.fixture
 def server(quick_folder: Path) -> Iterator[QdrantDouble]:
-    with QdrantDouble() as double:
-        yield double
-        assert double.invalid_requests == []
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
