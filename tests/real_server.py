@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -176,10 +176,13 @@ def _rename() -> None:
     def made(function: Callable[..., str]) -> Callable[..., str]:
         return lambda *given: PREFIX + function(*given)
 
-    def split(function: Callable[[str], Any]) -> Callable[[str], Any]:
-        return lambda name: function(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    as_it_was = dict(vars(names))
 
-    for name, function in list(vars(names).items()):
+    def split(function: FunctionType) -> Callable[[str], Any]:
+        whole = FunctionType(function.__code__, as_it_was)  # calls others that put no prefix before a name
+        return lambda name: whole(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+
+    for name, function in as_it_was.items():
         if name in ("collection_name", "ledger_name"):
             changed: Any = made(function)
         elif name.startswith("split_"):
