@@ -29,9 +29,31 @@ from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guard
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
 
+# Of what typer itself says about options, arguments and names of commands.
+_UsageError: Any = typer.BadParameter.__base__
+
 
 class _Root(TyperGroup):
     """The command before which the global options stand."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Parse the command line and run the command; what is wrong with it is one line, as with other errors.
+
+        Raises:
+            LatentBankError: an option, an argument or a command's name is wrong.
+        """
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # its help was printed
+                sys.exit(error.exit_code)
+            message = " ".join(error.format_message().split()).rstrip(".")
+            words = error.ctx.command_path.split() if error.ctx else []
+            command = " ".join(
+                ["latentbank", *words[words.index("latentbank") + 1 :]] if "latentbank" in words else []
+            )
+            raise LatentBankError(f"{message}; see {command or 'latentbank'} --help.") from None
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command; print the traceback of an error under --debug."""

@@ -412,3 +412,39 @@ def test_the_public_face_gives_what_it_names() -> None:
         assert getattr(latentbank, name) is not None
     with pytest.raises(AttributeError):
         _ = latentbank.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("view", "--port", "99999"), "Invalid value for '--port': .*65535; see latentbank view --help."),
+        (
+            ("query", "text", "--top-k", "0", "x"),
+            "Invalid value for '--top-k' .* 1; see latentbank query text --help.",
+        ),
+        (
+            ("query", "image", "--batch", "x", "y"),
+            "Invalid value for '--batch': .* integer.*; see latentbank query image",
+        ),
+        (
+            ("bank", "verify", "--sample", "-1"),
+            "Invalid value for '--sample': .* 0; see latentbank bank verify --help.",
+        ),
+        (("query", "text"), "Missing argument 'sentence'; see latentbank query text --help."),
+        (("query", "nosuch"), "No such command 'nosuch'; see latentbank query --help."),
+        (("--nosuch",), "No such option: --nosuch; see latentbank --help."),
+        (("view", "--token"), "Option '--token' requires an argument; see latentbank"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_one_line(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"latentbank: {message}.*\n", err), err
+    assert err.count("\n") == 1
+
+
+def test_a_group_alone_shows_its_help(run: Run) -> None:
+    code, out, err = run("bank")
+    assert code == 2
+    assert "Manage banks." in out + err
+    assert "╭─ Error" not in out + err
