@@ -29,6 +29,7 @@ from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guard
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
 
+_NAME = "latentbank"
 # Of what typer itself says about options, arguments and names of commands.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -48,11 +49,8 @@ class _Root(TyperGroup):
             if type(error).__name__ == "NoArgsIsHelpError":  # its help was printed
                 sys.exit(error.exit_code)
             message = " ".join(error.format_message().split()).rstrip(".")
-            words = error.ctx.command_path.split() if error.ctx else []
-            command = " ".join(
-                ["latentbank", *words[words.index("latentbank") + 1 :]] if "latentbank" in words else []
-            )
-            raise LatentBankError(f"{message}; see {command or 'latentbank'} --help.") from None
+            command = error.ctx.command_path if error.ctx else _NAME
+            raise LatentBankError(f"{message}; see {command} --help.") from None
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
@@ -104,7 +102,7 @@ def main() -> None:
                     "TQDM_DISABLE", "1"
                 )  # libraries draw their bars into pipes and files too
             check_arguments(sys.argv[1:])
-            app()
+            app(prog_name=_NAME)
     except ReaderEnded:
         sys.exit(1)
     except LatentBankError as error:
