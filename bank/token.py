@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,11 +16,15 @@ from latentbank.bank.store.names import alias_name, collection_name, ledger_name
 from latentbank.bank.versions import split_name, stored_name
 from latentbank.errors import LatentBankError
 
+log = logging.getLogger("latentbank")
+
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 # Ten years: a token can be revoked only by changing the admin key.
 _LONGEST = timedelta(days=3653)
 # Versions of a bank that a token opens by default.
 VERSIONS = (1, 2, 3, 4, 5)
+LONGEST_KEY = 15_000
+"""The longest key that gRPC carries, in characters: a server takes 16,384 bytes of headers, and they hold more."""
 
 
 def read_token(
@@ -31,7 +36,8 @@ def read_token(
 ) -> str:
     """Return a JSON Web Token (HS256) with which Qdrant lets its holder read these banks and nothing else.
 
-    Nothing is sent: the server checks the signature with its own admin key (`jwt_rbac: true`).
+    Nothing is sent: the server checks the signature with its own admin key (`jwt_rbac: true`). A token that is too long
+    for gRPC is made with a warning.
 
     Args:
         key: the server's admin key.
@@ -47,15 +53,22 @@ def read_token(
         raise LatentBankError(
             "LATENTBANK_API_KEY holds a token, and only the server's admin key can sign others; set it to that key."
         )
-    access = [
-        {"collection": collection, "access": "r"}
-        for bank in banks
-        for collection in _opened(bank, layers, versions)
-    ]
+    # Each once: a server refuses a token that names a collection twice, as a bank and its first version do.
+    opened = dict.fromkeys(name for bank in banks for name in _opened(bank, layers, versions))
+    access = [{"collection": collection, "access": "r"} for collection in opened]
     head = _written({"alg": "HS256", "typ": "JWT"})
     signed = f"{head}.{_written({'exp': int(expires.timestamp()), 'access': access})}"
     signature = hmac.new(key.encode(), signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{_base64(signature)}"
+    made = f"{signed}.{_base64(signature)}"
+    if len(made) > LONGEST_KEY:
+        log.warning(
+            "The token has %s characters for %s collections, and gRPC carries keys of up to %s: its holder works over "
+            "REST, which is slower. Open fewer versions or layers, or give out several tokens with fewer banks each.",
+            f"{len(made):,}",
+            f"{len(access):,}",
+            f"{LONGEST_KEY:,}",
+        )
+    return made
 
 
 def _opened(name: str, layers: Sequence[int], versions: Sequence[int]) -> list[str]:

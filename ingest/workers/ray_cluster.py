@@ -10,9 +10,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,14 @@ from pydantic import SecretStr
 from latentbank.bank.settings import Metric, Settings
 from latentbank.bank.store.backends import backend
 from latentbank.errors import LatentBankError
+from latentbank.files import write_whole
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, load_plan
+from latentbank.ingest.workers.apart import drive_apart
 from latentbank.ingest.workers.shares import Share
-from latentbank.progress import Progress, Silent
-from latentbank.text import first_line
+from latentbank.progress import Progress
+from latentbank.text import first_line, listed
 from latentbank.values import whole
 
 # Shares for each worker: the more there are, the less time the others wait for the last one.
@@ -103,51 +108,135 @@ def run_on_ray(
         What all workers did together; `encode_seconds` and `index_seconds` are the sums of theirs.
 
     Raises:
-        LatentBankError: Ray is not installed or not running, or the bank is embedded.
+        LatentBankError: Ray is not installed or not running, the bank is embedded, a worker failed, or a machine of the
+            cluster was lost. What was stored is safe: called again, it continues.
     """
-    if not backend(job.settings).shared:
+    check_server(job.settings)
+    workers = None if workers is None else whole(workers, "workers", 1, error=LatentBankError)
+    job.load_plan()
+    require_ray()
+    return drive_apart(partial(drive, _portable(job), address, workers, SHARES_PER_WORKER), progress)
+
+
+def check_server(settings: Settings) -> None:
+    """Raise LatentBankError if banks are embedded, so that workers cannot share one."""
+    if not backend(settings).shared:
         raise LatentBankError(
             "Workers on Ray need a bank on a server, because only one process can open an embedded bank; set "
             "LATENTBANK_URL."
         )
-    workers = None if workers is None else whole(workers, "workers", 1, error=LatentBankError)
-    plan = job.load_plan()
+
+
+def check_folder(folder: Path, address: str) -> None:
+    """Check that every machine of a Ray cluster reads what this one writes in a folder: a plan can be made there.
+
+    Args:
+        folder: the folder; created if it is missing.
+        address: as for `run_on_ray`.
+
+    Raises:
+        LatentBankError: a machine does not, or Ray is not installed or not running.
+    """
+    require_ray()
+    if address == "local":
+        return
+    marker = folder / f".marker-{secrets.token_hex(4)}"
+    text = secrets.token_hex(8)
+    write_whole(marker, text.encode())
     try:
-        ray: Any = importlib.import_module("ray")
-        data: Any = importlib.import_module("ray.data")
+        blind = drive_apart(partial(blind_nodes, marker.absolute(), text, address))
+    finally:
+        marker.unlink(missing_ok=True)
+    if blind:
+        raise LatentBankError(
+            f"{listed(blind)} of the Ray cluster cannot read {folder.absolute()} of this machine, where the plan would "
+            "be made; name a folder that all machines share.",
+            argument="plan",
+        )
+
+
+def require_ray() -> None:
+    """Raise LatentBankError if Ray is not installed."""
+    try:
+        found = find_spec("ray.data")
     except ImportError:
-        raise LatentBankError("Ray is not installed; pip install 'latentbank[distributed]'.") from None
-    progress = progress or Silent()
-    with ExitStack() as stack:
-        if not ray.is_initialized():
-            try:
-                ray.init(address=address, log_to_driver=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise LatentBankError(
-                    f"There is no Ray at '{address}' ({first_line(error)}); start it there, or use the address 'local'."
-                ) from None
-            stack.callback(ray.shutdown)
+        found = None
+    if found is None:
+        raise LatentBankError("Ray is not installed; pip install 'latentbank[distributed]'.")
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Any]:
+    """Connect to a Ray cluster, unless this process is connected, and provide the module `ray`.
+
+    Raises:
+        LatentBankError: there is no cluster, it is lost during the block, or a task fails in it.
+    """
+    ray: Any = importlib.import_module("ray")
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False)  # the process leaves it when it ends
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise LatentBankError(
+                f"There is no Ray at '{address}' ({first_line(error)}); start it there, or use the address 'local'."
+            ) from error
+    try:
+        yield ray
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise _sentence(error, ray.exceptions) from error
+
+
+def drive(
+    job: RayJob, address: str, workers: int | None, shares_per_worker: int, progress: Progress
+) -> JobReport:
+    """Store a plan with the workers of a cluster; see `run_on_ray`."""
+    plan = job.load_plan()
+    with cluster(address) as ray:
+        data: Any = importlib.import_module("ray.data")
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         count = gpus or len(ray.nodes()) if workers is None else workers
-        shares = min(count * SHARES_PER_WORKER, plan.planned_sentences)
+        shares = min(count * shares_per_worker, plan.planned_sentences)
         data.DataContext.get_current().enable_progress_bars = False
         done = data.range(shares, override_num_blocks=shares).map_batches(
             _Worker,
             batch_size=1,
-            fn_constructor_args=(_portable(job), shares),
+            fn_constructor_args=(job, shares),
             concurrency=min(count, shares),
             num_cpus=_processors(resources.get("CPU", 1.0), min(count, shares)),
             num_gpus=1 if gpus else 0,
         )
         reports = []
-        try:
-            for row in done.iter_rows():
-                reports.append(JobReport(**row["report"]))
-                progress.update(len(reports), shares)
-        except ray.exceptions.RayError as error:
-            raise _worker_error(error) from None
+        for row in done.iter_rows():
+            reports.append(JobReport(**row["report"]))
+            progress.update(len(reports), shares)
     return _sum_of(reports, plan)
+
+
+def blind_nodes(marker: Path, text: str, address: str, _progress: Progress) -> list[str]:
+    """Return the machines of a cluster, by their addresses, that do not read `text` in a file."""
+    with cluster(address) as ray:
+        strategy: Any = importlib.import_module("ray.util.scheduling_strategies")
+        read = ray.remote(num_cpus=0, max_retries=0)(_read)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        found = [
+            read.options(
+                scheduling_strategy=strategy.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(marker))
+            for node in nodes
+        ]
+        texts = ray.get(found)
+    return sorted(
+        {node["NodeManagerAddress"] for node, seen in zip(nodes, texts, strict=True) if seen != text}
+    )
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError):
+        return None
 
 
 class _Worker:
@@ -197,14 +286,29 @@ def _portable(job: RayJob) -> RayJob:
     return dataclasses.replace(job, settings=job.settings.model_copy(update=found))
 
 
-def _worker_error(error: BaseException) -> BaseException:
-    """Return the LatentBankError that a worker raised, if it raised one; else Ray's own error."""
+def _sentence(error: BaseException, exceptions: Any) -> LatentBankError:
+    """Return what an error of Ray's means: a worker's own LatentBankError, another failure, or a part that is lost."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, LatentBankError):
             return LatentBankError(str(found).splitlines()[-1].rpartition("Error: ")[2])
         found = getattr(found, "cause", None) or found.__cause__
-    return error
+    if isinstance(error, exceptions.RayTaskError):
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        return LatentBankError(
+            f"A worker on Ray failed ({type(cause).__name__}: {_last_line(cause)}); what was stored is safe. Mend the "
+            "cause and run the job again, it continues."
+        )
+    return LatentBankError(
+        f"A machine or process of the Ray cluster was lost ({type(error).__name__}); what was stored is safe. Run the "
+        "job again once the cluster is well, it continues."
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of an error's message: Ray puts the traceback of the worker before it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip()[:300] if lines else "no message"
 
 
 def _sum_of(reports: list[JobReport], plan: Plan) -> JobReport:

@@ -186,7 +186,8 @@ def bank_token(
     from latentbank.bank.token import VERSIONS, expiry, read_token
     from latentbank.cli.output.banks import show_token
 
-    names, chosen, until = [name.strip() for name in banks.split(",")], numbers(layers) or [], expiry(expires)
+    names = list(dict.fromkeys(name.strip() for name in banks.split(",")))
+    chosen, until = numbers(layers) or [], expiry(expires)
     opened = list(VERSIONS) if versions is None else _version_numbers(versions)
     for name in names:
         check_name(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -116,9 +116,9 @@ def ingest_run(
     from latentbank.cli.output.jobs import show_job
 
     share = work.share()
-    if work.needs_plan() and (corpus.sources or not plan.plan):
+    if share and (corpus.sources or not plan.plan):
         raise LatentBankError(
-            f"{work.needs_plan()} needs a plan that exists already, the same for all workers: make it once with "
+            "--shard needs a plan that exists already, the same for all workers: make it once with "
             "`latentbank ingest plan SOURCES --plan DIR`, then give only `--plan DIR`."
         )
     settings = GlobalOptions.of(ctx).writer_settings(quantization=quantization)
@@ -133,7 +133,7 @@ def ingest_run(
     check_metric(known, metric)
     job = _Job(settings, bank, known, metric, work, model, made)
     if work.ray:
-        stored = _run_on_ray(job, plan.plan)
+        stored = _run_on_ray(job, source, plan.plan, choice)
     elif share:
         stored = _run_share(job, share)
     else:
@@ -272,17 +272,17 @@ def _run_here(job: _Job, corpus: Corpus | None, folder: Path | None, choice: Pla
     from latentbank.ingest.planning import plan_for
     from latentbank.progress import shown
 
-    replace = job.work.replace
+    anew = job.work.replace
     with job.opened() as (bank, llm):
         plan = job.plan
         if plan is None:
             assert corpus is not None
             where = folder or plan_folder(job.settings, bank.name, corpus.name)
             with shown("planning", "sentences") as progress:
-                plan = plan_for(bank, corpus, llm, where, choice, progress, replace=replace)
+                plan = plan_for(bank, corpus, llm, where, choice, progress, replace=anew)
         show_source(plan.source)
         with shown("ingesting", "contexts") as progress:
-            report = store_plan(bank, plan, llm, progress, batch=job.work.batch, replace=replace)
+            report = store_plan(bank, plan, llm, progress, batch=job.work.batch, replace=anew)
         return report, bank.name, bank.layers, plan.source
 
 
@@ -301,25 +301,28 @@ def _run_share(job: _Job, share: Share) -> _Stored:
         return report, bank.name, bank.layers, job.plan.source
 
 
-def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
-    """Store all shares of a plan with Ray."""
+def _run_on_ray(job: _Job, corpus: Corpus | None, folder: Path | None, choice: PlanSettings) -> _Stored:
+    """Store all shares of a plan with Ray; the plan is made before, unless it was given."""
     from latentbank.bank.opening import pinned_name
     from latentbank.cli.output.plans import show_source
     from latentbank.ingest.workers.ray_cluster import RayJob, run_on_ray
     from latentbank.progress import shown
 
-    layers, model = job.layers(), job.model_name()
+    layers, plan = job.layers(), job.plan
+    if plan is None:
+        assert corpus is not None
+        plan, layers = _plan_for_ray(job, corpus, folder, choice)
+        job = replace(job, plan=plan)
+    model = job.model_name()
     if not layers:
         raise LatentBankError("Name the layers of the new bank with --layers, such as 4,8,12,16.")
-    assert folder is not None
-    assert job.plan is not None
     assert model is not None
     assert job.work.ray is not None
     name = job.bank.name(job.settings, job.known, model)
     ray_job = RayJob(
         bank=pinned_name(name, job.settings),
         settings=job.settings,
-        plan=folder.absolute(),
+        plan=plan.directory.absolute(),
         model=model,
         layers=tuple(layers),
         metric=cast("Any", job.metric),
@@ -332,10 +335,28 @@ def _run_on_ray(job: _Job, folder: Path | None) -> _Stored:
         replace=job.work.replace,
         allow_other_model=job.bank.allow_other_model,
     )
-    show_source(job.plan.source)
+    show_source(plan.source)
     with shown("ingesting", "shares") as progress:
         report = run_on_ray(ray_job, job.work.ray, job.work.workers, progress)
-    return report, name, tuple(layers), job.plan.source
+    return report, name, tuple(layers), plan.source
+
+
+def _plan_for_ray(
+    job: _Job, corpus: Corpus, folder: Path | None, choice: PlanSettings
+) -> tuple[Plan, list[int]]:
+    """Plan a corpus in a folder that every machine of the Ray cluster reads; return the bank's layers too."""
+    from latentbank.ingest.planning import plan_for
+    from latentbank.ingest.workers.ray_cluster import check_folder, check_server
+    from latentbank.progress import shown
+
+    assert job.work.ray is not None
+    check_server(job.settings)
+    with job.opened() as (bank, llm):
+        where = folder or plan_folder(job.settings, bank.name, corpus.name)
+        check_folder(where, job.work.ray)
+        with shown("planning", "sentences") as progress:
+            plan = plan_for(bank, corpus, llm, where, choice, progress, replace=job.work.replace)
+        return plan, list(bank.layers)
 
 
 def _stored_plan(folder: Path) -> Plan:

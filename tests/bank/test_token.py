@@ -124,6 +124,56 @@ def test_a_token_opens_its_banks_for_reading_and_nothing_else(
     assert list_banks(settings_with(token(banks=["secret"], layers=[4]))) == ["secret"]
 
 
+def test_a_bank_named_twice_is_opened_once(team: tuple[QdrantDouble, Callable[[str], Settings]]) -> None:
+    """A server refuses a token that names a collection twice, as a bank beside its first version would."""
+    for banks, layers in ((["bank", "bank"], [4, 8]), (["bank", "bank@1"], [4, 8]), (["bank"], [8, 4, 8])):
+        made = token(banks=banks, layers=layers, versions=[1, 2, 2])
+        claims = claims_of(made)
+        assert claims is not None
+        names = [entry["collection"] for entry in claims["access"]]
+        assert sorted(names) == sorted(set(names))
+        with open_bank("bank", team[1](made)) as opened:
+            assert opened.count() == 10
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Return what was warned about since the last call."""
+
+    def read() -> str:
+        text = "\n".join(caplog.messages)
+        caplog.clear()
+        return text
+
+    return read
+
+
+def test_a_token_too_long_for_grpc_says_so_and_reads_over_rest(
+    team: tuple[QdrantDouble, Callable[[str], Settings]], warned: Callable[[], str]
+) -> None:
+    settings_with = team[1]
+    others = [f"a-bank-with-a-long-name-{number:02d}" for number in range(30)]
+    made = token(banks=["bank", *others])
+    assert len(made) > 16_384
+    assert f"has {len(made):,} characters for 527 collections, and gRPC carries keys of up to 15,000" in (
+        text := warned()
+    )
+    assert "Open fewer versions or layers, or give out several tokens" in text
+    with open_bank("bank", settings_with(made)) as opened:
+        assert len(opened.search(units(1), "all", 20)[0]) == 20
+    text = warned()
+    over_grpc = settings_with(made).prefer_grpc
+    assert (
+        "bulk work goes over REST (slower); ask for a token with fewer banks or versions" in text
+    ) is over_grpc
+    assert "does not answer" not in text
+    short = token(banks=["bank", *others], versions=[1])
+    assert len(short) < 15_000
+    with open_bank("bank", settings_with(short)) as opened:
+        opened.search(units(1), "all", 20)
+    assert warned().replace("the API key is sent unencrypted", "").count("REST") == 0
+
+
 @pytest.mark.parametrize(
     "made", [token(expires=datetime.now(UTC) - timedelta(hours=1)), token(key="another"), token()[:-2]]
 )

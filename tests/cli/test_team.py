@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from latentbank.bank.token import claims_of
+from latentbank.ingest.job import JobReport
+from latentbank.ingest.workers import ray_cluster
 from tests.cli.commands import Run
 from tests.wire.double import QdrantDouble
 
@@ -66,11 +70,41 @@ def test_a_share_without_a_plan(run: Run, corpus: Path, model_dir: Path, tmp_pat
         assert code == 2
         assert "--shard needs a plan that exists already" in err
     code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--ray", "local")
-    assert code == 2
-    assert "--ray needs a plan that exists already" in err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Workers on Ray need a bank on a server" in err
     code, _, err = run("ingest", "run", "--plan", tmp_path, "--shard", "2/2")
     assert (code, err.count("\n")) == (2, 1)
     assert "'2/2' is not a share" in err
+
+
+def test_a_plan_for_ray_is_made_where_all_machines_read(
+    run: Run, corpus: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is made where each machine of the cluster reads what the job wrote; workers then get its folder."""
+    asked: list[tuple[Any, ...]] = []
+    blind = ["10.0.0.7"]
+
+    def apart(work: functools.partial[Any], _progress: object = None) -> Any:
+        asked.append(work.args)
+        if work.func is ray_cluster.blind_nodes:
+            assert work.args[0].read_text(encoding="utf-8") == work.args[1]
+            return blind
+        return JobReport("few", 1, 1, 0, 1, 0.0, 0.0)
+
+    monkeypatch.setattr(ray_cluster, "drive_apart", apart)
+    monkeypatch.setattr(ray_cluster, "check_server", lambda settings: None)
+    words = ("ingest", "run", corpus, "--model", model_dir, "--ray", "auto")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "10.0.0.7 of the Ray cluster cannot read" in err
+    assert err.rstrip().endswith("name a folder that all machines share (--plan).")
+    blind.clear()
+    code, _, err = run(*words, "--plan", tmp_path / "shared")
+    assert code == 0, err
+    job, address, *_ = asked[-1]
+    assert (job.plan, address) == (tmp_path / "shared", "auto")
+    assert job.load_plan().corpus == "few"
+    assert sorted(path.suffix for path in job.plan.iterdir()) == [".arrow", ".json"]
 
 
 def test_a_corpus_is_replaced(run: Run, corpus: Path, model_dir: Path) -> None:

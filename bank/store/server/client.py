@@ -20,6 +20,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.server.retrying import call, refused, status, too_often
+from latentbank.bank.token import LONGEST_KEY
 from latentbank.errors import BankUnavailable
 
 log = logging.getLogger("latentbank")
@@ -85,6 +86,16 @@ class Connection:
     def _grpc(self, collection: str) -> QdrantRemote | None:
         """Return a client over gRPC, or over REST if that is wanted; None if the port does not answer now."""
         if not self.settings.prefer_grpc:
+            return self.rest
+        length = len(self.settings.key() or "")
+        if length > LONGEST_KEY:
+            log.warning(
+                "%s: the key has %s characters and gRPC carries up to %s, bulk work goes over REST (slower); ask for a "
+                "token with fewer banks or versions",
+                self.url,
+                f"{length:,}",
+                f"{LONGEST_KEY:,}",
+            )
             return self.rest
         client = connect(self.settings, prefer_grpc=True)
         request = CollectionExistsRequest(collection_name=collection)

@@ -165,7 +165,3 @@ class WorkOptions:
         if self.workers is not None and not self.ray:
             raise LatentBankError("--workers is for the workers of Ray: give --ray too, or leave it out.")
         return parse_share(self.shard) if self.shard else None
-
-    def needs_plan(self) -> str | None:
-        """Return the option that needs a finished plan; None: there is none."""
-        return "--shard" if self.shard else "--ray" if self.ray else None

@@ -18,8 +18,9 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan
-from latentbank.ingest.workers.ray_cluster import RayJob, run_on_ray
+from latentbank.ingest.workers.ray_cluster import RayJob, blind_nodes, run_on_ray
 from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Silent
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import LAYERS, Place, some_sentences
 from tests.wire.double import Fault, QdrantDouble
@@ -97,6 +98,12 @@ def test_two_workers_one_killed_in_the_middle(
                 updates.append((done, total))
 
             def stage(self, what: str, unit: str) -> None: ...
+
+        marker = plan.directory / "marker"
+        marker.write_text("seen")
+        assert blind_nodes(marker, "seen", "auto", Silent()) == []
+        (node,) = {node["NodeManagerAddress"] for node in ray.nodes()}
+        assert blind_nodes(marker.with_name("none"), "seen", "auto", Silent()) == [node]
 
         report = run_on_ray(ray_job(server, plan, model), "auto", 2, Recorder())
         killer.join(60)
