@@ -3,8 +3,10 @@
 The engine's index of captions has the tokenizer `multilingual`, which folds case, accents and Unicode's normal forms,
 and cuts scripts without spaces into words. Two things are left to do:
 
-- It cuts a text as Japanese if it has kana, and else as Chinese, so a Japanese word written in kanji alone is cut in
-  another way than in its sentence. Such a phrase is looked for in both ways.
+- It cuts a whole text as Japanese, as Chinese or as mostly Latin, so a word alone may be cut in another way than in its
+  sentence: Japanese in kanji alone, or in a sentence that is mostly Latin. Such a phrase is looked for in each way, and
+  in each width of its letters, which Japanese text keeps. What the tokenizer cuts in none of these ways is not found
+  (docs/reading.md).
 - It leaves out words without letters. "house 7" is then "house", and "red house" is found in "red 7 house". The
   captions of such candidates are read and compared here.
 """
@@ -35,6 +37,11 @@ _HAS_NO_SPACES = re.compile(f"[{_WITHOUT_SPACES}]")
 _WORD = re.compile(rf"(?=\w)[{_WITHOUT_SPACES}]|[^\W_{_WITHOUT_SPACES}]+")
 # The engine counts it as kana, and leaves it out because it is no letter.
 _KATAKANA_DOT = "\u30fb"
+# It counts as Latin, and is left out because it is no letter.
+_LATIN_MARK = "\u00a1"
+# Half-width letters by their full-width ones, and the marks that follow them.
+_HALF_WIDTH = {unicodedata.normalize("NFKC", chr(code)): chr(code) for code in range(0xFF66, 0xFF9E)}
+_HALF_WIDTH |= {"\u3099": "\uff9e", "\u309a": "\uff9f"}
 # Letters that Unicode does not take apart; others have a name such as LATIN SMALL LETTER O WITH STROKE.
 _LETTERS = {"æ": "ae", "œ": "oe", "ß": "ss", "ı": "i", "þ": "th", "ð": "d"}
 _WITH_MARK = re.compile(r"LATIN SMALL LETTER ([A-Z]) WITH ")
@@ -55,8 +62,10 @@ def engine_phrases(phrase: str) -> list[str]:
     """Return the phrases to ask the engine for, of which one must match."""
     if not _IS_EAST_ASIAN.search(unicodedata.normalize("NFKC", phrase)):
         return [phrase]
-    forms = [unicodedata.normalize(form, phrase) for form in ("NFC", "NFD")]
-    return list(dict.fromkeys(form + end for form in forms for end in ("", _KATAKANA_DOT)))
+    forms = [unicodedata.normalize(form, phrase) for form in ("NFC", "NFD", "NFKC")]
+    forms.append("".join(_HALF_WIDTH.get(letter, letter) for letter in unicodedata.normalize("NFKD", phrase)))
+    ends = ("", _KATAKANA_DOT, _LATIN_MARK * (2 * len(phrase) + 2))  # the most frequent script decides
+    return list(dict.fromkeys(form + end for form in forms for end in ends))
 
 
 def contains(caption: str, phrase: str) -> bool:

@@ -288,27 +288,25 @@ def _portable(job: RayJob) -> RayJob:
 
 def _sentence(error: BaseException, exceptions: Any) -> LatentBankError:
     """Return what an error of Ray's means: a worker's own LatentBankError, another failure, or a part that is lost."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, LatentBankError):
-            return LatentBankError(str(found).splitlines()[-1].rpartition("Error: ")[2])
-        found = getattr(found, "cause", None) or found.__cause__
-    if isinstance(error, exceptions.RayTaskError):
-        cause = error.cause if isinstance(error.cause, BaseException) else error
+    if not isinstance(error, exceptions.RayTaskError):
         return LatentBankError(
-            f"A worker on Ray failed ({type(cause).__name__}: {_last_line(cause)}); what was stored is safe. Mend the "
-            "cause and run the job again, it continues."
+            f"A machine or process of the Ray cluster was lost ({type(error).__name__}); what was stored is safe. Run "
+            "the job again once the cluster is well, it continues."
         )
+    kind, message = _first_failure(str(error))
+    if kind.startswith("latentbank."):
+        return LatentBankError(message)
     return LatentBankError(
-        f"A machine or process of the Ray cluster was lost ({type(error).__name__}); what was stored is safe. Run the "
-        "job again once the cluster is well, it continues."
+        f"A worker on Ray failed ({kind.rpartition('.')[2]}: {message[:300] or 'no message'}); what was stored is "
+        "safe. Mend the cause and run the job again, it continues."
     )
 
 
-def _last_line(error: BaseException) -> str:
-    """Return the last line of an error's message: Ray puts the traceback of the worker before it."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip()[:300] if lines else "no message"
+def _first_failure(text: str) -> tuple[str, str]:
+    """Return class and message of the error that a worker raised first; Ray adds its own errors behind it."""
+    first = text.partition("\nThe above exception was the direct cause")[0].strip().splitlines()
+    kind, _, message = (first[-1] if first else "").partition(": ")
+    return kind.strip(), message.strip()
 
 
 def _sum_of(reports: list[JobReport], plan: Plan) -> JobReport:

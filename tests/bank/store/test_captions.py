@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.captions import contains
+from latentbank.bank.store.embedded import optimizing
 from latentbank.bank.store.names import collection_name
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
@@ -41,6 +42,12 @@ CAPTIONS = [
     "Straße nach Łódź, 1. Gasse",
     "第3章の文章",
     "My iPhone 15, don't stop",
+    "ﾃﾞｼﾞﾀﾙｶﾒﾗの写真",
+    "デジタルカメラ",
+    nfd("カフェ café でパンを食べる"),
+    "A photo of 東京タワー at night",
+    "A photo of ラーメン in a bowl",
+    "Zürichで電車に乗る",
 ]
 # What is found by phrase.
 PHRASES: dict[str, list[int]] = {
@@ -59,7 +66,7 @@ PHRASES: dict[str, list[int]] = {
     "red dogs": [1],
     "red 3": [2],
     "3 dogs house": [2],
-    "cafe": [3, 4],
+    "cafe": [3, 4, 18],
     "Café au": [3, 4],
     nfd("CAFÉ au lait"): [3, 4],
     "caf": [],
@@ -70,6 +77,24 @@ PHRASES: dict[str, list[int]] = {
     "ガラス": [6],
     nfd("ガラス"): [6],
     "コップ": [6],
+    "ﾃﾞｼﾞﾀﾙｶﾒﾗ": [16, 17],
+    "デジタルカメラ": [16, 17],
+    nfd("デジタルカメラ"): [16, 17],
+    "ｶﾌｪ": [18],
+    "カフェ": [18],
+    "カフェ café": [18],
+    nfd("カフェ cafe"): [18],
+    "パン": [18],
+    "東京タワー": [19],
+    "photo of 東京タワー": [19],
+    "ラーメン": [20],
+    "ﾗｰﾒﾝ": [20],
+    "bowl": [20],
+    "zurich": [21],
+    # Not found, because the caption mixes scripts: the tokenizer cuts all of it as its most frequent one.
+    "写真": [],
+    "タワー": [],
+    "乗る": [],
     "東京": [7, 8],  # the tokenizer takes some traditional and simplified characters for the same
     "電車": [7],
     "東京に行く": [7],
@@ -142,6 +167,40 @@ def test_the_same_answers_before_and_after_indexing(store: Store) -> None:
     check(store)
     store.index(4)
     check(store)
+
+
+def test_the_same_answers_while_it_is_indexed(
+    store: Store, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another reader asks in the middle of `index`: on a server before the request that ends it, and after."""
+    asked: list[str] = []
+
+    def in_the_middle(of: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            done = of(*given, **named)
+            if len(asked) < 2:
+                asked.append(of.__name__)
+                for phrase in ("fire", "FIRE truck", "日本語", "デジタルカメラ", "東京タワー", "house 7"):
+                    assert found(reader, Where(caption_contains=phrase)) == PHRASES[phrase]
+            return done
+
+        return call
+
+    server = hasattr(store, "_server")
+    reader = place.open() if server else store
+    if server:
+        for name in ("update_collection", "get_collection"):
+            rest = store._server.rest  # type: ignore[attr-defined]
+            monkeypatch.setattr(rest, name, in_the_middle(getattr(rest, name)))
+    else:
+        found(store, Where(caption_contains="fire"))  # the first such filter writes, and waits for `index`
+        module = "latentbank.bank.store.embedded.indexing"
+        monkeypatch.setattr(f"{module}.optimize", in_the_middle(optimizing.optimize))
+    store.index(4)
+    assert asked
+    check(store)
+    if server:
+        reader.close()
 
 
 def old_index(store: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray import exceptions
 
-from latentbank.errors import CorpusError, LatentBankError
+from latentbank.errors import LatentBankError
 from latentbank.ingest.workers.apart import drive_apart
 from latentbank.ingest.workers.ray_cluster import cluster
 from tests.ingest.workers import works
@@ -70,10 +70,14 @@ def test_each_end_is_one_sentence(
     assert capfd.readouterr() == ("", "")
 
 
-def task_error(cause: Exception) -> exceptions.RayTaskError:
-    """Return the error of a task as Ray raises it, with the worker's traceback before its last line."""
-    text = f'Traceback (most recent call last):\n  File "x.py"\n{type(cause).__name__}: {cause}'
-    return exceptions.RayTaskError("work", text, cause)
+def task_error(cause: str) -> exceptions.RayTaskError:
+    """Return the error of a worker as Ray Data raises it: its own error follows the worker's."""
+    text = (
+        f'ray::MapWorker() (pid=1)\n  File "x.py", line 1\n{cause}\n\n'
+        "The above exception was the direct cause of the following exception:\n\n"
+        "ray::MapWorker() (pid=1)\nray.exceptions.UserCodeException: UDF failed.\nTo change retry attempts …"
+    )
+    return exceptions.RayTaskError("work", text, exceptions.UserCodeException("UDF failed"))
 
 
 @pytest.mark.parametrize(
@@ -90,10 +94,13 @@ def task_error(cause: Exception) -> exceptions.RayTaskError:
         (exceptions.OutOfMemoryError("full"), "was lost (OutOfMemoryError)"),
         (ConnectionError("the client is shutting down"), "was lost (ConnectionError)"),
         (
-            task_error(RuntimeError("CUDA out of memory")),
-            "worker on Ray failed (RuntimeError: CUDA out of memory)",
+            task_error("torch.OutOfMemoryError: CUDA out of memory"),
+            "worker on Ray failed (OutOfMemoryError: CUDA out of memory)",
         ),
-        (task_error(CorpusError("The corpus is another.")), "The corpus is another."),
+        (
+            task_error("latentbank.errors.CorpusError: The corpus: it is another."),
+            "The corpus: it is another.",
+        ),
     ],
 )
 def test_each_error_of_ray_is_one_sentence(
