@@ -19,6 +19,7 @@ from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan
 from latentbank.ingest.workers.ray_cluster import RayJob, blind_nodes, run_on_ray
+from latentbank.ingest.workers.ray_cluster import cluster as cluster_at
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Silent
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
@@ -74,13 +75,15 @@ def test_two_workers_one_killed_in_the_middle(
         expected = contents(bank)
     with QdrantDouble() as server:
         remote = Place(tiny_dir(), quick_folder, server.url, server.grpc_port)
-        server.inject(Fault.hang, operation="upsert", after=2, seconds=4.0)
         killed: list[int] = []
 
         def kill_worker() -> None:
-            while server.faults_left:
-                time.sleep(0.05)
             with remote.bank(model) as bank:
+                while not bank.store.read_shares("c"):
+                    time.sleep(0.02)
+                server.inject(Fault.hang, operation="upsert", seconds=4.0)
+                while server.faults_left:
+                    time.sleep(0.02)
                 beats = bank.store.read_shares("c")
             (worker, *_) = sorted(
                 record["worker"] for key, record in beats.items() if f"{key[:-5]}/done" not in beats
@@ -131,5 +134,8 @@ def test_a_plan_and_a_cluster_that_are_not_there(
     with pytest.raises(LatentBankError, match="There is no plan in"):
         run_on_ray(RayJob("bank", settings, tmp_path / "none", model.name, LAYERS), "local")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(LatentBankError, match=r"no Ray at 'auto' .*use the address 'local'"):
-        run_on_ray(RayJob("bank", settings, plan.directory, model.name, LAYERS), "auto")
+    with (
+        pytest.raises(LatentBankError, match=r"no Ray at 'auto' .*use the address 'local'"),
+        cluster_at("auto"),
+    ):
+        pass
