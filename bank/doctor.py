@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from latentbank.bank.check import Check, looked
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.model import own_model
 from latentbank.bank.opening import pinned_name
-from latentbank.bank.settings import Settings
+from latentbank.bank.settings import Quantization, Settings
 from latentbank.bank.sizing import GB, USABLE, Shape, layer_bytes
 from latentbank.bank.store.backends import backend
 from latentbank.bank.versions import split_name, stored_name
@@ -170,7 +171,7 @@ def _room(manifest: Manifest, settings: Settings) -> Iterator[Check]:
         layers=len(manifest.layers),
         hidden_size=manifest.hidden_size,
         caption_bytes=_CAPTION,
-        quantization=manifest.quantization,
+        quantization=cast("Quantization", manifest.quantization),
         hnsw_m=settings.hnsw_m,
         graph_from=settings.graph_from,
         server=place.shared,

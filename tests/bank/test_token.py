@@ -175,13 +175,19 @@ def test_a_token_too_long_for_grpc_says_so_and_reads_over_rest(
 
 
 @pytest.mark.parametrize(
-    "made", [token(expires=datetime.now(UTC) - timedelta(hours=1)), token(key="another"), token()[:-2]]
+    ("made", "sentence"),
+    [
+        (token(expires=datetime.now(UTC) - timedelta(hours=1)), "has ended; ask for a new one"),
+        (token(key="another"), "refuses the key"),
+        (token()[:-2], "refuses the key"),
+    ],
 )
 def test_a_token_that_has_expired_or_is_invalid(
-    team: tuple[QdrantDouble, Callable[[str], Settings]], made: str
+    team: tuple[QdrantDouble, Callable[[str], Settings]], made: str, sentence: str
 ) -> None:
-    with pytest.raises(BankUnavailable, match="refuses the key") as caught:
+    with pytest.raises(BankUnavailable, match=sentence) as caught:
         list_banks(team[1](made))
+    assert is_one_sentence(caught.value)
     assert made not in str(caught.value)
 
 

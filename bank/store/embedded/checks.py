@@ -12,7 +12,7 @@ from pathlib import Path
 from latentbank.bank.check import Check, looked
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Machine
-from latentbank.bank.store.embedded.layers import RESERVE_BYTES
+from latentbank.bank.store.embedded.scratch import RESERVE_BYTES
 from latentbank.bank.store.embedded.store import EmbeddedStore
 from latentbank.errors import BankBusy, BankUnavailable
 

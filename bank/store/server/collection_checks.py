@@ -100,7 +100,11 @@ def _shards(server: Connection, names: Iterable[str]) -> Iterator[Check]:
     for name in names:
         info = server.call(partial(server.rest.collection_cluster_info, name))
         states: dict[int, list[models.ReplicaState]] = {number: [] for number in range(info.shard_count)}
-        for shard in (*info.local_shards, *info.remote_shards):
+        shards: list[models.LocalShardInfo | models.RemoteShardInfo] = [
+            *info.local_shards,
+            *info.remote_shards,
+        ]
+        for shard in shards:
             states.setdefault(shard.shard_id, []).append(shard.state)
         active = [of.count(models.ReplicaState.ACTIVE) for of in states.values()]
         if any(models.ReplicaState.DEAD in of for of in states.values()) or 0 in active:

@@ -37,6 +37,8 @@ _PASSING = {
     grpc.StatusCode.FAILED_PRECONDITION,
 }
 _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+# What a server says about a token that was good once.
+_ENDED = "ExpiredSignature"
 # Qdrant's status if an operation did not end in time, as when one of its nodes hangs; and a proxy's.
 _TOO_SLOW = (408, 504)
 
@@ -148,6 +150,10 @@ def call(request: Callable[[], T], server: str, retries: int, first_wait: float)
 
 def explain(error: BaseException, server: str) -> BaseException:
     """Return the error for what the client raised: one sentence that says what to do, without keys or bodies."""
+    if refused(error) and isinstance(error, UnexpectedResponse | grpc.RpcError) and _ENDED in _said(error):
+        return BankUnavailable(
+            f"The token for the server {server} has ended; ask for a new one, and set LATENTBANK_API_KEY to it."
+        )
     if refused(error):
         return BankUnavailable(
             f"The server {server} refuses the key; set LATENTBANK_API_KEY to one that may do this."
