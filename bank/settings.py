@@ -50,6 +50,13 @@ class Settings(BaseSettings):
     retries: int = Field(8, ge=0, description="How often a failed request is tried again.")
     retry_wait: float = Field(0.5, ge=0, description="Seconds before the first retry; doubles, at most 30.")
     upload_batch: int = Field(128, gt=0, description="Points in one request to a server.")
+    upload_connections: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Requests at once while contexts are stored on a server; 0: one for every two of its cores, at "
+        "most 4.",
+    )
     shard_number: int = Field(1, gt=0, description="Shards of each layer collection on a server.")
     replication_factor: int = Field(1, gt=0, description="Copies of each shard on a server.")
     write_consistency_factor: int = Field(
@@ -155,6 +162,7 @@ class SettingsBesidesMetric(TypedDict, total=False):
     retries: int | None
     retry_wait: float | None
     upload_batch: int | None
+    upload_connections: int | None
     shard_number: int | None
     replication_factor: int | None
     write_consistency_factor: int | None

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from latentbank.bank.bank import Bank
@@ -101,14 +102,27 @@ class Writer:
         try:
             for encoded, found in self._batches():
                 time.sleep(max(self._begins - time.monotonic(), 0.0))
-                for layer, states in encoded.states.items():
-                    self._bank.add(layer, encoded.ids, states, encoded.payloads)
+                self._store(encoded)
                 self.written += len(encoded.ids)
                 self._progress.update(self.written + found, self._total)
         except BaseException as error:
             self._failure = error
         finally:
             self._done.set()
+
+    def _store(self, encoded: Encoded) -> None:
+        """Store a batch in all layers, at once in a bank on a server: layers are different work for it."""
+
+        def add(layer: int) -> None:
+            self._bank.add(layer, encoded.ids, encoded.states[layer], encoded.payloads)
+
+        if not self._bank.store.shared or len(encoded.states) == 1:
+            for layer in encoded.states:
+                add(layer)
+            return
+        with ThreadPoolExecutor(len(encoded.states), "latentbank layer") as pool:
+            for stored in [pool.submit(add, layer) for layer in encoded.states]:
+                stored.result()
 
     def _batches(self) -> Iterator[tuple[Encoded, int]]:
         last = time.monotonic()

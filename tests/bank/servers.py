@@ -78,6 +78,7 @@ def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> S
         "retries": 4,
         "retry_wait": 0.001,
         "upload_batch": 16,
+        "upload_connections": 1,
     }
     return load_settings(**{**given, **changes})
 

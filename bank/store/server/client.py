@@ -59,6 +59,7 @@ class Connection:
         self.url = settings.url
         self.rest = connect(settings, prefer_grpc=False)
         self._bulk: QdrantRemote | None = None
+        self._more: dict[int, QdrantRemote] = {}
         self._ask_at, self._pause = 0.0, _FIRST_PAUSE
         self._guard = threading.Lock()
 
@@ -71,17 +72,24 @@ class Connection:
         self.require_open()
         return call(request, self.url, self.settings.retries, self.settings.retry_wait)
 
-    def bulk(self, collection: str) -> QdrantRemote:
-        """Return the client for bulk work: over gRPC, or REST while the server's gRPC port does not answer.
+    def bulk(self, collection: str, number: int = 0) -> QdrantRemote:
+        """Return a client for bulk work: over gRPC, or REST while the server's gRPC port does not answer.
 
         Args:
             collection: a name to ask for, to find out; it need not exist.
+            number: of the connection, each of which reaches a node of its own through a balancer. Over REST there is
+                one client, which keeps as many connections as there are requests at once.
         """
         self.require_open()
         with self._guard:
             if self._bulk is None and time.monotonic() >= self._ask_at:
                 self._bulk = self._grpc(collection)
-            return self._bulk or self.rest
+            first = self._bulk or self.rest
+            if number == 0 or first is self.rest:
+                return first
+            if number not in self._more:
+                self._more[number] = connect(self.settings, prefer_grpc=True)
+            return self._more[number]
 
     def _grpc(self, collection: str) -> QdrantRemote | None:
         """Return a client over gRPC, or over REST if that is wanted; None if the port does not answer now."""
@@ -138,8 +146,9 @@ class Connection:
         """Close the connections; requests are errors from now on."""
         self._closed = True
         self.rest.close()
-        if self._bulk is not None and self._bulk is not self.rest:
-            self._bulk.close()
+        for client in (self._bulk, *self._more.values()):
+            if client is not None and client is not self.rest:
+                client.close()
 
     def __enter__(self) -> Connection:
         return self
@@ -169,7 +178,11 @@ def connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
         BankUnavailable: the file with the authority's certificate cannot be read.
     """
     key, secure = settings.key(), settings.url.startswith("https://")
-    options: dict[str, Any] = {"grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS}
+    # By default all clients of a process share one connection to an address.
+    options: dict[str, Any] = {
+        "grpc.max_reconnect_backoff_ms": _LONGEST_BACKOFF_MS,
+        "grpc.use_local_subchannel_pool": 1,
+    }
     # Without TLS there is nothing to check, and reading the certificates of all public authorities costs time.
     verify: Any = secure
     if secure and settings.tls_ca is not None:

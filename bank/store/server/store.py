@@ -40,6 +40,7 @@ from latentbank.bank.store.server.indexing import defer_index, failure, index_la
 from latentbank.bank.store.server.layers import create_layer, index_all_captions, index_captions
 from latentbank.bank.store.server.manifest import ServerManifest
 from latentbank.bank.store.server.messages import point_messages
+from latentbank.bank.store.server.uploading import Uploader
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
@@ -63,6 +64,7 @@ class ServerStore:
         self._settings = settings
         self._server = Connection(settings, bank)
         self._manifest = ServerManifest(self._server, bank)
+        self._uploader = Uploader(self._server)
         self._checked = False
         self._captions = CaptionFilters(self._read_captions, shared=True)
         self._captions_indexed: set[int] = set()
@@ -152,13 +154,16 @@ class ServerStore:
         """See `Store`. The server answers a request after it has written it, so `commit` has nothing to do."""
         if time.monotonic() >= self._loading.get(layer, math.inf):
             self.defer_index(layer, 0)  # a job that has finished meanwhile has switched indexing on
-        name, step, client = self._collection(layer), self._settings.upload_batch, self._bulk()
-        make = _point_structs if client is self._server.rest else point_messages
-        for at in range(0, len(points.ids), step):
+        name, step = self._collection(layer), self._settings.upload_batch
+
+        def put(at: int, client: QdrantRemote) -> None:
             part = slice(at, at + step)
+            make = _point_structs if client is self._server.rest else point_messages
             batch = make(Points(points.ids[part], points.vectors[part], points.payloads[part]))
             with self._captions.changing():
-                self._server.call(partial(client.upsert, name, batch, wait=True))
+                client.upsert(name, batch, wait=True)
+
+        self._uploader.send(name, [partial(put, at) for at in range(0, len(points.ids), step)])
 
     def commit(self) -> None:
         """See `Store`."""
@@ -324,6 +329,7 @@ class ServerStore:
 
     def close(self) -> None:
         """See `Store`."""
+        self._uploader.close()
         self._server.close()
 
     def _collection(self, layer: int) -> str:
