@@ -1,22 +1,24 @@
-"""Contexts as messages of Qdrant's gRPC API, built directly from their bytes."""
+"""Contexts and queries as messages of Qdrant's gRPC API, built directly from the bytes of their vectors.
+
+The client would build them from its REST models, which turn each number into a Python float and check it: that takes
+eight times as long.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from qdrant_client import grpc
+from qdrant_client import grpc, models
+from qdrant_client.conversions.conversion import RestToGrpc
 
-from latentbank.bank.store.base import Points
+from latentbank.bank.store.base import Floats, Points
 
 
 def point_messages(points: Points) -> list[Any]:
-    """Return `PointStruct` messages whose vectors are the float32 bytes of the rows.
-
-    The client would build them from its REST models, which turn each number into a Python float and check it: that
-    takes eight times as long.
-    """
+    """Return `PointStruct` messages whose vectors are the float32 bytes of the rows."""
     # Protobuf writes little-endian numbers, whatever this machine's byte order is.
     rows = np.ascontiguousarray(points.vectors, dtype="<f4")
     head = _head(rows.shape[1])
@@ -38,4 +40,39 @@ def _head(size: int) -> bytes:
     """Return what protobuf writes before the numbers of a point that has only a vector of this size."""
     zeros = grpc.Vector(dense=grpc.DenseVector(data=[0.0] * size))
     written: bytes = grpc.PointStruct(vectors=grpc.Vectors(vector=zeros)).SerializeToString()
+    return written[: len(written) - 4 * size]
+
+
+def query_messages(
+    collection: str, queries: Floats, filters: Sequence[models.Filter | None], asked: models.QueryRequest
+) -> list[Any]:
+    """Return `QueryPoints` messages, one for each row of queries.
+
+    Args:
+        collection: the name of the collection.
+        queries: `[n, hidden]`.
+        filters: of each query.
+        asked: what all queries have in common: limit, parameters, and whether payloads are returned.
+    """
+    rows = np.ascontiguousarray(queries, dtype="<f4")
+    head = _query_head(rows.shape[1])
+    common = RestToGrpc.convert_query_request(asked, collection)
+    converted: dict[int, Any] = {}  # by identity: many queries have the same filter
+    made = []
+    for row, condition in zip(rows, filters, strict=True):
+        message = grpc.QueryPoints.FromString(head + row.tobytes())
+        message.MergeFrom(common)
+        if condition is not None:
+            if id(condition) not in converted:
+                converted[id(condition)] = RestToGrpc.convert_filter(condition)
+            message.filter.CopyFrom(converted[id(condition)])
+        made.append(message)
+    return made
+
+
+@lru_cache(maxsize=8)
+def _query_head(size: int) -> bytes:
+    """Return what protobuf writes before the numbers of a query that is only a vector of this size."""
+    zeros = grpc.VectorInput(dense=grpc.DenseVector(data=[0.0] * size))
+    written: bytes = grpc.QueryPoints(query=grpc.Query(nearest=zeros)).SerializeToString()
     return written[: len(written) - 4 * size]

@@ -39,7 +39,7 @@ from latentbank.bank.store.server.downloading import save_snapshot
 from latentbank.bank.store.server.indexing import defer_index, failure, index_layer, waiting
 from latentbank.bank.store.server.layers import create_layer, index_all_captions, index_captions
 from latentbank.bank.store.server.manifest import ServerManifest
-from latentbank.bank.store.server.messages import point_messages
+from latentbank.bank.store.server.messages import point_messages, query_messages
 from latentbank.bank.store.server.uploading import Uploader
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
@@ -188,19 +188,15 @@ class ServerStore:
                 ignore=exact, rescore=True, oversampling=self._settings.oversampling
             ),
         )
-        rows = np.asarray(queries, dtype=np.float32).tolist()
         where = self._captions.each_exact(layer, where)
-        requests = [
-            models.QueryRequest(
-                query=models.NearestQuery(nearest=row),
-                limit=limit,
-                filter=condition,
-                params=params,
-                with_payload=payloads,
-            )
-            for row, condition in zip(rows, each_condition(where, len(rows), _DIALECT), strict=True)
-        ]
+        filters = each_condition(where, len(queries), _DIALECT)
+        asked = models.QueryRequest(limit=limit, params=params, with_payload=payloads)
         name, bulk = self._collection(layer), self._bulk()
+        requests: list[Any] = (
+            _query_requests(queries, filters, asked)
+            if bulk is self._server.rest
+            else query_messages(name, queries, filters, asked)
+        )
         step = max(1, _MOST_IDS // max(1, count_ids(where)))
         answers = []
         for at in range(0, len(requests), step):
@@ -342,3 +338,11 @@ class ServerStore:
 def _point_structs(points: Points) -> list[Any]:
     rows = zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
     return [models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows]
+
+
+def _query_requests(queries: Floats, filters: Sequence[Any], asked: models.QueryRequest) -> list[Any]:
+    rows = np.asarray(queries, dtype=np.float32).tolist()
+    return [
+        asked.model_copy(update={"query": models.NearestQuery(nearest=row), "filter": condition})
+        for row, condition in zip(rows, filters, strict=True)
+    ]

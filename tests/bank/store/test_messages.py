@@ -1,4 +1,4 @@
-"""Contexts as gRPC messages: equal to those that the client builds."""
+"""Messages that are built from bytes are those that the client would build."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ import pytest
 from qdrant_client import models
 from qdrant_client.conversions.conversion import RestToGrpc
 
-from latentbank.bank.store.base import Points
-from latentbank.bank.store.server.messages import point_messages
-from tests.bank.samples import Floats, points, units
+from latentbank.bank.store.server.messages import point_messages, query_messages
+from tests.bank.samples import points, units
+
+SOME = models.Filter(must=[models.FieldCondition(key="word", match=models.MatchValue(value="dog"))])
+OTHER = models.Filter(must_not=[models.HasIdCondition(has_id=["00000000-0000-0000-0000-00000000000a"])])
 
 
-def by_the_client(given: Points) -> list[bytes]:
+@pytest.mark.parametrize("width", [1, 8, 200])
+def test_points(width: int) -> None:
+    given = points(5, width=width)
+    made = point_messages(given)
     rows = zip(given.ids, given.vectors.tolist(), given.payloads, strict=True)
-    structs = [models.PointStruct(id=id_, vector=row, payload=dict(payload)) for id_, row, payload in rows]
-    return [RestToGrpc.convert_point_struct(item).SerializeToString(deterministic=True) for item in structs]
+    for message, (id_, row, payload) in zip(made, rows, strict=True):
+        plain = models.PointStruct(id=id_, vector=row, payload=dict(payload))
+        theirs = RestToGrpc.convert_point_struct(plain)
+        assert (message.id, message.payload) == (theirs.id, theirs.payload)
+        assert list(message.vectors.vector.dense.data) == list(theirs.vectors.vector.dense.data)
 
 
-@pytest.mark.parametrize(
-    "vectors",
-    [
-        units(5, width=31),
-        units(5, width=2304),
-        units(5, width=62)[:, ::2],
-        units(5, width=32).astype(">f4"),
-        np.array([[0.0, -0.0, 1e-40, np.float32(3.4e38)]] * 5, dtype=np.float32),
-    ],
-    ids=["small", "large", "every second", "big-endian", "extreme"],
-)
-def test_messages_are_those_of_the_client(vectors: Floats) -> None:
-    sample = points(5)
-    given = Points(sample.ids, vectors, sample.payloads)
-    made = [item.SerializeToString(deterministic=True) for item in point_messages(given)]
-    assert made == by_the_client(given)
-
-
-def test_no_points_give_no_messages() -> None:
-    assert point_messages(Points([], units(0), [])) == []
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("payloads", [True, False])
+def test_queries(payloads: bool, dtype: str) -> None:
+    queries, filters = units(4), [None, SOME, OTHER, SOME]
+    params = models.SearchParams(
+        hnsw_ef=160, exact=False, quantization=models.QuantizationSearchParams(rescore=True, oversampling=6.0)
+    )
+    asked = models.QueryRequest(limit=7, params=params, with_payload=payloads)
+    made = query_messages("bank--L04", queries.astype(dtype), filters, asked)
+    for message, row, condition in zip(made, queries.tolist(), filters, strict=True):
+        plain = models.QueryRequest(
+            query=models.NearestQuery(nearest=row),
+            limit=7,
+            filter=condition,
+            params=params,
+            with_payload=payloads,
+        )
+        assert message == RestToGrpc.convert_query_request(plain, "bank--L04")
