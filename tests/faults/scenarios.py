@@ -6,6 +6,7 @@ Each function returns an `Outcome`. Moments come from a seeded `Random`; additio
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -31,8 +32,9 @@ def passing(site: Site, fault: Fault, requests: Counter[str]) -> Outcome:
     """
     trial = site.trial()
     for operation, number in requests.items():
-        # This one is requested once, by gRPC's client, which would use REST from then on if it failed.
-        if operation != "collection_exists":
+        # These are requested once: whether there is gRPC, without which REST is used from then on, and how many cores
+        # the server has.
+        if operation not in ("collection_exists", "telemetry"):
             step = 4 if operation == "create_collection" else 3
             for at in range(-(-number // step)):
                 site.server.inject(fault, 2, operation, after=step * at, seconds=0.02)
@@ -94,10 +96,11 @@ def refused(site: Site, chance: random.Random, times: int) -> Outcome:
         outcome.add(trial.finish())
 
     trial = site.trial()
-    sleep = time.sleep
+    sleep, one_at_a_time = time.sleep, threading.Lock()
 
     def wait(seconds: float) -> None:
-        site.server.start()
+        with one_at_a_time:
+            site.server.start()
         sleep(seconds)  # a gRPC client waits a second before it connects again
 
     with mock.patch.object(tenacity.nap, "time", SimpleNamespace(sleep=wait)):
