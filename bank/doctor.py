@@ -89,7 +89,7 @@ def _bank(bank: str, stored: str, settings: Settings) -> Iterator[Check]:
     yield _ledger(manifest)
     yield from looked("layers", partial(_layers, manifest, stored, settings))
     yield from looked("model", partial(_model, manifest, settings))
-    yield from looked("room", partial(_room, manifest, settings))
+    yield from looked("room", partial(_room, manifest, stored, settings))
 
 
 def _ledger(manifest: Manifest) -> Check:
@@ -160,7 +160,7 @@ def _model(manifest: Manifest, settings: Settings) -> Check:
     )
 
 
-def _room(manifest: Manifest, settings: Settings) -> Iterator[Check]:
+def _room(manifest: Manifest, stored: str, settings: Settings) -> Iterator[Check]:
     """Compare what a bank needs with what the machine has that holds it."""
     place = backend(settings)
     contexts = sum(entry.contexts for entry in manifest.corpora.values())
@@ -176,14 +176,13 @@ def _room(manifest: Manifest, settings: Settings) -> Iterator[Check]:
         graph_from=settings.graph_from,
         server=place.shared,
     )
-    machine, layer = place.machine(), layer_bytes(shape)
-    copies = settings.replication_factor if place.shared else 1
+    machine, layer = place.machine(stored), layer_bytes(shape)
     nodes = f" on each of {machine.nodes} nodes" if machine.nodes > 1 else ""
     needed = {"memory": shape.layers * layer.ram, "disk": layer.disk}
     if place.shared:  # an embedded bank is on the disk already; room is needed to rewrite a layer
         needed["disk"] *= shape.layers + 1
     for name, has in (("memory", machine.ram), ("disk", machine.disk)):
-        need = needed[name] * copies / machine.nodes
+        need = needed[name] * machine.copies / machine.nodes
         seen = f"the bank needs about {_size(need)}{nodes}"
         if has is None:
             yield Check(name, "unknown", f"{seen}; how much there is, is not told")

@@ -98,11 +98,13 @@ class Machine:
         ram: bytes that banks may use; None: it is not known.
         disk: bytes of the disk that are free for banks, or on a server all of them; None: it is not known.
         nodes: how many there are.
+        copies: how many copies of each context a bank has on them.
     """
 
     ram: int | None
     disk: int | None
     nodes: int = 1
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -352,8 +354,8 @@ class Backend(Protocol):
     def checks(self, bank: str | None) -> Iterator[Check]:
         """Yield what is seen of the place, and of a bank there by its stored name (None: of all banks)."""
 
-    def machine(self) -> Machine:
-        """Return what the machine has on which the banks lie.
+    def machine(self, bank: str) -> Machine:
+        """Return what the machine has on which a bank lies, by its stored name.
 
         Raises:
             BankUnavailable: it cannot be asked.

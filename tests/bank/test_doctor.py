@@ -15,6 +15,7 @@ from qdrant_client.http import models as m
 from latentbank.bank.check import Check, looked
 from latentbank.bank.doctor import Examination, examine
 from latentbank.bank.settings import Settings, load_settings
+from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import FEW, Machine
 from latentbank.bank.token import read_token
 from latentbank.errors import BankUnavailable
@@ -104,6 +105,15 @@ def test_a_closed_grpc_port(double: Doubles) -> None:
     assert check.state == "warning"
     assert check.seen == f"port {server.grpc_port} does not answer (UNAVAILABLE)"
     assert states(examine(settings(server, "rest")))["gRPC"] == "ok"  # not wanted
+
+
+def test_a_key_that_is_too_long_for_grpc(cluster: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{CHECKS}.LONGEST_KEY", 5)
+    check = one(examine(of(cluster)), "gRPC")
+    assert (check.state, check.seen) == (
+        "warning",
+        f"the key has {len(KEY)} characters, and gRPC carries up to 5",
+    )
 
 
 @pytest.mark.parametrize(
@@ -295,13 +305,15 @@ def test_the_model(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_and_disk(cluster: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     find = "latentbank.bank.store.server.backend.machine_of"
-    monkeypatch.setattr(find, lambda settings: Machine(1000, 1000, 3))
+    monkeypatch.setattr(find, lambda settings, bank: Machine(1000, 1000, 3))
     found = examine(of(cluster), "bank")
     assert (one(found, "memory").state, one(found, "disk").state) == ("warning", "warning")
     assert "on each of 3 nodes, of 0 MB" in one(found, "memory").seen
-    monkeypatch.setattr(find, lambda settings: Machine(None, None, 3))
+    monkeypatch.setattr(find, lambda settings, bank: Machine(None, None, 3))
     assert one(examine(of(cluster), "bank"), "memory").state == "unknown"
     monkeypatch.undo()
+    has = backend(of(cluster)).machine("bank")
+    assert (has.ram, has.nodes, has.copies) == (RAM * 1024, 3, 2)
     assert f"of {RAM * 1024 / 1e9:.1f} GB" in one(examine(of(cluster), "bank"), "memory").seen
 
 

@@ -81,8 +81,9 @@ class EmbeddedBackend:
         """See `Backend`."""
         return folder_checks(self._settings, bank)
 
-    def machine(self) -> Machine:
+    def machine(self, bank: str) -> Machine:
         """See `Backend`."""
+        del bank
         return this_machine(self._settings.data_dir)
 
     def require_writer(self) -> None:

@@ -103,9 +103,9 @@ class ServerBackend:
         """See `Backend`."""
         return server_checks(self._settings, bank)
 
-    def machine(self) -> Machine:
+    def machine(self, bank: str) -> Machine:
         """See `Backend`."""
-        return machine_of(self._settings)
+        return machine_of(self._settings, bank)
 
     def require_writer(self) -> None:
         """See `Backend`. The request changes nothing, but only a key that may manage collections may send it."""

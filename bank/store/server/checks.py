@@ -19,10 +19,12 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from latentbank.bank.check import Check, looked
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Machine
+from latentbank.bank.store.names import split_collection
 from latentbank.bank.store.server.client import OLDEST, Connection, connect, is_too_old
 from latentbank.bank.store.server.collection_checks import belongs, cluster, collections
+from latentbank.bank.store.server.metadata import collection_names
 from latentbank.bank.store.server.retrying import refused, status
-from latentbank.bank.token import claims_of
+from latentbank.bank.token import LONGEST_KEY, claims_of
 from latentbank.errors import BankUnavailable
 
 # Seconds for one answer: whoever looks at a server's health does not wait for a busy one.
@@ -54,8 +56,8 @@ def server_checks(settings: Settings, bank: str | None) -> Iterator[Check]:
         yield from looked("issues", partial(_issues, server, bank))
 
 
-def machine_of(settings: Settings) -> Machine:
-    """Return what the node has that answers.
+def machine_of(settings: Settings, bank: str) -> Machine:
+    """Return what the node has that answers, and how many copies a bank has, by its stored name.
 
     Raises:
         BankUnavailable: the key may not ask, or the server runs in recovery mode.
@@ -70,7 +72,9 @@ def machine_of(settings: Settings) -> Machine:
         about = server.call(server.rest.cluster_status)
         nodes = len(about.peers) if isinstance(about, models.ClusterStatusOneOf1) else 1
         ram, disk = (_bytes(system.get(name)) for name in ("ram_size", "disk_size"))
-        return Machine(ram, disk, nodes)
+        layers = [name for name in collection_names(server) if belongs(name, bank) and split_collection(name)]
+        params = [server.call(partial(server.rest.get_collection, name)).config.params for name in layers[:1]]
+        return Machine(ram, disk, nodes, next((item.replication_factor or 1 for item in params), 1))
 
 
 def _bytes(kibibytes: int | None) -> int | None:
@@ -102,6 +106,13 @@ def _grpc(server: Connection) -> Check:
     settings = server.settings
     if not settings.prefer_grpc:
         return Check("gRPC", "ok", "not used (LATENTBANK_PREFER_GRPC)")
+    if (length := len(settings.key() or "")) > LONGEST_KEY:
+        return Check(
+            "gRPC",
+            "warning",
+            f"the key has {length:,} characters, and gRPC carries up to {LONGEST_KEY:,}",
+            "Ask for a token with fewer banks or versions; meanwhile bulk work goes over REST, which is slower.",
+        )
     with closing(connect(settings, prefer_grpc=True)) as client:
         try:
             client.grpc_root.HealthCheck(HealthCheckRequest(), timeout=settings.timeout)
