@@ -14,7 +14,7 @@ from PIL import Image
 
 from latentbank.errors import ImageError
 from latentbank.models.media import open_media, pyav
-from latentbank.models.vision.images import open_image
+from latentbank.models.vision.images import MAX_PIXELS, open_image
 
 FRAMES = 8
 """Frames that are taken from a video if no other number is given."""
@@ -123,6 +123,10 @@ def _of_file(path: str, frames: int) -> Clip:
 def _times(av: Any, path: str) -> tuple[list[float], float]:
     """Return the time of each frame in seconds, and how long the last one is shown. What a file says may be wrong."""
     with open_media(av, path, "video", "MP4", ImageError) as (container, stream):
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ImageError(
+                f"{path} has frames of {stream.width} x {stream.height} pixels; make them smaller."
+            )
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or 1)
         times = [

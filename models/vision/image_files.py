@@ -49,9 +49,12 @@ UNREADABLE = {
     ".cr3",
     ".djvu",
     ".dng",
+    ".emf",
     ".eps",
     ".exr",
     ".hdr",
+    ".icns",
+    ".ico",
     ".jxl",
     ".jxr",
     ".nef",
@@ -62,9 +65,10 @@ UNREADABLE = {
     ".rw2",
     ".svg",
     ".svgz",
+    ".wmf",
     ".xcf",
 }
-"""Suffixes of image files that are not read: vector graphics, cameras' raw data, and formats that Pillow lacks."""
+"""Suffixes of image files that are not read: vector graphics, icons, cameras' raw data, formats that Pillow lacks."""
 _FORMATS = (
     "JPEG",
     "PNG",

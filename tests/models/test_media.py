@@ -12,6 +12,7 @@ import pytest
 
 from latentbank.errors import ImageError, LatentBankError, SoundError
 from latentbank.models.audio.sounds import open_sound
+from latentbank.models.vision import clips
 from latentbank.models.vision.clips import open_clip
 
 av = pytest.importorskip("av")
@@ -92,3 +93,9 @@ def test_a_files_name_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for read, error in READ:
         with pytest.raises(error, match="does not exist"):
             read("http://127.0.0.1:9/a.mkv")
+
+
+def test_frames_have_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "MAX_PIXELS", 1000)
+    with pytest.raises(ImageError, match=r"film\.mkv has frames of 32 x 32 pixels; make them smaller\.$"):
+        open_clip(film(tmp_path / "film.mkv"))

@@ -92,6 +92,8 @@ def test_with_a_real_encoder_and_its_cls_token(tmp_path: Path, language: Languag
     assert (tokens.rows[0], tokens.columns[0]) == (-1, -1)
     assert tokens.boxes[0].tolist() == [12, 0, 36, 24]
     assert (tokens.rows[16], tokens.columns[16]) == (3, 3)
+    assert Path(encoder.name).is_absolute()
+    assert str(tmp_path) not in vlm.name + vlm.geometry  # both stand in readings
 
 
 def test_a_projector_from_other_models_is_refused(vlm: CompositeVLM, language: LanguageModel) -> None:

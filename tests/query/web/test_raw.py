@@ -191,7 +191,7 @@ def test_wrong_headers_are_no_error_of_the_server(page: Page, header: str, start
      b"GET /api/readings/%ff/page", b"DELETE /api/jobs/%ed%a0%80", b"GET /api/pictures/\xc3\xa9",
      b"GET /api/readings/"],
 )  # fmt: skip
-@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/9.9", b"", b"HTTP/1.1\x00"])
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0", b""])
 @pytest.mark.usefixtures("impatient")
 def test_wrong_requests_are_no_error_of_the_server(page: Page, start: bytes, version: bytes) -> None:
     lines = start + b" " + version + b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
