@@ -31,7 +31,16 @@ def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """A fresh environment with the wheel."""
-    made = make(tmp_path_factory.mktemp("installed") / "venv")
+    return _install(wheel, make(tmp_path_factory.mktemp("installed") / "venv"))
+
+
+@pytest.fixture(scope="session")
+def alone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A fresh environment with the wheel and none of its dependencies, for what reads it without running it."""
+    return _install(wheel, make(tmp_path_factory.mktemp("alone") / "venv", dependencies=False))
+
+
+def _install(wheel: Path, made: Environment) -> Environment:
     words = ["-m", "pip", "--python", made.python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run([sys.executable, *map(str, words)], check=True, env=environment(), timeout=120)
     return made

@@ -53,13 +53,15 @@ def environment() -> dict[str, str]:
     return kept | {"COLUMNS": "110", "HF_HUB_OFFLINE": "1"}
 
 
-def make(folder: Path) -> Environment:
-    """Make an environment with the development environment's packages.
+def make(folder: Path, *, dependencies: bool = True) -> Environment:
+    """Make an environment, by default with the development environment's packages.
 
     Nested `.pth` files, and so the editable install, are not read from a path that a `.pth` file names.
     """
     venv.create(folder, symlinks=True)
     made = Environment(folder)
+    if not dependencies:
+        return made
     paths = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     (made.packages / "dependencies.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
     return made

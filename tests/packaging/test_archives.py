@@ -69,7 +69,8 @@ def test_the_sdist_holds_all_that_its_tests_read(unpacked: Path) -> None:
         "test_the_version or test_estimate_scale or test_alerts or test_commands or test_compose "
         "or test_kubernetes or test_qdrant_config"
     )
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", reading, "tests"]
+    plugins = ["-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
+    words = ["-m", "pytest", "-q", *plugins, "-k", reading, "tests"]
     done = subprocess.run(
         [sys.executable, *words], cwd=unpacked, env=environment(), capture_output=True, text=True
     )
