@@ -47,6 +47,9 @@ projectors: $(VENV)/.installed
 		$(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
 		--bank descriptive --scenes 100 --output .demo/scores/projectors
 
+# Test files are compiled once, also where the environment asks Python to keep nothing: six seconds for each worker.
+test test-fast test-oracle: export PYTHONDONTWRITEBYTECODE =
+
 ## test: run the whole test suite, four test files at a time, because a third of its time is waiting
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
