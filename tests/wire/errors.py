@@ -39,6 +39,8 @@ class Refusal(Enum):
         "CANCELLED",
         "Service internal error: Operation cancelled: ",
     )
+    # As above: what the client makes of a proxy's status.
+    PROXY_TIMEOUT = (HTTPStatus.REQUEST_TIMEOUT, "UNKNOWN", "Received http2 header with status: 408")
     NOT_SPOKEN = (
         HTTPStatus.NOT_IMPLEMENTED,
         "UNIMPLEMENTED",

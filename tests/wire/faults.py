@@ -33,6 +33,7 @@ class Fault(Enum):
     timeout408 = "408 / DEADLINE_EXCEEDED, as when a node hangs"
     not_ready = "500 / FAILED_PRECONDITION"
     cancelled = "500 / CANCELLED"
+    proxy408 = "408 / UNKNOWN, a proxy's status that gRPC does not know"
     locked = "403 / FAILED_PRECONDITION: somebody locked the server against changes"
     drop_after_apply = "the request is applied, then the connection is closed without an answer"
     cut = "the request is applied, then the connection is closed in the middle of the answer"
@@ -67,6 +68,8 @@ class Trouble:
                 return WireError(Refusal.NOT_READY, "injected by the test")
             case Fault.cancelled:
                 return WireError(Refusal.CANCELLED, "injected by the test")
+            case Fault.proxy408:
+                return WireError(Refusal.PROXY_TIMEOUT, "")
             case Fault.locked:
                 return WireError(Refusal.LOCKED, "injected by the test")
             case _:

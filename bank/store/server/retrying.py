@@ -26,7 +26,7 @@ LONGEST_WAIT = 30.0
 _LONGEST, _LONGEST_END = 90, 110
 
 # What an operation of a node that hangs, stops or is not ready yet ends with. A proxy on the way cancels what it cannot
-# pass on, or answers with a status that gRPC does not know.
+# pass on, or answers with a status of HTTP that gRPC does not know.
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -36,6 +36,8 @@ _PASSING = {
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
+# A status of HTTP, in the words of the client for gRPC, that stays the same: 4xx but for 408 and 429.
+_NEVER = re.compile(r"http2 header with status: 4(?!08|29)")
 _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 # What a server says about a token that was good once.
 _ENDED = "ExpiredSignature"
@@ -52,7 +54,7 @@ def passing(error: BaseException) -> bool:
     ):
         return True
     if isinstance(error, grpc.RpcError) and _code(error) in _PASSING:
-        return True
+        return not _NEVER.search(_said(error))
     if isinstance(error, ResponseHandlingException):
         return not untrusted(error)
     return too_often(error)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]  # grpcio comes without types
 import pytest
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
+from latentbank.bank.store.server.retrying import passing
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import Place, is_one_sentence, points, sample_bank, units
 from tests.bank.servers import CALLS, ROUTES, Doubles, filled, settings, warned
@@ -88,7 +90,10 @@ def test_a_call_outlasts_faults(
     store.close()
 
 
-@pytest.mark.parametrize("fault", [Fault.timeout408, Fault.not_ready, Fault.cancelled], ids=lambda f: f.name)
+NODES = [Fault.timeout408, Fault.not_ready, Fault.cancelled, Fault.proxy408]
+
+
+@pytest.mark.parametrize("fault", NODES, ids=lambda fault: fault.name)
 @pytest.mark.parametrize("name", ["upsert", "search", "head"])
 def test_a_node_that_hangs_or_is_not_ready_is_asked_again(
     shared: QdrantDouble, transport: str, fault: Fault, name: str, waits: list[float]
@@ -207,3 +212,23 @@ def test_a_server_that_somebody_locked_does_not_refuse_the_key(
     assert is_one_sentence(found.value)
     assert waits == []
     store.close()
+
+
+def test_a_status_of_a_proxy_that_stays_is_not_asked_for_again() -> None:
+    """The client for gRPC says "unknown" for all of them."""
+
+    class Answer(grpc.RpcError, grpc.Call):  # type: ignore[misc]
+        def code(self) -> Any:
+            return grpc.StatusCode.UNKNOWN
+
+        def details(self) -> str:
+            return f"Received http2 header with status: {self.args[0]}"
+
+    Answer.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    assert {status: passing(Answer(status)) for status in (400, 408, 413, 429, 431)} == {
+        400: False,
+        408: True,
+        413: False,
+        429: True,
+        431: False,
+    }
