@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoFeatureExtractor, BatchFeature
 
@@ -36,7 +36,7 @@ class VoxtralProcessor:
 
     def __init__(self, source: str, config: Any, options: dict[str, Any]) -> None:
         """Load the parts; see `load_processor` for the arguments."""
-        self.feature_extractor: Any = AutoFeatureExtractor.from_pretrained(source, **options)
+        self.feature_extractor: Any = cast(Any, AutoFeatureExtractor).from_pretrained(source, **options)
         self.tokenizer: Any = load_tokenizer(source, options)
         self.audio_token = str(self.tokenizer.convert_ids_to_tokens(config.audio_token_id))
         self.chat_template = _TEMPLATE.replace("AUDIO{%", f"{self.audio_token}{{%")

@@ -17,7 +17,7 @@ from typing import Any, cast
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 _FILE = "tekken.json"
 _TEMPLATE = "chat_template.jinja"
@@ -43,12 +43,13 @@ def load_tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerB
     backend = _converted(tekken, status.st_mtime_ns, status.st_size)
     template = _file(source, _TEMPLATE, options)
     known = backend.get_vocab()
-    return PreTrainedTokenizerFast(
+    made = cast(Any, PreTrainedTokenizerFast)(
         tokenizer_object=backend,  # of which it makes a copy
         name_or_path=source,
         chat_template=None if template is None else Path(template).read_text(encoding="utf-8"),
         **{key: token for key, token in _SPECIAL.items() if token in known},
     )
+    return cast(PreTrainedTokenizerBase, made)
 
 
 def tekken_file(source: str, options: dict[str, Any]) -> str | None:
@@ -86,7 +87,7 @@ def _split_as(path: str, backend: Tokenizer) -> None:
     Those that releases of transformers before 5 wrote split words in another way.
     """
     data = json.loads(Path(path).read_text(encoding="utf-8"))
-    known, letters = backend.get_vocab(), bytes_to_unicode()
+    known, letters = backend.get_vocab(), cast(Any, bytes_to_unicode)()
     first = int(data["config"]["default_num_special_tokens"])
     some = data["vocab"][: int(data["config"]["default_vocab_size"]) - first][-_SOME:]
     tokens = {
@@ -105,9 +106,9 @@ def _split_as(path: str, backend: Tokenizer) -> None:
 @functools.lru_cache(maxsize=1)
 def _converted(path: str, _changed: int, _size: int) -> Tokenizer:
     """Return a `tekken.json` as a tokenizer that begins each text with the BOS, as mistral-common does."""
-    from transformers.integrations.mistral import MistralConverter
+    from transformers.integrations import mistral
 
-    backend: Tokenizer = MistralConverter(vocab_file=path).converted()
+    backend: Tokenizer = cast(Any, mistral).MistralConverter(vocab_file=path).converted()
     start = _SPECIAL["bos_token"]
     begin = processors.TemplateProcessing(
         single=f"{start} $A", special_tokens=[(start, backend.token_to_id(start))]

@@ -23,7 +23,9 @@ from latentbank.models.language.tekken import load_tokenizer, tekken_file, tekke
 from latentbank.models.vision.molmo import WithProcess
 
 _LOADERS: dict[str, Any] = {
-    "image_processor": lambda source, options: AutoImageProcessor.from_pretrained(source, **options),
+    "image_processor": lambda source, options: cast(Any, AutoImageProcessor).from_pretrained(
+        source, **options
+    ),
     "tokenizer": load_tokenizer,
 }
 _WHOLE: Any = AutoProcessor
