@@ -147,7 +147,7 @@ class Ledger:
         return found
 
     def _payloads(self, *kinds: Kind) -> Iterator[dict[str, Any]]:
-        match = models.FieldCondition(key="kind", match=models.MatchAny(any=list(kinds)))
+        match = models.FieldCondition(key="kind", match=models.MatchAny(any=[str(kind) for kind in kinds]))
         offset: Any = None
         while True:
             points, offset = self._ask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from latentbank.bank.store.base import Change, Record, StoredManifest
 from latentbank.bank.store.server.client import Connection
@@ -14,6 +14,7 @@ from latentbank.bank.token import claims_of
 from latentbank.errors import BankBusy, BankNotFound, BankUnavailable, LatentBankError
 
 T = TypeVar("T")
+_Where: TypeAlias = Literal["nowhere", "ledger", "metadata"]
 
 # Seconds that an upgrade waits after it has marked the old manifest, so that whoever did not see the mark yet has
 # written by then; whoever writes later sees the mark afterwards.
@@ -32,9 +33,9 @@ class ServerManifest:
         self._bank = bank
         self._ledger = Ledger(server, bank)
         self._metadata = Metadata(server, bank)
-        # Where it was last time: a bank with a ledger keeps it, while one without may get one at any time.
-        self._in_ledger = False
-        self._in_metadata = False
+        # Where it was last time: a bank with a ledger keeps it, one without may get one at any time. Threads share
+        # this, so it is only set to what was found.
+        self._where: _Where = "nowhere"
 
     def layers(self) -> list[int]:
         """Return the layers that have a collection, ascending."""
@@ -43,7 +44,7 @@ class ServerManifest:
     @property
     def layer_metadata(self) -> dict[str, object] | None:
         """Metadata for layers that are created: the mark, unless the manifest is metadata."""
-        return None if self._in_metadata else mark(self._bank)
+        return None if self._where == "metadata" else mark(self._bank)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -53,35 +54,37 @@ class ServerManifest:
         Raises:
             BankUnavailable: the key is a token that does not open the ledger.
         """
-        if self._in_metadata:
+        return self._find()[1]
+
+    def _find(self) -> tuple[_Where, StoredManifest | None]:
+        """Return where the manifest is, and what it says; see `read`."""
+        if self._where == "metadata":
             state, found = self._metadata.read()
             if state == "manifest":
-                return found
-        self._in_ledger = self._in_metadata = False
+                return "metadata", found
+        hidden, in_ledger = False, None
         try:
             in_ledger = self._ledger.read()
         except NoLedger:
-            in_ledger = None
+            pass
         except HiddenLedger:
-            return self._without_ledger(hidden=True)
-        if in_ledger is None:
-            return self._without_ledger(hidden=False)
-        self._in_ledger = True
-        head, entries = in_ledger
-        return _with_schema(head, SCHEMA_WITH_LEDGER, _SCHEMA), entries
-
-    def _without_ledger(self, *, hidden: bool) -> StoredManifest | None:
+            hidden = True
+        if in_ledger is not None:
+            self._where = "ledger"
+            head, entries = in_ledger
+            return "ledger", (_with_schema(head, SCHEMA_WITH_LEDGER, _SCHEMA), entries)
         state, found = self._metadata.read()
         if hidden and state == "moved":
             raise token_without_ledger(self._bank)
-        self._in_metadata = state in ("manifest", "moving")
-        return found
+        where: _Where = "nowhere" if found is None else "metadata"
+        self._where = where
+        return where, found
 
     def read_shares(self, corpus: str) -> Mapping[str, Record]:
         """Return the records about shares of a corpus's ingestion, by key."""
-        if not self._is_in_ledger():
-            return self._metadata.read_shares(corpus)
-        return self._of_bank(lambda: self._ledger.read_shares(corpus))
+        if self._place() == "ledger":
+            return self._of_bank(lambda: self._ledger.read_shares(corpus))
+        return self._metadata.read_shares(corpus)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -92,24 +95,25 @@ class ServerManifest:
             changed = change(None if record is None else _with_schema(record, SCHEMA_WITH_LEDGER, _SCHEMA))
             return None if changed is None else _with_schema(changed, _SCHEMA, SCHEMA_WITH_LEDGER)
 
-        if not self._is_in_ledger():
-            if self._in_metadata:
-                changed = self._metadata.change_head(change)
-                if not self._has_moved():
-                    return changed
-            elif change(None) is None:
+        where = self._place()
+        if where == "metadata":
+            changed = self._metadata.change_head(change)
+            if not self._has_moved():
+                return changed
+        elif where == "nowhere":
+            if change(None) is None:
                 return None
-            else:
-                self._begin()
+            self._begin()
         head = self._of_bank(lambda: self._ledger.change("head", "", stored))
-        self._in_ledger = True
+        self._where = "ledger"
         return None if head is None else _with_schema(head, SCHEMA_WITH_LEDGER, _SCHEMA)
 
     def change_entry(self, corpus: str, change: Change, instead_of: str | None = None) -> Record | None:
         """See `Store`."""
-        if not self._is_in_ledger():
-            if not self._in_metadata:
-                raise BankNotFound(f"The server {self._server.url} has no bank '{self._bank}'.")
+        where = self._place()
+        if where == "nowhere":
+            raise BankNotFound(f"The server {self._server.url} has no bank '{self._bank}'.")
+        if where == "metadata":
             changed = self._metadata.change_entries(corpus, change, instead_of)
             if not self._has_moved():
                 return changed
@@ -120,7 +124,7 @@ class ServerManifest:
 
     def write_shares(self, corpus: str, records: Mapping[str, Record | None]) -> None:
         """See `Store`."""
-        if self._is_in_ledger():
+        if self._place() == "ledger":
             self._of_bank(lambda: self._ledger.write_shares(corpus, records))
         else:
             self._metadata.write_shares(corpus, records)
@@ -130,21 +134,25 @@ class ServerManifest:
         self._metadata.keep_only_mark()
         self._ledger.create()
 
-    def _is_in_ledger(self) -> bool:
-        """Return whether the manifest is in the ledger, as far as is known or can be found out.
+    def _place(self) -> _Where:
+        """Return where the manifest is, as far as is known or can be found out.
 
         Raises:
             BankBusy: an upgrade is under way, or was interrupted.
         """
-        if not self._in_ledger:
-            self.read()
-        if self._in_metadata and self._metadata.state() == "moving":
-            raise BankBusy(
-                f"The bank '{self._bank}' is being upgraded; try again when that has ended, or upgrade it again if it "
-                "was interrupted.",
-                functions=("upgrade_bank",),
-            )
-        return self._in_ledger
+        where = self._where
+        if where != "ledger":
+            where, _ = self._find()
+        if where == "metadata" and self._metadata.state() == "moving":
+            raise self._upgrading()
+        return where
+
+    def _upgrading(self) -> BankBusy:
+        return BankBusy(
+            f"The bank '{self._bank}' is being upgraded; try again when that has ended, or upgrade it again if it was "
+            "interrupted.",
+            functions=("upgrade_bank",),
+        )
 
     def _has_moved(self) -> bool:
         """Return whether an upgrade began before a change of metadata, which it then may have missed.
@@ -152,12 +160,11 @@ class ServerManifest:
         Returns when the upgrade has ended.
         """
         until = time.monotonic() + _UPGRADE_SECONDS
-        while self._metadata.state() != "manifest":
-            self.read()
-            if self._in_ledger:
+        while self._metadata.state() in ("moving", "moved"):
+            if self._find()[0] == "ledger":
                 return True
             if time.monotonic() > until:
-                self._is_in_ledger()
+                raise self._upgrading()
             time.sleep(_PAUSE)
         return False
 
@@ -166,7 +173,7 @@ class ServerManifest:
         try:
             return request()
         except NoLedger:
-            self._in_ledger = False
+            self._where = "nowhere"
             raise BankNotFound(
                 f"The server {self._server.url} has no bank '{self._bank}': its ledger is gone, so somebody deleted it."
             ) from None
@@ -176,7 +183,7 @@ class ServerManifest:
     def delete_ledger(self) -> None:
         """Delete the ledger, if there is one, which ends the bank."""
         self._ledger.delete()
-        self._in_ledger = False
+        self._where = "nowhere"
 
     # -- upgrading -----------------------------------------------------------------------------
 
@@ -212,7 +219,7 @@ class ServerManifest:
                 self._ledger.insert("share", path, record)
             self._ledger.insert("head", "", _with_schema(head, _SCHEMA, SCHEMA_WITH_LEDGER))
         self._metadata.set_mark(copied=True)
-        self._in_metadata = False
+        self._where = "ledger"
         return True
 
     def finish_upgrade(self) -> bool:
