@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,15 @@ def entry(name: str, contexts: int, **given: Any) -> CorpusEntry:
         "complete": True,
     }
     return CorpusEntry(name=name, contexts=contexts, **{**arguments, **given})
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Return whether something comes true within a second: other nodes of a cluster learn of a deletion late."""
+    for pause in (0.0, 0.0, 0.0, 0.05, 0.2, 0.7):
+        time.sleep(pause)
+        if holds():
+            return True
+    return False
 
 
 def next_line(child: subprocess.Popen[str]) -> str:

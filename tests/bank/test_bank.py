@@ -44,6 +44,7 @@ from tests.bank.samples import (
     points,
     put_head,
     sample_bank,
+    soon,
     units,
 )
 
@@ -249,11 +250,11 @@ def test_what_a_killed_deletion_left_can_be_deleted(place: Place) -> None:
     store.create(8, WIDTH, "int8")
     store.close()
     delete_bank("bank", place.settings)
+    store = place.open()
+    assert soon(lambda: store.layers() == [])
+    store.close()
     with pytest.raises(BankNotFound):
         delete_bank("bank", place.settings)
-    store = place.open()
-    assert store.layers() == []
-    store.close()
 
 
 def test_a_missing_layer_of_a_bank_is_made_again(place: Place) -> None:

@@ -14,8 +14,8 @@ from tests.wire.errors import Refusal
 
 @pytest.fixture
 def server() -> Iterator[QdrantDouble]:
-    """Provide a double without keys; afterwards check that all requests conformed to Qdrant's API."""
-    with QdrantDouble() as double:
+    """Provide a double without keys or lag; afterwards check that all requests conformed to Qdrant's API."""
+    with QdrantDouble(lag=0) as double:
         yield double
         assert double.invalid_requests == []
 

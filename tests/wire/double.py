@@ -52,7 +52,7 @@ class QdrantDouble:
         read_only_key: str | None = None,
         tls: bool = False,
         grpc: bool = True,
-        lag: int = 0,
+        lag: int = 1,
         peers: int = 1,
     ) -> None:
         """Start serving at once, on free ports of 127.0.0.1."""

@@ -18,7 +18,7 @@ from latentbank.bank.store.backends import backend
 from latentbank.bank.store.server.client import warn_unencrypted
 from latentbank.bank.where import Where
 from latentbank.errors import BankNotFound, BankUnavailable, LatentBankError
-from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, points, sample_bank, units
+from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, points, sample_bank, soon, units
 from tests.bank.servers import ANIMALS, CALLS, KEY, ROUTES, Doubles, filled, settings, used, warned
 from tests.real_server import PREFIX
 from tests.wire import engine
@@ -379,8 +379,12 @@ def test_other_collections_are_left_alone(shared: QdrantDouble) -> None:
         assert bank.store.layers() == [4, 8]
     assert list_banks(where) == ["bank"]
     delete_bank("bank", where)
-    there = {collection.name for collection in client.get_collections().collections}
-    assert {name for name in there if name.startswith(PREFIX)} == set(strangers)
+
+    def there() -> set[str]:
+        names = {collection.name for collection in client.get_collections().collections}
+        return {name for name in names if name.startswith(PREFIX)}
+
+    assert soon(lambda: there() == set(strangers))
     client.close()
 
 

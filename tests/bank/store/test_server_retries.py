@@ -21,6 +21,7 @@ from tests.wire.double import Fault, QdrantDouble
 
 def state(server: QdrantDouble) -> Any:
     """Everything that the server holds of the bank: configuration, indexes, manifest and points of each layer."""
+    server.settle()
     # What QdrantClient is made around. To make that itself takes fifteen times as long.
     client = QdrantRemote(url=server.url, check_compatibility=False, verify=False)
     layers = {}

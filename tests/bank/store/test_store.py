@@ -27,6 +27,7 @@ from tests.bank.samples import (
     points,
     put_entry,
     put_head,
+    soon,
     units,
 )
 from tests.bank.servers import CALLS
@@ -587,7 +588,7 @@ class TestStore:
         store.close()
         again = place.open()
         assert again.read_manifest() is None
-        assert again.layers() == []
+        assert soon(lambda: again.layers() == [])
         again.create(4, WIDTH, "int8")
         put_head(again, HEAD)
         assert again.count(4) == 0
