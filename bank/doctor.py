@@ -1,4 +1,4 @@
-"""Whether a machine and a server can do the work: what `latentbank doctor` shows."""
+"""Whether a machine and a server can do the work: a list of checks."""
 
 from __future__ import annotations
 

@@ -206,8 +206,8 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
     if ledger:
         name, points = ledger
         info = first.info(name)
-        index["ledger"] = {"name": name, "config": info["config"], "payload_schema": info["payload_schema"]}
-        index["ledger"]["points"] = points
+        kept = {"config": info["config"], "payload_schema": info["payload_schema"]}
+        index["ledger"] = {"name": name, **kept, "points": points}
     data = json.dumps(index, indent=1).encode()
     bucket.put(f"{folder}/{INDEX}", io.BytesIO(data), len(data))
     return folder

@@ -78,9 +78,11 @@ def drive_apart(work: partial[Any], progress: Progress | None = None) -> Any:
             ) from RuntimeError(noise.read()[-_KEPT:])
     if "error" in answer:
         cause = RuntimeError(answer["trace"])
-        raise LatentBankError(answer["error"], argument=answer["argument"]) from cause
-    kind = pickle.loads(bytes.fromhex(answer["kind"]))
-    return kind(**answer["result"]) if is_dataclass(kind) else answer["result"]
+        error = LatentBankError(answer["error"])
+        error.argument = answer["argument"]
+        raise error from cause
+    kind: Any = pickle.loads(bytes.fromhex(answer["kind"]))
+    return answer["result"] if kind is None else kind(**answer["result"])
 
 
 def _follow(lines: IO[bytes], progress: Progress) -> dict[str, Any] | None:

@@ -115,7 +115,10 @@ def run_on_ray(
     workers = None if workers is None else whole(workers, "workers", 1, error=LatentBankError)
     job.load_plan()
     require_ray()
-    return drive_apart(partial(drive, _portable(job), address, workers, SHARES_PER_WORKER), progress)
+    report: JobReport = drive_apart(
+        partial(drive, _portable(job), address, workers, SHARES_PER_WORKER), progress
+    )
+    return report
 
 
 def check_server(settings: Settings) -> None:

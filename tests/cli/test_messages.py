@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 import latentbank
+import latentbank.bank.upgrade
 from latentbank.cli import app
 from latentbank.cli.grouping import COMMANDS
 from tests.docs.pages import commands
@@ -55,4 +56,5 @@ def test_every_argument_that_an_error_names_is_an_option_of_a_command() -> None:
 def test_every_function_that_an_error_names_has_a_command() -> None:
     assert texts("functions") == set(COMMANDS)
     assert set(COMMANDS.values()) <= set(commands())
-    assert all(hasattr(latentbank, name) or hasattr(latentbank.Bank, name) for name in COMMANDS)
+    places = (latentbank, latentbank.Bank, latentbank.bank.upgrade)
+    assert all(any(hasattr(place, name) for place in places) for name in COMMANDS)
