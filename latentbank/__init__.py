@@ -50,7 +50,6 @@ _MODULES = {
     "save_html": "latentbank.query.web.file",
     # Measuring
     "evaluate": "latentbank.query.evaluation.evaluate",
-    "measure_norms": "latentbank.query.reading.norms",
     "measure_means": "latentbank.query.reading.calibrate",
     "save_means": "latentbank.query.lenses.centring",
     "load_means": "latentbank.query.lenses.centring",
@@ -58,7 +57,6 @@ _MODULES = {
     "train_projector": "latentbank.models.training.train",
     # Errors
     "LatentBankError": "latentbank.errors",
-    "BankBusy": "latentbank.errors",
     "BankNotFound": "latentbank.errors",
     "BankUnavailable": "latentbank.errors",
 }

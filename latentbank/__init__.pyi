@@ -50,13 +50,11 @@ from latentbank.query.evaluation.evaluate import evaluate as evaluate
 from latentbank.query.lenses.centring import load_means as load_means
 from latentbank.query.lenses.centring import save_means as save_means
 from latentbank.query.reading.calibrate import measure_means as measure_means
-from latentbank.query.reading.norms import measure_norms as measure_norms
 
 # Training
 from latentbank.models.training.train import train_projector as train_projector
 
 # Errors
-from latentbank.errors import BankBusy as BankBusy
 from latentbank.errors import BankNotFound as BankNotFound
 from latentbank.errors import BankUnavailable as BankUnavailable
 from latentbank.errors import LatentBankError as LatentBankError

@@ -47,10 +47,11 @@ class BankBusy(LatentBankError):
 
     Examples:
         >>> import latentbank as lb
+        >>> from latentbank.errors import BankBusy
         >>> with lb.open_bank("captions"):
         ...     try:
         ...         again = lb.open_bank("captions")
-        ...     except lb.BankBusy:
+        ...     except BankBusy:
         ...         print("open already")
         open already
     """

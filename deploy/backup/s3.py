@@ -197,13 +197,9 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
     complete = {corpus: entry for corpus, entry in _corpora(before, ledger).items() if entry.get("complete")}
     if changed := [corpus for corpus, entry in complete.items() if now.get(corpus) != entry]:
         raise BackupError(f"The corpus {', '.join(changed)} changed during the backup; run the backup again.")
-    index: dict[str, Any] = {
-        "format": 2 if ledger else 1,
-        "bank": bank,
-        "qdrant": first.version(),
-        "layers": saved,
-    }
+    index: dict[str, Any] = {"format": 1, "bank": bank, "qdrant": first.version(), "layers": saved}
     if ledger:
+        index["format"] = 2
         name, points = ledger
         info = first.info(name)
         kept = {"config": info["config"], "payload_schema": info["payload_schema"]}

@@ -114,8 +114,9 @@ def measure_norms(
 
     Examples:
         >>> import latentbank as lb
+        >>> from latentbank.query.reading.norms import measure_norms
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
-        >>> norms = lb.measure_norms(vlm, lb.find_images(["photos"]), layers=[0, 8])
+        >>> norms = measure_norms(vlm, lb.find_images(["photos"]), layers=[0, 8])
     """
     layers, batch = layers_of(layers), whole(batch, "batch", 1)
     if not layers:

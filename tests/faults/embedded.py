@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import subprocess
@@ -71,6 +72,7 @@ def small_disk(path: Path) -> Iterator[Path | None]:
     try:
         yield path
     finally:
+        gc.collect()  # plans hold their files while they are kept in tracebacks
         subprocess.run(["umount", str(path)], check=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import signal
@@ -497,9 +498,9 @@ def test_a_plan_is_used_again_unless_something_differs(
     embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
-    make = latentbank.ingest.planning.make_plan
+    make = latentbank.ingest.planning._make
     monkeypatch.setattr(
-        latentbank.ingest.planning, "make_plan", lambda *given: (made.append(given), make(*given))[1]
+        latentbank.ingest.planning, "_make", lambda *given: (made.append(given), make(*given))[1]
     )
     with embedded.bank(model) as bank:
         for times, sentences, choice in (
@@ -653,6 +654,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mounted:
         pytest.skip("mounting a small disk takes root on Linux")
     yield path
+    gc.collect()  # plans hold their files while they are kept in tracebacks
     subprocess.run(["umount", str(path)], check=True)
 
 

@@ -19,6 +19,7 @@ from latentbank.ingest.corpus import Corpus
 from latentbank.ingest.plan import PlanSettings
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.training.stages import TrainSettings
+from latentbank.query.reading.norms import measure_norms
 from latentbank.values import layers_of, names_of, real, shown, whole
 from tests.query.patch_vlm import PatchVLM, picture
 
@@ -148,7 +149,7 @@ def test_hidden_states_means_and_norms_take_numbers_of_any_kind(
     vlm = PatchVLM(tiny)
     means = lb.measure_means(vlm, [picture()], np.arange(2), batch=np.int64(1))
     assert {type(layer) for layer in means.by_layer} == {int}
-    norms = lb.measure_norms(vlm, [picture()], torch.arange(2), batch=np.int64(1))
+    norms = measure_norms(vlm, [picture()], torch.arange(2), batch=np.int64(1))
     assert _plain(norms.to_dict())
 
 
@@ -186,10 +187,10 @@ def test_readers_refuse_numbers_that_mean_nothing(bank: Bank, tiny: LanguageMode
     with pytest.raises(QueryError, match="batch is 0; it must be 1 or more"):
         lb.measure_means(vlm, [picture()], [0], batch=0)
     with pytest.raises(QueryError, match="batch is -1; it must be 1 or more"):
-        lb.measure_norms(vlm, [picture()], [0], batch=-1)
+        measure_norms(vlm, [picture()], [0], batch=-1)
     with pytest.raises(QueryError, match="top_k is 0; it must be 1 or more"):
         lb.read_images(vlm, [picture()], [lb.LatentLens(bank)], [0], top_k=0)
-    for measure in (lb.measure_means, lb.measure_norms):
+    for measure in (lb.measure_means, measure_norms):
         with pytest.raises(QueryError, match="Name at least one layer"):
             measure(vlm, [picture()], [])
 
