@@ -18,7 +18,17 @@ from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Change, Record
 from latentbank.bank.store.server.ledger import Ledger
 from latentbank.errors import BankBusy, BankNotFound, LatentBankError
-from tests.bank.samples import HEAD, WIDTH, Place, fill, is_one_sentence, put_entry, put_head, sample_bank
+from tests.bank.samples import (
+    HEAD,
+    WIDTH,
+    Place,
+    fill,
+    is_one_sentence,
+    put_entry,
+    put_head,
+    sample_bank,
+    soon,
+)
 from tests.bank.servers import Doubles, settings
 from tests.wire.double import Fault, QdrantDouble
 
@@ -349,7 +359,7 @@ def test_what_a_killed_creation_or_deletion_left_is_no_bank(shared: QdrantDouble
     with pytest.raises(LatentBankError, match="has contexts but no manifest"):
         sample_bank(Place("server", where))
     delete_bank("bank", where)
-    assert store.layers() == []
+    assert soon(lambda: store.layers() == [])
     with pytest.raises(BankNotFound):
         delete_bank("bank", where)
     store.close()
