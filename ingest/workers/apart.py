@@ -81,8 +81,10 @@ def drive_apart(work: partial[Any], progress: Progress | None = None) -> Any:
         error = LatentBankError(answer["error"])
         error.argument = answer["argument"]
         raise error from cause
+    if answer["kind"] is None:
+        return answer["result"]
     kind: Any = pickle.loads(bytes.fromhex(answer["kind"]))
-    return answer["result"] if kind is None else kind(**answer["result"])
+    return kind(**answer["result"])
 
 
 def _follow(lines: IO[bytes], progress: Progress) -> dict[str, Any] | None:
@@ -135,8 +137,9 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         result = work(_Reported(out))
-        kind = pickle.dumps(type(result)).hex()
-        answer = {"kind": kind, "result": asdict(result) if is_dataclass(result) else result}  # type: ignore[arg-type]
+        answer = {"kind": None, "result": result}
+        if is_dataclass(result) and not isinstance(result, type):
+            answer = {"kind": pickle.dumps(type(result)).hex(), "result": asdict(result)}
     except LatentBankError as error:
         answer = {"error": str(error), "argument": error.argument, "trace": traceback.format_exc()}
     except Exception as error:

@@ -32,7 +32,7 @@ from latentbank.errors import (
     LatentBankError,
     LayerNotFound,
 )
-from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, put_head, sample_bank, units
+from tests.bank.samples import WIDTH, Place, fill, is_one_sentence, put_head, sample_bank, soon, units
 from tests.bank.servers import KEY, Doubles, settings
 from tests.real_server import PREFIX
 from tests.wire.double import QdrantDouble
@@ -316,7 +316,7 @@ def test_one_request_switches_all_layers(shared: QdrantDouble, team: Place) -> N
     delete_bank("bank@1", team.settings)
     delete_bank("bank", team.settings)
     assert aliases(shared) == {}
-    assert client_of(shared).get_collections().collections == []
+    assert soon(lambda: client_of(shared).get_collections().collections == [])
 
 
 def test_an_open_reader_goes_to_the_version_in_use(team: Place, clock: list[float]) -> None:

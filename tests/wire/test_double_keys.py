@@ -95,10 +95,16 @@ def test_a_key_that_does_not_open(
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 @pytest.mark.parametrize(
     "key",
-    [KEY, "reader", token(access="r", exp=time.time() - 5), token(access=access("other", "bank")), token()],
+    [KEY, "reader", token(access=access("other", "bank")), token()],
 )
 def test_a_key_that_opens(clients: Clients, key: str) -> None:
     assert clients(key).count("bank").count > 0
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_token_that_ended_a_moment_ago_opens(clients: Clients) -> None:
+    """Clocks may differ by half a minute."""
+    assert clients(token(access="r", exp=time.time() - 5)).count("bank").count > 0
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")

@@ -29,6 +29,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
+def shared() -> Iterator[QdrantDouble]:
+    """A server whose nodes learn of changes at once, so that the values of the threshold can be listed."""
+    with QdrantDouble(lag=0) as server:
+        yield server
+
+
+@pytest.fixture
 def store(shared: QdrantDouble) -> Iterator[Store]:
     """A store whose layer 4 holds contexts that are not indexed."""
     opened = backend(settings(shared, "rest")).open("bank")
