@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from latentbank.progress import duration, shown
 
 def test_plain_lines_show_done_total_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 12.0, 20.0, 100.0, 101.0, 104.0])
-    monkeypatch.setattr(latentbank.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(latentbank.progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     out = io.StringIO()
     with shown("ingesting", "contexts", out) as progress:
         progress.update(1000, 3000)  # at 10 s; a resumed job starts above zero
@@ -31,7 +32,7 @@ def test_plain_lines_show_done_total_rate_and_time_left(monkeypatch: pytest.Monk
 
 def test_an_unknown_total_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr(latentbank.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(latentbank.progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     out = io.StringIO()
     with shown("planning", "sentences", out) as progress:
         progress.update(500)

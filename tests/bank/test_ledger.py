@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,7 +148,7 @@ def test_a_ledger_that_hides_nothing_costs_no_filter() -> None:
 def test_a_reader_learns_of_what_others_do(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place("server", settings(shared))
     clock = [0.0]
-    monkeypatch.setattr("latentbank.bank.view.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("latentbank.bank.view.time", SimpleNamespace(monotonic=lambda: clock[0]))
     with sample_bank(place) as writer, open_bank("bank", place.settings) as reader:
         writer.record(entry("animals", 30, complete=False))
         clock[0] += 2.0

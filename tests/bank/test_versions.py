@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -284,7 +285,7 @@ def team(shared: QdrantDouble) -> Place:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock of readers."""
     now = [0.0]
-    monkeypatch.setattr("latentbank.bank.view.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("latentbank.bank.view.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
