@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
@@ -17,6 +18,7 @@ from latentbank.bank.store.backends import backend
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.token import read_token
 from latentbank.bank.upgrade import UpgradeReport, upgrade_bank
+from latentbank.cli import app
 from latentbank.errors import BankBusy, BankMismatch, BankNotFound, BankUnavailable, LatentBankError
 from tests import real_server
 from tests.bank.samples import Place, entry, fill, is_one_sentence, put_entry, sample_bank, units
@@ -292,3 +294,23 @@ def test_there_must_be_something_to_upgrade(shared: QdrantDouble, tmp_path: Any)
         assert is_one_sentence(caught.value)
         with pytest.raises(LatentBankError, match="is embedded: its manifest is a file"):
             upgrade_bank("nothing", load_settings(data_dir=tmp_path), finish=finish)
+
+
+def test_the_command_upgrades_and_finishes(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says which tokens to issue again, and each step may be run again."""
+    where = old_bank(shared)
+    monkeypatch.setenv("LATENTBANK_GRPC_PORT", str(shared.grpc_port))
+
+    def run(*more: str) -> str:
+        done = CliRunner().invoke(app, ["--url", shared.url, "bank", "upgrade", "bank", *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    upgraded = run()
+    assert "has a ledger now, bank--ledger" in upgraded
+    assert "latentbank bank token --read --expires 30d --banks bank --layers 4,8" in upgraded
+    assert run() == "The bank 'bank' has a ledger already, bank--ledger.\n"
+    assert run("--finish").startswith("Removed the old manifest")
+    assert run("--finish").startswith("There was no old manifest left")
+    assert set(metadata_of(shared, LOWEST)) == {"latentbank", "latentbank-ledger"}
+    assert [entry.name for entry in seen(where)[1].values()] == ["animals"]
