@@ -93,9 +93,9 @@ def test_a_server_that_is_away(double: Doubles) -> None:
     assert one(found, "server").remedy == "Start the server, or correct LATENTBANK_URL."
 
 
-def test_a_server_that_is_too_old(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_too_old(double: Doubles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.wire.engine.VERSION", "1.17.9")
-    check = one(examine(settings(shared)), "server")
+    check = one(examine(settings(double())), "server")
     assert (check.state, check.remedy) == ("wrong", "Update it: a bank needs 1.18 or newer.")
 
 
@@ -145,10 +145,11 @@ def test_a_token_may_not_see_everything(cluster: QdrantDouble) -> None:
     assert (found["cluster"], found["collections"], found["bank"]) == ("unknown", "ok", "ok")
 
 
-def test_a_server_without_a_key(shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert one(examine(settings(shared)), "key") == Check("key", "ok", "the server asks for none")
+def test_a_server_without_a_key(double: Doubles, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = double()
+    assert one(examine(settings(server)), "key") == Check("key", "ok", "the server asks for none")
     monkeypatch.setattr(f"{CHECKS}._LOOPBACK", ())
-    found = examine(settings(shared))
+    found = examine(settings(server))
     assert (one(found, "key").state, one(found, "TLS").state) == ("warning", "warning")
     assert one(found, "TLS").seen == "requests travel unencrypted"
 

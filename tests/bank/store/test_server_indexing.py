@@ -29,10 +29,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def shared() -> Iterator[QdrantDouble]:
+def shared(double: Doubles) -> QdrantDouble:
     """A server whose nodes learn of changes at once, so that the values of the threshold can be listed."""
-    with QdrantDouble(lag=0) as server:
-        yield server
+    return double(lag=0)
 
 
 @pytest.fixture
