@@ -17,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -37,8 +36,7 @@ def drive_apart(work: partial[Any], progress: Progress | None = None) -> Any:
     """Call `work` with a Progress as its last argument, in another process, and return what it returns.
 
     Args:
-        work: a function of a module and its arguments, all of which can be pickled. It returns what JSON can hold, or a
-            dataclass of such values.
+        work: a function of a module and its arguments. These, and what it returns, can be pickled.
         progress: receives the work's progress.
 
     Raises:
@@ -81,10 +79,7 @@ def drive_apart(work: partial[Any], progress: Progress | None = None) -> Any:
         error = LatentBankError(answer["error"])
         error.argument = answer["argument"]
         raise error from cause
-    if answer["kind"] is None:
-        return answer["result"]
-    kind: Any = pickle.loads(bytes.fromhex(answer["kind"]))
-    return kind(**answer["result"])
+    return pickle.loads(bytes.fromhex(answer["result"]))
 
 
 def _follow(lines: IO[bytes], progress: Progress) -> dict[str, Any] | None:
@@ -137,9 +132,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         result = work(_Reported(out))
-        answer = {"kind": None, "result": result}
-        if is_dataclass(result) and not isinstance(result, type):
-            answer = {"kind": pickle.dumps(type(result)).hex(), "result": asdict(result)}
+        answer: dict[str, str | None] = {"result": pickle.dumps(result).hex()}
     except LatentBankError as error:
         answer = {"error": str(error), "argument": error.argument, "trace": traceback.format_exc()}
     except Exception as error:

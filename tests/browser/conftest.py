@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,25 +129,16 @@ def saved(
 @pytest.fixture(scope="session")
 def live(bank: Bank, vlm: PatchVLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the live page; its models are `patch-vlm`, `loud`, and `stranger`, which has another LLM."""
-    import socket
-
-    import uvicorn
-
     from latentbank.query.web.guard import Guard
     from latentbank.query.web.server import create_app
     from latentbank.query.web.service import ReadingService
+    from tests.query.web.serving import serving
 
-    listening = socket.create_server(("127.0.0.1", 0))
     folder = tmp_path_factory.mktemp("stranger") / "llama-other"
     others = {
         "loud": lambda say: PatchVLM(vlm.language, gain=9.0),
         "stranger": lambda say: PatchVLM(load_language_model(str(save_tiny(folder, seed=7)))),
     }
     app = Guard(create_app(ReadingService(bank, vlm, others), {"a cat": png(picture(1, (300, 200)))}))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    with serving(app) as address:
+        yield address

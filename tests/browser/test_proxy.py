@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from playwright.sync_api import expect
 
 from latentbank.query.web.guard import Guard
@@ -16,6 +13,7 @@ from tests.browser.conftest import BrowserWindow
 from tests.browser.proxy import under
 from tests.query.patch_vlm import picture
 from tests.query.web.readings import png
+from tests.query.web.serving import serving
 
 PATH = "/people/me/latentbank/"
 TOKEN = "a-token-of-the-team"
@@ -24,14 +22,8 @@ TOKEN = "a-token-of-the-team"
 @pytest.fixture
 def locked() -> Iterator[str]:
     """The address of a page without a model that needs a token."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(Guard(create_app(None), TOKEN), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    with serving(Guard(create_app(None), TOKEN)) as address:
+        yield address
 
 
 def test_the_page_reads_uploads_and_saves_under_a_sub_path(window: BrowserWindow, live: str) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, expect
 
 from latentbank.bank.bank import Bank
@@ -16,20 +13,15 @@ from latentbank.query.web.guard import Guard
 from latentbank.query.web.server import create_app
 from latentbank.query.web.service import ReadingService
 from tests.browser.conftest import BrowserWindow
+from tests.query.web.serving import serving
 
 
 @pytest.fixture(scope="module")
 def sentences(bank: Bank, language: LanguageModel) -> Iterator[str]:
     """The address of a page that has an LLM alone."""
-    listening = socket.create_server(("127.0.0.1", 0))
     app = Guard(create_app(ReadingService(bank, language, name="tiny-llama")))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    with serving(app) as address:
+        yield address
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

@@ -39,8 +39,7 @@ def point_messages(points: Points) -> list[Any]:
 def _head(size: int) -> bytes:
     """Return what protobuf writes before the numbers of a point that has only a vector of this size."""
     zeros = grpc.Vector(dense=grpc.DenseVector(data=[0.0] * size))
-    written: bytes = grpc.PointStruct(vectors=grpc.Vectors(vector=zeros)).SerializeToString()
-    return written[: len(written) - 4 * size]
+    return _before_numbers(grpc.PointStruct(vectors=grpc.Vectors(vector=zeros)), size)
 
 
 def query_messages(
@@ -74,5 +73,10 @@ def query_messages(
 def _query_head(size: int) -> bytes:
     """Return what protobuf writes before the numbers of a query that is only a vector of this size."""
     zeros = grpc.VectorInput(dense=grpc.DenseVector(data=[0.0] * size))
-    written: bytes = grpc.QueryPoints(query=grpc.Query(nearest=zeros)).SerializeToString()
+    return _before_numbers(grpc.QueryPoints(query=grpc.Query(nearest=zeros)), size)
+
+
+def _before_numbers(message: Any, size: int) -> bytes:
+    """Return a message as written, without the float32 numbers of the vector at its end."""
+    written: bytes = message.SerializeToString()
     return written[: len(written) - 4 * size]
