@@ -10,6 +10,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.errors import BankUnavailable
 from latentbank.text import first_line
 
@@ -30,6 +31,10 @@ KINDS: dict[str, Any] = {
 }
 """Payload indexes by the kinds that `latentbank.bank.points.INDEXED_FIELDS` names."""
 
+INDEXES_FROM = 4096
+"""Contexts from which a layer has payload indexes: each takes 7 MB of the disk and milliseconds to load even if it is
+empty, and fewer contexts are filtered as fast without them (benchmarks/payload_indexes.py)."""
+
 CAPTION_INDEX = edge.TextIndexParams(
     tokenizer=edge.TokenizerType.Multilingual,
     lowercase=True,
@@ -38,6 +43,15 @@ CAPTION_INDEX = edge.TextIndexParams(
     memory=_INDEXES,
 )
 """The payload index for filters by caption."""
+
+
+def add_payload_indexes(shard: edge.EdgeShard) -> None:
+    """Index the payload fields that filters name, once a layer is large enough to gain from it."""
+    state = shard.info()
+    if state.points_count >= INDEXES_FROM:
+        for field, kind in INDEXED_FIELDS.items():
+            if field not in state.payload_schema:
+                shard.update(edge.UpdateOperation.create_field_index(field, KINDS[kind]))
 
 
 def has_caption_index(state: edge.ShardInfo) -> bool:

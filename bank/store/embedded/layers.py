@@ -18,8 +18,7 @@ from pathlib import Path
 
 import qdrant_edge as edge
 
-from latentbank.bank.points import INDEXED_FIELDS
-from latentbank.bank.store.embedded.engine import KINDS, engine_errors, layer_config, read_ahead
+from latentbank.bank.store.embedded.engine import engine_errors, layer_config, read_ahead
 from latentbank.bank.store.embedded.full_disk import watch
 from latentbank.bank.store.embedded.scratch import RESERVE_BYTES, ScratchLayer
 from latentbank.errors import BankNotFound, BankUnavailable, LayerNotFound
@@ -79,8 +78,6 @@ class Layers:
                     shutil.rmtree(left_by_a_kill)
             fresh.mkdir()
             shard = edge.EdgeShard.create(str(fresh), layer_config(hidden_size, quantization, ef_construct))
-            for field, kind in INDEXED_FIELDS.items():
-                shard.update(edge.UpdateOperation.create_field_index(field, KINDS[kind]))
             shard.flush()
             shard.close()
             move(fresh, path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +40,7 @@ from latentbank.bank.store.base import (
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, each_condition
 from latentbank.bank.store.embedded.access import Access
-from latentbank.bank.store.embedded.engine import engine_errors
+from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_errors
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
@@ -159,6 +160,7 @@ class EmbeddedStore:
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():
                     time.sleep(_PAUSE)
+            add_payload_indexes(shard)
 
     def commit(self) -> None:
         """See `Store`."""
@@ -233,6 +235,10 @@ class EmbeddedStore:
     def facet(self, layer: int, field: str, where: Filter | None = None, limit: int = 100) -> dict[Any, int]:
         """See `Store`."""
         selected = self._selected(layer, where)
+        if field not in self._layers.state(layer).payload_schema:  # the layer is small
+            only = edge.PayloadSelector.Include([field])
+            values = Counter((record.payload or {})[field] for record in self._scroll(layer, selected, only))
+            return dict(sorted(values.items(), key=lambda item: (-item[1], item[0]))[:limit])
         with self._layers.use(layer) as shard:
             answer = shard.facet(edge.FacetRequest(field, limit, True, selected))
         # The index still knows values whose points are all deleted.

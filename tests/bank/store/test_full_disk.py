@@ -34,11 +34,16 @@ pages[5000] = 1
 FILLED = """
 import shutil, sys
 from pathlib import Path
+from latentbank.bank.store.embedded.engine import KINDS
 from latentbank.bank.store.embedded.layers import Layers
 import qdrant_edge as edge
 folder = Path(sys.argv[1])
 layers = Layers("bank", folder, there=True, writable=True)
 layers.create(1, 64, "int8", 100)
+with layers.use(1, write=True) as shard:
+    for field in ("corpus", "word"):
+        shard.update(edge.UpdateOperation.create_field_index(field, KINDS["keyword"]))
+    shard.flush()
 if sys.argv[2] == "load":
     layers.close_shards()
 else:
