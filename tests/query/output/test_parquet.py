@@ -16,6 +16,7 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.parquet import ReadingFolder
+from latentbank.query.output.stored import open_stored, stored_files
 from latentbank.query.reading.images import ImageSource, find_images
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import read_images
@@ -70,3 +71,22 @@ def test_a_name_that_is_not_utf_8_is_written_with_escapes(tmp_path: Path) -> Non
     assert set(table["source"].to_pylist()) == {"caf\\udce9.png"}
     assert json.loads(table.schema.metadata[b"reading"])["source"] == reading.source
     ReadingFolder(tmp_path, {"model": "caf\udce9"})  # the same settings
+
+
+def test_a_written_reading_is_read_back(reading: Reading, tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    (image,) = find_images([tmp_path / "a.png"])
+    ReadingFolder(tmp_path / "out", SETTINGS).write(image, reading)
+    (path,) = stored_files(tmp_path / "out")
+    stored = open_stored(path)
+    assert (stored.source, stored.model) == (reading.source, reading.model)
+    for patch in reading.patches(2):
+        assert patch.place is not None
+        cell = stored.grid()[patch.place.row, patch.place.column]
+        assert (cell.index, cell.box) == (patch.index, pytest.approx(patch.place.box))
+        for (lens, layer), found in stored.neighbors(cell.index).items():
+            (own,) = [token for token in reading.at(layer, lens) if token.index == cell.index]
+            for kept, neighbor in zip(found, own.neighbors, strict=True):
+                assert kept.cosine == pytest.approx(neighbor.cosine)
+                assert replace(kept, cosine=0.0) == replace(neighbor, cosine=0.0)
+    assert {lens for lens, _ in open_stored(path, ["embedding"]).neighbors(0)} == {"embedding"}
