@@ -139,6 +139,7 @@ def _load_composite(path: str, options: LoadOptions, data_dir: Path) -> VisualMo
     from latentbank.models.composite.model import CompositeVLM
     from latentbank.models.composite.projector import load_projector
     from latentbank.models.vision.encoders import DEFAULT_LAYER, load_encoder
+    from latentbank.models.vision.pictures import Pictures
 
     if options.adapter is not None:
         raise ModelError(
@@ -154,6 +155,7 @@ def _load_composite(path: str, options: LoadOptions, data_dir: Path) -> VisualMo
         _here(vision, path, data_dir),
         layer=vision.get("layer", DEFAULT_LAYER),
         cls=vision.get("cls", False),
+        pictures=Pictures.from_dict(vision["pictures"]) if vision.get("pictures") else None,
         device=options.device,
         dtype=options.dtype,
         revision=vision.get("revision"),

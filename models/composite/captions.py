@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
+from latentbank.models.composite.layout import Frame
 from latentbank.models.language import prepacked
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.unembedding import unembedding_of_language
 
 _LOGITS = 1 << 26  # logits in memory at once (256 MiB in float32)
 _CHUNK = 8192  # rows of the vocabulary in one matrix product
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The order of a sequence: `before`, the visual tokens, `after`, the caption, `end`; all are token ids."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    end: int
-
-
-def layout_of(tokenizer: PreTrainedTokenizerBase) -> Layout:
-    """Return the layout BOS, visual tokens, newline, caption, EOS, in the tokenizer's ids.
-
-    If the tokenizer has no BOS, its EOS takes that place; such models are trained to begin after it. Without it the
-    first visual token would be the attention sink.
-
-    Raises:
-        ModelError: the tokenizer has no end-of-sequence token.
-    """
-    end = cast("int | None", tokenizer.eos_token_id)
-    if end is None:
-        raise ModelError(
-            "The tokenizer has no end-of-sequence token, which marks the end of a caption: use another LLM."
-        )
-    begin = cast("int | None", tokenizer.bos_token_id)
-    return Layout((end if begin is None else begin,), tuple(caption_ids(tokenizer, "\n")), end)
-
-
-def caption_ids(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[int]:
-    """Return the token ids of a caption without special tokens; the name of one in the caption is plain text."""
-    encoded = tokenizer(caption, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return cast("list[int]", encoded["input_ids"])
 
 
 class CaptionLoss(nn.Module):
@@ -180,63 +146,54 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 @torch.no_grad()
-def write_captions(
-    language: LanguageModel, head: CaptionLoss, visual: Sequence[Tensor], most: int = 64
-) -> list[str]:
+def write_captions(frame: Frame, head: CaptionLoss, visual: Sequence[Tensor], most: int = 64) -> list[str]:
     """Return the captions that a language model writes for images, by greedy decoding.
 
     Args:
-        language: the LLM, loaded whole.
+        frame: what stands around the visual tokens, with the LLM, loaded whole.
         head: the loss with its unembedding.
-        visual: the visual tokens of each image, [tokens, hidden].
+        visual: the visual tokens of each image as they enter the LLM, [tokens, hidden].
         most: the largest number of tokens of a caption.
     """
-    layout = layout_of(language.tokenizer)
     captions = [""] * len(visual)
     for length in sorted({len(tokens) for tokens in visual}):  # equal lengths need no padding
         numbers = [number for number, tokens in enumerate(visual) if len(tokens) == length]
-        rows = torch.stack([visual[number] for number in numbers]).to(language.device, language.dtype)
-        for number, ids in zip(numbers, _greedy(language, head, rows, layout, most), strict=True):
-            captions[number] = cast(str, language.tokenizer.decode(ids)).strip()
+        rows = torch.stack([visual[number] for number in numbers])
+        for number, ids in zip(numbers, _greedy(frame, head, rows, most), strict=True):
+            captions[number] = cast(str, frame.language.tokenizer.decode(ids)).strip()
     return captions
 
 
 @torch.no_grad()
-def answer_ids(language: LanguageModel, head: CaptionLoss, visual: Tensor, most: int) -> list[int]:
+def answer_ids(frame: Frame, head: CaptionLoss, visual: Tensor, most: int) -> list[int]:
     """Return the token ids that a language model writes after an image, by greedy decoding, without the last EOS.
 
     Args:
-        language: the LLM, loaded whole.
+        frame: what stands around the visual tokens, with the LLM, loaded whole.
         head: the loss with its unembedding.
-        visual: the visual tokens of the image, [tokens, hidden].
+        visual: the visual tokens of the image as they enter the LLM, [tokens, hidden].
         most: the largest number of tokens.
     """
-    rows = visual[None].to(language.device, language.dtype)
-    return _greedy(language, head, rows, layout_of(language.tokenizer), most)[0]
+    return _greedy(frame, head, visual[None], most)[0]
 
 
-def _greedy(
-    language: LanguageModel, head: CaptionLoss, visual: Tensor, layout: Layout, most: int
-) -> list[list[int]]:
-    def text(ids: Sequence[int]) -> Tensor:
-        embedded = language.decoder.get_input_embeddings()(torch.tensor(ids, device=visual.device))
-        return cast(Tensor, embedded).expand(len(visual), -1, -1)
-
-    sequence = torch.cat([text(layout.before), visual, text(layout.after)], dim=1)
+def _greedy(frame: Frame, head: CaptionLoss, visual: Tensor, most: int) -> list[list[int]]:
+    language, end = frame.language, frame.layout.end
+    sequence = frame.inputs(visual)
     most = min(most, language.max_length - sequence.shape[1])
-    written = torch.empty(len(visual), 0, dtype=torch.long, device=visual.device)
+    written = torch.empty(len(visual), 0, dtype=torch.long, device=language.device)
     cache: Any = None
     inputs: dict[str, Any] = {"inputs_embeds": sequence}
     for _ in range(most):
         output = language.decoder(**inputs, past_key_values=cache, use_cache=True)
         following = head.logits(output.last_hidden_state[:, -1]).argmax(dim=-1, keepdim=True)
         written = torch.cat([written, following], dim=1)
-        if bool((written == layout.end).any(dim=1).all()):
+        if bool((written == end).any(dim=1).all()):
             break
         cache = output.past_key_values
         inputs = {"input_ids": following}
     rows = written.tolist()
-    return [ids[: ids.index(layout.end)] if layout.end in ids else ids for ids in rows]
+    return [ids[: ids.index(end)] if end in ids else ids for ids in rows]
 
 
 def caption_loss(language: LanguageModel) -> CaptionLoss:

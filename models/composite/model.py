@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -19,9 +20,9 @@ from latentbank.models.composite.captions import (
     CaptionLoss,
     answer_ids,
     caption_loss,
-    layout_of,
     write_captions,
 )
+from latentbank.models.composite.layout import Frame, frame_of
 from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.answers import check_whole
@@ -35,7 +36,8 @@ _BATCH = 16  # images in one forward pass
 class CompositeVLM:
     """A vision encoder, a projector and a language model, with the interface of a `VisualModel`.
 
-    The input sequence is BOS, the visual tokens row by row, a newline and then text.
+    The input sequence is BOS, the visual tokens row by row, a newline and then text, or what the projector's card says:
+    tokens that begin and end the image and each of its rows, and a prompt.
 
     Attributes:
         name: the three parts, for people.
@@ -44,6 +46,7 @@ class CompositeVLM:
         encoder: the vision encoder.
         projector: the projector between them.
         card: where the projector is from.
+        frame: what stands around the visual tokens in the input sequence.
         num_layers: number of layers of the whole LLM.
         hidden_size: width of a hidden state.
         geometry: how boxes are found, for people.
@@ -83,6 +86,7 @@ class CompositeVLM:
             )
         self.encoder, self.language, self.card = encoder, language, dict(card)
         self.projector = projector.to(language.device).eval().requires_grad_(False)
+        self.frame: Frame = frame_of(language, card, encoder.grid[1], self.projector.added)
         self.name = f"{public_name(encoder.name)} + {projector.kind} + {public_name(language.name)}"
         self.num_layers, self.hidden_size = language.num_layers, language.hidden_size
         self.geometry = f"exact, {public_name(encoder.name)}, {encoder.grid[0]} x {encoder.grid[1]}"
@@ -97,8 +101,7 @@ class CompositeVLM:
     def project(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the visual tokens as they enter the language model, [images, tokens, hidden] in its dtype."""
         features = self.encoder.encode(images)
-        visual: Tensor = self.projector(features.to(self.language.device))
-        return visual.to(self.language.dtype)
+        return self.frame.entering(self.projector(features.to(self.language.device)))
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None
@@ -114,17 +117,15 @@ class CompositeVLM:
             LayerNotFound: the model does not have a layer, or the layer is not loaded.
         """
         del prompt
-        before = torch.tensor(layout_of(self.language.tokenizer).before, device=self.language.device)
         found: list[VisualTokens] = []
         for start in range(0, len(images), _BATCH):
             group = images[start : start + _BATCH]
             visual = self.project(group)
-            with torch.no_grad():
-                text = self.language.decoder.get_input_embeddings()(before).expand(len(group), -1, -1)
-            states = self._states(torch.cat([text, visual], dim=1), layers)
+            positions = self.frame.layout.ids(visual.shape[1])[1]
+            states = self._states(self._inputs(visual, ()), layers)
             for number, image in enumerate(group):
-                own = {layer: state[number, len(before) :] for layer, state in states.items()}
-                found.append(self._tokens(own, image.size))
+                own = {layer: state[number, positions] for layer, state in states.items()}
+                found.append(self._tokens(own, image.size, np.array(positions)))
         return found
 
     def tokens_with_text(
@@ -143,26 +144,22 @@ class CompositeVLM:
             ModelError: an answer is requested and only part of the language model is loaded.
         """
         del prompt
-        layout = layout_of(self.language.tokenizer)
         visual = self.project([image])
-        written = answer_ids(self.language, self._whole_head(), visual[0], answer) if answer else []
-        first, count = len(layout.before), visual.shape[1]
-        ids = torch.tensor([*layout.before, *layout.after, *written], device=self.language.device)
-        with torch.no_grad():
-            text = self.language.decoder.get_input_embeddings()(ids)[None]
-        states = self._states(torch.cat([text[:, :first], visual, text[:, first:]], dim=1), layers)
-        around = torch.cat([torch.arange(first), torch.arange(first, len(ids)) + count])
+        written = answer_ids(self.frame, self._whole_head(), visual[0], answer) if answer else []
+        after = [*self.frame.layout.after, *written]
+        ids, positions = self.frame.layout.ids(visual.shape[1], after)
+        states = self._states(self._inputs(visual, after), layers)
         found = self._tokens(
-            {layer: rows[0, first : first + count] for layer, rows in states.items()}, image.size
+            {layer: rows[0, positions] for layer, rows in states.items()}, image.size, np.array(positions)
         )
+        around = np.setdiff1d(np.arange(len(ids)), positions)
         return replace(
             found,
-            positions=np.arange(first, first + count),
             text=TextTokens(
-                {layer: rows[0][around.to(rows.device)] for layer, rows in states.items()},
-                ids.cpu().numpy().astype(np.int64),
-                around.numpy(),
-                np.arange(len(ids)) >= len(ids) - len(written),
+                {layer: rows[0][torch.from_numpy(around).to(rows.device)] for layer, rows in states.items()},
+                np.array(ids, np.int64)[around],
+                around,
+                around >= len(ids) - len(written),
             ),
         )
 
@@ -176,7 +173,7 @@ class CompositeVLM:
         written: list[str] = []
         for start in range(0, len(images), _BATCH):
             visual = self.project(images[start : start + _BATCH])
-            written += write_captions(self.language, head, list(visual), most)
+            written += write_captions(self.frame, head, list(visual), most)
         return written
 
     def _whole_head(self) -> CaptionLoss:
@@ -186,25 +183,38 @@ class CompositeVLM:
             self._head = caption_loss(self.language)
         return self._head
 
+    @torch.no_grad()
+    def _inputs(self, visual: Tensor, after: Sequence[int]) -> Tensor:
+        """Return the LLM's inputs [images, length, hidden] for visual tokens and the ids after them."""
+        return self.frame.inputs(visual, after)
+
     def _states(self, inputs: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         def forward() -> object:
             return self.language.decoder(inputs_embeds=inputs, use_cache=False)
 
         return self.language.collect(forward, layers, inputs.shape[0] * inputs.shape[1])
 
-    def _tokens(self, states: dict[int, Tensor], size: tuple[int, int]) -> VisualTokens:
+    def _tokens(
+        self, states: dict[int, Tensor], size: tuple[int, int], positions: NDArray[np.int64]
+    ) -> VisualTokens:
+        """Return the visual tokens that show a part of an image; those that show only padding are left out."""
         height, width = self.encoder.grid
         rows, columns = (places.ravel() for places in np.indices((height, width)))
         boxes = self.encoder.boxes(size)
         # A CLS token comes first if the encoder keeps it, and has no place in the grid.
         extra = np.full(len(boxes) - height * width, -1)
+        shown = ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero()[0]
+        if len(shown) < len(boxes):
+            kept = torch.from_numpy(shown)
+            states = {layer: state[kept.to(state.device)] for layer, state in states.items()}
         return VisualTokens(
             states,
-            boxes,
-            np.concatenate([extra, rows]),
-            np.concatenate([extra, columns]),
-            np.zeros(len(boxes), np.int64),
+            boxes[shown],
+            np.concatenate([extra, rows])[shown],
+            np.concatenate([extra, columns])[shown],
+            np.zeros(len(shown), np.int64),
             size,
+            positions=positions[shown],
         )
 
 

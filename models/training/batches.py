@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
-from latentbank.models.composite.captions import Layout, layout_of
+from latentbank.models.composite.layout import Layout, layout_of
 from latentbank.models.training.features import Features
 
 # Rows are sorted by length within this many batches: little padding, and still shuffled.

@@ -21,6 +21,7 @@ from torch import Tensor
 from latentbank.errors import ModelError
 from latentbank.locks import alone_in
 from latentbank.models.composite.captions import CaptionLoss, caption_loss, write_captions
+from latentbank.models.composite.layout import Frame
 from latentbank.models.composite.model import check_card
 from latentbank.models.composite.projector import Projector, load_projector, save_projector
 from latentbank.models.language.model import LanguageModel
@@ -281,7 +282,8 @@ class _Run:
         features = self.validation_sequences.features
         shown = range(min(self.settings.samples, len(features)))
         visual = [self.projector(features.tokens(row).to(self.language.device)) for row in shown]
-        written = write_captions(self.language, self.head, visual)
+        frame = Frame(self.language, self.validation_sequences.layout)
+        written = write_captions(frame, self.head, visual)
         entry["samples"] = [
             {"caption": features.rows[row].caption, "written": text}
             for row, text in zip(shown, written, strict=True)
@@ -312,8 +314,9 @@ class _Run:
             projector = Projector(
                 self.settings.projector, features.width, embedding.shape[1], self.settings.width
             )
-        scale = float(embedding[:: max(1, len(embedding) // 4096)].float().pow(2).mean().sqrt())
-        projector.fit(features.sample(_SAMPLE, self.settings.seed), scale)
+        if projector.kind != "swiglu":  # which begins as in the paper, with weights of a fixed scale
+            scale = float(embedding[:: max(1, len(embedding) // 4096)].float().pow(2).mean().sqrt())
+            projector.fit(features.sample(_SAMPLE, self.settings.seed), scale)
         return projector
 
     def _identity(self, llm: str) -> str:

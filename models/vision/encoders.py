@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from latentbank.errors import LayerNotFound, ModelError
@@ -22,9 +22,10 @@ from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.layout import find_blocks, keep_blocks
 from latentbank.models.language.loading import absolute
 from latentbank.models.language.prepacked import prepack
+from latentbank.models.vision.pictures import Pictures, fit_positions
 from latentbank.models.vision.registry import LoadOptions, encoder_loader
 from latentbank.text import listed
-from latentbank.values import whole
+from latentbank.values import Layers, layers_of
 
 # As in LLaVA: the last block of CLIP is trained for the CLS token, not for the patches.
 DEFAULT_LAYER = -2
@@ -67,8 +68,9 @@ class Encoder(Protocol):
 def load_encoder(
     name: str | os.PathLike[str],
     *,
-    layer: int = DEFAULT_LAYER,
+    layer: Layers = DEFAULT_LAYER,
     cls: bool = False,
+    pictures: Pictures | None = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
@@ -81,7 +83,8 @@ def load_encoder(
             vision part is kept. Or the name of an encoder of a family, such as the demo's `efficientnet-lite0`;
             these have no choice of layers and no CLS token.
         layer: the layer whose output is used: 0 is what enters the first block, l the output of block l, -1 that of the
-            last block, -2 that of the block before it.
+            last block, -2 that of the block before it. Several layers' outputs are concatenated in this order.
+        pictures: how images become the encoder's input; None: as its image processor does it.
         cls: whether the CLS token is kept, before the patches.
         device: by default `cuda` if there is a GPU.
         dtype: by default bfloat16 on a GPU and float32 on the CPU.
@@ -92,8 +95,9 @@ def load_encoder(
         ModelError: the encoder cannot be loaded, or its tokens are not square patches of one picture.
         LayerNotFound: the encoder has no such layer.
     """
-    name, layer = str(os.fspath(name)), whole(layer, "layer", error=LayerNotFound)
-    if load := encoder_loader(name):
+    name = str(os.fspath(name))
+    layers = layers_of(layer, "layer")
+    if load := encoder_loader(name):  # which has no choice of layers or pictures
         return load(
             LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
         )
@@ -105,7 +109,7 @@ def load_encoder(
     with plain_errors(name), quiet():
         config = AutoConfig.from_pretrained(name, **options)
         config = getattr(config, "vision_config", config)
-        processor = cast(Any, AutoImageProcessor).from_pretrained(name, **options)
+        processor = pictures if pictures else cast(Any, AutoImageProcessor).from_pretrained(name, **options)
         if not hasattr(config, "patch_size"):
             raise ModelError(
                 f"{name} is not a vision encoder that cuts images into patches: use CLIP, SigLIP or DINOv2."
@@ -114,10 +118,11 @@ def load_encoder(
             name, config=config, dtype=choose_dtype(dtype, where), output_loading_info=True, **options
         )
     blocks = find_blocks(model)
-    if not -len(blocks) <= layer <= len(blocks):
-        raise LayerNotFound(f"{name} has no layer {layer}: it has layers 0 to {len(blocks)}.")
-    depth = layer if layer >= 0 else len(blocks) + 1 + layer
-    keep_blocks(model, max(1, depth))
+    for one in layers:
+        if not -len(blocks) <= one <= len(blocks):
+            raise LayerNotFound(f"{name} has no layer {one}: it has layers 0 to {len(blocks)}.")
+    depths = [one if one >= 0 else len(blocks) + 1 + one for one in layers]
+    keep_blocks(model, max(1, *depths))
     lacking = sorted(
         key
         for key, _ in model.named_parameters()
@@ -128,19 +133,21 @@ def load_encoder(
         raise ModelError(
             f"The checkpoint of {name} lacks {len(lacking)} of its weights, {lacking[0]} among them."
         )
+    if pictures:
+        fit_positions(model, pictures.size // config.patch_size)
     model.to(where).eval().requires_grad_(False)
-    return TransformersEncoder(name, model, processor, depth, cls, getattr(config, "_commit_hash", None))
+    return TransformersEncoder(name, model, processor, depths, cls, getattr(config, "_commit_hash", None))
 
 
 class TransformersEncoder:
-    """A vision transformer cut after one of its layers.
+    """A vision transformer cut after the deepest of the layers that are used.
 
     Attributes:
         name: the name it was loaded by; a path is absolute.
-        layer: the layer whose output is used, counted from 0.
+        layers: the layers whose outputs are used, counted from 0, in the order of their features.
         cls: whether the CLS token is the first of an image's tokens.
         revision: the commit on the hub, where known.
-        features: width of a token.
+        features: width of a token: of all layers, and 2 for the marks of padding if the pictures are padded.
         grid: rows and columns of patches.
     """
 
@@ -149,17 +156,20 @@ class TransformersEncoder:
         name: str,
         model: PreTrainedModel,
         processor: Any,
-        layer: int,
+        layers: Sequence[int],
         cls: bool,
         revision: str | None = None,
     ) -> None:
-        """Wrap a frozen model that has blocks up to `layer`, and its image processor.
+        """Wrap a frozen model that has blocks up to its deepest layer, and its image processor or `Pictures`.
 
         Raises:
             ModelError: the model's output for an image is not a grid of patches, or it has no CLS token.
         """
-        self.name, self.layer, self.cls, self.revision = name, layer, cls, revision
-        self._model, self._processor = model, processor
+        self.name, self.layers, self.cls, self.revision = name, tuple(layers), cls, revision
+        self._model = model
+        self._pictures = processor if isinstance(processor, Pictures) else None
+        self._processor = None if self._pictures else processor
+        self._pads = self._pictures is not None and self._pictures.pads
         self._blocks = find_blocks(model)
         self._fingerprint = self._hash()
         prepack(model)
@@ -168,7 +178,7 @@ class TransformersEncoder:
         self._size: tuple[int, int] = (pixels.shape[-2], pixels.shape[-1])
         self.grid = (self._size[0] // patch, self._size[1] // patch)
         states = self._forward(pixels)
-        self.features = int(states.shape[-1])
+        self.features = int(states.shape[-1]) + 2 * self._pads
         # Tokens before the patches: a CLS token, registers, both or none.
         self._leading = states.shape[1] - self.grid[0] * self.grid[1]
         if states.dim() != 3 or self._leading < 0:
@@ -181,7 +191,8 @@ class TransformersEncoder:
 
     def __repr__(self) -> str:
         """Return name, layer and grid."""
-        return f"<TransformersEncoder {self.name}, layer {self.layer}, {self.grid[0]} x {self.grid[1]}>"
+        layers = listed(self.layers)
+        return f"<TransformersEncoder {self.name}, layer {layers}, {self.grid[0]} x {self.grid[1]}>"
 
     def fingerprint(self) -> str:
         """Return 32 hex digits of the weights up to the layer, the preprocessing, and whether CLS is kept."""
@@ -189,12 +200,15 @@ class TransformersEncoder:
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `load_encoder`, besides the name, that load this encoder again."""
-        return {"layer": self.layer, "cls": self.cls, "revision": self.revision}
+        layer = self.layers[0] if len(self.layers) == 1 else list(self.layers)
+        pictures = {"pictures": self._pictures.to_dict()} if self._pictures else {}
+        return {"layer": layer, "cls": self.cls, "revision": self.revision, **pictures}
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the features of RGB images, [images, tokens, features] float32 on the encoder's device.
 
-        The CLS token comes first if it is kept, then the patches row by row.
+        The CLS token comes first if it is kept, then the patches row by row. If the pictures are padded, the last two
+        features of a token say whether it is all padding and whether it is partly padding, as 0 or 1.
         """
         if not images:
             return torch.empty(0, self.cls + self.grid[0] * self.grid[1], self.features)
@@ -206,7 +220,8 @@ class TransformersEncoder:
             )
         states = self._forward(pixels).float()
         patches = states[:, self._leading :]
-        return torch.cat([states[:, :1], patches], dim=1) if self.cls else patches
+        kept = torch.cat([states[:, :1], patches], dim=1) if self.cls else patches
+        return torch.cat([kept, self._marks(images).to(kept)], dim=2) if self._pads else kept
 
     def boxes(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """Return left, top, right and bottom of each token, [tokens, 4] in pixels of an image of `size`.
@@ -230,6 +245,8 @@ class TransformersEncoder:
 
     def _visible_part(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Return the part of the image that becomes the encoder's input; it may extend beyond the image."""
+        if self._pictures:
+            return self._pictures.visible_part(size)
         width, height = size
         scaled_w, scaled_h = float(width), float(height)
         settings = self._processor
@@ -243,7 +260,15 @@ class TransformersEncoder:
             left, top = 0.0, 0.0
         return left * across, top * down, (left + wide) * across, (top + high) * down
 
+    def _marks(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return what is padding, [images, tokens, 2]; the CLS token is not."""
+        assert self._pictures is not None
+        marks = [self._pictures.marks(image.size, self.grid) for image in images]
+        return nn.functional.pad(torch.stack(marks), (0, 0, int(self.cls), 0))
+
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        if self._pictures:
+            return self._pictures.pixels(images).to(self._model.device, self._model.dtype)
         with plain_errors(self.name):
             values = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
         if values.dim() != 4:
@@ -254,18 +279,23 @@ class TransformersEncoder:
 
     @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+        kept: dict[int, Tensor] = {}
 
         def entering(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept.append(args[0] if args else kwargs["hidden_states"])
+            kept[0] = args[0] if args else kwargs["hidden_states"]
 
-        def leaving(_block: Any, _args: tuple[Any, ...], output: Any) -> None:
-            kept.append(output if isinstance(output, Tensor) else output[0])
+        def leaving(layer: int) -> Callable[..., None]:
+            def keep(_block: Any, _args: tuple[Any, ...], output: Any) -> None:
+                kept[layer] = output if isinstance(output, Tensor) else output[0]
 
-        if self.layer:
-            handle = self._blocks[self.layer - 1].register_forward_hook(leaving)
-        else:
-            handle = self._blocks[0].register_forward_pre_hook(entering, with_kwargs=True)
+            return keep
+
+        handles = [
+            self._blocks[layer - 1].register_forward_hook(leaving(layer))
+            if layer
+            else self._blocks[0].register_forward_pre_hook(entering, with_kwargs=True)
+            for layer in self.layers
+        ]
         try:
             self._model(pixel_values=pixels)
         except torch.OutOfMemoryError:
@@ -275,17 +305,18 @@ class TransformersEncoder:
                 argument="batch",
             ) from None
         finally:
-            handle.remove()
-        return kept[0]
+            for handle in handles:
+                handle.remove()
+        return torch.cat([kept[layer] for layer in self.layers], dim=-1)
 
     def _hash(self) -> str:
-        own = fingerprint({}, [self.layer, self.cls], self._model.parameters())
-        settings = self._processor.to_dict()
+        own = fingerprint({}, [*self.layers, self.cls], self._model.parameters())
+        settings = self._pictures.to_dict() if self._pictures else self._processor.to_dict()
         # Names and versions of classes do not change the pixels.
         plain = {
             key: settings[key]
             for key in sorted(settings)
-            if key.startswith(("do_", "image_", "size", "crop"))
+            if self._pictures or key.startswith(("do_", "image_", "size", "crop"))
         }
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.blake2b(f"{own} {text}".encode(), digest_size=16).hexdigest()

@@ -33,7 +33,7 @@ def with_random_projector(
     old = model.projector
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Projector(old.kind, old.features, old.hidden_size, old.width)
+        fresh = Projector(**old.shape())
     embedding = model.language.embedding
     features = model.encoder.encode(images).flatten(0, 1).float().cpu()
     fresh.fit(features, float(embedding.float().pow(2).mean().sqrt()))

@@ -18,7 +18,7 @@ from latentbank.demo import vlm as demo
 from latentbank.demo.scenes import EVALUATION, TRAINING, VALIDATION, Thing, load_things, make_scene
 from latentbank.demo.training import COVERED, Recipe, name_tokens, scene_rows, train_demo
 from latentbank.errors import ModelError
-from latentbank.models.composite.captions import layout_of
+from latentbank.models.composite.layout import layout_of
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import load_language_model

@@ -11,11 +11,10 @@ from latentbank.errors import ModelError
 from latentbank.models.composite import captions
 from latentbank.models.composite.captions import (
     CaptionLoss,
-    caption_ids,
     caption_loss,
-    layout_of,
     write_captions,
 )
+from latentbank.models.composite.layout import Frame, caption_ids, layout_of
 from latentbank.models.language.model import load_language_model
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
@@ -66,8 +65,9 @@ def test_captions_are_the_likeliest_tokens(tmp_path: Path) -> None:
     )
     whole = tiny_model("llama", tie_word_embeddings=True)
     visual = [torch.randn(3, 32), torch.randn(5, 32), torch.randn(3, 32)]
-    written = write_captions(language, caption_loss(language), visual, most=6)
-    layout = layout_of(language.tokenizer)
+    frame = Frame(language, layout_of(language.tokenizer))
+    written = write_captions(frame, caption_loss(language), visual, most=6)
+    layout = frame.layout
     embed = whole.get_input_embeddings()
     for tokens, caption in zip(visual, written, strict=True):
         generated: list[int] = []

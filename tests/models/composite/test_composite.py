@@ -144,3 +144,40 @@ def test_text_has_the_states_of_the_whole_sequence(vlm: CompositeVLM) -> None:
             told.text.states[layer], whole[layer][0, told.text.positions], atol=1e-4, rtol=1e-4
         )
         torch.testing.assert_close(told.states[layer], whole[layer][0, told.positions], atol=1e-4, rtol=1e-4)
+
+
+def test_image_tokens_and_a_prompt_stand_around_the_visual_tokens(language: LanguageModel) -> None:
+    """BOS, start, rows that each end with a column token, end, prompt; and the patch token is added to each patch."""
+    torch.manual_seed(0)
+    rows = language.embedding.shape[0]
+    projector = Projector("swiglu", 7, 32, 12, added=4)
+    ids = {"start": rows - 1, "end": rows, "patch": rows + 1, "column": rows + 2, "first_added": rows}
+    vlm = CompositeVLM(PixelEncoder(), projector, language, {"image_tokens": ids, "prompt": "A dog"})
+    prompt = language.tokenizer("A dog", add_special_tokens=False)["input_ids"]
+    table = torch.cat([language.embedding, projector.added])
+    visual = projector(vlm.encoder.encode([IMAGES[0]]))[0] + table[rows + 1]
+    column = table[rows + 2 : rows + 3]
+    parts = [table[[0, rows - 1]], visual[:2], column, visual[2:], column, table[[rows, *prompt]]]
+    with torch.no_grad():
+        whole = language.decoder(
+            inputs_embeds=torch.cat(parts)[None], output_hidden_states=True
+        ).hidden_states
+    (found,) = vlm.visual_tokens(IMAGES[:1], (0, 3))
+    told = vlm.tokens_with_text(IMAGES[0], (0, 3), answer=2)
+    assert found.positions.tolist() == told.positions.tolist() == [2, 3, 5, 6]
+    for layer in (0, 3):
+        for tokens in (found, told):
+            torch.testing.assert_close(
+                tokens.states[layer], whole[layer][0, [2, 3, 5, 6]], atol=1e-4, rtol=1e-4
+            )
+    text = told.text
+    assert text is not None
+    count = text.answer.sum()
+    first = text.ids[: len(text.ids) - count]
+    assert first.tolist() == [0, rows - 1, rows + 2, rows + 2, rows, *prompt]
+    torch.testing.assert_close(
+        text.states[3][: len(first)], whole[3][0, text.positions[: len(first)]], atol=1e-4, rtol=1e-4
+    )
+    lacking = {"image_tokens": {**ids, "column": rows + 4}}
+    with pytest.raises(ModelError, match=f"names the image token {rows + 4}"):
+        CompositeVLM(PixelEncoder(), projector, language, lacking)

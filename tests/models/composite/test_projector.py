@@ -27,6 +27,35 @@ def test_kinds(kind: str, layers: int) -> None:
         Projector("mlp4", 6, 10)
 
 
+def test_swiglu_is_three_matrices_over_the_features_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    projector = Projector("swiglu", 8, 10, width=14, padding=True, added=3)
+    assert {name: tuple(weight.shape) for name, weight in projector.state_dict().items()} == {
+        "layers.gate.weight": (14, 6),
+        "layers.up.weight": (14, 6),
+        "layers.down.weight": (10, 14),
+        "pad": (2, 6),
+        "added": (3, 10),
+    }
+    assert 0.01 < projector.layers.gate.weight.std().item() < 0.03
+    with torch.no_grad():
+        projector.pad.normal_()
+    features, marks = torch.randn(4, 6) * 50, torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    gate, up, down = (getattr(projector.layers, name).weight for name in ("gate", "up", "down"))
+    shifted = features + torch.stack([torch.zeros(6), projector.pad[0], projector.pad[1], torch.zeros(6)])
+    x = shifted @ gate.T
+    torch.testing.assert_close(
+        projector(torch.cat([features, marks], dim=1)), (x * torch.sigmoid(x) * (shifted @ up.T)) @ down.T
+    )
+    projector.fit(torch.cat([features, marks], dim=1), scale=0.2)
+    assert projector(torch.cat([features, marks], dim=1)).pow(2).mean().sqrt().item() == pytest.approx(0.2)
+    save_projector(tmp_path / "p.safetensors", projector, {}, torch.float32)
+    loaded, card = load_projector(tmp_path / "p.safetensors")
+    assert card["projector"] == projector.shape()
+    for name, weight in projector.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+
+
 def test_features_are_standardized_and_clamped() -> None:
     torch.manual_seed(0)
     sample = torch.randn(500, 4) * torch.tensor([1.0, 100.0, 0.01, 0.0]) + torch.tensor([0.0, 7.0, -3.0, 5.0])

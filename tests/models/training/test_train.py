@@ -15,7 +15,7 @@ from PIL import Image
 
 from latentbank.errors import CorpusError, LatentBankError, ModelError
 from latentbank.locks import alone_in
-from latentbank.models.composite.captions import layout_of
+from latentbank.models.composite.layout import layout_of
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector, load_projector
 from latentbank.models.language.model import LanguageModel, load_language_model
