@@ -1,9 +1,13 @@
-"""What becomes a context: the rules of a plan, applied to sentences with the tokenizer alone."""
+"""What becomes a context: the rules of a plan, applied to sentences with the tokenizer alone.
+
+`Chooser` finds the tokens that may become contexts. Which of them do is decided by `_FirstOnes`, in corpus order, or by
+`_Sampled`, whose choice is final only when all sentences have been read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +15,7 @@ from latentbank.bank.points import prefix_ids
 from latentbank.bank.words import Words, tight
 from latentbank.errors import ModelError
 from latentbank.ingest.plan import PlannedSentence, PlanSettings
+from latentbank.ingest.reservoir import Reservoirs
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.tokens import check_ids
 
@@ -18,14 +23,14 @@ from latentbank.models.language.tokens import check_ids
 class Chooser:
     """Chooses the contexts of sentences that come in corpus order.
 
-    Every token becomes a context except special tokens, the leading tokens that are skipped, tokens whose prefix was
-    chosen before, and those beyond `contexts_per_token` of one token id.
+    Every token becomes a context except special tokens, the leading tokens that are skipped, tokens before the first
+    position, tokens whose prefix was chosen before, and those that find no place among the `contexts_per_token` of
+    their token.
 
     Attributes:
         tokens: tokens so far that are not special.
-        contexts: contexts chosen so far.
         truncated: sentences cut so far.
-        caption_bytes: sum over the contexts so far of their caption's length in UTF-8.
+        provisional: whether contexts that were chosen may have to leave for later ones, as `settled` says in the end.
     """
 
     def __init__(self, corpus: str, model: LanguageModel, settings: PlanSettings) -> None:
@@ -36,17 +41,22 @@ class Chooser:
             model: the LLM; its tokenizer and sizes are used.
             settings: how contexts are chosen.
         """
-        self.corpus, self.settings, self.model = corpus, settings, model
+        self.settings, self.model = settings, model
         self.tokenizer: Any = model.tokenizer
         self.special = set(self.tokenizer.all_special_ids)
         bos = model.bos_token_id if settings.bos == "always" else None
         self.forced = [] if bos is None else [bos]
         self.limit = min(settings.max_tokens, model.max_length)
-        self.stored: set[bytes] = set()
-        # Ids can be larger than the number of tokens: a vocabulary may have gaps.
-        known = max(self.tokenizer.get_vocab().values(), default=0) + 1
-        self.per_token = np.zeros(max(model.vocab_size, known), dtype=np.int64)
-        self.tokens = self.contexts = self.truncated = self.next = self.caption_bytes = 0
+        self.provisional = settings.sampling == "reservoir"
+        self.places: _Places = (
+            _Sampled(model, settings) if self.provisional else _FirstOnes(corpus, model, settings)
+        )
+        self.tokens = self.truncated = self.next = 0
+
+    def settled(self, planned: PlannedSentence) -> PlannedSentence | None:
+        """Return a chosen sentence, once all have been read, with those contexts that stay; None: none does."""
+        kept = self.places.staying(planned)
+        return planned.only(kept) if kept else None
 
     def choose(self, sentences: Sequence[str]) -> Iterator[PlannedSentence]:
         """Yield those of the next sentences that get a context.
@@ -98,22 +108,12 @@ class Chooser:
             self.truncated += 1
             real = [i for i in real if i < self.limit]
         self.tokens += len(real)
-        cap = self.settings.contexts_per_token
-        open_ = [i for i in real[self.settings.skip :] if self.per_token[ids[i]] < cap]
-        if not open_:
-            return None
-        candidates, chosen = set(open_), []
-        for i, key in enumerate(prefix_ids(self.corpus, ids[: open_[-1] + 1])):
-            # Counted again: earlier tokens of the sentence may have used up the token id's last place.
-            if i in candidates and key not in self.stored and self.per_token[ids[i]] < cap:
-                self.stored.add(key)
-                self.per_token[ids[i]] += 1
-                chosen.append(i)
+        chosen = self.places.taken(
+            ids, [i for i in real[self.settings.skip :] if i >= self.settings.first_position]
+        )
         if not chosen:
             return None
         check_ids(self.model, ids[: chosen[-1] + 1], caption)
-        self.contexts += len(chosen)
-        self.caption_bytes += len(chosen) * len(caption.encode())
         words = Words(caption)
         spans = [tight(caption, *offsets[i]) for i in chosen]
         if not all(0 <= start <= end <= len(caption) for start, end in spans):
@@ -129,3 +129,70 @@ class Chooser:
             [end for _, end in spans],
             [words.at(start, end) for start, end in spans],
         )
+
+
+class _Places(Protocol):
+    """The places that contexts take."""
+
+    def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
+        """Return which of the candidates, positions in `ids`, become contexts."""
+
+    def staying(self, planned: PlannedSentence) -> list[int]:
+        """Return which of a sentence's contexts stay when all sentences have been read: indices into `positions`."""
+
+
+class _FirstOnes:
+    """The first contexts of each token id take its places."""
+
+    def __init__(self, corpus: str, model: LanguageModel, settings: PlanSettings) -> None:
+        self._corpus, self._cap = corpus, settings.contexts_per_token
+        self._stored: set[bytes] = set()
+        # Ids can be larger than the number of tokens: a vocabulary may have gaps.
+        known = max(model.tokenizer.get_vocab().values(), default=0) + 1
+        self._per_token = np.zeros(max(model.vocab_size, known), dtype=np.int64)
+
+    def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
+        open_ = [i for i in candidates if self._per_token[ids[i]] < self._cap]
+        if not open_:
+            return []
+        wanted, chosen = set(open_), []
+        for i, key in enumerate(prefix_ids(self._corpus, ids[: open_[-1] + 1])):
+            # Counted again: earlier tokens of the sentence may have used up the token id's last place.
+            if i in wanted and key not in self._stored and self._per_token[ids[i]] < self._cap:
+                self._stored.add(key)
+                self._per_token[ids[i]] += 1
+                chosen.append(i)
+        return chosen
+
+    def staying(self, planned: PlannedSentence) -> list[int]:
+        return list(range(len(planned.positions)))
+
+
+class _Sampled:
+    """A random sample of the contexts of each decoded token takes its places; a prefix has its first sentence."""
+
+    def __init__(self, model: LanguageModel, settings: PlanSettings) -> None:
+        self._reservoirs = Reservoirs(settings.contexts_per_token, settings.seed)
+        self._split, self._tokenizer = settings.split_position, model.tokenizer
+        self._texts: dict[int, str] = {}
+
+    def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
+        if not candidates:
+            return []
+        wanted = set(candidates)
+        return [
+            i
+            for i, number in enumerate(self._reservoirs.numbers(ids[: candidates[-1] + 1]))
+            if i in wanted and self._reservoirs.offer((self._text(ids[i]), i >= self._split), number)
+        ]
+
+    def staying(self, planned: PlannedSentence) -> list[int]:
+        numbers = list(self._reservoirs.numbers(planned.token_ids))
+        kept = self._reservoirs.kept
+        return [index for index, position in enumerate(planned.positions) if numbers[position] in kept]
+
+    def _text(self, token_id: int) -> str:
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._tokenizer.decode([token_id])
+        return text

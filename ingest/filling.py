@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.settings import Settings, load_settings
-from latentbank.errors import CorpusError
+from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.corpus import Corpus, open_corpus
 from latentbank.ingest.defaults import bank_name, plan_folder
 from latentbank.ingest.job import JobReport, store_plan
@@ -44,6 +44,7 @@ def plan(
     skip: int = 1,
     contexts_per_token: int = 50,
     max_tokens: int = 512,
+    choice: PlanSettings | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -73,6 +74,7 @@ def plan(
         skip: leading tokens of a sentence that are left out.
         contexts_per_token: at most this many contexts of one token id.
         max_tokens: longer sentences are cut.
+        choice: how contexts are chosen, with all settings, instead of the four above.
         settings: where the embedded banks are, as for `create_bank`; None: read from the environment.
         progress: receives the count of sentences planned.
 
@@ -93,7 +95,7 @@ def plan(
     if directory is None:
         settings = settings or load_settings()
         directory = plan_folder(settings, bank or settings.bank or bank_name(model.name), corpus.name)
-    chosen = PlanSettings(bos, skip, contexts_per_token, max_tokens)
+    chosen = _chosen(choice, PlanSettings(bos, skip, contexts_per_token, max_tokens))
     return make_plan(corpus, model, Path(directory), chosen, progress)
 
 
@@ -116,6 +118,7 @@ def fill(
     skip: int = 1,
     contexts_per_token: int = 50,
     max_tokens: int = 512,
+    choice: PlanSettings | None = None,
     replace: bool = False,
     batch: int | None = None,
     progress: Progress | None = None,
@@ -140,6 +143,7 @@ def fill(
         skip: leading tokens of a sentence that are left out.
         contexts_per_token: at most this many contexts of one token id.
         max_tokens: longer sentences are cut.
+        choice: how contexts are chosen, with all settings, instead of the four above.
         replace: replace the bank's corpus of the same name, once the new one is complete.
         batch: tokens in one forward pass; None: chosen by the device.
         progress: receives the counts of sentences planned, contexts stored and layers indexed.
@@ -155,12 +159,9 @@ def fill(
 
     Examples:
         >>> import latentbank as lb
-        >>> from latentbank.ingest.corpus import corpus_from_sentences
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
-        >>> two = corpus_from_sentences("two", ["A red kite.", "A dog on a beach."])
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:
         ...     report = lb.fill(bank, "captions.jsonl", model)
-        ...     report = lb.fill(bank, two, model)
         >>> report.complete
         True
     """
@@ -172,11 +173,25 @@ def fill(
     else:
         corpus = _corpus(source, name, limit, asked, format, dataset)
         folder = plan_folder(bank.settings, bank.name, corpus.name) if directory is None else Path(directory)
-        chosen = PlanSettings(bos, skip, contexts_per_token, max_tokens)
+        chosen = _chosen(choice, PlanSettings(bos, skip, contexts_per_token, max_tokens))
         progress.stage("planning", "sentences")
         made = plan_for(bank, corpus, model, folder, chosen, progress, replace=replace)
     progress.stage("ingesting", "contexts")
     return store_plan(bank, made, model, progress, batch=batch, replace=replace)
+
+
+def _chosen(choice: PlanSettings | None, single: PlanSettings) -> PlanSettings:
+    """Return how contexts are chosen: `choice`, or the single settings.
+
+    Raises:
+        LatentBankError: both are given.
+    """
+    if choice is not None and single != PlanSettings():
+        raise LatentBankError(
+            "choice holds all settings of the plan; give bos, skip, contexts_per_token and max_tokens in it.",
+            argument="choice",
+        )
+    return choice or single
 
 
 _Dataset = tuple[str | None, str | None, str | None]  # configuration, split and revision

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 
 from latentbank.bank import corpora
@@ -166,7 +166,7 @@ def _content(plan: Plan) -> CorpusContent:
         sentences=plan.sentences,
         tokens=plan.tokens,
         contexts=plan.contexts,
-        settings=asdict(plan.settings),
+        settings=plan.settings.to_dict(),
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -42,6 +42,18 @@ SCHEMA = pa.schema(
 """Columns of the sentences file: the fields of `PlannedSentence`."""
 
 
+# The smallest values of the numbers, and the settings that earlier versions lack.
+_LEAST = {
+    "skip": 0,
+    "contexts_per_token": 1,
+    "max_tokens": 1,
+    "seed": 0,
+    "first_position": 0,
+    "split_position": 0,
+}
+_LATER = ("sampling", "seed", "first_position", "split_position")
+
+
 @dataclass(frozen=True)
 class PlanSettings:
     """How contexts are chosen.
@@ -50,8 +62,14 @@ class PlanSettings:
         bos: "tokenizer" adds special tokens as the tokenizer does by itself, "always" puts the model's
             BOS before every sentence, where there is one.
         skip: how many leading real tokens of a sentence are left out; the first has no context.
-        contexts_per_token: at most so many contexts of one token id, taken in corpus order.
+        contexts_per_token: at most so many contexts of one token; which ones, `sampling` says.
         max_tokens: longer sentences are cut (and counted); the model's own limit if that is less.
+        sampling: "first" takes the first contexts of each token id in corpus order. "reservoir" takes a random sample
+            of all distinct contexts of each decoded token: token ids that decode to the same text count as one.
+        seed: of the sample.
+        first_position: tokens at earlier positions are left out; positions count from 0, special tokens included.
+        split_position: for a sample: tokens from this position on have `contexts_per_token` places of their own, and
+            those before it as many; 0: all share the same places.
 
     Raises:
         LatentBankError: a value is not allowed.
@@ -61,13 +79,36 @@ class PlanSettings:
     skip: int = 1
     contexts_per_token: int = 50
     max_tokens: int = 512
+    sampling: Literal["first", "reservoir"] = "first"
+    seed: int = 0
+    first_position: int = 0
+    split_position: int = 0
 
     def __post_init__(self) -> None:
         if self.bos not in ("tokenizer", "always"):
             raise LatentBankError(f"bos is '{self.bos}'; it can be tokenizer or always.")
-        for name, least in (("skip", 0), ("contexts_per_token", 1), ("max_tokens", 1)):
+        if self.sampling not in ("first", "reservoir"):
+            raise LatentBankError(
+                f"sampling is '{self.sampling}'; it can be first or reservoir.", argument="sampling"
+            )
+        for name, least in _LEAST.items():
             number = whole(getattr(self, name), name, least, error=LatentBankError)
             object.__setattr__(self, name, number)  # plain, because the ledger keeps it as JSON
+        useless = [name for name in ("seed", "split_position") if getattr(self, name)]
+        if self.sampling == "first" and useless:
+            raise LatentBankError(
+                f"{useless[0]} is for a random sample of the contexts; set sampling to reservoir, or leave "
+                f"{useless[0]} out.",
+                argument="sampling",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as the ledger keeps them: those that earlier versions lack only where they are used."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _LATER or value != PlanSettings.__dataclass_fields__[name].default
+        }
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from dataclasses import replace as replaced
 from itertools import islice
 from pathlib import Path
@@ -33,7 +34,7 @@ from latentbank.ingest.plan import (
     same_request,
     save_description,
 )
-from latentbank.ingest.plan_files import new_plan, planning
+from latentbank.ingest.plan_files import NewPlan, new_plan, planning
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
 
@@ -76,7 +77,7 @@ def plan_for(
     bank.require_model(model.name, model.identity())
     entry = None if replace else bank.corpora.get(corpus.name)
     if entry is not None:
-        corpora.require_same_settings(bank, entry, asdict(settings))
+        corpora.require_same_settings(bank, entry, settings.to_dict())
     request = _Request(bank, corpus, settings, model.identity(), entry, directory, progress)
     plan = request.answered()
     if plan is None:
@@ -88,7 +89,7 @@ def plan_for(
             else:
                 log.warning("Another job has planned '%s' meanwhile; its plan is used.", corpus.name)
     if entry is not None:
-        corpora.require_same(bank, entry, plan.content_hash, asdict(plan.settings))
+        corpora.require_same(bank, entry, plan.content_hash, plan.settings.to_dict())
     return plan
 
 
@@ -140,7 +141,7 @@ def make_plan(
 
     Another job that plans in the same folder is waited for. Jobs that read the earlier plan can go on.
 
-    Memory grows with the contexts (about 100 bytes each) and the planned sentences (about 120 bytes
+    Memory grows with the contexts (about 100 bytes each, 150 in a sample) and the planned sentences (about 120 bytes
     each while they are sorted), never with their text.
 
     Args:
@@ -163,7 +164,7 @@ def _make(
     corpus: Corpus, model: LanguageModel, directory: Path, settings: PlanSettings, progress: Progress
 ) -> Plan:
     with new_plan(directory) as files:
-        chosen = _choose(corpus, Chooser(corpus.name, model, settings), files.unsorted, progress)
+        chosen = _choose(corpus, Chooser(corpus.name, model, settings), files, progress)
         prefixes = _write_sorted(files.unsorted, files.unfinished, chosen.order, progress)
         move(files.unfinished, files.sentences)
         plan = Plan(
@@ -176,12 +177,12 @@ def _make(
             fingerprint=model.fingerprint(),
             sentences=chosen.counts.sentences,
             blank=chosen.counts.blank,
-            truncated=chosen.chooser.truncated,
-            tokens=chosen.chooser.tokens,
-            contexts=chosen.chooser.contexts,
+            truncated=chosen.truncated,
+            tokens=chosen.tokens,
+            contexts=chosen.rows.contexts,
             prefixes=prefixes,
             planned_sentences=len(chosen.order),
-            caption_bytes=chosen.chooser.caption_bytes,
+            caption_bytes=chosen.rows.caption_bytes,
             source=chosen.counts.read(),
             digests=model.identity().digests,
             file=files.sentences.name,
@@ -215,35 +216,78 @@ def hash_sentence(digest: Any, sentence: str) -> None:
     digest.update(struct.pack("<I", len(raw)) + raw)
 
 
+class _Rows:
+    """Planned sentences that are written to a file as they come, and what the plan says of them."""
+
+    def __init__(self, writer: pa.ipc.RecordBatchFileWriter) -> None:
+        self._writer = writer
+        self._keys: list[npt.NDArray[np.int32]] = []
+        self.contexts = self.caption_bytes = 0
+
+    def write(self, planned: Sequence[PlannedSentence]) -> None:
+        if not planned:
+            return
+        self._keys.append(_sort_keys(planned))
+        self._writer.write_batch(_to_arrow(planned))
+        self.contexts += sum(len(row.positions) for row in planned)
+        self.caption_bytes += sum(len(row.positions) * len(row.caption.encode()) for row in planned)
+
+    def order(self) -> npt.NDArray[np.intp]:
+        """Return the rows in encoding order."""
+        return np.lexsort(np.concatenate(self._keys).T[::-1])
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """What was read and chosen of a corpus; `order` are the rows of the unsorted file in encoding order."""
 
-    chooser: Chooser
+    rows: _Rows
+    tokens: int
+    truncated: int
     counts: Counts
     content_hash: str
     order: npt.NDArray[np.intp]
 
 
-def _choose(corpus: Corpus, chooser: Chooser, unsorted: Path, progress: Progress) -> _Chosen:
-    """Choose the contexts of all sentences and write the planned ones to a file, in corpus order."""
+def _choose(corpus: Corpus, chooser: Chooser, files: NewPlan, progress: Progress) -> _Chosen:
+    """Choose the contexts of all sentences and write the planned ones to the unsorted file, in corpus order."""
     counts, digest = Counts(), hashlib.blake2b(digest_size=16)
     sentences = read_sentences(corpus, counts)
-    keys: list[npt.NDArray[np.int32]] = []
-    with pa.OSFile(str(unsorted), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with _written(files.unsorted) as rows:
         while batch := list(islice(sentences, _BATCH)):
             for sentence in batch:
                 hash_sentence(digest, sentence)
-            planned = list(chooser.choose(batch))
-            if planned:
-                keys.append(_sort_keys(planned))
-                writer.write_batch(_to_arrow(planned))
+            rows.write(list(chooser.choose(batch)))
             progress.update(counts.sentences)
-    if not chooser.contexts:
+    if chooser.provisional:
+        rows = _settle(chooser, files, progress)
+    if not rows.contexts:
         raise CorpusError(
             f"Corpus '{corpus.name}' gives no context: its sentences have no token after the first one(s)."
         )
-    return _Chosen(chooser, counts, digest.hexdigest(), np.lexsort(np.concatenate(keys).T[::-1]))
+    return _Chosen(rows, chooser.tokens, chooser.truncated, counts, digest.hexdigest(), rows.order())
+
+
+def _settle(chooser: Chooser, files: NewPlan, progress: Progress) -> _Rows:
+    """Write the unsorted file again, without the contexts that had to leave for later ones."""
+    progress.stage("sampling", "sentences")
+    done = 0
+    with pa.memory_map(str(files.unsorted)) as mapped, _written(files.unfinished) as rows:
+        reader = pa.ipc.open_file(mapped)
+        for i in range(reader.num_record_batches):
+            batch = reader.get_batch(i)
+            settled = (chooser.settled(PlannedSentence(**row)) for row in batch.to_pylist())
+            rows.write([row for row in settled if row is not None])
+            done += batch.num_rows
+            progress.update(done)
+    files.unfinished.replace(files.unsorted)
+    return rows
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[_Rows]:
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        yield _Rows(writer)
 
 
 def _to_arrow(planned: Iterable[PlannedSentence]) -> pa.RecordBatch:

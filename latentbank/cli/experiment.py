@@ -286,7 +286,7 @@ def _store_equal(
         plans = equal_plans(opened, llm, folder, contexts=contexts, progress=progress)
     for name, plan in plans.items():
         entry = bank.corpora.get(name)
-        planned = (plan.content_hash, asdict(plan.settings))
+        planned = (plan.content_hash, plan.settings.to_dict())
         if entry is not None and (entry.content_hash, entry.plan) != planned:
             raise CorpusError(
                 f"The bank '{bank.name}' holds other sentences of '{name}' than this comparison takes; name a new "

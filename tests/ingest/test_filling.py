@@ -153,6 +153,11 @@ def test_a_plan_is_found_again_and_can_be_given(
         assert (made.directory / "plan.json").stat().st_mtime_ns == before
         assert fill(bank, made, model).found == made.contexts
         assert fill(bank, elsewhere, model).corpus == "d"
+        sampled = PlanSettings(sampling="reservoir", contexts_per_token=1)
+        few = fill(bank, corpus_from_sentences("e", SENTENCES), model, choice=sampled)
+        assert (few.complete, bank.corpora["e"].plan) == (True, sampled.to_dict())
+        with pytest.raises(LatentBankError, match="choice holds all settings"):
+            fill(bank, corpus_from_sentences("e", SENTENCES), model, choice=sampled, skip=0)
 
 
 def test_another_corpus_takes_a_place_only_when_asked(model: LanguageModel, settings: Settings) -> None:

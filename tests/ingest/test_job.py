@@ -494,6 +494,22 @@ def test_other_plan_settings(embedded: Place, model: LanguageModel, unbroken: Un
     check_complete(embedded, model, unbroken)
 
 
+def test_another_sampling(embedded: Place, model: LanguageModel) -> None:
+    """A ledger keeps the sampling, and one of a version without it means the first contexts."""
+    with embedded.bank(model) as bank:
+        choice = {"sampling": "reservoir", "seed": 3, "contexts_per_token": 1}
+        sampled = embedded.plan(bank, model, SENTENCES, **choice)
+        store_plan(bank, sampled, model)
+        assert bank.corpora["c"].plan == PlanSettings(**choice).to_dict()
+        assert embedded.plan(bank, model, SENTENCES, **choice) == sampled
+        for other in ({"seed": 4}, {"sampling": "first", "seed": 0}, {"first_position": 1}):
+            with pytest.raises(CorpusError, match="sampling=reservoir, seed=3, not with"):
+                embedded.plan(bank, model, SENTENCES, **choice | other)
+        bank.drop_corpus("c")
+        store_plan(bank, embedded.plan(bank, model, SENTENCES), model)
+        assert sorted(bank.corpora["c"].plan) == ["bos", "contexts_per_token", "max_tokens", "skip"]
+
+
 def test_a_plan_is_used_again_unless_something_differs(
     embedded: Place, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

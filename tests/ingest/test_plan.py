@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import resource
 import signal
+import struct
 import tracemalloc
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,6 +68,7 @@ def by_the_rules(
     special = set(tokenizer.all_special_ids)
     bos = [tokenizer.bos_token_id] if choice.bos == "always" and tokenizer.bos_token_id is not None else []
     contexts, found, per_token, tokens, truncated = [], set(), Counter[int](), 0, 0
+    streams = defaultdict[tuple[str, bool], list[tuple[bytes, tuple[int, int, tuple[int, ...]]]]](list)
     for number, sentence in enumerate(sentences):
         if bos:
             ids = bos + tokenizer.encode(sentence, add_special_tokens=False, split_special_tokens=True)
@@ -77,12 +80,27 @@ def by_the_rules(
         truncated += kept != real
         for position in kept[choice.skip :]:
             prefix = tuple(ids[: position + 1])
-            if prefix in found or per_token[ids[position]] == choice.contexts_per_token:
+            if position < choice.first_position or prefix in found:
                 continue
+            if choice.sampling == "reservoir":
+                stream = (tokenizer.decode([ids[position]]), position >= choice.split_position)
+                streams[stream].append((random_number(choice.seed, prefix), (number, position, prefix)))
+            elif per_token[ids[position]] == choice.contexts_per_token:
+                continue
+            else:
+                contexts.append((number, position, prefix))
             found.add(prefix)
             per_token[ids[position]] += 1
-            contexts.append((number, position, prefix))
-    return contexts, tokens, truncated
+    for offered in streams.values():
+        contexts += [context for _, context in sorted(offered)[: choice.contexts_per_token]]
+    return sorted(contexts), tokens, truncated
+
+
+def random_number(seed: int, prefix: tuple[int, ...]) -> bytes:
+    """Return what decides whether a prefix stays in a sample: blake2b of the seed's name and the ids, as documented."""
+    name = f"reservoir {seed}".encode()
+    data = struct.pack("<I", len(name)) + name + struct.pack(f"<{len(prefix)}I", *prefix)
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,6 +113,17 @@ def by_the_rules(
         skip=st.sampled_from([1, 0, 2]),
         contexts_per_token=st.sampled_from([1, 2, 3, 50]),
         max_tokens=st.sampled_from([512, 7, 3]),
+        first_position=st.sampled_from([0, 2]),
+    )
+    | st.builds(
+        PlanSettings,
+        bos=st.sampled_from(["tokenizer", "always"]),
+        skip=st.sampled_from([0, 1]),
+        contexts_per_token=st.sampled_from([1, 2, 3]),
+        sampling=st.just("reservoir"),
+        seed=st.sampled_from([0, 7]),
+        first_position=st.sampled_from([0, 2]),
+        split_position=st.sampled_from([0, 4]),
     ),
 )
 # The third "a" is the last context that this token id may have, so the fourth is left out.
@@ -449,6 +478,10 @@ def test_a_corpus_without_any_context(sentences: list[str], tiny: Tiny, tmp_path
         ({"skip": -1}, "skip is -1"),
         ({"contexts_per_token": 0}, "contexts_per_token is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"sampling": "last"}, "sampling is 'last'; it can be first or reservoir"),
+        ({"seed": 3}, "seed is for a random sample"),
+        ({"split_position": 3}, "split_position is for a random sample"),
+        ({"sampling": "reservoir", "split_position": -1}, "split_position is -1"),
     ],
 )
 def test_invalid_settings(choice: dict[str, Any], message: str) -> None:

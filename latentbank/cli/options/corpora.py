@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -108,21 +108,57 @@ class PlanOptions:
         Path | None, typer.Option("--plan", help="Folder of the plan; by default beside the banks.")
     ] = None
     bos: Annotated[
-        str,
-        typer.Option(help="tokenizer: as the tokenizer does by default; always: BOS before each sentence."),
-    ] = "tokenizer"
-    skip: Annotated[int, typer.Option(min=0, help="Leading tokens of a sentence that are left out.")] = 1
+        str | None,
+        typer.Option(
+            help="tokenizer: as the tokenizer does (the default); always: BOS before each sentence.",
+            show_default=False,
+        ),
+    ] = None
+    skip: Annotated[
+        int | None, typer.Option(min=0, help="Leading tokens of a sentence that are left out; by default 1.")
+    ] = None
     contexts_per_token: Annotated[
-        int,
-        typer.Option("--contexts-per-token", min=1, help="Store at most this many contexts of one token id."),
-    ] = 50
-    max_tokens: Annotated[int, typer.Option(min=1, help="Cut sentences after this many tokens.")] = 512
+        int | None,
+        typer.Option(
+            "--contexts-per-token",
+            min=1,
+            help="Store at most this many contexts of one token; by default 50.",
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cut sentences after this many tokens; by default 512.")
+    ] = None
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            help="Which contexts of a token: first, those that come first (the default); reservoir, a random sample."
+        ),
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of --sampling reservoir; by default 0.")] = (
+        None
+    )
+    first_position: Annotated[
+        int | None,
+        typer.Option(
+            "--first-position", min=0, help="Leave out tokens before this position; BOS counts, from 0."
+        ),
+    ] = None
+    split_position: Annotated[
+        int | None,
+        typer.Option(
+            "--split-position",
+            min=0,
+            help="With --sampling reservoir: tokens from this position on have a reservoir of their own.",
+        ),
+    ] = None
 
-    def settings(self) -> PlanSettings:
-        """Return the plan settings that the ledger keeps."""
+    def settings(self, recipe: PlanSettings | None = None) -> PlanSettings:
+        """Return the plan settings that the ledger keeps: those given, else a recipe's or the default ones."""
         from latentbank.ingest.plan import PlanSettings
 
-        return PlanSettings(cast("Any", self.bos), self.skip, self.contexts_per_token, self.max_tokens)
+        names = {entry.name for entry in fields(PlanSettings)}
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(recipe or PlanSettings(), **given)
 
 
 @dataclass(frozen=True, kw_only=True)
