@@ -503,5 +503,5 @@ def test_progress_covers_each_download(server: QdrantDouble, here: Settings) -> 
         ("downloading layer 8 (2 of 2)", "MiB"),
         ("copying", "contexts"),
     ]
-    assert len(recorder.amounts) > 2
+    assert len(recorder.amounts) >= len(LAYERS)
     assert max(recorder.amounts) > recorder.amounts[0] > 0
