@@ -22,6 +22,9 @@ class Progress(Protocol):
     def stage(self, what: str, unit: str) -> None:
         """Report that other work begins, counted from zero in its own unit."""
 
+    def note(self, text: str) -> None:
+        """Show a short text beside the count from now on, such as what was spent."""
+
 
 @dataclass
 class Silent:
@@ -31,6 +34,9 @@ class Silent:
         """Do nothing."""
 
     def stage(self, what: str, unit: str) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
 
@@ -46,6 +52,10 @@ class _Lines:
         self.what, self.unit, self.every = what, unit, 2.0
         self.started = self.printed = time.monotonic()
         self.first: float | None = None
+        self.noted = ""
+
+    def note(self, text: str) -> None:
+        self.noted = text
 
     def update(self, done: float, total: float | None = None) -> None:
         if self.first is None:
@@ -64,7 +74,7 @@ class _Lines:
         text += f" {self.unit}, {_rate(rate)}"
         if self.total is not None and rate > 0:
             text += f", {duration((self.total - self.done) / rate)} left"
-        return text
+        return text + (f", {self.noted}" if self.noted else "")
 
 
 class _Bar:
@@ -81,17 +91,21 @@ class _Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[noted]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self.task = self.bar.add_task(what, total=None, rate="", unit=unit)
+        self.task = self.bar.add_task(what, total=None, rate="", unit=unit, noted="")
         self.stage(what, unit)
 
     def stage(self, what: str, unit: str) -> None:
-        self.bar.reset(self.task, total=None, description=what, rate="", unit=unit)
+        self.bar.reset(self.task, total=None, description=what, rate="", unit=unit, noted="")
         self.started = time.monotonic()
         self.first: float | None = None
+
+    def note(self, text: str) -> None:
+        self.bar.update(self.task, noted=text)
 
     def update(self, done: float, total: float | None = None) -> None:
         if self.first is None:

@@ -121,6 +121,9 @@ class _Reported:
     def stage(self, what: str, unit: str) -> None:
         """Do nothing: the work has one stage."""
 
+    def note(self, text: str) -> None:
+        """Do nothing: what is noted here is not shown there."""
+
 
 def main() -> None:
     """Do the work that standard input holds; answers are lines of JSON on standard output."""

@@ -27,7 +27,8 @@ def readings_in(
 ) -> tuple[Path, Path]:
     """Write images and their readings; return the folder of the images and that of the readings.
 
-    An image's own words end with its name and `mark`: `w8x3-picture1`.
+    An image's first words tell layer, token, image and `mark`, such as `w8x3-picture1`; those of other lenses than the
+    first are `W8x3-picture1`, as questions with the same words would be the same.
     """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -41,16 +42,11 @@ def readings_in(
         plain = reading_of(
             ("",), lenses, layers, size=(side, side), source=image.name, image=False, grid=GRID
         )
-        tokens = [
-            replace(
-                token,
-                kind="visual",
-                neighbors=tuple(
-                    replace(found, word=f"{found.word}-{Path(image.name).stem}{mark}") if not at else found
-                    for at, found in enumerate(token.neighbors)
-                ),
-            )
-            for token in plain.tokens
-        ]
+        tokens = []
+        for token in plain.tokens:
+            best, *others = token.neighbors
+            word = f"{best.word}-{Path(image.name).stem}{mark}"
+            best = replace(best, word=word if token.lens == lenses[0] else word.capitalize())
+            tokens.append(replace(token, kind="visual", neighbors=(best, *others)))
         target.write(image, replace(plain, model=model, tokens=tuple(tokens)))
     return pictures, readings
