@@ -20,6 +20,7 @@ from latentbank.errors import QueryError
 from latentbank.progress import Progress, Silent
 from latentbank.query.judging.views import Box, View, centres, outline, view_of
 from latentbank.query.output.stored import StoredReading, open_stored, read_head, stored_files
+from latentbank.values import whole
 
 Study = Literal["words", "sentences"]
 STUDIES: tuple[Study, ...] = ("words", "sentences")
@@ -156,6 +157,7 @@ def find_questions(
     *,
     study: Study = "words",
     images: int = IMAGES,
+    words: int = WORDS,
     lenses: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
@@ -172,6 +174,7 @@ def find_questions(
         folders: folders of Parquet files that `ReadingFolder` wrote, each of one model.
         study: whether words or sentences are judged; lenses without sentences have no questions about them.
         images: images of each model, at most.
+        words: how many neighbors of a token a question shows; those of 1 give pass@1.
         lenses: the lenses asked about; None: all.
         layers: the visual layers asked about; None: all.
         seed: seed of all choices.
@@ -180,9 +183,10 @@ def find_questions(
         progress: receives the number of images done.
 
     Raises:
-        QueryError: a folder holds no readings of images, nothing is left to ask, or a folder of a random projector has
-            no reading of an image or model.
+        QueryError: a folder holds no readings of images, nothing is left to ask, a folder of a random projector has no
+            reading of an image or model, or two folders have readings of the same tokens.
     """
+    images, words = whole(images, "images", 1), whole(words, "words", 1)
     if not 0 <= controls <= 1:
         raise QueryError("The share of controls is a number from 0 to 1.", argument="controls")
     progress = progress or Silent()
@@ -204,10 +208,14 @@ def find_questions(
         if noise:
             count = round(controls * len(chosen))
             chosen = [_with_noise(one, noise, lenses) if at < count else one for at, one in enumerate(chosen)]
-        new, empty = _questions(chosen, study, layers, seed, controls)
+        new, empty = _questions(chosen, _How(study, words, layers, seed, controls))
         asked += new
         without_words += empty
     progress.update(total, total)
+    if twice := len(asked) - len({question.subject.item for question in asked}):
+        raise QueryError(
+            f"{twice:,} tokens are in two of the folders, with the same lens and layer: ask about one folder at a time."
+        )
     if not asked:
         raise QueryError(
             f"There is nothing to ask: {without_box:,} images have no box of 3 x 3 patches off padding, "
@@ -270,17 +278,26 @@ def _with_noise(
     return replace(chosen, noise=open_stored(path, lenses).neighbors(chosen.index))
 
 
-def _questions(
-    chosen: Sequence[_Chosen], study: Study, layers: Sequence[int] | None, seed: int, controls: float
-) -> tuple[list[Question], int]:
+@dataclass(frozen=True)
+class _How:
+    """How questions are made of chosen images; see `find_questions`."""
+
+    study: Study
+    words: int
+    layers: Sequence[int] | None
+    seed: int
+    controls: float
+
+
+def _questions(chosen: Sequence[_Chosen], how: _How) -> tuple[list[Question], int]:
     """Return the questions about the images of one model, and the number of tokens without words."""
     asked: list[Question] = []
     empty = 0
-    count = round(controls * len(chosen)) if len(chosen) > 1 else 0
+    count = round(how.controls * len(chosen)) if len(chosen) > 1 else 0
     for at, one in enumerate(chosen):
         own: list[Question] = []
         for (lens, layer), neighbors in one.found.items():
-            if layers is not None and layer not in layers:
+            if how.layers is not None and layer not in how.layers:
                 continue
             shown: list[tuple[Control, Sequence[Neighbor]]] = [("", neighbors)]
             if at < count:
@@ -288,10 +305,10 @@ def _questions(
                 shown.append(("other image", other.found.get((lens, layer), ())))
             if one.noise is not None:
                 shown.append(("random projector", one.noise.get((lens, layer), ())))
-            for control, words in shown:
-                candidates = candidates_of(words, study)
+            for control, found in shown:
+                candidates = candidates_of(found[: how.words], how.study)
                 if candidates:
-                    own.append(_question(one, study, lens, layer, control, candidates, seed))
+                    own.append(_question(one, how, lens, layer, control, candidates))
                 else:
                     empty += 1
         asked += sorted(own, key=lambda question: question.id)
@@ -299,13 +316,7 @@ def _questions(
 
 
 def _question(
-    chosen: _Chosen,
-    study: Study,
-    lens: str,
-    layer: int,
-    control: Control,
-    candidates: tuple[Candidate, ...],
-    seed: int,
+    chosen: _Chosen, how: _How, lens: str, layer: int, control: Control, candidates: tuple[Candidate, ...]
 ) -> Question:
     subject = Subject(
         model=chosen.model,
@@ -318,17 +329,19 @@ def _question(
         index=chosen.index,
         control=control,
     )
-    number = _digest(seed, study, subject.item, *(candidate.marked() for candidate in candidates))[:16]
-    return Question(number, study, candidates, chosen.view, chosen.box, subject)
+    number = _digest(how.seed, how.study, subject.item, *(candidate.marked() for candidate in candidates))[
+        :16
+    ]
+    return Question(number, how.study, candidates, chosen.view, chosen.box, subject)
 
 
 def candidates_of(neighbors: Iterable[Neighbor], study: Study) -> tuple[Candidate, ...]:
-    """Return the first `WORDS` neighbors as words or sentences, each once.
+    """Return neighbors as words or sentences, each once.
 
     White space alone is written as its escape sequence. A neighbor without a sentence is left out of `sentences`.
     """
     found: dict[Candidate, None] = {}
-    for neighbor in list(neighbors)[:WORDS]:
+    for neighbor in neighbors:
         word = neighbor.word.strip() or repr(neighbor.word)[1:-1]
         if study == "words":
             if word:

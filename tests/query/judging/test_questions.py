@@ -93,8 +93,18 @@ def test_sentences_are_asked_of_lenses_that_have_them(folders: tuple[Path, Path]
     assert candidate.marked("<", ">").startswith("Here is a <w")
 
 
-def test_five_neighbors_count_and_each_word_once() -> None:
-    words = ["dog", " dog", "cat", "\n", "", "sixth"]
+def test_as_many_neighbors_count_as_asked_for(folders: tuple[Path, Path]) -> None:
+    asked = find_questions([folders[1]], controls=0, words=1).asked
+    assert {len(question.candidates) for question in asked} == {1}
+
+
+def test_the_same_tokens_are_not_asked_about_twice(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(QueryError, match="20 tokens are in two of the folders"):
+        find_questions([folders[1], folders[1]], controls=0)
+
+
+def test_each_word_is_asked_once() -> None:
+    words = ["dog", " dog", "cat", "\n", ""]
     found = candidates_of([Neighbor(word, word, 0.5) for word in words], "words")
     assert [candidate.word for candidate in found] == ["dog", "cat", "\\n"]
 
