@@ -159,7 +159,7 @@ class Bank:
         return own_model(self._manifest, self.settings)
 
     def choose_layers(self, bank_layers: BankLayers = "mid") -> list[int]:
-        """Return the bank layers that "mid", "all", one layer or several stand for, ascending.
+        """Return the bank layers that "mid", "all", "paper", one layer or several stand for, ascending.
 
         "mid" stands for the layers from a quarter to half of the LLM's depth, or for all layers if the bank has none of
         these.

@@ -6,10 +6,11 @@ from typing import Literal
 
 from latentbank.bank.manifest import Manifest
 from latentbank.errors import LayerNotFound
+from latentbank.layers import NAMED_BANK_LAYERS, PAPER, paper_layers
 from latentbank.text import listed
 from latentbank.values import Layers, layers_of
 
-BankLayers = Literal["mid", "all"] | Layers
+BankLayers = Literal["mid", "all", "paper"] | Layers
 
 
 def choose(manifest: Manifest, bank_layers: BankLayers) -> list[int]:
@@ -21,7 +22,11 @@ def choose(manifest: Manifest, bank_layers: BankLayers) -> list[int]:
             total = manifest.num_layers
             middle = [layer for layer in manifest.layers if total / 4 <= layer <= total / 2]
             return middle or list(manifest.layers)
-        raise LayerNotFound(f"'{bank_layers}' names no bank layers; use mid, all or numbers.")
+        if bank_layers != PAPER:
+            raise LayerNotFound(
+                f"'{bank_layers}' names no bank layers; use {listed(NAMED_BANK_LAYERS)} or numbers."
+            )
+        bank_layers = paper_layers(manifest.num_layers)
     requested = sorted(layers_of(bank_layers, "bank_layers"))
     missing = [layer for layer in requested if layer not in manifest.layers]
     if not requested:

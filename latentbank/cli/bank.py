@@ -12,7 +12,7 @@ import typer
 
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import SampleOption, only_bank, place
-from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
+from latentbank.cli.options.common import GlobalOptions, JsonOption, bank_layers_of, numbers
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.ingest.defaults import plan_folder
 from latentbank.text import layer_numbers
@@ -317,7 +317,7 @@ class CopyOptions:
         from latentbank.cli.output.moves import show_move
         from latentbank.progress import shown
 
-        layers: BankLayers = numbers(self.layers) or "all"
+        layers: BankLayers = bank_layers_of(self.layers or "all")
         with open_bank(self.bank, source) as opened, shown("copying", "contexts") as progress:
             report = copy_bank(opened, target, layers, self.corpus, progress, self.sample, by)
         show_move(report, place(target), as_json=self.as_json)

@@ -21,8 +21,10 @@ from latentbank.cli.options.common import (
     BankLayersOption,
     GlobalOptions,
     JsonOption,
+    LayerChoice,
     LensOption,
     bank_layers_of,
+    layers_for,
 )
 from latentbank.cli.options.corpora import CorpusOptions
 from latentbank.cli.options.models import DeviceOptions, LoadingOptions, SceneModelOptions
@@ -251,7 +253,7 @@ def experiment_projector(
 def _swap_bank(
     bank: NewBankOptions,
     llm: LanguageModel,
-    layers: list[int] | None,
+    layers: LayerChoice,
     metric: str | None,
     settings: Settings,
 ) -> Bank:
@@ -260,7 +262,14 @@ def _swap_bank(
 
     name = bank.bank or settings.bank or "corpus-swap"
     metric_given, allowed = cast("Any", metric), bank.allow_other_model
-    return create_bank(name, llm, layers, metric=metric_given, allow_other_model=allowed, settings=settings)
+    return create_bank(
+        name,
+        llm,
+        layers_for(layers, llm.num_layers),
+        metric=metric_given,
+        allow_other_model=allowed,
+        settings=settings,
+    )
 
 
 def _store_equal(

@@ -23,7 +23,7 @@ from latentbank.cli.options.banks import (
     place,
 )
 from latentbank.cli.options.cluster import ClusterOptions
-from latentbank.cli.options.common import GlobalOptions, JsonOption
+from latentbank.cli.options.common import GlobalOptions, JsonOption, LayerChoice, layers_for
 from latentbank.cli.options.corpora import CorpusOptions, NameOption, PlanOptions, WorkOptions
 from latentbank.cli.options.models import ModelOptions
 from latentbank.errors import LatentBankError
@@ -80,7 +80,7 @@ def ingest_plan(
     check_quantization(known, quantization)
     layers = bank.stored_layers(known)
     llm = model.load_llm(layers, default=bank.own_model(settings, known, model.model))
-    layers = layers or default_layers(llm.num_layers)
+    layers = layers_for(layers or default_layers, llm.num_layers) or []
     folder = plan.plan or plan_folder(settings, bank.name(settings, known, llm.name), source.name)
     with shown("planning", "sentences") as progress:
         made = make_plan(source, llm, folder, choice, progress)
@@ -196,10 +196,13 @@ def ingest_latentlens(
     folder = Path(source).expanduser().resolve().name
     corpus = Corpus(name or (folder if is_corpus_name(folder) else name_of_path(folder)), ())
     known = bank.known(settings, model.model)
-    layers = bank.stored_layers(known)
+    own, layers = bank.own_model(settings, known, model.model), bank.stored_layers(known)
+    llm = model.load_llm(layers, default=own) if callable(layers) else None
+    if llm is not None:
+        layers = layers_for(layers, llm.num_layers)
     directory = fetch_cache(source, layers)
     found = list(cache_layers(directory, layers))
-    llm = model.load_llm(found, default=bank.own_model(settings, known, model.model))
+    llm = llm or model.load_llm(found, default=own)
     target = bank.name(settings, known, llm.name)
     metric = known.metric if known else "cosine"
     with (
@@ -231,7 +234,7 @@ class _Job:
     model: ModelOptions
     plan: Plan | None
 
-    def layers(self) -> list[int] | None:
+    def layers(self) -> LayerChoice:
         return self.bank.stored_layers(self.known)
 
     def model_name(self) -> str | None:
@@ -251,7 +254,7 @@ class _Job:
         with create_bank(
             name,
             llm,
-            layers,
+            layers_for(layers, llm.num_layers),
             metric=metric,
             allow_other_model=self.bank.allow_other_model,
             settings=self.settings,
@@ -314,8 +317,8 @@ def _run_on_ray(job: _Job, corpus: Corpus | None, folder: Path | None, choice: P
         plan, layers = _plan_for_ray(job, corpus, folder, choice)
         job = replace(job, plan=plan)
     model = job.model_name()
-    if not layers:
-        raise LatentBankError("Name the layers of the new bank with --layers, such as 4,8,12,16.")
+    if callable(layers) or not layers:
+        raise LatentBankError("Name the layers of the new bank with --layers in numbers, such as 4,8,12,16.")
     assert model is not None
     assert job.work.ray is not None
     name = job.bank.name(job.settings, job.known, model)

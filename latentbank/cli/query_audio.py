@@ -10,7 +10,13 @@ import typer
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import LensOption, VisualLayersOption
-from latentbank.cli.options.images import PromptOption, ReadingOutputs, SearchOptions, TextOptions
+from latentbank.cli.options.images import (
+    PromptOption,
+    ReadingOutputs,
+    RecipeOption,
+    SearchOptions,
+    TextOptions,
+)
 from latentbank.cli.options.models import VisualModelOptions
 from latentbank.cli.query import app
 from latentbank.cli.visual_setup import Choices, find_files, prepared, warn
@@ -31,6 +37,7 @@ def query_audio(
     visual_layers: VisualLayersOption = None,
     lens: LensOption = "latent",
     search: SearchOptions,
+    recipe: RecipeOption = None,
     prompt: PromptOption = None,
     text: TextOptions,
     model: VisualModelOptions,
@@ -42,7 +49,9 @@ def query_audio(
     if outputs.pictures is not None:
         raise QueryError("Sound has no picture to write words on: use --png or --html instead of --pictures.")
     found = find_files(sounds, "sound", SoundError)
-    choices = Choices(visual_layers, lens, search, prompt, text.around(), None, of_images=False)
+    choices = Choices(
+        visual_layers, lens, search, prompt, text.around(), None, of_images=False, recipe=recipe
+    )
     with ExitStack() as stack:
         ready = prepared(stack, ctx, found, choices, bank, model, outputs)
         ready.job.run(

@@ -14,9 +14,11 @@ from latentbank.cli.options.banks import BankOptions, ModelBankOptions
 from latentbank.cli.options.common import (
     GlobalOptions,
     JsonOption,
+    LayerChoice,
     LensOption,
     VisualLayersOption,
-    numbers,
+    layers_for,
+    named_visual_layers,
 )
 from latentbank.cli.options.images import (
     ImageBatchOption,
@@ -24,6 +26,7 @@ from latentbank.cli.options.images import (
     MeansOption,
     PromptOption,
     ReadingOutputs,
+    RecipeOption,
     SearchOptions,
     TextOptions,
 )
@@ -51,6 +54,7 @@ def query_image(
     visual_layers: VisualLayersOption = None,
     lens: LensOption = "latent",
     search: SearchOptions,
+    recipe: RecipeOption = None,
     prompt: PromptOption = None,
     text: TextOptions,
     means: MeansOption = None,
@@ -62,7 +66,7 @@ def query_image(
     """Read the visual tokens of images through one lens or several. Exits 1 if an image could not be read."""
     from latentbank.query.reading.visual import read_images
 
-    choices = Choices(visual_layers, lens, search, prompt, text.around(), means)
+    choices = Choices(visual_layers, lens, search, prompt, text.around(), means, recipe=recipe)
     with ExitStack() as stack:
         ready = prepared(stack, ctx, images.find(), choices, bank, model, outputs)
         ready.job.run(
@@ -113,9 +117,10 @@ def query_means(
     from latentbank.query.lenses.centring import save_means
     from latentbank.query.reading.calibrate import measure_means
 
-    layers = numbers(visual_layers)
+    choice = named_visual_layers(visual_layers)
     job = ImageJob(ctx, images.find())
-    vlm = _load_alone(ctx, bank, model, layers)
+    vlm = _load_alone(ctx, bank, model, choice)
+    layers = layers_for(choice, vlm.num_layers)
     file = output or vlm.means_file
     if file is None:
         raise LatentBankError(
@@ -157,10 +162,11 @@ def query_norms(
     from latentbank.cli.output.readings import show_norms
     from latentbank.query.reading.norms import SENTENCES, measure_norms
 
-    layers = numbers(visual_layers)
+    choice = named_visual_layers(visual_layers)
     job = ImageJob(ctx, images.find())
     compared = _sentences(text, sentences) if text else SENTENCES
-    vlm = _load_alone(ctx, bank, model, layers)
+    vlm = _load_alone(ctx, bank, model, choice)
+    layers = layers_for(choice, vlm.num_layers)
     norms = measure_norms(
         vlm,
         job.counted(),
@@ -188,7 +194,7 @@ def _sentences(text: list[str], limit: int) -> list[str]:
 
 
 def _load_alone(
-    ctx: typer.Context, bank: BankOptions, model: VisualModelOptions, layers: list[int] | None
+    ctx: typer.Context, bank: BankOptions, model: VisualModelOptions, layers: LayerChoice
 ) -> VisualModel:
     """Load the VLM, by default the bank's, as deep as `layers`, else whole; the bank is not needed after that."""
     settings = GlobalOptions.of(ctx).settings()

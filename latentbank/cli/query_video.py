@@ -14,6 +14,7 @@ from latentbank.cli.options.images import (
     MeansOption,
     PromptOption,
     ReadingOutputs,
+    RecipeOption,
     SearchOptions,
     TextOptions,
 )
@@ -45,6 +46,7 @@ def query_video(
     ] = None,
     lens: LensOption = "latent",
     search: SearchOptions,
+    recipe: RecipeOption = None,
     prompt: PromptOption = None,
     text: TextOptions,
     means: MeansOption = None,
@@ -54,7 +56,7 @@ def query_video(
     """Read the visual tokens of videos, each with its time. Exits 1 if a video could not be read."""
     from latentbank.query.reading.video import read_videos
 
-    choices = Choices(visual_layers, lens, search, prompt, text.around(), means)
+    choices = Choices(visual_layers, lens, search, prompt, text.around(), means, recipe=recipe)
     with ExitStack() as stack:
         found = find_files(videos, "video", ImageError)
         ready = prepared(

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,17 @@ import typer
 
 from latentbank.cli.image_job import ImageJob, reading_folder
 from latentbank.cli.options.banks import ModelBankOptions
-from latentbank.cli.options.common import GlobalOptions, numbers
+from latentbank.cli.options.common import (
+    GlobalOptions,
+    LayerChoice,
+    deepest_of,
+    layers_for,
+    named_visual_layers,
+)
 from latentbank.cli.options.images import ReadingOutputs, SearchOptions
 from latentbank.cli.options.models import VisualModelOptions
 from latentbank.errors import LatentBankError, QueryError
+from latentbank.layers import PAPER
 from latentbank.query.lenses.base import Lens, LensOptions
 from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
 
@@ -45,6 +52,22 @@ class Choices:
     around: Around
     means: Path | None
     of_images: bool = True
+    recipe: str | None = None
+
+    def by_recipe(self) -> Choices:
+        """Return what was asked for, and what its recipe says where nothing was.
+
+        Raises:
+            QueryError: there is no such recipe.
+        """
+        if self.recipe is None:
+            return self
+        if self.recipe != "latentlens":
+            raise QueryError(
+                f"There is no recipe '{self.recipe}' for reading; use latentlens.", argument="recipe"
+            )
+        search = replace(self.search, bank_layers=self.search.bank_layers or "all")
+        return replace(self, visual_layers=self.visual_layers or PAPER, search=search)
 
 
 @dataclass(frozen=True)
@@ -78,8 +101,9 @@ def prepared(
 
     if outputs.as_json and outputs.parquet is not None:
         raise QueryError("Readings go to one place: choose --json or --parquet.")
+    choices = choices.by_recipe()
     search, around = choices.search, choices.around
-    names, layers = lens_names(choices.lens), numbers(choices.visual_layers)
+    names, choice = lens_names(choices.lens), named_visual_layers(choices.visual_layers)
     condition, unique = search.condition(), search.once()
     files = outputs.files(found.total)
     settings = GlobalOptions.of(ctx).settings()
@@ -87,17 +111,17 @@ def prepared(
     if model.model is None or any(lens_class(name).needs_bank for name in names):
         opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         opened.choose_layers(search.layers())
-    vlm = _load_for(model, opened, settings, layers, around)
-    layers = layers or chosen_layers(vlm.num_layers, opened, around)
+    vlm = _load_for(model, opened, settings, choice, around)
+    layers = layers_for(choice, vlm.num_layers) or chosen_layers(vlm.num_layers, opened, around)
     means = choices.means or (_kept_means(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
     lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
     if outputs.parquet is not None:
-        choice = (
+        asked = (
             _choice(names, layers, search, choices.prompt, query_mean, means) | _text_choice(around) | more
         )
-        job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), choice)
+        job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), asked)
     return Setup(vlm, lenses, layers, query_mean, job)
 
 
@@ -127,7 +151,7 @@ def load_as_deep(
     model: VisualModelOptions,
     bank: Bank | None,
     settings: Settings,
-    layers: list[int] | None,
+    layers: LayerChoice,
     deepest: Callable[[int], int],
 ) -> VisualModel:
     """Load the VLM, by default the bank's, as deep as `layers`, else as `deepest` says."""
@@ -135,11 +159,12 @@ def load_as_deep(
     if name is None:
         assert bank is not None
         name, revision = bank.find_model(), bank.manifest.revision
-    return model.load_vlm(name, max(layers) if layers else deepest, settings, revision=revision)
+    asked = deepest_of(layers)
+    return model.load_vlm(name, deepest if asked is None else asked, settings, revision=revision)
 
 
 def _load_for(
-    model: VisualModelOptions, bank: Bank | None, settings: Settings, layers: list[int] | None, around: Around
+    model: VisualModelOptions, bank: Bank | None, settings: Settings, layers: LayerChoice, around: Around
 ) -> VisualModel:
     """Load the VLM as deep as it will be read; whole if it is to write an answer."""
     from latentbank.query.reading.visual import chosen_layers

@@ -28,7 +28,7 @@ class LatentLens(Lens):
 
     Args:
         bank: what is searched.
-        bank_layers: "mid", "all", one layer or several.
+        bank_layers: "mid", "all", "paper", one layer or several.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.

@@ -47,7 +47,7 @@ def read_text(
         sentence: the text.
         layers: the layers whose hidden states are read; None: the middle one of the bank's layers.
         token: read only tokens of this word, or tokens with this text (case is ignored).
-        bank_layers: "mid", "all", one bank layer or several.
+        bank_layers: "mid", "all", "paper", one bank layer or several.
         top_k: neighbors per token.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".

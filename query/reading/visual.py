@@ -70,7 +70,7 @@ def read_image(
         model: the VLM; its LLM must be the bank's, as its digests say.
         image: a path, a file's bytes, an open image, or an array or tensor of pixels (`open_image` says which).
         layers: the visual layers; None: the input, an eighth, a quarter and half of the LLM's layers.
-        bank_layers: "mid", "all", one bank layer or several.
+        bank_layers: "mid", "all", "paper", one bank layer or several.
         top_k: neighbors per token.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".

@@ -9,6 +9,7 @@ from fastapi import Query
 
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
+from latentbank.layers import NAMED_BANK_LAYERS
 from latentbank.query.lenses.registry import lens_names
 from latentbank.query.web.jobs import ReadingRequest
 from latentbank.text import layer_numbers
@@ -30,7 +31,7 @@ class ReadingQuery:
         sentence: the text to read.
         model: name of one of the page's models.
         layers: visual layers (of a sentence: layers) with commas.
-        bank_layers: "mid", "all" or bank layers with commas.
+        bank_layers: "mid", "all", "paper" or bank layers with commas.
         lens: names of lenses with commas.
         top_k: neighbors for each token.
         corpus, word, caption: filters, as `where_of` takes them.
@@ -101,7 +102,7 @@ def shown_name(name: str) -> str:
 
 
 def _bank_layers(text: str) -> BankLayers:
-    return cast("BankLayers", text) if text in ("mid", "all") else _layers(text)
+    return cast("BankLayers", text) if text in NAMED_BANK_LAYERS else _layers(text)
 
 
 def _layers(text: str) -> tuple[int, ...]:

@@ -293,6 +293,8 @@ def test_a_bank_of_another_schema_is_refused(place: Place) -> None:
 def test_choosing_layers(filled: Bank) -> None:
     assert filled.choose_layers() == filled.choose_layers("mid") == [4, 8]
     assert filled.choose_layers("all") == [2, 4, 8, 16]
+    with pytest.raises(LayerNotFound, match=r"no layer 1, .*; it has 2, 4, 8, 16"):
+        filled.choose_layers("paper")
     assert filled.choose_layers(16) == [16]
     assert filled.choose_layers([8, 2, 8]) == [2, 8]
     assert filled.choose_layers(range(2, 5, 2)) == [2, 4]
@@ -303,7 +305,7 @@ def test_choosing_layers(filled: Bank) -> None:
         (3, "has no layer 3; it has 2, 4, 8, 16"),
         ([4, 5, 7], "has no layer 5, 7; it has 2, 4, 8, 16"),
         ([], "No bank layer was named; 'bank' has 2, 4, 8, 16"),
-        ("middle", "'middle' names no bank layers; use mid, all or numbers"),
+        ("middle", "'middle' names no bank layers; use mid, all, paper or numbers"),
     ]:
         with pytest.raises(LayerNotFound, match=message):
             filled.choose_layers(wrong)  # type: ignore[arg-type]  # wrong on purpose

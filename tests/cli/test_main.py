@@ -12,6 +12,7 @@ import pytest
 
 import latentbank
 from latentbank.ingest.defaults import default_layers
+from latentbank.layers import paper_layers, paper_visual_layers
 from tests.cli.commands import Run
 from tests.tiny import save_tiny
 
@@ -67,6 +68,35 @@ def test_a_bank_from_plan_to_delete(run: Run, corpus: Path, model_dir: Path) -> 
     code, out, _ = run("bank", "delete", "tiny-llama", "--yes")
     assert code == 0
     assert json.loads(run("bank", "list", "--json")[1])["banks"] == []
+
+
+def test_the_papers_layers(run: Run, corpus: Path, model_dir: Path) -> None:
+    """Of the paper's layers, an LLM of four blocks has 1, 2 and 3."""
+    words = ("ingest", "plan", corpus, "--model", model_dir, "--layers", "paper", "--no-calibrate", "--json")
+    assert json.loads(run(*words)[1])["layers"] == [1, 2, 3]
+    filling = ("ingest", "run", corpus, "--model", model_dir, "--layers", "paper", "--json")
+    assert json.loads(run(*filling)[1])["layers"] == [1, 2, 3]
+    assert json.loads(run(*filling)[1])["encoded"] == 0
+    for layers in ("paper", "all"):
+        words = ("query", "text", SENTENCES[0], "--layer", "2", "--bank-layers", layers, "--json")
+        assert json.loads(run(*words)[1])["bank_layers"] == [1, 2, 3]
+    code, _, err = run("ingest", "run", corpus, "--layers", "papers")
+    assert (code, "is not a list of layers" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "layers"),
+    [
+        (32, [1, 2, 4, 8, 16, 24, 30, 31]),
+        (28, [1, 2, 4, 8, 16, 24, 26, 27]),
+        (24, [1, 2, 4, 8, 16, 22, 23]),
+        (2, [1]),
+        (1, []),
+    ],
+)
+def test_layers_of_the_paper(blocks: int, layers: list[int]) -> None:
+    assert paper_layers(blocks) == layers
+    assert paper_visual_layers(blocks) == [0, *layers]
 
 
 def test_tables(run: Run, corpus: Path, model_dir: Path) -> None:

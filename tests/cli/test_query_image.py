@@ -93,6 +93,22 @@ def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchVLM], photo
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
+def test_the_recipe_of_the_paper(
+    run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
+) -> None:
+    words = ("query", "image", photos / "a.png", "--recipe", "latentlens", "--json")
+    (reading,) = json.loads(run(*words)[1])
+    assert (reading["layers"], reading["bank_layers"]) == ([0, 1, 2, 3], [1, 2])
+    assert loaded[-1].language.loaded_layers == 3
+    (reading,) = json.loads(run(*words, "--visual-layers", "0", "--bank-layers", "2")[1])
+    assert (reading["layers"], reading["bank_layers"]) == ([0], [2])
+    assert loaded[-1].language.loaded_layers == 1  # the least that is kept
+    assert (
+        "no recipe 'logitlens' for reading; use latentlens (--recipe)"
+        in run(*words, "--recipe", "logitlens")[2]
+    )
+
+
 def test_the_text_around_an_image(
     run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
 ) -> None:

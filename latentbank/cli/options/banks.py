@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbank.cli.options.common import LayersOption, numbers
+from latentbank.cli.options.common import LayerChoice, LayersOption, layers_for, named_layers
 from latentbank.errors import BankMismatch, BankNotFound, LatentBankError
 from latentbank.ingest.defaults import bank_name
 from latentbank.text import listed
@@ -106,9 +106,12 @@ class NewBankOptions(ModelBankOptions):
         """Return the name of the bank: the one given, the known bank's, or the model's."""
         return self.bank or settings.bank or (known.bank if known else bank_name(model))
 
-    def stored_layers(self, known: Manifest | None) -> list[int] | None:
-        """Return the layers given, else the known bank's; None: neither."""
-        return numbers(self.layers) or (list(known.layers) if known else None)
+    def stored_layers(self, known: Manifest | None) -> LayerChoice:
+        """Return the layers given, else the known bank's; None: neither. They are numbers if the bank is known."""
+        given = named_layers(self.layers)
+        if known is None:
+            return given
+        return layers_for(given, known.num_layers) or list(known.layers)
 
 
 @contextmanager

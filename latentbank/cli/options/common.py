@@ -1,13 +1,15 @@
-"""Options that stand before the command, and how lists of layers are written."""
+"""Options that stand before the command, and how layers are written: as numbers, or by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from latentbank.layers import NAMED_BANK_LAYERS, PAPER, paper_layers, paper_visual_layers
 from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
@@ -16,16 +18,20 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md describes it).")]
 LayersOption = Annotated[
-    str | None, typer.Option("--layers", help="Bank layers of a new bank, such as 4,8,12,16.")
+    str | None, typer.Option("--layers", help="Bank layers of a new bank, such as 4,8,12,16, or paper.")
 ]
 VisualLayersOption = Annotated[
     str | None,
-    typer.Option("--visual-layers", help="Layers that visual tokens are taken from, such as 0,4,8,16."),
+    typer.Option(
+        "--visual-layers", help="Layers that visual tokens are taken from, such as 0,4,8,16, or paper."
+    ),
 ]
 LensOption = Annotated[
     str, typer.Option("--lens", help="Lens, such as latent, logit or embedding; several with commas.")
 ]
-BankLayersOption = Annotated[str, typer.Option(help="mid, all, or numbers such as 8,12.")]
+BankLayersOption = Annotated[str, typer.Option(help="mid, all, paper, or numbers such as 8,12.")]
+LayerChoice = list[int] | Callable[[int], list[int]] | None
+"""Layers as an option names them: numbers, a function that gives them for the LLM's number of blocks, or not at all."""
 ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")]
 SplitOption = Annotated[str | None, typer.Option(help="Split of a folder or a hub dataset.")]
 
@@ -73,6 +79,36 @@ def numbers(text: str | None) -> list[int] | None:
     return None if text is None else layer_numbers(text)
 
 
+def named_layers(text: str | None) -> LayerChoice:
+    """Return the layers of a new bank that an option names: numbers or "paper".
+
+    Raises:
+        QueryError: the text is neither.
+    """
+    return paper_layers if text == PAPER else numbers(text)
+
+
+def named_visual_layers(text: str | None) -> LayerChoice:
+    """Return the visual layers that an option names: numbers or "paper".
+
+    Raises:
+        QueryError: the text is neither.
+    """
+    return paper_visual_layers if text == PAPER else numbers(text)
+
+
+def layers_for(choice: LayerChoice, num_layers: int) -> list[int] | None:
+    """Return the layers of an LLM with so many blocks that a choice means; None: it names none."""
+    return choice(num_layers) if callable(choice) else choice
+
+
+def deepest_of(choice: LayerChoice) -> int | Callable[[int], int] | None:
+    """Return the deepest layer of a choice, as models are loaded with; None: it names none."""
+    if callable(choice):
+        return lambda count: max(choice(count))
+    return max(choice) if choice else None
+
+
 def bank_layers_of(text: str) -> BankLayers:
-    """Return the bank layers that --bank-layers names: "mid", "all" or a list of numbers."""
-    return cast("BankLayers", text) if text in ("mid", "all") else layer_numbers(text)
+    """Return the bank layers that --bank-layers names: "mid", "all", "paper" or a list of numbers."""
+    return cast("BankLayers", text) if text in NAMED_BANK_LAYERS else layer_numbers(text)

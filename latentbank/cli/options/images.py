@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from latentbank.cli.options.common import BankLayersOption, ConfigOption, SplitOption, bank_layers_of
+from latentbank.cli.options.common import ConfigOption, SplitOption, bank_layers_of
 from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 PromptOption = Annotated[
     str | None, typer.Option(help="Text beside the image; by default the model's own prompt.")
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="latentlens: --visual-layers paper and --bank-layers all, where they are not given.",
+    ),
 ]
 ImageBatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")]
 
@@ -91,7 +98,10 @@ class TextOptions:
 class SearchOptions:
     """How neighbors are searched."""
 
-    bank_layers: BankLayersOption = "mid"
+    bank_layers: Annotated[
+        str | None,
+        typer.Option(help="mid, all, paper, or numbers such as 8,12; by default mid.", show_default=False),
+    ] = None
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Neighbors per token.")] = 5
     where: Annotated[
         list[str] | None, typer.Option(help="Filter, such as word=dog|cat or corpus!=news; all must hold.")
@@ -106,7 +116,7 @@ class SearchOptions:
 
     def layers(self) -> BankLayers:
         """Return the bank layers to search."""
-        return bank_layers_of(self.bank_layers)
+        return bank_layers_of(self.bank_layers or "mid")
 
     def condition(self) -> Filter | None:
         """Return the filter; None: there is none."""

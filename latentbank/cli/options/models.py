@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentbank.cli.options.common import LayerChoice, deepest_of
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
@@ -123,12 +124,12 @@ class ModelOptions(LoadingOptions):
     ] = None
 
     def load_llm(
-        self, layers: list[int] | None, default: str | None = None, default_revision: str | None = None
+        self, layers: LayerChoice, default: str | None = None, default_revision: str | None = None
     ) -> LanguageModel:
         """Load the LLM as deep as `layers`, or as deep as the default layers of a new bank.
 
         Args:
-            layers: the layers needed; None: the default layers.
+            layers: the layers needed, or a function that gives them; None: the default layers.
             default: the model to load where the option is not given.
             default_revision: the revision of `default`.
 
@@ -142,7 +143,7 @@ class ModelOptions(LoadingOptions):
 
         return self.load_language(
             name,
-            max(layers) if layers else lambda count: max(default_layers(count)),
+            deepest_of(layers or default_layers) or 0,
             revision=None if self.model else default_revision,
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbank.cli.options.common import VisualLayersOption, numbers
+from latentbank.cli.options.common import VisualLayersOption, layers_for, named_visual_layers
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ class SceneOptions:
             raise LatentBankError(f"--scenes is {self.scenes}; it can be 2 to {len(EVALUATION)}.")
         if not 0 <= self.calibration <= len(VALIDATION):
             raise LatentBankError(f"--calibration is {self.calibration}; it can be 0 to {len(VALIDATION):,}.")
-        chosen = numbers(self.visual_layers)
+        choice = named_visual_layers(self.visual_layers) or evaluation_layers
 
         def deepest(count: int) -> int:
             stored = bank_layers(count) if callable(bank_layers) else bank_layers or []
-            return max([*(chosen or evaluation_layers(count)), *stored])
+            return max([*(layers_for(choice, count) or ()), *stored])
 
         model = loading.load_vlm(name, deepest, settings)
         grid = grid_of(model)
@@ -111,5 +111,5 @@ class SceneOptions:
                 f"{model.name} has no projector that can be replaced; the random control is left out.",
                 file=sys.stderr,
             )
-        layers = chosen or evaluation_layers(model.num_layers)
+        layers = layers_for(choice, model.num_layers) or []
         return SceneInputs(model, control, scenes, others, layers, self.coverage)

@@ -1,0 +1,28 @@
+"""Layers by name: those that the LatentLens paper (arXiv 2602.00462) compares, for an LLM of any depth."""
+
+from __future__ import annotations
+
+PAPER = "paper"
+"""What stands for the paper's layers, wherever layers can be named."""
+NAMED_BANK_LAYERS = ("mid", "all", PAPER)
+"""What can stand for layers of a bank, in place of numbers."""
+
+
+def paper_layers(num_layers: int) -> list[int]:
+    """Return the bank layers of the paper: 1, 2, 4, 8, 16, 24, n - 2 and n - 1, as far as an LLM has them.
+
+    Args:
+        num_layers: n, the number of blocks of the whole LLM.
+    """
+    return sorted(
+        {layer for layer in (1, 2, 4, 8, 16, 24, num_layers - 2, num_layers - 1) if 0 < layer < num_layers}
+    )
+
+
+def paper_visual_layers(num_layers: int) -> list[int]:
+    """Return the visual layers of the paper: the LLM's input, 0, and its bank layers.
+
+    Args:
+        num_layers: the number of blocks of the whole LLM.
+    """
+    return [0, *paper_layers(num_layers)]
