@@ -22,6 +22,7 @@ from latentbank.cli import (
     train,
 )
 from latentbank.cli.agreement import agreement
+from latentbank.cli.annotate import annotate
 from latentbank.cli.doctor import doctor
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.options.common import GlobalOptions
@@ -78,6 +79,7 @@ app = typer.Typer(
 app.callback()(flat(_global_options))
 command(app, "doctor", example="doctor SmolLM2-135M")(doctor)
 command(app, "view", example="view --model demo", first="bank model")(view)
+command(app, "annotate", example="annotate readings/ --output annotations.jsonl", first="readings")(annotate)
 command(app, "agreement", example="agreement votes.csv --page disagreements.html", first="files")(agreement)
 for _name, _group in (
     ("ingest", ingest.app),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,21 +13,19 @@ import typer
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import GlobalOptions
 from latentbank.cli.options.models import LoadingOptions
+from latentbank.cli.options.pages import PageOptions
+from latentbank.cli.serving import listen, require_web, serve
 from latentbank.errors import LatentBankError, ModelError
 from latentbank.files import existing
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.models.vision.tokens import VisualModel
-    from latentbank.query.web.guard import Guard
     from latentbank.query.web.service import ReadingService
 
 # Held-out scenes that the page offers if the demo's pictures are installed.
 _SCENES = (0, 3, 8)
-_CONNECTIONS = 500  # at once; beyond them a request gets 503
 
 
 def view(
@@ -45,75 +42,30 @@ def view(
             "an LLM alone, the page reads sentences and no images.",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")
-    ] = 8265,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="LATENTBANK_TOKEN", help="Secret that visitors must give; needed beyond this machine."
-        ),
-    ] = None,
+    page: PageOptions,
     saved_only: Annotated[
         bool, typer.Option("--saved-only", help="Load no model: only saved readings can be opened.")
     ] = False,
     loading: LoadingOptions,
 ) -> None:
     """Show a page that reads any image and any sentence against a bank. Ctrl-C ends it."""
-    try:
-        import uvicorn
+    require_web()
+    from latentbank.query.web.guard import Guard
+    from latentbank.query.web.server import create_app
 
-        from latentbank.query.web.guard import Guard
-        from latentbank.query.web.server import create_app
-    except ImportError:
-        raise LatentBankError("The page needs fastapi and uvicorn: install both.") from None
-    _check(host, token, model, loading)
+    page.check()
+    if loading.revision is not None and model and len(model) > 1:
+        raise LatentBankError("--revision is for one model: leave it out, or give one --model.")
     settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:
-        listening = stack.enter_context(_listen(host, port))  # first: loading a model takes a while
+        listening = stack.enter_context(listen(page.host, page.port))  # first: loading a model takes a while
         service, pictures = None, {}
         if not saved_only:
             print("opening the bank and loading the model ...", file=sys.stderr)
             opened = stack.enter_context(bank.opened(settings))
             service = _service(opened, model, loading, settings)
             pictures = shipped_pictures() if service.reads_images else {}
-        app = Guard(create_app(service, pictures), token)
-        print(f"The page is at {_address(listening)}; Ctrl-C ends it.", file=sys.stderr)
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(served(app)).run(sockets=[listening])
-
-
-def served(app: Guard) -> uvicorn.Config:
-    """Return how the page's app is served. There is no access log: it would hold what people typed."""
-    import uvicorn
-
-    return uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=2,
-    )
-
-
-def _check(host: str, token: str | None, models: list[str] | None, loading: LoadingOptions) -> None:
-    """Raise LatentBankError for options that do not go together."""
-    from latentbank.query.web.guard import LOOPBACK, SHORTEST_TOKEN
-
-    if token is None and host not in LOOPBACK:
-        raise LatentBankError(
-            f"On {host} others can reach the page: give a --token (or LATENTBANK_TOKEN) that visitors must give."
-        )
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise LatentBankError(
-            f"The token is short enough to guess; give one of {SHORTEST_TOKEN} letters or more."
-        )
-    if loading.revision is not None and models and len(models) > 1:
-        raise LatentBankError("--revision is for one model: leave it out, or give one --model.")
+        serve(Guard(create_app(service, pictures), page.token), listening)
 
 
 def _service(
@@ -169,19 +121,3 @@ def shown_names(models: Sequence[str]) -> dict[str, str]:
             name = f"{plain} ({number})"
         found[name] = model
     return found
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise LatentBankError(
-            f"The page cannot be shown on {host}, port {port} ({error.strerror or error}): give another --port or "
-            "--host."
-        ) from None
-
-
-def _address(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

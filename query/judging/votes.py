@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from latentbank.errors import QueryError
 from latentbank.text import listed
+
+log = logging.getLogger("latentbank")
 
 KINDS = ("concrete", "abstract", "global")
 """How a word can describe a token: visible in its box; a concept, mood or function; visible elsewhere in the image."""
@@ -84,23 +87,39 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 for row in reader:
                     yield reader.line_num, row
             else:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield number, _record(line, f"{path}, line {number}")
+                yield from json_lines(file.read(), str(path))
     except OSError as error:
         raise QueryError(f"{path} cannot be read ({error.strerror or error}).") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise QueryError(f"{path} holds no votes as text in UTF-8 ({error}).") from None
 
 
-def _record(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise QueryError(f"{where}: this is not a JSON object.")
-    return record
+def json_lines(text: str, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Iterate over the objects of JSON lines, with the numbers of their lines; empty lines are skipped.
+
+    A last line that breaks off is left out with a warning: a program was stopped while it wrote it.
+
+    Args:
+        text: the lines.
+        name: of the file, for messages.
+
+    Raises:
+        QueryError: a line is not a JSON object; the message names file and line.
+    """
+    *lines, rest = text.split("\n")  # not splitlines, which also splits inside of JSON's strings
+    for number, line in enumerate([*lines, rest], start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+            if number > len(lines):
+                log.warning("%s breaks off in line %d; this line is left out.", name, number)
+                return
+        if not isinstance(record, dict):
+            raise QueryError(f"{name}, line {number}: this is not a JSON object.")
+        yield number, record
 
 
 def _vote(row: Mapping[str, Any], where: str) -> Vote:

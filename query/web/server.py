@@ -9,22 +9,18 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.requests import ClientDisconnect
 
-from latentbank.errors import LatentBankError, QueryError
-from latentbank.query.web.bodies import LARGEST_UPLOAD, RETRY_AFTER, Bodies
-from latentbank.query.web.file import PAGE, page_html
+from latentbank.errors import QueryError
+from latentbank.query.web.bodies import LARGEST_UPLOAD, Bodies
+from latentbank.query.web.common import handle_errors, serve_files
+from latentbank.query.web.file import page_html
 from latentbank.query.web.inputs import ReadingQuery, shown_name
-from latentbank.query.web.jobs import FINAL_STATES, Job, TooBusy
+from latentbank.query.web.jobs import FINAL_STATES, Job
 from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
 from latentbank.query.web.trial import MOST_PIXELS, check_image
 from latentbank.query.web.uploads import Upload, Uploads
-from latentbank.text import without_paths
 
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _POLL = 0.05  # seconds between looks at a job's version
 _KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
 
@@ -46,27 +42,13 @@ def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | N
     offered = dict(pictures or {}) if service and service.reads_images else {}
     # A redirect to an address without a slash would name the host that the request names.
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    _handle_errors(app)
-    _serve_page(app)
+    handle_errors(app)
+    serve_files(app, "index.html")
     _serve_pictures(app, service, offered)
     _take_requests(app, service, offered)
     _serve_jobs(app, service)
     _serve_readings(app, service)
     return app
-
-
-def _serve_page(app: FastAPI) -> None:
-    files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in _TYPES}
-
-    @app.get("/")
-    def index() -> Response:
-        return Response(files["index.html"], media_type="text/html")
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404, "There is no such file.")
-        return Response(files[name], media_type=_TYPES["." + name.rsplit(".", 1)[-1]])
 
 
 def _serve_pictures(app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes]) -> None:
@@ -187,28 +169,3 @@ def _reading(service: ReadingService | None, key: str) -> StoredReading:
     if stored is None:
         raise HTTPException(404, "This reading is not kept any more; request it again.")
     return stored
-
-
-def _handle_errors(app: FastAPI) -> None:
-    """Answer errors with JSON that has one sentence under `error`."""
-
-    def answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-        return JSONResponse({"error": message}, status, headers)
-
-    @app.exception_handler(AnyHTTPException)
-    async def refused(_: Request, error: AnyHTTPException) -> Response:
-        return answer(error.status_code, error.detail, error.headers)
-
-    @app.exception_handler(LatentBankError)
-    async def failed(_: Request, error: LatentBankError) -> Response:
-        busy = isinstance(error, TooBusy)
-        return answer(503 if busy else 400, without_paths(str(error)), RETRY_AFTER if busy else None)
-
-    @app.exception_handler(ClientDisconnect)
-    async def left(_: Request, _error: ClientDisconnect) -> Response:
-        return answer(400, "The client has left.")  # nobody reads this
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return answer(422, f"{first['loc'][-1]}: {first['msg']}.")

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from latentbank.bank.opening import open_bank
-from latentbank.cli.view import served
+from latentbank.cli.serving import served
 from latentbank.models.language.model import LanguageModel
 from latentbank.query.web import bodies, guard
 from latentbank.query.web.guard import Guard
