@@ -21,6 +21,7 @@ FILES = (
     "bank/test_versions.py",
     "bank/transfer/",
     "browser/",
+    "cli/test_annotate.py",
     "cli/test_evaluate.py",
     "cli/test_main.py",
     "cli/test_query_image.py",

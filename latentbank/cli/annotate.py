@@ -35,7 +35,9 @@ def annotate(
 
     page.check()
     with ExitStack() as stack:
-        listening = stack.enter_context(listen(page.host, page.port))  # first: finding questions takes a while
+        listening = stack.enter_context(
+            listen(page.host, page.port)
+        )  # first: finding questions takes a while
         annotations = Annotations(output.expanduser())
         asked, images = questions.find()
 

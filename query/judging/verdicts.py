@@ -97,7 +97,9 @@ SCHEMA = pa.schema(
 def verdict_bytes(verdicts: Iterable[Verdict]) -> bytes:
     """Return verdicts as a Parquet file."""
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([_row(one) for one in verdicts], SCHEMA), buffer, compression="zstd")
+    pq.write_table(
+        pa.Table.from_pylist([row_of(one) for one in verdicts], SCHEMA), buffer, compression="zstd"
+    )
     return bytes(buffer.getvalue().to_pybytes())
 
 
@@ -125,7 +127,8 @@ def read_verdicts(paths: Iterable[str | os.PathLike[str]]) -> list[Verdict]:
     return found
 
 
-def _row(verdict: Verdict) -> dict[str, Any]:
+def row_of(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as a row with the columns of `SCHEMA`."""
     subject = verdict.subject
     names = ("question", "study", "rater", "state", "interpretable", "reasons", "seconds")
     counted = ("tokens_in", "tokens_out", "cost", "concrete", "abstract", "candidates")

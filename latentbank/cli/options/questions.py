@@ -23,7 +23,9 @@ class QuestionOptions:
 
     readings: Annotated[
         list[Path],
-        typer.Argument(help="Folders of readings of images, from `query image --parquet`; one of each model."),
+        typer.Argument(
+            help="Folders of readings of images, from `query image --parquet`; one of each model."
+        ),
     ]
     images: Annotated[
         list[str] | None,

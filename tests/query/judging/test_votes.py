@@ -55,3 +55,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "bytes.csv").write_bytes(b"item,rater,interpretable\n\xff,a,1\n")
     with pytest.raises(QueryError, match=r"bytes\.csv holds no votes as text"):
         read_votes([tmp_path / "bytes.csv"])
+
+
+def test_a_last_line_that_breaks_off_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = '{"item": "m/7/3", "rater": "Ada", "interpretable": true}\n'
+    assert len(_read(tmp_path, "a.jsonl", line + line[:20])) == 1
+    assert "breaks off in line 2" in caplog.text
