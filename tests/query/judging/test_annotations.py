@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr("latentbank.query.judging.annotations.os.fsync", full)
-        with pytest.raises(LatentBankError, match="could not be saved .*No space left"):
+        with pytest.raises(LatentBankError, match=r"could not be saved .*No space left"):
             answers.save(question(1), "Ada", ["concrete", ""])
     assert answers.path.read_bytes() == before
     assert list(answers.of("Ada")) == ["id0"]
