@@ -49,27 +49,31 @@ class CaptionLoss(nn.Module):
                 for start in self._starts
             ]
 
-    def forward(self, states: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, states: Tensor, targets: Tensor, softmax_loss: float = 0.0) -> Tensor:
         """Return the sum over tokens of the negative log probability, a float32 scalar.
 
         Args:
             states: hidden states after the final norm, [tokens, hidden].
             targets: the ids of the tokens that follow, [tokens] long.
+            softmax_loss: weight of the auxiliary loss of PaLM (arXiv 2204.02311), the square of the logarithm of the
+                softmax's denominator, which keeps the logits from drifting; it is added for each token.
         """
         apply: Any = _CrossEntropy.apply  # torch has no type hints for it
-        return cast(Tensor, apply(states, targets, self))
+        return cast(Tensor, apply(states, targets, self, softmax_loss))
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the next token's logits, [tokens, vocab] float32, for states [tokens, hidden] after the final norm."""
         return torch.cat([self._transform(chunk(states)) for chunk in self._chunks], dim=-1)
 
-    def passes(self, states: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def passes(
+        self, states: Tensor, targets: Tensor, softmax_loss: float, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the loss and its gradient to `states`, computed in parts that bound the memory."""
         at_once = max(1, _LOGITS // self.vocab_size)
         losses, gradients = [], []
         for start in range(0, len(states), at_once):
             part = slice(start, start + at_once)
-            loss, gradient = self._pass(states[part], targets[part], with_gradient)
+            loss, gradient = self._pass(states[part], targets[part], softmax_loss, with_gradient)
             losses.append(loss)
             gradients.append(gradient)
         total = torch.stack(losses).sum() if losses else states.new_zeros((), dtype=torch.float32)
@@ -79,7 +83,9 @@ class CaptionLoss(nn.Module):
             states
         )
 
-    def _pass(self, states: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _pass(
+        self, states: Tensor, targets: Tensor, softmax_loss: float, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
         logits = [self._transform(chunk(states)) for chunk in self._chunks]
         total = torch.stack([part.logsumexp(dim=1) for part in logits]).logsumexp(dim=0)
         rows = torch.arange(len(states), device=states.device)
@@ -92,11 +98,13 @@ class CaptionLoss(nn.Module):
             if with_gradient:
                 slope = None if self.softcap is None else 1 - (part / self.softcap) ** 2
                 part.sub_(total[:, None]).exp_()  # now probabilities
+                if softmax_loss:  # their derivative is that of the denominator's logarithm
+                    part.mul_(1 + 2 * softmax_loss * total[:, None])
                 part[places] -= 1
                 if slope is not None:
                     part.mul_(slope)
                 gradient += self._chunks[number].back(part.to(states.dtype)).float()
-        loss = (total - right).sum()
+        loss = (total - right + softmax_loss * total**2).sum()
         return loss, gradient.mul_(self.scale).to(states.dtype) if with_gradient else None
 
     def _transform(self, logits: Tensor) -> Tensor:
@@ -133,16 +141,16 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, targets: Tensor, loss: CaptionLoss) -> Tensor:
-        total, gradient = loss.passes(states.detach(), targets, ctx.needs_input_grad[0])
+    def forward(ctx: Any, states: Tensor, targets: Tensor, loss: CaptionLoss, softmax_loss: float) -> Tensor:
+        total, gradient = loss.passes(states.detach(), targets, softmax_loss, ctx.needs_input_grad[0])
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None
+        return gradient * upstream.to(gradient.dtype), None, None, None
 
 
 @torch.no_grad()

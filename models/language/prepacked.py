@@ -85,6 +85,18 @@ def prepack(module: nn.Module) -> int:
     return replaced
 
 
+def unpack(module: nn.Module) -> None:
+    """Replace, in place, every `PrepackedLinear` by an ordinary `nn.Linear`, whose weights can be trained."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PrepackedLinear):
+                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, "meta")
+                linear.weight = nn.Parameter(child.weight.clone(), requires_grad=False)
+                if child.bias is not None:
+                    linear.bias = child.bias
+                setattr(parent, name, linear)
+
+
 def weights(module: nn.Module) -> Iterator[Tensor]:
     """Yield all weights of a module as they were before prepacking, in no fixed order."""
     for child in module.modules():

@@ -62,7 +62,7 @@ def unembedding_of_model(
     """
     head = cast(Any, model).get_output_embeddings()
     if head is not None and text_config(model.config) is not model.config:
-        model = _causal_around(decoder_of(model), head) or model
+        model = causal_around(decoder_of(model), head) or model
     return Unembedding(name, model, lock)
 
 
@@ -78,7 +78,7 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
         embedding = language.embedding
         head = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False, device="meta")
         head.weight = nn.Parameter(embedding, requires_grad=False)
-        causal = _causal_around(language.decoder, head, trust_remote_code=language.trust_remote_code)
+        causal = causal_around(language.decoder, head, trust_remote_code=language.trust_remote_code)
         if causal is not None:
             return Unembedding(language.name, causal, language.lock)
     return load_unembedding(
@@ -91,7 +91,7 @@ def unembedding_of_language(language: LanguageModel) -> Unembedding:
     )
 
 
-def _causal_around(
+def causal_around(
     decoder: PreTrainedModel, head: nn.Module, *, trust_remote_code: bool = False
 ) -> PreTrainedModel | None:
     """Return the causal LLM around a decoder and an unembedding; nothing is copied.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -12,11 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
-from latentbank.models.composite.layout import Layout, layout_of
+from latentbank.models.composite.layout import Layout, caption_ids, layout_of
 from latentbank.models.training.features import Features
+from latentbank.models.training.prompts import Prompts
 
 # Rows are sorted by length within this many batches: little padding, and still shuffled.
 _POOL = 50
+_LONGEST = 9999  # a length in a prompt; captions of 150,000 characters are cut long before
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,44 @@ class Sequences:
 
     Attributes:
         features: the rows.
-        lengths: length of each row's sequence, [rows] int64; the last target is not an input.
+        lengths: length of each row's sequence, [rows] int64, with the longest of the prompts; the last target is not an
+            input.
         counts: number of targets of each row, [rows] int64.
         cut: number of captions that were longer than the LLM's context and were cut.
         tokens: all token ids that occur.
     """
 
-    def __init__(self, features: Features, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        prompts: Prompts | None = None,
+    ) -> None:
         """Tokenize the captions.
+
+        Args:
+            features: the rows.
+            tokenizer: the LLM's.
+            max_length: the LLM's number of positions.
+            prompts: the prompts between image and caption; None: a newline.
 
         Raises:
             ModelError: the visual tokens alone fill the LLM's context of `max_length` positions.
         """
         self.features = features
         self.layout: Layout = layout_of(tokenizer)
-        captions = [row.caption.strip() for row in features.rows]
-        encoded = tokenizer(captions, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        if prompts is not None:  # when a caption is written
+            self.layout = replace(self.layout, after=tuple(caption_ids(tokenizer, prompts.writing())))
+        self._tokenizer, self._prompts = tokenizer, prompts
+        self._captions = [row.caption.strip() for row in features.rows]
+        encoded = tokenizer(
+            self._captions, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
         self._targets: list[list[int]] = []
         self.cut = 0
-        fixed = len(self.layout.before) + len(self.layout.after)
+        after = self.layout.after if prompts is None else caption_ids(tokenizer, prompts.naming(_LONGEST))
+        fixed = len(self.layout.before) + len(after)
         for number, ids in enumerate(encoded["input_ids"]):
             room = max_length - fixed - features.count(number) + 1  # the last target needs no position
             if room < 2:
@@ -72,7 +93,7 @@ class Sequences:
             whole = [*ids, self.layout.end]
             self.cut += len(whole) > room
             self._targets.append(whole[:room])
-        self.tokens = {*self.layout.before, *self.layout.after, *chain.from_iterable(self._targets)}
+        self.tokens = {*self.layout.before, *after, *chain.from_iterable(self._targets)}
         self.counts = np.array([len(ids) for ids in self._targets])
         shown = np.array([features.count(number) for number in range(len(features))])
         self.lengths = fixed + shown + self.counts - 1
@@ -93,12 +114,20 @@ class Sequences:
         order = np.argsort(self.lengths, kind="stable")
         return [order[first : first + batch].tolist() for first in range(0, len(order), batch)]
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Return the tensors of some rows, on the CPU."""
-        before, after = self.layout.before, self.layout.after
-        ids = torch.full((len(rows), int(self.lengths[list(rows)].max())), self.layout.end)
+    def batch(self, rows: Sequence[int], seed: Sequence[int] = ()) -> Batch:
+        """Return the tensors of some rows, on the CPU.
+
+        Args:
+            rows: numbers of rows.
+            seed: numbers that the prompts depend on, beside the row's.
+        """
+        before = self.layout.before
+        prompts = [self._after(row, seed) for row in rows]
+        texts = [len(after) + len(self._targets[row]) for row, after in zip(rows, prompts, strict=True)]
+        longest = max(self.features.count(row) + text for row, text in zip(rows, texts, strict=True))
+        ids = torch.full((len(rows), len(before) + longest - 1), self.layout.end)
         shown, predicting, targets = [], [], []
-        for place, row in enumerate(rows):
+        for place, (row, after) in enumerate(zip(rows, prompts, strict=True)):
             count = self.features.count(row)
             caption = self._targets[row]
             start = len(before) + count
@@ -115,6 +144,13 @@ class Sequences:
             _positions(predicting),
             torch.tensor(targets),
         )
+
+    def _after(self, row: int, seed: Sequence[int]) -> Sequence[int]:
+        """Return the ids between image and caption."""
+        if self._prompts is None:
+            return self.layout.after
+        random = np.random.default_rng([*seed, row])
+        return caption_ids(self._tokenizer, self._prompts.training(self._captions[row], random))
 
 
 def _positions(spans: Sequence[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ def card_of(
             "features": features.width,
             **features.settings,
         },
-        "llm": {**_named(language.name), **language.identity().to_dict(), "revision": language.revision},
+        "llm": named(language),
         "data": [
             {
                 "name": _without_folder(stage.features.data),
@@ -87,6 +87,11 @@ def remember_models(features: Features, language: LanguageModel, data_dir: Path)
     for name, identity, part in parts:
         if is_path(name) and existing(name):
             remember(data_dir, name, identity, part)
+
+
+def named(language: LanguageModel) -> dict[str, Any]:
+    """Return the card's entry of an LLM."""
+    return {**_named(language.name), **language.identity().to_dict(), "revision": language.revision}
 
 
 def _named(model: str) -> dict[str, Any]:

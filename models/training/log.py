@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latentbank.errors import ModelError
 from latentbank.files import replacing, write_whole
@@ -44,9 +45,20 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    directory: Path, checkpoint: Checkpoint, projector: Projector, optimizer: torch.optim.Optimizer
+    directory: Path,
+    checkpoint: Checkpoint,
+    projector: Projector,
+    optimizer: torch.optim.Optimizer,
+    llm: Mapping[str, Tensor],
 ) -> None:
     """Write the checkpoint; after a kill the old one or the new one is there, whole.
+
+    Args:
+        directory: the training's.
+        checkpoint: its progress.
+        projector: the projector.
+        optimizer: the optimizer.
+        llm: the weights of the LLM that are trained.
 
     Raises:
         LatentBankError: the file cannot be written.
@@ -55,13 +67,16 @@ def save_checkpoint(
         "checkpoint": json.dumps(asdict(checkpoint)),
         "projector": projector.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "llm": dict(llm),
     }
     with replacing(directory / CHECKPOINT) as unfinished:
         torch.save(content, unfinished)
 
 
-def load_checkpoint(directory: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]] | None:
-    """Return the checkpoint, the projector's weights and the optimizer's state, or None if there is no checkpoint.
+def load_checkpoint(
+    directory: Path,
+) -> tuple[Checkpoint, dict[str, Any], dict[str, Any], dict[str, Tensor]] | None:
+    """Return the checkpoint, the projector's weights, the optimizer's state and the LLM's weights; None: there is none.
 
     Raises:
         ModelError: the checkpoint is damaged.
@@ -82,7 +97,7 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint, dict[str, Any], dict[s
         pickle.UnpicklingError,
     ) as error:
         raise ModelError(f"The checkpoint {path} is damaged: delete it to start again.") from error
-    return checkpoint, content["projector"], content["optimizer"]
+    return checkpoint, content["projector"], content["optimizer"], content.get("llm", {})
 
 
 def write_log(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:

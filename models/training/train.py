@@ -1,4 +1,4 @@
-"""Training a projector between a frozen vision encoder and a frozen language model."""
+"""Training a projector between a frozen vision encoder and a language model, and the language model if requested."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,10 @@ from latentbank.models.composite.projector import Projector, load_projector, sav
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.tokens import check_ids
 from latentbank.models.training.batches import Batch, Sequences
-from latentbank.models.training.card import card_of, remember_models
+from latentbank.models.training.card import card_of, named, remember_models
+from latentbank.models.training.dropout import ResponseDropout
 from latentbank.models.training.features import Features
+from latentbank.models.training.finetuning import FOLDER, TrainedLanguage
 from latentbank.models.training.log import (
     Checkpoint,
     draw_losses,
@@ -36,7 +38,9 @@ from latentbank.models.training.log import (
     save_checkpoint,
     write_log,
 )
+from latentbank.models.training.optimizing import Optimizer
 from latentbank.models.training.processes import processes
+from latentbank.models.training.prompts import Prompts
 from latentbank.models.training.stages import Stage, TrainSettings, check_stages
 from latentbank.places import data_folder
 from latentbank.progress import Progress, Silent
@@ -59,16 +63,17 @@ def train_projector(
     """Train a projector on image-caption pairs.
 
     A training that was killed continues from the last checkpoint when it is run again. The loss is the mean
-    cross-entropy of the caption's tokens and the end of sequence. Encoder and LLM are frozen. Under `accelerate launch`
-    each process takes a part of the rows of every step. If the stages have steps (not seconds) and the number of
-    processes is the same, a resumed training ends with exactly the weights of an uninterrupted one.
+    cross-entropy of the caption's tokens and the end of sequence. The encoder is frozen, and so is the LLM, unless a
+    stage has an `llm_rate`: its blocks and final norm are then trained, too, and `language` changes. Under `accelerate
+    launch` each process takes a part of the rows of every step. If the stages have steps (not seconds) and the number
+    of processes is the same, a resumed training ends with exactly the weights of an uninterrupted one.
 
     Args:
         stages: run one after the other, over features of one encoder.
         language: the LLM, loaded whole.
         settings: the settings of the training.
         directory: gets `projector.safetensors` and its card `projector.json`, `log.jsonl`, `loss.png` (if matplotlib
-            is installed) and, while the training runs, `checkpoint.pt`.
+            is installed), the folder `llm` if the LLM is trained, and, while the training runs, `checkpoint.pt`.
         validation: rows that are not trained on; None: no validation.
         init: a projector file to start from, trained between the same models.
         data_dir: the folder of embedded banks, in which this machine remembers where local models are, as the card
@@ -79,8 +84,8 @@ def train_projector(
         The projector's file. If this same training is already finished, nothing is trained.
 
     Raises:
-        ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or the
-            loss is not finite.
+        ModelError: `directory` holds another training, `init` is from other models, the LLM is loaded in part, or in
+            another dtype than float32 although it is trained, or the loss is not finite.
         LatentBankError: a file cannot be written, or another process trains in the directory.
 
     Examples:
@@ -121,6 +126,8 @@ class _Run:
     init: str | os.PathLike[str] | None
     progress: Progress
     at: Checkpoint = field(init=False)
+    llm: TrainedLanguage | None = field(init=False, default=None)
+    dropout: ResponseDropout | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.state = processes(self.language.device.type)
@@ -147,17 +154,13 @@ class _Run:
     def train(self) -> None:
         """Run the stages, from the checkpoint if there is one."""
         self.head: CaptionLoss = caption_loss(self.language)
+        if self.settings.dropout:
+            self.dropout = ResponseDropout(self.language, self.settings.dropout)
         self.projector = self._first_projector().to(self.language.device)
-        self.parameters = list(self.projector.parameters())
-        for parameter in self.parameters:
-            # A process whose share of a step is empty sends zeros, because the others wait for its message.
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=0.0,
-            betas=self.settings.betas,
-            weight_decay=self.settings.weight_decay,
-        )
+        if any(stage.llm_rate is not None for stage in self.stages):
+            self.llm = TrainedLanguage(self.language)
+        llm = () if self.llm is None else tuple(self.llm.weights.values())
+        self.optimizer = Optimizer(list(self.projector.parameters()), llm, self.settings)
         self.at = self._resume()
         self.saved = time.monotonic()
         for number in range(self.at.stage, len(self.stages)):
@@ -181,12 +184,13 @@ class _Run:
             if turn != at.step // passes:
                 turn = at.step // passes
                 order = sequences.order(stage.batch, (self.settings.seed, number, turn))
-            rate = stage.rate_at(done)
-            loss, norm = self._step(sequences, order[at.step % passes], rate)
+            seed = (self.settings.seed, number, turn)
+            loss, norm = self._step(sequences, order[at.step % passes], seed)
+            self.optimizer.step(stage, done)
             at.step += 1
             at.total += 1
             at.elapsed = time.monotonic() - started
-            self._note(number, loss, norm, rate)
+            self._note(number, loss, norm, stage.rate_at(done))
             self.progress.update(at.step if stage.steps else at.elapsed, stage.steps or stage.seconds)
             if at.total % self.settings.validate_every == 0:
                 self._validate(number)
@@ -194,54 +198,59 @@ class _Run:
         at.seconds += at.elapsed
         at.stage, at.step, at.elapsed = number + 1, 0, 0.0
 
-    def _step(self, sequences: Sequences, rows: list[int], rate: float) -> tuple[float, float]:
-        """Do one optimizer step over `rows`; return the loss per token and the gradient's norm before clipping."""
+    def _step(self, sequences: Sequences, rows: list[int], seed: tuple[int, ...]) -> tuple[float, float]:
+        """Compute the gradient over `rows`; return the loss per token and the projector's norm before clipping."""
         total = int(sequences.counts[rows].sum())
         parts = self.settings.accumulate * self.state.num_processes
         own = [part.tolist() for part in np.array_split(np.array(rows), parts)]
         own = own[self.state.process_index :: self.state.num_processes]
         loss = torch.zeros((), device=self.language.device)
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.clear()
         for part in own:
             if part:
-                piece = self._loss(sequences.batch(part)) / total
+                piece = self._dropped_loss(sequences.batch(part, seed), part, seed) / total
                 torch.autograd.backward(piece)
                 loss += piece.detach()
-        self._share_gradients()
+        self.optimizer.share(self.state.num_processes)
         loss = reduce(loss, "sum")
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = self.optimizer.clip()
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise ModelError(
                 f"The loss is not finite after {self.at.total} steps: use float32 or bfloat16, or a lower rate.",
                 argument="rate",
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
         return float(loss), float(norm)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _dropped_loss(self, batch: Batch, rows: list[int], seed: tuple[int, ...]) -> Tensor:
+        """Return the summed loss of a batch of `rows` in training, with dropout and the auxiliary loss."""
+        if self.dropout is None:
+            return self._loss(batch, self.settings.softmax_loss)
+        row, position = (places.to(self.language.device) for places in batch.predicting)
+        with self.dropout.on(row, position, [(*seed, number) for number in rows]):
+            return self._loss(batch, self.settings.softmax_loss)
+
+    def _loss(self, batch: Batch, softmax_loss: float = 0.0) -> Tensor:
         """Return the summed loss of the captions of a batch."""
         device = self.language.device
         visual = self.projector(batch.features.to(device)).to(self.language.dtype)
         text = self.language.decoder.get_input_embeddings()(batch.ids.to(device))
         places = (batch.visual[0].to(device), batch.visual[1].to(device))
         inputs = text.index_put(places, visual)
-        output = self.language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        with self._products():
+            output = self.language.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
         predicting = output[batch.predicting[0].to(device), batch.predicting[1].to(device)]
-        loss: Tensor = self.head(predicting, batch.targets.to(device))
+        predicting = predicting.to(self.language.dtype)
+        loss: Tensor = self.head(predicting, batch.targets.to(device), softmax_loss)
         return loss
 
-    def _share_gradients(self) -> None:
-        """Sum the gradients over all processes, in one message."""
-        if self.state.num_processes == 1:
-            return
-        gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters]
-        whole = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(whole[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+    def _products(self) -> AbstractContextManager[object]:
+        """Return a context for the LLM's forward passes: if it is trained, matrices are multiplied in `autocast`."""
+        dtype = None if self.llm is None or self.settings.autocast is None else self.settings.autocast
+        return (
+            nullcontext()
+            if dtype is None
+            else torch.autocast(self.language.device.type, getattr(torch, dtype))
+        )
 
     def _clock(self, stage: Stage) -> float:
         """Return the share of the stage's time that is over, the same in all processes although their clocks differ."""
@@ -272,7 +281,7 @@ class _Run:
         own = self.validation_sequences.by_length(batch)[self.state.process_index :: self.state.num_processes]
         total = torch.zeros((), device=self.language.device)
         for rows in own:
-            total += self._loss(self.validation_sequences.batch(rows))
+            total += self._loss(self.validation_sequences.batch(rows, (self.settings.seed,)))
         total = reduce(total, "sum")
         entry: dict[str, Any] = {
             "step": at.total,
@@ -283,7 +292,8 @@ class _Run:
         shown = range(min(self.settings.samples, len(features)))
         visual = [self.projector(features.tokens(row).to(self.language.device)) for row in shown]
         frame = Frame(self.language, self.validation_sequences.layout)
-        written = write_captions(frame, self.head, visual)
+        with self._products():
+            written = write_captions(frame, self.head, visual)
         entry["samples"] = [
             {"caption": features.rows[row].caption, "written": text}
             for row, text in zip(shown, written, strict=True)
@@ -298,7 +308,8 @@ class _Run:
     # -- starting, saving, finishing ---------------------------------------------------------------
 
     def _sequences(self, features: Features) -> Sequences:
-        sequences = Sequences(features, self.language.tokenizer, self.language.max_length)
+        prompts = None if self.settings.prompt is None else Prompts(self.settings.prompt)
+        sequences = Sequences(features, self.language.tokenizer, self.language.max_length, prompts)
         check_ids(self.language, sequences.tokens)
         return sequences
 
@@ -322,15 +333,8 @@ class _Run:
     def _identity(self, llm: str) -> str:
         """Return a hash of everything that the result depends on; `llm` stands for the LLM."""
         whole = {
-            "settings": {
-                key: value
-                for key, value in asdict(self.settings).items()
-                if key not in ("save_every", "samples", "validate_every", "log_every")
-            },
-            "stages": [
-                [s.features.digest(), s.steps, s.seconds, s.batch, s.rate, s.warmup, s.floor]
-                for s in self.stages
-            ],
+            "settings": self.settings.facts(),
+            "stages": [stage.facts() for stage in self.stages],
             "llm": llm,
             "dtype": str(self.language.dtype),
             "init": None if self.init is None else hashlib.blake2b(Path(self.init).read_bytes()).hexdigest(),
@@ -345,7 +349,7 @@ class _Run:
         found = load_checkpoint(self.directory)
         if found is None:
             return Checkpoint(self.identity)
-        checkpoint, weights, moments = found
+        checkpoint, weights, moments, llm = found
         if checkpoint.identity == self._former_identity():
             checkpoint.identity = self.identity
         if checkpoint.identity != self.identity:
@@ -353,13 +357,16 @@ class _Run:
                 f"{self.directory} holds another training, unfinished: use another directory, or delete it."
             )
         self.projector.load_state_dict(weights)
-        self.optimizer.load_state_dict(moments)
+        self.optimizer.adam.load_state_dict(moments)
+        if self.llm is not None:
+            self.llm.load(llm)
         return checkpoint
 
     def _save_sometimes(self) -> None:
         due = time.monotonic() - self.saved >= self.settings.save_every
         if due and self.state.is_main_process:
-            save_checkpoint(self.directory, self.at, self.projector, self.optimizer)
+            llm = {} if self.llm is None else self.llm.state()
+            save_checkpoint(self.directory, self.at, self.projector, self.optimizer.adam, llm)
             self.saved = time.monotonic()
 
     def _finish(self) -> None:
@@ -370,8 +377,17 @@ class _Run:
 
     def _write_result(self) -> None:
         at = self.at
-        card = card_of(self.stages, self.sequences, self.language, self.settings, at)
+        language = self.language
+        if self.llm is not None:
+            language = self.llm.save(
+                self.directory / FOLDER, getattr(torch, self.settings.autocast or "float32")
+            )
+        card = card_of(self.stages, self.sequences, language, self.settings, at)
+        if self.llm is not None:
+            card["llm"]["trained_from"] = named(self.language)
         card["training"]["validation_rows"] = 0 if self.validation is None else len(self.validation)
+        if self.settings.prompt is not None:
+            card["prompt"] = Prompts(self.settings.prompt).writing()
         card["training"]["init"] = None if self.init is None else Path(self.init).name
         self._write_log()
         draw_losses(self.directory, at.history)

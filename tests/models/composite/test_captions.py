@@ -19,17 +19,19 @@ from latentbank.models.language.model import load_language_model
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
-@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.3, None), (1.0, 5.0), (2.0, 3.0)])
+@pytest.mark.parametrize(
+    ("scale", "softcap", "auxiliary"), [(1.0, None, 0.0), (0.3, None, 0.1), (1.0, 5.0, 0.0), (2.0, 3.0, 0.2)]
+)
 @pytest.mark.parametrize("at_once", [3, 1000])
 def test_loss_and_gradient_are_those_of_cross_entropy(
-    scale: float, softcap: float | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+    scale: float, softcap: float | None, auxiliary: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captions, "_CHUNK", 40)  # several chunks, the last one shorter
     monkeypatch.setattr(captions, "_LOGITS", 90 * at_once)
     torch.manual_seed(0)
     weight, targets = torch.randn(90, 16), torch.randint(90, (11,))
     states = torch.randn(11, 16, requires_grad=True)
-    loss = CaptionLoss(weight, scale=scale, softcap=softcap)(states, targets)
+    loss = CaptionLoss(weight, scale=scale, softcap=softcap)(states, targets, auxiliary)
     (3 * loss).backward()
     mine = states.grad
     other = states.detach().clone().requires_grad_()
@@ -37,6 +39,7 @@ def test_loss_and_gradient_are_those_of_cross_entropy(
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    expected = expected + auxiliary * logits.logsumexp(dim=1).square().sum()
     (3 * expected).backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(mine, other.grad, atol=1e-4, rtol=1e-4)

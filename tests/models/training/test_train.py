@@ -19,7 +19,7 @@ from latentbank.models.composite.layout import layout_of
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector, load_projector
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.models.training import train
+from latentbank.models.training import optimizing, train
 from latentbank.models.training.batches import Sequences
 from latentbank.models.training.card import _without_folder
 from latentbank.models.training.features import Features, cache_features
@@ -207,7 +207,8 @@ def test_a_process_without_rows_sends_zeros(
         return tensor
 
     monkeypatch.setattr(train, "processes", lambda device: second)
-    monkeypatch.setattr(train, "reduce", reduce)
+    for module in (train, optimizing):
+        monkeypatch.setattr(module, "reduce", reduce)
     train_projector([Stage(features, steps=2, batch=1)], language, QUICK, tmp_path)
     size = sum(weight.numel() for weight in Projector("mlp3", 7, language.hidden_size, 24).parameters())
     assert [tensor.numel() for tensor in sent] == [size, 1] * 2  # gradients and the loss of each step
