@@ -15,8 +15,8 @@ from tests.house import ROOT, Module, circles, imports, modules
 
 ALL = modules()
 SHARED = {
-    "errors", "extensions", "files", "found_models", "identity", "layers", "locks", "memory", "places", "progress",
-    "text", "values", "version",
+    "errors", "extensions", "files", "found_models", "hub", "hub_cards", "identity", "layers", "locks", "memory",
+    "places", "progress", "text", "values", "version",
 }  # fmt: skip
 # The folders that each folder may import, besides itself and the shared modules. The face imports the names of its
 # table when they are used.

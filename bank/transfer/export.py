@@ -69,8 +69,9 @@ COLUMNS = pa.schema(
 class ExportReport:
     """What an export holds.
 
-    `contexts` counts those in each layer, `files` and `bytes` the whole export, `written` the files written in this
-    run. `left_out` names incomplete corpora, which were not exported.
+    `directory` is empty for an export that was removed after it was pushed to the hub. `contexts` counts those in each
+    layer, `files` and `bytes` the whole export, `written` the files written in this run. `left_out` names incomplete
+    corpora, which were not exported.
     """
 
     bank: str

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from latentbank.cli import (
     bank,
+    bank_move,  # noqa: F401 (adds its commands to those of `bank`)
     evaluate,
     experiment,
     ingest,

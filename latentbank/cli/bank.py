@@ -1,26 +1,22 @@
-"""`latentbank bank`: list, info, verify, index, use, upgrade, token, replicate, export, import, pull, push, drop."""
+"""`latentbank bank`: list, info, verify, index, use, upgrade, token, replicate, drop; `bank_move` has the others."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentbank.cli.grouping import command
-from latentbank.cli.options.banks import SampleOption, only_bank, place
-from latentbank.cli.options.common import GlobalOptions, JsonOption, bank_layers_of, numbers
+from latentbank.cli.options.banks import only_bank, place
+from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.ingest.defaults import plan_folder
 from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
-    from latentbank.bank.layers import BankLayers
-    from latentbank.bank.settings import Settings
-    from latentbank.bank.transfer.snapshots import Way
+    pass
 
 app = typer.Typer(no_args_is_help=True, help="Manage banks.")
 
@@ -234,127 +230,6 @@ def bank_replicate(
     show_replicated(done, leaving, as_json=as_json)
 
 
-@command(app, "export", example="bank export SmolLM2-135M export")
-def bank_export(
-    ctx: typer.Context,
-    *,
-    bank: Annotated[str, typer.Argument()],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, or to continue in.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Write a bank as safetensors and Parquet files. Run again, it continues where it stopped."""
-    from latentbank.bank.opening import open_bank
-    from latentbank.bank.transfer.export import export_bank
-    from latentbank.cli.output.moves import show_export
-    from latentbank.progress import shown
-
-    settings = GlobalOptions.of(ctx).settings()
-    with open_bank(bank, settings) as opened, shown("exporting", "contexts") as progress:
-        report = export_bank(opened, directory, progress)
-    show_export(report, as_json=as_json)
-
-
-@command(app, "import", example="bank import export --name SmolLM2-135M")
-def bank_import(
-    ctx: typer.Context,
-    *,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `bank export` wrote.")],
-    name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Name of the bank; by default the exported one's.")
-    ] = None,
-    sample: SampleOption = 1000,
-    as_json: JsonOption = False,
-) -> None:
-    """Read an export into a bank, and verify it. Run again, it continues where it stopped."""
-    from latentbank.bank.transfer.load import import_bank
-    from latentbank.cli.output.moves import show_move
-    from latentbank.progress import shown
-
-    settings = GlobalOptions.of(ctx).writer_settings()
-    with shown("importing", "contexts") as progress:
-        report = import_bank(directory, settings, name, progress, sample)
-    show_move(report, place(settings), as_json=as_json)
-    if report.wrong:
-        raise typer.Exit(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyOptions:
-    """What is copied between a server and an embedded bank."""
-
-    bank: Annotated[str, typer.Argument()]
-    directory: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help="Folder of embedded banks; by default LATENTBANK_DATA_DIR."),
-    ] = None
-    layers: Annotated[
-        str | None, typer.Option("--layers", help="Only these layers, such as 8,12; by default all.")
-    ] = None
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option("--corpus", help="Only this corpus (can be repeated); by default all complete ones."),
-    ] = None
-    sample: SampleOption = 1000
-    as_json: JsonOption = False
-
-    def sides(self, settings: Settings) -> tuple[Settings, Settings]:
-        """Return the settings of the server and of the embedded banks.
-
-        Raises:
-            LatentBankError: no server is named.
-        """
-        from latentbank.bank.store.backends import backend
-
-        if not backend(settings).shared:
-            raise LatentBankError("Name the server with --url before the command, or LATENTBANK_URL.")
-        folder = settings.data_dir if self.directory is None else self.directory.expanduser()
-        return settings, settings.model_copy(update={"url": "", "data_dir": folder})
-
-    def copy(self, source: Settings, target: Settings, by: Way | None = None) -> None:
-        """Copy the bank, compare both sides and print the report; exits 1 if they differ."""
-        from latentbank.bank.opening import open_bank
-        from latentbank.bank.transfer.copy import copy_bank
-        from latentbank.cli.output.moves import show_move
-        from latentbank.progress import shown
-
-        layers: BankLayers = bank_layers_of(self.layers or "all")
-        with open_bank(self.bank, source) as opened, shown("copying", "contexts") as progress:
-            report = copy_bank(opened, target, layers, self.corpus, progress, self.sample, by)
-        show_move(report, place(target), as_json=self.as_json)
-        if report.wrong:
-            raise typer.Exit(1)
-
-
-@command(
-    app,
-    "pull",
-    example="--url https://qdrant.example.org:6333 bank pull SmolLM2-135M",
-    first="bank directory layers corpus by",
-)
-def bank_pull(
-    ctx: typer.Context,
-    *,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by",
-            help="snapshot or scroll; by default snapshots, where both sides allow them and they are faster.",
-        ),
-    ] = None,
-    options: CopyOptions,
-) -> None:
-    """Copy a server's bank into an embedded one, and compare both. Run again, it continues where it stopped."""
-    server, here = options.sides(GlobalOptions.of(ctx).settings())
-    options.copy(server, here, _way(by))
-
-
-@command(app, "push", example="--url https://qdrant.example.org:6333 bank push SmolLM2-135M")
-def bank_push(ctx: typer.Context, *, options: CopyOptions) -> None:
-    """Copy an embedded bank to the server, and compare both. Run again, it continues where it stopped."""
-    server, here = options.sides(GlobalOptions.of(ctx).writer_settings())
-    options.copy(here, server)
-
-
 def _confirm(question: str) -> None:
     """Ask a question; ends the command unless the answer is yes.
 
@@ -378,12 +253,3 @@ def _version_numbers(text: str) -> list[int]:
     raise LatentBankError(
         f"'{text}' is not a list of versions; write numbers from 1 with commas, such as 1,2,3."
     )
-
-
-def _way(by: str | None) -> Way | None:
-    if by is None:
-        return None
-    for way in ("snapshot", "scroll"):
-        if by == way:
-            return way
-    raise LatentBankError(f"Unknown value '{by}' for --by; use snapshot or scroll.")

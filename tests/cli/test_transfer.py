@@ -10,6 +10,7 @@ import latentlens
 import pytest
 import torch
 
+from tests import hub
 from tests.cli.commands import Run
 from tests.real_server import serving
 from tests.tiny import TEXTS
@@ -49,6 +50,35 @@ def test_export_and_import(run: Run, contexts: int, tmp_path: Path) -> None:
     code, _, err = run("bank", "import", folder, "--name", "third")
     assert (code, err.count("\n")) == (2, 1)
     assert "is damaged (it is missing)" in err
+
+
+def test_a_bank_over_the_hub(
+    run: Run, contexts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.serving() as double:
+        hub.use(double, tmp_path / "hf", monkeypatch)
+        code, out, _ = run("bank", "export", "tiny-llama", "--push", "lab/few", "--license", "mit", "--json")
+        report = json.loads(out)
+        assert (code, report["directory"], report["contexts"]) == (0, "", contexts)
+        assert report["pushed"]["url"] == f"{double.url}/datasets/lab/few"
+        assert (report["pushed"]["private"], report["pushed"]["files"]) == (True, 5)
+        code, out, _ = run("bank", "import", "lab/few", "--layers", "2", "--name", "back", "--json")
+        moved = json.loads(out)
+        assert (code, moved["layers"], moved["written"], moved["sound"]) == (0, [2], contexts, True)
+        shown = " ".join(
+            run("bank", "export", "tiny-llama", tmp_path / "kept", "--push", "lab/few")[1].split()
+        )
+        assert f"5 in {tmp_path / 'kept'}" in shown
+        assert f"{double.url}/datasets/lab/few (private), commit" in shown
+        double.repositories["datasets", "lab/few"].private = False
+        code, _, err = run("bank", "export", "tiny-llama", "--push", "lab/few")
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.endswith("allow that, or choose another repository (--public).\n")
+    code, _, err = run("bank", "export", "tiny-llama")
+    assert (code, err) == (
+        2,
+        "latentbank: Name a folder to export to, or a repository on the hub (--push).\n",
+    )
 
 
 def test_push_and_pull(run: Run, contexts: int, server: QdrantDouble, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from latentbank.text import listed
 if TYPE_CHECKING:
     from latentbank.bank.transfer.export import ExportReport
     from latentbank.bank.transfer.receive import MoveReport
+    from latentbank.hub import Pushed
     from latentbank.ingest.latentlens.caches import CacheReport
 
 
-def show_export(report: ExportReport, *, as_json: bool) -> None:
-    """Print what an export holds."""
+def show_export(report: ExportReport, pushed: Pushed | None, *, as_json: bool) -> None:
+    """Print what an export holds, and where it was pushed to."""
     if as_json:
-        print_json(asdict(report))
+        print_json({**asdict(report), "pushed": pushed and asdict(pushed)})
         return
     print_facts(
         [
@@ -29,10 +30,20 @@ def show_export(report: ExportReport, *, as_json: bool) -> None:
             ),
             (
                 "files",
-                f"{report.files:,} in {report.directory}, {size_text(report.bytes)} ({report.written:,} written now)",
+                f"{report.files:,}{f' in {report.directory}' if report.directory else ''}, "
+                f"{size_text(report.bytes)} ({report.written:,} written now)",
             ),
+            *pushed_facts(pushed),
         ]
     )
+
+
+def pushed_facts(pushed: Pushed | None) -> list[tuple[str, str]]:
+    """Return a fact to print about what was pushed to the hub; none if nothing was."""
+    if pushed is None:
+        return []
+    who = "private" if pushed.private else "public"
+    return [("on the hub", f"{pushed.url} ({who}), commit {pushed.commit[:12]}")]
 
 
 def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
