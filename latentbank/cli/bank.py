@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.ingest.defaults import plan_folder
 from latentbank.text import layer_numbers
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(no_args_is_help=True, help="Manage banks.")
 
