@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -32,6 +32,10 @@ class ImageTokens:
     column: int | None
     end: int
     first_added: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a projector's card holds of it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
-from latentbank.models.composite.layout import Layout, caption_ids, layout_of
+from latentbank.models.composite.layout import ImageTokens, Layout, caption_ids, layout_of
 from latentbank.models.training.features import Features
 from latentbank.models.training.prompts import Prompts
 
@@ -58,6 +58,9 @@ class Sequences:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         prompts: Prompts | None = None,
+        *,
+        image: ImageTokens | None = None,
+        columns: int = 0,
     ) -> None:
         """Tokenize the captions.
 
@@ -66,25 +69,31 @@ class Sequences:
             tokenizer: the LLM's.
             max_length: the LLM's number of positions.
             prompts: the prompts between image and caption; None: a newline.
+            image: the tokens that mark an image; None: nothing marks it.
+            columns: number of visual tokens in a row, for `image`.
 
         Raises:
             ModelError: the visual tokens alone fill the LLM's context of `max_length` positions.
         """
         self.features = features
-        self.layout: Layout = layout_of(tokenizer)
-        if prompts is not None:  # when a caption is written
-            self.layout = replace(self.layout, after=tuple(caption_ids(tokenizer, prompts.writing())))
+        layout = layout_of(tokenizer, image, columns)
+        # Between image and prompt; a newline ends the image only where a caption follows it.
+        self._ending = () if image is None else layout.after
         self._tokenizer, self._prompts = tokenizer, prompts
+        if prompts is not None:
+            layout = replace(layout, after=self._prompted(prompts.writing()))  # when a caption is written
+        self.layout: Layout = layout
         self._captions = [row.caption.strip() for row in features.rows]
         encoded = tokenizer(
             self._captions, add_special_tokens=False, split_special_tokens=True, verbose=False
         )
         self._targets: list[list[int]] = []
         self.cut = 0
-        after = self.layout.after if prompts is None else caption_ids(tokenizer, prompts.naming(_LONGEST))
-        fixed = len(self.layout.before) + len(after)
+        after = layout.after if prompts is None else self._prompted(prompts.naming(_LONGEST))
+        fixed = len(layout.before) + len(after)
+        shown = [len(layout.image(features.count(number))[0]) for number in range(len(features))]
         for number, ids in enumerate(encoded["input_ids"]):
-            room = max_length - fixed - features.count(number) + 1  # the last target needs no position
+            room = max_length - fixed - shown[number] + 1  # the last target needs no position
             if room < 2:
                 raise ModelError(
                     f"{features.count(number)} visual tokens leave no room for a caption in the LLM's "
@@ -93,10 +102,10 @@ class Sequences:
             whole = [*ids, self.layout.end]
             self.cut += len(whole) > room
             self._targets.append(whole[:room])
-        self.tokens = {*self.layout.before, *after, *chain.from_iterable(self._targets)}
+        marks = set() if image is None else {image.start, image.end}
+        self.tokens = {*layout.before, *after, *chain.from_iterable(self._targets)} - marks
         self.counts = np.array([len(ids) for ids in self._targets])
-        shown = np.array([features.count(number) for number in range(len(features))])
-        self.lengths = fixed + shown + self.counts - 1
+        self.lengths = fixed + np.array(shown) + self.counts - 1
 
     def order(self, batch: int, seed: Sequence[int]) -> list[list[int]]:
         """Return one pass over the rows in shuffled batches, each of rows of similar lengths."""
@@ -121,21 +130,17 @@ class Sequences:
             rows: numbers of rows.
             seed: numbers that the prompts depend on, beside the row's.
         """
-        before = self.layout.before
-        prompts = [self._after(row, seed) for row in rows]
-        texts = [len(after) + len(self._targets[row]) for row, after in zip(rows, prompts, strict=True)]
-        longest = max(self.features.count(row) + text for row, text in zip(rows, texts, strict=True))
-        ids = torch.full((len(rows), len(before) + longest - 1), self.layout.end)
+        starts = [self.layout.ids(self.features.count(row), self._after(row, seed)) for row in rows]
+        lengths = [
+            len(start) + len(self._targets[row]) - 1 for row, (start, _) in zip(rows, starts, strict=True)
+        ]
+        ids = torch.full((len(rows), max(lengths)), self.layout.end)
         shown, predicting, targets = [], [], []
-        for place, (row, after) in enumerate(zip(rows, prompts, strict=True)):
-            count = self.features.count(row)
+        for place, (row, (start, positions)) in enumerate(zip(rows, starts, strict=True)):
             caption = self._targets[row]
-            start = len(before) + count
-            ids[place, : len(before)] = torch.tensor(before)
-            text = [*after, *caption[:-1]]
-            ids[place, start : start + len(text)] = torch.tensor(text)
-            shown.append((place, len(before), count))
-            predicting.append((place, start + len(after) - 1, len(caption)))
+            ids[place, : lengths[place]] = torch.tensor([*start, *caption[:-1]])
+            shown.append((place, positions))
+            predicting.append((place, range(len(start) - 1, lengths[place])))
             targets += caption
         return Batch(
             ids,
@@ -150,10 +155,13 @@ class Sequences:
         if self._prompts is None:
             return self.layout.after
         random = np.random.default_rng([*seed, row])
-        return caption_ids(self._tokenizer, self._prompts.training(self._captions[row], random))
+        return self._prompted(self._prompts.training(self._captions[row], random))
+
+    def _prompted(self, prompt: str) -> tuple[int, ...]:
+        return (*self._ending, *caption_ids(self._tokenizer, prompt))
 
 
-def _positions(spans: Sequence[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
-    """Return row and position of every token in spans of (row, first position, count)."""
-    rows = torch.cat([torch.full((count,), row) for row, _, count in spans])
-    return rows, torch.cat([torch.arange(first, first + count) for _, first, count in spans])
+def _positions(places: Sequence[tuple[int, Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """Return row and position of every token, of each row with its positions."""
+    rows = torch.cat([torch.full((len(positions),), row) for row, positions in places])
+    return rows, torch.cat([torch.tensor(list(positions), dtype=torch.long) for _, positions in places])

@@ -15,7 +15,14 @@ from latentbank.models.training.prompts import check_style
 from latentbank.values import real, whole
 
 # Settings that came later: those of a training of an earlier version are the defaults, and its identity has none.
-_LATER = {"eps": 1e-8, "softmax_loss": 0.0, "dropout": 0.0, "prompt": None, "autocast": None}
+_LATER = {
+    "eps": 1e-8,
+    "softmax_loss": 0.0,
+    "dropout": 0.0,
+    "prompt": None,
+    "autocast": None,
+    "image_tokens": False,
+}
 _LATER_OF_STAGES = ("warmup_steps", "llm_rate", "llm_warmup_steps")
 
 
@@ -36,6 +43,8 @@ class TrainSettings:
         autocast: dtype of the products of matrices where the LLM is trained, and of its written weights: `bfloat16`;
             None: float32. A frozen LLM computes in the dtype that it is loaded in.
         prompt: style of a prompt between image and caption, such as `long_caption` (`Prompts`); None: a newline.
+        image_tokens: whether tokens with embeddings of the projector's own mark an image, as in Molmo: one before it,
+            one after each row, one after it, and one that is added to every visual token.
         accumulate: number of parts that the rows of a step are run in, one after the other, to save memory.
         validate_every: steps between validations; after the last step there is always one.
         save_every: seconds between checkpoints.
@@ -54,6 +63,7 @@ class TrainSettings:
     dropout: float = 0.0
     prompt: str | None = None
     autocast: str | None = None
+    image_tokens: bool = False
     accumulate: int = 1
     validate_every: int = 500
     save_every: float = 300.0

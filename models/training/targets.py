@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from latentbank.models.training.features import Features
 
-FIRST_SENTENCE = "first-sentence"
+CAPTION, FIRST_SENTENCE = "caption", "first-sentence"
 _END = re.compile(r"\.(?=\s|$)")
 _LEAST = 4  # words of a first sentence; with fewer, the second one belongs to it
 

@@ -21,11 +21,10 @@ from torch import Tensor
 from latentbank.errors import ModelError
 from latentbank.locks import alone_in
 from latentbank.models.composite.captions import CaptionLoss, caption_loss, write_captions
-from latentbank.models.composite.layout import Frame
+from latentbank.models.composite.layout import Frame, Layout
 from latentbank.models.composite.model import check_card
-from latentbank.models.composite.projector import Projector, load_projector, save_projector
+from latentbank.models.composite.projector import save_projector
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.language.tokens import check_ids
 from latentbank.models.training.batches import Batch, Sequences
 from latentbank.models.training.card import card_of, named, remember_models
 from latentbank.models.training.dropout import ResponseDropout
@@ -42,11 +41,11 @@ from latentbank.models.training.optimizing import Optimizer
 from latentbank.models.training.processes import processes
 from latentbank.models.training.prompts import Prompts
 from latentbank.models.training.stages import Stage, TrainSettings, check_stages
+from latentbank.models.training.starting import first_projector, image_tokens, sequences_of
 from latentbank.places import data_folder
 from latentbank.progress import Progress, Silent
 
 RESULT = "projector.safetensors"
-_SAMPLE = 100_000  # visual tokens for the mean and the standard deviation of the features
 
 
 def train_projector(
@@ -132,8 +131,10 @@ class _Run:
     def __post_init__(self) -> None:
         self.state = processes(self.language.device.type)
         self.identity = self._identity(self.language.identity().up_to(self.language.num_layers))
-        self.sequences = [self._sequences(stage.features) for stage in self.stages]
-        self.validation_sequences = None if self.validation is None else self._sequences(self.validation)
+        self.sequences = [sequences_of(stage.features, self.language, self.settings) for stage in self.stages]
+        self.validation_sequences = None
+        if self.validation is not None:
+            self.validation_sequences = sequences_of(self.validation, self.language, self.settings)
 
     def finished(self) -> bool:
         """Return whether the directory already holds the result of this training."""
@@ -156,7 +157,9 @@ class _Run:
         self.head: CaptionLoss = caption_loss(self.language)
         if self.settings.dropout:
             self.dropout = ResponseDropout(self.language, self.settings.dropout)
-        self.projector = self._first_projector().to(self.language.device)
+        features = self.stages[0].features
+        self.projector = first_projector(features, self.language, self.settings, self.init)
+        self.projector.to(self.language.device)
         if any(stage.llm_rate is not None for stage in self.stages):
             self.llm = TrainedLanguage(self.language)
         llm = () if self.llm is None else tuple(self.llm.weights.values())
@@ -208,7 +211,7 @@ class _Run:
         self.optimizer.clear()
         for part in own:
             if part:
-                piece = self._dropped_loss(sequences.batch(part, seed), part, seed) / total
+                piece = self._dropped_loss(sequences, part, seed) / total
                 torch.autograd.backward(piece)
                 loss += piece.detach()
         self.optimizer.share(self.state.num_processes)
@@ -221,19 +224,20 @@ class _Run:
             )
         return float(loss), float(norm)
 
-    def _dropped_loss(self, batch: Batch, rows: list[int], seed: tuple[int, ...]) -> Tensor:
-        """Return the summed loss of a batch of `rows` in training, with dropout and the auxiliary loss."""
+    def _dropped_loss(self, sequences: Sequences, rows: list[int], seed: tuple[int, ...]) -> Tensor:
+        """Return the summed loss of `rows` in training, with dropout and the auxiliary loss."""
+        batch, softmax_loss = sequences.batch(rows, seed), self.settings.softmax_loss
         if self.dropout is None:
-            return self._loss(batch, self.settings.softmax_loss)
+            return self._loss(batch, sequences.layout, softmax_loss)
         row, position = (places.to(self.language.device) for places in batch.predicting)
         with self.dropout.on(row, position, [(*seed, number) for number in rows]):
-            return self._loss(batch, self.settings.softmax_loss)
+            return self._loss(batch, sequences.layout, softmax_loss)
 
-    def _loss(self, batch: Batch, softmax_loss: float = 0.0) -> Tensor:
+    def _loss(self, batch: Batch, layout: Layout, softmax_loss: float = 0.0) -> Tensor:
         """Return the summed loss of the captions of a batch."""
-        device = self.language.device
-        visual = self.projector(batch.features.to(device)).to(self.language.dtype)
-        text = self.language.decoder.get_input_embeddings()(batch.ids.to(device))
+        device, frame = self.language.device, Frame(self.language, layout, self.projector.added)
+        visual = frame.entering(self.projector(batch.features.to(device)))
+        text = frame.embed(batch.ids.to(device))
         places = (batch.visual[0].to(device), batch.visual[1].to(device))
         inputs = text.index_put(places, visual)
         with self._products():
@@ -245,12 +249,9 @@ class _Run:
 
     def _products(self) -> AbstractContextManager[object]:
         """Return a context for the LLM's forward passes: if it is trained, matrices are multiplied in `autocast`."""
-        dtype = None if self.llm is None or self.settings.autocast is None else self.settings.autocast
-        return (
-            nullcontext()
-            if dtype is None
-            else torch.autocast(self.language.device.type, getattr(torch, dtype))
-        )
+        if self.llm is None or self.settings.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.language.device.type, getattr(torch, self.settings.autocast))
 
     def _clock(self, stage: Stage) -> float:
         """Return the share of the stage's time that is over, the same in all processes although their clocks differ."""
@@ -281,7 +282,8 @@ class _Run:
         own = self.validation_sequences.by_length(batch)[self.state.process_index :: self.state.num_processes]
         total = torch.zeros((), device=self.language.device)
         for rows in own:
-            total += self._loss(self.validation_sequences.batch(rows, (self.settings.seed,)))
+            batch_of_rows = self.validation_sequences.batch(rows, (self.settings.seed,))
+            total += self._loss(batch_of_rows, self.validation_sequences.layout)
         total = reduce(total, "sum")
         entry: dict[str, Any] = {
             "step": at.total,
@@ -290,8 +292,10 @@ class _Run:
         }
         features = self.validation_sequences.features
         shown = range(min(self.settings.samples, len(features)))
-        visual = [self.projector(features.tokens(row).to(self.language.device)) for row in shown]
-        frame = Frame(self.language, self.validation_sequences.layout)
+        frame = Frame(self.language, self.validation_sequences.layout, self.projector.added)
+        visual = [
+            frame.entering(self.projector(features.tokens(row).to(self.language.device))) for row in shown
+        ]
         with self._products():
             written = write_captions(frame, self.head, visual)
         entry["samples"] = [
@@ -306,29 +310,6 @@ class _Run:
             write_log(self.directory, self.at.history)
 
     # -- starting, saving, finishing ---------------------------------------------------------------
-
-    def _sequences(self, features: Features) -> Sequences:
-        prompts = None if self.settings.prompt is None else Prompts(self.settings.prompt)
-        sequences = Sequences(features, self.language.tokenizer, self.language.max_length, prompts)
-        check_ids(self.language, sequences.tokens)
-        return sequences
-
-    def _first_projector(self) -> Projector:
-        features = self.stages[0].features
-        if self.init is not None:
-            projector, card = load_projector(self.init)
-            check_card(card, features.encoder, features.fingerprint, self.language)
-            return projector.train().requires_grad_(True)
-        embedding = self.language.embedding
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed)
-            projector = Projector(
-                self.settings.projector, features.width, embedding.shape[1], self.settings.width
-            )
-        if projector.kind != "swiglu":  # which begins as in the paper, with weights of a fixed scale
-            scale = float(embedding[:: max(1, len(embedding) // 4096)].float().pow(2).mean().sqrt())
-            projector.fit(features.sample(_SAMPLE, self.settings.seed), scale)
-        return projector
 
     def _identity(self, llm: str) -> str:
         """Return a hash of everything that the result depends on; `llm` stands for the LLM."""
@@ -386,6 +367,8 @@ class _Run:
         if self.llm is not None:
             card["llm"]["trained_from"] = named(self.language)
         card["training"]["validation_rows"] = 0 if self.validation is None else len(self.validation)
+        if (image := image_tokens(self.language, self.settings)) is not None:
+            card["image_tokens"] = image.to_dict()
         if self.settings.prompt is not None:
             card["prompt"] = Prompts(self.settings.prompt).writing()
         card["training"]["init"] = None if self.init is None else Path(self.init).name

@@ -95,6 +95,39 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     }  # fmt: skip
 
 
+def test_the_papers_recipe(parts: dict[str, str], tmp_path: Path) -> None:
+    """With the encoder's pictures and layers, image tokens and prompt; the first sentences of captions are learned."""
+    more = (
+        "--recipe",
+        "latentlens",
+        "--encoder-layers=-1,-3",
+        "--target",
+        "first-sentence",
+        "--finetune-llm",
+    )
+    card = json.loads(run(parts, tmp_path / "out", "--json", *more, "--dtype", "float32", steps=3))
+    assert (card["encoder"]["layer"], card["encoder"]["pictures"]["fit"]) == ([3, 1], "squeezed")
+    assert card["projector"] == {
+        "kind": "swiglu", "features": 32, "hidden_size": 32, "width": 24, "added": 4
+    }  # fmt: skip
+    assert card["prompt"] == "long_caption 65:"
+    settings = card["training"]["settings"]
+    assert (settings["eps"], settings["softmax_loss"], settings["dropout"]) == (1e-6, 1e-4, 0.1)
+    assert (card["data"][0]["batch"], card["data"][0]["rate"]) == (8, 2e-4)
+    # The model as it is read is the one that was trained: it writes what it wrote in validation.
+    vlm: Any = load_visual_model(tmp_path / "out" / "projector.safetensors", device="cpu")
+    assert vlm.language.fingerprint() == card["llm"]["fingerprint"]
+    lines = [json.loads(line) for line in (Path(parts["data"]) / "metadata.jsonl").read_text().splitlines()]
+    for sample in card["training"]["samples"]:
+        files = [
+            line["file_name"]
+            for line in lines
+            if line["text"] == sample["caption"] and line["file_name"] != "7.png"
+        ]
+        images = [Image.open(Path(parts["data"]) / file).convert("RGB") for file in files]
+        assert sample["written"] in vlm.captions(images)
+
+
 def test_killed_and_continued_it_gives_the_same_projector(parts: dict[str, str], tmp_path: Path) -> None:
     run(parts, tmp_path / "whole", steps=50)
     command = [
@@ -155,6 +188,9 @@ def test_bad_input(parts: dict[str, str], tmp_path: Path) -> None:
     (empty / "metadata.jsonl").write_text('{"file_name": "a.png", "text": " "}\n')
     refused(CorpusError, "no image with a caption", data=str(empty))
     refused(ModelError, "mlp9", projector="mlp9")
+    refused(ModelError, "no recipe", recipe="latent")
+    refused(LatentBankError, "list of layers", **{"encoder-layers": "a,b"})
+    refused(CorpusError, "no column 'answers' of text.*--target", target="answers")
     refused(ModelError, "no projector at", init=str(tmp_path / "nothing"))
     refused(LatentBankError, "too few", limit="1")
     run(parts, tmp_path / "done", steps=2)

@@ -15,20 +15,16 @@ from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.unembedding import unembedding_of_language
 from latentbank.models.training import train
 from latentbank.models.training.features import Features, cache_features
-from latentbank.models.training.stages import Stage, TrainSettings
+from latentbank.models.training.recipes import paper_input, recipe_of, settings_of
+from latentbank.models.training.stages import Stage
+from latentbank.models.training.starting import first_projector
 from latentbank.models.training.train import train_projector
 from tests.models.pixels import PixelEncoder, pairs
+from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import save_tiny
 
-SETTINGS = TrainSettings(
-    width=24,
-    weight_decay=0.0,
-    eps=1e-6,
-    softmax_loss=1e-4,
-    dropout=0.1,
-    prompt="long_caption",
-    save_every=0.0,
-)
+RECIPE = recipe_of("latentlens")
+SETTINGS = settings_of(RECIPE, width=24, save_every=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +99,7 @@ def test_a_resumed_recipe_gives_the_same_projector(
     features: Features, llm: Callable[[], LanguageModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts and dropout are random, and depend on the step alone; so they do on several processes."""
-    stages = [Stage(features, steps=9, batch=4, rate=2e-4, warmup_steps=2, floor=0.1)]
+    stages = [Stage(features, steps=9, batch=4, rate=RECIPE.rate, warmup_steps=2, floor=RECIPE.floor)]
     language = llm()
     whole = train_projector(stages, language, SETTINGS, tmp_path / "whole")
     again = tmp_path / "killed"
@@ -115,7 +111,43 @@ def test_a_resumed_recipe_gives_the_same_projector(
     for name in states[0]:
         assert torch.equal(states[0][name], states[1][name]), name
         torch.testing.assert_close(states[0][name], states[2][name], atol=2e-3, rtol=2e-3)
-    assert not torch.allclose(states[0]["layers.0.weight"], states[3]["layers.0.weight"])
+    assert not torch.allclose(states[0]["layers.gate.weight"], states[3]["layers.gate.weight"])
+    begun = first_projector(features, language, SETTINGS, None).state_dict()
+    for name in states[0]:  # the tokens that mark the image are trained, too
+        assert not torch.allclose(states[0][name], begun[name], atol=1e-6), name
+    longer = train_projector(stages, language, SETTINGS, tmp_path / "longer", init=whole)
+    assert load_projector(longer)[1]["image_tokens"] == load_projector(whole)[1]["image_tokens"]
+    with pytest.raises(ModelError, match="marks images with other tokens"):
+        train_projector(stages, language, replace(SETTINGS, image_tokens=False), tmp_path / "x", init=whole)
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "fit", "antialias"),
+    [
+        ("clip", (-3, -10), "padded", True),
+        ("siglip", (-2, -9), "squeezed", False),
+        ("dinov2", (-2, -9), "squeezed", True),
+    ],
+)
+def test_an_encoder_is_used_as_in_the_paper(
+    family: str, layer: tuple[int, int], fit: str, antialias: bool, tmp_path: Path
+) -> None:
+    found = paper_input(save_encoder(tmp_path, family))
+    assert found["layer"] == layer
+    assert (found["pictures"].size, found["pictures"].fit, found["pictures"].antialias) == (
+        24,
+        fit,
+        antialias,
+    )
+    assert paper_input("efficientnet-lite0") == {"layer": -2}
+
+
+def test_regions_and_other_grids_are_not_marked(llm: Callable[[], LanguageModel], tmp_path: Path) -> None:
+    regions = cache_features(PixelEncoder(), pairs(2, regions=True), tmp_path / "features", "regions")
+    with pytest.raises(ModelError, match="square grids"):
+        train_projector([Stage(regions, steps=1)], llm(), SETTINGS, tmp_path / "out")
+    with pytest.raises(ModelError, match="no recipe 'latent'"):
+        recipe_of("latent")
 
 
 def test_an_llm_in_bfloat16_is_not_trained(features: Features, tmp_path: Path) -> None:

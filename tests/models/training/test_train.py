@@ -19,13 +19,14 @@ from latentbank.models.composite.layout import layout_of
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector, load_projector
 from latentbank.models.language.model import LanguageModel, load_language_model
-from latentbank.models.training import optimizing, train
+from latentbank.models.training import optimizing, starting, train
 from latentbank.models.training.batches import Sequences
 from latentbank.models.training.card import _without_folder
 from latentbank.models.training.features import Features, cache_features
 from latentbank.models.training.log import load_checkpoint
 from latentbank.models.training.pairs import Pair
 from latentbank.models.training.stages import Stage, TrainSettings
+from latentbank.models.training.starting import first_projector
 from latentbank.models.training.train import train_projector
 from tests.models.pixels import COLOURS, PixelEncoder, pairs
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -50,9 +51,9 @@ def test_the_loss_is_the_llms_own_on_the_captions_tokens(language: LanguageModel
     sequences = Sequences(features, language.tokenizer, language.max_length)
     run = train._Run([Stage(features, steps=1)], language, QUICK, Path("."), None, None, train.Silent())
     run.head = train.caption_loss(language)
-    run.projector = run._first_projector()
+    run.projector = first_projector(features, language, QUICK, None)
     rows = [0, 1, 2, 5]
-    mine = run._loss(sequences.batch(rows))
+    mine = run._loss(sequences.batch(rows), sequences.layout)
     layout, embed = sequences.layout, whole.get_input_embeddings()
     expected = torch.zeros(())
     for row in rows:
@@ -227,7 +228,7 @@ def test_a_training_belongs_to_all_blocks_of_its_llm(
     stages = [Stage(features, steps=3)]
     with monkeypatch.context() as patch:
         patch.setattr(train._Run, "_step", _until(train._Run._step, 2))
-        patch.setattr(train, "_SAMPLE", 100)
+        patch.setattr(starting, "_SAMPLE", 100)
         with pytest.raises(KeyboardInterrupt):
             train_projector(stages, own, replace(QUICK, save_every=0.0), tmp_path / "out")
     with pytest.raises(ModelError, match="another training, unfinished"):
