@@ -26,6 +26,7 @@ from latentbank.cli.agreement import agreement
 from latentbank.cli.annotate import annotate
 from latentbank.cli.doctor import doctor
 from latentbank.cli.grouping import command, flat
+from latentbank.cli.judge import judge
 from latentbank.cli.options.common import GlobalOptions
 from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
 from latentbank.cli.view import view
@@ -81,6 +82,12 @@ app.callback()(flat(_global_options))
 command(app, "doctor", example="doctor SmolLM2-135M")(doctor)
 command(app, "view", example="view --model demo", first="bank model")(view)
 command(app, "annotate", example="annotate readings/ --output annotations.jsonl", first="readings")(annotate)
+command(
+    app,
+    "judge",
+    example="judge readings/ --model gpt-5 --dry-run",
+    first="readings model base_url output dry_run",
+)(judge)
 command(app, "agreement", example="agreement votes.csv --page disagreements.html", first="files")(agreement)
 for _name, _group in (
     ("ingest", ingest.app),

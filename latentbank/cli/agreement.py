@@ -12,9 +12,15 @@ from latentbank.cli.options.common import JsonOption
 
 def agreement(
     files: Annotated[
-        list[Path], typer.Argument(help="Files of votes: .csv, or .jsonl as a file of annotations.")
+        list[Path],
+        typer.Argument(
+            help="Files of votes: .csv, .jsonl as a file of annotations, or .parquet as a judge's."
+        ),
     ],
-    judge: Annotated[str, typer.Option(help="The rater who is the judge.")] = "judge",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="The rater who is the judge; by default that of the .parquet file, else 'judge'."),
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(help="HTML file for the items that the raters disagree on.")
     ] = None,
@@ -27,9 +33,9 @@ def agreement(
     from latentbank.progress import shown
     from latentbank.query.judging.agreement import agreements, items_of
     from latentbank.query.judging.page import disagreements_html
-    from latentbank.query.judging.votes import read_votes
+    from latentbank.query.judging.votes import judge_in, read_votes
 
-    items = items_of(read_votes(files), judge)
+    items = items_of(read_votes(files), judge or judge_in(files))
     with shown("comparing", "comparisons") as progress:
         found = agreements(items, progress)
     if page is not None:

@@ -7,6 +7,7 @@ import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from latentbank.errors import LatentBankError
@@ -271,26 +272,42 @@ async def _prepared(
     questions: Sequence[Question], endpoint: Endpoint, sources: Mapping[str, ImageSource]
 ) -> AsyncIterator[_Asked]:
     """Yield each question as it is sent. The pictures of an image serve all its questions, which stand together."""
-    last, uris = None, ("", "")
+    last: object = None
+    pictures = _Pictures("", "")
     for number, question in enumerate(questions):
         shown = (question.subject.source, question.view, question.box)
         if shown != last:
-            uris = await asyncio.to_thread(_pictures, question, sources[question.subject.source])
+            pictures = await asyncio.to_thread(_pictures, question, sources[question.subject.source])
             last = shown
         body = {
             **endpoint.request,
             "model": endpoint.model,
-            "messages": messages_of(question, *uris),
+            "messages": messages_of(question, pictures.whole, pictures.crop),
         }
-        yield _Asked(number, question, body, key_of({**body, "endpoint": endpoint.base_url}))
+        # The same, with digests in the pictures' places: hashing them for each question would take a millisecond.
+        named = {**body, "messages": messages_of(question, *pictures.digests), "endpoint": endpoint.base_url}
+        yield _Asked(number, question, body, key_of(named))
 
 
-def _pictures(question: Question, source: ImageSource) -> tuple[str, str]:
-    """Return picture and crop as data URIs."""
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures of a question as data URIs."""
+
+    whole: str
+    crop: str
+
+    @cached_property
+    def digests(self) -> tuple[str, str]:
+        """Digests of both."""
+        return key_of({"": self.whole}), key_of({"": self.crop})
+
+
+def _pictures(question: Question, source: ImageSource) -> _Pictures:
+    """Return the pictures of a question."""
     image = source.open()
     shown = picture(image, question.view, question.box), crop(image, question.view, question.box)
-    first, second = (f"data:image/jpeg;base64,{base64.b64encode(jpeg(one)).decode()}" for one in shown)
-    return first, second
+    whole, part = (f"data:image/jpeg;base64,{base64.b64encode(jpeg(one)).decode()}" for one in shown)
+    return _Pictures(whole, part)
 
 
 async def _synced(answers: AnswerFile) -> None:

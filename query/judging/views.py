@@ -19,7 +19,7 @@ SIDE = 512
 """The longer side of the picture in pixels, as in the paper."""
 CROP = 256
 """The longer side of the crop in pixels."""
-_LINE = 3  # width of the outline in pixels
+_LINE = 3  # width of the outline in pixels; a white one of a pixel on both sides shows it on red
 _CLIPPED = 0.99  # a patch that shows less than this share of its width or height lies partly on padding
 
 Box = tuple[float, float, float, float]
@@ -124,7 +124,9 @@ def picture(image: Image.Image, view: View, box: Box) -> Image.Image:
     size = max(1, round(right - left)), max(1, round(bottom - top))
     canvas.paste(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), (round(left), round(top)))
     left, top, right, bottom = map(round, view.placed(box))
-    ImageDraw.Draw(canvas).rectangle((left, top, right - 1, bottom - 1), outline="red", width=_LINE)
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((left - 1, top - 1, right, bottom), outline="white", width=_LINE + 2)
+    draw.rectangle((left, top, right - 1, bottom - 1), outline="red", width=_LINE)
     return canvas
 
 

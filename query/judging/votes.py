@@ -25,6 +25,7 @@ JUDGE = "judge"
 """The rater's name in a judge's votes."""
 
 _NEEDED = ("item", "rater", "interpretable")
+_VERDICTS = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def read_votes(paths: Iterable[Path]) -> list[Vote]:
     """Read votes from CSV files (`.csv`) or JSON lines (`.jsonl`) with `item`, `rater` and `interpretable`.
 
     `relations` (kinds joined by `+`, in JSON also a list) and `study` may be left out. If a rater votes on an item more
-    than once, the last vote counts, so that a file can be appended to.
+    than once, the last vote counts, so that a file can be appended to. A judge's verdicts are read from Parquet files
+    (`.parquet`); those without a readable answer are left out.
 
     Raises:
         QueryError: a file cannot be read, or a vote is incomplete; the message names file and line.
@@ -78,8 +80,11 @@ def read_votes(paths: Iterable[Path]) -> list[Vote]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Iterate over the rows of a file, with their line numbers."""
+    if path.suffix.lower() == _VERDICTS:
+        yield from _verdicts(path)
+        return
     if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise QueryError(f"{path} is neither a .csv nor a .jsonl file, so its votes cannot be read.")
+        raise QueryError(f"{path} is neither a .csv, .jsonl nor .parquet file, so its votes cannot be read.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".csv":
@@ -92,6 +97,33 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise QueryError(f"{path} cannot be read ({error.strerror or error}).") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise QueryError(f"{path} holds no votes as text in UTF-8 ({error}).") from None
+
+
+def _verdicts(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Iterate over the verdicts of a judge's Parquet file that could be read, as votes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, columns=["study", *_NEEDED, *KINDS], partitioning=None).to_pylist()
+        for number, row in enumerate(rows, start=1):
+            if row["interpretable"] is not None:
+                yield number, row | {"relations": [kind for kind in KINDS if row[kind]]}
+    except (OSError, KeyError, pa.ArrowException):
+        raise QueryError(f"{path} holds no verdicts.") from None
+
+
+def judge_in(paths: Iterable[Path]) -> str:
+    """Return the rater who is the judge: the one of the Parquet files of verdicts, "judge" if there are none.
+
+    Raises:
+        QueryError: the files hold the verdicts of several judges, or cannot be read.
+    """
+    files = [path for path in paths if path.suffix.lower() == _VERDICTS]
+    raters = sorted({str(row["rater"]) for path in files for _, row in _verdicts(path)})
+    if len(raters) > 1:
+        raise QueryError(f"There are verdicts of {listed(raters)}; name the judge.", argument="judge")
+    return raters[0] if raters else JUDGE
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

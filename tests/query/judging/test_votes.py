@@ -41,7 +41,7 @@ def test_the_last_vote_of_a_rater_counts(tmp_path: Path) -> None:
         ("a.csv", "item,rater,interpretable\n", "There are no votes"),
         ("a.jsonl", "[1]\n", "a.jsonl, line 1: this is not a JSON object"),
         ("a.jsonl", "{\n", "a.jsonl, line 1: this is not a JSON object"),
-        ("a.txt", "m/1/1", "neither a .csv nor a .jsonl"),
+        ("a.txt", "m/1/1", "neither a .csv, .jsonl nor .parquet"),
     ],
 )
 def test_what_is_no_vote_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
