@@ -16,6 +16,7 @@ from latentbank.cli import (
     evaluate,
     experiment,
     ingest,
+    ingest_recipe,  # noqa: F401 (adds its command to those of `ingest`)
     query,
     query_audio,  # noqa: F401 (adds its command to those of `query`)
     query_image,  # noqa: F401 (adds its commands to those of `query`)

@@ -13,8 +13,10 @@ from latentbank.errors import LatentBankError
 from latentbank.text import listed
 
 if TYPE_CHECKING:
+    from latentbank.bank.settings import Settings
     from latentbank.ingest.corpus import Corpus
     from latentbank.ingest.plan import PlanSettings
+    from latentbank.ingest.recipes.preparing import Prepared
     from latentbank.ingest.workers.shares import Share
 
 NameOption = Annotated[
@@ -98,6 +100,60 @@ class CorpusOptions:
         )
         check_readable(corpus)
         return corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """A well-known corpus."""
+
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="visual-genome, wikipedia, pixmo-cap or concepts; none: list them.",
+            show_default=False,
+        ),
+    ] = None
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Its files, or a hub dataset; by default the recipe's own dataset.", show_default=False
+        ),
+    ] = None
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Name of the corpus; by default the recipe's.")
+    ] = None
+    column: Annotated[
+        str | None, typer.Option(help="Column that holds the text; by default the recipe's.")
+    ] = None
+    config: ConfigOption = None
+    split: SplitOption = None
+    revision_of_corpus: Annotated[
+        str | None, typer.Option("--corpus-revision", help="Revision of a hub dataset.")
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take at most this many sentences; by default as the recipe says."),
+    ] = None
+
+    def prepared(self, settings: Settings) -> Prepared:
+        """Clean the corpus, or go on with it."""
+        from latentbank.ingest.recipes.preparing import prepare
+        from latentbank.progress import shown
+
+        with shown("cleaning", "sentences") as progress:
+            return prepare(
+                self.recipe or "",
+                self.sources or (),
+                corpus=self.name,
+                column=self.column,
+                config=self.config,
+                split=self.split,
+                revision=self.revision_of_corpus,
+                limit=self.limit,
+                settings=settings,
+                progress=progress,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from latentbank.ingest.workers.shares import ShareState
 
 
-def show_job(report: JobReport, bank: str, layers: Sequence[int], source: Read, *, as_json: bool) -> None:
-    """Print the result of an ingestion; as JSON with what was read for it."""
+def show_job(
+    report: JobReport,
+    bank: str,
+    layers: Sequence[int],
+    source: Read,
+    *,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the result of an ingestion; as JSON with what was read for it, and `more`."""
     if as_json:
-        print_json({"bank": bank, "layers": list(layers), **asdict(report), "source": asdict(source)})
+        data = {"bank": bank, "layers": list(layers), **asdict(report), "source": asdict(source)}
+        print_json(data | dict(more or {}))
         return
     if not report.complete:
         console().print(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentbank.cli.output.text import count_text, print_facts, print_json, size_text
 from latentbank.progress import duration
@@ -30,8 +30,9 @@ def show_plan(
     cluster: Sizing | None = None,
     *,
     as_json: bool,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print a plan with what was read for it, its costs, and the size of a cluster of such machines."""
+    """Print a plan with what was read for it, its costs, and the size of a cluster; as JSON with `more`."""
     data = {
         **{key: value for key, value in asdict(plan).items() if key != "digests"},
         "directory": str(plan.directory),
@@ -46,6 +47,7 @@ def show_plan(
         "packing": packing,
         "machines": machines and asdict(machines),
         "cluster": cluster and asdict(cluster),
+        **(more or {}),
     }
     if as_json:
         print_json(data)
