@@ -58,6 +58,13 @@ def query_image(
     prompt: PromptOption = None,
     text: TextOptions,
     means: MeansOption = None,
+    random_projector: Annotated[
+        bool,
+        typer.Option(
+            "--random-projector",
+            help="Replace the projector by one of random weights: a control, to be judged beside the readings.",
+        ),
+    ] = False,
     batch: ImageBatchOption = 8,
     images: ImageOptions,
     model: VisualModelOptions,
@@ -66,7 +73,16 @@ def query_image(
     """Read the visual tokens of images through one lens or several. Exits 1 if an image could not be read."""
     from latentbank.query.reading.visual import read_images
 
-    choices = Choices(visual_layers, lens, search, prompt, text.around(), means, recipe=recipe)
+    choices = Choices(
+        visual_layers,
+        lens,
+        search,
+        prompt,
+        text.around(),
+        means,
+        recipe=recipe,
+        random_projector=random_projector,
+    )
     with ExitStack() as stack:
         ready = prepared(stack, ctx, images.find(), choices, bank, model, outputs)
         ready.job.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from latentbank.cli.options.common import (
 )
 from latentbank.cli.options.images import ReadingOutputs, SearchOptions
 from latentbank.cli.options.models import VisualModelOptions
-from latentbank.errors import LatentBankError, QueryError
+from latentbank.errors import ImageError, LatentBankError, QueryError
 from latentbank.layers import PAPER
 from latentbank.query.lenses.base import Lens, LensOptions
 from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
     from latentbank.query.reading.around import Around
     from latentbank.query.reading.images import Images
 
+_FITTED = 32  # images that a random projector is fitted to
+
 
 @dataclass(frozen=True)
 class Choices:
     """What was asked for, besides images, bank, model and outputs; see the options.
 
-    `of_images` says whether the means that are kept with a VLM apply.
+    `of_images` says whether the means that are kept with a VLM apply, `random_projector` whether its projector is
+    replaced by one of random weights.
     """
 
     visual_layers: str | None
@@ -53,6 +57,7 @@ class Choices:
     means: Path | None
     of_images: bool = True
     recipe: str | None = None
+    random_projector: bool = False
 
     def by_recipe(self) -> Choices:
         """Return what was asked for, and what its recipe says where nothing was.
@@ -112,6 +117,8 @@ def prepared(
         opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         opened.choose_layers(search.layers())
     vlm = _load_for(model, opened, settings, choice, around)
+    if choices.random_projector:
+        vlm, more = _randomized(vlm, found), {**more, "projector": "random"}
     layers = layers_for(choice, vlm.num_layers) or chosen_layers(vlm.num_layers, opened, around)
     means = choices.means or (_kept_means(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
@@ -172,6 +179,32 @@ def _load_for(
     if around.answer:
         return load_as_deep(model, bank, settings, None, lambda count: count)
     return load_as_deep(model, bank, settings, layers, lambda count: max(chosen_layers(count, bank, around)))
+
+
+def _randomized(vlm: VisualModel, images: Images) -> VisualModel:
+    """Return the VLM with a projector of random weights, fitted to the first images.
+
+    Raises:
+        QueryError: it has no projector of ours.
+        ImageError: none of the first images can be read.
+    """
+    from latentbank.query.evaluation.controls import with_random_projector
+    from latentbank.query.reading.images import opened
+
+    # Those that cannot be read are named when they are read.
+    sample = [image for _, image in opened(itertools.islice(images, _FITTED), lambda *_: None)]
+    if not sample:
+        raise ImageError(
+            "None of the first images can be read, so no random projector can be fitted to them."
+        )
+    found = with_random_projector(vlm, sample)
+    if found is None:
+        raise QueryError(
+            f"{vlm.name} was not loaded from a projector's file, so its projector cannot be replaced by one of random "
+            "weights.",
+            argument="random_projector",
+        )
+    return found
 
 
 def _kept_means(vlm: VisualModel, bank: Bank | None) -> Path | None:

@@ -193,18 +193,20 @@ def find_questions(
     noise = _by_name(random_projector)
     asked: list[Question] = []
     without_box = without_words = 0
-    picks = [_picked(stored_files(folder), images, seed) for folder in folders]
-    total, done = sum(map(len, picks)), 0
+    picks = [_ordered(stored_files(folder), seed) for folder in folders]
+    total, done = sum(min(images, len(files)) for files in picks), 0
     for files in picks:
         chosen: list[_Chosen] = []
         for path in files:
-            progress.update(done, total)
-            done += 1
+            if len(chosen) == images:
+                break
             found = _chosen(open_stored(path, lenses), seed)
             if found is None:
                 without_box += 1
             else:
                 chosen.append(found)
+                done += 1
+                progress.update(done, total)
         if noise:
             count = round(controls * len(chosen))
             chosen = [_with_noise(one, noise, lenses) if at < count else one for at, one in enumerate(chosen)]
@@ -224,11 +226,9 @@ def find_questions(
     return Questions(tuple(asked), without_box, without_words)
 
 
-def _picked(files: Sequence[Path], images: int, seed: int) -> list[Path]:
-    """Return the files of at most `images` images, chosen by the images' names."""
-    return sorted(files, key=lambda path: (_digest(seed, Path(read_head(path)["source"]).name), path.name))[
-        :images
-    ]
+def _ordered(files: Sequence[Path], seed: int) -> list[Path]:
+    """Return the files in an order that depends on the images' names and the seed only."""
+    return sorted(files, key=lambda path: (_digest(seed, Path(read_head(path)["source"]).name), path.name))
 
 
 def _chosen(reading: StoredReading, seed: int) -> _Chosen | None:
@@ -236,7 +236,8 @@ def _chosen(reading: StoredReading, seed: int) -> _Chosen | None:
     cells = reading.grid()
     if not cells:
         return None
-    view = view_of(cells)
+    wide, high = reading.head["size"]
+    view = view_of(cells, (wide, high))
     places = centres(cells, view)
     if not places:
         return None

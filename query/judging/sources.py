@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def sources_of(questions: Iterable[Question], images: Sequence[str] | None = Non
             file may since have been moved to another folder. None: the readings' own paths.
 
     Raises:
-        ImageError: an image is not there.
+        ImageError: an image is not there, or several files could be it.
     """
     names = list(dict.fromkeys(question.subject.source for question in questions))
     if images is None:
@@ -36,18 +37,21 @@ def sources_of(questions: Iterable[Question], images: Sequence[str] | None = Non
 
 
 def _among(names: Sequence[str], given: Iterable[ImageSource]) -> dict[str, ImageSource]:
-    """Return the images with these names, else the files with the same last part of their path."""
+    """Return the images with these names, else the only files with the same last part of their path."""
     wanted = set(names)
     found: dict[str, ImageSource] = {}
-    files: dict[str, ImageSource] = {}
+    files: dict[str, list[ImageSource]] = defaultdict(list)
     for image in given:
         if image.name in wanted:
             found[image.name] = image
         elif isinstance(image.data, Path):
-            files.setdefault(image.data.name, image)
+            files[image.data.name].append(image)
         if len(found) == len(wanted):
             break
-    for name in names:
-        if name not in found and Path(name).name in files:
-            found[name] = files[Path(name).name]
+    for name in wanted - found.keys():
+        same = files.get(Path(name).name, [])
+        if len(same) > 1:
+            raise ImageError(f"{len(same):,} files could be the image {name}; name the folder that was read.")
+        if same:
+            found[name] = same[0]
     return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from latentbank.errors import ImageError
 from latentbank.query.output.stored import Cell
 
 SIDE = 512
@@ -31,11 +32,13 @@ class View:
     """How the encoder sees an image.
 
     Attributes:
+        image: width and height of the image in pixels.
         origin: x and y of the grid's top left corner in pixels of the image; negative if padding comes first.
         pitch: width and height of a patch in pixels of the image.
         extent: columns and rows of the grid, padding counted.
     """
 
+    image: tuple[int, int]
     origin: tuple[float, float]
     pitch: tuple[float, float]
     extent: tuple[float, float]
@@ -60,8 +63,8 @@ class View:
         return left, top, right, bottom
 
 
-def view_of(cells: Mapping[Place, Cell]) -> View:
-    """Return the view of an encoder from the boxes of its patches, by row and column.
+def view_of(cells: Mapping[Place, Cell], image: tuple[int, int]) -> View:
+    """Return the view that an encoder has of an image, from the boxes of its patches by row and column.
 
     Padding is taken to be as wide on one side as on the other, since no patch tells where it ends.
     """
@@ -70,7 +73,7 @@ def view_of(cells: Mapping[Place, Cell]) -> View:
         edges = {place[axis]: (cell.box[1 - axis], cell.box[3 - axis]) for place, cell in cells.items()}
         spans.append(_span(edges))
     (x, wide, columns), (y, high, rows) = spans
-    return View((x, y), (wide, high), (columns, rows))
+    return View(image, (x, y), (wide, high), (columns, rows))
 
 
 def _span(edges: Mapping[int, tuple[float, float]]) -> tuple[float, float, float]:
@@ -118,7 +121,11 @@ def picture(image: Image.Image, view: View, box: Box) -> Image.Image:
         image: the image, upright and in RGB.
         view: the encoder's view of it.
         box: what to outline, in pixels of the image.
+
+    Raises:
+        ImageError: it is another image, as its size tells.
     """
+    _check(image, view)
     left, top, right, bottom = view.placed((0, 0, *image.size))
     canvas = Image.new("RGB", view.size)
     size = max(1, round(right - left)), max(1, round(bottom - top))
@@ -131,11 +138,24 @@ def picture(image: Image.Image, view: View, box: Box) -> Image.Image:
 
 
 def crop(image: Image.Image, view: View, box: Box) -> Image.Image:
-    """Return the part of the image in a box, stretched as the encoder sees it and enlarged to `CROP` pixels."""
+    """Return the part of the image in a box, stretched as the encoder sees it and enlarged to `CROP` pixels.
+
+    Raises:
+        ImageError: as for `picture`.
+    """
+    _check(image, view)
     left, top, right, bottom = view.placed(box)
     scale = CROP / max(right - left, bottom - top)
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     return image.resize(size, Image.Resampling.BILINEAR, box=_within(box, image.size))
+
+
+def _check(image: Image.Image, view: View) -> None:
+    if image.size != view.image:
+        raise ImageError(
+            f"An image has {image.width} x {image.height} pixels, and {view.image[0]} x {view.image[1]} when it was "
+            "read: another image has its name."
+        )
 
 
 def _within(box: Box, size: Sequence[int]) -> Box:

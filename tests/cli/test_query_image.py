@@ -18,6 +18,7 @@ from latentbank.models.vision.vision_language import load_vision_language_model
 from tests.cli.commands import Run, caller
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.patch_vlm import PatchVLM, picture
+from tests.query.pixels import pixel_vlm
 from tests.tiny import save_tiny
 
 SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
@@ -448,3 +449,26 @@ def test_a_folder_of_readings_holds_those_of_the_same_means(
         assert run("query", "means", photos / image, "--visual-layers", "1", "--output", kept)[0] == 0
         found, _, err = run(*read, "--parquet", tmp_path / "readings")
         assert (found, "made with another means (" in err) == (code, code == 2)
+
+
+def test_a_random_projector_is_a_control(
+    run: Run,
+    model_dir: Path,
+    loaded: list[PatchVLM],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["query", "image", photos / "a.png", photos / "b.png", "--model", model_dir, "--lens", "logit"]
+    words += ["--visual-layers", "0", "--parquet", tmp_path / "noise"]
+    code, _, err = run(*words, "--random-projector")
+    assert code == 2
+    assert "cannot be replaced by one of random weights (--random-projector)" in " ".join(err.split())
+    vlm = pixel_vlm(load_language_model(model_dir))
+    monkeypatch.setattr("latentbank.models.visual.load_visual_model", lambda *_, **__: vlm)
+    code, _, err = run(*words, "--random-projector")
+    assert code == 1, err  # one of the images is broken
+    assert len(list((tmp_path / "noise").glob("*.parquet"))) == 1
+    code, _, err = run(*words)
+    assert code == 2
+    assert "made with another projector (random, not None)" in " ".join(err.split())

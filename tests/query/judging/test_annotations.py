@@ -38,7 +38,7 @@ def question(number: int = 0) -> Question:
     subject = Subject("owner/vlm", f"image{number}", "", "latent", 8, 1, 2, 7, "other image")
     candidates = (Candidate("dog", "A dog sleeps.", 2, 5), Candidate("cat", "A cat.", 2, 5))
     return Question(
-        f"id{number}", "sentences", candidates, View((0, 0), (1, 1), (5, 5)), (0, 0, 3, 3), subject
+        f"id{number}", "sentences", candidates, View((5, 5), (0, 0), (1, 1), (5, 5)), (0, 0, 3, 3), subject
     )
 
 

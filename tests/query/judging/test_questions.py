@@ -119,6 +119,11 @@ def test_images_are_found_again_where_they_were_moved(folders: tuple[Path, Path]
     (moved / "picture3.png").unlink()
     with pytest.raises(ImageError, match=r"picture3.png is not there \(1 of 5 are missing\)"):
         sources_of(asked, [str(moved)])
+    (moved / "more").mkdir()
+    for place in (moved, moved / "more"):
+        shutil.copy(folders[0] / "picture3.png", place)
+    with pytest.raises(ImageError, match=r"2 files could be the image .*picture3.png"):
+        sources_of(asked, [str(moved)])
 
 
 def test_what_cannot_be_asked_is_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
