@@ -26,6 +26,19 @@ def _load_model(options: LoadOptions) -> CompositeVLM:
     )
 
 
+def _load_linear(options: LoadOptions) -> CompositeVLM:
+    from latentbank.demo.vlm import LINEAR, load_demo
+
+    _check(options)
+    return load_demo(
+        options.folder,
+        projector=LINEAR,
+        device=options.device,
+        deepest_layer=options.deepest_layer,
+        say=options.say,
+    )
+
+
 def _load_language(options: LoadOptions) -> LanguageModel:
     from latentbank.demo.vlm import load_demo_language
 
@@ -51,7 +64,7 @@ def _check(options: LoadOptions) -> None:
 
 FAMILY = Family(
     "demo",
-    models={"demo": _load_model},
+    models={"demo": _load_model, "demo-linear": _load_linear},
     languages={LANGUAGE_NAME: _load_language},
     encoders={"efficientnet-lite0": _load_encoder},
 )

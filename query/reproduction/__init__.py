@@ -1,0 +1,1 @@
+"""The paper's tables and figures, measured in stages, beside those that were published."""

@@ -1,0 +1,234 @@
+"""The plan of a reproduction: which models, images, corpus, lenses and layers, and who judges; read from a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from latentbank.errors import QueryError
+from latentbank.text import listed, public_name
+
+DEMO, TRUTH = "demo", "truth"
+"""Names in plans: the demo's images and sentences, and a judge that knows what these images show."""
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model whose visual tokens are read.
+
+    Attributes:
+        name: what tables call it, and its folders: letters, digits, `.`, `_` and `-`.
+        model: a hub id, a folder, a projector's file or `demo`, as `load_visual_model` takes it.
+        revision: branch, tag or commit of a hub model.
+        random: replace its projector by one of random weights: the control.
+        parameters: parameters of its LLM's blocks, for the estimate.
+        tokens: visual tokens of an image, for the estimate.
+        llm_layers: number of layers of its LLM, for the estimate.
+        hidden_size: width of its LLM, for the estimate.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    model: str
+    revision: str | None = None
+    random: bool = False
+    parameters: float = 7e9
+    tokens: int = 576
+    llm_layers: int = 32
+    hidden_size: int = 4096
+
+
+@dataclass(frozen=True)
+class CorpusPlan:
+    """The sentences of the bank.
+
+    Attributes:
+        source: `demo`, a file, a folder or a hub id, as `fill` takes it.
+        column: its column of sentences; None: it is found.
+        split: split of a dataset.
+        sentences: read at most this many; None: all. Shares of the corpus are of this number, so it must be known: for
+            sizes other than 100 %, and for the estimate.
+        settings: how contexts are chosen (`skip`, `contexts_per_token`, `bos`, `max_tokens`), as `fill` takes them.
+        tokens_per_sentence: for the estimate.
+        contexts: contexts in a layer, for the estimate; None: as many as tokens.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    source: str
+    column: str | None = None
+    split: str | None = None
+    sentences: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tokens_per_sentence: float = 6.0
+    contexts: int | None = None
+
+
+@dataclass(frozen=True)
+class JudgePlan:
+    """Who judges: a model behind an endpoint that speaks the API of OpenAI.
+
+    Attributes:
+        model: the judge's name.
+        base_url: the endpoint's address; None: the client's own.
+        images: images judged at each layer, one token of each.
+        seed: seed of the tokens.
+        price_in: price of a million tokens of input, for the estimate.
+        price_out: price of a million tokens of output.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    model: str
+    base_url: str | None = None
+    images: int = 100
+    seed: int = 42
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is reproduced.
+
+    Attributes:
+        title: the report's.
+        models: the models; those of one LLM share a bank.
+        images: `demo`, or paths of files and folders.
+        count: read at most this many images.
+        corpus: the sentences of the bank.
+        judge: `truth`, or an endpoint.
+        visual_layers: layers that visual tokens are taken from; None: the paper's.
+        bank_layers: the bank's layers; None: the paper's.
+        lenses: names of lenses.
+        words: numbers of words that the judge sees; the first is that of the main table.
+        corpus_sizes: shares of the corpus in percent.
+        corpus_models: names of the models that are read with smaller corpora; None: the first.
+        seed: seed of all choices.
+        device: where models run, as `load_visual_model` takes it.
+        dtype: their dtype.
+        gpu_flops: operations per second that an LLM reaches on the GPU, for the estimate.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    title: str
+    models: tuple[ModelPlan, ...]
+    images: str | tuple[str, ...]
+    corpus: CorpusPlan
+    judge: str | JudgePlan
+    count: int = 100
+    visual_layers: tuple[int, ...] | None = None
+    bank_layers: tuple[int, ...] | None = None
+    lenses: tuple[str, ...] = ("latent", "logit", "embedding")
+    words: tuple[int, ...] = (5, 1)
+    corpus_sizes: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
+    corpus_models: tuple[str, ...] | None = None
+    seed: int = 0
+    device: str | None = None
+    dtype: str | None = None
+    gpu_flops: float = 1e14
+
+    def layers_of(self, num_layers: int) -> tuple[list[int], list[int]]:
+        """Return visual layers and bank layers for an LLM with `num_layers` layers."""
+        visual = self.visual_layers or paper_layers(num_layers, visual=True)
+        return list(visual), list(self.bank_layers or paper_layers(num_layers))
+
+    @property
+    def smaller(self) -> tuple[str, ...]:
+        """The names of the models that are read with smaller corpora."""
+        return self.corpus_models if self.corpus_models is not None else (self.models[0].name,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data, with no path of this machine."""
+        data = asdict(self)
+        data["models"] = [model | {"model": public_name(model["model"])} for model in data["models"]]
+        if self.images != DEMO:
+            data["images"] = [public_name(path) for path in _paths(self.images)]
+        data["corpus"]["source"] = public_name(self.corpus.source)
+        if isinstance(self.judge, JudgePlan):
+            data["judge"].pop("base_url")
+        return data
+
+
+def paper_layers(num_layers: int, *, visual: bool = False) -> list[int]:
+    """Return the paper's layers: 1, 2, 4, 8, 16, 24 and the last two before the end, for visual tokens also 0."""
+    chosen = {1, 2, 4, 8, 16, 24, num_layers - 2, num_layers - 1} | ({0} if visual else set())
+    return sorted(layer for layer in chosen if 0 <= layer < num_layers)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from a YAML file. Paths in it count from the file's folder.
+
+    Raises:
+        QueryError: the file cannot be read, or something in it is not allowed; the message names it.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QueryError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise QueryError(f"{path} is not YAML ({reason}).") from None
+    return plan_from(data, path.name)
+
+
+def plan_from(data: Any, where: str) -> Plan:
+    """Return the plan that data from YAML describe; `where` names them in messages.
+
+    Raises:
+        QueryError: something in it is not allowed.
+    """
+    try:
+        plan = _adapter().validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part) for part in first["loc"] if not str(part)[:1].isupper()]
+        raise QueryError(f"{where}: {'.'.join(parts) or 'the plan'}: {first['msg']}.") from None
+    _check(plan, where)
+    return plan
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
+
+
+def _check(plan: Plan, where: str) -> None:
+    """Check what types alone do not say."""
+    names = [model.name for model in plan.models]
+    problems = {
+        "models: name at least one, and give each a name of its own": not names
+        or len(set(names)) < len(names),
+        "models: a name can hold letters, digits, '.', '_' and '-'": not all(
+            name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names
+        ),
+        f"corpus_models: it can name {listed(names)}": not set(plan.smaller) <= set(names),
+        "count: at least two images are needed": plan.count < 2,
+        "words: name at least one number, each above zero": not plan.words or min(plan.words) < 1,
+        "corpus_sizes: these are percent, above 0 and at most 100": not all(
+            0 < size <= 100 for size in plan.corpus_sizes
+        ),
+        "corpus.sentences: it must be known, as corpus_sizes are shares of it": plan.corpus.sentences is None
+        and any(size < 100 for size in plan.corpus_sizes)
+        and bool(plan.smaller),
+        f"judge: it is {TRUTH}, or an endpoint with a model": isinstance(plan.judge, str)
+        and plan.judge != TRUTH,
+        f"judge: {TRUTH} knows only the images of {DEMO}": plan.judge == TRUTH and plan.images != DEMO,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise QueryError(f"{where}: {problem}.")
+
+
+def _paths(images: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (images,) if isinstance(images, str) else images
