@@ -29,6 +29,7 @@ from latentbank.cli.doctor import doctor
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.judge import judge
 from latentbank.cli.options.common import GlobalOptions
+from latentbank.cli.reproduce import reproduce
 from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
@@ -90,6 +91,9 @@ command(
     first="readings model base_url output dry_run",
 )(judge)
 command(app, "agreement", example="agreement votes.csv --page disagreements.html", first="files")(agreement)
+command(app, "reproduce", example="reproduce --preset demo -o reproduction", first="plan preset output")(
+    reproduce
+)
 for _name, _group in (
     ("ingest", ingest.app),
     ("bank", bank.app),

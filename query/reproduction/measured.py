@@ -79,6 +79,10 @@ class Measured:
     of: int | None = None
     source: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the number as JSON-ready data (docs/json.md describes it)."""
+        return asdict(self)
+
 
 @cache
 def published() -> tuple[Measured, ...]:
@@ -100,7 +104,7 @@ def write_table(path: Path, rows: Iterable[Measured], about: Mapping[str, Any]) 
     """
     schema = _SCHEMA.with_metadata({"about": json.dumps(about, ensure_ascii=False)})
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist([row.to_dict() for row in rows], schema), buffer, compression="zstd")
     return write_whole(path, buffer.getvalue().to_pybytes())
 
 
@@ -113,7 +117,9 @@ def read_table(path: Path) -> tuple[list[Measured], dict[str, Any]]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise LatentBankError(f"{path} cannot be read ({error}); remove it, and it is measured again.") from None
+        raise LatentBankError(
+            f"{path} cannot be read ({error}); remove it, and it is measured again."
+        ) from None
     about = json.loads((table.schema.metadata or {}).get(b"about", b"{}"))
     return [Measured(**row) for row in table.to_pylist()], about
 

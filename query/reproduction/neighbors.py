@@ -52,7 +52,7 @@ class Neighbors:
     def at(self, lens: str, layer: int) -> pa.Table:
         """Return the neighbors of one lens at one layer: sorted by image, token and rank."""
         chosen = pc.and_(pc.equal(self._table["lens"], lens), pc.equal(self._table["layer"], layer))
-        return self._table.filter(chosen)
+        return self._table.filter(pc.and_(chosen, pc.is_valid(self._table["rank"])))
 
     def grid(self, lens: str, layer: int, column: str) -> npt.NDArray[np.float64]:
         """Return a column as an array `[tokens, TOP]`, NaN where a token has fewer neighbors."""

@@ -1,4 +1,4 @@
-"""The plan of a reproduction: which models, images, corpus, lenses and layers, and who judges; read from a YAML file."""
+"""The plan of a reproduction: models, images, corpus, lenses and layers, and who judges; read from a YAML file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from latentbank.text import listed, public_name
 
 DEMO, TRUTH = "demo", "truth"
 """Names in plans: the demo's images and sentences, and a judge that knows what these images show."""
+
+PAPER = Path(__file__).parent / "presets" / "paper.yaml"
+"""The plan of the preset `paper`."""
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -46,6 +49,10 @@ class ModelPlan:
     llm_layers: int = 32
     hidden_size: int = 4096
 
+    def identity(self) -> dict[str, Any]:
+        """Return what its readings depend on."""
+        return {"model": self.model, "revision": self.revision, "random": self.random}
+
 
 @dataclass(frozen=True)
 class CorpusPlan:
@@ -72,6 +79,11 @@ class CorpusPlan:
     tokens_per_sentence: float = 6.0
     contexts: int | None = None
 
+    def identity(self) -> dict[str, Any]:
+        """Return what its contexts depend on."""
+        data = asdict(self)
+        return {name: data[name] for name in ("source", "column", "split", "sentences", "settings")}
+
 
 @dataclass(frozen=True)
 class JudgePlan:
@@ -94,6 +106,10 @@ class JudgePlan:
     seed: int = 42
     price_in: float = 0.0
     price_out: float = 0.0
+
+    def identity(self) -> dict[str, Any]:
+        """Return what its verdicts depend on."""
+        return {"model": self.model, "images": self.images, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,8 @@ class Plan:
     @property
     def smaller(self) -> tuple[str, ...]:
         """The names of the models that are read with smaller corpora."""
-        return self.corpus_models if self.corpus_models is not None else (self.models[0].name,)
+        first = tuple(model.name for model in self.models[:1])
+        return first if self.corpus_models is None else self.corpus_models
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data, with no path of this machine."""

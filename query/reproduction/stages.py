@@ -1,7 +1,7 @@
 """The runner of stages: each writes its result whole, and is skipped as long as what it is made from is unchanged.
 
-A stage has a folder of its own. `stage.json` in it says for which inputs it was begun, and whether it is done. A run that
-was killed, run again, skips the stages that are done and lets the one that was begun go on from what its folder holds.
+A stage has a folder of its own. `stage.json` in it says for which inputs it was begun, and whether it is done. A run
+that was killed, run again, skips what is done and lets the stage that was begun go on from what its folder holds.
 """
 
 from __future__ import annotations
