@@ -91,7 +91,7 @@ def _world(plan: Plan, options: GlobalOptions, output: Path) -> World:
     from latentbank.cli.reproduce_files import files_world
 
     settings = options.writer_settings()
-    return files_world(plan, settings, _loader(plan, settings))
+    return files_world(plan, settings, _loader(plan, settings), output / "answers")
 
 
 def _loader(plan: Plan, settings: Settings) -> Load:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from latentbank.errors import QueryError
+from latentbank.layers import paper_layers, paper_visual_layers
 from latentbank.text import listed, public_name
 
 DEMO, TRUTH = "demo", "truth"
@@ -91,7 +92,11 @@ class JudgePlan:
 
     Attributes:
         model: the judge's name.
-        base_url: the endpoint's address; None: the client's own.
+        base_url: the endpoint's address, up to and with `/v1`.
+        key_variable: variable of the environment that holds the key; None: as `key_from` does it.
+        request: further fields of each request.
+        rate: most requests a minute; None: no limit but the endpoint's own.
+        concurrency: questions on their way at once.
         images: images judged at each layer, one token of each.
         seed: seed of the tokens.
         price_in: price of a million tokens of input, for the estimate.
@@ -101,7 +106,11 @@ class JudgePlan:
     __pydantic_config__ = _STRICT
 
     model: str
-    base_url: str | None = None
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    concurrency: int = 16
     images: int = 100
     seed: int = 42
     price_in: float = 0.0
@@ -109,7 +118,8 @@ class JudgePlan:
 
     def identity(self) -> dict[str, Any]:
         """Return what its verdicts depend on."""
-        return {"model": self.model, "images": self.images, "seed": self.seed}
+        about = {"model": self.model, "request": dict(self.request)}
+        return about | {"images": self.images, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,7 @@ class Plan:
 
     def layers_of(self, num_layers: int) -> tuple[list[int], list[int]]:
         """Return visual layers and bank layers for an LLM with `num_layers` layers."""
-        visual = self.visual_layers or paper_layers(num_layers, visual=True)
+        visual = self.visual_layers or paper_visual_layers(num_layers)
         return list(visual), list(self.bank_layers or paper_layers(num_layers))
 
     @property
@@ -173,14 +183,9 @@ class Plan:
             data["images"] = [public_name(path) for path in _paths(self.images)]
         data["corpus"]["source"] = public_name(self.corpus.source)
         if isinstance(self.judge, JudgePlan):
-            data["judge"].pop("base_url")
+            for name in ("base_url", "key_variable"):
+                data["judge"].pop(name)
         return data
-
-
-def paper_layers(num_layers: int, *, visual: bool = False) -> list[int]:
-    """Return the paper's layers: 1, 2, 4, 8, 16, 24 and the last two before the end, for visual tokens also 0."""
-    chosen = {1, 2, 4, 8, 16, 24, num_layers - 2, num_layers - 1} | ({0} if visual else set())
-    return sorted(layer for layer in chosen if 0 <= layer < num_layers)
 
 
 def read_plan(path: Path) -> Plan:

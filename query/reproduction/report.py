@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import platform
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from latentbank.files import write_whole
 from latentbank.progress import duration
-from latentbank.query.reproduction.measured import SOURCES, Measured
-from latentbank.query.reproduction.plan import Plan
-from latentbank.query.reproduction.stages import Done
+from latentbank.query.reproduction.measured import SOURCES
+from latentbank.query.reproduction.parts import Report, Section, table
+from latentbank.query.reproduction.sections import sections_of
 from latentbank.text import listed
 from latentbank.version import __version__
 
@@ -29,7 +27,8 @@ tr.published { color: GrayText }
 figure { margin: 0 }
 figure img { background: white; max-width: 100%; height: auto; border: 1px solid #8884; border-radius: 4px }
 figcaption { font-size: .9rem }
-.charts { margin-top: 1.5rem; display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.25rem }
+.charts { display: grid; gap: 1.25rem; margin-top: 1.5rem }
+.charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)) }
 details { margin: .75rem 0 }
 .note { border-left: 3px solid #8888; padding-left: .75rem }
 @media (max-width: 40rem) {
@@ -40,46 +39,6 @@ details { margin: .75rem 0 }
   td::before { content: attr(data-title); color: GrayText; text-align: left }
 }
 """
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a report is made from.
-
-    Attributes:
-        plan: what was reproduced.
-        rater: the judge's name.
-        rows: the numbers measured here.
-        published: the published numbers.
-        stages: the stages.
-        tagged: whether parts of speech were counted.
-    """
-
-    plan: Plan
-    rater: str
-    rows: tuple[Measured, ...]
-    published: tuple[Measured, ...]
-    stages: tuple[Done, ...]
-    tagged: bool = True
-
-    def of(self, figure: str, *, published: bool = False) -> list[Measured]:
-        """Return the numbers of a figure: those measured here, or the published ones."""
-        return [row for row in (self.published if published else self.rows) if row.figure == figure]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page.
-
-    Attributes:
-        title: its heading.
-        text: HTML of its paragraphs and tables.
-        charts: its charts, each with a caption.
-    """
-
-    title: str
-    text: str
-    charts: tuple[tuple[str, str], ...] = ()
 
 
 def save_report(path: Path, report: Report) -> Path:
@@ -93,8 +52,6 @@ def save_report(path: Path, report: Report) -> Path:
 
 def report_html(report: Report, when: datetime | None = None) -> str:
     """Return a report as an HTML page without scripts and outside requests; `when` is its date, None: now."""
-    from latentbank.query.reproduction.sections import sections_of
-
     body = "".join(map(_section, sections_of(report)))
     title = html.escape(f"The paper's tables and figures: {report.plan.title}")
     return (
@@ -149,35 +106,3 @@ def _end(report: Report) -> str:
         f"<details><summary>Each stage</summary>{table(('stage', 'time', 'done'), stages)}</details></section>"
         f"<section><h2>Sources of what was published</h2><ul>{sources}</ul></section>"
     )
-
-
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], published: Iterable[Sequence[str]] = ()
-) -> str:
-    """Return a table as HTML; texts are escaped. Rows that were published are gray, below the others."""
-    head = "".join(f'<th scope="col"{_left(column)}>{html.escape(column)}</th>' for column in columns)
-    body = "".join(_row(columns, row, "") for row in rows)
-    body += "".join(_row(columns, row, ' class="published"') for row in published)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _row(columns: Sequence[str], row: Sequence[str], attributes: str) -> str:
-    cells = "".join(
-        f'<td{_left(column)} data-title="{html.escape(column)}">{html.escape(cell)}</td>'
-        for column, cell in zip(columns, row, strict=True)
-    )
-    return f"<tr{attributes}>{cells}</tr>"
-
-
-def _left(column: str) -> str:
-    return ' class="lens"' if column in ("lens", "tokens") else ""
-
-
-def percent(row: Measured | None, *, interval: bool = True) -> str:
-    """Return a share in percent with its interval; empty if there is none."""
-    if row is None:
-        return ""
-    text = f"{100 * row.value:.1f}"
-    if interval and row.low is not None and row.high is not None:
-        text += f" ({100 * row.low:.1f} to {100 * row.high:.1f})"
-    return text

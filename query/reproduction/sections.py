@@ -10,7 +10,7 @@ import numpy as np
 from latentbank.query.lenses.registry import title_of
 from latentbank.query.reproduction import charts
 from latentbank.query.reproduction.measured import FIGURES, Measured
-from latentbank.query.reproduction.report import Report, Section, percent, table
+from latentbank.query.reproduction.parts import Report, Section, percent, table
 
 _NINE = {f"{llm}-{encoder}" for llm in ("olmo", "llama", "qwen") for encoder in ("vit", "dino", "siglip")}
 _EXAMPLE = "olmo-vit"

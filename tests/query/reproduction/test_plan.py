@@ -12,7 +12,7 @@ from latentbank.demo.reproduction import PRESET
 from latentbank.errors import QueryError
 from latentbank.query.reproduction.estimate import estimate
 from latentbank.query.reproduction.measured import SOURCES, Measured, published
-from latentbank.query.reproduction.plan import PAPER, JudgePlan, paper_layers, plan_from, read_plan
+from latentbank.query.reproduction.plan import PAPER, JudgePlan, plan_from, read_plan
 
 GOOD: dict[str, Any] = {
     "title": "t",
@@ -28,8 +28,7 @@ def test_a_plan_has_defaults() -> None:
     assert isinstance(plan.judge, JudgePlan)
     assert plan.smaller == ("a",)
     assert plan.layers_of(32) == ([0, 1, 2, 4, 8, 16, 24, 30, 31], [1, 2, 4, 8, 16, 24, 30, 31])
-    assert paper_layers(28) == [1, 2, 4, 8, 16, 24, 26, 27]
-    assert paper_layers(4) == [1, 2, 3]
+    assert plan_from(GOOD | {"visual_layers": [0, 8]}, "plan.yaml").layers_of(32)[0] == [0, 8]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_costs_add_up() -> None:
     plan = plan_from(GOOD, "p.yaml")
     cost = estimate(plan)
     a, b = cost.models
-    # 100 images, nine layers, three lenses with two numbers of words and a fifth of controls; LatentLens at three sizes.
+    # 100 images, nine layers, three lenses, two numbers of words, a fifth of controls; LatentLens at three sizes.
     assert a.calls == round(100 * 9 * (3 * 2 * 1.2 + 3))
     assert b.calls == round(100 * 9 * 3 * 2 * 1.2)
     assert a.bank_hours == pytest.approx(2 * 7e9 * 6000 * 1.111 / 1e14 / 3600)

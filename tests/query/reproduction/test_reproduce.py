@@ -167,6 +167,6 @@ def test_only_what_a_change_concerns_runs_again(run: tuple[Scripted, Path, Repro
     assert {stage.name for stage in changed if not stage.skipped} == {
         "verdicts/good", "verdicts/blind", "corpus/good"
     }  # fmt: skip
+    scripts.labelled = {"another": SCENES[0]}
     with pytest.raises(QueryError, match="It is not known what scene-0 shows"):
-        scripts.labelled = {"another": SCENES[0]}
         run_stages(stages_of(plan(words=[2]), scripts.world(), at), at)
