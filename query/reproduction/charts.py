@@ -66,7 +66,7 @@ def lines(
 
 def stacked(places: Sequence[int], shares: Mapping[str, Sequence[float]], *, x: str, y: str) -> str:
     """Return a chart of stacked bars as SVG; `shares` hold a value for each place."""
-    figure, axes = _axes()
+    figure, axes = _axes(right=0.72)
     below = np.zeros(len(places))
     for number, (name, values) in enumerate(shares.items()):
         heights = 100 * np.asarray(values)
@@ -102,11 +102,12 @@ def heat_map(
     return _svg(figure)
 
 
-def _axes() -> tuple[Any, Any]:
+def _axes(right: float = 0.97) -> tuple[Any, Any]:
     need_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=_SIZE)
+    figure.subplots_adjust(left=0.14, right=right, bottom=0.16, top=0.96)
     return figure, figure.add_subplot()
 
 
