@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo scores experiments projectors test test-fast test-oracle test-server lint docs bench scale clean
+.PHONY: demo train-demo train-linear scores experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale clean
 
 ## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
@@ -12,6 +12,10 @@ demo: $(VENV)/.installed
 train-demo: $(VENV)/.installed
 	$(TRAIN) --install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo.scripts.make_means
+
+## train-linear: train the demo's linear projector again (ten minutes on 2 idle cores)
+train-linear: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m latentbank.demo.scripts.make_linear
 
 ## scores: score the lenses on 300 held-out scenes (docs/findings.md; up to an hour on 2 cores); run make demo first
 SCORES = HF_HUB_OFFLINE=1 $(BIN)/latentbank --data-dir .demo/scores/banks
@@ -46,6 +50,10 @@ projectors: $(VENV)/.installed
 	$(SCORES) experiment projector \
 		$(foreach kind,linear mlp mlp3 scenes-only,.demo/training/$(kind)/projector.safetensors) \
 		--bank descriptive --scenes 100 --output .demo/scores/projectors
+
+## reproduce: the paper's tables and figures on the demo VLM (docs/reproduce.md; under 30 minutes on 2 cores)
+reproduce: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/latentbank reproduce --preset demo --output .demo/reproduction
 
 # Test files are compiled once, also where the environment asks Python to keep nothing: six seconds for each worker.
 test test-fast test-oracle: export PYTHONDONTWRITEBYTECODE =
