@@ -348,7 +348,9 @@ def _number(row: Measured | None) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}" if abs(value) < 10 else f"{value:,.0f}"  # + 0.0: no minus before a zero
+    return (
+        f"{round(value, 2) + 0.0:.2f}" if abs(value) < 10 else f"{value:,.0f}"
+    )  # + 0.0: no minus before a zero
 
 
 def _joined(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
