@@ -1,0 +1,199 @@
+"""Connectors that the authors of LatentLens released (arXiv 2602.00462), as projectors of ours."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentbank.errors import ModelError
+from latentbank.files import existing, make_folder
+from latentbank.found_models import remember
+from latentbank.identity import Identity
+from latentbank.models.composite.model import CompositeVLM
+from latentbank.models.composite.projector import Projector, load_projector, save_projector
+from latentbank.models.composite.released import Released, read_config
+from latentbank.models.language.model import load_language_model
+from latentbank.models.vision.encoders import load_encoder
+from latentbank.places import data_folder
+from latentbank.text import listed, public_name
+
+WEIGHTS, CONFIG, RESULT = "connector.pt", "config.yaml", "projector.safetensors"
+PAPERS = "McGill-NLP/latentlens-connectors"
+# Names of the released weights, and ours. The first matrix of the SwiGLU is its gate.
+_NAMES = {
+    "vision_backbone.image_projector.w1.weight": "layers.gate.weight",
+    "vision_backbone.image_projector.w3.weight": "layers.up.weight",
+    "vision_backbone.image_projector.w2.weight": "layers.down.weight",
+    "vision_backbone.pad_embed": "pad",
+    "transformer.wte.new_embedding": "added",
+}
+
+
+def import_connector(
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    source: str | None = None,
+    vision: str | None = None,
+    llm: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Make a projector from a connector that the authors of LatentLens released.
+
+    Nothing is rounded: the weights stay float32. Nothing is unpickled but tensors. With the projector's file,
+    `load_visual_model` gives the paper's model.
+
+    Args:
+        folder: a folder with `connector.pt` and `config.yaml`.
+        output: gets `projector.safetensors` and its card `projector.json`.
+        source: where the connector is from, for the card; None: the folder's name.
+        vision: the vision encoder; None: the one that the configuration names, on the hub.
+        llm: the LLM; None: the one that the configuration names, on the hub.
+        data_dir: the folder of embedded banks, in which this machine remembers where local models are. None: that of
+            the settings.
+
+    Returns:
+        The projector's file.
+
+    Raises:
+        ModelError: a file is missing or damaged, describes another kind of model, or does not fit the encoder and the
+            LLM if they are local; or `output` holds another projector.
+        LatentBankError: a file cannot be written.
+
+    Examples:
+        >>> import latentbank as lb
+        >>> from latentbank.models.composite.connectors import import_connector
+        >>> file = import_connector("connectors/olmo-vit", "olmo-vit")
+        >>> vlm = lb.load_visual_model(file)
+    """
+    folder, output = Path(folder).expanduser(), Path(output).expanduser()
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelError(f"There is no {name} in {folder}: give the folder of one connector.")
+    released = read_config(folder / CONFIG)
+    vision, llm = vision or released.vision, llm or released.llm
+    for what, name in (("vision", vision), ("llm", llm)):
+        if not name:
+            raise ModelError(
+                f"{folder / CONFIG} names none of the paper's models as its {'LLM' if what == 'llm' else 'encoder'}: "
+                "name it.",
+                argument=what,
+            )
+    vision, llm = (str(existing(name) or name) for name in (vision, llm))
+    projector = _projector(folder / WEIGHTS, released)
+    card: dict[str, Any] = {
+        "encoder": {
+            "name": public_name(vision),
+            "features": projector.features,
+            "layer": list(released.layers),
+            "cls": False,
+            "pictures": released.pictures.to_dict(),
+        },
+        "llm": {"name": public_name(llm)},
+        "image_tokens": asdict(released.tokens),
+        "prompt": released.prompt,
+        "connector": source or folder.name,
+    }
+    _check_local(card, projector, released, vision, llm, data_folder(data_dir))
+    file = output / RESULT
+    _check_free(file, card)
+    make_folder(output)
+    save_projector(file, projector, card, torch.float32)
+    return file
+
+
+def find_connector(folder: str | os.PathLike[str], name: str | None) -> Path:
+    """Return the folder of a connector: the one given, or the one of that name in it.
+
+    Raises:
+        ModelError: there is none, or several of which none is named.
+    """
+    folder = Path(folder).expanduser()
+    there = sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}"))
+    if name is None and (folder / WEIGHTS).is_file():
+        return folder
+    return folder / choose(there, name, str(folder))
+
+
+def choose(names: list[str], name: str | None, where: str) -> str:
+    """Return the name of the connector that is meant among those that are there.
+
+    Raises:
+        ModelError: there is none, or several of which none is named, or not the one that is named.
+    """
+    if not names:
+        raise ModelError(f"{where} holds no connector: give a folder or repository with {WEIGHTS} and {CONFIG}.")
+    if name in names or (name is None and len(names) == 1):
+        return name or names[0]
+    raise ModelError(
+        f"{where} holds the connectors {listed(names)}{'' if name is None else f', not {name}'}: name one.",
+        argument="name",
+    )
+
+
+def _projector(path: Path, released: Released) -> Projector:
+    """Return the projector with the weights of a file."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path} is damaged, or holds more than tensors: download it again.") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(part, Tensor) for part in weights.values()):
+        raise ModelError(f"{path} holds no tensors by name: give a connector that the authors released.")
+    if unlike := sorted(set(weights) ^ set(_NAMES)):
+        has = "has" if unlike[0] in weights else "lacks"
+        raise ModelError(f"{path} {has} the weights {unlike[0]}, unlike the connectors that the authors released.")
+    tensors = {ours: weights[theirs].float() for theirs, ours in _NAMES.items()}
+    inputs = released.features * len(released.layers)
+    padding = released.pictures.pads
+    if not padding:  # no patch of a squeezed picture is padding
+        del tensors["pad"]
+    with torch.device("meta"):
+        projector = Projector(
+            "swiglu",
+            inputs + 2 * padding,
+            released.hidden_size,
+            released.width,
+            padding=padding,
+            added=released.added,
+        )
+    try:
+        projector.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {path} do not have the sizes of its {CONFIG}.") from error
+    return projector.eval().requires_grad_(False)
+
+
+def _check_local(
+    card: dict[str, Any], projector: Projector, released: Released, vision: str, llm: str, data_dir: Path
+) -> None:
+    """Add to the card what identifies an encoder and an LLM that are local, and remember where they are.
+
+    If both are, the model is put together, which checks that they fit. Those on the hub are not loaded: the LLM alone
+    has 14 GB.
+    """
+    encoder = language = None
+    if existing(vision):
+        encoder = load_encoder(vision, layer=released.layers, pictures=released.pictures, device="cpu")
+        entry = card["encoder"]
+        entry |= {"local": True, "fingerprint": encoder.fingerprint()}
+        settings = {key: encoder.settings()[key] for key in sorted(encoder.settings())}
+        remember(data_dir, encoder.name, Identity(entry["fingerprint"]), f"encoder {settings}")
+    if existing(llm):
+        language = load_language_model(llm, device="cpu", deepest_layer=1)
+        card["llm"] |= {"local": True, **language.identity().to_dict()}
+        remember(data_dir, language.name, language.identity())
+    if encoder is not None and language is not None:
+        CompositeVLM(encoder, projector, language, card)
+
+
+def _check_free(file: Path, card: Mapping[str, Any]) -> None:
+    """Check that a file that would be replaced is the same connector's."""
+    if file.exists() and load_projector(file)[1].get("connector") != card["connector"]:
+        raise ModelError(f"{file} is another projector: choose another folder.", argument="output")
