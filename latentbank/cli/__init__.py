@@ -15,6 +15,7 @@ from latentbank.cli import (
     bank_move,  # noqa: F401 (adds its commands to those of `bank`)
     evaluate,
     experiment,
+    importing,
     ingest,
     ingest_recipe,  # noqa: F401 (adds its command to those of `ingest`)
     query,
@@ -101,6 +102,7 @@ for _name, _group in (
     ("evaluate", evaluate.app),
     ("experiment", experiment.app),
     ("train", train.app),
+    ("import", importing.app),
 ):
     app.add_typer(_group, name=_name)
 

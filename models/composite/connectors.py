@@ -15,6 +15,7 @@ from torch import Tensor
 from latentbank.errors import ModelError
 from latentbank.files import existing, make_folder
 from latentbank.found_models import remember
+from latentbank.hub import fetch_files, list_files, repository_of
 from latentbank.identity import Identity
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import Projector, load_projector, save_projector
@@ -22,6 +23,7 @@ from latentbank.models.composite.released import Released, read_config
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.encoders import load_encoder
 from latentbank.places import data_folder
+from latentbank.progress import Progress
 from latentbank.text import listed, public_name
 
 WEIGHTS, CONFIG, RESULT = "connector.pt", "config.yaml", "projector.safetensors"
@@ -69,8 +71,9 @@ def import_connector(
 
     Examples:
         >>> import latentbank as lb
-        >>> from latentbank.models.composite.connectors import import_connector
-        >>> file = import_connector("connectors/olmo-vit", "olmo-vit")
+        >>> from latentbank.models.composite.connectors import PAPERS, find_connector, import_connector
+        >>> folder, source = find_connector(PAPERS, "olmo-vit")
+        >>> file = import_connector(folder, "olmo-vit", source=source)
         >>> vlm = lb.load_visual_model(file)
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
@@ -109,17 +112,36 @@ def import_connector(
     return file
 
 
-def find_connector(folder: str | os.PathLike[str], name: str | None) -> Path:
-    """Return the folder of a connector: the one given, or the one of that name in it.
+def find_connector(
+    source: str, name: str | None = None, progress: Progress | None = None
+) -> tuple[Path, str]:
+    """Return the folder of a connector, and where it is from, for its card.
+
+    Of a repository only the files of this connector are downloaded, to the hub's own cache.
+
+    Args:
+        source: a folder with a connector's files, or one with a folder for each connector; or a model repository on
+            the hub, "USER/NAME" or "USER/NAME@REVISION", such as `PAPERS`.
+        name: the connector, such as "olmo-vit"; None: the only one.
+        progress: counts the MiB that are downloaded.
 
     Raises:
         ModelError: there is none, or several of which none is named.
+        LatentBankError: the repository cannot be read.
     """
-    folder = Path(folder).expanduser()
-    there = sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}"))
-    if name is None and (folder / WEIGHTS).is_file():
-        return folder
-    return folder / choose(there, name, str(folder))
+    if folder := existing(source):
+        if name is None and (folder / WEIGHTS).is_file():
+            return folder, folder.name
+        found = choose(sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}")), name, source)
+        return folder / found, found
+    repository = repository_of(source, "model")
+    if repository is None:
+        raise ModelError(f"There is no folder {source}: name a folder, or a repository on the hub.")
+    listing = list_files(repository)
+    there = [file.rpartition("/")[0] for file in sorted(listing.sizes) if file.endswith(f"/{WEIGHTS}")]
+    found = choose(there, name, source)
+    files = [f"{found}/{file}" for file in (WEIGHTS, CONFIG) if f"{found}/{file}" in listing.sizes]
+    return fetch_files(listing, files, progress) / found, f"{listing.repository}, {found}"
 
 
 def choose(names: list[str], name: str | None, where: str) -> str:
@@ -129,7 +151,9 @@ def choose(names: list[str], name: str | None, where: str) -> str:
         ModelError: there is none, or several of which none is named, or not the one that is named.
     """
     if not names:
-        raise ModelError(f"{where} holds no connector: give a folder or repository with {WEIGHTS} and {CONFIG}.")
+        raise ModelError(
+            f"{where} holds no connector: give a folder or repository with {WEIGHTS} and {CONFIG}."
+        )
     if name in names or (name is None and len(names) == 1):
         return name or names[0]
     raise ModelError(
@@ -148,7 +172,9 @@ def _projector(path: Path, released: Released) -> Projector:
         raise ModelError(f"{path} holds no tensors by name: give a connector that the authors released.")
     if unlike := sorted(set(weights) ^ set(_NAMES)):
         has = "has" if unlike[0] in weights else "lacks"
-        raise ModelError(f"{path} {has} the weights {unlike[0]}, unlike the connectors that the authors released.")
+        raise ModelError(
+            f"{path} {has} the weights {unlike[0]}, unlike the connectors that the authors released."
+        )
     tensors = {ours: weights[theirs].float() for theirs, ours in _NAMES.items()}
     inputs = released.features * len(released.layers)
     padding = released.pictures.pads

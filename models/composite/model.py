@@ -236,7 +236,9 @@ def check_card(
     found = {"encoder": Identity(encoder_fingerprint), "llm": language.identity()}
     for part, name in names.items():
         trained, here = card.get(part), public_name(name)
-        if not trained or "fingerprint" not in trained:  # as of a connector, whose models are those of the hub
+        if (
+            not trained or "fingerprint" not in trained
+        ):  # as of a connector, whose models are those of the hub
             continue
         if (differs := difference(Identity.from_dict(trained), found[part])) is None:
             continue

@@ -79,6 +79,27 @@ def show_status(
     console().print(table if rows else f"The bank '{bank}' has no corpus yet.")
 
 
+def show_connector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a connector has become: the projector's file and its card."""
+    if as_json:
+        print_json({"file": str(file), **card})
+        return
+    encoder, projector = card["encoder"], card["projector"]
+    rows = [
+        ("projector", str(file)),
+        ("connector", card["connector"]),
+        ("encoder", f"{encoder['name']}, layers {listed(encoder['layer'])}"),
+        (
+            "pictures",
+            f"{encoder['pictures']['size']} x {encoder['pictures']['size']}, {encoder['pictures']['fit']}",
+        ),
+        ("LLM", card["llm"]["name"]),
+        ("SwiGLU", f"{projector['features']:,} to {projector['width']:,} to {projector['hidden_size']:,}"),
+        ("prompt", f"“{card['prompt']}”"),
+    ]
+    print_facts(rows)
+
+
 def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the result of a training: the projector's file and its card."""
     if as_json:

@@ -259,5 +259,3 @@ class Plain:
         grid = old[1:].reshape(side, side, -1).numpy()
         new = np.einsum("yr,xc,rcd->yxd", matrix, matrix, grid).reshape(GRID * GRID, -1)
         return torch.cat([old[:1], torch.tensor(new, dtype=torch.float32)])
-
-

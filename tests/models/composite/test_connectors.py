@@ -23,6 +23,7 @@ from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.composite.projector import load_projector
 from latentbank.models.composite.released import read_config
 from latentbank.models.visual import load_visual_model
+from tests.hub import Stored, serving, use
 from tests.models.composite.released import Plain, config_of, save_connector, save_encoder
 from tests.models.vision.test_encoders import noise
 from tests.tiny import save_tiny, tiny_tokenizer
@@ -45,7 +46,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
             encoder = save_encoder(root / "encoder", kind)
             llm = save_tiny(root / "llm", architecture, bos, vocab_size=rows)
             folder = save_connector(root / "connector", kind, len(tokenizer), rows)
-            file = import_connector(folder, root / "made", vision=encoder, llm=str(llm), data_dir=root / "data")
+            file = import_connector(
+                folder, root / "made", vision=encoder, llm=str(llm), data_dir=root / "data"
+            )
             from safetensors.torch import load_file
 
             embedding = load_file(llm / "model.safetensors")["model.embed_tokens.weight"]
@@ -141,7 +144,9 @@ def test_the_file_holds_the_released_weights_and_a_card_without_paths(
         file, plain = imported(kind)
         projector, card = load_projector(file)
         released = plain.weights
-        assert torch.equal(projector.layers.gate.weight, released["vision_backbone.image_projector.w1.weight"])
+        assert torch.equal(
+            projector.layers.gate.weight, released["vision_backbone.image_projector.w1.weight"]
+        )
         assert torch.equal(projector.added, released["transformer.wte.new_embedding"])
         assert (projector.pad is None) == (kind == "siglip")  # where nothing is ever padded
         assert (card["connector"], card["prompt"]) == ("connector", "long_caption 65:")
@@ -187,7 +192,7 @@ def test_a_file_of_more_than_tensors_is_not_unpickled(tmp_path: Path) -> None:
         import_connector(folder, tmp_path / "out", **names)
     config = yaml.safe_load((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(yaml.safe_dump({**config, "ft_llm": True}))
-    with pytest.raises(ModelError, match="LLM of .* was trained too"):
+    with pytest.raises(ModelError, match=r"LLM of .* was trained too"):
         import_connector(folder, tmp_path / "out", **names)
 
 
@@ -208,12 +213,43 @@ def test_another_projector_is_not_replaced(
 def test_the_folder_of_a_connector(tmp_path: Path) -> None:
     for name in ("olmo-vit", "qwen-dino"):
         save_connector(tmp_path / "all" / name, "clip", 90, 90)
-    assert find_connector(tmp_path / "all" / "olmo-vit", None).name == "olmo-vit"
-    assert find_connector(tmp_path / "all", "qwen-dino").name == "qwen-dino"
+    one, every = str(tmp_path / "all" / "olmo-vit"), str(tmp_path / "all")
+    assert find_connector(one) == (Path(one), "olmo-vit")
+    assert find_connector(every, "qwen-dino") == (Path(every) / "qwen-dino", "qwen-dino")
     with pytest.raises(ModelError, match="holds the connectors olmo-vit, qwen-dino: name one") as several:
-        find_connector(tmp_path / "all", None)
+        find_connector(every)
     assert several.value.argument == "name"
     with pytest.raises(ModelError, match="qwen-dino, not llama-vit"):
-        find_connector(tmp_path / "all", "llama-vit")
+        find_connector(every, "llama-vit")
     with pytest.raises(ModelError, match="holds no connector"):
-        find_connector(tmp_path, None)
+        find_connector(str(tmp_path))
+    with pytest.raises(ModelError, match="There is no folder"):
+        find_connector(str(tmp_path / "nothing"))
+
+
+def test_only_the_connector_that_is_named_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_connector(tmp_path / "connector", "clip", 90, 90)
+    files = {
+        f"{name}/{file}": (folder / file).read_bytes()
+        for name in ("olmo-vit", "qwen-dino")
+        for file in (WEIGHTS, CONFIG)
+    }
+    with serving() as hub:
+        use(hub, tmp_path / "hf", monkeypatch, token=None)
+        stored = hub.repositories[("models", "lab/connectors")] = Stored()
+        commit = stored.commit(files)
+        found, source = find_connector("lab/connectors", "qwen-dino")
+        assert source == f"lab/connectors@{commit}, qwen-dino"
+        assert sorted(hub.files()) == [f"qwen-dino/{CONFIG}", f"qwen-dino/{WEIGHTS}"]
+        with pytest.raises(ModelError, match="lab/connectors holds the connectors olmo-vit, qwen-dino"):
+            find_connector("lab/connectors")
+    made = import_connector(
+        found,
+        tmp_path / "out",
+        source=source,
+        vision="openai/clip-vit-large-patch14-336",
+        llm="Qwen/Qwen2-7B",
+    )
+    assert load_projector(made)[1]["connector"] == source
