@@ -35,6 +35,7 @@ from latentbank.demo.scenes import (
 )
 from latentbank.files import write_whole
 from latentbank.models.composite.captions import caption_loss, write_captions
+from latentbank.models.composite.layout import Frame, layout_of
 from latentbank.models.composite.projector import Projector, load_projector
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.training.batches import Sequences
@@ -229,10 +230,10 @@ def score(
         report[f"loss{ending}"] = float(losses.mean())
     with torch.no_grad():
         visual = [projector(held_out.tokens(row).to(language.device)) for row in range(count)]
-    head = caption_loss(language)
+    head, frame = caption_loss(language), Frame(language, layout_of(language.tokenizer))
     written: list[str] = []
     for start in range(0, count, 20):
-        written += write_captions(language, head, visual[start : start + 20])
+        written += write_captions(frame, head, visual[start : start + 20])
     found = [
         [re.search(rf"\b{re.escape(name)}\b", text) is not None for name in own]
         for own, text in zip(names, written, strict=True)

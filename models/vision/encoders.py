@@ -168,7 +168,7 @@ class TransformersEncoder:
         self.name, self.layers, self.cls, self.revision = name, tuple(layers), cls, revision
         self._model = model
         self._pictures = processor if isinstance(processor, Pictures) else None
-        self._processor = None if self._pictures else processor
+        self._processor: Any = processor
         self._pads = self._pictures is not None and self._pictures.pads
         self._blocks = find_blocks(model)
         self._fingerprint = self._hash()
@@ -311,7 +311,7 @@ class TransformersEncoder:
 
     def _hash(self) -> str:
         own = fingerprint({}, [*self.layers, self.cls], self._model.parameters())
-        settings = self._pictures.to_dict() if self._pictures else self._processor.to_dict()
+        settings = self._processor.to_dict()
         # Names and versions of classes do not change the pixels.
         plain = {
             key: settings[key]
