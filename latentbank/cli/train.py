@@ -17,6 +17,7 @@ from latentbank.errors import LatentBankError
 if TYPE_CHECKING:
     from latentbank.models.training.features import Features
     from latentbank.models.training.pairs import PairSource
+    from latentbank.models.training.recipes import Recipe
     from latentbank.models.training.stages import Stage, TrainSettings
 
 app = typer.Typer(no_args_is_help=True, help="Train the projector of a vision-language model.")
@@ -149,6 +150,21 @@ class TrainOptions:
     ] = 0
     checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 300.0
 
+    def chosen_recipe(self) -> Recipe:
+        """Return the recipe, or what counts without one.
+
+        Raises:
+            LatentBankError: there is no such recipe, or nothing says how long to train.
+        """
+        from latentbank.models.training.recipes import recipe_of
+
+        recipe = recipe_of(self.recipe)
+        if self.steps is None and recipe.steps is None:
+            raise LatentBankError(
+                "Say how long to train: give a number of steps, or a recipe.", argument="steps"
+            )
+        return recipe
+
     def settings(self, autocast: str | None) -> TrainSettings:
         """Return the settings of the training.
 
@@ -170,21 +186,18 @@ class TrainOptions:
 
     def rows(self) -> int | None:
         """Return the number of rows of the recipe's data that its steps see, with those for validation."""
-        from latentbank.models.training.recipes import recipe_of
-
-        recipe = recipe_of(self.recipe)
+        recipe = self.chosen_recipe()
         steps, batch = self.steps or recipe.steps, self.batch or recipe.batch
         return math.ceil(steps * batch / (1 - self.validation)) if steps else None
 
     def stage(self, features: Features) -> tuple[Stage, Features | None]:
         """Return the training on `features`, and the part of them that is kept for validation."""
-        from latentbank.models.training.recipes import recipe_of
         from latentbank.models.training.stages import Stage
 
         training, kept = (
             features.split(self.validation, 256, self.seed) if self.validation else (features, None)
         )
-        recipe = recipe_of(self.recipe)
+        recipe = self.chosen_recipe()
         in_steps = self.warmup is None
         stage = Stage(
             training,
@@ -245,14 +258,11 @@ def train_projector(
     from latentbank.models.language.model import load_language_model
     from latentbank.models.training.features import cache_features
     from latentbank.models.training.processes import processes
-    from latentbank.models.training.recipes import recipe_of
     from latentbank.models.training.train import train_projector as run
     from latentbank.models.vision.encoders import load_encoder
     from latentbank.progress import Silent, shown
 
-    recipe = recipe_of(train.recipe)
-    if train.steps is None and recipe.steps is None:
-        raise LatentBankError("Say how long to train: give a number of steps, or a recipe.", argument="steps")
+    recipe = train.chosen_recipe()
     state = processes(devices.device)
     device = devices.device or str(state.device)
     dtype, autocast = _dtypes(devices.dtype or recipe.dtype, device, train.finetune_llm)
@@ -263,28 +273,19 @@ def train_projector(
     column = pairs.caption_option()
     with named_otherwise(image="image_column", caption=column):
         opened = pairs.open(recipe.data, train.rows())
-    layers = None if encoder_layers is None else _layers(encoder_layers)
-    encoder = load_encoder(
-        vision,
-        cls=cls,
-        dtype=devices.dtype or recipe.dtype,
-        **_input(vision, layers, recipe.fits_pictures, trust_remote_code),
-        **loading,
-    )
-    data_dir = GlobalOptions.of(ctx).settings().data_dir
-    folder = features or data_dir / ".features"
-    main = state.is_main_process
+    used = _input(vision, encoder_layers, recipe.fits_pictures, trust_remote_code)
+    encoder = load_encoder(vision, cls=cls, dtype=devices.dtype or recipe.dtype, **used, **loading)
+    data_dir, main = GlobalOptions.of(ctx).settings().data_dir, state.is_main_process
     with (
         named_otherwise(image="image_column", caption=column, batch="encoder_batch"),
         state.main_process_first(),
         shown("encoding", "images") as progress,
     ):
-        progress = progress if main else Silent()
-        encoded = cache_features(encoder, opened, folder, opened.data, batch=encoder_batch, progress=progress)
+        folder, seen = features or data_dir / ".features", progress if main else Silent()
+        encoded = cache_features(encoder, opened, folder, opened.data, batch=encoder_batch, progress=seen)
     stage, kept = train.stage(pairs.chosen(encoded))
     language = load_language_model(llm, dtype=dtype, **loading)
     with shown("training", "steps") as progress:
-        progress = progress if main else Silent()
         file = run(
             [stage],
             language,
@@ -293,7 +294,7 @@ def train_projector(
             validation=kept,
             init=train.init,
             data_dir=data_dir,
-            progress=progress,
+            progress=progress if main else Silent(),
         )
     if main:
         show_projector(file, load_projector(file)[1], as_json=as_json)
@@ -320,9 +321,7 @@ def _dtypes(dtype: str | None, device: str, trained: bool) -> tuple[str | None, 
     return "float32", None if chosen == "float32" else chosen
 
 
-def _input(
-    vision: str, layers: list[int] | None, as_in_paper: bool, trust_remote_code: bool
-) -> dict[str, Any]:
+def _input(vision: str, layers: str | None, as_in_paper: bool, trust_remote_code: bool) -> dict[str, Any]:
     """Return how the encoder is used, as arguments of `load_encoder`: `layer` and `pictures`."""
     from latentbank.models.training.recipes import paper_input
     from latentbank.models.vision.encoders import DEFAULT_LAYER
@@ -330,4 +329,4 @@ def _input(
     found = (
         paper_input(vision, trust_remote_code=trust_remote_code) if as_in_paper else {"layer": DEFAULT_LAYER}
     )
-    return found if layers is None else {**found, "layer": layers}
+    return found if layers is None else {**found, "layer": _layers(layers)}
