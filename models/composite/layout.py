@@ -33,6 +33,11 @@ class ImageTokens:
     end: int
     first_added: int
 
+    def names(self) -> dict[int, str]:
+        """Return Molmo's names of the tokens by their ids."""
+        names = {self.start: "<im_start>", self.patch: "<im_patch>", self.end: "<im_end>"}
+        return names if self.column is None else {**names, self.column: "<im_col>"}
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a projector's card holds of it."""
         return asdict(self)
@@ -174,7 +179,7 @@ def frame_of(
     Args:
         language: the LLM.
         card: the projector's card. Without `image_tokens` the layout is the plain one. Its `prompt` stands after the
-            image tokens.
+            image tokens, or in the newline's place.
         columns: number of visual tokens in a row.
         added: the projector's own token embeddings, [tokens, hidden].
 
@@ -195,5 +200,6 @@ def frame_of(
             )
     layout = layout_of(language.tokenizer, image, columns)
     if prompt := card.get("prompt"):
-        layout = replace(layout, after=(*layout.after, *caption_ids(language.tokenizer, prompt)))
+        ending = () if image is None else layout.after  # a newline stands in the place of a prompt
+        layout = replace(layout, after=(*ending, *caption_ids(language.tokenizer, prompt)))
     return Frame(language, layout, added)

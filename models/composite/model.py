@@ -22,7 +22,7 @@ from latentbank.models.composite.captions import (
     caption_loss,
     write_captions,
 )
-from latentbank.models.composite.layout import Frame, frame_of
+from latentbank.models.composite.layout import Frame, ImageTokens, frame_of
 from latentbank.models.composite.projector import Projector
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.answers import check_whole
@@ -160,6 +160,7 @@ class CompositeVLM:
                 np.array(ids, np.int64)[around],
                 around,
                 around >= len(ids) - len(written),
+                ImageTokens(**marks).names() if (marks := self.card.get("image_tokens")) else {},
             ),
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,18 +32,20 @@ class TextTokens:
         ids: token ids, [tokens] int64. Special tokens are among them.
         positions: places in the sequence, [tokens] int64.
         answer: True for tokens that the model wrote, False for those of the prompt, [tokens] bool.
+        names: of tokens that the tokenizer does not know, by their ids.
     """
 
     states: dict[int, Tensor]
     ids: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
     answer: npt.NDArray[np.bool_]
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def of_answer(self) -> TextTokens:
         """Return the tokens of the answer alone."""
         chosen = self.answer
         states = {layer: rows[chosen.nonzero()[0]] for layer, rows in self.states.items()}
-        return TextTokens(states, self.ids[chosen], self.positions[chosen], chosen[chosen])
+        return TextTokens(states, self.ids[chosen], self.positions[chosen], chosen[chosen], self.names)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -56,17 +56,20 @@ def labels_of(text: TextTokens, tokenizer: PreTrainedTokenizerBase) -> list[str]
     ids = text.ids.tolist()
     starts = [0, *(np.flatnonzero(np.diff(text.positions) != 1) + 1).tolist()]
     runs = [ids[start:end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
-    return [label for run in runs for label in _pieces(run, tokenizer)]
+    return [label for run in runs for label in _pieces(run, tokenizer, text.names)]
 
 
-def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, names: Mapping[int, str]) -> list[str]:
     """Return what each token adds to the text before it.
 
     Many tokenizers decode a single token without its space. A token that is part of a character is decoded alone.
     """
     found, before = [], ""
     for end, token in enumerate(ids, 1):
-        now = _decoded(tokenizer, ids[:end])
+        if token in names:
+            found.append(names[token])
+            continue
+        now = _decoded(tokenizer, [one for one in ids[:end] if one not in names])
         found.append(now[len(before) :] if now.startswith(before) else _decoded(tokenizer, [token]))
         before = now
     return found

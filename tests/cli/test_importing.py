@@ -39,12 +39,17 @@ def test_a_connector_becomes_a_model_that_reads_images(
 
     Image.new("RGB", (60, 24), "green").save(tmp_path / "grass.png")
     assert run("ingest", "run", corpus, "--model", llm, "--bank", "tiny", "--layers", "1,2")[0] == 0
-    code, out, err = run(
-        "query", "image", "grass.png", "--bank", "tiny", "--model", "olmo-vit/projector.safetensors", "--json"
-    )
+    words = ("query", "image", "grass.png", "--bank", "tiny", "--model", "olmo-vit/projector.safetensors")
+    code, out, err = run(*words, "--tokens", "all", "--answer", "2", "--json")
     assert (code, err) == (0, "")
     (reading,) = json.loads(out)
-    assert {token["row"] for token in reading["tokens"]} == {
+    labels = [
+        token["label"] for token in reading["tokens"] if token.get("kind") == "prompt" and token["layer"] == 0
+    ]
+    assert labels[:2] == ["<|endoftext|>", "<im_start>"]
+    assert labels[2:7] == ["<im_col>"] * 4 + ["<im_end>"]
+    assert "".join(labels[7:]) == "long_caption 65:"
+    assert {token["row"] for token in reading["tokens"] if "row" in token} == {
         1,
         2,
     }  # the first and the last row show padding only

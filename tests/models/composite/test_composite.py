@@ -178,6 +178,8 @@ def test_image_tokens_and_a_prompt_stand_around_the_visual_tokens(language: Lang
     torch.testing.assert_close(
         text.states[3][: len(first)], whole[3][0, text.positions[: len(first)]], atol=1e-4, rtol=1e-4
     )
+    alone = CompositeVLM(PixelEncoder(), projector, language, {"prompt": "A dog"})
+    assert alone.frame.layout.ids(4)[0][5:] == prompt  # in the newline's place
     lacking = {"image_tokens": {**ids, "column": rows + 4}}
     with pytest.raises(ModelError, match=f"names the image token {rows + 4}"):
         CompositeVLM(PixelEncoder(), projector, language, lacking)
