@@ -87,18 +87,32 @@ def _world(plan: Plan, options: GlobalOptions, output: Path) -> World:
         from latentbank.demo.reproduction import demo_world
 
         settings = load_settings(url="", data_dir=output / "banks")
-        return demo_world(plan, settings, _loader(plan, settings))
+        return demo_world(plan, settings, _loader(plan, settings, output))
     from latentbank.cli.reproduce_files import files_world
 
     settings = options.writer_settings()
-    return files_world(plan, settings, _loader(plan, settings), output / "answers")
+    return files_world(plan, settings, _loader(plan, settings, output), output / "answers")
 
 
-def _loader(plan: Plan, settings: Settings) -> Load:
-    """Return the function that loads the plan's models, with all their layers."""
+def _loader(plan: Plan, settings: Settings, output: Path) -> Load:
+    """Return the function that loads the plan's models, with all their layers; connectors are imported first."""
     loading = LoadingOptions(device=plan.device, dtype=plan.dtype)
 
     def load(model: ModelPlan) -> VisualModel:
-        return loading.load_vlm(model.model, lambda count: count, settings, revision=model.revision)
+        name = model.model if model.connector is None else str(_imported(model, settings, output))
+        return loading.load_vlm(name, lambda count: count, settings, revision=model.revision)
 
     return load
+
+
+def _imported(model: ModelPlan, settings: Settings, output: Path) -> Path:
+    """Return the projector made from a connector that the authors released; it is made where it is missing."""
+    from latentbank.models.composite.connectors import RESULT, find_connector, import_connector
+    from latentbank.progress import shown
+
+    folder = output / "connectors" / str(model.connector)
+    if (folder / RESULT).is_file():
+        return folder / RESULT
+    with shown("downloading", "MiB") as progress:
+        found, source = find_connector(model.model, model.connector, progress)
+    return import_connector(found, folder, source=source, data_dir=settings.data_dir)

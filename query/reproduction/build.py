@@ -148,8 +148,8 @@ class _Builder:
 
     def noise(self, model: ModelPlan) -> ModelPlan | None:
         """Return the plan's entry of the same model with a random projector."""
-        same = (model.model, model.revision)
-        return next((m for m in self.plan.models if m.random and (m.model, m.revision) == same), None)
+        own = model.weights()
+        return next((other for other in self.plan.models if other.random and other.weights() == own), None)
 
     def fill(self, work: _Work) -> list[Measured]:
         """Fill the bank of the model's LLM."""

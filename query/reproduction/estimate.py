@@ -109,7 +109,7 @@ def _calls(plan: Plan, model: ModelPlan, layers: int, smaller: Sequence[float]) 
     if not isinstance(plan.judge, JudgePlan) or model.random:
         return 0
     images = min(plan.judge.images, plan.count)
-    noise = any(m.random and m.model == model.model for m in plan.models)
+    noise = any(other.random and other.weights() == model.weights() for other in plan.models)
     each = 1 + _CONTROLS * (1 + noise)
     asked = len(plan.lenses) * len(plan.words) * each + len(smaller)
     return round(images * layers * asked)

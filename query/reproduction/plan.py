@@ -30,7 +30,9 @@ class ModelPlan:
 
     Attributes:
         name: what tables call it, and its folders: letters, digits, `.`, `_` and `-`.
-        model: a hub id, a folder, a projector's file or `demo`, as `load_visual_model` takes it.
+        model: a hub id, a folder, a projector's file or `demo`, as `load_visual_model` takes it; with `connector`, the
+            folder or hub id of the authors' connectors.
+        connector: name of a connector that the authors released, such as `olmo-vit`; it is imported first.
         revision: branch, tag or commit of a hub model.
         random: replace its projector by one of random weights: the control.
         parameters: parameters of its LLM's blocks, for the estimate.
@@ -43,6 +45,7 @@ class ModelPlan:
 
     name: str
     model: str
+    connector: str | None = None
     revision: str | None = None
     random: bool = False
     parameters: float = 7e9
@@ -52,7 +55,11 @@ class ModelPlan:
 
     def identity(self) -> dict[str, Any]:
         """Return what its readings depend on."""
-        return {"model": self.model, "revision": self.revision, "random": self.random}
+        return {**self.weights(), "random": self.random}
+
+    def weights(self) -> dict[str, Any]:
+        """Return what tells it from other models, but for a random projector."""
+        return {"model": self.model, "connector": self.connector, "revision": self.revision}
 
 
 @dataclass(frozen=True)

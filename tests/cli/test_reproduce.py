@@ -31,14 +31,25 @@ def rightly(body: Body) -> str:
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> dict[str, Any]:
-    """A plan of three pictures and six sentences; its models are a tiny VLM and the same with random weights."""
+    """A plan of three pictures and six sentences; its models are a connector and the same with random weights."""
 
-    def load(_name: str, **_: Any) -> Any:
+    def load(name: str, **_: Any) -> Any:
+        assert name == str(tmp_path / "out" / "connectors" / "own" / "projector.safetensors")
         vlm = pixel_vlm(load_language_model(str(model_dir)))
         vlm.encoder = FineEncoder()
         return vlm
 
+    def make(folder: Path, output: Path, **_: Any) -> Path:
+        assert folder.name == "found"
+        assert not output.exists()  # it is imported once
+        output.mkdir(parents=True)
+        (output / "projector.safetensors").touch()
+        return output / "projector.safetensors"
+
+    connectors = "latentbank.models.composite.connectors"
     monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
+    monkeypatch.setattr(f"{connectors}.find_connector", lambda *_: (tmp_path / "found", "x/connectors"))
+    monkeypatch.setattr(f"{connectors}.import_connector", make)
     monkeypatch.setenv("OWN_KEY", KEY)
     (tmp_path / "pictures").mkdir()
     for number in range(3):
@@ -53,8 +64,8 @@ def plan(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> di
         "corpus": {"source": str(tmp_path / "sentences.txt"), "sentences": len(SENTENCES)},
         "judge": {"model": "judge", "key_variable": "OWN_KEY", "price_in": 1.0, "price_out": 2.0},
         "models": [
-            {"name": "own", "model": "own.safetensors"},
-            {"name": "noise", "model": "own.safetensors", "random": True},
+            {"name": "own", "model": "x/connectors", "connector": "own"},
+            {"name": "noise", "model": "x/connectors", "connector": "own", "random": True},
         ],
         "visual_layers": [0],
         "bank_layers": [1],
