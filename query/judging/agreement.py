@@ -5,13 +5,15 @@ those who voted on the item; Spearman's rho compares with their share instead). 
 the same item, counted once in each order, so that neither is the reference.
 
 Intervals hold 95 % of 500 bootstrap draws of whole images, because tokens of one image are not independent. Alpha is
-nominal, by the krippendorff package; ranks are scipy's.
+nominal, by the krippendorff package; ranks are scipy's. Controls, whose words are not the token's own, are compared by
+themselves.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,11 +22,11 @@ import numpy.typing as npt
 
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.progress import Progress, Silent
+from latentbank.query.judging.draws import MAJORITY, drawn_statistics, drawn_weights
 from latentbank.query.judging.votes import JUDGE, KINDS, Vote
+from latentbank.text import listed
 
 DRAWS = 500
-_SEED = 0
-_MAJORITY = 0.5
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,6 +49,7 @@ class Agreement:
         between: "judge" (judge and people) or "people" (people among themselves).
         model: the model; "all" for all of them.
         kind: what is agreed on: "any" (interpretable or not), or one of concrete, abstract and global.
+        control: "" for the tokens' own words, else what the words were.
         items: number of items compared.
         votes: number of people's votes on them.
         yes: share of the people's votes that say yes.
@@ -57,6 +60,7 @@ class Agreement:
     between: Literal["judge", "people"]
     model: str
     kind: str
+    control: str
     items: int
     votes: int
     yes: float
@@ -78,6 +82,7 @@ class Item:
     name: str
     model: str
     image: str
+    control: str
     people: tuple[Vote, ...]
     judge: Vote | None
 
@@ -87,29 +92,45 @@ class Item:
         return float(np.mean([vote.interpretable for vote in self.people]))
 
     @property
-    def disagrees(self) -> bool:
-        """Whether the judge's verdict differs from the people's majority, or, without a judge, people differ."""
-        if self.judge is None:
-            return len({vote.interpretable for vote in self.people}) > 1
-        return self.judge.interpretable != (self.share >= _MAJORITY)
+    def words(self) -> tuple[str, ...]:
+        """The words that were judged; none if no vote says them."""
+        votes = (*self.people, *([self.judge] if self.judge else ()))
+        return next((vote.words for vote in votes if vote.words), ())
+
+    @property
+    def disagreement(self) -> Literal["", "judge", "people"]:
+        """Who differs: the judge from the people's majority, else people among themselves; empty if nobody does."""
+        if self.judge is not None and self.judge.interpretable != (self.share >= MAJORITY):
+            return "judge"
+        return "people" if len({vote.interpretable for vote in self.people}) > 1 else ""
 
 
-def items_of(votes: Iterable[Vote], judge: str = JUDGE) -> list[Item]:
+def items_of(votes: Iterable[Vote], judge: str | None = JUDGE) -> list[Item]:
     """Return the items that people voted on, with all votes on each, in the order of the votes.
 
     Args:
         votes: the votes.
-        judge: the rater who is the judge.
+        judge: the rater who is the judge; None: there is none.
+
+    Raises:
+        QueryError: two raters were shown other words for the same item.
     """
     found: dict[tuple[str, str], list[Vote]] = defaultdict(list)
     for vote in votes:
         found[vote.study, vote.item].append(vote)
     items = []
     for (study, name), given in found.items():
+        if len(shown := {vote.words for vote in given if vote.words}) > 1:
+            one, other = (listed(words) for words in sorted(shown)[:2])
+            raise QueryError(
+                f"The raters of {name} were shown other words ({one}; {other}), so their votes cannot be compared: ask "
+                "them about the same readings."
+            )
         people = tuple(vote for vote in given if vote.rater != judge)
         verdict = next((vote for vote in given if vote.rater == judge), None)
         if people:
-            items.append(Item(study, name, given[0].model, given[0].image, people, verdict))
+            first = given[0]
+            items.append(Item(study, name, first.model, first.image, first.control, people, verdict))
     return items
 
 
@@ -132,29 +153,40 @@ def agreements(
     if not groups:
         raise QueryError("No item has votes of two raters, so nothing can be compared.")
     found = []
-    for done, (study, between, model, kind, chosen) in enumerate(groups):
+    for done, group in enumerate(groups):
         progress.update(done, len(groups))
-        found.append(_agreement(study, between, model, kind, chosen, draws))
+        found.append(_agreement(group, draws))
     progress.update(len(groups), len(groups))
     return found
 
 
-def _groups(
-    items: Sequence[Item],
-) -> Iterable[tuple[str, Literal["judge", "people"], str, str, list[Item]]]:
-    """Iterate over what is compared: study, between whom, model, kind, and the items."""
+@dataclass(frozen=True)
+class _Group:
+    """What one comparison is about, and its items."""
+
+    study: str
+    between: Literal["judge", "people"]
+    model: str
+    kind: str
+    control: str
+    items: Sequence[Item]
+
+
+def _groups(items: Sequence[Item]) -> Iterator[_Group]:
+    """Iterate over what is compared: each study, of judge and people, in all and by model, by kind; then controls."""
     kinds = ("any", *KINDS) if any(vote.relations for item in items for vote in item.people) else ("any",)
     betweens: tuple[Literal["judge", "people"], ...] = ("judge", "people")
-    for study in dict.fromkeys(item.study for item in items):
-        for between in betweens:
-            chosen = [item for item in items if item.study == study and _comparable(item, between)]
-            if not chosen:
-                continue
+    for study, between in itertools.product(dict.fromkeys(item.study for item in items), betweens):
+        chosen = [item for item in items if item.study == study and _comparable(item, between)]
+        own = [item for item in chosen if not item.control]
+        models = sorted({item.model for item in own})
+        for model in ("all", *models) if len(models) > 1 else ("all",) if own else ():
+            part = [item for item in own if model in ("all", item.model)]
             for kind in kinds:
-                yield study, between, "all", kind, chosen
-            models = sorted({item.model for item in chosen})
-            for model in models if len(models) > 1 else ():
-                yield study, between, model, "any", [item for item in chosen if item.model == model]
+                yield _Group(study, between, model, kind, "", part)
+        for control in dict.fromkeys(item.control for item in chosen if item.control):
+            part = [item for item in chosen if item.control == control]
+            yield _Group(study, between, "all", "any", control, part)
 
 
 def _comparable(item: Item, between: str) -> bool:
@@ -169,68 +201,68 @@ class _Compared:
         shares: `[pairs]`, the share of yes that is compared: one person's vote, or the mean of all people's.
         votes: `[pairs]` (bool), the vote that it is compared with.
         counts: `[items, 2]`, how often no and yes were given to an item, for alpha.
-        pairs_of: the pairs of each image.
-        items_of: the items of each image.
+        image_of_pair: `[pairs]`, the number of each pair's image.
+        image_of_item: `[items]`, the number of each item's image.
     """
 
     shares: Floats
     votes: npt.NDArray[np.bool_]
     counts: npt.NDArray[np.int64]
-    pairs_of: Sequence[npt.NDArray[np.int64]]
-    items_of: Sequence[npt.NDArray[np.int64]]
+    image_of_pair: npt.NDArray[np.int64]
+    image_of_item: npt.NDArray[np.int64]
 
 
-def _agreement(
-    study: str, between: Literal["judge", "people"], model: str, kind: str, items: Sequence[Item], count: int
-) -> Agreement:
-    people = [np.array([_says(vote, kind) for vote in item.people], dtype=float) for item in items]
-    compared = _compared(items, people, between, kind)
+def _agreement(group: _Group, draws: int) -> Agreement:
+    items = group.items
+    people = [np.array([_says(vote, group.kind) for vote in item.people], dtype=float) for item in items]
+    compared = _compared(items, people, group.between, group.kind)
     whole = _statistics(compared.shares, compared.votes, compared.counts)
-    random = np.random.default_rng(_SEED)
-    images = len(compared.items_of)
-    draws: dict[str, list[float]] = {name: [] for name in whole}
-    for _ in range(count if images > 1 else 0):
-        drawn = random.integers(images, size=images)
-        pairs = np.concatenate([compared.pairs_of[image] for image in drawn])
-        chosen = np.concatenate([compared.items_of[image] for image in drawn])
-        found = _statistics(compared.shares[pairs], compared.votes[pairs], compared.counts[chosen])
-        for name, value in found.items():
-            draws[name].append(value)
+    images = len({item.image for item in items})
+    drawn: Mapping[str, Floats] = {}
+    if draws and images > 1:
+        drawn = drawn_statistics(
+            drawn_weights(images, draws),
+            compared.image_of_pair,
+            compared.shares,
+            compared.votes,
+            compared.image_of_item,
+            compared.counts,
+        )
     return Agreement(
-        study,
-        between,
-        model,
-        kind,
+        group.study,
+        group.between,
+        group.model,
+        group.kind,
+        group.control,
         items=len(items),
         votes=sum(map(len, people)),
         yes=float(np.concatenate(people).mean()),
-        **{name: _estimate(value, draws[name]) for name, value in whole.items()},
+        **{name: _estimate(value, drawn.get(name)) for name, value in whole.items()},
     )
 
 
 def _compared(items: Sequence[Item], people: Sequence[Floats], between: str, kind: str) -> _Compared:
-    pairs: list[tuple[float, bool]] = []
+    pairs: list[tuple[int, float, bool]] = []
     counts: list[tuple[int, int]] = []
-    pairs_of: dict[str, list[int]] = defaultdict(list)
-    items_of: dict[str, list[int]] = defaultdict(list)
-    for index, (item, given) in enumerate(zip(items, people, strict=True)):
+    numbers: dict[str, int] = {}
+    for item, given in zip(items, people, strict=True):
+        image = numbers.setdefault(item.image, len(numbers))
         if between == "judge":
             share, verdict = float(given.mean()), _says(item.judge, kind)
-            new = [(share, verdict)]
-            yes = int(share >= _MAJORITY) + int(verdict)
+            pairs.append((image, share, verdict))
+            yes = int(share >= MAJORITY) + int(verdict)
             counts.append((2 - yes, yes))
         else:
-            new = [(a, bool(b)) for i, a in enumerate(given) for j, b in enumerate(given) if i != j]
+            pairs += [
+                (image, float(a), bool(b)) for i, a in enumerate(given) for j, b in enumerate(given) if i != j
+            ]
             counts.append((int((given == 0).sum()), int((given == 1).sum())))
-        items_of[item.image].append(index)
-        pairs_of[item.image].extend(range(len(pairs), len(pairs) + len(new)))
-        pairs += new
     return _Compared(
-        shares=np.array([share for share, _ in pairs]),
-        votes=np.array([vote for _, vote in pairs]),
+        shares=np.array([share for _, share, _ in pairs]),
+        votes=np.array([vote for _, _, vote in pairs]),
         counts=np.array(counts),
-        pairs_of=[np.array(rows) for rows in pairs_of.values()],
-        items_of=[np.array(rows) for rows in items_of.values()],
+        image_of_pair=np.array([image for image, _, _ in pairs]),
+        image_of_item=np.array([numbers[item.image] for item in items]),
     )
 
 
@@ -244,7 +276,7 @@ def _statistics(
 ) -> dict[str, float]:
     """Return the statistics of pairs and items (see `_Compared`), NaN where they are not defined."""
     alpha, rankdata = _libraries()
-    verdicts = shares >= _MAJORITY
+    verdicts = shares >= MAJORITY
     accuracy = float((verdicts == votes).mean())
     # The agreement that two raters with the same shares of yes would reach by chance.
     chance = verdicts.mean() * votes.mean() + (1 - verdicts.mean()) * (1 - votes.mean())
@@ -269,8 +301,8 @@ def _libraries() -> tuple[Any, Any]:
     return alpha, rankdata
 
 
-def _estimate(value: float, draws: Sequence[float]) -> Estimate:
-    defined = np.array([draw for draw in draws if np.isfinite(draw)])
+def _estimate(value: float, draws: Floats | None) -> Estimate:
+    defined = draws[np.isfinite(draws)] if draws is not None else np.empty(0)
     if not np.isfinite(value):
         return Estimate(None, None, None)
     if not len(defined):

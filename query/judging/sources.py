@@ -22,7 +22,12 @@ def sources_of(questions: Iterable[Question], images: Sequence[str] | None = Non
     Raises:
         ImageError: an image is not there, or several files could be it.
     """
-    names = list(dict.fromkeys(question.subject.source for question in questions))
+    return images_named([question.subject.source for question in questions], images)
+
+
+def images_named(names: Iterable[str], images: Sequence[str] | None = None) -> dict[str, ImageSource]:
+    """Return the images of these names, as `sources_of`."""
+    names = list(dict.fromkeys(names))
     if images is None:
         found = {name: ImageSource(name, name, Path(name)) for name in names if Path(name).is_file()}
     else:

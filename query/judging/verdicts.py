@@ -73,7 +73,13 @@ class Verdict:
             return None
         kinds = {"concrete": self.concrete, "abstract": self.abstract, "global": self.global_}
         relations = frozenset(kind for kind, words in kinds.items() if words)
-        return Vote(self.subject.item, self.rater, self.interpretable, relations, self.study)
+        given = tuple(
+            "+".join(kind for kind, words in kinds.items() if word in words) for word in self.candidates
+        )
+        control, words = self.subject.control, self.candidates
+        return Vote(
+            self.subject.item, self.rater, self.interpretable, relations, self.study, control, words, given
+        )
 
 
 _WORDS = pa.list_(pa.string())

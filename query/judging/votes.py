@@ -25,7 +25,6 @@ JUDGE = "judge"
 """The rater's name in a judge's votes."""
 
 _NEEDED = ("item", "rater", "interpretable")
-_VERDICTS = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,10 @@ class Vote:
         interpretable: whether at least one of the words describes the token.
         relations: how they describe it, of `KINDS`; empty if none does.
         study: what was shown, such as "words" or "sentences"; empty if the file does not say.
+        control: what the words are, if they are not the token's own, such as "other image".
+        words: the words that were judged; empty if the file does not say.
+        kinds: of each word the kinds it was given, joined by `+`; empty if the file does not say.
+        shown: of each word what was shown, which may be a sentence; empty if the file does not say.
     """
 
     item: str
@@ -45,6 +48,10 @@ class Vote:
     interpretable: bool
     relations: frozenset[str] = frozenset()
     study: str = ""
+    control: str = ""
+    words: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -62,8 +69,7 @@ def read_votes(paths: Iterable[Path]) -> list[Vote]:
     """Read votes from CSV files (`.csv`) or JSON lines (`.jsonl`) with `item`, `rater` and `interpretable`.
 
     `relations` (kinds joined by `+`, in JSON also a list) and `study` may be left out. If a rater votes on an item more
-    than once, the last vote counts, so that a file can be appended to. A judge's verdicts are read from Parquet files
-    (`.parquet`); those without a readable answer are left out.
+    than once, the last vote counts, so that a file can be appended to. `read_ballots` reads a judge's verdicts, too.
 
     Raises:
         QueryError: a file cannot be read, or a vote is incomplete; the message names file and line.
@@ -80,9 +86,6 @@ def read_votes(paths: Iterable[Path]) -> list[Vote]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Iterate over the rows of a file, with their line numbers."""
-    if path.suffix.lower() == _VERDICTS:
-        yield from _verdicts(path)
-        return
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise QueryError(f"{path} is neither a .csv, .jsonl nor .parquet file, so its votes cannot be read.")
     try:
@@ -97,33 +100,6 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise QueryError(f"{path} cannot be read ({error.strerror or error}).") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise QueryError(f"{path} holds no votes as text in UTF-8 ({error}).") from None
-
-
-def _verdicts(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Iterate over the verdicts of a judge's Parquet file that could be read, as votes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path, columns=["study", *_NEEDED, *KINDS], partitioning=None).to_pylist()
-        for number, row in enumerate(rows, start=1):
-            if row["interpretable"] is not None:
-                yield number, row | {"relations": [kind for kind in KINDS if row[kind]]}
-    except (OSError, KeyError, pa.ArrowException):
-        raise QueryError(f"{path} holds no verdicts.") from None
-
-
-def judge_in(paths: Iterable[Path]) -> str:
-    """Return the rater who is the judge: the one of the Parquet files of verdicts, "judge" if there are none.
-
-    Raises:
-        QueryError: the files hold the verdicts of several judges, or cannot be read.
-    """
-    files = [path for path in paths if path.suffix.lower() == _VERDICTS]
-    raters = sorted({str(row["rater"]) for path in files for _, row in _verdicts(path)})
-    if len(raters) > 1:
-        raise QueryError(f"There are verdicts of {listed(raters)}; name the judge.", argument="judge")
-    return raters[0] if raters else JUDGE
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -167,7 +143,16 @@ def _vote(row: Mapping[str, Any], where: str) -> Vote:
         interpretable=_yes(row["interpretable"], where),
         relations=frozenset(kinds),
         study=str(row.get("study") or ""),
+        control=str(row.get("control") or ""),
+        words=_texts(row.get("candidates")),
+        kinds=_texts(row.get("kinds")),
+        shown=_texts(row.get("shown")),
     )
+
+
+def _texts(given: object) -> tuple[str, ...]:
+    """Return the texts of a list; none for anything else, as in CSV files."""
+    return tuple(map(str, given)) if isinstance(given, list) else ()
 
 
 def _yes(value: object, where: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from latentbank.cli import app
+from tests.cli.commands import Run
 
 _VOTES = """study,item,rater,interpretable,relations
 words,m/1/1,Ada,1,concrete
@@ -33,3 +34,17 @@ def test_agreement_prints_json(tmp_path: Path) -> None:
     (first, *_) = json.loads(done.stdout)
     assert (first["between"], first["kind"], first["items"]) == ("judge", "any", 2)
     assert first["accuracy"]["value"] == 0.5
+
+
+def test_wrong_options_are_refused(run: Run, tmp_path: Path) -> None:
+    votes = tmp_path / "votes.csv"
+    votes.write_text(_VOTES)
+    for words, message in (
+        (("--judge", "gpt"), "There is no rater gpt; there are Ada, model-x (--judge)"),
+        (("--readings", tmp_path), "name its file (--page)"),
+        (("--page", tmp_path / "p.html", "--images", tmp_path), "name the readings (--readings)"),
+        (("--page", tmp_path / "p.html", "--readings", tmp_path), "holds no readings"),
+    ):
+        code, out, err = run("agreement", votes, *words)
+        assert (code, out) == (2, "")
+        assert message in err

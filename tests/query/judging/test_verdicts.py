@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from latentbank.errors import QueryError
 from latentbank.query.judging.questions import Control, Subject
 from latentbank.query.judging.shares import shares_of
 from latentbank.query.judging.verdicts import SCHEMA, State, Verdict, read_verdicts, save_verdicts
-from latentbank.query.judging.votes import judge_in, read_votes
 
 
 def _verdict(
@@ -47,20 +45,6 @@ def test_a_verdict_is_a_vote_unless_it_cannot_be_read() -> None:
     assert (vote.model, vote.image, vote.rater) == ("owner--vlm", "image3", "gpt")
     assert vote.relations == {"concrete"}
     assert _verdict(3, state="unreadable").vote() is None
-
-
-def test_a_file_of_verdicts_is_one_of_votes(tmp_path: Path) -> None:
-    verdicts = [_verdict(0), _verdict(1, yes=False), _verdict(2, state="unreadable")]
-    path = save_verdicts(tmp_path / "verdicts.parquet", verdicts)
-    assert read_votes([path]) == [one.vote() for one in verdicts[:2]]
-    assert judge_in([path, tmp_path / "people.jsonl"]) == "gpt"
-    assert judge_in([tmp_path / "people.jsonl"]) == "judge"
-    other = save_verdicts(tmp_path / "other.parquet", [replace(_verdict(0), rater="claude")])
-    with pytest.raises(QueryError, match="verdicts of claude, gpt; name the judge"):
-        judge_in([path, other])
-    (tmp_path / "no.parquet").write_bytes(b"no")
-    with pytest.raises(QueryError, match="holds no verdicts"):
-        read_votes([tmp_path / "no.parquet"])
 
 
 def test_shares_leave_out_what_could_not_be_read() -> None:
