@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,11 +98,13 @@ def repository_of(text: str, kind: Kind) -> Repository | None:
 
 
 def list_files(repository: Repository) -> Listing:
-    """Return what a repository holds.
+    """Return what a repository holds; under HF_HUB_OFFLINE, what the hub's own cache holds of it.
 
     Raises:
         LatentBankError: there is no such repository or revision, or it cannot be read.
     """
+    if _offline() and (cached := _cached(repository)):
+        return cached
     with _sentences(repository, "read"):
         return _listing(_api(), repository)
 
@@ -285,6 +287,31 @@ def _listing(api: HfApi, repository: Repository) -> Listing:
     tree = api.list_repo_tree(repository.id, recursive=True, revision=info.sha, repo_type=repository.kind)
     sizes = {item.path: item.size for item in tree if isinstance(item, RepoFile)}
     return Listing(Repository(repository.id, repository.kind, info.sha), bool(info.private), sizes)
+
+
+def _cached(repository: Repository) -> Listing | None:
+    """Return what the hub's cache has of a repository at its revision; None if it has nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository.id,
+                repo_type=repository.kind,
+                revision=repository.revision,
+                allow_patterns=[],  # the folder, whatever is in it
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return Listing(replace(repository, revision=folder.name), private=True, sizes=sizes)
 
 
 @contextmanager

@@ -170,7 +170,8 @@ def ingest_latentlens(
     llm = model.load_llm(layers, default=own) if callable(layers) else None
     if llm is not None:
         layers = layers_for(layers, llm.num_layers)
-    directory = fetch_cache(source, layers)
+    with shown("downloading", "MiB") as progress:
+        directory = fetch_cache(source, layers, progress)
     found = list(cache_layers(directory, layers))
     llm = llm or model.load_llm(found, default=own)
     target = bank.name(settings, known, llm.name)
