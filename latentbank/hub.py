@@ -348,7 +348,8 @@ def _sentences(repository: Repository, doing: Literal["read", "write"]) -> Itera
     except LatentBankError:
         raise
     except OfflineModeIsEnabled:
-        raise LatentBankError("The hub is not asked while HF_HUB_OFFLINE is set; unset it.") from None
+        what = "" if doing == "write" else f"{repository.id} is nothing on this machine. "
+        raise LatentBankError(f"{what}The hub is not asked while HF_HUB_OFFLINE is set; unset it.") from None
     # RuntimeError and ValueError: what huggingface_hub makes of a file that could not be sent.
     except (connection, OSError, RuntimeError, ValueError) as error:
         raise LatentBankError(_sentence(error, repository, doing)) from None
@@ -379,7 +380,8 @@ def _sentence(error: BaseException, repository: Repository, doing: Literal["read
     if status == 400:
         return f"The hub refuses what is pushed to {name} ({public_reason(error)[:200]}); correct it and push again."
     if isinstance(error, RepositoryNotFoundError):
-        return f"There is no {kind} repository {name} on the hub, or your login may not read it; {login}."
+        here = ", and nothing of that name here" if doing == "read" else ""
+        return f"There is no {kind} repository {name} on the hub, or your login may not read it{here}; {login}."
     if isinstance(error, RevisionNotFoundError):
         return f"{name} has no revision '{repository.revision}'; name a branch, a tag or a commit of it."
     if status in (409, 412):

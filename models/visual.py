@@ -138,6 +138,7 @@ def _load_composite(path: str, options: LoadOptions, data_dir: Path) -> VisualMo
     """Load a projector's file, and the encoder and the LLM that its card names."""
     from latentbank.models.composite.model import CompositeVLM
     from latentbank.models.composite.projector import load_projector
+    from latentbank.models.composite.push import found_projector
     from latentbank.models.vision.encoders import DEFAULT_LAYER, load_encoder
     from latentbank.models.vision.pictures import Pictures
 
@@ -146,6 +147,7 @@ def _load_composite(path: str, options: LoadOptions, data_dir: Path) -> VisualMo
             f"The projector {path} was trained for its LLM without an adapter: leave the adapter out.",
             argument="adapter",
         )
+    path = found_projector(path)
     projector, card = load_projector(path)
     if not card.get("encoder") or not card.get("llm"):
         raise ModelError(f"The card of {path} names no encoder and LLM: train the projector with latentbank.")

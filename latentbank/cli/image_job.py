@@ -18,6 +18,7 @@ from latentbank.text import public_name
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.layers import BankLayers
+    from latentbank.hub import Listing
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.output.files import OutputFiles
     from latentbank.query.output.parquet import ReadingFolder
@@ -35,6 +36,7 @@ class ImageJob:
         pictures: folder of PNG files, or None.
         files: pages and figures to write, or None.
         folder: folder of Parquet files; images that have a file there are skipped.
+        pushed_to: the repository on the hub that the folder is pushed to at the end, or None.
         read: images read so far.
         found: images skipped because the folder has them.
         failed: images that could not be read.
@@ -55,6 +57,7 @@ class ImageJob:
         self.pictures = pictures
         self.files = files
         self.folder: ReadingFolder | None = None
+        self.pushed_to: Listing | None = None
         self.read = self.found = self.failed = 0
         self._sources: dict[str, ImageSource] = {}
 
@@ -98,9 +101,23 @@ class ImageJob:
         if self.folder is not None:
             before = f", {self.found:,} were there before" if self.found else ""
             print(f"Read {self.read:,} images into {self.folder.folder}{before}.")
+            self._push(self.folder.folder)
         if self.failed:
             print(f"{self.failed:,} images could not be read.", file=sys.stderr)
             raise typer.Exit(1)
+
+    def _push(self, folder: Path) -> None:
+        """Push the folder of readings to the hub, if that was asked for."""
+        if self.pushed_to is None:
+            return
+        from latentbank.progress import shown
+        from latentbank.query.output.push import push_readings
+
+        with shown("uploading", "MiB") as progress:
+            pushed = push_readings(folder, self.pushed_to, progress)
+        print(
+            f"They are in {pushed.url} ({'private' if pushed.private else 'public'}), commit {pushed.commit[:12]}."
+        )
 
     def _put(self, reading: Reading, show: Callable[[Any], None]) -> None:
         """Write the files of a reading, and show it if no folder is filled."""

@@ -11,6 +11,7 @@ import typer
 
 from latentbank.cli.grouping import command, named_otherwise
 from latentbank.cli.options.common import ConfigOption, GlobalOptions, JsonOption
+from latentbank.cli.options.hub import PushOptions
 from latentbank.cli.options.models import DeviceOptions, TrustOption
 from latentbank.errors import LatentBankError
 
@@ -245,6 +246,7 @@ def train_projector(
     ] = None,
     encoder_batch: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 32,
     train: TrainOptions,
+    push: PushOptions,
     devices: DeviceOptions,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
@@ -276,6 +278,7 @@ def train_projector(
     used = _input(vision, encoder_layers, recipe.fits_pictures, trust_remote_code)
     encoder = load_encoder(vision, cls=cls, dtype=devices.dtype or recipe.dtype, **used, **loading)
     data_dir, main = GlobalOptions.of(ctx).settings().data_dir, state.is_main_process
+    target = push.prepare_projector() if main else None
     with (
         named_otherwise(image="image_column", caption=column, batch="encoder_batch"),
         state.main_process_first(),
@@ -297,7 +300,7 @@ def train_projector(
             progress=progress if main else Silent(),
         )
     if main:
-        show_projector(file, load_projector(file)[1], as_json=as_json)
+        show_projector(file, load_projector(file)[1], push.projector(file, target), as_json=as_json)
 
 
 def _layers(text: str) -> list[int]:

@@ -34,6 +34,7 @@ from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
+    from latentbank.hub import Listing
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.reading.around import Around
     from latentbank.query.reading.images import Images
@@ -102,10 +103,12 @@ def prepared(
         QueryError: options that do not go together.
     """
     from latentbank.query.lenses.centring import load_means
+    from latentbank.query.output.push import check_settings
     from latentbank.query.reading.visual import chosen_layers
 
     if outputs.as_json and outputs.parquet is not None:
         raise QueryError("Readings go to one place: choose --json or --parquet.")
+    pushed_to = _prepared_push(outputs)
     choices = choices.by_recipe()
     search, around = choices.search, choices.around
     names, choice = lens_names(choices.lens), named_visual_layers(choices.visual_layers)
@@ -129,7 +132,25 @@ def prepared(
             _choice(names, layers, search, choices.prompt, query_mean, means) | _text_choice(around) | more
         )
         job.folder = reading_folder(outputs.parquet, vlm, opened, search.layers(), asked)
+        if pushed_to is not None:
+            check_settings(pushed_to, job.folder.folder)
+            job.pushed_to = pushed_to
     return Setup(vlm, lenses, layers, query_mean, job)
+
+
+def _prepared_push(outputs: ReadingOutputs) -> Listing | None:
+    """Return the repository that the readings are pushed to, before any work; None if they are not.
+
+    Raises:
+        QueryError: there is no folder to push.
+    """
+    if outputs.push is None:
+        return None
+    if outputs.parquet is None:
+        raise QueryError("A folder of Parquet files is pushed; name one.", argument="parquet")
+    from latentbank.query.output.push import prepare_readings
+
+    return prepare_readings(outputs.push, public=outputs.public)
 
 
 def find_files(sources: list[str], what: str, error: type[LatentBankError]) -> Images:

@@ -19,7 +19,7 @@ from latentbank.query.reading.reading import Reading
 from latentbank.text import as_unicode, public_name
 
 # Programs that read a folder of Parquet files as one table skip files whose names begin with an underscore.
-_SETTINGS = "_settings.json"
+SETTINGS = "_settings.json"
 _COLUMNS = pa.schema(
     [
         ("source", pa.string()),
@@ -68,7 +68,7 @@ class ReadingFolder:
         """
         self.folder = Path(folder).expanduser()
         with alone_in(self.folder, f"opens {self.folder}", wait=True):
-            self._settle(self.folder / _SETTINGS, json.loads(json.dumps(settings)))
+            self._settle(self.folder / SETTINGS, json.loads(json.dumps(settings)))
 
     def _settle(self, path: Path, given: dict[str, Any]) -> None:
         """Write the folder's settings, or compare them with those that are there."""

@@ -15,6 +15,7 @@ from PIL import Image
 from latentbank.errors import ModelError
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.vision_language import load_vision_language_model
+from tests import hub
 from tests.cli.commands import Run, caller
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.patch_vlm import PatchVLM, picture
@@ -176,6 +177,36 @@ def test_a_killed_job_continues_with_the_missing_images(
     assert "another top_k (5, not 3)" in err
 
 
+def test_readings_are_pushed(
+    run: Run,
+    filled: None,
+    loaded: list[PatchVLM],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = (
+        "query",
+        "image",
+        photos,
+        "--visual-layers",
+        "0",
+        "--parquet",
+        tmp_path / "out",
+        "--push",
+        "lab/readings",
+    )
+    with hub.serving() as double:
+        hub.use(double, tmp_path / "hf", monkeypatch, token=None)
+        code, _, err = run(*words)
+        assert (code, "not logged in" in err, loaded) == (2, True, [])  # known before the model is loaded
+        hub.login(monkeypatch, "hf_writer")
+        code, out, err = run(*words)
+        assert code == 1  # one image is broken; the others are pushed
+        assert f"They are in {double.url}/datasets/lab/readings (private), commit " in out
+        assert len(double.repositories["datasets", "lab/readings"].files) == 5
+
+
 def test_pages_and_figures_go_to_files_or_folders(
     run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp_path: Path
 ) -> None:
@@ -293,6 +324,7 @@ def _louder(init: Any) -> Any:
         (("a.png", "--where", "color=red"), "is not a condition"),
         (("a.png", "--unique", "sentence"), "Unknown value 'sentence' for --unique; use context or word"),
         (("a.png", "--json", "--parquet", "out"), "choose --json or --parquet"),
+        (("a.png", "--push", "lab/readings"), "A folder of Parquet files is pushed; name one (--parquet)."),
         (("a.png", "--split", "test"), "datasets only"),
         (("b.png",), "cannot be read to its end"),
     ],

@@ -21,6 +21,7 @@ from latentbank.cli import app
 from latentbank.errors import CorpusError, LatentBankError, ModelError
 from latentbank.models.composite.projector import load_projector
 from latentbank.models.visual import load_visual_model
+from tests import hub
 from tests.models.pixels import pairs
 from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import save_tiny
@@ -69,8 +70,11 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_projector(out / "projector.safetensors")[0].state_dict()
 
 
-def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None:
+def test_a_projector_and_its_card(
+    parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card = json.loads(run(parts, tmp_path / "out", "--json", projector="mlp"))
+    assert card["pushed"] is None
     assert card["file"] == str(tmp_path / "out" / "projector.safetensors")
     assert card["encoder"]["name"] == Path(parts["vision"]).name
     assert (card["encoder"]["layer"], card["encoder"]["cls"]) == (2, False)
@@ -87,7 +91,13 @@ def test_a_projector_and_its_card(parts: dict[str, str], tmp_path: Path) -> None
     settings = load_settings()
     loaded = load_visual_model(tmp_path / "out" / "projector.safetensors", data_dir=settings.data_dir)
     assert loaded.name == "vision + mlp + llm"
-    text = run(parts, tmp_path / "out", projector="mlp")  # training is finished: the result is printed again
+    with hub.serving() as double:
+        hub.use(double, tmp_path / "hf", monkeypatch)
+        # Training is finished: the result is printed again, and pushed.
+        text = run(parts, tmp_path / "out", "--push", "lab/mlp", projector="mlp")
+        pushed = load_visual_model("lab/mlp/projector.safetensors", data_dir=settings.data_dir)
+        assert pushed.name == loaded.name
+    assert f"{double.url}/lab/mlp (private)" in text
     assert "1 with broken image" in text
     assert "12 in" in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from latentbank.cli.options.common import ConfigOption, SplitOption, bank_layers_of
+from latentbank.cli.options.hub import PushOptions
 from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingOutputs:
-    """Where the readings of images go."""
+class ReadingOutputs(PushOptions):
+    """Where the readings of images go; --push needs --parquet."""
 
     parquet: Annotated[
         Path | None,

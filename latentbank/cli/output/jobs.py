@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from latentbank.cli.output.moves import pushed_facts
 from latentbank.cli.output.text import console, print_facts, print_json
 from latentbank.progress import duration
 from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.manifest import CorpusEntry
+    from latentbank.hub import Pushed
     from latentbank.ingest.job import JobReport
     from latentbank.ingest.sources.base import Read
     from latentbank.ingest.workers.shares import ShareState
@@ -100,10 +102,12 @@ def show_connector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> Non
     print_facts(rows)
 
 
-def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the result of a training: the projector's file and its card."""
+def show_projector(
+    file: Path, card: Mapping[str, Any], pushed: Pushed | None = None, *, as_json: bool
+) -> None:
+    """Print the result of a training: the projector's file, its card, and where it was pushed to."""
     if as_json:
-        print_json({"file": str(file), **card})
+        print_json({"file": str(file), **card, "pushed": pushed and asdict(pushed)})
         return
     training, data = card["training"], card["data"][0]
     skipped = listed(f"{count:,} with {reason}" for reason, count in data["skipped"].items())
@@ -120,4 +124,4 @@ def show_projector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> Non
             rows.append((name, f"{training[key]:.3f} nats a token"))
     for sample in training["samples"]:
         rows.append((f"“{sample['caption']}”", f"“{sample['written']}”"))
-    print_facts(rows)
+    print_facts(rows + pushed_facts(pushed))

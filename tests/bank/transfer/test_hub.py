@@ -352,8 +352,10 @@ def test_no_network(place: Place, hub: HubDouble, monkeypatch: pytest.MonkeyPatc
     assert "could not be downloaded from the hub" in fails(lambda: import_bank(ID, place.settings, "back"))
     assert "could not be pushed to the hub" in fails(lambda: push(place))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for call in (lambda: import_bank(ID, place.settings, "back"), lambda: push(place)):
-        assert fails(call) == "The hub is not asked while HF_HUB_OFFLINE is set; unset it."
+    offline = "The hub is not asked while HF_HUB_OFFLINE is set; unset it."
+    assert fails(lambda: push(place)) == offline
+    said = fails(lambda: import_bank("lab/new", place.settings, "back"))
+    assert said == f"lab/new is nothing on this machine. {offline}"
 
 
 def test_a_folder_stays_a_folder(
