@@ -381,7 +381,9 @@ def _sentence(error: BaseException, repository: Repository, doing: Literal["read
         return f"The hub refuses what is pushed to {name} ({public_reason(error)[:200]}); correct it and push again."
     if isinstance(error, RepositoryNotFoundError):
         here = ", and nothing of that name here" if doing == "read" else ""
-        return f"There is no {kind} repository {name} on the hub, or your login may not read it{here}; {login}."
+        return (
+            f"There is no {kind} repository {name} on the hub, or your login may not read it{here}; {login}."
+        )
     if isinstance(error, RevisionNotFoundError):
         return f"{name} has no revision '{repository.revision}'; name a branch, a tag or a commit of it."
     if status in (409, 412):

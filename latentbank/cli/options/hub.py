@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from latentbank.hub import Listing, Pushed
 
 LicenseOption = Annotated[
     list[str] | None,
@@ -30,3 +34,21 @@ class PushOptions:
         bool,
         typer.Option("--public", help="For --push: everybody may read it; by default it is private."),
     ] = False
+
+    def prepare_projector(self) -> Listing | None:
+        """Return the repository that a projector is pushed to, before it is trained; None if it is not pushed."""
+        if self.push is None:
+            return None
+        from latentbank.models.composite.push import prepare_projector
+
+        return prepare_projector(self.push, public=self.public)
+
+    def projector(self, file: Path, to: Listing | None) -> Pushed | None:
+        """Push a projector's file to the repository that `prepare_projector` has returned."""
+        if to is None:
+            return None
+        from latentbank.models.composite.push import push_projector
+        from latentbank.progress import shown
+
+        with shown("uploading", "MiB") as progress:
+            return push_projector(file, to, progress)
