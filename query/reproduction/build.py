@@ -272,5 +272,15 @@ def _measured(figure: str, one: Shares, at: float | None = None) -> Iterator[Mea
         if estimate.value is None:
             continue
         label = kind if not one.control else f"{kind}, {one.control}"
-        interval = {"low": estimate.low, "high": estimate.high, "of": one.answered}
-        yield Measured(figure, one.model, one.lens, label, one.layer, at, value=estimate.value, **interval)
+        yield Measured(
+            figure,
+            one.model,
+            one.lens,
+            label,
+            one.layer,
+            at,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            of=one.answered,
+        )

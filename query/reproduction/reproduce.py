@@ -9,8 +9,9 @@ from pathlib import Path
 from latentbank.progress import Progress
 from latentbank.query.reproduction.build import stages_of
 from latentbank.query.reproduction.measured import FIGURES, Measured, published, write_table
+from latentbank.query.reproduction.parts import Report
 from latentbank.query.reproduction.plan import Plan
-from latentbank.query.reproduction.report import Report, save_report
+from latentbank.query.reproduction.report import save_report
 from latentbank.query.reproduction.stages import Done, run_stages
 from latentbank.query.reproduction.world import World
 from latentbank.version import __version__

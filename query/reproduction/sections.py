@@ -57,8 +57,8 @@ def _shares(report: Report) -> Section:
         (model, "LatentLens", percent(_find(known, model, "latent")), *[""] * 5)
         for model in (_EXAMPLE, "olmo-vit, linear")
     ]
-    columns = ("model", "lens", "interpretable, %", "concrete", "abstract", "global")
-    columns += ("control: another image", "control: random projector")
+    columns = ["model", "lens", "interpretable, %", "concrete", "abstract", "global"]
+    columns += [f"control: {control}" for control in ("another image", "random projector")]
     models = [
         model for model in _names(known) if model in _NINE or not model.startswith(("average", "olmo-vit,"))
     ]
@@ -197,7 +197,8 @@ def _token_section(
     report: Report, figure: str, kinds: tuple[str, str], y: str, text: str, *, log_y: bool
 ) -> Section:
     rows, known = report.of(figure), report.of(figure, published=True)
-    lines, gray = [], []
+    lines: list[Sequence[str]] = []
+    gray: list[Sequence[str]] = []
     for source, found in ((rows, lines), (known, gray)):
         for model in _names(source):
             for kind in kinds:
