@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
 from latentbank.query.reading.images import ImageSource, find_images
@@ -96,19 +96,21 @@ class _Fill:
         from latentbank.ingest.banks import create_bank
         from latentbank.ingest.filling import fill
 
-        corpus = self.plan.corpus
         with create_bank(bank, language, layers, settings=self.settings) as opened:
-            report = fill(
-                opened,
-                corpus.source,
-                language,
-                column=corpus.column,
-                split=corpus.split,
-                limit=sentences,
-                progress=progress,
-                **corpus.settings,
-            )
-        return report.contexts
+            progress.stage("preparing sentences", "sentences")
+            given = self._source(sentences, progress)
+            return fill(opened, model=language, progress=progress, **given).contexts
+
+    def _source(self, sentences: int | None, progress: Progress) -> dict[str, Any]:
+        """Return the arguments of `fill` that say what is read."""
+        corpus = self.plan.corpus
+        given = {"column": corpus.column, "split": corpus.split, "limit": sentences}
+        if corpus.recipe is None:
+            return {"source": corpus.source, **given, **corpus.settings}
+        from latentbank.ingest.recipes.preparing import prepare
+
+        ready = prepare(corpus.recipe, [corpus.source], settings=self.settings, progress=progress, **given)
+        return {"source": ready.corpus, "choice": ready.choice}
 
 
 def _stamp(name: str) -> str:

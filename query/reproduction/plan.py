@@ -68,6 +68,7 @@ class CorpusPlan:
 
     Attributes:
         source: `demo`, a file, a folder or a hub id, as `fill` takes it.
+        recipe: name of a recipe that cleans the source and chooses its contexts, such as `visual-genome`.
         column: its column of sentences; None: it is found.
         split: split of a dataset.
         sentences: read at most this many; None: all. Shares of the corpus are of this number, so it must be known: for
@@ -80,6 +81,7 @@ class CorpusPlan:
     __pydantic_config__ = _STRICT
 
     source: str
+    recipe: str | None = None
     column: str | None = None
     split: str | None = None
     sentences: int | None = None
@@ -90,7 +92,7 @@ class CorpusPlan:
     def identity(self) -> dict[str, Any]:
         """Return what its contexts depend on."""
         data = asdict(self)
-        return {name: data[name] for name in ("source", "column", "split", "sentences", "settings")}
+        return {name: data[name] for name in ("source", "recipe", "column", "split", "sentences", "settings")}
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,8 @@ def _check(plan: Plan, where: str) -> None:
         "corpus.sentences: it must be known, as corpus_sizes are shares of it": plan.corpus.sentences is None
         and any(size < 100 for size in plan.corpus_sizes)
         and bool(plan.smaller),
+        "corpus.settings: a recipe has its own; leave them out": plan.corpus.recipe is not None
+        and bool(plan.corpus.settings),
         f"judge: it is {TRUTH}, or an endpoint with a model": isinstance(plan.judge, str)
         and plan.judge != TRUTH,
         f"judge: {TRUTH} knows only the images of {DEMO}": plan.judge == TRUTH and plan.images != DEMO,

@@ -61,7 +61,11 @@ def plan(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> di
     return {
         "title": "files",
         "images": [str(tmp_path / "pictures")],
-        "corpus": {"source": str(tmp_path / "sentences.txt"), "sentences": len(SENTENCES)},
+        "corpus": {
+            "source": str(tmp_path / "sentences.txt"),
+            "recipe": "concepts",
+            "sentences": len(SENTENCES),
+        },
         "judge": {"model": "judge", "key_variable": "OWN_KEY", "price_in": 1.0, "price_out": 2.0},
         "models": [
             {"name": "own", "model": "x/connectors", "connector": "own"},
