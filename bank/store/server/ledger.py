@@ -198,7 +198,7 @@ class Ledger:
             reraise=True,
         )
         try:
-            return tries(self._try, _id(kind, key), kind, key, change)
+            return tries(self._try, _id(kind, key), kind, key, change, {})
         except _Overtaken:
             raise BankBusy(
                 f"The ledger of the bank '{self._bank}' is changed by too many others at the same moment; try again."
@@ -226,18 +226,36 @@ class Ledger:
             selector = models.PointIdsList(points=list(removed))
             self._ask(partial(rest.delete, self._name, selector, wait=True), writes=True)
 
-    def _try(self, id_: str, kind: Kind, key: str, change: Change) -> Record | None:
+    def _try(
+        self, id_: str, kind: Kind, key: str, change: Change, tried: dict[str, Record | None]
+    ) -> Record | None:
+        """Make a change once, or find that an earlier try has made it.
+
+        Args:
+            id_: the record's point.
+            kind: the record's kind.
+            key: its name.
+            change: see `Store.change_entry`.
+            tried: what the earlier tries wrote, by the ids of their writes; this one is added. A write can arrive after
+                its writer has looked for it, for instance when a node hangs.
+
+        Raises:
+            _Overtaken: another writer was faster, or the replicas do not agree.
+        """
         found = self._settled(id_)
         record = found.record if found else None
-        changed = change(record)
+        made = next((write for write in found.writes if write in tried), None) if found else None
+        result = change(record) if made is None else tried[made]
+        changed = result if made is None else record
         if changed == record and (found is None or found.agreed):
-            return record
+            return result
         payload = _payload(kind, key, found, changed)
+        tried[payload["writer"]] = result
         self._write(id_, payload, found)
         now = self._settled(id_)
         if now is None or not now.agreed or payload["writer"] not in now.writes:
             raise _Overtaken
-        return changed
+        return result
 
     def _write(self, id_: str, payload: dict[str, Any], found: _Row | None) -> None:
         """Write a row where the replicas hold nothing newer than `found`; None: where they hold no such row at all.

@@ -126,6 +126,39 @@ def test_a_writer_that_was_overtaken_applies_its_change_to_what_is_there(shared:
         assert [record["by"] for record in seen] == [["first"], ["faster", "first"]]
 
 
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_write_that_arrives_after_its_writer_has_looked_counts_once(
+    shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch, followed: bool
+) -> None:
+    """A node that hangs may write long after it was asked. The change must not be made again on top of that."""
+    sample_bank(Place("server", settings(shared))).close()
+    with ledger(shared) as own, ledger(shared) as other:
+        own.change("entry", "a", counted)
+        write, settled = own._write, own._settled
+        waiting: list[tuple[Any, ...]] = []
+        looks: list[str] = []
+
+        def hang(*given: Any) -> None:
+            if looks == ["before"]:
+                waiting.append(given)
+            else:
+                write(*given)
+
+        def look(id_: str) -> Any:
+            if waiting and len(looks) == 2:  # the change is about to be tried again
+                write(*waiting.pop())
+                if followed:
+                    other.change("entry", "a", counted)
+            looks.append("after" if looks else "before")
+            return settled(id_)
+
+        monkeypatch.setattr(own, "_write", hang)
+        monkeypatch.setattr(own, "_settled", look)
+        assert own.change("entry", "a", counted) == {"count": 2}
+        assert not waiting
+        assert other.change("entry", "a", lambda record: record) == {"count": 3 if followed else 2}
+
+
 def test_a_change_that_others_have_followed_already_counts(
     shared: QdrantDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
