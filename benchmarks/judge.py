@@ -20,6 +20,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import pickle
 import random
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         _make_readings(work, arguments.images)
-        questions = _questions(work)
+        questions = find_questions([work / "readings"], images=arguments.images, controls=0.2)
+        (work / "questions").write_bytes(pickle.dumps(questions.asked))
         overhead = _overhead(work, questions, arguments)
         kills = _kills(work, arguments)
     rows = _rows(overhead, kills, arguments)
@@ -151,9 +153,9 @@ def _kills(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                     time.sleep(0.01)
                 time.sleep(random_moment.uniform(0, 2))
                 assert process.poll() is None, "all questions were answered before the last kill: ask more"
+                moments.append(time.monotonic())
                 process.kill()
                 process.wait()
-                moments.append(time.monotonic())
             time.sleep(arguments.slow + _ARRIVED)  # the double answers what it still can
             kept = sum(len(file.read_bytes().splitlines()) for file in (work / "kills").glob("*.jsonl"))
             in_flight.append(len({entry["asked"] for entry in _log(log_file)}) - kept)
@@ -202,11 +204,11 @@ def _asking(work: Path, url: str, arguments: argparse.Namespace) -> Iterator[sub
 def _ask(folder: str, url: str, concurrency: int) -> None:
     """Ask all questions, and print how many have no verdict."""
     work = Path(folder)
-    questions = _questions(work)
-    sources = sources_of(questions.asked)
+    questions = pickle.loads((work / "questions").read_bytes())
+    sources = sources_of(questions)
     with open_answers(work / "kills", url, "stub") as answers:
         print("asking", flush=True)
-        verdicts = ask(questions.asked, Endpoint("stub", url, concurrency=concurrency), sources, answers)
+        verdicts = ask(questions, Endpoint("stub", url, concurrency=concurrency), sources, answers)
     print(sum(verdict.state != "answered" for verdict in verdicts), flush=True)
 
 
@@ -255,10 +257,6 @@ def _log(file: Path) -> list[dict[str, Any]]:
         entry = {"sent": None, **json.loads(line)}
         found[entry["asked"], entry["came"]] = entry
     return sorted(found.values(), key=lambda entry: entry["came"])
-
-
-def _questions(work: Path) -> Questions:
-    return find_questions([work / "readings"], images=10_000, controls=0.2)
 
 
 def _make_readings(work: Path, images: int) -> None:
