@@ -173,7 +173,8 @@ class _Sampled:
 
     def __init__(self, model: LanguageModel, settings: PlanSettings) -> None:
         self._reservoirs = Reservoirs(settings.contexts_per_token, settings.seed)
-        self._split, self._tokenizer = settings.split_position, model.tokenizer
+        self._split = settings.split_position
+        self._tokenizer: Any = model.tokenizer
         self._texts: dict[int, str] = {}
 
     def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
@@ -192,7 +193,6 @@ class _Sampled:
         return [index for index, position in enumerate(planned.positions) if numbers[position] in kept]
 
     def _text(self, token_id: int) -> str:
-        text = self._texts.get(token_id)
-        if text is None:
-            text = self._texts[token_id] = self._tokenizer.decode([token_id])
-        return text
+        if token_id not in self._texts:
+            self._texts[token_id] = self._tokenizer.decode([token_id])
+        return self._texts[token_id]

@@ -141,7 +141,7 @@ def make_plan(
 
     Another job that plans in the same folder is waited for. Jobs that read the earlier plan can go on.
 
-    Memory grows with the contexts (about 100 bytes each, 150 in a sample) and the planned sentences (about 120 bytes
+    Memory grows with the contexts (about 100 bytes each, 200 in a sample) and the planned sentences (about 120 bytes
     each while they are sorted), never with their text.
 
     Args:

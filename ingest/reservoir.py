@@ -16,7 +16,7 @@ from latentbank.bank.points import prefix_ids
 class Reservoirs:
     """Samples of at most `size` distinct prefixes from each of many streams, chosen while the prefixes pass by.
 
-    Memory grows with the prefixes that are kept, about 150 bytes each, never with those that pass.
+    Memory grows with the prefixes that are kept, about 200 bytes each, never with those that pass.
 
     Attributes:
         kept: numbers of the prefixes in all reservoirs.

@@ -166,10 +166,9 @@ def ingest_latentlens(
     folder = Path(source).expanduser().resolve().name
     corpus = Corpus(name or (folder if is_corpus_name(folder) else name_of_path(folder)), ())
     known = bank.known(settings, model.model)
-    own, layers = bank.own_model(settings, known, model.model), bank.stored_layers(known)
-    llm = model.load_llm(layers, default=own) if callable(layers) else None
-    if llm is not None:
-        layers = layers_for(layers, llm.num_layers)
+    own, choice = bank.own_model(settings, known, model.model), bank.stored_layers(known)
+    llm = model.load_llm(choice, default=own) if callable(choice) else None
+    layers = layers_for(choice, llm.num_layers if llm else 0)
     with shown("downloading", "MiB") as progress:
         directory = fetch_cache(source, layers, progress)
     found = list(cache_layers(directory, layers))

@@ -162,8 +162,9 @@ def test_ingest_latentlens(run: Run, model_dir: Path, tmp_path: Path) -> None:
     again = " ".join(run("ingest", "latentlens", cache)[1].split())
     assert "0 vectors written now. It is verified." in again
     assert "cosine with the LLM 1: 1.000, 3: 1.000" in again
-    code, _, err = run(
-        "ingest", "latentlens", cache, "--bank", "other", "--name", "a b", "--model", model_dir
-    )
+    words = ("ingest", "latentlens", cache, "--bank", "other", "--model", model_dir)
+    code, _, err = run(*words, "--layers", "paper")  # of four blocks: 1, 2 and 3
+    assert (code, "layer 2" in err) == (2, True), err
+    code, _, err = run(*words, "--name", "a b")
     assert code == 2
     assert "cannot name a corpus" in err

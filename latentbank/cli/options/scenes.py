@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbank.cli.options.common import VisualLayersOption, layers_for, named_visual_layers
+from latentbank.cli.options.common import LayerChoice, VisualLayersOption, layers_for, named_visual_layers
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
@@ -92,11 +92,12 @@ class SceneOptions:
             raise LatentBankError(f"--scenes is {self.scenes}; it can be 2 to {len(EVALUATION)}.")
         if not 0 <= self.calibration <= len(VALIDATION):
             raise LatentBankError(f"--calibration is {self.calibration}; it can be 0 to {len(VALIDATION):,}.")
-        choice = named_visual_layers(self.visual_layers) or evaluation_layers
+        choice: LayerChoice = named_visual_layers(self.visual_layers) or evaluation_layers
 
         def deepest(count: int) -> int:
-            stored = bank_layers(count) if callable(bank_layers) else bank_layers or []
-            return max([*(layers_for(choice, count) or ()), *stored])
+            stored = layers_for(bank_layers, count) or []
+            layers = layers_for(choice, count) or []
+            return max(layers + stored)
 
         model = loading.load_vlm(name, deepest, settings)
         grid = grid_of(model)
