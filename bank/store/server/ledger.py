@@ -3,9 +3,9 @@
 The points lie in a collection of their own beside the layers, with a replica on every node. The head and each entry are
 changed by compare-and-set: a change is a function of the record that was read, and the server writes the result only
 where the record's version is still the one that was read. The server does not say whether it did. So each write has an
-id, and a record carries the ids of the last writes that led to it: a change is made once most replicas hold a record
-with its id. Otherwise it is applied anew, to what the record has become. docs/team.md says why this is right while a
-node is dead, hangs or recovers, and which of Qdrant's guarantees it needs.
+id, and a record carries the id of the last write of each connection that led to it: a change is made once most replicas
+hold a record with its id. Otherwise it is applied anew, to what the record has become. docs/team.md says why this is
+right while a node is dead, hangs or recovers, and which of Qdrant's guarantees it needs.
 
 A record that is removed stays as a point whose record is null, with its version: a change made for the old record can
 then never be taken for one of a new record of the same name. Records about shares are written as they are: each has one
@@ -14,14 +14,15 @@ writer, and nothing depends on them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
 from typing import Any, Literal
 
 from qdrant_client import models
@@ -38,7 +39,9 @@ from latentbank.version import __version__
 
 Kind = Literal["head", "entry", "share"]
 
-# Ids of earlier writes in a record. A write that so many others have followed before its writer looks is applied again.
+# Ids of earlier writes in a record, one for each connection. While a node hangs, a writer may learn only after many
+# seconds that its write was made. By then others can have followed it with hundreds of writes; if they are more
+# connections than this, the change is made again.
 _HISTORY = 64
 # How often a change is applied anew because another writer was faster, and the seconds between (doubled, with jitter).
 _TRIES, _FIRST_PAUSE, _LONGEST_PAUSE = 200, 0.005, 0.5
@@ -87,6 +90,9 @@ class Ledger:
         self._server = server
         self._bank = bank
         self._name = ledger_name(bank)
+        self._id = uuid.uuid4().hex[:12]
+        self._writes = itertools.count(1)
+        self._changing = threading.Lock()  # one change at a time: a record keeps one id for each connection
 
     def create(self) -> None:
         """Create the collection unless it exists; it has no head yet, so it makes no bank."""
@@ -198,7 +204,8 @@ class Ledger:
             reraise=True,
         )
         try:
-            return tries(self._try, _id(kind, key), kind, key, change, {})
+            with self._changing:
+                return tries(self._try, _id(kind, key), kind, key, change, {})
         except _Overtaken:
             raise BankBusy(
                 f"The ledger of the bank '{self._bank}' is changed by too many others at the same moment; try again."
@@ -206,14 +213,14 @@ class Ledger:
 
     def insert(self, kind: Kind, key: str, record: Record) -> None:
         """Write a record unless there is or was one of that name."""
-        self._write(_id(kind, key), _payload(kind, key, None, record), None)
+        self._write(_id(kind, key), self._payload(kind, key, None, record), None)
 
     def write_shares(self, corpus: str, records: Mapping[str, Record | None]) -> None:
         """Store records about shares of a corpus's ingestion, or remove them (None)."""
         paths = {share_path(corpus, key): record for key, record in records.items()}
         written = [
             models.PointStruct(
-                id=_id("share", path), vector={}, payload=_payload("share", path, None, record)
+                id=_id("share", path), vector={}, payload=self._payload("share", path, None, record)
             )
             for path, record in paths.items()
             if record is not None
@@ -249,13 +256,25 @@ class Ledger:
         changed = result if made is None else record
         if changed == record and (found is None or found.agreed):
             return result
-        payload = _payload(kind, key, found, changed)
+        payload = self._payload(kind, key, found, changed)
         tried[payload["writer"]] = result
         self._write(id_, payload, found)
         now = self._settled(id_)
         if now is None or not now.agreed or payload["writer"] not in now.writes:
             raise _Overtaken
         return result
+
+    def _payload(self, kind: Kind, key: str, found: _Row | None, record: Record | None) -> dict[str, Any]:
+        """Return what a write stores: the next version of a record, and who wrote it."""
+        return {
+            "kind": kind,
+            "key": key,
+            "version": found.version + 1 if found else 1,
+            "record": None if record is None else dict(record),
+            "writer": f"{self._id}-{next(self._writes)}",
+            "history": _last_of_each(found.writes)[:_HISTORY] if found else [],
+            "by": f"{socket.gethostname()}, process {os.getpid()}, latentbank {__version__}",
+        }
 
     def _write(self, id_: str, payload: dict[str, Any], found: _Row | None) -> None:
         """Write a row where the replicas hold nothing newer than `found`; None: where they hold no such row at all.
@@ -271,7 +290,9 @@ class Ledger:
         point = models.PointStruct(id=id_, vector={}, payload=payload)
         write = partial(self._server.rest.upsert, self._name, [point], wait=True, **condition)
 
-        orderings = chain([models.WriteOrdering.STRONG], repeat(models.WriteOrdering.MEDIUM))
+        orderings = itertools.chain(
+            [models.WriteOrdering.STRONG], itertools.repeat(models.WriteOrdering.MEDIUM)
+        )
         self._ask(lambda: write(ordering=next(orderings)), writes=True)
 
     def _settled(self, id_: str) -> _Row | None:
@@ -311,14 +332,9 @@ def _id(kind: Kind, key: str) -> str:
     return str(uuid.uuid5(_IDS, f"{kind}/{key}"))
 
 
-def _payload(kind: Kind, key: str, found: _Row | None, record: Record | None) -> dict[str, Any]:
-    """Return what a write stores: the next version of a record, and who wrote it."""
-    return {
-        "kind": kind,
-        "key": key,
-        "version": found.version + 1 if found else 1,
-        "record": None if record is None else dict(record),
-        "writer": uuid.uuid4().hex[:16],
-        "history": list(found.writes[:_HISTORY]) if found else [],
-        "by": f"{socket.gethostname()}, process {os.getpid()}, latentbank {__version__}",
-    }
+def _last_of_each(writes: Iterable[str]) -> list[str]:
+    """Return the first write of each connection; writes come newest first, their ids are CONNECTION-NUMBER."""
+    found: dict[str, str] = {}
+    for write in writes:
+        found.setdefault(write.partition("-")[0], write)
+    return list(found.values())
