@@ -61,7 +61,9 @@ def pictures_of(
             cells = reading.grid()
             if centre not in cells:
                 continue
-            shown = picture(sources[reading.source].open(), view_of(cells), outline(cells, centre))
+            wide, high = reading.head["size"]
+            view = view_of(cells, (wide, high))
+            shown = picture(sources[reading.source].open(), view, outline(cells, centre))
             drawn[path, centre] = image_uri(shown, _SIDE)
         found[name] = drawn[path, centre]
     progress.update(len(places), len(places))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _KEPT = 64  # questions whose pictures are kept
 Name = Annotated[str, Query(max_length=200)]
+Kinds = Annotated[str, Query(max_length=2000, description="one for each word, with commas; empty for none")]
 
 
 def create_annotation_app(
@@ -88,7 +89,7 @@ def _serve_pictures(
 
 def _take_answers(app: FastAPI, questions: Sequence[Question], annotations: Annotations) -> None:
     @app.post("/api/answers", status_code=201)
-    def take(rater: Name, question: int, kinds: Name) -> Response:
+    def take(rater: Name, question: int, kinds: Kinds) -> Response:
         chosen = _at(questions, question)
         given = kinds.split(",")
         try:

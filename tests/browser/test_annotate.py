@@ -43,7 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     subject = Subject("owner/vlm", "photo", "", "latent", 8, 1, 2, 7)
     candidates = (Candidate("dog"), Candidate(HOSTILE, f"A {HOSTILE}!", 2, 2 + len(HOSTILE)))
     plain = Question(
-        "id0", "sentences", candidates, View((0, 0), (10, 10), (6, 6)), (10, 10, 40, 40), subject
+        "id0", "sentences", candidates, View((60, 60), (0, 0), (10, 10), (6, 6)), (10, 10, 40, 40), subject
     )
     questions = [replace(plain, id=f"id{number}") for number in range(4)]
 
@@ -156,7 +156,7 @@ def test_all_answered(window: BrowserWindow, served: Served) -> None:
     subject = Subject("owner/vlm", "photo", "", "latent", 8, 1, 2, 7)
     for number in range(4):
         one = Question(
-            f"id{number}", "words", (Candidate("a"), Candidate("b")), View((0, 0), (1, 1), (3, 3)), (0, 0, 1, 1),
+            f"id{number}", "words", (Candidate("a"), Candidate("b")), View((3, 3), (0, 0), (1, 1), (3, 3)), (0, 0, 1, 1),
             subject,
         )  # fmt: skip
         answers.save(one, "Di", ["", ""])
