@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,21 +38,23 @@ class Served:
         return [(line["question"], line["kinds"]) for line in lines if line["rater"] == rater]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def question(number: int) -> Question:
+    """Return a question about a sentence and a word."""
     subject = Subject("owner/vlm", "photo", "", "latent", 8, 1, 2, 7)
     candidates = (Candidate("dog"), Candidate(HOSTILE, f"A {HOSTILE}!", 2, 2 + len(HOSTILE)))
-    plain = Question(
-        "id0", "sentences", candidates, View((60, 60), (0, 0), (10, 10), (6, 6)), (10, 10, 40, 40), subject
-    )
-    questions = [replace(plain, id=f"id{number}") for number in range(4)]
+    view = View((60, 60), (0, 0), (10, 10), (6, 6))
+    return Question(f"id{number}", "sentences", candidates, view, (10, 10, 40, 40), subject)
 
-    def opened(question: Question) -> Image.Image:
-        if question.id == f"id{_BROKEN}":
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    def opened(asked: Question) -> Image.Image:
+        if asked.id == f"id{_BROKEN}":
             raise_broken()
         return Image.linear_gradient("L").resize((60, 60)).convert("RGB")
 
     path = tmp_path_factory.mktemp("annotate") / "a.jsonl"
+    questions = [question(number) for number in range(4)]
     with serving(Guard(create_annotation_app(questions, Annotations(path), opened))) as address:
         yield Served(address, path)
 
@@ -153,13 +155,8 @@ def test_what_the_server_did_not_take_stays_and_is_said(window: BrowserWindow, s
 
 def test_all_answered(window: BrowserWindow, served: Served) -> None:
     answers = Annotations(served.path)
-    subject = Subject("owner/vlm", "photo", "", "latent", 8, 1, 2, 7)
     for number in range(4):
-        one = Question(
-            f"id{number}", "words", (Candidate("a"), Candidate("b")), View((3, 3), (0, 0), (1, 1), (3, 3)), (0, 0, 1, 1),
-            subject,
-        )  # fmt: skip
-        answers.save(one, "Di", ["", ""])
+        answers.save(question(number), "Di", ["", ""])
     page = begun(window, served, "Di")
     expect(page.locator("#thanks")).to_have_text(
         "All 4 questions are answered. Thank you, Di! You can close the page."
