@@ -61,7 +61,14 @@ def import_connector(
     data_dir = GlobalOptions.of(ctx).settings().data_dir
     with shown("downloading", "MiB") as progress:
         folder, described = find_connector(source, name, progress)
-    file = run(
-        folder, output or Path(folder.name), source=described, vision=vision, llm=llm, data_dir=data_dir
-    )
+        progress.stage("importing", "steps")
+        file = run(
+            folder,
+            output or Path(folder.name),
+            source=described,
+            vision=vision,
+            llm=llm,
+            data_dir=data_dir,
+            progress=progress,
+        )
     show_connector(file, load_projector(file)[1], as_json=as_json)

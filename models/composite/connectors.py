@@ -23,7 +23,7 @@ from latentbank.models.composite.released import Released, read_config
 from latentbank.models.language.model import load_language_model
 from latentbank.models.vision.encoders import load_encoder
 from latentbank.places import data_folder
-from latentbank.progress import Progress
+from latentbank.progress import Progress, Silent
 from latentbank.text import listed, public_name
 
 WEIGHTS, CONFIG, RESULT = "connector.pt", "config.yaml", "projector.safetensors"
@@ -46,6 +46,7 @@ def import_connector(
     vision: str | None = None,
     llm: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Make a projector from a connector that the authors of LatentLens released.
 
@@ -60,6 +61,7 @@ def import_connector(
         llm: the LLM; None: the one that the configuration names, on the hub.
         data_dir: the folder of embedded banks, in which this machine remembers where local models are. None: that of
             the settings.
+        progress: counts three steps: the weights are read, local models are checked, the file is written.
 
     Returns:
         The projector's file.
@@ -76,7 +78,7 @@ def import_connector(
         >>> file = import_connector(folder, "olmo-vit", source=source)
         >>> vlm = lb.load_visual_model(file)
     """
-    folder, output = Path(folder).expanduser(), Path(output).expanduser()
+    folder, output, progress = Path(folder).expanduser(), Path(output).expanduser(), progress or Silent()
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"There is no {name} in {folder}: give the folder of one connector.")
@@ -91,6 +93,7 @@ def import_connector(
             )
     vision, llm = (str(existing(name) or name) for name in (vision, llm))
     projector = _projector(folder / WEIGHTS, released)
+    progress.update(1, 3)
     card: dict[str, Any] = {
         "encoder": {
             "name": public_name(vision),
@@ -105,10 +108,12 @@ def import_connector(
         "connector": source or folder.name,
     }
     _check_local(card, projector, released, vision, llm, data_folder(data_dir))
+    progress.update(2, 3)
     file = output / RESULT
     _check_free(file, card)
     make_folder(output)
     save_projector(file, projector, card, torch.float32)
+    progress.update(3, 3)
     return file
 
 

@@ -96,7 +96,11 @@ def show_connector(file: Path, card: Mapping[str, Any], *, as_json: bool) -> Non
             f"{encoder['pictures']['size']} x {encoder['pictures']['size']}, {encoder['pictures']['fit']}",
         ),
         ("LLM", card["llm"]["name"]),
-        ("SwiGLU", f"{projector['features']:,} to {projector['width']:,} to {projector['hidden_size']:,}"),
+        (
+            "SwiGLU",
+            f"{projector['features'] - 2 * projector.get('padding', False):,} to {projector['width']:,} to "
+            f"{projector['hidden_size']:,}",
+        ),
         ("prompt", f"“{card['prompt']}”"),
     ]
     print_facts(rows)
