@@ -115,6 +115,7 @@ function show(at, question) {
   mark();
   count();
   $("words").firstElementChild?.focus({ preventScroll: true });
+  scrollTo(0, 0); // on a small screen the image comes first
   history.replaceState(null, "", `#${new URLSearchParams({ name: rater, question: at + 1 })}`);
   for (const kept of [...ahead.keys()]) if (Math.abs(kept - at) > 2) ahead.delete(kept);
   const next = nextOpen(at);
