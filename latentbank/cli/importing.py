@@ -60,12 +60,12 @@ def import_connector(
 
     data_dir = GlobalOptions.of(ctx).settings().data_dir
     with shown("downloading", "MiB") as progress:
-        folder, described = find_connector(source, name, progress)
+        found = find_connector(source, name, progress)
         progress.stage("importing", "steps")
         file = run(
-            folder,
-            output or Path(folder.name),
-            source=described,
+            found.folder,
+            output or Path(found.name),
+            source=found.source,
             vision=vision,
             llm=llm,
             data_dir=data_dir,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -74,8 +74,8 @@ def import_connector(
     Examples:
         >>> import latentbank as lb
         >>> from latentbank.models.composite.connectors import PAPERS, find_connector, import_connector
-        >>> folder, source = find_connector(PAPERS, "olmo-vit")
-        >>> file = import_connector(folder, "olmo-vit", source=source)
+        >>> found = find_connector(PAPERS, "olmo-vit")
+        >>> file = import_connector(found.folder, found.name, source=found.source)
         >>> vlm = lb.load_visual_model(file)
     """
     folder, output, progress = Path(folder).expanduser(), Path(output).expanduser(), progress or Silent()
@@ -117,16 +117,29 @@ def import_connector(
     return file
 
 
-def find_connector(
-    source: str, name: str | None = None, progress: Progress | None = None
-) -> tuple[Path, str]:
-    """Return the folder of a connector, and where it is from, for its card.
+@dataclass(frozen=True)
+class Found:
+    """Where a connector is.
+
+    Attributes:
+        folder: its folder on this machine.
+        name: its name, such as "olmo-vit".
+        source: where it is from, for the card.
+    """
+
+    folder: Path
+    name: str
+    source: str
+
+
+def find_connector(source: str, name: str | None = None, progress: Progress | None = None) -> Found:
+    """Return where a connector is, downloaded if it is on the hub.
 
     Of a repository only the files of this connector are downloaded, to the hub's own cache.
 
     Args:
-        source: a folder with a connector's files, or one with a folder for each connector; or a model repository on
-            the hub, "USER/NAME" or "USER/NAME@REVISION", such as `PAPERS`.
+        source: a folder with a connector's files, or one with a folder for each connector; or a model repository of
+            this kind on the hub, "USER/NAME" or "USER/NAME@REVISION", such as `PAPERS`.
         name: the connector, such as "olmo-vit"; None: the only one.
         progress: counts the MiB that are downloaded.
 
@@ -136,17 +149,21 @@ def find_connector(
     """
     if folder := existing(source):
         if name is None and (folder / WEIGHTS).is_file():
-            return folder, folder.name
+            return Found(folder, folder.name, folder.name)
         found = choose(sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}")), name, source)
-        return folder / found, found
+        return Found(folder / found, found, found)
     repository = repository_of(source, "model")
     if repository is None:
         raise ModelError(f"There is no folder {source}: name a folder, or a repository on the hub.")
     listing = list_files(repository)
-    there = [file.rpartition("/")[0] for file in sorted(listing.sizes) if file.endswith(f"/{WEIGHTS}")]
-    found = choose(there, name, source)
-    files = [f"{found}/{file}" for file in (WEIGHTS, CONFIG) if f"{found}/{file}" in listing.sizes]
-    return fetch_files(listing, files, progress) / found, f"{listing.repository}, {found}"
+    if name is None and WEIGHTS in listing.sizes:
+        within, found = "", repository.id.rpartition("/")[2]
+    else:
+        there = [file.rpartition("/")[0] for file in sorted(listing.sizes) if file.endswith(f"/{WEIGHTS}")]
+        within = found = choose(there, name, source)
+    files = [str(PurePosixPath(within, file)) for file in (WEIGHTS, CONFIG)]
+    folder = fetch_files(listing, [file for file in files if file in listing.sizes], progress)
+    return Found(folder / within, found, f"{listing.repository}{f', {within}' if within else ''}")
 
 
 def choose(names: list[str], name: str | None, where: str) -> str:

@@ -16,6 +16,7 @@ from latentbank.models.composite.connectors import (
     CONFIG,
     RESULT,
     WEIGHTS,
+    Found,
     find_connector,
     import_connector,
 )
@@ -214,8 +215,8 @@ def test_the_folder_of_a_connector(tmp_path: Path) -> None:
     for name in ("olmo-vit", "qwen-dino"):
         save_connector(tmp_path / "all" / name, "clip", 90, 90)
     one, every = str(tmp_path / "all" / "olmo-vit"), str(tmp_path / "all")
-    assert find_connector(one) == (Path(one), "olmo-vit")
-    assert find_connector(every, "qwen-dino") == (Path(every) / "qwen-dino", "qwen-dino")
+    assert find_connector(one) == Found(Path(one), "olmo-vit", "olmo-vit")
+    assert find_connector(every, "qwen-dino").folder == Path(every) / "qwen-dino"
     with pytest.raises(ModelError, match="holds the connectors olmo-vit, qwen-dino: name one") as several:
         find_connector(every)
     assert several.value.argument == "name"
@@ -240,16 +241,21 @@ def test_only_the_connector_that_is_named_is_downloaded(
         use(hub, tmp_path / "hf", monkeypatch, token=None)
         stored = hub.repositories[("models", "lab/connectors")] = Stored()
         commit = stored.commit(files)
-        found, source = find_connector("lab/connectors", "qwen-dino")
-        assert source == f"lab/connectors@{commit}, qwen-dino"
+        found = find_connector("lab/connectors", "qwen-dino")
+        assert (found.name, found.source) == ("qwen-dino", f"lab/connectors@{commit}, qwen-dino")
         assert sorted(hub.files()) == [f"qwen-dino/{CONFIG}", f"qwen-dino/{WEIGHTS}"]
         with pytest.raises(ModelError, match="lab/connectors holds the connectors olmo-vit, qwen-dino"):
             find_connector("lab/connectors")
+        alone = hub.repositories[("models", "lab/mine")] = Stored()
+        commit = alone.commit({file: (folder / file).read_bytes() for file in (WEIGHTS, CONFIG)})
+        mine = find_connector("lab/mine")
+        assert (mine.name, mine.source) == ("mine", f"lab/mine@{commit}")
+        assert sorted(path.name for path in mine.folder.iterdir()) == sorted([CONFIG, WEIGHTS])
     made = import_connector(
-        found,
+        found.folder,
         tmp_path / "out",
-        source=source,
+        source=found.source,
         vision="openai/clip-vit-large-patch14-336",
         llm="Qwen/Qwen2-7B",
     )
-    assert load_projector(made)[1]["connector"] == source
+    assert load_projector(made)[1]["connector"] == found.source
