@@ -34,6 +34,7 @@ class ModelPlan:
             folder or hub id of the authors' connectors.
         connector: name of a connector that the authors released, such as `olmo-vit`; it is imported first.
         revision: branch, tag or commit of a hub model.
+        note: what the report says about it, such as how it was trained.
         random: replace its projector by one of random weights: the control.
         parameters: parameters of its LLM's blocks, for the estimate.
         tokens: visual tokens of an image, for the estimate.
@@ -47,6 +48,7 @@ class ModelPlan:
     model: str
     connector: str | None = None
     revision: str | None = None
+    note: str = ""
     random: bool = False
     parameters: float = 7e9
     tokens: int = 576

@@ -12,6 +12,7 @@ from latentbank.files import write_whole
 from latentbank.progress import duration
 from latentbank.query.reproduction.measured import SOURCES
 from latentbank.query.reproduction.parts import Report, Section, table
+from latentbank.query.reproduction.plan import ModelPlan
 from latentbank.query.reproduction.sections import sections_of
 from latentbank.text import listed
 from latentbank.version import __version__
@@ -66,9 +67,8 @@ def report_html(report: Report, when: datetime | None = None) -> str:
 
 def _head(report: Report, when: datetime) -> str:
     plan = report.plan
-    models = listed(model.name for model in plan.models)
     facts = [
-        f"Models: {models}. Images: {plan.count:,}. Lenses: {listed(plan.lenses)}.",
+        f"Models: {listed(map(_named, plan.models))}. Images: {plan.count:,}. Lenses: {listed(plan.lenses)}.",
         f"The judge is {report.rater}; intervals hold 95 % of bootstrap draws of whole images.",
         f"Made on {when:%Y-%m-%d} by latentbank {__version__} on {platform.system()}, {platform.machine()}.",
         "Gray rows and lines were published by the authors of LatentLens (arXiv 2602.00462), about other models, "
@@ -82,6 +82,12 @@ def _head(report: Report, when: datetime) -> str:
             "patches are judged; the paper's judge also sees background, and counts what only resembles the object.",
         )
     return "".join(f"<p>{fact}</p>" for fact in facts)
+
+
+def _named(model: ModelPlan) -> str:
+    """Return a model's name with what is to be known about it."""
+    notes = [note for note in ("random projector" if model.random else "", html.escape(model.note)) if note]
+    return f"{model.name} ({listed(notes)})" if notes else model.name
 
 
 def _section(section: Section) -> str:
