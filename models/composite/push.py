@@ -9,7 +9,16 @@ from typing import Any
 
 from latentbank.errors import LatentBankError, ModelError
 from latentbank.files import existing
-from latentbank.hub import Listing, Pushed, fetch_files, list_files, prepare_push, push_files, repository_of
+from latentbank.hub import (
+    CARD,
+    Listing,
+    Pushed,
+    fetch_files,
+    list_files,
+    prepare_push,
+    push_files,
+    repository_of,
+)
 from latentbank.hub_cards import PAPER, Card, table
 from latentbank.models.composite.projector import load_projector
 from latentbank.progress import Progress
@@ -19,6 +28,8 @@ FILE = "projector.safetensors"
 """Name of a projector's file in a repository."""
 # What lies beside it: its card as JSON, and the measured means of its visual tokens.
 _BESIDE = (".json", ".means.safetensors")
+# What the hub, and its readers, put into a repository.
+_OTHERS = (".gitattributes", CARD)
 
 
 def prepare_projector(repository: str, *, public: bool = False) -> Listing:
@@ -42,7 +53,7 @@ def prepare_projector(repository: str, *, public: bool = False) -> Listing:
 def push_projector(
     file: str | os.PathLike[str], listing: Listing, progress: Progress | None = None
 ) -> Pushed:
-    """Push a projector's file, and what lies beside it: its card, and measured means.
+    """Push a projector's file, and what lies beside it: its card, measured means, and an LLM that was trained with it.
 
     `load_visual_model("USER/NAME/projector.safetensors")` loads it from there.
 
@@ -61,6 +72,14 @@ def push_projector(
     for ending in _BESIDE:
         if (path := file.with_suffix(ending)).is_file():
             files[str(Path(FILE).with_suffix(ending))] = path
+    llm = card.get("llm") or {}
+    if "trained_from" in llm:
+        folder = file.parent / llm["name"]
+        files |= {
+            f"{llm['name']}/{path.relative_to(folder).as_posix()}": path
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
     return push_files(listing, files, _card(listing.repository.id, card), progress)
 
 
@@ -79,8 +98,7 @@ def found_projector(path: str) -> str:
     if existing(path) or name != FILE or repository is None:
         return path
     listing = list_files(repository)
-    wanted = [FILE, *(str(Path(FILE).with_suffix(ending)) for ending in _BESIDE)]
-    there = [name for name in wanted if name in listing.sizes]
+    there = [name for name in listing.sizes if name not in _OTHERS]
     if FILE not in there:
         raise ModelError(
             f"{repository} on the hub holds no {FILE}: name a repository that one was pushed to."

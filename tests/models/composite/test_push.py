@@ -60,6 +60,18 @@ def test_a_pushed_projector_comes_back(hub: HubDouble, file: Path) -> None:
     assert Path(found_projector(f"{ID}/projector.safetensors")).with_suffix(".means.safetensors").is_file()
 
 
+def test_an_llm_that_was_trained_with_it_goes_along(hub: HubDouble, tmp_path: Path) -> None:
+    llm = {"name": "llm", "local": True, "trained_from": {"name": "HuggingFaceTB/SmolLM2-135M"}}
+    file = tmp_path / "projector.safetensors"
+    save_projector(file, Projector("linear", 6, 10), {**CARD, "llm": llm})
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "llm").mkdir(exist_ok=True)
+        (tmp_path / "llm" / name).write_text(name)
+    assert push_projector(file, prepare_projector(ID)).files == 4
+    found = Path(found_projector(f"{ID}/projector.safetensors"))
+    assert (found.parent / "llm" / "model.safetensors").read_text() == "model.safetensors"
+
+
 def test_projectors_that_are_not_there(hub: HubDouble, file: Path) -> None:
     hub.repositories["models", "lab/empty"] = Stored()
     hub.repositories["models", "lab/empty"].commit({"config.json": b"{}"})
