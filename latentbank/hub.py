@@ -30,7 +30,7 @@ CARD = "README.md"
 # Files that a new repository on the hub has by itself, or that say nothing about what it holds.
 _OWN = {".gitattributes", CARD}
 # Files that are fetched at the same time, and how much is sent between two marks of the progress.
-_THREADS, _SENT = 8, 256 << 20
+_THREADS, _SENT = 8, 64 << 20
 _MIB = 1 << 20
 
 
@@ -145,6 +145,7 @@ def fetch_files(
     done, total = 0, sum(listing.sizes[name] for name in names)
     folders: set[Path] = set()
     with _sentences(repository, "read"), _quiet():
+        progress.update(0, total / _MIB)
         pool = ThreadPoolExecutor(_THREADS)
         try:
             running = {pool.submit(fetch, name): name for name in names}
@@ -231,6 +232,7 @@ def push_files(
         RepoCard(text).validate(repo_type=repository.kind)  # before hours of sending
         where: dict[str, Any] = {"repo_id": repository.id, "repo_type": repository.kind}
         operations: list[Any] = []
+        progress.update(0, total / _MIB)
         for batch in _batches(sizes):
             added = [CommitOperationAdd(name, str(files[name])) for name in batch]
             api.preupload_lfs_files(additions=added, free_memory=False, **where)
@@ -317,7 +319,7 @@ def _cached(repository: Repository) -> Listing | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep huggingface_hub from drawing bars of its own beside ours, and from describing each of its attempts."""
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
@@ -342,7 +344,7 @@ def _sentences(repository: Repository, doing: Literal["read", "write"]) -> Itera
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     # The base of errors of the connection, whichever client this version of huggingface_hub uses.
-    connection = HfHubHTTPError.__bases__[0]
+    connection: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
     except LatentBankError:

@@ -41,7 +41,7 @@ class Card:
         kept: dict[str, Any] = {}
         below = ""
         if old is not None:
-            card = RepoCard(old, ignore_metadata_errors=True)
+            card: Any = RepoCard(old, ignore_metadata_errors=True)
             kept = card.data.to_dict()
             below = old.partition(_MARK)[2] if _MARK in old else f"\n{card.text}"
         metadata = kept | {name: value for name, value in self.metadata.items() if value is not None}
