@@ -168,17 +168,16 @@ def test_tls(double: Doubles, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- its cluster and collections -----------------------------------------------------------------------
 
 
-def test_a_node_that_is_away(cluster: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-    status = cluster.cluster.status
-
-    def silent(node: int) -> Any:
-        failures = {"http://qdrant-2:6335/": m.MessageSendErrors(count=7)}
-        return status(node).model_copy(update={"message_send_failures": failures})
-
-    monkeypatch.setattr(cluster.cluster, "status", silent)
+@pytest.mark.parametrize("asked", [0, 1], ids=["the leader is asked", "another node is asked"])
+def test_a_node_that_is_away(cluster: QdrantDouble, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = cluster.cluster.peers
+    monkeypatch.setattr(cluster.cluster, "peer", lambda node: peers[asked])
+    cluster.cluster.silence(peers[2])
     check = one(examine(of(cluster)), "cluster")
+    cluster.cluster.silence()
     assert check.state == "wrong"
     assert check.seen == "3 nodes, of which http://qdrant-2:6335/ does not answer"
+    assert one(examine(of(cluster)), "cluster").seen == "3 nodes"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class Cluster:
         self._uris = {FIRST_PEER + number * _STEP: f"http://qdrant-{number}:6335/" for number in range(peers)}
         self._replicas: dict[str, Replicas] = {}
         self._transfers: dict[str, list[Transfer]] = {}
+        self._silent: set[int] = set()
 
     @property
     def enabled(self) -> bool:
@@ -80,8 +81,27 @@ class Cluster:
                 consensus_thread_status=m.ConsensusThreadStatusOneOf(
                     consensus_thread_status="working", last_update=_NOW
                 ),
-                message_send_failures={},
+                message_send_failures=self._failures() if here == leader else {},
             )
+
+    def telemetry(self) -> m.DistributedTelemetryData:
+        """Return the answer to GET /cluster/telemetry, for which the node that was asked asks all others."""
+        with self._lock:
+            return m.DistributedTelemetryData(
+                collections={},
+                cluster=m.DistributedClusterTelemetry(
+                    enabled=self._enabled,
+                    number_of_peers=len(self._uris),
+                    peers={
+                        str(peer): m.DistributedPeerInfo(uri=uri, responsive=peer not in self._silent)
+                        for peer, uri in self._uris.items()
+                    },
+                ),
+            )
+
+    def _failures(self) -> dict[str, m.MessageSendErrors]:
+        errors = m.MessageSendErrors(count=33, latest_error="transport error", latest_error_timestamp=_NOW)
+        return {self._uris[peer]: errors for peer in self._silent}
 
     # What tests order
 
@@ -93,6 +113,14 @@ class Cluster:
             self._uris[peer] = f"http://qdrant-{number}:6335/"
             self._enabled = True
             return peer
+
+    def silence(self, *peers: int) -> None:
+        """Let these peers, and no others, leave the rest without an answer. Their replicas stay as they are.
+
+        A replica is marked as dead only when a write does not reach it.
+        """
+        with self._lock:
+            self._silent = set(peers)
 
     def set_state(self, collection: str, shard: int, peer: int, state: m.ReplicaState) -> None:
         """Set the state of a replica, such as DEAD."""

@@ -20,6 +20,7 @@ ELSEWHERE = frozenset(
         "collection_cluster",
         "update_cluster",
         "remove_peer",
+        "cluster_telemetry",
         "telemetry",
         "metrics",
         "issues",

@@ -112,6 +112,8 @@ class Nodes:
                 return self._cluster.update(self._engine.real_name(name), body)
             case "remove_peer":
                 return self._cluster.remove(*body)
+            case "cluster_telemetry":
+                return self._cluster.telemetry()
             case "telemetry":
                 return self._reports.telemetry(node, body)
             case "metrics":

@@ -67,6 +67,7 @@ ROUTES = (
     Route("GET", "/issues", "issues"),
     Route("DELETE", "/issues", "clear_issues"),
     Route("GET", "/cluster", "cluster_status"),
+    Route("GET", "/cluster/telemetry", "cluster_telemetry"),
     Route("DELETE", "/cluster/peer/{peer_id}", "remove_peer"),
     Route("GET", "/collections", "list_collections"),
     Route("GET", "/aliases", "list_aliases"),

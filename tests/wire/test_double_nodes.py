@@ -109,6 +109,20 @@ def test_each_node_tells_its_own_shards(nodes: Nodes) -> None:
     assert sum(shard.points_count for item in told for shard in item.local_shards) == 2 * COUNT
 
 
+def test_only_the_leader_lists_silent_nodes_and_every_node_asks_for_telemetry(nodes: Nodes) -> None:
+    server, (one, two, _) = nodes
+    create(one)
+    away = server.cluster.peers[2]
+    server.cluster.silence(away)
+    states = {state.peer_id: state for state in (one.cluster_status(), two.cluster_status())}
+    assert [bool(states[peer].message_send_failures) for peer in server.cluster.peers[:2]] == [True, False]
+    for client in (one, two):
+        answer = client.http.distributed_api.cluster_telemetry().result
+        assert answer is not None
+        assert answer.cluster is not None
+        assert [name for name, peer in answer.cluster.peers.items() if not peer.responsive] == [str(away)]
+
+
 def test_a_server_alone_has_no_cluster(client: QdrantClient) -> None:
     create(client, shard_number=2)
     assert client.cluster_status() == models.ClusterStatusOneOf(status="disabled")

@@ -15,6 +15,9 @@ from latentbank.bank.store.server.indexing import failure, waiting
 from latentbank.bank.store.server.metadata import collection_names
 from latentbank.text import listed
 
+# Seconds that a node may take to answer another one.
+_PATIENCE = 3
+
 
 def cluster(server: Connection) -> Check:
     """Return what is seen of a server's cluster."""
@@ -30,14 +33,28 @@ def cluster(server: Connection) -> Check:
             f"{nodes}, but the one that answers no longer takes part",
             "Restart that node.",
         )
-    if about.message_send_failures:
+    if silent := _silent(server, about):
         return Check(
             "cluster",
             "wrong",
-            f"{nodes}, of which {listed(about.message_send_failures)} does not answer",
+            f"{nodes}, of which {listed(silent)} does not answer",
             "Start that node again, or look at the network between the nodes.",
         )
     return Check("cluster", "ok", nodes)
+
+
+def _silent(server: Connection, about: models.ClusterStatusOneOf1) -> list[str]:
+    """Return the addresses of nodes that do not answer the one that was asked.
+
+    Only the leader lists failures in its status, and a balancer may have chosen another node. That node asks all of
+    them for their telemetry, for some seconds at most.
+    """
+    ask = partial(server.rest.http.distributed_api.cluster_telemetry, details_level=0, timeout=_PATIENCE)
+    telemetry = server.call(ask).result
+    peers = ((telemetry and telemetry.cluster and telemetry.cluster.peers) or {}).values()
+    return sorted(
+        {*(about.message_send_failures or ()), *(peer.uri for peer in peers if not peer.responsive)}
+    )
 
 
 def collections(server: Connection, bank: str | None) -> Iterator[Check]:
