@@ -29,6 +29,7 @@ from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import read_image, read_images, read_layers
 from latentbank.query.web import bodies, server
 from latentbank.query.web.data import page_data, page_json
+from latentbank.query.web.file import PAGE
 from latentbank.query.web.guard import Guard
 from latentbank.query.web.inputs import where_of
 from latentbank.query.web.server import create_app
@@ -537,7 +538,7 @@ def test_every_answer_carries_the_policy(client: TestClient) -> None:
     assert "<script>" not in page
     assert "style=" not in page
     assert "http" not in page
-    total = len(page) + sum(len(client.get(f"/static/{path.name}").content) for path in server.PAGE.iterdir())
+    total = len(page) + sum(len(client.get(f"/static/{path.name}").content) for path in PAGE.iterdir())
     assert total < 300_000
 
 
