@@ -27,7 +27,7 @@ from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import read_image, read_images, read_layers
-from latentbank.query.web import bodies, server
+from latentbank.query.web import bodies
 from latentbank.query.web.data import page_data, page_json
 from latentbank.query.web.file import PAGE
 from latentbank.query.web.guard import Guard
