@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -48,13 +48,17 @@ class Chooser:
         self.forced = [] if bos is None else [bos]
         self.limit = min(settings.max_tokens, model.max_length)
         self.provisional = settings.sampling == "reservoir"
-        self.places: _Places = (
+        self.places: _FirstOnes | _Sampled = (
             _Sampled(model, settings) if self.provisional else _FirstOnes(corpus, model, settings)
         )
         self.tokens = self.truncated = self.next = 0
 
     def settled(self, planned: PlannedSentence) -> PlannedSentence | None:
-        """Return a chosen sentence, once all have been read, with those contexts that stay; None: none does."""
+        """Return a chosen sentence, once all have been read, with those contexts that stay; None: none does.
+
+        Only for contexts that are `provisional`.
+        """
+        assert isinstance(self.places, _Sampled)
         kept = self.places.staying(planned)
         return planned.only(kept) if kept else None
 
@@ -131,16 +135,6 @@ class Chooser:
         )
 
 
-class _Places(Protocol):
-    """The places that contexts take."""
-
-    def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
-        """Return which of the candidates, positions in `ids`, become contexts."""
-
-    def staying(self, planned: PlannedSentence) -> list[int]:
-        """Return which of a sentence's contexts stay when all sentences have been read: indices into `positions`."""
-
-
 class _FirstOnes:
     """The first contexts of each token id take its places."""
 
@@ -152,6 +146,7 @@ class _FirstOnes:
         self._per_token = np.zeros(max(model.vocab_size, known), dtype=np.int64)
 
     def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
+        """Return which of the candidates, positions in `ids`, become contexts."""
         open_ = [i for i in candidates if self._per_token[ids[i]] < self._cap]
         if not open_:
             return []
@@ -164,12 +159,9 @@ class _FirstOnes:
                 chosen.append(i)
         return chosen
 
-    def staying(self, planned: PlannedSentence) -> list[int]:
-        return list(range(len(planned.positions)))
-
 
 class _Sampled:
-    """A random sample of the contexts of each decoded token takes its places; a prefix has its first sentence."""
+    """A random sample of the contexts of each decoded token takes its places. A prefix keeps its first sentence."""
 
     def __init__(self, model: LanguageModel, settings: PlanSettings) -> None:
         self._reservoirs = Reservoirs(settings.contexts_per_token, settings.seed)
@@ -178,6 +170,7 @@ class _Sampled:
         self._texts: dict[int, str] = {}
 
     def taken(self, ids: list[int], candidates: list[int]) -> list[int]:
+        """Return which of the candidates, positions in `ids`, become contexts for now."""
         if not candidates:
             return []
         wanted = set(candidates)
@@ -188,6 +181,7 @@ class _Sampled:
         ]
 
     def staying(self, planned: PlannedSentence) -> list[int]:
+        """Return which of a sentence's contexts stay when all sentences have been read: indices into `positions`."""
         numbers = list(self._reservoirs.numbers(planned.token_ids))
         kept = self._reservoirs.kept
         return [index for index, position in enumerate(planned.positions) if numbers[position] in kept]
