@@ -228,6 +228,9 @@ class _Run:
                 self._fail(self.same.pop(asked.key), str(error))
                 continue
             self.answers.put(asked.key, answer)
+            await asyncio.sleep(
+                0
+            )  # other answers that have arrived are kept before the next question is sent
             self.failed_in_a_row = 0
             self.spent += self._price(answer) or 0.0
             for one in self.same.pop(asked.key):
