@@ -52,6 +52,7 @@ FILES = (
     "packaging/",
     "query/evaluation/test_evaluate.py",
     "query/evaluation/test_experiments.py",
+    "query/judging/test_kills.py",
     "query/lenses/test_centring.py",
     "query/lenses/test_registry.py",
     "query/reading/test_around.py",

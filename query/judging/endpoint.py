@@ -42,7 +42,8 @@ class Endpoint:
         model: the judge's model, as the endpoint calls it.
         base_url: the endpoint, up to and with `/v1`.
         key: the API key; None: there is none. It is written nowhere.
-        request: further fields of each request, such as `{"temperature": 0}`.
+        request: further fields of each request, such as `{"temperature": 0}`. With a `response_format`, also None,
+            structured output is not asked for.
         concurrency: questions on their way at once.
         rate: most requests a minute; None: no limit but the endpoint's own.
         timeout: seconds to wait for an answer.
@@ -155,8 +156,8 @@ class Connection:
             Unanswered: all tries failed, or the endpoint refuses this question.
             LatentBankError: the endpoint refuses the key, or does not have the model or the means to pay.
         """
-        if self._structured is False:
-            return await self._try(body)
+        if self._structured is False or "response_format" in self.endpoint.request:
+            return await self._plainly(body)
         try:
             answer = await self._try({**body, "response_format": response_format})
         except self._openai.APIStatusError as error:

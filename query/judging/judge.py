@@ -283,7 +283,7 @@ async def _prepared(
             pictures = await asyncio.to_thread(_pictures, question, sources[question.subject.source])
             last = shown
         body = {
-            **endpoint.request,
+            **{name: value for name, value in endpoint.request.items() if value is not None},
             "model": endpoint.model,
             "messages": messages_of(question, pictures.whole, pictures.crop),
         }

@@ -228,6 +228,27 @@ def test_an_endpoint_without_structured_output_is_asked_for_text(
     assert len(stub.bodies) == len(questions) + 1
 
 
+def test_structured_output_can_be_left_out(questions: tuple[Question, ...], tmp_path: Path) -> None:
+    with chat_stub(rightly) as stub:
+        _ask(stub, tmp_path, questions[:1], request={"response_format": None})
+    assert "response_format" not in stub.bodies[0]
+
+
+def test_an_endpoint_that_refuses_a_question_later_is_no_crash(
+    questions: tuple[Question, ...], tmp_path: Path
+) -> None:
+    def make(body: Body) -> Sent | str:
+        plain = "response_format" not in body
+        return error(400) if not plain or "w8" in asked(body)[0].lower() else rightly(body)
+
+    with chat_stub(make) as stub:
+        verdicts = _ask(stub, tmp_path, questions, concurrency=1)
+    assert {(verdict.subject.layer, verdict.state) for verdict in verdicts} == {
+        (0, "answered"),
+        (8, "failed"),
+    }
+
+
 def test_a_refused_question_is_counted_and_others_go_on(
     questions: tuple[Question, ...], tmp_path: Path
 ) -> None:
