@@ -154,6 +154,15 @@ def found(store: Store, where: Filter) -> list[int]:
     return captions
 
 
+# One for each kind of writing, for tests that ask when phrases are found and not which.
+FEW = ("fire", "FIRE truck", "日本語", "デジタルカメラ", "東京タワー", "house 7")
+
+
+def check_few(store: Store) -> None:
+    for phrase in FEW:
+        assert found(store, Where(caption_contains=phrase)) == PHRASES[phrase]
+
+
 def check(store: Store) -> None:
     assert {phrase: found(store, Where(caption_contains=phrase)) for phrase in PHRASES} == PHRASES
     everything = set(range(len(CAPTIONS)))
@@ -180,8 +189,7 @@ def test_the_same_answers_while_it_is_indexed(
             done = of(*given, **named)
             if len(asked) < 2:
                 asked.append(of.__name__)
-                for phrase in ("fire", "FIRE truck", "日本語", "デジタルカメラ", "東京タワー", "house 7"):
-                    assert found(reader, Where(caption_contains=phrase)) == PHRASES[phrase]
+                check_few(reader)
             return done
 
         return call
@@ -198,7 +206,7 @@ def test_the_same_answers_while_it_is_indexed(
         monkeypatch.setattr(f"{module}.optimize", in_the_middle(optimizing.optimize))
     store.index(4)
     assert asked
-    check(store)
+    check_few(store)
     if server:
         reader.close()
 
@@ -229,7 +237,7 @@ def test_a_bank_with_the_index_of_earlier_versions(place: Place, store: Store) -
     check(again)
     again.close()
     later = place.open()
-    check(later)
+    check_few(later)
     later.close()
 
 
