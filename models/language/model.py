@@ -179,6 +179,10 @@ class LanguageModel:
             )
         return self._identity
 
+    def changed(self) -> None:
+        """Forget what was known of the weights, which are others now: this is another LLM."""
+        self._identity = None
+
     def encode(self, sentence: str, *, always_bos: bool = False) -> list[int]:
         """Return the token ids of a sentence.
 

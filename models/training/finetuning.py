@@ -46,6 +46,7 @@ class TrainedLanguage:
             )
         self._causal = _causal(language)
         unpack(decoder)
+        language.changed()
         frozen = {id(weight) for weight in _embeddings(decoder)}
         self.weights: dict[str, nn.Parameter] = {}
         for name, weight in decoder.named_parameters():

@@ -102,14 +102,15 @@ def train_projector(
     """
     check_stages(stages, language, validation)
     run = _Run(stages, language, settings, Path(directory), validation, init, progress or Silent())
-    if not run.finished():
+    finished = run.finished()
+    if run.state.is_main_process:  # before the LLM may be trained, and then is another one
+        remember_models(stages[0].features, language, data_folder(data_dir))
+    if not finished:
         # The processes of one run are one job.
         alone = alone_in(run.directory, f"trains in {run.directory}")
         with alone if run.state.is_main_process else nullcontext():
             if not run.finished():
                 run.train()
-    if run.state.is_main_process:
-        remember_models(stages[0].features, language, data_folder(data_dir))
     return run.directory / RESULT
 
 
@@ -126,6 +127,7 @@ class _Run:
     progress: Progress
     at: Checkpoint = field(init=False)
     llm: TrainedLanguage | None = field(init=False, default=None)
+    before: dict[str, Any] = field(init=False, default_factory=dict)
     dropout: ResponseDropout | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -161,6 +163,7 @@ class _Run:
         self.projector = first_projector(features, self.language, self.settings, self.init)
         self.projector.to(self.language.device)
         if any(stage.llm_rate is not None for stage in self.stages):
+            self.before = named(self.language)
             self.llm = TrainedLanguage(self.language)
         llm = () if self.llm is None else tuple(self.llm.weights.values())
         self.optimizer = Optimizer(list(self.projector.parameters()), llm, self.settings)
@@ -365,7 +368,7 @@ class _Run:
             )
         card = card_of(self.stages, self.sequences, language, self.settings, at)
         if self.llm is not None:
-            card["llm"]["trained_from"] = named(self.language)
+            card["llm"]["trained_from"] = self.before
         card["training"]["validation_rows"] = 0 if self.validation is None else len(self.validation)
         if (image := image_tokens(self.language, self.settings)) is not None:
             card["image_tokens"] = image.to_dict()

@@ -138,13 +138,16 @@ def test_the_papers_recipe(parts: dict[str, str], tmp_path: Path) -> None:
         assert sample["written"] in vlm.captions(images)
 
 
-def test_killed_and_continued_it_gives_the_same_projector(parts: dict[str, str], tmp_path: Path) -> None:
-    run(parts, tmp_path / "whole", steps=50)
+def test_the_recipe_killed_and_continued_gives_the_same_projector(
+    parts: dict[str, str], tmp_path: Path
+) -> None:
+    recipe = ("--recipe", "latentlens", "--encoder-layers=-1,-3")
+    run(parts, tmp_path / "whole", *recipe, steps=50)
     command = [
         sys.executable,
         "-m",
         "latentbank",
-        *arguments(parts, tmp_path / "killed", "--checkpoint-every", "0", steps=50),
+        *arguments(parts, tmp_path / "killed", *recipe, "--checkpoint-every", "0", steps=50),
     ]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -155,7 +158,7 @@ def test_killed_and_continued_it_gives_the_same_projector(parts: dict[str, str],
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "projector.safetensors").exists()
-    run(parts, tmp_path / "killed", steps=50)
+    run(parts, tmp_path / "killed", *recipe, steps=50)
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 

@@ -88,6 +88,7 @@ def test_a_trained_llm_resumes_and_is_found_beside_its_projector(
         assert torch.equal(weight, before[name]) == ("embed" in name), name
     for name, weight in load_projector(killed)[0].state_dict().items():
         assert torch.equal(weight, load_projector(whole)[0].state_dict()[name]), name
+    assert language.identity() == tuned.identity()  # not that of the LLM that it was
     card = load_projector(killed)[1]
     assert card["llm"]["name"] == "llm"
     assert card["llm"]["trained_from"]["fingerprint"] == llm().fingerprint() != card["llm"]["fingerprint"]
