@@ -51,7 +51,8 @@ class TrainedLanguage:
         self.weights: dict[str, nn.Parameter] = {}
         for name, weight in decoder.named_parameters():
             if id(weight) not in frozen:
-                self.weights[name] = weight.requires_grad_(True)
+                weight.requires_grad_(True)
+                self.weights[name] = weight
 
     def state(self) -> dict[str, Tensor]:
         """Return the weights for a checkpoint."""
