@@ -114,5 +114,5 @@ def _imported(model: ModelPlan, settings: Settings, output: Path) -> Path:
     if (folder / RESULT).is_file():
         return folder / RESULT
     with shown("downloading", "MiB") as progress:
-        found, source = find_connector(model.model, model.connector, progress)
-    return import_connector(found, folder, source=source, data_dir=settings.data_dir)
+        found = find_connector(model.model, model.connector, progress)
+    return import_connector(found.folder, folder, source=found.source, data_dir=settings.data_dir)

@@ -91,8 +91,9 @@ class Pictures:
         shown = torch.zeros(self.size, self.size)
         shown[top : top + height, left : left + width] = 1
         rows, columns = grid
-        patches = shown[: self.size // rows * rows, : self.size // columns * columns]
-        share = patches.unflatten(0, (rows, -1)).unflatten(2, (columns, -1)).mean(dim=(1, 3)).flatten()
+        high, wide = self.size // rows, self.size // columns
+        patches = shown[: high * rows, : wide * columns].reshape(rows, high, columns, wide)
+        share = patches.mean(dim=(1, 3)).flatten()
         return torch.stack([share == 0, (share > 0) & (share < 1)], dim=-1).float()
 
     def visible_part(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -143,7 +144,7 @@ def fit_positions(model: nn.Module, side: int) -> None:
     own = round((old.shape[1] - 1) ** 0.5)
     if own == side:
         return
-    grid = old[:, 1:].detach().float().unflatten(1, (own, own)).permute(0, 3, 1, 2)
+    grid = old[:, 1:].detach().float().reshape(1, own, own, -1).permute(0, 3, 1, 2)
     scale = (side + 0.1) / own
     new = nn.functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", align_corners=False)
     flat = new.permute(0, 2, 3, 1).flatten(1, 2).to(old.dtype)

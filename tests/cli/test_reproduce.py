@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from latentbank.models.composite.connectors import Found
 from latentbank.models.language.model import load_language_model
 from tests.cli.commands import Run
 from tests.query.banks import SENTENCES
@@ -48,7 +49,9 @@ def plan(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> di
 
     connectors = "latentbank.models.composite.connectors"
     monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
-    monkeypatch.setattr(f"{connectors}.find_connector", lambda *_: (tmp_path / "found", "x/connectors"))
+    monkeypatch.setattr(
+        f"{connectors}.find_connector", lambda *_: Found(tmp_path / "found", "olmo-vit", "x/connectors")
+    )
     monkeypatch.setattr(f"{connectors}.import_connector", make)
     monkeypatch.setenv("OWN_KEY", KEY)
     (tmp_path / "pictures").mkdir()
