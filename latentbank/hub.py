@@ -30,7 +30,7 @@ CARD = "README.md"
 # Files that a new repository on the hub has by itself, or that say nothing about what it holds.
 _OWN = {".gitattributes", CARD}
 # Files that are fetched at the same time, and how much is sent between two marks of the progress.
-_THREADS, _SENT = 8, 64 << 20
+_THREADS, _SENT = 4, 64 << 20
 _MIB = 1 << 20
 
 

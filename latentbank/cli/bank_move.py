@@ -62,6 +62,8 @@ def bank_export(
                 data_dir=settings.data_dir,
                 progress=progress,
             )
+        elif license:
+            raise LatentBankError("A licence stands in what is pushed; name a repository.", argument="push")
         elif directory is None:
             raise LatentBankError("Name a folder to export to, or a repository on the hub.", argument="push")
         else:

@@ -79,6 +79,10 @@ def test_a_bank_over_the_hub(
         2,
         "latentbank: Name a folder to export to, or a repository on the hub (--push).\n",
     )
+    for words in (("--public",), ("--license", "mit")):
+        code, _, err = run("bank", "export", "tiny-llama", tmp_path / "out", *words)
+        assert (code, err.endswith("name a repository (--push).\n")) == (2, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_push_and_pull(run: Run, contexts: int, server: QdrantDouble, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentbank.errors import LatentBankError
+
 if TYPE_CHECKING:
     from latentbank.hub import Listing, Pushed
 
@@ -34,6 +36,13 @@ class PushOptions:
         bool,
         typer.Option("--public", help="For --push: everybody may read it; by default it is private."),
     ] = False
+
+    def __post_init__(self) -> None:
+        """Raise LatentBankError if something is to be public that is not pushed."""
+        if self.public and self.push is None:
+            raise LatentBankError(
+                "Nothing is pushed that could be public; name a repository.", argument="push"
+            )
 
     def prepare_projector(self) -> Listing | None:
         """Return the repository that a projector is pushed to, before it is trained; None if it is not pushed."""
