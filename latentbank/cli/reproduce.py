@@ -49,7 +49,7 @@ def reproduce(
     chosen = _plan(plan, preset)
     estimated = estimate(chosen)
     if dry_run or preset == "paper":
-        show_estimate(estimated, as_json=dry_run and as_json)
+        show_estimate(estimated, as_json=dry_run and as_json, aside=not dry_run)
     if dry_run:
         return
     need_matplotlib()

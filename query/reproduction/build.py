@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentbank.bank.bank import Bank
 from latentbank.bank.opening import open_bank
-from latentbank.errors import ModelError
+from latentbank.errors import BankNotFound, ModelError
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
 from latentbank.query.judging.shares import Shares, shares_of
@@ -179,7 +180,7 @@ class _Builder:
         pending = [image for image in images if not out.path(image).is_file()]
         work.progress.stage(f"reading ({work.model.name})", "images")
         done = len(images) - len(pending)
-        with open_bank(bank_of(self.plan, vlm.language.name, size), self.world.settings) as bank:
+        with self.bank(work, vlm.language, size) as bank:
             chosen = lenses_of(list(lenses), LensOptions(vlm, bank, "all"))
             for image, reading in zip(
                 pending, read_images(vlm, pending, chosen, layers, top_k=_TOP), strict=True
@@ -187,6 +188,15 @@ class _Builder:
                 out.write(image, reading)
                 done += 1
                 work.progress.update(done, len(images))
+
+    def bank(self, work: _Work, language: LanguageModel, size: float) -> Bank:
+        """Open a bank; one that was deleted after it was filled is filled again."""
+        name = bank_of(self.plan, language.name, size)
+        try:
+            return open_bank(name, self.world.settings)
+        except BankNotFound:
+            self.filled(work, language, size)
+            return open_bank(name, self.world.settings)
 
     def tokens(self, work: _Work) -> list[Measured]:
         """Measure norms and drift."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from latentbank.query.reproduction.reproduce import Reproduced
 
 
-def show_estimate(cost: Cost, *, as_json: bool) -> None:
-    """Print what a plan costs: on standard output as JSON, else as a table."""
+def show_estimate(cost: Cost, *, as_json: bool, aside: bool = False) -> None:
+    """Print what a plan costs, as JSON or a table; `aside`: to standard error, beside another result."""
     if as_json:
         print_json(cost.to_dict())
         return
@@ -25,7 +25,7 @@ def show_estimate(cost: Cost, *, as_json: bool) -> None:
     for model in cost.models:
         hours = (f"{model.bank_hours:.2f}", f"{model.reading_hours:.2f}", f"{model.bank_gb:.1f}")
         table.add_row(model.name, *hours, f"{model.calls:,}")
-    console = Console()
+    console = Console(stderr=aside)
     console.print(table)
     price = f", for {cost.judge_cost:,.2f} by the plan's prices" if cost.judge_cost else ""
     console.print(

@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from latentbank.bank.opening import delete_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import QueryError
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress
 from latentbank.query.judging.verdicts import read_verdicts
 from latentbank.query.reading.images import ImageSource
-from latentbank.query.reproduction.build import stages_of
+from latentbank.query.reproduction.build import bank_of, stages_of
 from latentbank.query.reproduction.measured import FIGURES, Measured, published, read_table
 from latentbank.query.reproduction.plan import Plan, plan_from
 from latentbank.query.reproduction.reproduce import Reproduced, reproduce
@@ -167,6 +168,13 @@ def test_only_what_a_change_concerns_runs_again(run: tuple[Scripted, Path, Repro
     assert {stage.name for stage in changed if not stage.skipped} == {
         "verdicts/good", "verdicts/blind", "corpus/good"
     }  # fmt: skip
-    scripts.labelled = {"another": SCENES[0]}
+    known, scripts.labelled = scripts.labelled, {"another": SCENES[0]}
     with pytest.raises(QueryError, match="It is not known what scene-0 shows"):
         run_stages(stages_of(plan(words=[2]), scripts.world(), at), at)
+    scripts.labelled = known
+    # A bank that was deleted since is filled again.
+    bank = bank_of(plan(), scripts.models["good"].language.name)
+    delete_bank(bank, scripts.settings)
+    scripts.filled.clear()
+    run_stages(stages_of(plan(count=2), scripts.world(), at), at)  # other images, the same sentences
+    assert bank in [name for name, _ in scripts.filled]
