@@ -115,4 +115,7 @@ def _imported(model: ModelPlan, settings: Settings, output: Path) -> Path:
         return folder / RESULT
     with shown("downloading", "MiB") as progress:
         found = find_connector(model.model, model.connector, progress)
-    return import_connector(found.folder, folder, source=found.source, data_dir=settings.data_dir)
+        progress.stage("importing", "steps")
+        return import_connector(
+            found.folder, folder, source=found.source, data_dir=settings.data_dir, progress=progress
+        )

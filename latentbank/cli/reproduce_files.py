@@ -104,7 +104,7 @@ class _Fill:
     def _source(self, sentences: int | None, progress: Progress) -> dict[str, Any]:
         """Return the arguments of `fill` that say what is read."""
         corpus = self.plan.corpus
-        given = {"column": corpus.column, "split": corpus.split, "limit": sentences}
+        given: dict[str, Any] = {"column": corpus.column, "split": corpus.split, "limit": sentences}
         if corpus.recipe is None:
             return {"source": corpus.source, **given, **corpus.settings}
         from latentbank.ingest.recipes.preparing import prepare

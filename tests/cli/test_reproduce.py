@@ -49,9 +49,8 @@ def plan(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> di
 
     connectors = "latentbank.models.composite.connectors"
     monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
-    monkeypatch.setattr(
-        f"{connectors}.find_connector", lambda *_: Found(tmp_path / "found", "olmo-vit", "x/connectors")
-    )
+    found = Found(tmp_path / "found", "own", "x/connectors")
+    monkeypatch.setattr(f"{connectors}.find_connector", lambda *_: found)
     monkeypatch.setattr(f"{connectors}.import_connector", make)
     monkeypatch.setenv("OWN_KEY", KEY)
     (tmp_path / "pictures").mkdir()
