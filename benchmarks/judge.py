@@ -276,7 +276,9 @@ def _make_readings(work: Path, images: int) -> None:
                 layer,
                 1.0,
                 tuple(
-                    Neighbor(f"{lens}-{layer}-{index}-{rank}", "", 0.5, "A sentence.", 0, 1)
+                    Neighbor(
+                        f"{lens}-{layer}-{index}-{rank}-{Path(image.name).stem}", "", 0.5, "A sentence.", 0, 1
+                    )
                     for rank in range(5)
                 ),
                 lens,
