@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 from latentbank.bank.points import Neighbor
 from latentbank.errors import QueryError
 
-_NEIGHBOR = ("word", "token", "cosine", "caption", "start", "end", "bank_layer", "corpus", "sentence")
-_NEIGHBOR += ("position", "token_id", "probability")
+_NEIGHBOR = (
+    *("word", "token", "cosine", "caption", "start", "end", "bank_layer"),
+    *("corpus", "sentence", "position", "token_id", "probability"),
+)
 _PLACE = ("index", "tile", "row", "column", "left", "top", "right", "bottom")
 
 
