@@ -27,6 +27,7 @@ log = logging.getLogger("latentbank")
 OPENAI = "https://api.openai.com/v1"
 """The endpoint by default. Only to its host the key in `OPENAI_API_KEY` goes without being named."""
 _LONGEST_WAIT = 60.0  # seconds between two tries; an endpoint may ask for more
+_WORTH_SAYING = 10.0  # seconds of a pause
 _NO_KEY = "none"  # openai's client wants one; endpoints without keys ignore it
 
 
@@ -249,7 +250,10 @@ class Connection:
         asked = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
         if not isinstance(error, self._openai.RateLimitError):
             return wait if asked is None else asked
-        self._shut = max(self._shut, time.monotonic() + (wait if asked is None else asked))
+        until = time.monotonic() + (wait if asked is None else asked)
+        if until - max(self._shut, time.monotonic()) > _WORTH_SAYING:
+            log.warning("The endpoint asks to wait %.0f s.", until - time.monotonic())
+        self._shut = max(self._shut, until)
         return 0.0  # `_turn` waits
 
     def _unanswered(self, error: Exception) -> Unanswered:

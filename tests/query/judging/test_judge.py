@@ -197,7 +197,7 @@ def test_what_passes_is_tried_again(
 
 
 def test_all_wait_as_long_as_the_endpoint_says(
-    questions: tuple[Question, ...], tmp_path: Path, slept: list[float]
+    questions: tuple[Question, ...], tmp_path: Path, slept: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     with chat_stub(_failing(error(429, after=30))) as stub:
         verdicts = _ask(stub, tmp_path, questions, concurrency=1)
@@ -205,6 +205,7 @@ def test_all_wait_as_long_as_the_endpoint_says(
     assert all(verdict.interpretable for verdict in verdicts)
     wait = max(slept)
     assert 30 <= wait <= 31
+    assert caplog.messages == ["The endpoint asks to wait 30 s."]
 
 
 def test_a_rate_spaces_the_requests(
