@@ -96,9 +96,11 @@ def _world(plan: Plan, options: GlobalOptions, output: Path) -> World:
 
 def _loader(plan: Plan, settings: Settings, output: Path) -> Load:
     """Return the function that loads the plan's models, with all their layers; connectors are imported first."""
-    loading = LoadingOptions(device=plan.device, dtype=plan.dtype)
 
     def load(model: ModelPlan) -> VisualModel:
+        loading = LoadingOptions(
+            device=plan.device, dtype=plan.dtype, trust_remote_code=model.trust_remote_code
+        )
         name = model.model if model.connector is None else str(_imported(model, settings, output))
         return loading.load_vlm(name, lambda count: count, settings, revision=model.revision)
 

@@ -34,6 +34,7 @@ class ModelPlan:
             folder or hub id of the authors' connectors.
         connector: name of a connector that the authors released, such as `olmo-vit`; it is imported first.
         revision: branch, tag or commit of a hub model.
+        trust_remote_code: run the Python code that comes with the model (Molmo). Only for authors you trust.
         note: what the report says about it, such as how it was trained.
         random: replace its projector by one of random weights: the control.
         parameters: parameters of its LLM's blocks, for the estimate.
@@ -48,6 +49,7 @@ class ModelPlan:
     model: str
     connector: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = False
     note: str = ""
     random: bool = False
     parameters: float = 7e9

@@ -97,7 +97,10 @@ def test_presets_can_be_read() -> None:
     assert demo.count <= 60
     assert len(demo.visual_layers or ()) <= 4
     assert estimate(demo).calls == 0
-    assert len(paper.models) == 11
+    assert len(paper.models) == 14
+    assert not any(model.trust_remote_code for model in paper.models)
+    published_for = {row.model for row in published() if row.figure == "alignment"}
+    assert published_for - {model.name for model in paper.models} == {"Molmo-7B-D", "Molmo-72B"}
     assert 1 < estimate(paper).gpu_hours < 50
 
 
