@@ -188,8 +188,7 @@ def _chosen(choice: PlanSettings | None, single: PlanSettings) -> PlanSettings:
     """
     if choice is not None and single != PlanSettings():
         raise LatentBankError(
-            "choice holds all settings of the plan; give bos, skip, contexts_per_token and max_tokens in it.",
-            argument="choice",
+            "choice holds all settings of the plan; give bos, skip, contexts_per_token and max_tokens in it."
         )
     return choice or single
 

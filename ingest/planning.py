@@ -280,7 +280,7 @@ def _settle(chooser: Chooser, files: NewPlan, progress: Progress) -> _Rows:
             rows.write([row for row in settled if row is not None])
             done += batch.num_rows
             progress.update(done)
-    files.unfinished.replace(files.unsorted)
+    move(files.unfinished, files.unsorted)
     return rows
 
 

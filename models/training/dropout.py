@@ -98,8 +98,7 @@ def _branches(language: LanguageModel) -> list[nn.Module]:
             if _add_all(language, modules):
                 return modules
     raise ModelError(
-        f"The blocks of {language.name} add to the residual stream in a way that dropout does not know: train without.",
-        argument="dropout",
+        f"The blocks of {language.name} add to the residual stream in a way that dropout does not know: train without dropout."
     )
 
 

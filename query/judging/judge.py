@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from latentbank.errors import LatentBankError
 from latentbank.progress import Progress, Silent
@@ -19,6 +20,8 @@ from latentbank.query.judging.questions import Question
 from latentbank.query.judging.verdicts import Verdict
 from latentbank.query.judging.views import crop, jpeg, picture
 from latentbank.query.reading.images import ImageSource
+
+T = TypeVar("T")
 
 _MILLION = 1_000_000
 _LETTERS = 4  # of text in a token, about
@@ -104,7 +107,17 @@ def ask(
             installed; an answer cannot be kept.
         ImageError: an image cannot be read.
     """
-    return asyncio.run(ask_all(questions, endpoint, sources, answers, prices=prices, progress=progress))
+    return _run_async(ask_all(questions, endpoint, sources, answers, prices=prices, progress=progress))
+
+
+def _run_async(asked: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in a thread of its own where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asked)
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(asyncio.run, asked).result()
 
 
 async def ask_all(
@@ -139,7 +152,7 @@ def bill(
     progress: Progress | None = None,
 ) -> Bill:
     """Return what `ask` would ask for, without asking. The arguments and errors are those of `ask`."""
-    return asyncio.run(_bill(questions, endpoint, sources, answers, prices, progress or Silent()))
+    return _run_async(_bill(questions, endpoint, sources, answers, prices, progress or Silent()))
 
 
 async def _bill(

@@ -12,6 +12,7 @@ import latentbank
 import latentbank.bank.upgrade
 from latentbank.cli import app
 from latentbank.cli.grouping import COMMANDS
+from latentbank.cli.train import PairOptions
 from tests.docs.pages import commands
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +43,21 @@ def test_every_argument_that_an_error_names_is_an_option_of_a_command() -> None:
     """A name that no command has would be left out of the message without a trace."""
     named, known = texts("argument"), options(typer.main.get_command(app))
     source = ast.parse((ROOT / "latentbank" / "cli" / "train.py").read_text(encoding="utf-8"))
-    renamed = {
-        str(given.arg): ast.literal_eval(given.value)
+    otherwise = [
+        given
         for node in ast.walk(source)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "named_otherwise"
         for given in node.keywords
+    ]
+    renamed = {
+        str(given.arg): given.value.value for given in otherwise if isinstance(given.value, ast.Constant)
     }
     assert named
     assert renamed
-    assert {renamed.get(name, name) for name in named} <= known
+    # The option for captions depends on the target.
+    assert {str(given.arg) for given in otherwise} - set(renamed) == {"caption"}
+    assert {PairOptions(target=target).caption_option() for target in ("caption", "where")} <= known
+    assert {renamed.get(name, name) for name in named - {"caption"}} <= known
 
 
 def test_every_function_that_an_error_names_has_a_command() -> None:

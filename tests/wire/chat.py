@@ -129,14 +129,14 @@ def chat_stub(make: Make, seconds: float = 0.0) -> Iterator[ChatStub]:
     """Serve a double during the block, in a thread of its own."""
     stub = ChatStub(make, seconds)
     loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()  # first: the thread of a test may have a loop of its own, such as that of a browser
 
     async def start() -> asyncio.Server:
         return await asyncio.start_server(stub.serve, "127.0.0.1", 0, limit=1 << 20)
 
-    server = loop.run_until_complete(start())
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result()
     stub.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
     try:
         yield stub
     finally:

@@ -98,6 +98,7 @@ def test_the_payloads_are_a_dataset_for_everybody(
     from huggingface_hub import DatasetCard, HfFileSystem
 
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     HfFileSystem.clear_instance_cache()
     push(place, "animals", "plants", licenses=["mit", "plants=cc-by-4.0"])
     card = DatasetCard(hub.repositories[KEY].files["README.md"].decode())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,18 @@ def test_answers_are_asked_once_and_keys_are_written_nowhere(
         _ask(stub, tmp_path, questions[:1], key=KEY, request={"temperature": 1})  # another question
         assert len(stub.bodies) == len(questions) + 1
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_notebook_may_ask(questions: tuple[Question, ...], tmp_path: Path) -> None:
+    """An event loop runs there already."""
+
+    async def cell(stub: ChatStub) -> list[Verdict]:
+        return _ask(stub, tmp_path, questions[:2])
+
+    # In a thread of its own: tests with a browser leave an event loop in this one.
+    with chat_stub(rightly) as stub, ThreadPoolExecutor(1) as other:
+        verdicts = other.submit(asyncio.run, cell(stub)).result()
+    assert [verdict.state for verdict in verdicts] == ["answered", "answered"]
 
 
 def test_the_same_words_on_the_same_picture_are_asked_once(
