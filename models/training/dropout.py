@@ -98,7 +98,8 @@ def _branches(language: LanguageModel) -> list[nn.Module]:
             if _add_all(language, modules):
                 return modules
     raise ModelError(
-        f"The blocks of {language.name} add to the residual stream in a way that dropout does not know: train without dropout."
+        f"The blocks of {language.name} add to the residual stream in a way that dropout does not know: train without "
+        "dropout."
     )
 
 
