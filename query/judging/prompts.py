@@ -1,7 +1,6 @@
 """What a judge is asked, and how its answer is read.
 
-The protocol is the paper's (arXiv 2602.00462) in words of our own: the image with the box, the crop, the \
-words or
+The protocol is the paper's (arXiv 2602.00462) in words of our own: the image with the box, the crop, the words or
 sentences, three kinds of relation, reasons first, and a JSON object last.
 """
 
