@@ -159,22 +159,25 @@ def fetch_files(
     return folder
 
 
-def prepare_push(repository: Repository, *, public: bool, holds: str) -> Listing:
+def prepare_push(name: str, kind: Kind, *, public: bool, holds: str) -> Listing:
     """Make a repository that files can be pushed to, private unless `public`, or return what an existing one holds.
 
-    Called before the work whose result is pushed, so that a missing login or right is known early.
-
     Args:
-        repository: the repository.
+        name: "USER/NAME", the name of a repository of this `kind`.
         public: whether everybody may read what is pushed.
         holds: a file that is in every repository of this use; one with other files but not this one is refused.
 
     Raises:
-        LatentBankError: nobody is logged in, the login may not write there, the repository holds something else, or it
-            is public and `public` is not set.
+        LatentBankError: the name has another form, nobody is logged in, the login may not write there, the repository
+            holds something else, or it is public and `public` is not set.
     """
     from huggingface_hub import get_token
 
+    repository = repository_of(name, kind)
+    if repository is None:
+        raise LatentBankError(
+            f"'{name}' is no repository on the hub; write it as USER/NAME.", argument="push"
+        )
     if repository.revision is not None:
         raise LatentBankError(
             f"Files are pushed to the main branch of {repository.id}; leave the revision out."

@@ -14,9 +14,9 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.transfer.card import bank_card, licenses_of
 from latentbank.bank.transfer.export import DESCRIPTION, SUMS, ExportReport, export_bank, read_sums
 from latentbank.bank.transfer.receive import complete_corpora
-from latentbank.errors import BankMismatch, LatentBankError
+from latentbank.errors import BankMismatch
 from latentbank.files import make_folder
-from latentbank.hub import Listing, Pushed, fetch_files, prepare_push, push_files, repository_of
+from latentbank.hub import Listing, Pushed, fetch_files, prepare_push, push_files
 from latentbank.locks import alone_in
 from latentbank.places import data_folder
 from latentbank.progress import Progress, Silent
@@ -51,16 +51,11 @@ def push_bank(
         BankMismatch: the repository or the folder holds another bank.
         LatentBankError: nobody is logged in, the login may not write there, or the hub cannot be reached.
     """
-    target = repository_of(repository, "dataset")
-    if target is None:
-        raise LatentBankError(
-            f"'{repository}' is no repository on the hub; write it as USER/NAME.", argument="push"
-        )
     progress = progress or Silent()
     bank.reload()
     entries = complete_corpora(bank.manifest)
     licensed = licenses_of(licenses, [entry.name for entry in entries])
-    listing = prepare_push(target, public=public, holds=DESCRIPTION)
+    listing = prepare_push(repository, "dataset", public=public, holds=DESCRIPTION)
     _check_same_bank(listing, bank)
     own = data_folder(data_dir) / ".exports" / bank.name
     with nullcontext() if folder is not None else alone_in(own, f"pushes the bank '{bank.name}'"):
@@ -75,7 +70,7 @@ def push_bank(
         pushed = push_files(
             listing,
             {name: exported / name for name in names},
-            bank_card(manifest, target.id, report.bytes, licensed),
+            bank_card(manifest, listing.repository.id, report.bytes, licensed),
             progress,
             _stale(listing, names),
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentbank.errors import LatentBankError, ModelError
+from latentbank.errors import ModelError
 from latentbank.files import existing
 from latentbank.hub import (
     CARD,
@@ -42,12 +42,7 @@ def prepare_projector(repository: str, *, public: bool = False) -> Listing:
     Raises:
         LatentBankError: nobody is logged in, the login may not write there, or it holds something else.
     """
-    target = repository_of(repository, "model")
-    if target is None:
-        raise LatentBankError(
-            f"'{repository}' is no repository on the hub; write it as USER/NAME.", argument="push"
-        )
-    return prepare_push(target, public=public, holds=FILE)
+    return prepare_push(repository, "model", public=public, holds=FILE)
 
 
 def push_projector(

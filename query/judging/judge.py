@@ -92,7 +92,7 @@ def ask(
     """Ask a judge all questions and return its verdicts, in the questions' order.
 
     What was asked before and answered is read from `answers`. A question that gets no answer has the state `failed` and
-    is asked again by the next call. In a running event loop, as in a notebook, await `ask_all` instead.
+    is asked again by the next call.
 
     Args:
         questions: from `find_questions`.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
-from latentbank.hub import Listing, Pushed, fetch_files, prepare_push, push_files, repository_of
+from latentbank.hub import Listing, Pushed, fetch_files, prepare_push, push_files
 from latentbank.hub_cards import PAPER, Card, table
 from latentbank.progress import Progress, Silent
 from latentbank.query.output.parquet import SETTINGS
@@ -31,12 +31,7 @@ def prepare_readings(repository: str, *, public: bool = False) -> Listing:
     Raises:
         LatentBankError: nobody is logged in, the login may not write there, or it holds something else.
     """
-    target = repository_of(repository, "dataset")
-    if target is None:
-        raise LatentBankError(
-            f"'{repository}' is no repository on the hub; write it as USER/NAME.", argument="push"
-        )
-    return prepare_push(target, public=public, holds=SETTINGS)
+    return prepare_push(repository, "dataset", public=public, holds=SETTINGS)
 
 
 def check_settings(listing: Listing, folder: Path) -> None:

@@ -2,6 +2,7 @@
 // annotator's name and the question.
 
 import { element } from "./draw.js";
+import { answer } from "./server.js";
 
 const $ = (id) => document.getElementById(id);
 const KINDS = { c: "concrete", a: "abstract", g: "global" };
@@ -225,18 +226,6 @@ function press(event) {
 }
 
 // -- messages ----------------------------------------------------------------------------------
-
-async function answer(promise) {
-  let response;
-  try {
-    response = await promise;
-  } catch {
-    throw new Error("The page's server does not answer; is it still running?");
-  }
-  if (response.ok) return response;
-  const told = await response.json().catch(() => null);
-  throw new Error(told?.error ?? `The server answered ${response.status}.`);
-}
 
 function complain(error, before = "") {
   say(before + error.message, true);

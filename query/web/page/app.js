@@ -2,6 +2,7 @@
 
 import { element } from "./draw.js";
 import { addPart, wholeOf } from "./parts.js";
+import { answer } from "./server.js";
 import { showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -267,18 +268,6 @@ async function openSaved(file) {
 }
 
 // -- messages ----------------------------------------------------------------------------------
-
-async function answer(promise) {
-  let response;
-  try {
-    response = await promise;
-  } catch {
-    throw new Error("The page's server does not answer; is it still running?");
-  }
-  if (response.ok) return response;
-  const told = await response.json().catch(() => null);
-  throw Object.assign(new Error(told?.error ?? `The server answered ${response.status}.`), { status: response.status });
-}
 
 function say(text, wrong = false) {
   $("status").textContent = text;
