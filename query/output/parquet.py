@@ -29,6 +29,8 @@ _COLUMNS = pa.schema(
         ("layer", pa.int16()),
         ("lens", pa.string()),
         ("norm", pa.float32()),
+        ("p_value", pa.float32()),
+        ("silent", pa.bool_()),
         *((name, pa.int32()) for name in ("tile", "row", "column")),
         *((name, pa.float32()) for name in ("left", "top", "right", "bottom")),
         *((name, pa.float32()) for name in ("start_second", "end_second")),
@@ -52,6 +54,8 @@ _COLUMNS = pa.schema(
 
 class ReadingFolder:
     """A folder of readings: one Parquet file for each image, with a row for each neighbor and all columns.
+
+    A silent token has one row, which names no neighbor.
 
     Files are written whole or not at all, so a job that was killed continues with the images that have no file.
     """

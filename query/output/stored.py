@@ -45,7 +45,7 @@ class StoredReading:
     Attributes:
         path: the file.
         head: the reading without its tokens, as `Reading.to_dict` gives it.
-        table: a row for each neighbor.
+        table: a row for each neighbor, and one without a rank for each silent token.
     """
 
     path: Path
@@ -82,13 +82,16 @@ class StoredReading:
         }
 
     def neighbors(self, index: int) -> dict[tuple[str, int], tuple[Neighbor, ...]]:
-        """Return the neighbors of one token, best first, by lens and layer."""
+        """Return the neighbors of one token, best first, by lens and layer; none where it is silent."""
         found: dict[tuple[str, int], list[Neighbor]] = {}
         own = self.table.filter(pc.equal(self.table["index"], index)).sort_by("rank")
         for row in own.to_pylist():
+            of = found.setdefault((row["lens"], row["layer"]), [])
+            if row["rank"] is None:
+                continue
             given = {name: row[name] for name in _NEIGHBOR} | {"id": row["neighbor_id"]}
             given["cosine"] = math.nan if row["cosine"] is None else row["cosine"]
-            found.setdefault((row["lens"], row["layer"]), []).append(Neighbor(**given))
+            of.append(Neighbor(**given))
         return {key: tuple(neighbors) for key, neighbors in found.items()}
 
 

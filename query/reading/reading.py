@@ -53,6 +53,8 @@ class TokenReading:
         place: the place of a visual token in its image; None for other tokens.
         kind: what the token is.
         seconds: start and end of the time that a token of a video or a sound sees or hears; None for other tokens.
+        p_value: how probable a best neighbor as good as this token's is where there is nothing to see; None: not known.
+        silent: whether its neighbors were left out, because they say no more than chance; it then has none.
     """
 
     index: int
@@ -64,6 +66,8 @@ class TokenReading:
     place: Place | None = None
     kind: TokenKind = "other"
     seconds: tuple[float, float] | None = None
+    p_value: float | None = None
+    silent: bool = False
 
     def head(self) -> dict[str, Any]:
         """Return everything but the neighbors as JSON-ready data, with the place of a visual token."""
@@ -74,6 +78,8 @@ class TokenReading:
             "layer": self.layer,
             "lens": self.lens,
             "norm": self.norm,
+            "p_value": self.p_value,
+            "silent": self.silent,
         }
         if (at := self.place) is not None and at.box is None:
             data |= {"tile": at.tile, "row": None, "column": None, "box": None}
@@ -105,6 +111,7 @@ class Reading:
         image: the image itself, upright and in RGB; of a video, the first frame.
         frames: of a video, an image of each step of time, which is a tile; otherwise empty.
         duration: of a video or a sound, its seconds.
+        fdr: the largest share of the words given that may be false; tokens beyond it are silent. None: all have words.
 
     Examples:
         >>> import latentbank as lb
@@ -132,6 +139,7 @@ class Reading:
     image: PIL.Image.Image | None = field(default=None, repr=False, compare=False)
     frames: tuple[PIL.Image.Image, ...] = field(default=(), repr=False, compare=False)
     duration: float | None = None
+    fdr: float | None = None
 
     @property
     def lens(self) -> str:
@@ -246,6 +254,7 @@ class Reading:
             "metric": self.metric,
             "query_mean": self.query_mean,
             "note": self.note,
+            "fdr": self.fdr,
         }
         if self.size is not None:
             data |= {"size": list(self.size), "geometry": self.geometry, "prompt": self.prompt}
@@ -263,11 +272,12 @@ class Reading:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per neighbor.
+        """Return one row per neighbor, and one for each silent token.
 
-        A row has the token's `index`, `label`, `kind`, `layer`, `lens` and `norm`, the neighbor's `rank` (from 0) and
-        its fields; the context's id is called `neighbor_id`. Rows of visual tokens also have `tile`, `row`, `column`
-        and the box as `left`, `top`, `right`, `bottom`.
+        A row has the token's `index`, `label`, `kind`, `layer`, `lens`, `norm`, `p_value` and `silent`, the neighbor's
+        `rank` (from 0) and its fields; the context's id is called `neighbor_id`. Rows of visual tokens also have
+        `tile`, `row`, `column` and the box as `left`, `top`, `right`, `bottom`. The row of a silent token has nothing
+        of a neighbor.
         """
         rows = []
         for token in self.tokens:
@@ -277,6 +287,8 @@ class Reading:
                 head |= dict(zip(("left", "top", "right", "bottom"), edges, strict=True))
             if (span := head.pop("seconds", None)) is not None:
                 head |= {"start_second": span[0], "end_second": span[1]}
+            if token.silent:
+                rows.append(head)
             for rank, neighbor in enumerate(token.neighbors):
                 found = neighbor.to_dict()
                 rows.append({**head, "rank": rank, "neighbor_id": found.pop("id"), **found})

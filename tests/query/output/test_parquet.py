@@ -90,3 +90,25 @@ def test_a_written_reading_is_read_back(reading: Reading, tmp_path: Path) -> Non
                 assert kept.cosine == pytest.approx(neighbor.cosine)
                 assert replace(kept, cosine=0.0) == replace(neighbor, cosine=0.0)
     assert {lens for lens, _ in open_stored(path, ["embedding"]).neighbors(0)} == {"embedding"}
+
+
+def test_a_silent_token_keeps_its_place_in_a_file(reading: Reading, tmp_path: Path) -> None:
+    first, *others = reading.tokens
+    silent = replace(first, neighbors=(), p_value=0.25, silent=True)
+    quiet = replace(reading, tokens=(silent, *others), fdr=0.05)
+    picture().save(tmp_path / "a.png")
+    (image,) = find_images([tmp_path / "a.png"])
+    path = ReadingFolder(tmp_path / "out", SETTINGS).write(image, quiet)
+    stored = open_stored(path)
+    assert stored.head["fdr"] == 0.05
+    assert (
+        stored.grid() == open_stored(ReadingFolder(tmp_path / "all", SETTINGS).write(image, reading)).grid()
+    )
+    found = stored.neighbors(first.index)
+    assert found[first.lens, first.layer] == ()
+    assert all(neighbors for key, neighbors in found.items() if key != (first.lens, first.layer))
+    frame = pandas.read_parquet(path)
+    assert frame["silent"].sum() == 1
+    (row,) = frame[frame["silent"]].to_dict("records")
+    assert row["p_value"] == 0.25
+    assert pandas.isna(row["word"])

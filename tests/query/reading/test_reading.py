@@ -155,7 +155,7 @@ def test_to_dict_is_json_and_complete(bank: Bank, tiny: LanguageModel) -> None:
     assert data["source"] == "A dog."
     assert data["lens"] == "latent"
     (first, *_) = data["tokens"]
-    assert set(first) == {"index", "label", "kind", "layer", "lens", "norm", "neighbors"}
+    assert set(first) == {"index", "label", "kind", "layer", "lens", "norm", "p_value", "silent", "neighbors"}
     assert first["neighbors"][0]["caption"] in SENTENCES
 
 

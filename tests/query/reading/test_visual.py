@@ -447,6 +447,8 @@ def test_to_dict_of_an_image(tiled: Reading) -> None:
         "layer",
         "lens",
         "norm",
+        "p_value",
+        "silent",
         "tile",
         "row",
         "column",
