@@ -62,7 +62,8 @@ class Neighbor:
 
     `cosine` is the similarity of the hidden state to the context (LatentLens) or to the token's input embedding
     (EmbeddingLens). LogitLens compares no vectors: its neighbors have the token's `probability`, which is None for the
-    other lenses, and a `cosine` of NaN. `score` is the one that the lens ranks by.
+    other lenses, and a `cosine` of NaN. A corrected lens ranks by `corrected`, a score without a unit, None for
+    a lens that is not; `cosine` and `probability` then stay what they are. `score` is the one that the lens ranks by.
     """
 
     word: str
@@ -78,10 +79,13 @@ class Neighbor:
     token_id: int = -1
     id: str = ""
     probability: float | None = None
+    corrected: float | None = None
 
     @property
     def score(self) -> float:
-        """The number that the lens ranks by: the probability if there is one, else the cosine."""
+        """The number that the lens ranks by: the corrected score or probability if there is one, else the cosine."""
+        if self.corrected is not None:
+            return self.corrected
         return self.cosine if self.probability is None else self.probability
 
     @classmethod

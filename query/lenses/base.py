@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from latentbank.bank.points import Neighbor
     from latentbank.bank.where import Filter
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.calibration.correction import Correction
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class LensOptions:
         where: a filter of the bank's contexts.
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.
+        correction: how scores are corrected, by lenses that can; None: they are not.
 
     Examples:
         >>> import latentbank as lb
@@ -83,6 +85,7 @@ class LensOptions:
     where: Filter | None = None
     unique: Unique | None = None
     exact: bool = False
+    correction: Correction | None = None
 
 
 _CLASSES: dict[str, type[Lens]] = {}
@@ -102,6 +105,7 @@ class Lens(ABC):
         needs_bank: whether `make` needs a bank.
         rank: its position in lists of lenses; lower comes first.
         bank: the bank that it searches; None: it searches none.
+        correction: how its scores are corrected; None: they are not.
     """
 
     name: ClassVar[str]
@@ -110,6 +114,7 @@ class Lens(ABC):
     needs_bank: ClassVar[bool] = False
     rank: ClassVar[int] = 100
     bank: Bank | None = None
+    correction: Correction | None = None
 
     def __init_subclass__(cls, *, register: bool = True, **given: Any) -> None:
         """Register a class that defines a name of its own.
@@ -192,6 +197,11 @@ class Lens(ABC):
 
     def centred(self) -> Lens:
         """Return the same lens for centred hidden states: what it compares them with is centred too."""
+        return self
+
+    def corrected(self, correction: Correction | None) -> Lens:
+        """Return the same lens with its scores corrected, None: with its own scores; itself if it cannot correct."""
+        del correction
         return self
 
 

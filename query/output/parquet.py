@@ -39,6 +39,7 @@ _COLUMNS = pa.schema(
         ("token", pa.string()),
         ("cosine", pa.float32()),
         ("probability", pa.float32()),
+        ("corrected", pa.float32()),
         ("caption", pa.string()),
         ("start", pa.int32()),
         ("end", pa.int32()),

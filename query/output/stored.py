@@ -20,7 +20,7 @@ from latentbank.errors import QueryError
 
 _NEIGHBOR = (
     *("word", "token", "cosine", "caption", "start", "end", "bank_layer"),
-    *("corpus", "sentence", "position", "token_id", "probability"),
+    *("corpus", "sentence", "position", "token_id", "probability", "corrected"),
 )
 _PLACE = ("index", "tile", "row", "column", "left", "top", "right", "bottom")
 
@@ -89,7 +89,7 @@ class StoredReading:
             of = found.setdefault((row["lens"], row["layer"]), [])
             if row["rank"] is None:
                 continue
-            given = {name: row[name] for name in _NEIGHBOR} | {"id": row["neighbor_id"]}
+            given = {name: row[name] for name in _NEIGHBOR if name in row} | {"id": row["neighbor_id"]}
             given["cosine"] = math.nan if row["cosine"] is None else row["cosine"]
             of.append(Neighbor(**given))
         return {key: tuple(neighbors) for key, neighbors in found.items()}
@@ -137,5 +137,8 @@ def open_stored(path: Path, lenses: Sequence[str] | None = None) -> StoredReadin
     """
     head = read_head(path)
     chosen = None if lenses is None else [("lens", "in", list(lenses))]
-    columns = [*_PLACE, "layer", "lens", "rank", *_NEIGHBOR, "neighbor_id"]
+    known = set(pq.read_schema(path).names)  # files of earlier versions lack some columns
+    columns = [
+        name for name in (*_PLACE, "layer", "lens", "rank", *_NEIGHBOR, "neighbor_id") if name in known
+    ]
     return StoredReading(path, head, pq.read_table(path, columns=columns, filters=chosen, partitioning=None))

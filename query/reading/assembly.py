@@ -166,6 +166,7 @@ def _reading(
         image=image.image,
         frames=image.frames,
         duration=image.duration,
+        correction=next((lens.correction.mode for lens in choices.lenses if lens.correction is not None), ""),
     )
 
 

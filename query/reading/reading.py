@@ -111,6 +111,7 @@ class Reading:
         image: the image itself, upright and in RGB; of a video, the first frame.
         frames: of a video, an image of each step of time, which is a tile; otherwise empty.
         duration: of a video or a sound, its seconds.
+        correction: how the lenses' scores were corrected: "hubs", "mean" or "both"; "": they were not.
         fdr: the largest share of the words given that may be false; tokens beyond it are silent. None: all have words.
 
     Examples:
@@ -139,6 +140,7 @@ class Reading:
     image: PIL.Image.Image | None = field(default=None, repr=False, compare=False)
     frames: tuple[PIL.Image.Image, ...] = field(default=(), repr=False, compare=False)
     duration: float | None = None
+    correction: str = ""
     fdr: float | None = None
 
     @property
@@ -254,6 +256,7 @@ class Reading:
             "metric": self.metric,
             "query_mean": self.query_mean,
             "note": self.note,
+            "correction": self.correction,
             "fdr": self.fdr,
         }
         if self.size is not None:
@@ -310,6 +313,7 @@ class Reading:
         """Return a line that names what was read, and against what."""
         against = f" against {self.bank}, bank layers {listed(self.bank_layers)}" if self.bank else ""
         against += f", {self.metric} by {self.query_mean}" if self.query_mean else ""
+        against += f", corrected: {self.correction}" if self.correction else ""
         if self.size is None:
             return f"{' + '.join(self.lenses)} reading of {_short(self.source, 60)!r}{against}"
         # The end of a path says more than its beginning.

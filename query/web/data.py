@@ -77,6 +77,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "metric": reading.metric,
         "query_mean": reading.query_mean,
         "note": reading.note,
+        "correction": reading.correction,
         "size": None if reading.size is None else list(reading.size),
         "geometry": reading.geometry,
         "prompt": reading.prompt,

@@ -77,6 +77,7 @@ def test_a_neighbor_is_its_payload() -> None:
         "bank_layer": 8,
         "cosine": 0.5,
         "probability": None,
+        "corrected": None,
     }
     assert neighbor.score == 0.5
     assert neighbor.marked() == "A red [fire] beside the Fire Truck of house 3."

@@ -32,7 +32,8 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
         title=Text(title or reading.source),
         title_justify="left",
         caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {listed(reading.bank_layers)}"
-        + (f", {reading.metric} by {reading.query_mean}" if reading.query_mean else ""),
+        + (f", {reading.metric} by {reading.query_mean}" if reading.query_mean else "")
+        + (f", corrected: {reading.correction}" if reading.correction else ""),
         caption_justify="left",
     )
     for token in reading.tokens:

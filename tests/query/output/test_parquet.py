@@ -112,3 +112,20 @@ def test_a_silent_token_keeps_its_place_in_a_file(reading: Reading, tmp_path: Pa
     (row,) = frame[frame["silent"]].to_dict("records")
     assert row["p_value"] == 0.25
     assert pandas.isna(row["word"])
+
+
+def test_corrected_scores_are_kept_and_files_without_them_are_read(tmp_path: Path) -> None:
+    plain = reading_of(layers=(8,), lenses=("latent",))
+    ranked = tuple(replace(neighbor, corrected=0.25) for neighbor in plain.tokens[0].neighbors)
+    reading = replace(
+        plain, correction="both", tokens=(replace(plain.tokens[0], neighbors=ranked), *plain.tokens[1:])
+    )
+    path = ReadingFolder(tmp_path, SETTINGS).write(ImageSource("a.png", "a", b""), reading)
+    stored = open_stored(path)
+    assert stored.head["correction"] == "both"
+    assert [neighbor.score for neighbor in stored.neighbors(0)["latent", 8]] == [0.25, 0.25]
+    assert [neighbor.score for neighbor in ranked] == [0.25, 0.25]
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["corrected"]), path)
+    assert stored_files(tmp_path) == [path]
+    assert {neighbor.corrected for neighbor in open_stored(path).neighbors(0)["latent", 8]} == {None}

@@ -1,0 +1,1 @@
+"""Calibration: what is measured once of a VLM's visual tokens, so that lenses can correct their scores."""

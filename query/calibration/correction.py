@@ -1,0 +1,41 @@
+"""What a corrected lens is given: a calibration, and which of its corrections are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from latentbank.errors import QueryError
+from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.query.calibration.calibration import Calibration
+
+Mode = Literal["hubs", "mean", "both"]
+"""What is corrected: "hubs", that a context is near to all visual tokens; "mean", the offset between visual tokens and
+text; or "both"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """How a lens corrects its scores.
+
+    Attributes:
+        calibration: what was measured of the VLM whose visual tokens are read.
+        mode: which corrections are made.
+    """
+
+    calibration: Calibration
+    mode: Mode = "both"
+
+    def __post_init__(self) -> None:
+        """Check the mode.
+
+        Raises:
+            QueryError: there is no such correction.
+        """
+        if self.mode not in get_args(Mode):
+            raise QueryError(
+                f"There is no correction {self.mode!r}; there are {listed(get_args(Mode))}.",
+                argument="correct",
+            )
