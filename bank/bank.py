@@ -231,12 +231,14 @@ class Bank:
         if given and self.metric == "cosine":
             raise QueryError(
                 f"The bank '{self.name}' is not centred, so queries keep their mean: leave query_mean out, or create a "
-                "bank with metric='centred'."
+                "bank with metric='centred'.",
+                argument="query_mean",
             )
         if not given and self.metric == "centred":
             raise QueryError(
                 f"The bank '{self.name}' is centred, so its queries need a mean: pass query_mean, for text "
-                "bank.text_mean(LAYER), for visual tokens the mean of their visual layer."
+                "bank.text_mean(LAYER), for visual tokens the mean of their visual layer.",
+                argument="query_mean",
             )
 
     def text_mean(self, layer: int) -> Floats:

@@ -21,6 +21,7 @@ from latentbank.cli import (
     query,
     query_audio,  # noqa: F401 (adds its command to those of `query`)
     query_image,  # noqa: F401 (adds its commands to those of `query`)
+    query_states,  # noqa: F401 (adds its command to those of `query`)
     query_video,  # noqa: F401 (as above)
     train,
 )

@@ -20,18 +20,25 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
     if as_json:
         print_json(reading.to_dict())
         return
+    from latentbank.query.lenses.registry import score_of
     from latentbank.query.reading.reading import excerpt
 
+    several = len(reading.lenses) > 1
+    scores = {score_of(lens) for lens in reading.lenses}
+    against = (
+        f", bank {reading.bank}, bank layers {listed(reading.bank_layers)}" if reading.bank_layers else ""
+    )
     table = Table(
         "token",
         "layer",
-        "cosine",
+        *(["lens"] if several else []),
+        next(iter(scores)) if len(scores) == 1 else "score",
         "bank layer",
         "neighbor",
         "caption",
         title=Text(title or reading.source),
         title_justify="left",
-        caption=f"{reading.lens} lens, bank {reading.bank}, bank layers {listed(reading.bank_layers)}"
+        caption=f"{reading.lens} lens{against}"
         + (f", {reading.metric} by {reading.query_mean}" if reading.query_mean else "")
         + (f", corrected: {reading.correction}" if reading.correction else ""),
         caption_justify="left",
@@ -41,8 +48,9 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
             table.add_row(
                 Text(token.label.strip() if rank == 0 else "", style="bold"),
                 str(token.layer) if rank == 0 and token.layer >= 0 else "",
-                f"{neighbor.cosine:.3f}",
-                str(neighbor.bank_layer),
+                *([token.lens if rank == 0 else ""] if several else []),
+                f"{neighbor.cosine if neighbor.probability is None else neighbor.probability:.3f}",
+                str(neighbor.bank_layer) if neighbor.bank_layer >= 0 else "",
                 Text(neighbor.word),
                 _marked(excerpt(neighbor, 60, "\0", "\0")),
                 end_section=rank == len(token.neighbors) - 1,
