@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from latentbank.errors import BankMismatch, QueryError
 from latentbank.identity import identity_of
 from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
+from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Reading, TokenReading
 from latentbank.query.states.files import load_states
 from latentbank.query.states.states import NOT_KNOWN, States
@@ -31,6 +32,7 @@ def read_states(
     labels: Sequence[str] | None = None,
     top_k: int = 5,
     query_mean: QueryMean | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> Reading:
     """Read hidden states of a file through lenses.
 
@@ -45,6 +47,7 @@ def read_states(
         labels: as for `load_states`; for a file alone.
         top_k: neighbors per token.
         query_mean: for a centred bank, as for `read_hidden`.
+        between: called between pieces of a layer, as `read_in_pieces` says; None: a layer is read at once.
 
     Returns:
         A reading of all tokens at all layers, of kind "other".
@@ -78,7 +81,12 @@ def read_states(
         for layer, rows in states.by_layer.items():
             norms = np.linalg.norm(rows.astype(np.float64), axis=-1)
             mean = None if lens.bank is None else resolve_mean(lens.bank, query_mean, layer, rows)
-            found = lens.read(Queries(rows, None if layer == NOT_KNOWN else layer, "other", mean), top_k)
+            queries = Queries(rows, None if layer == NOT_KNOWN else layer, "other", mean)
+            found = (
+                lens.read(queries, top_k)
+                if between is None
+                else read_in_pieces(lens, queries, top_k, between)
+            )
             tokens += [
                 TokenReading(index, name, layer, float(norm), tuple(neighbors), lens.name)
                 for index, (name, norm, neighbors) in enumerate(zip(names, norms, found, strict=True))

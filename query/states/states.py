@@ -14,7 +14,7 @@ from latentbank.bank.search import as_floats
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.text import listed
 
-Floats = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float32]
 NOT_KNOWN = -1
 """The layer of states that come from a layer nobody has named."""
 _LAYER = re.compile(r"(?:l|layer|hidden_states?)?[ ._-]?(\d{1,4})", re.IGNORECASE)
@@ -25,7 +25,7 @@ class States:
     """Hidden states of the same tokens at one layer or several.
 
     Attributes:
-        by_layer: by layer `[tokens, hidden]`, float32 or float64; layer -1: not known.
+        by_layer: by layer `[tokens, hidden]`, float32; layer -1: not known.
         labels: what each token is called; None: its number.
         source: what all of them are called, such as the file's name.
         model: the model they come from, as whoever saved them says; "": not said.
@@ -158,7 +158,8 @@ def rows_of(states: Any, what: str) -> Floats:
         QueryError: it has another shape, or holds no numbers.
     """
     try:
-        rows = as_floats(states)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            rows = as_floats(states).astype(np.float32, copy=False)
     except (TypeError, ValueError) as error:
         raise QueryError(
             f"{what} is no array of numbers [tokens, hidden]: {str(error).rstrip('.')}."

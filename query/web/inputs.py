@@ -11,7 +11,7 @@ from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
 from latentbank.layers import NAMED_BANK_LAYERS
 from latentbank.query.lenses.registry import lens_names
-from latentbank.query.web.jobs import ReadingRequest
+from latentbank.query.web.jobs import ReadingRequest, StatesRequest
 from latentbank.text import layer_numbers
 
 LONGEST_ANSWER = 256
@@ -79,6 +79,50 @@ class ReadingQuery:
             unique=cast("Any", self.unique or None),
             tokens=self.tokens or "visual",
             answer=self.answer,
+        )
+
+
+@dataclass(frozen=True)
+class StatesQuery:
+    """The query parameters of a request that brings hidden states; "" stands for what is not given.
+
+    Attributes:
+        source: what the reading calls them.
+        layer: layers of the body with commas; where it does not say, the one its states come from.
+        tensor: the tensor to read, if there are several.
+        query_mean: for a centred bank, as for `read_hidden`.
+        bank_layers, lens, top_k, corpus, word, caption, unique: as for `ReadingQuery`.
+    """
+
+    source: Annotated[str, Query(max_length=400)] = ""
+    layer: Short = ""
+    tensor: Short = ""
+    query_mean: Literal["", "text", "batch"] = ""
+    bank_layers: Short = "mid"
+    lens: Short = "latent"
+    top_k: Annotated[int, Query(ge=1, le=50)] = 5
+    corpus: Short = ""
+    word: Short = ""
+    caption: Short = ""
+    unique: Literal["", "context", "word"] = ""
+
+    def request(self, body: bytes) -> StatesRequest:
+        """Return the request for a reading of the hidden states in a body.
+
+        Raises:
+            QueryError: layers or lenses that do not exist.
+        """
+        return StatesRequest(
+            body=body,
+            source=shown_name(self.source) or "request",
+            layers=_layers(self.layer) or None,
+            tensor=self.tensor or None,
+            bank_layers=_bank_layers(self.bank_layers),
+            lenses=tuple(lens_names(self.lens)),
+            top_k=self.top_k,
+            where=where_of(self.corpus, self.word, self.caption),
+            unique=cast("Any", self.unique or None),
+            query_mean=self.query_mean or None,
         )
 
 

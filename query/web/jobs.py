@@ -55,6 +55,30 @@ class ReadingRequest:
         return hashlib.blake2b((self.image or b"") + rest, digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True)
+class StatesRequest:
+    """Which hidden states to read, and how.
+
+    Attributes:
+        body: a safetensors file, or JSON, as `states_in` takes them.
+        source: what the reading calls them.
+        layers, tensor: as for `states_in`.
+        bank_layers, lenses, top_k, where, unique: as for `read_image`.
+        query_mean: for a centred bank "text" or "batch", as for `read_hidden`.
+    """
+
+    body: bytes
+    source: str = "request"
+    layers: tuple[int, ...] | None = None
+    tensor: str | None = None
+    bank_layers: BankLayers = "mid"
+    lenses: tuple[str, ...] = ("latent",)
+    top_k: int = 5
+    where: Filter | None = None
+    unique: Unique | None = None
+    query_mean: Literal["text", "batch"] | None = None
+
+
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 FINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled")
 """States after which a job does not change."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -11,17 +12,20 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from latentbank.errors import QueryError
+from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.web.bodies import LARGEST_UPLOAD, Bodies
 from latentbank.query.web.common import handle_errors, serve_files
 from latentbank.query.web.file import page_html
-from latentbank.query.web.inputs import ReadingQuery, shown_name
+from latentbank.query.web.inputs import ReadingQuery, StatesQuery, shown_name
 from latentbank.query.web.jobs import FINAL_STATES, Job
 from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
 from latentbank.query.web.trial import MOST_PIXELS, check_image
 from latentbank.query.web.uploads import Upload, Uploads
 
+log = logging.getLogger(__name__)
+
 _POLL = 0.05  # seconds between looks at a job's version
+_GONE = 0.5  # seconds between looks whether a program still waits
 _KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
 
 
@@ -46,6 +50,7 @@ def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | N
     serve_files(app, "index.html")
     _serve_pictures(app, service, offered)
     _take_requests(app, service, offered)
+    _read_states(app, service)
     _serve_jobs(app, service)
     _serve_readings(app, service)
     return app
@@ -86,6 +91,34 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
         # In a thread, because it reads the bank's ledger.
         job = await asyncio.to_thread(service.submit, query.request(name, image))
         return JSONResponse({"job": job.id, "upload": upload.key if upload else ""}, 202)
+
+
+def _read_states(app: FastAPI, service: ReadingService | None) -> None:
+    """Let other programs send hidden states, and answer with their reading."""
+    bodies = Bodies()
+
+    @app.post("/api/read")
+    async def read(request: Request, query: Annotated[StatesQuery, Depends()]) -> Response:
+        if service is None:
+            raise HTTPException(409, "No bank is open here: start the page with one.")
+        async with bodies.of(request, "body") as body:
+            job, coming = await asyncio.to_thread(service.submit_states, query.request(body))
+        reading = asyncio.wrap_future(coming)
+        while not reading.done():
+            await asyncio.wait({reading}, timeout=_GONE)
+            if await request.is_disconnected():
+                job.cancelled.set()
+        try:
+            data = await reading
+        except LatentBankError:
+            raise
+        except Exception as error:
+            log.exception("a reading of hidden states failed")
+            raise HTTPException(
+                500, f"The reading failed ({type(error).__name__}); the server's log says more."
+            ) from None
+        text = await asyncio.to_thread(json.dumps, data, ensure_ascii=False, allow_nan=False)
+        return Response(text.encode("utf-8", "replace"), media_type="application/json")
 
 
 async def _upload(request: Request, query: ReadingQuery, uploads: Uploads, bodies: Bodies) -> Upload:

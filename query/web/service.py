@@ -8,21 +8,24 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
+from latentbank.models.language.alone import LanguageAlone
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_classes, lenses_of
 from latentbank.query.reading.around import around_of
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
+from latentbank.query.reading.states import read_states
 from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import chosen_layers, default_visual_layers, join_layers, read_layers
+from latentbank.query.states.bodies import states_in
 from latentbank.query.web.data import page_json, shrunk
-from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest, TooBusy
+from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest, StatesRequest, TooBusy
 from latentbank.query.web.vlms import Load, Models
 from latentbank.text import listed, public_name, without_paths
 
@@ -38,6 +41,8 @@ SENTENCES_ALONE = "This page reads sentences alone: it has no vision-language mo
 """What is said to those who send an image to a page without a VLM."""
 WAITING_BYTES = 200_000_000
 """Largest size of their images altogether."""
+MOST_STATES = 8192
+"""Largest number of hidden states, tokens times layers, that another program may send at once."""
 _KEPT_READINGS = 64
 _KEPT_BYTES = 200_000_000
 _KEPT_JOBS = 256
@@ -133,13 +138,33 @@ class ReadingService:
                 job.update(state="done", reading=key, image=None)
             elif self._is_full(request.image):
                 raise TooBusy("Too many readings are waiting; try again in a minute.")
-            self._jobs[job.id] = job
-            finished = [other for other in self._jobs.values() if other.finished]
-            for old in finished[: max(0, len(self._jobs) - _KEPT_JOBS)]:
-                del self._jobs[old.id]
+            self._add(job)
         if not job.finished:
             self._thread.submit(self._run, job, request, key)
         return job
+
+    def submit_states(self, request: StatesRequest) -> tuple[Job, Future[dict[str, Any]]]:
+        """Put a request that brings hidden states in the queue.
+
+        Returns:
+            Its job, which can be cancelled, and the reading to come, as `Reading.to_dict` gives it.
+
+        Raises:
+            TooBusy: too many jobs are waiting, or what they brought is too large.
+        """
+        job = Job(secrets.token_urlsafe(12), image=request.body)
+        with self._lock:
+            if self._is_full(request.body):
+                raise TooBusy("Too many readings are waiting; try again in a minute.")
+            self._add(job)
+        return job, self._thread.submit(self._read_states, job, request)
+
+    def _add(self, job: Job) -> None:
+        """Remember a job, and forget the oldest finished ones."""
+        self._jobs[job.id] = job
+        finished = [other for other in self._jobs.values() if other.finished]
+        for old in finished[: max(0, len(self._jobs) - _KEPT_JOBS)]:
+            del self._jobs[old.id]
 
     def _is_full(self, image: bytes | None) -> bool:
         """Return whether the jobs that wait are too many to take another one."""
@@ -195,6 +220,32 @@ class ReadingService:
             )
         finally:
             job.parts, job.image = (), None  # the whole reading is stored, or no client waits for it
+
+    def _read_states(self, job: Job, request: StatesRequest) -> dict[str, Any]:
+        """Read hidden states; whatever happens, the job ends in a final state."""
+        try:
+            job.check()
+            job.update(state="running", what="reading hidden states")
+            states = states_in(request.body, request.source, request.layers, request.tensor)
+            if (rows := len(states) * len(states.by_layer)) > MOST_STATES:
+                raise QueryError(f"These are {rows:,} hidden states; send at most {MOST_STATES:,} at once.")
+            model: Any = LanguageAlone(lambda: self._language)
+            if self._models is not None:
+                model = self._models.get(self._names[0], lambda text: job.update(what=text)).model
+            options = LensOptions(model, self.bank, request.bank_layers, request.where, request.unique)
+            lenses = lenses_of(request.lenses, options)
+            reading = read_states(
+                states, lenses, top_k=request.top_k, query_mean=request.query_mean, between=job.advance
+            )
+            job.update(state="done")
+            return reading.to_dict()
+        except Cancelled:
+            job.update(state="cancelled")
+            raise QueryError("The reading was cancelled.") from None
+        finally:
+            if not job.finished:
+                job.update(state="failed", error="the request was refused")
+            job.image = None
 
     def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
         job.update(what="reading the sentence")

@@ -254,7 +254,7 @@ def test_wrong_values_are_no_error_of_the_server(page: Page, name: str) -> None:
         ("Content-Length: 9\r\nContent-Encoding: br", b"\x0b\x02\x80abc\x03xx"),
     ],
 )
-@pytest.mark.parametrize("path", ["/api/readings", "/api/about", "/", "/api/jobs/x"])
+@pytest.mark.parametrize("path", ["/api/readings", "/api/read", "/api/about", "/", "/api/jobs/x"])
 @pytest.mark.usefixtures("impatient")
 def test_wrong_bodies_are_no_error_of_the_server(page: Page, head: str, body: bytes, path: str) -> None:
     for port in (page.port, page.shared):
