@@ -26,13 +26,17 @@ _ASCII_WORD = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # equivalent for most capti
 
 
 class Words:
-    """The words of one caption, found once and looked up for many tokens."""
+    """The words of one caption, found once and looked up for many tokens.
+
+    Attributes:
+        spans: start and end of each word in the caption, in order; scripts without spaces have none.
+    """
 
     def __init__(self, caption: str) -> None:
         self._caption = caption
         pattern = _ASCII_WORD if caption.isascii() else _WORD
-        self._spans = [match.span() for match in pattern.finditer(caption)]
-        self._starts = [start for start, _ in self._spans]
+        self.spans = [match.span() for match in pattern.finditer(caption)]
+        self._starts = [start for start, _ in self.spans]
 
     def at(self, start: int, end: int) -> str:
         """Return the word that contains the span `start`..`end`; the span's own text if no word does."""
@@ -40,8 +44,8 @@ class Words:
         if _unspaced.search(own):
             return own
         found = bisect_right(self._starts, start) - 1
-        if found >= 0 and start < self._spans[found][1]:
-            left, right = self._spans[found]
+        if found >= 0 and start < self.spans[found][1]:
+            left, right = self.spans[found]
             return self._caption[left:right]
         return own
 

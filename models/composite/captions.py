@@ -182,7 +182,13 @@ def answer_ids(frame: Frame, head: CaptionLoss, visual: Tensor, most: int) -> li
         visual: the visual tokens of the image as they enter the LLM, [tokens, hidden].
         most: the largest number of tokens.
     """
-    return _greedy(frame, head, visual[None], most)[0]
+    return answers_ids(frame, head, visual[None], most)[0]
+
+
+@torch.no_grad()
+def answers_ids(frame: Frame, head: CaptionLoss, visual: Tensor, most: int) -> list[list[int]]:
+    """Return for images `[images, tokens, hidden]` the token ids that `answer_ids` returns for each."""
+    return _greedy(frame, head, visual, most)
 
 
 def _greedy(frame: Frame, head: CaptionLoss, visual: Tensor, most: int) -> list[list[int]]:

@@ -19,14 +19,18 @@ from latentbank.identity import Identity, difference, other_adapter
 from latentbank.models.composite.captions import (
     CaptionLoss,
     answer_ids,
+    answers_ids,
     caption_loss,
     write_captions,
 )
 from latentbank.models.composite.layout import Frame, ImageTokens, frame_of
 from latentbank.models.composite.projector import Projector
+from latentbank.models.language.intervening import Intervention, intervening
+from latentbank.models.language.layout import find_blocks
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.answers import check_whole
 from latentbank.models.vision.encoders import Encoder
+from latentbank.models.vision.prompted import Prompted
 from latentbank.models.vision.tokens import TextTokens, VisualTokens
 from latentbank.text import public_name
 
@@ -163,6 +167,22 @@ class CompositeVLM:
                 ImageTokens(**marks).names() if (marks := self.card.get("image_tokens")) else {},
             ),
         )
+
+    def prompted(self, image: Image.Image, layers: Sequence[int], prompt: str | None = None) -> Prompted:
+        """Return an image in its prompt, to run with interventions; see `PromptedModel`. `prompt` has no effect."""
+        tokens = replace(self.tokens_with_text(image, layers, prompt), text=None)
+        visual, layout, language = self.project([image]), self.frame.layout, self.language
+
+        def run(answer: Sequence[int], count: int) -> object:
+            inputs = self._inputs(visual.expand(count, -1, -1), [*layout.after, *answer])
+            return language.decoder(inputs_embeds=inputs, use_cache=False)
+
+        def decode(most: int, rows: Sequence[Intervention]) -> list[list[int]]:
+            head = self._whole_head()
+            with language.lock, intervening(language.decoder, find_blocks(language.decoder), rows):
+                return answers_ids(self.frame, head, visual.expand(len(rows), -1, -1), most)
+
+        return Prompted(language, tokens, len(layout.ids(visual.shape[1])[0]), run, decode)
 
     def captions(self, images: Sequence[Image.Image], most: int = 64) -> list[str]:
         """Return captions of at most `most` tokens that the language model writes, by greedy decoding.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -52,12 +53,25 @@ def with_answer(
             f"The prompt fills all {language.max_length:,} positions of {language.name}, so there is none for an "
             "answer: use a smaller image or a shorter prompt."
         )
-    written = _written(model, language, inputs, most)
+    (written,) = written_ids(model, language, inputs, most)
+    return followed_by(model, inputs, written)
+
+
+def followed_by(model: PreTrainedModel, inputs: Mapping[str, Any], written: Sequence[int]) -> dict[str, Any]:
+    """Return inputs with the ids of an answer after each prompt.
+
+    Args:
+        model: the whole vision-language model.
+        inputs: the processor's output for prompts of equal length.
+        written: the ids, the same for all prompts.
+    """
+    prompt = cast(Tensor, inputs["input_ids"])
     extended = dict(inputs)
     nothing = cast(Any, ModelOutput)()
     for _ in written:  # one by one, as in decoding: what the model adds for several at once may differ
         extended = cast(Any, model)._update_model_kwargs_for_generation(nothing, extended)
-    extended["input_ids"] = torch.cat([prompt, torch.tensor([written], device=prompt.device)], dim=1)
+    ids = torch.tensor([list(written)] * len(prompt), dtype=torch.long, device=prompt.device)
+    extended["input_ids"] = torch.cat([prompt, ids], dim=1)
     return extended
 
 
@@ -82,16 +96,31 @@ def text_tokens(
     )
 
 
-def _written(
-    model: PreTrainedModel, language: LanguageModel, inputs: Mapping[str, Any], most: int
-) -> list[int]:
-    """Return the ids of the answer by greedy decoding, without the token that ends it."""
+def written_ids(
+    model: PreTrainedModel,
+    language: LanguageModel,
+    inputs: Mapping[str, Any],
+    most: int,
+    changes: AbstractContextManager[None] | None = None,
+) -> list[list[int]]:
+    """Return the ids of the answer to each prompt by greedy decoding, without the token that ends it.
+
+    Args:
+        model: the whole vision-language model.
+        language: the LLM inside, which is locked meanwhile.
+        inputs: the processor's output for prompts of equal length.
+        most: the largest number of tokens of an answer.
+        changes: what is changed in the model meanwhile; None: nothing.
+
+    Raises:
+        ModelError: the model cannot write.
+    """
     writer = cast(Any, model)
     prompt = inputs["input_ids"].shape[1]
     ends = _ends(writer, language)
     padding = language.tokenizer.pad_token_id
     try:
-        with quiet(), language.lock, torch.inference_mode():
+        with quiet(), language.lock, changes or nullcontext(), torch.inference_mode():
             output = writer.generate(
                 **inputs,
                 max_new_tokens=most,
@@ -102,13 +131,15 @@ def _written(
                 pad_token_id=padding if padding is not None else (ends or [0])[0],
                 disable_compile=True,
             )
+    except ModelError:
+        raise
     except Exception as error:  # the code of many models, and some are not made to write
         said = reason(error)
         raise ModelError(
             f"{language.name} cannot write an answer ({said}): read its prompt alone."
         ) from error
-    ids = cast("list[int]", output[0, prompt:].tolist())
-    return next((ids[:at] for at, token in enumerate(ids) if token in ends), ids)
+    rows = cast("list[list[int]]", output[:, prompt:].tolist())
+    return [next((ids[:at] for at, token in enumerate(ids) if token in ends), ids) for ids in rows]
 
 
 def _placeholders(config: Any) -> list[int]:

@@ -117,7 +117,7 @@ class Multimodal:
         self, inputs: Mapping[str, Any], token: int, requested: list[int], answer: int
     ) -> tuple[dict[int, Tensor], Tensor, TextTokens]:
         """Return the states of one sequence by layer, the positions of `token` before the answer, and the text."""
-        inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
+        inputs = self._for_model(inputs)
         length = inputs["input_ids"].shape[1]
         if answer:
             inputs = with_answer(self.model, self.language, inputs, answer)
@@ -142,8 +142,12 @@ class Multimodal:
             )
         return cast(Mapping[str, Any], inputs.to(self.language.device, self.language.dtype))
 
+    def _for_model(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a processor's outputs that the forward pass takes."""
+        return {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
+
     def _run(self, inputs: Mapping[str, Any], requested: list[int]) -> dict[int, Tensor]:
-        inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
+        inputs = self._for_model(inputs)
         try:
             return self.language.collect(
                 lambda: self.model(**inputs, use_cache=False), requested, inputs["input_ids"].numel()

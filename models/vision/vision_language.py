@@ -17,14 +17,17 @@ from transformers import PreTrainedModel
 from latentbank.errors import ImageError, ModelError, QueryError
 from latentbank.models.audio.model import AudioLanguageModel, hears_only
 from latentbank.models.language.explaining import plain_errors, quiet, reason
+from latentbank.models.language.intervening import Intervention, intervening
+from latentbank.models.language.layout import find_blocks
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.model import LanguageModel
-from latentbank.models.vision.answers import check_whole
+from latentbank.models.vision.answers import check_whole, followed_by, written_ids
 from latentbank.models.vision.clips import Clip
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.multimodal import Multimodal
 from latentbank.models.vision.placing import Placing, tokens_at
 from latentbank.models.vision.processing import load_processor
+from latentbank.models.vision.prompted import Prompted
 from latentbank.models.vision.prompts import default_prompt
 from latentbank.models.vision.refusals import check_takes_images
 from latentbank.models.vision.tokens import VisualTokens
@@ -269,6 +272,30 @@ class VisionLanguageModel(Multimodal):
         geometry = f"exact, {self.model.config.model_type}"
         found = tokens_at(clip.size, steps.places, geometry, states, positions)
         return replace(found, text=around, seconds=steps.seconds[steps.places.visual])
+
+    def prompted(self, image: Image.Image, layers: Sequence[int], prompt: str | None = None) -> Prompted:
+        """Return an image in its prompt, to run with interventions; see `PromptedModel` and `tokens_with_text`."""
+        picture = _fitting(open_image(image))
+        text = self._default_prompt() if prompt is None else prompt
+        tokens = self.tokens_with_text(picture, layers, text)
+        ready: dict[int, dict[str, Any]] = {}
+
+        def copies(count: int) -> dict[str, Any]:
+            if count not in ready:
+                ready.clear()  # the inputs of one number of copies at a time: their pixels take memory
+                ready[count] = self._for_model(self._inputs(text, [[picture]] * count))
+            return ready[count]
+
+        def run(answer: Sequence[int], count: int) -> object:
+            return self.model(**followed_by(self.model, copies(count), answer), use_cache=False)
+
+        def decode(most: int, rows: Sequence[Intervention]) -> list[list[int]]:
+            decoder = self.language.decoder
+            changes = intervening(decoder, find_blocks(decoder), rows)
+            return written_ids(self.model, self.language, copies(len(rows)), most, changes)
+
+        length = copies(1)["input_ids"].shape[1]
+        return Prompted(self.language, replace(tokens, text=None), length, run, decode)
 
     def _default_prompt(self) -> str:
         return default_prompt(self.name, self.processor, self.placeholder, "image", REQUEST)
