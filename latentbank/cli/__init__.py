@@ -27,6 +27,7 @@ from latentbank.cli import (
 )
 from latentbank.cli.agreement import agreement
 from latentbank.cli.annotate import annotate
+from latentbank.cli.cause import cause
 from latentbank.cli.doctor import doctor
 from latentbank.cli.grouping import command, flat
 from latentbank.cli.judge import judge
@@ -85,6 +86,12 @@ app = typer.Typer(
 app.callback()(flat(_global_options))
 command(app, "doctor", example="doctor SmolLM2-135M")(doctor)
 command(app, "view", example="view --model demo", first="bank model")(view)
+command(
+    app,
+    "cause",
+    example="cause photo.jpg --model demo --word dog --layers 0,4,8,12,16",
+    first="image word bank model layers lens by others tokens draws",
+)(cause)
 command(app, "annotate", example="annotate readings/ --output annotations.jsonl", first="readings")(annotate)
 command(
     app,

@@ -123,7 +123,7 @@ def prepared(
     if choices.random_projector:
         vlm, more = _randomized(vlm, found), {**more, "projector": "random"}
     layers = layers_for(choice, vlm.num_layers) or chosen_layers(vlm.num_layers, opened, around)
-    means = choices.means or (_kept_means(vlm, opened) if choices.of_images else None)
+    means = choices.means or (kept_means_file(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
     lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
@@ -228,7 +228,7 @@ def _randomized(vlm: VisualModel, images: Images) -> VisualModel:
     return found
 
 
-def _kept_means(vlm: VisualModel, bank: Bank | None) -> Path | None:
+def kept_means_file(vlm: VisualModel, bank: Bank | None) -> Path | None:
     """Return the file of means kept with the VLM, which a centred bank's queries are centred with."""
     if bank is None or bank.metric != "centred" or vlm.means_file is None:
         return None

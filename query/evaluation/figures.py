@@ -37,7 +37,7 @@ def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
 
 def draw_shares(evaluation: Evaluation, path: Path) -> Path:
     """Draw the share of object patches named, by visual layer: by neighbors, and by distinct words."""
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     for number, distinct in enumerate((False, True)):
         axes = figure.add_subplot(1, 2, number + 1)
         for row in evaluation.rows:
@@ -68,12 +68,12 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
         axes.set_ylabel("object patches named, %")
         axes.set_ylim(bottom=0)
     _legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
     """Draw what each bank layer names alone, and its mean cosine, at the visual layers where it was searched alone."""
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     layers = list(
         dict.fromkeys(entry.visual_layer for entry in evaluation.alignment if entry.named is not None)
     )
@@ -106,13 +106,13 @@ def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
         if what == "named":
             axes.set_ylim(bottom=0)
     _legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_first(evaluation: Evaluation, path: Path) -> Path:
     """Draw in which bank layer the nearest neighbor of a patch lies, by visual layer, for both projectors."""
     projectors: list[Weights] = ["trained", "random"]
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     for number, projector in enumerate(projectors):
         found = [entry for entry in evaluation.alignment if entry.projector == projector]
         if not found:
@@ -135,12 +135,12 @@ def draw_first(evaluation: Evaluation, path: Path) -> Path:
         axes.set_xlabel("visual layer")
         axes.set_ylabel("nearest neighbor's bank layer, % of object patches")
     _legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: str = "latent") -> Path:
     """Draw the share that a lens names by visual layer in several evaluations, and its means beside them."""
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for place, (label, evaluation) in enumerate(compared):
         colour = _shade(place, len(compared))
@@ -156,7 +156,7 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
     right.set_xlabel("mean over the visual layers, %")
     right.invert_yaxis()
     _legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _legend(figure: Any) -> None:
@@ -195,7 +195,8 @@ def need_matplotlib() -> None:
         raise LatentBankError("Figures need matplotlib: install matplotlib.") from None
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of a size in inches; raises LatentBankError without matplotlib."""
     need_matplotlib()
     from matplotlib.figure import Figure
 
@@ -214,7 +215,8 @@ def _shade(place: int, of: int) -> Any:
     return colormaps["viridis"](0.9 * place / max(1, of - 1))
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as a PNG file, whole or not at all, and return its path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return write_whole(path, buffer.getvalue())
