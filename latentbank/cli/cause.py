@@ -58,7 +58,7 @@ def cause(
     (name, *more) = lens_names(lens)
     if more:
         raise QueryError("One lens says which tokens show the word; name one.", argument="lens")
-    ways, others = ablation.ways(), ablation.other_images()
+    others = ablation.checked()
     condition, unique = search.condition(), search.once()
     if output is not None:
         need_matplotlib()
@@ -74,25 +74,14 @@ def cause(
         (reader,) = lenses_of(
             [name], LensOptions(vlm, opened, search.layers(), condition, unique, search.exact)
         )
+        options = ablation.options(
+            others,
+            top_k=search.top_k,
+            prompt=prompt,
+            query_mean=None if file is None else load_means(file, vlm.language.identity()),
+        )
         with shown("ablating", "rows") as progress:
-            found = causes.cause(
-                vlm,
-                image,
-                word,
-                reader,
-                chosen,
-                by=ways,
-                others=others,
-                tokens=ablation.numbers(),
-                top_k=search.top_k,
-                draws=ablation.draws,
-                answer=ablation.answer,
-                prompt=prompt,
-                query_mean=None if file is None else load_means(file, vlm.language.identity()),
-                batch=ablation.batch,
-                seed=ablation.seed,
-                progress=progress,
-            )
+            found = causes.cause(vlm, image, word, reader, chosen, options, progress)
     write_scores(found.to_dict(), output, "causes", lambda folder: draw_causes(found, folder / "causes.png"))
     if as_json:
         print_json(found.to_dict())

@@ -134,7 +134,9 @@ class _Hook:
             if row.cut and self.layer >= row.first and row.positions:
                 here = torch.tensor(row.positions, device=mask.device)
                 hidden[number, :, :, here] = True
-                hidden[number, :, here, here] = False  # a token sees itself, so that no row of scores is empty
+                hidden[number, :, here, here] = (
+                    False  # a token sees itself, so that no row of scores is empty
+                )
         if mask.dtype == torch.bool:
             return mask & ~hidden
         return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)

@@ -35,7 +35,9 @@ def ways_of(names: Sequence[str]) -> list[Way]:
     known: dict[str, Way] = {way: way for way in WAYS}
     for name in names:
         if name not in known:
-            raise QueryError(f"There is no way of ablating '{name}'; there are {listed(WAYS)}.", argument="by")
+            raise QueryError(
+                f"There is no way of ablating '{name}'; there are {listed(WAYS)}.", argument="by"
+            )
     return list(dict.fromkeys(known[name] for name in names))
 
 
@@ -54,7 +56,9 @@ class Source:
     own: Mapping[int, Tensor]
 
 
-def source_of(model: VisualModel, told: Prompted, others: Sequence[Image.Image], prompt: str | None) -> Source:
+def source_of(
+    model: VisualModel, told: Prompted, others: Sequence[Image.Image], prompt: str | None
+) -> Source:
     """Return what takes the place of ablated tokens of an image.
 
     Args:
@@ -105,7 +109,9 @@ def ablation(
         return Intervention(positions, layer, cut=True)
     if way == "image":
         other = source.images[draw % len(source.images)]
-        return Intervention(positions, layer, change=lambda at, old: other[at][torch.from_numpy(numbers)].to(old))
+        return Intervention(
+            positions, layer, change=lambda at, old: other[at][torch.from_numpy(numbers)].to(old)
+        )
     if source.means is not None:
         means = source.means
         return Intervention(positions, layer, change=lambda at, old: means[at].to(old).expand_as(old))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from latentbank.errors import LayerNotFound, QueryError
-from latentbank.models.language.intervening import NOTHING, Intervention
+from latentbank.models.language.intervening import NOTHING
 from latentbank.models.vision.prompted import prompted
 from latentbank.models.visual import unembedding_of
 from latentbank.progress import Progress, Silent
@@ -19,29 +19,19 @@ from latentbank.query.causes.results import AnswerWord, Causes, Effect, Group, p
 from latentbank.query.causes.scores import Floats64, Scores
 from latentbank.query.causes.sets import best_scores, near_sets, random_sets, showing
 from latentbank.query.lenses.centring import QueryMean
+from latentbank.query.reading.around import VISUAL_ALONE
 from latentbank.query.reading.assembly import Choices
 from latentbank.query.reading.images import Source as ImageGiven
 from latentbank.query.reading.images import opened
 from latentbank.query.reading.visual import checked, python_warning
 from latentbank.query.reading.visual_tokens import check_states
-from latentbank.query.reading.around import VISUAL_ALONE
 from latentbank.text import check_text, listed, public_name
 from latentbank.values import Layers, whole
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from latentbank.bank.points import Neighbor
-    from latentbank.models.vision.prompted import Prompted
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.lenses.base import Lens
-
-ANSWER = 32
-"""The largest number of tokens of an answer, by default."""
-DRAWS = 8
-"""Draws of random tokens, by default."""
-BATCH = 16
-"""Copies of the sequence in one forward pass, by default."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +45,61 @@ class Ablated:
     tokens: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CauseOptions:
+    """How visual tokens are ablated, and what is compared.
+
+    Attributes:
+        by: ways of ablating: "mean", "image", "attention" (`ablating.Way`).
+        others: other images, whose tokens take the place of ablated ones. "image" needs them, "mean" without them takes
+            the mean of the image's other tokens.
+        tokens: numbers of the visual tokens to ablate, instead of those that show the word; None: those.
+        top_k: neighbors of a token that are looked at.
+        draws: how often random tokens, and tokens as near, are drawn.
+        answer: the largest number of tokens of the model's answer.
+        prompt: the text beside the image; None: the model's own.
+        query_mean: for a centred bank, as for `read_images`.
+        batch: copies of the sequence in one forward pass.
+        seed: seed of the draws.
+    """
+
+    by: Sequence[str] = ("mean",)
+    others: Sequence[ImageGiven] = ()
+    tokens: Sequence[int] | None = None
+    top_k: int = 5
+    draws: int = 8
+    answer: int = 32
+    prompt: str | None = None
+    query_mean: QueryMean | None = None
+    batch: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers; raises QueryError if one is below 1."""
+        for name in ("top_k", "draws", "answer", "batch"):
+            object.__setattr__(self, name, whole(getattr(self, name), name, 1))
+
+    def ways(self) -> list[Way]:
+        """Return the ways of ablating.
+
+        Raises:
+            QueryError: there is no way of a name, or "image" has no other images.
+        """
+        ways = ways_of(self.by)
+        if "image" in ways and not self.others:
+            raise QueryError(
+                "Name other images, whose tokens take the place of this one's.", argument="others"
+            )
+        return ways
+
+
 def cause(
     model: VisualModel,
     image: ImageGiven,
     word: str,
     lens: Lens,
     layers: Layers,
-    *,
-    by: Sequence[str] = ("mean",),
-    others: Sequence[ImageGiven] = (),
-    tokens: Sequence[int] | None = None,
-    top_k: int = 5,
-    draws: int = DRAWS,
-    answer: int = ANSWER,
-    prompt: str | None = None,
-    query_mean: QueryMean | None = None,
-    batch: int = BATCH,
-    seed: int = 0,
+    options: CauseOptions | None = None,
     progress: Progress | None = None,
 ) -> Causes:
     """Ablate the visual tokens that show a word, and return what that changes in the model's own answer.
@@ -84,58 +112,48 @@ def cause(
         model: the VLM, loaded whole.
         image: a path, a file's bytes, an open image, or pixels.
         word: a word, or a name of several.
-        lens: says which tokens show the word: those one of whose first `top_k` neighbors names it.
+        lens: says which tokens show the word: those one of whose first neighbors names it.
         layers: the layers at which the lens reads the tokens, and from which on they are ablated.
-        by: ways of ablating: "mean", "image", "attention" (`ablating.Way`).
-        others: other images, whose tokens take the place of ablated ones. "image" needs them, "mean" without them takes
-            the mean of the image's other tokens.
-        tokens: numbers of the visual tokens to ablate, instead of those that show the word.
-        top_k: neighbors that are looked at.
-        draws: how often random tokens, and tokens as near, are drawn.
-        answer: the largest number of tokens of the answer.
-        prompt: the text beside the image; None: the model's own.
-        query_mean: for a centred bank, as for `read_images`.
-        batch: copies of the sequence in one forward pass.
-        seed: seed of the draws.
-        progress: receives the number of forward rows done.
+        options: how; None: by the mean of the image's other tokens.
+        progress: receives the number of rows that were run.
 
     Raises:
-        QueryError: no token shows the word, there is no such way, or "image" has no other images.
-        LayerNotFound: the model does not have a layer, or nothing comes after it.
+        QueryError: no token shows the word, or options do not go together.
+        LayerNotFound: the model does not have a layer, or no block reads it.
         ModelError: only part of the model is loaded, or its attention cannot be cut.
         ImageError: an image cannot be read, or another one gives another number of tokens.
 
     Examples:
         >>> import latentbank as lb
-        >>> from latentbank.query.causes.cause import cause
+        >>> from latentbank.query.causes.cause import CauseOptions, cause
         >>> vlm = lb.load_visual_model("Qwen/Qwen2.5-VL-7B-Instruct")
+        >>> how = CauseOptions(by=["mean", "attention"])
         >>> with lb.open_bank("Qwen2.5-VL-7B-Instruct") as bank:
-        ...     found = cause(vlm, "cat.jpg", "cat", lb.LatentLens(bank), layers=[0, 8])
-        >>> named = found.effect("mean", 8, "showing").word
+        ...     found = cause(vlm, "cat.jpg", "cat", lb.LatentLens(bank), [0, 8], how)
+        >>> change = found.effect("mean", 8, "showing").word
     """
+    options = options or CauseOptions()
     check_text(word, "word")
-    ways = ways_of(by)
-    chosen, query_mean = checked(model, [lens], layers, query_mean, VISUAL_ALONE)
+    ways = options.ways()
+    chosen, query_mean = checked(model, [lens], layers, options.query_mean, VISUAL_ALONE)
     check_layers(model, chosen)
-    if "image" in ways and not others:
-        raise QueryError("Name other images, whose tokens take the place of this one's.", argument="others")
-    progress = progress or Silent()
-    (name, picture), = opened([image], None)
-    told = prompted(model, picture, range(min(chosen), model.num_layers), prompt)
+    ((name, picture),) = opened([image], None)
+    others = [pixels for _, pixels in opened(options.others, None)]
+    told = prompted(model, picture, range(min(chosen), model.num_layers), options.prompt)
     check_states(told.tokens, name, model)
-    choices = Choices([lens], top_k, prompt, query_mean, python_warning)
+    choices = Choices([lens], options.top_k, options.prompt, query_mean, python_warning)
     neighbors = {layer: list(choices.neighbors(lens, layer, [told.tokens], "visual")) for layer in chosen}
-    source = source_of(model, told, [pixels for _, pixels in opened(others, None)], prompt)
-    scores = Scores(told, unembedding_of(model), whole(batch, "batch", 1))
-    spoken = speak(scores, word, whole(answer, "answer", 1))
-    sets = _Sets(neighbors, word, tokens, whole(draws, "draws", 1), len(others), seed)
+    sets = _Sets(neighbors, word, options)
     rows = [row for way in ways for layer in chosen for row in sets.rows(way, layer)]
     if not rows:
         raise QueryError(
-            f"Of no visual token does one of the first {top_k} neighbors name '{word}' at layers {listed(chosen)}; "
+            f"No visual token has '{word}' among its first {options.top_k} neighbors at layers {listed(chosen)}; "
             "choose another word, other layers, or the tokens themselves."
         )
-    word_changes, changes, nothing = run(scores, spoken, rows, ways, source, progress)
+    source = source_of(model, told, others, options.prompt)
+    scores = Scores(told, unembedding_of(model), options.batch)
+    spoken = speak(scores, word, options.answer)
+    ran = run(scores, spoken, rows, source, progress or Silent())
     return Causes(
         source=name,
         model=public_name(model.name),
@@ -148,8 +166,8 @@ def cause(
         words=spoken.words,
         showing={layer: tuple(sets.showing(layer)) for layer in chosen},
         visual_tokens=len(told.tokens),
-        effects=tuple(_effects(rows, sets, ways, chosen, word_changes, changes, spoken)),
-        nothing=nothing,
+        effects=tuple(_effects(rows, ran, spoken, {layer: len(sets.showing(layer)) for layer in chosen})),
+        nothing=ran.nothing,
         others=len(others),
     )
 
@@ -194,7 +212,9 @@ class Spoken:
         """Return the words of the answer but the one that is asked about."""
         if self.alone is not None:
             return list(self.answer.words)
-        return [said for said in self.answer.words if said.end <= self.said.first or said.first >= self.said.end]
+        return [
+            said for said in self.answer.words if said.end <= self.said.first or said.first >= self.said.end
+        ]
 
 
 def speak(scores: Scores, word: str, most: int, answer: Answer | None = None) -> Spoken:
@@ -209,7 +229,10 @@ def speak(scores: Scores, word: str, most: int, answer: Answer | None = None) ->
     if said is not None:
         return Spoken(answer, said, None, total(plain, said), words)
     best: Spoken | None = None
-    for spelled in (word, f" {word}"):  # as it begins a line, or after a space: whichever the model finds likelier
+    for spelled in (
+        word,
+        f" {word}",
+    ):  # as it begins a line, or after a space: whichever the model finds likelier
         ids = tokenizer(spelled, add_special_tokens=False)["input_ids"]
         alone = answer_of(ids, tokenizer)
         whole_word = Said(word, 0, len(ids))
@@ -231,10 +254,7 @@ class _Sets:
 
     neighbors: dict[int, list[list[Neighbor]]]
     word: str
-    tokens: Sequence[int] | None
-    draws: int
-    images: int
-    seed: int
+    options: CauseOptions
 
     def showing(self, layer: int) -> list[int]:
         """Return the tokens that show the word at a layer, or those that were given.
@@ -243,26 +263,29 @@ class _Sets:
             QueryError: there is no token of such a number.
         """
         count = len(self.neighbors[layer])
-        if self.tokens is None:
+        if self.options.tokens is None:
             return showing(self.neighbors[layer], self.word)
-        for number in self.tokens:
+        for number in self.options.tokens:
             if not 0 <= number < count:
-                raise QueryError(f"There is no visual token {number}; they have the numbers 0 to {count - 1}.")
-        return sorted(set(self.tokens))
+                raise QueryError(
+                    f"There is no visual token {number}; they have the numbers 0 to {count - 1}.",
+                    argument="tokens",
+                )
+        return sorted(set(self.options.tokens))
 
     def rows(self, way: Way, layer: int) -> list[Ablated]:
         """Return the draws of all groups; none if no token shows the word. They are the same for each way."""
-        own = self.showing(layer)
+        own, draws = self.showing(layer), self.options.draws
         if not own:
             return []
         found = self.neighbors[layer]
-        chance = np.random.default_rng([self.seed, layer])
+        chance = np.random.default_rng([self.options.seed, layer])
         rest = sorted(set(range(len(found))) - set(own) - set(showing(found, self.word)))
-        times = min(self.draws, self.images) if way == "image" else 1
+        times = min(draws, len(self.options.others)) if way == "image" else 1
         drawn: list[tuple[Group, list[list[int]]]] = [
             ("showing", [own] * times),
-            ("random", random_sets(len(own), rest, self.draws, chance)),
-            ("near", near_sets(own, rest, best_scores(found), self.draws, chance)),
+            ("random", random_sets(len(own), rest, draws, chance)),
+            ("near", near_sets(own, rest, best_scores(found), draws, chance)),
         ]
         return [
             Ablated(way, layer, group, draw, tuple(tokens))
@@ -271,24 +294,26 @@ class _Sets:
         ]
 
 
-def run(
-    scores: Scores,
-    spoken: Spoken,
-    rows: Sequence[Ablated],
-    ways: Sequence[Way],
-    source: Source,
-    progress: Progress,
-) -> tuple[Floats64, Floats64, float]:
-    """Run all draws, and for each way an ablation of nothing.
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What ablations changed, in nats.
 
-    Returns:
-        The change of the word's log-probability `[rows]`, those of the answer's tokens `[rows, answer]`, and the
-        largest change that nothing made.
+    Attributes:
+        word: the change of the word's log-probability, `[rows]`.
+        answer: those of the answer's tokens, `[rows, answer]`.
+        nothing: the largest change that an ablation of nothing made.
     """
-    made: list[Intervention] = [
-        ablation(row.way, scores.prompted, row.tokens, row.layer, source, row.draw) for row in rows
-    ]
-    made += [ablation(way, scores.prompted, (), 0, source).of_nothing() for way in ways]
+
+    word: Floats64
+    answer: Floats64
+    nothing: float
+
+
+def run(scores: Scores, spoken: Spoken, rows: Sequence[Ablated], source: Source, progress: Progress) -> Ran:
+    """Run all draws, and an ablation of nothing in each of their ways."""
+    told = scores.prompted
+    made = [ablation(row.way, told, row.tokens, row.layer, source, row.draw) for row in rows]
+    made += [ablation(way, told, (), 0, source) for way in dict.fromkeys(row.way for row in rows)]
     answers = [answer for answer in (spoken.answer, spoken.alone) if answer is not None and answer.ids]
     done = 0
 
@@ -300,48 +325,39 @@ def run(
     reported = replace(scores, done=report)
     found = {answer.ids: reported.changes(answer.ids, made) for answer in answers}
     nothing = max(float(abs(changes[len(rows) :]).max()) for changes in found.values())
-    whole_answer = found.get(spoken.answer.ids, np.empty((len(made), 0)))[: len(rows)]
     own = found[(spoken.alone or spoken.answer).ids][: len(rows)]
-    return own[:, spoken.said.first : spoken.said.end].sum(axis=1), whole_answer, nothing
+    answer = found.get(spoken.answer.ids, np.empty((len(made), 0)))[: len(rows)]
+    return Ran(own[:, spoken.said.first : spoken.said.end].sum(axis=1), answer, nothing)
 
 
 def _effects(
-    rows: Sequence[Ablated],
-    sets: _Sets,
-    ways: Sequence[Way],
-    layers: Sequence[int],
-    word: Floats64,
-    changes: Floats64,
-    spoken: Spoken,
-) -> list[Effect]:
+    rows: Sequence[Ablated], ran: Ran, spoken: Spoken, counts: Mapping[int, int]
+) -> Iterator[Effect]:
+    """Yield what each group of tokens changed; `counts` are the numbers of tokens by layer."""
+    groups: tuple[Group, ...] = get_args(Group)
     others = spoken.other_words()
-    found = []
-    groups: tuple[Group, ...] = ("showing", "random", "near")
-    for way in ways:
-        for layer in layers:
+    for way in dict.fromkeys(row.way for row in rows):
+        for layer, count in counts.items():
             drawn = {
-                group: [n for n, row in enumerate(rows) if (row.way, row.layer, row.group) == (way, layer, group)]
+                group: [
+                    n for n, row in enumerate(rows) if (row.way, row.layer, row.group) == (way, layer, group)
+                ]
                 for group in groups
             }
             for group, own in drawn.items():
-                means = [np.mean([total(changes[n], said) for said in others]) for n in own] if others else []
+                each = [[total(ran.answer[n], said) for n in own] for said in spoken.answer.words]
+                apart = [[total(ran.answer[n], said) for n in own] for said in others]
                 p_value = None
                 if group == "showing" and own:
-                    p_value = p_value_of(float(word[own].mean()), word[drawn["random"]].tolist())
-                by_word = [
-                    float(np.mean([total(changes[n], said) for n in own])) for said in spoken.answer.words if own
-                ]
-                found.append(
-                    Effect(
-                        way,
-                        layer,
-                        group,
-                        len(sets.showing(layer)),
-                        len(own),
-                        spread_of(word[own]),
-                        spread_of(means),
-                        tuple(by_word),
-                        p_value,
-                    )
+                    p_value = p_value_of(float(ran.word[own].mean()), ran.word[drawn["random"]].tolist())
+                yield Effect(
+                    way,
+                    layer,
+                    group,
+                    count,
+                    len(own),
+                    spread_of(ran.word[own]),
+                    spread_of(np.mean(apart, axis=0) if apart else []),
+                    tuple(float(np.mean(changes)) for changes in each if own),
+                    p_value,
                 )
-    return found

@@ -10,7 +10,11 @@ from latentbank.query.evaluation.figures import new_figure, save_figure
 if TYPE_CHECKING:
     from latentbank.query.causes.results import Causes
 
-_GROUPS = (("showing", "tokens that show it", "C3"), ("random", "as many at random", "C7"), ("near", "as near", "C0"))
+_GROUPS = (
+    ("showing", "tokens that show it", "C3"),
+    ("random", "as many at random", "C7"),
+    ("near", "as near", "C0"),
+)
 
 
 def draw_causes(found: Causes, path: Path) -> Path:

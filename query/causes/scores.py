@@ -39,7 +39,7 @@ class Scores:
     prompted: Prompted
     unembedding: Unembedding
     batch: int = 16
-    done: Callable[[int], None] = field(default=lambda rows: None)
+    done: Callable[[int], object] = int  # which does nothing
     _plain: dict[tuple[tuple[int, ...], bool], Floats64] = field(default_factory=dict)
 
     def plain(self, answer: Sequence[int], cut: bool = False) -> Floats64:

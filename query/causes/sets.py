@@ -25,9 +25,7 @@ def showing(neighbors: Sequence[Sequence[Neighbor]], word: str) -> list[int]:
     ]
 
 
-def random_sets(
-    count: int, among: Sequence[int], draws: int, chance: np.random.Generator
-) -> list[list[int]]:
+def random_sets(count: int, among: Sequence[int], draws: int, chance: np.random.Generator) -> list[list[int]]:
     """Return sets of `count` tokens drawn from `among` without replacement; none if there are too few."""
     if not 0 < count <= len(among):
         return []

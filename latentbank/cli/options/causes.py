@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
-    from latentbank.query.causes.ablating import Way
+    from latentbank.query.causes.cause import CauseOptions
     from latentbank.query.reading.images import ImageSource
 
 
@@ -36,7 +37,8 @@ class AblationOptions:
     tokens: Annotated[
         str | None,
         typer.Option(
-            "--at", help="Ablate these visual tokens, by number, such as 15,16; by default those that show the word."
+            "--at",
+            help="Ablate these visual tokens, by number, such as 15,16; by default those that show the word.",
         ),
     ] = None
     draws: Annotated[
@@ -50,33 +52,44 @@ class AblationOptions:
     ] = 16
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0
 
-    def ways(self) -> list[Way]:
-        """Return the ways of ablating.
+    def checked(self) -> list[ImageSource]:
+        """Return the other images, once all options are checked.
 
         Raises:
-            QueryError: there is no way of a name.
+            QueryError: an option has no such value, or other images are needed.
         """
-        from latentbank.query.causes.ablating import ways_of
-
-        return ways_of([name.strip() for name in self.by.split(",")])
-
-    def other_images(self) -> list[ImageSource]:
-        """Return the other images."""
         from latentbank.query.reading.images import find_images
 
-        return list(find_images(self.others)) if self.others else []
+        others = list(find_images(self.others)) if self.others else []
+        self.options(others).ways()
+        return others
 
-    def numbers(self) -> list[int] | None:
-        """Return the numbers of the tokens to ablate; None: those that show the word.
+    def options(self, others: Sequence[ImageSource], **more: Any) -> CauseOptions:
+        """Return the options with the other images; `more` are further fields.
 
         Raises:
-            QueryError: they are no numbers.
+            QueryError: the tokens are no numbers.
         """
+        from latentbank.query.causes.cause import CauseOptions
+
+        return CauseOptions(
+            by=[name.strip() for name in self.by.split(",")],
+            others=others,
+            tokens=self._numbers(),
+            draws=self.draws,
+            answer=self.answer,
+            batch=self.batch,
+            seed=self.seed,
+            **more,
+        )
+
+    def _numbers(self) -> list[int] | None:
         if self.tokens is None:
             return None
         try:
             return sorted({int(part) for part in self.tokens.split(",")})
         except ValueError:
             raise QueryError(
-                f"'{self.tokens}' is not a list of tokens; write numbers with commas, such as 15,16.", argument="tokens"
+                f"'{self.tokens}' is not a list of tokens; write numbers with commas, such as 15,16.",
+                argument="tokens",
             ) from None

@@ -25,9 +25,14 @@ def show_causes(found: Causes) -> None:
     """Print what ablating tokens changed: a table for each way, a line for each layer."""
     screen = console()
     screen.print(Text(f"{found.source} by {found.model}: {found.answer}"), soft_wrap=True)
-    said = f"says it as '{found.said}'" if found.said else "does not say it: scored as the next word after the prompt"
+    said = (
+        f"says it as '{found.said}'"
+        if found.said
+        else "does not say it: scored as the next word after the prompt"
+    )
     screen.print(
-        Text(f"'{found.word}': the answer {said}, log-probability {found.log_probability:.2f}"), soft_wrap=True
+        Text(f"'{found.word}': the answer {said}, log-probability {found.log_probability:.2f}"),
+        soft_wrap=True,
     )
     for way in dict.fromkeys(effect.way for effect in found.effects):
         table = Table(
