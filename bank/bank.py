@@ -13,10 +13,11 @@ from latentbank.bank.changes import EntryChange
 from latentbank.bank.layers import BankLayers, choose
 from latentbank.bank.ledger import named, visible
 from latentbank.bank.manifest import CorpusEntry, Manifest
-from latentbank.bank.merge import Unique, merge
+from latentbank.bank.merge import Unique
 from latentbank.bank.model import ModelCheck, own_model
 from latentbank.bank.points import Neighbor, Payload
 from latentbank.bank.search import Search, prepare
+from latentbank.bank.second_look import SecondLook, look_again
 from latentbank.bank.settings import Metric, Settings
 from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
 from latentbank.bank.verify import verify
@@ -182,6 +183,7 @@ class Bank:
         unique: Unique | None = None,
         query_mean: npt.ArrayLike | None = None,
         ef: int | None = None,
+        second_look: SecondLook | None = None,
     ) -> list[list[Neighbor]]:
         """Return the contexts nearest to each query by cosine, merged over bank layers.
 
@@ -198,6 +200,7 @@ class Bank:
                 `[hidden]`, or one for each query, `[queries, hidden]`.
             ef: number of contexts examined in a large layer's graph; more of them find more of the true neighbors.
                 None: as in the settings. Visual tokens need more (`settings.ef_visual`).
+            second_look: scores the nearest contexts of each layer again; they are ranked by its scores.
 
         Returns:
             For each query its neighbors, highest cosine first; fewer than `top_k` if there are no more.
@@ -216,10 +219,10 @@ class Bank:
         self.require_query_mean(given=query_mean is not None)
         vectors = _prepared(view.manifest, queries, "queries", query_mean)
         search = Search(view.store, layers, self._shown(where, view), exact, payloads=unique == "word", ef=ef)
-        found = search.ask(vectors, top_k)
-        if unique == "word":
-            search.find_words(found, vectors, top_k)
-        neighbors = search.neighbors([merge(candidates, top_k, unique) for candidates in found])
+        if second_look is None:
+            neighbors = search.best(vectors, top_k, unique)
+        else:
+            neighbors = look_again(search, second_look, view.manifest, vectors, top_k, unique)
         return [named(row, view.manifest.corpora) for row in neighbors]
 
     def require_query_mean(self, *, given: bool) -> None:

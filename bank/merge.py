@@ -16,8 +16,8 @@ class Found(Protocol):
         """The context's id."""
 
     @property
-    def cosine(self) -> float:
-        """Its cosine with the query."""
+    def score(self) -> float:
+        """What it is ranked by: its cosine with the query, or a corrected score."""
 
     @property
     def bank_layer(self) -> int:
@@ -37,9 +37,9 @@ _KEYS: dict[Unique, Callable[[Found], Hashable]] = {
 
 
 def merge(neighbors: Iterable[F], top_k: int, unique: Unique | None = None) -> list[F]:
-    """Return the first `top_k` neighbors, sorted by cosine, highest first.
+    """Return the first `top_k` neighbors, sorted by score, highest first.
 
-    Equal cosines are ordered by layer and id, so the result does not depend on their order.
+    Equal scores are ordered by layer and id, so the result does not depend on their order.
 
     Args:
         neighbors: the neighbors of one query, from any number of bank layers.
@@ -47,7 +47,7 @@ def merge(neighbors: Iterable[F], top_k: int, unique: Unique | None = None) -> l
         unique: "context" keeps one neighbor per context (the same token of the same sentence found in
             several layers), "word" one per word (case folded), None keeps all.
     """
-    ordered = sorted(neighbors, key=lambda n: (-n.cosine, n.bank_layer, n.id))
+    ordered = sorted(neighbors, key=lambda n: (-n.score, n.bank_layer, n.id))
     if unique is None:
         return ordered[:top_k]
     key = _KEYS[unique]

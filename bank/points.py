@@ -89,9 +89,11 @@ class Neighbor:
         return self.cosine if self.probability is None else self.probability
 
     @classmethod
-    def from_payload(cls, point_id: str, bank_layer: int, cosine: float, payload: Payload) -> Neighbor:
+    def from_payload(
+        cls, point_id: str, bank_layer: int, cosine: float, payload: Payload, corrected: float | None = None
+    ) -> Neighbor:
         """Return the neighbor for a scored point of layer `bank_layer`."""
-        return cls(id=point_id, bank_layer=bank_layer, cosine=cosine, **payload)
+        return cls(id=point_id, bank_layer=bank_layer, cosine=cosine, corrected=corrected, **payload)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the neighbor as JSON-ready data with the field names of this class; a missing cosine is None."""

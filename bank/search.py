@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentbank.bank.merge import merge
+from latentbank.bank.merge import Unique, merge
 from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.store.base import Floats, Hit, Store
@@ -107,6 +107,7 @@ class Candidate:
 
     bank_layer: int
     hit: Hit
+    corrected: float | None = None
 
     @property
     def id(self) -> str:
@@ -117,6 +118,11 @@ class Candidate:
     def cosine(self) -> float:
         """Its cosine with the query."""
         return self.hit.score
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by: the corrected score if there is one, else the cosine."""
+        return self.hit.score if self.corrected is None else self.corrected
 
     @property
     def word(self) -> str:
@@ -144,17 +150,31 @@ class Search:
     payloads: bool
     ef: int | None = None
 
+    def best(self, vectors: Floats, top_k: int, unique: Unique | None) -> list[list[Neighbor]]:
+        """Return each query's `top_k` nearest contexts of all layers; see `Bank.search`."""
+        found = self.ask(vectors, top_k)
+        if unique == "word":
+            self.find_words(found, vectors, top_k)
+        return self.neighbors([merge(candidates, top_k, unique) for candidates in found])
+
     def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
         """Return each query's `depth` nearest contexts of every layer, layer by layer."""
+        answers = self.hits(vectors, depth)
+        return [
+            [Candidate(layer, hit) for layer in self.layers for hit in answers[row, layer]]
+            for row in range(len(vectors))
+        ]
+
+    def hits(self, vectors: Floats, depth: int) -> dict[tuple[int, int], list[Hit]]:
+        """Return each query's `depth` nearest contexts by row and layer."""
         rows = range(len(vectors))
-        answers = self._ask(
+        return self._ask(
             {layer: [(row, self.where) for row in rows] for layer in self.layers}, vectors, depth
         )
-        return [[hit for layer in self.layers for hit in answers[row, layer]] for row in rows]
 
     def _ask(
         self, requests: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
-    ) -> dict[tuple[int, int], list[Candidate]]:
+    ) -> dict[tuple[int, int], list[Hit]]:
         """Return each layer's answers for rows of `vectors`, each with its filter, by row and layer.
 
         Layers and batches of queries are searched in parallel: the engine works outside Python's lock.
@@ -174,7 +194,7 @@ class Search:
 
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
             return {
-                (row, layer): [Candidate(layer, hit) for hit in hits]
+                (row, layer): hits
                 for (layer, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
                 for (row, _), hits in zip(queries, answers, strict=True)
             }
@@ -200,7 +220,11 @@ class Search:
                     requests.setdefault(layer, []).append(
                         (row, others if self.where is None else self.where & others)
                     )
-            last = self._ask(requests, vectors, top_k)
+            answers = self._ask(requests, vectors, top_k)
+            last = {
+                (row, layer): [Candidate(layer, hit) for hit in hits]
+                for (row, layer), hits in answers.items()
+            }
             for (row, _), answer in last.items():
                 found[row] += answer
 
@@ -219,7 +243,7 @@ class Search:
         read = {layer: self.store.payloads(layer, list(dict.fromkeys(ids))) for layer, ids in missing.items()}
         return [
             [
-                Neighbor.from_payload(c.id, c.bank_layer, c.cosine, payload)
+                Neighbor.from_payload(c.id, c.bank_layer, c.cosine, payload, c.corrected)
                 for c in row
                 # None: deleted since it was found.
                 if (payload := c.hit.payload or read[c.bank_layer].get(c.id)) is not None

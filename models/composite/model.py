@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from latentbank.models.composite.captions import (
 )
 from latentbank.models.composite.layout import Frame, ImageTokens, frame_of
 from latentbank.models.composite.projector import Projector
+from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.intervening import Intervention, intervening
 from latentbank.models.language.layout import find_blocks
 from latentbank.models.language.model import LanguageModel
@@ -100,6 +102,12 @@ class CompositeVLM:
     def fingerprint(self) -> str:
         """Return the LLM's fingerprint; a bank must have the same."""
         return self.language.fingerprint()
+
+    def visual_fingerprint(self) -> str:
+        """See `latentbank.models.vision.tokens.visual_fingerprint`."""
+        projector = fingerprint({}, [], self.projector.parameters())
+        parts = f"{self.fingerprint()} {self.language.identity().adapter} {self.encoder.fingerprint()} {projector}"
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
     @torch.no_grad()
     def project(self, images: Sequence[Image.Image]) -> Tensor:

@@ -8,7 +8,7 @@ Only frozen layers are replaced: gradients flow to the input, never to the weigh
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 import torch
@@ -97,9 +97,12 @@ def unpack(module: nn.Module) -> None:
                 setattr(parent, name, linear)
 
 
-def weights(module: nn.Module) -> Iterator[Tensor]:
-    """Yield all weights of a module as they were before prepacking, in no fixed order."""
+def weights(module: nn.Module, without: Collection[nn.Module] = ()) -> Iterator[Tensor]:
+    """Yield all weights of a module as they were before prepacking, in no fixed order, but those of some of its parts."""
+    left_out = {id(child) for part in without for child in part.modules()}
     for child in module.modules():
+        if id(child) in left_out:
+            continue
         with in_memory(child):
             yield from child.parameters(recurse=False)
         if isinstance(child, PrepackedLinear):

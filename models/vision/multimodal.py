@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,9 @@ from latentbank.models.audio.listening import REQUEST, audio_token, seconds_of, 
 from latentbank.models.audio.sounds import Sound
 from latentbank.models.language.collecting import check_layers
 from latentbank.models.language.explaining import reason
+from latentbank.models.language.fingerprint import fingerprint
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.prepacked import weights
 from latentbank.models.language.unembedding import Unembedding, unembedding_of_model
 from latentbank.models.vision.answers import check_whole, text_tokens, with_answer
 from latentbank.models.vision.prompts import default_prompt
@@ -55,6 +58,14 @@ class Multimodal:
     def fingerprint(self) -> str:
         """Return the LLM's fingerprint."""
         return self.language.fingerprint()
+
+    def visual_fingerprint(self) -> str:
+        """See `latentbank.models.vision.tokens.visual_fingerprint`."""
+        head = self.model.get_output_embeddings()
+        language = [part for part in (self.language.decoder, head) if part is not None]
+        visual = (weight for weight in weights(self.model, without=language) if not weight.is_meta)
+        parts = f"{self.fingerprint()} {self.language.identity().adapter} {fingerprint({}, [], visual)}"
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
     def unembedding(self) -> Unembedding:
         """Return the model's unembedding, for LogitLens; it shares the weights.

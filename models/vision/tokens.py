@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -189,6 +190,25 @@ class AudioModel(Protocol):
         Raises:
             ModelError: the model's type takes no sound; also as for `tokens_with_text`.
         """
+
+
+@runtime_checkable
+class FingerprintedModel(Protocol):
+    """A model that can be told from others over the same LLM."""
+
+    def visual_fingerprint(self) -> str:
+        """Return 32 hex digits from all weights that make its visual tokens; see `visual_fingerprint`."""
+
+
+def visual_fingerprint(model: VisualModel) -> str:
+    """Return what tells a VLM from others, also from those over the same LLM: 32 hex digits.
+
+    The weights of the encoder and of what projects into the LLM are sampled as those of LLMs are. A model that does not
+    tell them is known by its name.
+    """
+    if isinstance(model, FingerprintedModel):
+        return model.visual_fingerprint()
+    return hashlib.blake2b(f"{model.fingerprint()} {model.name}".encode(), digest_size=16).hexdigest()
 
 
 def tokens_with_text(

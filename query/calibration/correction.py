@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from latentbank.errors import QueryError
+from latentbank.query.calibration.look import CorrectedLook
 from latentbank.text import listed
 
 if TYPE_CHECKING:
@@ -39,3 +41,20 @@ class Correction:
                 f"There is no correction {self.mode!r}; there are {listed(get_args(Mode))}.",
                 argument="correct",
             )
+
+    def require(self, layers: Sequence[int]) -> None:
+        """Check that visual layers are calibrated.
+
+        Raises:
+            QueryError: one is not; the message names those that are.
+        """
+        for layer in layers:
+            self.calibration.require_layer(layer)
+
+    def look(self, layer: int | None) -> CorrectedLook:
+        """Return the second look at the contexts that a search finds for visual tokens of a layer.
+
+        Raises:
+            QueryError: the layer is not calibrated, or not known.
+        """
+        return CorrectedLook(self.calibration, self.mode, self.calibration.require_layer(layer))

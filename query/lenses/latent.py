@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from latentbank.bank.points import Neighbor
     from latentbank.bank.where import Filter
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.calibration.correction import Correction
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class LatentLens(Lens):
         exact: compare with every context in full precision.
         ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the bank's setting for the kind of
             queries.
+        correction: how the scores of the nearest contexts are corrected, by which they are then ranked; None: they are
+            ranked by cosine. Text is never corrected.
 
     Examples:
         >>> import latentbank as lb
@@ -49,6 +52,7 @@ class LatentLens(Lens):
     unique: Unique | None = None
     exact: bool = False
     ef: int | None = None
+    correction: Correction | None = None
 
     name = "latent"
     title = "LatentLens"
@@ -70,18 +74,27 @@ class LatentLens(Lens):
         """
         if options.bank is None:
             raise QueryError("LatentLens needs a bank; open one.")
-        return cls(options.bank, options.bank_layers, options.where, options.unique, options.exact)
+        return cls(
+            options.bank,
+            options.bank_layers,
+            options.where,
+            options.unique,
+            options.exact,
+            correction=options.correction,
+        )
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
-        """Return the nearest contexts of each query, highest cosine first.
+        """Return the nearest contexts of each query, highest score first: cosine, or the corrected score.
 
         Raises:
             QueryError: wrong shape, a query that is zero or not finite, or a centred bank and queries without a mean.
+                Also, with a correction, a visual layer that is not calibrated, or a context without numbers.
             LayerNotFound: a bank layer that the bank does not have.
         """
         states: Any = queries.states
         mean: Any = queries.mean
         ef = self.bank.settings.ef_visual if self.ef is None and queries.kind == "visual" else self.ef
+        corrects = self.correction is not None and queries.kind != "text"
         return self.bank.search(
             states,
             self.bank_layers,
@@ -91,15 +104,18 @@ class LatentLens(Lens):
             unique=self.unique,
             query_mean=mean,
             ef=ef,
+            second_look=self.correction.look(queries.layer) if self.correction and corrects else None,
         )
 
     def check(self, model: VisualModel) -> None:
         """Check that the bank is of the VLM's language model and has the layers to search.
 
         Raises:
-            BankMismatch: the bank belongs to another model.
+            BankMismatch: the bank belongs to another model, or the calibration is of another VLM or for another bank.
             LayerNotFound: a bank layer that the bank does not have.
         """
+        if self.correction is not None:
+            self.correction.calibration.require(model, self.bank)
         self.bank.require_model(model.name, model.language.identity())
         self.searched_layers()
 
@@ -122,3 +138,7 @@ class LatentLens(Lens):
     def distinct(self) -> LatentLens:
         """Return the same lens with one neighbor per word."""
         return replace(self, unique="word")
+
+    def corrected(self, correction: Correction | None) -> LatentLens:
+        """Return the same lens with its scores corrected; None: with plain cosines."""
+        return replace(self, correction=correction)

@@ -156,8 +156,8 @@ def read_images(
         A reading of each image through all lenses at all layers, in the images' order.
 
     Raises:
-        BankMismatch: a lens's bank belongs to another model.
-        QueryError: there is no lens or no layer.
+        BankMismatch: a lens's bank belongs to another model, or its calibration is of another VLM or for another bank.
+        QueryError: there is no lens or no layer, or a layer is not calibrated for a corrected lens.
         LayerNotFound: text is read at a layer whose mean of text a centred bank does not know.
         ImageError: an image cannot be read.
         ModelError: a hidden state is not finite, or an answer is requested and only part of the model is loaded.
@@ -236,6 +236,8 @@ def checked(
         raise QueryError("Two lenses have the same name; read the images twice instead.")
     for lens in lenses:
         lens.check(model)
+        if lens.correction is not None:
+            lens.correction.require(chosen)
         if lens.bank is not None and lens.bank.metric == "centred" and query_mean is None:
             query_mean = kept_means(model) or "batch"
         if lens.bank is not None and lens.bank.metric == "centred" and around:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import BankMismatch
-from latentbank.models.vision.tokens import tokens_with_text
+from latentbank.models.vision.tokens import tokens_with_text, visual_fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,6 +89,10 @@ class CachedVLM:
     def fingerprint(self) -> str:
         """Return the model's fingerprint."""
         return self._fingerprint
+
+    def visual_fingerprint(self) -> str:
+        """Return what tells the model from others over the same LLM."""
+        return visual_fingerprint(self.model)
 
     def visual_tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], prompt: str | None = None

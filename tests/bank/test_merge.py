@@ -24,7 +24,7 @@ lists = st.lists(neighbors, max_size=25)
 
 
 def order(n: Neighbor) -> tuple[float, int, str]:
-    return -n.cosine, n.bank_layer, n.id
+    return -n.score, n.bank_layer, n.id
 
 
 def word(n: Neighbor) -> str:
