@@ -59,6 +59,11 @@ class Calibration:
         self._guard = threading.Lock()
 
     @property
+    def pictures_folder(self) -> Path:
+        """The folder of what was computed with its pictures; other pictures have another one."""
+        return self._files.folder
+
+    @property
     def visual_layers(self) -> list[int]:
         """The visual layers that are calibrated, ascending."""
         return self._files.visual_layers()
