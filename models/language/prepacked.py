@@ -98,7 +98,7 @@ def unpack(module: nn.Module) -> None:
 
 
 def weights(module: nn.Module, without: Collection[nn.Module] = ()) -> Iterator[Tensor]:
-    """Yield all weights of a module as they were before prepacking, in no fixed order, but those of some of its parts."""
+    """Yield the weights of a module as they were before prepacking, in no fixed order, those of some parts left out."""
     left_out = {id(child) for part in without for child in part.modules()}
     for child in module.modules():
         if id(child) in left_out:

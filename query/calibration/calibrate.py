@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -139,16 +139,7 @@ def calibrate(
         kind = f"visual tokens of {len(digests):,} {what}"
         means = _look(files, seen, chosen, kind)
         computed = _Numbers(bank, files, entries, chosen, progress).compute(searched)
-        about = {
-            "use": files.folder.name,
-            "kind": kind,
-            "pictures": digests,
-            "model": public_name(model.name),
-            "visual": visual_fingerprint(model),
-            "bank": bank.name,
-            "bank_fingerprint": bank_fingerprint(bank.manifest),
-        }
-        write_about(folder, about)
+        write_about(folder, _about(bank, model, files, kind, digests))
         _remove_others(folder, files.folder)
     tokens = read_references(files.reference_file(chosen[0]))[0]
     return Calibrated(
@@ -163,6 +154,21 @@ def calibrate(
         computed=computed,
         means=means,
     )
+
+
+def _about(
+    bank: Bank, model: VisualModel, files: Pictures, kind: str, digests: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the calibration's description holds."""
+    return {
+        "use": files.folder.name,
+        "kind": kind,
+        "pictures": list(digests),
+        "model": public_name(model.name),
+        "visual": visual_fingerprint(model),
+        "bank": bank.name,
+        "bank_fingerprint": bank_fingerprint(bank.manifest),
+    }
 
 
 def _digests(images: Sequence[Source], broken: Broken | None, named: set[str]) -> list[str]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import latentbank.query.calibration.calibrate as job
 from latentbank.bank.bank import Bank
 from latentbank.bank.opening import open_bank
+from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import rotate, unrotate
 from latentbank.bank.where import Where
-from latentbank.errors import BankMismatch, LatentBankError, QueryError
+from latentbank.errors import BankMismatch, ImageError, QueryError
+from latentbank.ingest.banks import create_bank
+from latentbank.ingest.corpus import corpus_from_sentences
+from latentbank.ingest.job import store_plan
+from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel
-from latentbank.query.calibration import calibrate as job
 from latentbank.query.calibration import folder, look
 from latentbank.query.calibration.calibrate import Calibrated, calibrate
 from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction, Mode
+from latentbank.query.calibration.folder import write_array
 from latentbank.query.calibration.references import nearest_of
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
@@ -126,3 +133,130 @@ def test_a_corrected_reading_is_that_of_the_formulas(
                 score, cosine = by_context[neighbor.bank_layer, neighbor.id]
                 assert (neighbor.score, neighbor.cosine) == pytest.approx((score, cosine), abs=3e-3)
                 assert neighbor.caption
+
+
+@pytest.fixture
+def correction(bank: Bank, vlm: PatchVLM) -> Correction:
+    return Correction(load_calibration(bank, vlm))
+
+
+def test_words_and_contexts_are_unique_among_corrected_neighbors(
+    bank: Bank, vlm: PatchVLM, correction: Correction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "DEPTH", 100)
+    plain = LatentLens(bank, "all", exact=True, correction=correction)
+    queries = Queries(_units(vlm, [picture(3)], 2), 2, "visual")
+    everything = plain.read(queries, 100)
+    for unique, key in (("word", lambda n: n.word.casefold()), ("context", lambda n: n.id)):
+        for row, found in zip(everything, replace(plain, unique=unique).read(queries, 6), strict=True):
+            kept: dict[str, Neighbor] = {}
+            for neighbor in row:
+                kept.setdefault(key(neighbor), neighbor)
+            assert [key(neighbor) for neighbor in found] == list(kept)[:6]
+            assert [n.corrected for n in found] == pytest.approx([n.corrected for n in kept.values()][:6])
+    # The best three of each layer hold too few words, so the nearest of other words are scored, too.
+    monkeypatch.setattr(look, "DEPTH", 3)
+    for row in replace(plain, unique="word").read(queries, 12):
+        assert len({neighbor.word.casefold() for neighbor in row}) == 12
+        scores = [neighbor.score for neighbor in row]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_text_is_not_corrected_and_layers_must_be_calibrated(
+    bank: Bank, vlm: PatchVLM, correction: Correction
+) -> None:
+    lens = LatentLens(bank, "all", correction=correction)
+    (row, *_) = lens.read(Queries(_units(vlm, [picture(1)], 0), 0, "text"))
+    assert {neighbor.corrected for neighbor in row} == {None}
+    with pytest.raises(
+        QueryError, match=r"Visual layer 1 of patch-vlm is not calibrated .* \(calibrated: 0, 2\)"
+    ):
+        list(read_images(vlm, [picture(1)], [lens], [0, 1]))
+    with pytest.raises(QueryError, match="layer that is not known is not calibrated"):
+        lens.read(Queries(_units(vlm, [picture(1)], 0), None, "visual"))
+    other = PatchVLM(vlm.language)
+    other.name = "other-vlm"
+    with pytest.raises(BankMismatch, match="of patch-vlm, not of other-vlm"):
+        list(read_images(other, [picture(1)], [lens], [0]))
+    with pytest.raises(QueryError, match="other-vlm is not calibrated for the bank 'small'"):
+        load_calibration(bank, other)
+    with pytest.raises(QueryError, match="no correction 'all'; there are hubs, mean, both"):
+        Correction(correction.calibration, "all")  # type: ignore[arg-type]
+
+
+def test_a_corpus_added_later_is_never_scored_without_numbers_and_gets_its_own(
+    tiny: LanguageModel, vlm: PatchVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "PART", 7)  # several files for a corpus
+    corpora = dict(TWO)
+    late = corpora.pop("second")
+    with fill("grown", tmp_path, tiny, corpora, (1, 2)) as bank:
+        first = calibrate(bank, vlm, OTHERS, [0])
+        assert first.computed == 2 * first.contexts
+        files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.npy")}
+        lens = LatentLens(bank, "all", correction=Correction(load_calibration(bank, vlm)))
+        queries = Queries(_units(vlm, [picture(1)], 0), 0, "visual")
+        before = lens.read(queries)
+        plan = plan_for(bank, corpus_from_sentences("late", late), tiny, tmp_path / ".plans" / "late")
+        store_plan(bank, plan, tiny)
+        with pytest.raises(QueryError, match=r"The corpus late in bank layer \d .* is not calibrated"):
+            lens.read(queries, 50)
+        assert replace(lens, where=Where(corpus="first")).read(queries) == before
+        again = calibrate(bank, vlm, OTHERS, [0])
+        assert again.computed == 2 * (again.contexts - first.contexts) > 0
+        assert all(path.stat().st_mtime_ns == at for path, at in files.items())
+        assert {neighbor.corpus for row in lens.read(queries, 50) for neighbor in row} == {"first", "late"}
+        assert calibrate(bank, vlm, OTHERS, [0]).computed == 0
+
+
+def test_a_killed_calibration_continues_and_other_pictures_replace_it_at_the_end(
+    tiny: LanguageModel, vlm: PatchVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "PART", 7)
+    with fill("killed", tmp_path, tiny, TWO, (1, 2)) as bank:
+        whole = calibrate(bank, vlm, OTHERS, [0])
+        queries = Queries(_units(vlm, [picture(1)], 0), 0, "visual")
+
+        def read() -> Any:
+            return LatentLens(bank, "all", correction=Correction(load_calibration(bank, vlm))).read(queries)
+
+        before = read()
+        written, real = list[Path](), write_array
+
+        def dying(path: Path, array: Any) -> None:
+            if len(written) == 10:
+                raise KeyboardInterrupt
+            written.append(path)
+            real(path, array)
+
+        others = [picture(seed) for seed in range(300, 325)]
+        monkeypatch.setattr(job, "write_array", dying)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(bank, vlm, others, [0])
+        assert read() == before  # the pictures of before are in use
+        monkeypatch.setattr(job, "write_array", real)
+        runs = len(vlm.calls)
+        finished = calibrate(bank, vlm, others, [0])
+        assert 0 < finished.computed < 2 * whole.contexts
+        assert len(vlm.calls) == runs  # the VLM did not look again
+        assert read() != before
+        files = sorted(path.name for path in finished.folder.iterdir())
+        assert len(files) == 2
+        assert "calibration.json" in files
+
+
+def test_what_cannot_be_calibrated(tiny: LanguageModel, vlm: PatchVLM, bank: Bank, tmp_path: Path) -> None:
+    with (
+        create_bank("centred", tiny, [1], data_dir=tmp_path, url="", metric="centred") as centred,
+        pytest.raises(QueryError, match="is centred; corrections are made in banks of plain cosines"),
+    ):
+        calibrate(centred, vlm, OTHERS, [0])
+    with (
+        create_bank("empty", tiny, [1], data_dir=tmp_path, url="") as empty,
+        pytest.raises(QueryError, match="holds no complete corpus"),
+    ):
+        calibrate(empty, vlm, OTHERS, [0])
+    named: list[str] = []
+    with pytest.raises(ImageError, match="None of the pictures can be read"):
+        calibrate(bank, vlm, [b"no picture"], [0], broken=lambda name, _: named.append(name))
+    assert named == ["image 0"]
