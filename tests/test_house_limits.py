@@ -35,7 +35,9 @@ def test_no_file_is_long() -> None:
 
 def _beside() -> list[Module]:
     """Return the project's code that is not in the package."""
-    files = [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "deploy").rglob("*.py")]
+    files = [
+        path for folder in ("benchmarks", "deploy", "examples") for path in (ROOT / folder).rglob("*.py")
+    ]
     return [Module(str(path.relative_to(ROOT)), path) for path in files]
 
 

@@ -28,6 +28,7 @@ LINES = sorted({(where(path), line) for path in PAGES for line in command_lines(
 # Programs other than the command line whose options the docs name, and the options of other people's programs.
 SCRIPTS = [
     *ROOT.glob("benchmarks/*.py"),
+    *ROOT.glob("examples/*.py"),
     *(ROOT / "latentbank" / "demo").rglob("*.py"),
     *ROOT.glob("deploy/backup/*.py"),
 ]
