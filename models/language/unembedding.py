@@ -161,11 +161,12 @@ class Unembedding:
         # Any token except the one that stands for an image.
         self._token = int(getattr(model.config, "image_token_id", None) == 0)
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Tensor, *, gradient: bool = False) -> Tensor:
         """Return the logits of hidden states of any layer, as if they were the last block's output.
 
         Args:
             states: [n, hidden], before the final norm.
+            gradient: let gradients flow back to the states; weights get none.
 
         Returns:
             [n, vocab] in the model's dtype, on the unembedding's device. This takes much memory: pass a few hundred
@@ -194,7 +195,7 @@ class Unembedding:
             return here if isinstance(output, Tensor) else (here, *output[1:])
 
         token = torch.full((1, 1), self._token, dtype=torch.long, device=self._device)
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(not gradient), torch.set_grad_enabled(gradient):
             hook = self._last.register_forward_hook(replace_output)
             try:
                 logits = self._model(input_ids=token, use_cache=False).logits

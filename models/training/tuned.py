@@ -1,0 +1,186 @@
+"""Training a tuned lens: for each layer an affine map after which the LLM's own unembedding gives its own answer.
+
+The loss is the Kullback-Leibler divergence from the LLM's output distribution to the one that is read from a layer
+(Belrose et al. 2023, arXiv 2303.08112). All weights begin at zero, so the lens begins as LogitLens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from latentbank.errors import ModelError
+from latentbank.models.language.translators import Translators, card_of
+from latentbank.models.training.texts import Ids, batches, counted_tokens, texts_of
+from latentbank.models.vision.answers import check_whole
+from latentbank.progress import Progress, Silent
+from latentbank.values import Layers, layers_of
+
+if TYPE_CHECKING:
+    from latentbank.models.language.model import LanguageModel
+    from latentbank.models.language.unembedding import Unembedding
+
+
+@dataclass(frozen=True)
+class TunedSettings:
+    """How a tuned lens is trained.
+
+    Attributes:
+        passes: how often the corpus is read.
+        tokens: tokens of one step, padding included.
+        rate: highest learning rate of Adam; it falls to zero in a straight line.
+        seed: of the order of the sentences.
+    """
+
+    passes: int = 1
+    tokens: int = 512
+    rate: float = 1e-3
+    seed: int = 0
+
+
+def train_tuned(
+    language: LanguageModel,
+    unembedding: Unembedding,
+    sentences: Sequence[str],
+    layers: Layers | None = None,
+    settings: TunedSettings | None = None,
+    *,
+    corpus: str = "",
+    progress: Progress | None = None,
+) -> Translators:
+    """Train a tuned lens on sentences. The LLM itself does not change.
+
+    Args:
+        language: the LLM, loaded whole.
+        unembedding: its own.
+        sentences: text; every twentieth sentence is held out, to measure the divergence on.
+        layers: the layers that get a map; None: all but the last, which needs none.
+        settings: how it is trained.
+        corpus: the corpus's name, for the card.
+        progress: receives the number of tokens done.
+
+    Raises:
+        CorpusError: there are too few sentences.
+        ModelError: only part of the LLM is loaded, or the loss is not finite.
+    """
+    check_whole(language)
+    settings, shown = settings or TunedSettings(), progress or Silent()
+    chosen = chosen_layers(language, layers)
+    texts = texts_of(language, sentences)
+    maps = {layer: _Map(language.hidden_size).to(language.device) for layer in chosen}
+    before = _divergences(language, unembedding, maps, texts.held_out, settings.tokens)
+    total = settings.passes * sum(map(len, texts.training))
+    optimizer = torch.optim.Adam(
+        [weight for each in maps.values() for weight in each.parameters()], lr=settings.rate
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: max(0.0, 1 - done / total))
+    done = 0
+    for number in range(settings.passes):
+        for group in batches(texts.training, settings.tokens, settings.seed + number):
+            for layer, loss in _losses(language, unembedding, maps, group):
+                if not bool(loss.isfinite()):
+                    raise ModelError(
+                        f"The loss of layer {layer} is not finite; train with a lower rate.", argument="rate"
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints for it
+            nn.utils.clip_grad_norm_((weight for each in maps.values() for weight in each.parameters()), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            done += sum(map(len, group))
+            schedule.step()
+            shown.update(done, total)
+    after = _divergences(language, unembedding, maps, texts.held_out, settings.tokens)
+    card = card_of(
+        language,
+        corpus=corpus,
+        sentences=len(texts.training),
+        held_out=len(texts.held_out),
+        settings=asdict(settings),
+        divergence={str(layer): {"before": before[layer], "after": after[layer]} for layer in chosen},
+    )
+    return Translators(
+        "tuned",
+        {layer: each.weight.detach().cpu() for layer, each in maps.items()},
+        {layer: each.bias.detach().cpu() for layer, each in maps.items()},
+        card,
+    )
+
+
+def chosen_layers(language: LanguageModel, layers: Layers | None) -> list[int]:
+    """Return the layers that get a map, ascending; None: all but the last.
+
+    Raises:
+        LayerNotFound: the LLM does not have a layer, or it is the last one.
+    """
+    from latentbank.errors import LayerNotFound
+
+    if layers is None:
+        return list(range(language.num_layers))
+    chosen = sorted(layers_of(layers))
+    for layer in chosen:
+        if not 0 <= layer < language.num_layers:
+            raise LayerNotFound(
+                f"Layer {layer} of {language.name} gets no map: those before the last get one, 0 to "
+                f"{language.num_layers - 1}.",
+                argument="layers",
+            )
+    return chosen
+
+
+class _Map(nn.Module):
+    """x + W x + b, beginning as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.linear(x, self.weight, self.bias)
+
+
+def _losses(
+    language: LanguageModel, unembedding: Unembedding, maps: Mapping[int, _Map], group: Sequence[Ids]
+) -> Any:
+    """Yield each layer with its mean divergence over the counted tokens of some sentences, a scalar."""
+    last = language.num_layers
+    found = language.hidden_states(group, [*maps, last])
+    counted = counted_tokens(language, group)
+
+    def rows(layer: int) -> Tensor:
+        parts = [
+            states[layer][counted[row, : len(ids)].to(language.device)]
+            for row, (ids, states) in enumerate(zip(group, found, strict=True))
+        ]
+        return torch.cat(parts).clone().float()
+
+    with torch.no_grad():
+        target = unembedding.logits(rows(last)).float().log_softmax(-1).clone()
+        chances = target.exp()
+    for layer, each in maps.items():
+        guess = unembedding.logits(each(rows(layer)), gradient=torch.is_grad_enabled()).float()
+        yield layer, (chances * (target - guess.log_softmax(-1))).sum(-1).mean()
+
+
+def _divergences(
+    language: LanguageModel,
+    unembedding: Unembedding,
+    maps: Mapping[int, _Map],
+    sentences: Sequence[Ids],
+    tokens: int,
+) -> dict[int, float]:
+    """Return each layer's mean divergence on held-out sentences, in nats; 2,000 tokens at most."""
+    sums = dict.fromkeys(maps, 0.0)
+    count = 0
+    with torch.no_grad():
+        for group in itertools.islice(batches(sentences, tokens), max(1, 2000 // tokens)):
+            weight = int(counted_tokens(language, group).sum())
+            count += weight
+            for layer, loss in _losses(language, unembedding, maps, group):
+                sums[layer] += weight * float(loss)
+    return {layer: total / count for layer, total in sums.items()}
