@@ -15,6 +15,7 @@ from latentbank.cli import (
     bank_move,  # noqa: F401 (adds its commands to those of `bank`)
     evaluate,
     experiment,
+    experiment_lenses,  # noqa: F401 (adds its command to those of `experiment`)
     importing,
     ingest,
     ingest_recipe,  # noqa: F401 (adds its command to those of `ingest`)
@@ -24,6 +25,7 @@ from latentbank.cli import (
     query_states,  # noqa: F401 (adds its command to those of `query`)
     query_video,  # noqa: F401 (as above)
     train,
+    train_lens,  # noqa: F401 (adds its commands to those of `train` and `import`)
 )
 from latentbank.cli.agreement import agreement
 from latentbank.cli.annotate import annotate

@@ -18,7 +18,7 @@ from latentbank.cli.options.common import (
 from latentbank.cli.options.models import SceneModelOptions
 from latentbank.cli.options.scenes import OutputOption, SceneOptions
 from latentbank.query.lenses.base import LensOptions
-from latentbank.query.lenses.registry import lens_names, lenses_of
+from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
 
 app = typer.Typer(no_args_is_help=True, help="Score lenses on images with known contents.")
 
@@ -55,8 +55,9 @@ def evaluate_scenes(
     condition = parse_where(where or [])
     names = lens_names(lens)
     with bank.opened(settings) as opened:
-        inputs = scenes.inputs(model.model, model, settings)
-        lenses = lenses_of(names, LensOptions(inputs.model, opened, bank_layers_of(bank_layers), condition))
+        inputs = scenes.inputs(model.model, model, settings, whole=needs_whole(names))
+        searched, folder = bank_layers_of(bank_layers), settings.data_dir
+        lenses = lenses_of(names, LensOptions(inputs.model, opened, searched, condition, data_dir=folder))
         with shown("evaluating", "scenes") as progress:
             evaluation = evaluate(
                 inputs.model,

@@ -32,7 +32,7 @@ from latentbank.cli.options.scenes import OutputOption, SceneOptions
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.defaults import default_layers, plan_folder
 from latentbank.query.lenses.base import LensOptions
-from latentbank.query.lenses.registry import lens_names, lenses_of, searches_bank
+from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole, searches_bank
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -126,8 +126,8 @@ def experiment_metric(
         bank.opened(settings) as plain,
         opened_bank(centred, settings, allow_other_model=bank.allow_other_model) as other,
     ):
-        inputs = scenes.inputs(model.model, model, settings)
-        others = lenses_of(names, LensOptions(inputs.model))
+        inputs = scenes.inputs(model.model, model, settings, whole=needs_whole(names))
+        others = lenses_of(names, LensOptions(inputs.model, data_dir=settings.data_dir))
         layers = bank_layers_of(bank_layers)
         with shown("evaluating", "scenes") as progress:
             compared = compare_metrics(
@@ -231,11 +231,11 @@ def experiment_projector(
                 "Name at least two projector files, with different names or in different folders."
             )
         loaded = {
-            label: scenes.inputs(name, loading, settings)
+            label: scenes.inputs(name, loading, settings, whole=needs_whole(names))
             for label, name in zip(labels, projectors, strict=True)
         }
         first = next(iter(loaded.values()))
-        others = lenses_of(names, LensOptions(first.model))
+        others = lenses_of(names, LensOptions(first.model, data_dir=settings.data_dir))
         with shown("evaluating", "scenes") as progress:
             compared = compare_projectors(
                 first.setup(progress),

@@ -20,9 +20,11 @@ from latentbank.errors import LatentBankError
 from latentbank.text import listed
 
 COMMANDS = {
+    "compute_jacobian": "train lens --kind jacobian",
     "drop_corpus": "bank drop-corpus",
     "fill": "ingest run",
     "list_banks": "bank list",
+    "train_tuned": "train lens",
     "upgrade_bank": "bank upgrade",
     "use_bank": "bank use",
 }

@@ -1,4 +1,4 @@
-"""`latentbank import connector`: a projector from what the authors of LatentLens released."""
+"""`latentbank import`: a projector from what the authors of LatentLens released."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from latentbank.cli.grouping import command
 from latentbank.cli.options.common import GlobalOptions, JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Import models that others have released.")
-
-
-@app.callback()
-def _import() -> None:
-    """Keep `connector` a subcommand although it is the only one."""
 
 
 @command(

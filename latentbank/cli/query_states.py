@@ -88,7 +88,13 @@ def query_states(
             opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         llm = LanguageAlone(partial(_load, model, opened))
         options = LensOptions(
-            cast("VisualModel", llm), opened, search.layers(), condition, search.once(), search.exact
+            cast("VisualModel", llm),
+            opened,
+            search.layers(),
+            condition,
+            search.once(),
+            search.exact,
+            data_dir=settings.data_dir,
         )
         reading = read_states(
             states, lenses_of(names, options), top_k=search.top_k, query_mean=_mean(query_mean)

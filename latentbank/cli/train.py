@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from latentbank.models.training.recipes import Recipe
     from latentbank.models.training.stages import Stage, TrainSettings
 
-app = typer.Typer(no_args_is_help=True, help="Train the projector of a vision-language model.")
-
-
-@app.callback()
-def _train() -> None:
-    """Keep `projector` a subcommand although it is the only one."""
+app = typer.Typer(
+    no_args_is_help=True, help="Train the projector of a vision-language model, or a lens of an LLM."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from latentbank.cli.options.models import VisualModelOptions
 from latentbank.errors import ImageError, LatentBankError, QueryError
 from latentbank.layers import PAPER
 from latentbank.query.lenses.base import Lens, LensOptions
-from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
+from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of, needs_whole
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -119,13 +119,20 @@ def prepared(
     if model.model is None or any(lens_class(name).needs_bank for name in names):
         opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         opened.choose_layers(search.layers())
-    vlm = _load_for(model, opened, settings, choice, around)
+    vlm = _load_for(model, opened, settings, choice, around, whole=needs_whole(names))
     if choices.random_projector:
         vlm, more = _randomized(vlm, found), {**more, "projector": "random"}
     layers = layers_for(choice, vlm.num_layers) or chosen_layers(vlm.num_layers, opened, around)
     means = choices.means or (kept_means_file(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
-    lenses = lenses_of(names, LensOptions(vlm, opened, search.layers(), condition, unique, search.exact))
+    lenses = lenses_of(
+        names,
+        LensOptions(
+            vlm, opened, search.layers(), condition, unique, search.exact, data_dir=settings.data_dir
+        ),
+    )
+    if versions := {lens.name: lens.version() for lens in lenses if lens.version()}:
+        more = {**more, "lens_versions": versions}
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
     if outputs.parquet is not None:
         asked = (
@@ -192,12 +199,18 @@ def load_as_deep(
 
 
 def _load_for(
-    model: VisualModelOptions, bank: Bank | None, settings: Settings, layers: LayerChoice, around: Around
+    model: VisualModelOptions,
+    bank: Bank | None,
+    settings: Settings,
+    layers: LayerChoice,
+    around: Around,
+    *,
+    whole: bool,
 ) -> VisualModel:
-    """Load the VLM as deep as it will be read; whole if it is to write an answer."""
+    """Load the VLM as deep as it will be read; whole if it is to write an answer, or a lens runs it to its end."""
     from latentbank.query.reading.visual import chosen_layers
 
-    if around.answer:
+    if around.answer or whole:
         return load_as_deep(model, bank, settings, None, lambda count: count)
     return load_as_deep(model, bank, settings, layers, lambda count: max(chosen_layers(count, bank, around)))
 

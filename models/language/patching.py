@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +52,9 @@ class Patched:
         spans = language.spans(prompt)
         self.place = next(at for at, (low, high) in enumerate(spans) if low <= start < high)
         if prompt[slice(*spans[self.place])].strip() != mark:
-            raise ModelError(f"{language.name} has no token of its own for {mark!r}, so nothing can be put there.")
+            raise ModelError(
+                f"{language.name} has no token of its own for {mark!r}, so nothing can be put there."
+            )
 
     def outputs(self, states: Tensor, layer: int) -> Tensor:
         """Return the last block's output at the prompt's last token, for each hidden state [n, hidden] of a layer.
@@ -114,7 +115,7 @@ class Patched:
         return packing.Tree(ids, parents), places, ends
 
 
-class replaced:  # noqa: N801 - used like a function
+class replaced:
     """While the block runs: hidden states that enter a block are replaced at some positions."""
 
     def __init__(self, block: nn.Module, states: Tensor, at: tuple[Tensor, Tensor]) -> None:

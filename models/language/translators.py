@@ -103,11 +103,6 @@ def card_of(language: LanguageModel, **about: Any) -> dict[str, Any]:
     return {"model": public_name(language.name), **language.identity().to_dict(), **about}
 
 
-def kept_file(data_dir: Path, kind: TranslatorKind, fingerprint: str) -> Path:
-    """Return the file in which the translators of an LLM are kept, in the folder of embedded banks."""
-    return data_dir / ".lenses" / f"{kind}-{fingerprint}.safetensors"  # no bank's name begins with a dot
-
-
 def save_translators(path: str | os.PathLike[str], translators: Translators) -> None:
     """Write translators as a safetensors file, whole or not at all.
 
@@ -177,9 +172,7 @@ def _read_tuned(folder: Path, language: LanguageModel) -> Translators:
         width, count = int(config["d_model"]), int(config["num_hidden_layers"])
         name = str(config["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder} holds no config.json of a tuned lens ({type(error).__name__})."
-        ) from None
+        raise ModelError(f"{folder} holds no config.json of a tuned lens ({type(error).__name__}).") from None
     _check_sizes(folder, name, width, count, language)
     state = _unpickled(folder / "params.pt")
     layers = range(count)
@@ -188,7 +181,9 @@ def _read_tuned(folder: Path, language: LanguageModel) -> Translators:
         zeros = torch.zeros(width)
         biases = {layer: state.get(f"{layer}.bias", zeros).float().reshape(width) for layer in layers}
     except (KeyError, AttributeError, RuntimeError, ValueError):
-        raise ModelError(f"{folder}/params.pt holds no maps of {count} layers, as config.json says.") from None
+        raise ModelError(
+            f"{folder}/params.pt holds no maps of {count} layers, as config.json says."
+        ) from None
     return Translators("tuned", weights, biases, card_of(language, source=folder.name, released_for=name))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from latentbank.models.language.collecting import collecting
 from latentbank.models.language.translators import Translators, card_of
-from latentbank.models.training.texts import Ids, batches, counted_tokens, texts_of
+from latentbank.models.training.texts import Ids, batches, counted_tokens, ids_of
 from latentbank.models.training.tuned import chosen_layers
 from latentbank.models.vision.answers import check_whole
 from latentbank.progress import Progress, Silent
@@ -72,8 +72,7 @@ def compute_jacobian(
     settings, shown = settings or JacobianSettings(), progress or Silent()
     width = language.hidden_size
     chosen = chosen_layers(language, layers)
-    texts = texts_of(language, sentences)
-    every = [*texts.training, *texts.held_out]
+    every = ids_of(language, sentences)
     each = min(whole(settings.rows, "rows", 1), width)
     deck = _Deck(width, each, settings.seed)
     sums = {layer: torch.zeros(width, width, device=language.device) for layer in chosen}

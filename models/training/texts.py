@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,23 +17,11 @@ if TYPE_CHECKING:
 Ids = list[int]
 LONGEST = 128
 """Tokens of a sentence that are used; the rest is cut."""
+_EVERY = 20
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The token ids of sentences, for training and held out.
-
-    Attributes:
-        training: sentences to learn from.
-        held_out: other sentences, evenly spaced among them.
-    """
-
-    training: tuple[Ids, ...]
-    held_out: tuple[Ids, ...]
-
-
-def texts_of(language: LanguageModel, sentences: Sequence[str], held_out: float = 0.05) -> Texts:
-    """Return the token ids of sentences, of which a share is held out; those of fewer than two tokens are left out.
+def ids_of(language: LanguageModel, sentences: Sequence[str]) -> list[Ids]:
+    """Return the token ids of sentences, cut after `LONGEST`; those of fewer than two real tokens are left out.
 
     Raises:
         CorpusError: fewer than two sentences are left.
@@ -45,11 +32,14 @@ def texts_of(language: LanguageModel, sentences: Sequence[str], held_out: float 
     usable = [ids for ids in encoded if sum(token not in special for token in ids) > 1]
     if len(usable) < 2:
         raise CorpusError("A lens is trained on at least two sentences of two words or more; give more text.")
-    every = max(2, round(1 / held_out))
-    return Texts(
-        tuple(ids for number, ids in enumerate(usable) if number % every != every - 1),
-        tuple(ids for number, ids in enumerate(usable) if number % every == every - 1) or (usable[-1],),
-    )
+    return usable
+
+
+def split(sentences: Sequence[Ids]) -> tuple[list[Ids], list[Ids]]:
+    """Return sentences to learn from, and every twentieth, held out; of fewer than twenty, the last one."""
+    held_out = [ids for number, ids in enumerate(sentences) if number % _EVERY == _EVERY - 1]
+    training = [ids for number, ids in enumerate(sentences) if number % _EVERY != _EVERY - 1]
+    return (training, held_out) if held_out else (training[:-1], training[-1:])
 
 
 def batches(sentences: Sequence[Ids], tokens: int, seed: int | None = None) -> Iterator[list[Ids]]:
@@ -85,3 +75,15 @@ def counted_tokens(language: LanguageModel, sentences: Sequence[Ids]) -> Tensor:
         real = [place for place, token in enumerate(ids) if token not in special]
         counted[row, real[1:]] = True
     return counted
+
+
+def sample(sentences: Iterable[str], count: int, seed: int = 0) -> list[str]:
+    """Return a random sample of sentences, in their order; they are read once, and no others are kept."""
+    chance = random.Random(seed)
+    kept: list[tuple[int, str]] = []
+    for number, sentence in enumerate(sentences):
+        if number < count:
+            kept.append((number, sentence))
+        elif (place := chance.randrange(number + 1)) < count:
+            kept[place] = (number, sentence)
+    return [sentence for _, sentence in sorted(kept)]

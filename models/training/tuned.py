@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentbank.errors import ModelError
 from latentbank.models.language.translators import Translators, card_of
-from latentbank.models.training.texts import Ids, batches, counted_tokens, texts_of
+from latentbank.models.training.texts import Ids, batches, counted_tokens, ids_of, split
 from latentbank.models.vision.answers import check_whole
 from latentbank.progress import Progress, Silent
 from latentbank.values import Layers, layers_of
@@ -69,37 +69,48 @@ def train_tuned(
         ModelError: only part of the LLM is loaded, or the loss is not finite.
     """
     check_whole(language)
+    with unembedding.prepacked():
+        return _trained(language, unembedding, sentences, layers, settings, corpus, progress)
+
+
+def _trained(
+    language: LanguageModel,
+    unembedding: Unembedding,
+    sentences: Sequence[str],
+    layers: Layers | None,
+    settings: TunedSettings | None,
+    corpus: str,
+    progress: Progress | None,
+) -> Translators:
     settings, shown = settings or TunedSettings(), progress or Silent()
     chosen = chosen_layers(language, layers)
-    texts = texts_of(language, sentences)
+    training, held_out = split(ids_of(language, sentences))
     maps = {layer: _Map(language.hidden_size).to(language.device) for layer in chosen}
-    before = _divergences(language, unembedding, maps, texts.held_out, settings.tokens)
-    total = settings.passes * sum(map(len, texts.training))
-    optimizer = torch.optim.Adam(
-        [weight for each in maps.values() for weight in each.parameters()], lr=settings.rate
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: max(0.0, 1 - done / total))
+    before = _divergences(language, unembedding, maps, held_out, settings.tokens)
+    total = settings.passes * sum(map(len, training))
+    weights = [weight for each in maps.values() for weight in each.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=settings.rate)
     done = 0
     for number in range(settings.passes):
-        for group in batches(texts.training, settings.tokens, settings.seed + number):
+        for group in batches(training, settings.tokens, settings.seed + number):
             for layer, loss in _losses(language, unembedding, maps, group):
                 if not bool(loss.isfinite()):
                     raise ModelError(
                         f"The loss of layer {layer} is not finite; train with a lower rate.", argument="rate"
                     )
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints for it
-            nn.utils.clip_grad_norm_((weight for each in maps.values() for weight in each.parameters()), 1.0)
+            for part in optimizer.param_groups:
+                part["lr"] = settings.rate * (1 - done / total)
             optimizer.step()
             optimizer.zero_grad()
             done += sum(map(len, group))
-            schedule.step()
             shown.update(done, total)
-    after = _divergences(language, unembedding, maps, texts.held_out, settings.tokens)
+    after = _divergences(language, unembedding, maps, held_out, settings.tokens)
     card = card_of(
         language,
         corpus=corpus,
-        sentences=len(texts.training),
-        held_out=len(texts.held_out),
+        sentences=len(training),
+        held_out=len(held_out),
         settings=asdict(settings),
         divergence={str(layer): {"before": before[layer], "after": after[layer]} for layer in chosen},
     )

@@ -139,6 +139,7 @@ def _checked(
         raise QueryError("A centred bank needs the visual means: give calibration scenes.")
     for lens in lenses:
         lens.check(model)
+        lens.check_layers(layers)
     return searching
 
 

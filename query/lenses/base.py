@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from latentbank.errors import LayerNotFound
+from latentbank.places import data_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from typing import Self
 
     import numpy.typing as npt
@@ -71,6 +73,8 @@ class LensOptions:
         unique: one neighbor per "context" or per "word"; None: all.
         exact: compare with every context in full precision.
         correction: how scores are corrected, by lenses that can; None: they are not.
+        data_dir: the folder of embedded banks, in which lenses that are trained are kept as well; None: that of the
+            bank, else that of the settings.
 
     Examples:
         >>> import latentbank as lb
@@ -86,6 +90,13 @@ class LensOptions:
     unique: Unique | None = None
     exact: bool = False
     correction: Correction | None = None
+    data_dir: Path | None = None
+
+    def folder(self) -> Path:
+        """Return the folder in which trained lenses are kept."""
+        if self.data_dir is None and self.bank is not None:
+            return self.bank.settings.data_dir
+        return data_folder(self.data_dir)
 
 
 _CLASSES: dict[str, type[Lens]] = {}
@@ -103,6 +114,7 @@ class Lens(ABC):
         title: the name that pages and figures show, such as "LatentLens".
         score: the kind of score its neighbors have.
         needs_bank: whether `make` needs a bank.
+        needs_whole: whether it runs the LLM on to its end, so that no layer can be left out when the model is loaded.
         rank: its position in lists of lenses; lower comes first.
         bank: the bank that it searches; None: it searches none.
         correction: how its scores are corrected; None: they are not.
@@ -112,6 +124,7 @@ class Lens(ABC):
     title: ClassVar[str]
     score: ClassVar[ScoreName]
     needs_bank: ClassVar[bool] = False
+    needs_whole: ClassVar[bool] = False
     rank: ClassVar[int] = 100
     bank: Bank | None = None
     correction: Correction | None = None
@@ -174,6 +187,20 @@ class Lens(ABC):
             BankMismatch: its bank belongs to another model.
             LayerNotFound: its bank does not have a layer that is to be searched.
         """
+
+    def check_layers(self, layers: Sequence[int]) -> None:  # noqa: B027 - as above
+        """Check, before anything is computed, that the lens can read hidden states of these layers.
+
+        Raises:
+            LayerNotFound: it cannot read a layer.
+        """
+
+    def version(self) -> str:
+        """Return what tells the lens from others of its name for the same model, such as a digest of what was trained.
+
+        A folder of readings holds those of one version alone. "" is enough for a lens that is made of the model.
+        """
+        return ""
 
     def searched_layers(self) -> list[int]:
         """Return the layers of its bank that are searched, ascending; none without a bank."""

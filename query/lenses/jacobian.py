@@ -27,4 +27,5 @@ class JacobianLens(TranslatedLens):
     name = "jacobian"
     title = "Jacobian lens"
     kind = "jacobian"
+    trained_by = "compute_jacobian"
     rank = 4

@@ -22,8 +22,8 @@ class Patchscopes(Lens):
 
     Ghandeharioun et al. 2024 (arXiv 2401.06102). The prompt is `cat->cat; 1135->1135; hello->hello; ?->`. The hidden
     state replaces that of the `?` at its own layer, and the rest of the LLM runs on. Its neighbors carry the
-    `probability` of each next token; they have no cosine. A hidden state of the last layer reaches no other token, so it
-    is read as LogitLens reads it.
+    `probability` of each next token; they have no cosine. A hidden state of the last layer reaches no other token, so
+    it is read as LogitLens reads it.
 
     Args:
         patched: the LLM and the prompt.
@@ -57,7 +57,9 @@ class Patchscopes(Lens):
             QueryError: wrong shape, a hidden state that is zero or not finite, or a layer that is not known.
         """
         if queries.layer is None:
-            raise QueryError("Patchscopes puts hidden states into their own layer: say which layer they are of.")
+            raise QueryError(
+                "Patchscopes puts hidden states into their own layer: say which layer they are of."
+            )
         rows = vocabulary.checked_rows(queries.states)
         return self.logit.read(replace(queries, states=self.patched.outputs(rows, queries.layer)), top_k)
 

@@ -88,6 +88,11 @@ def searches_bank(name: str) -> bool:
     return found is not None and found.needs_bank
 
 
+def needs_whole(names: Sequence[str]) -> bool:
+    """Return whether one of some lenses runs the LLM on to its end."""
+    return any(lens_class(name).needs_whole for name in names)
+
+
 @cache
 def _load_all() -> None:
     """Import the modules that define lenses; their classes register themselves."""

@@ -25,4 +25,5 @@ class TunedLens(TranslatedLens):
     name = "tuned"
     title = "Tuned lens"
     kind = "tuned"
+    trained_by = "train_tuned"
     rank = 3

@@ -236,6 +236,7 @@ def checked(
         raise QueryError("Two lenses have the same name; read the images twice instead.")
     for lens in lenses:
         lens.check(model)
+        lens.check_layers(chosen)
         if lens.correction is not None:
             lens.correction.require(chosen)
         if lens.bank is not None and lens.bank.metric == "centred" and query_mean is None:

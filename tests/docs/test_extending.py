@@ -25,10 +25,10 @@ class Recording:
     def read(self, queries, top_k):
         return queries
 
-tuned = lens_class("tuned")(Recording(), {8: 2 * torch.eye(3)})
+shifted = lens_class("shifted")(Recording(), {8: 2 * torch.ones(3)})
 states = np.ones((2, 3), dtype=np.float32)
-assert (tuned.read(Queries(states, 8, "visual")).states == 3).all()
-assert (tuned.read(Queries(states, 9, "visual")).states == 1).all()
+assert (shifted.read(Queries(states, 8, "visual")).states == 3).all()
+assert (shifted.read(Queries(states, 9, "visual")).states == 1).all()
 
 config = SimpleNamespace(model_type="my_vlm", vision_config=SimpleNamespace(
     model_type="my_vision", image_size=28, patch_size=14))

@@ -71,6 +71,7 @@ class SceneOptions:
         settings: Settings,
         *,
         bank_layers: list[int] | Callable[[int], list[int]] | None = None,
+        whole: bool = False,
     ) -> SceneInputs:
         """Load a VLM and make the scenes.
 
@@ -79,6 +80,7 @@ class SceneOptions:
             loading: how it is loaded.
             settings: settings with the folder of the banks.
             bank_layers: further layers the LLM must have, or a function that returns them from the number of layers.
+            whole: load the whole LLM.
 
         Raises:
             LatentBankError: a number of scenes is out of range.
@@ -97,7 +99,7 @@ class SceneOptions:
         def deepest(count: int) -> int:
             stored = layers_for(bank_layers, count) or []
             layers = layers_for(choice, count) or []
-            return max(layers + stored)
+            return count if whole else max(layers + stored)
 
         model = loading.load_vlm(name, deepest, settings)
         grid = grid_of(model)

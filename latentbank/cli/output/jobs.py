@@ -129,3 +129,24 @@ def show_projector(
     for sample in training["samples"]:
         rows.append((f"“{sample['caption']}”", f"“{sample['written']}”"))
     print_facts(rows + pushed_facts(pushed))
+
+
+def show_lens(
+    file: Path, kind: str, layers: Sequence[int], card: Mapping[str, Any], *, as_json: bool
+) -> None:
+    """Print what was made of a tuned or a Jacobian lens: its file and its card."""
+    if as_json:
+        print_json({"file": str(file), "kind": kind, "layers": list(layers), **card})
+        return
+    rows = [("lens", str(file)), ("kind", kind), ("LLM", str(card["model"])), ("layers", listed(layers))]
+    if source := card.get("source"):
+        rows.append(("released as", str(source)))
+    if corpus := card.get("corpus"):
+        rows.append(("text", f"{card['sentences']:,} sentences of {corpus}"))
+    if "sentences_of_a_row" in card:
+        rows.append(("each row", f"mean over {card['sentences_of_a_row']:,.0f} sentences or more"))
+    for layer, found in card.get("divergence", {}).items():
+        rows.append(
+            (f"layer {layer}", f"{found['before']:.2f} to {found['after']:.2f} nats from the LLM's answer")
+        )
+    print_facts(rows)

@@ -18,6 +18,7 @@ from latentbank.text import as_unicode, listed
 
 if TYPE_CHECKING:
     from latentbank.query.evaluation.experiments.compare import Compared
+    from latentbank.query.evaluation.experiments.league import League
     from latentbank.query.evaluation.scoring import Share
     from latentbank.query.evaluation.tables import Evaluation, Row
 
@@ -176,6 +177,43 @@ def show_compared(
         if any(pair.named for pair in evaluation.alignment):
             _console().print(f"\n{label}:", highlight=False)
             show_alignment(evaluation)
+
+
+def show_league(league: League) -> None:
+    """Print lenses side by side: shares by layer, at equal depth of words, with both controls, and what each costs."""
+    from latentbank.query.evaluation.experiments.league import COSTED
+
+    layers = league.evaluation.about["visual_layers"]
+    console = _console()
+    table = Table(
+        "lens",
+        *(f"L{layer}" for layer in layers),
+        "mean (95 %)",
+        "distinct words",
+        "things",
+        "shuffled images",
+        "random projector",
+        title="object patches named, %",
+        title_justify="left",
+    )
+    for line in league.lines:
+        shares = [_percent(league.evaluation.row(line.lens, layer).concrete) for layer in layers]
+        rest = (line.distinct, line.things, line.shuffled)
+        table.add_row(
+            line.lens,
+            *shares,
+            _interval(line.mean),
+            _interval(rest[0]),
+            *map(_percent, rest[1:]),
+            _percent(line.random) if line.random else "",
+        )
+    console.print(table)
+    table = Table("lens", "seconds", "peak memory, MB", title_justify="left")
+    table.title = f"what {COSTED:,} tokens of layer {league.costs[0].layer} cost"
+    for cost in league.costs:
+        peak = "" if cost.peak is None else f"{cost.peak / 1e6:,.0f}"
+        table.add_row(cost.lens, f"{cost.seconds:.2f}", peak)
+    console.print(table)
 
 
 def show_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:

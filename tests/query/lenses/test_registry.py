@@ -24,7 +24,7 @@ from latentbank.query.web.data import page_data
 from tests.query.patch_vlm import PatchVLM, picture
 
 PACKAGE = '''
-"""A tuned lens: a translator of its own for each layer, before the embeddings are compared."""
+"""A lens that turns each layer in a way of its own, before the embeddings are compared."""
 
 from dataclasses import dataclass, field
 
@@ -33,12 +33,12 @@ from latentbank.query.lenses.embedding import EmbeddingLens
 
 
 @dataclass(frozen=True)
-class TunedLens(Lens):
+class TurnedLens(Lens):
     embeddings: EmbeddingLens
     read_layers: list = field(default_factory=list)
 
-    name = "tuned"
-    title = "TunedLens"
+    name = "turned"
+    title = "TurnedLens"
     score = "probability"
 
     @classmethod
@@ -47,8 +47,8 @@ class TunedLens(Lens):
 
     def read(self, queries, top_k=5):
         self.read_layers.append((queries.layer, queries.kind, len(queries)))
-        translated = queries.states * (1 if queries.layer == 0 else -1)
-        return self.embeddings.read(Queries(translated, queries.layer, queries.kind), top_k)
+        turned_states = queries.states * (1 if queries.layer == 0 else -1)
+        return self.embeddings.read(Queries(turned_states, queries.layer, queries.kind), top_k)
 '''
 
 
@@ -59,7 +59,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     registry._load_all.cache_clear()
     yield tmp_path
-    for module in ("tuned_lens", "broken_lens"):
+    for module in ("turned_lens", "broken_lens"):
         sys.modules.pop(module, None)
     registry._load_all.cache_clear()
 
@@ -74,9 +74,18 @@ def install(folder: Path, module: str, source: str, entry_point: str) -> None:
 
 def test_names_are_each_given_once_and_unknown_ones_refused() -> None:
     assert lens_names("logit, latent,logit") == ["logit", "latent"]
-    assert list(lens_classes())[:3] == ["latent", "logit", "embedding"]
-    with pytest.raises(QueryError, match="There is no lens 'tuned'; there are latent, logit, embedding"):
-        lens_names("latent,tuned")
+    assert list(lens_classes())[:6] == [
+        "latent",
+        "logit",
+        "embedding",
+        "tuned",
+        "jacobian",
+        "patchscopes",
+    ]
+    with pytest.raises(
+        QueryError, match="There is no lens 'turned'; there are latent, logit, embedding, tuned"
+    ):
+        lens_names("latent,turned")
 
 
 def test_titles_and_scores_also_of_lenses_not_known_here() -> None:
@@ -85,32 +94,32 @@ def test_titles_and_scores_also_of_lenses_not_known_here() -> None:
     assert [score_of(name) for name in names] == ["cosine", "probability", "cosine", "cosine"]
 
 
-@pytest.mark.parametrize("entry_point", ["tuned = tuned_lens", "tuned = tuned_lens:TunedLens"])
+@pytest.mark.parametrize("entry_point", ["turned = turned_lens", "turned = turned_lens:TurnedLens"])
 def test_a_lens_of_an_installed_package_gets_the_layer_it_reads(
     installed: Path, bank: Bank, tiny: LanguageModel, entry_point: str
 ) -> None:
-    install(installed, "tuned_lens", PACKAGE, entry_point)
+    install(installed, "turned_lens", PACKAGE, entry_point)
     model = PatchVLM(tiny)
-    assert list(lens_classes())[-1] == "tuned"
-    latent, tuned, embedding = lenses_of(lens_names("latent,tuned,embedding"), LensOptions(model, bank))
+    assert list(lens_classes())[-1] == "turned"
+    latent, turned, embedding = lenses_of(lens_names("latent,turned,embedding"), LensOptions(model, bank))
     images = [picture(seed) for seed in range(3)]
-    readings = list(read_images(model, images, [latent, tuned, embedding], [0, 2], batch=2, top_k=2))
-    assert tuned.read_layers == [  # type: ignore[attr-defined]
+    readings = list(read_images(model, images, [latent, turned, embedding], [0, 2], batch=2, top_k=2))
+    assert turned.read_layers == [  # type: ignore[attr-defined]
         (0, "visual", 12),
         (2, "visual", 12),
         (0, "visual", 6),
         (2, "visual", 6),
     ]
     for reading in readings:
-        assert reading.lenses == ("latent", "tuned", "embedding")
+        assert reading.lenses == ("latent", "turned", "embedding")
         found = {
             lens: {layer: [t.neighbors for t in reading.at(layer, lens)] for layer in (0, 2)}
-            for lens in ("tuned", "embedding")
+            for lens in ("turned", "embedding")
         }
-        assert found["tuned"][0] == found["embedding"][0]
-        assert found["tuned"][2] != found["embedding"][2]
-        assert page_data(reading)["about_lenses"]["tuned"] == {
-            "title": "TunedLens",
+        assert found["turned"][0] == found["embedding"][0]
+        assert found["turned"][2] != found["embedding"][2]
+        assert page_data(reading)["about_lenses"]["turned"] == {
+            "title": "TurnedLens",
             "score": "probability",
             "bank": False,
         }
@@ -142,7 +151,7 @@ def test_a_lens_defines_name_title_and_score(installed: Path) -> None:
     class Deeper(LatentLens):
         """A subclass without a name of its own: it can be used, but is not registered."""
 
-    assert set(lens_classes()) == {"latent", "logit", "embedding"}
+    assert "nameless" not in lens_classes()
 
 
 def test_a_lens_that_needs_a_bank_is_refused_without_one(tiny: LanguageModel) -> None:
