@@ -37,7 +37,7 @@ class Translators:
     Attributes:
         kind: "tuned": the map's output is added to the hidden state, x + W x + b; "jacobian": it is J x + b.
         weights: W or J of each layer, float32 [hidden, hidden]; they multiply columns.
-        biases: b of each layer, float32 [hidden].
+        biases: b of each layer that has one, float32 [hidden].
         card: what they are of and how they were made, JSON-ready: `model`, the identity of the LLM (`fingerprint`,
             `digests`) and more.
     """
@@ -72,8 +72,9 @@ class Translators:
         """
         self.require(layer)
         rows = states.float()
+        bias = self.biases.get(layer)
         mapped = torch.nn.functional.linear(
-            rows, self.weights[layer].to(rows.device), self.biases[layer].to(rows.device)
+            rows, self.weights[layer].to(rows.device), None if bias is None else bias.to(rows.device)
         )
         return rows + mapped if self.kind == "tuned" else mapped
 
@@ -111,10 +112,12 @@ def save_translators(path: str | os.PathLike[str], translators: Translators) -> 
     """
     from safetensors.torch import save
 
-    tensors = {}
-    for layer in translators.layers:
-        tensors[f"{layer}.weight"] = translators.weights[layer].float().cpu().contiguous()
-        tensors[f"{layer}.bias"] = translators.biases[layer].float().cpu().contiguous()
+    parts = {"weight": translators.weights, "bias": translators.biases}
+    tensors = {
+        f"{layer}.{name}": part[layer].float().cpu().contiguous()
+        for name, part in parts.items()
+        for layer in sorted(part)
+    }
     about = {"kind": translators.kind, "card": dict(translators.card)}
     write_whole(Path(path), save(tensors, {_KEY: json.dumps(about)}))
 
@@ -133,8 +136,10 @@ def load_translators(path: str | os.PathLike[str]) -> Translators:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if about["kind"] not in KINDS:
             raise ValueError(about["kind"])
-        weights = {int(name.split(".")[0]): t for name, t in tensors.items() if name.endswith(".weight")}
-        biases = {layer: tensors[f"{layer}.bias"] for layer in weights}
+        weights, biases = (
+            {int(name.split(".")[0]): part for name, part in tensors.items() if name.endswith(ending)}
+            for ending in (".weight", ".bias")
+        )
         return Translators(about["kind"], weights, biases, about["card"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LatentBankError(
@@ -178,8 +183,8 @@ def _read_tuned(folder: Path, language: LanguageModel) -> Translators:
     layers = range(count)
     try:
         weights = {layer: _matrix(state[f"{layer}.weight"], width) for layer in layers}
-        zeros = torch.zeros(width)
-        biases = {layer: state.get(f"{layer}.bias", zeros).float().reshape(width) for layer in layers}
+        kept = [layer for layer in layers if f"{layer}.bias" in state]
+        biases = {layer: state[f"{layer}.bias"].float().reshape(width) for layer in kept}
     except (KeyError, AttributeError, RuntimeError, ValueError):
         raise ModelError(
             f"{folder}/params.pt holds no maps of {count} layers, as config.json says."
@@ -196,9 +201,8 @@ def _read_jacobian(file: Path, language: LanguageModel) -> Translators:
         weights = {layer: _matrix(value, width) for layer, value in matrices.items()}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ModelError(f"{file} holds no Jacobians, a mapping J from layers to matrices.") from None
-    zeros = torch.zeros(width)
     about = {"source": file.name, "sentences": data.get("n_prompts")}
-    return Translators("jacobian", weights, dict.fromkeys(weights, zeros), card_of(language, **about))
+    return Translators("jacobian", weights, {}, card_of(language, **about))
 
 
 def _unpickled(file: Path) -> Any:

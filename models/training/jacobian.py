@@ -94,13 +94,7 @@ def compute_jacobian(
         sentences_of_a_row=float(counts.min()),
         settings=asdict(settings),
     )
-    zeros = torch.zeros(width)
-    return Translators(
-        "jacobian",
-        {layer: (total / seen).cpu() for layer, total in sums.items()},
-        dict.fromkeys(chosen, zeros),
-        card,
-    )
+    return Translators("jacobian", {layer: (total / seen).cpu() for layer, total in sums.items()}, {}, card)
 
 
 class _Deck:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from latentbank.demo.scenes import Picture, Thing
@@ -218,3 +219,56 @@ def test_the_lenses_of_a_command(model_dir: Path) -> None:
     assert lens.embedding.shape == (vlm.language.vocab_size, vlm.hidden_size)
     with pytest.raises(QueryError, match="no lens 'crystal'"):
         lens_names("latent,crystal")
+
+
+def test_experiment_lenses(run: Run, tmp_path: Path, model_dir: Path) -> None:
+    """Lenses that are not trained say so; then they are trained and imported, and all are compared."""
+    code, _, err = run("experiment", "lenses", "--bank", "plain", *FEW)
+    assert code == 2
+    assert "There is no Tuned lens of tiny-llama on this machine yet" in err
+    assert err.rstrip().endswith("(latentbank train lens).")
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    words = (
+        "train",
+        "lens",
+        tmp_path / "text.txt",
+        "--model",
+        model_dir,
+        "--layers",
+        "0,2",
+        "--rate",
+        "0.01",
+    )
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    card = json.loads(out)
+    assert (card["kind"], card["layers"], card["corpus"], card["sentences"]) == ("tuned", [0, 2], "text", 5)
+    assert model_dir.parent.name not in json.dumps({**card, "file": ""})
+    code, out, err = run(*words, "--kind", "jacobian", "--output", tmp_path / "own.safetensors")
+    assert code == 0, err
+    assert (tmp_path / "own.safetensors").is_file()
+    llm = load_language_model(str(model_dir))
+    matrices = {number: torch.eye(llm.hidden_size) for number in range(-1, llm.num_layers - 1)}
+    torch.save({"J": matrices, "n_prompts": 1, "d_model": llm.hidden_size}, tmp_path / "released.pt")
+    code, out, err = run("import", "lens", tmp_path / "released.pt", "--model", model_dir)
+    assert code == 0, err
+    assert "released as" in out
+    code, out, err = run("experiment", "lenses", "--bank", "plain", *FEW, "--output", tmp_path / "lenses")
+    assert code == 0, err
+    assert "random projector" in out
+    data = json.loads((tmp_path / "lenses" / "lenses.json").read_text())
+    names = ["latent", "logit", "embedding", "tuned", "jacobian", "patchscopes"]
+    assert [line["lens"] for line in data["summary"]] == [cost["lens"] for cost in data["costs"]] == names
+    assert all(cost["seconds"] > 0 and cost["layer"] == 2 for cost in data["costs"])
+    by_lens = {line["lens"]: line for line in data["summary"]}
+    # The identity for every layer reads as LogitLens does.
+    assert by_lens["jacobian"]["mean"] == by_lens["logit"]["mean"]
+    assert (tmp_path / "lenses" / "lenses.png").stat().st_size > 1000
+    code, _, err = run(*words, "--kind", "linear")
+    assert code == 2
+    assert "choose tuned or jacobian (--kind)" in err
+    code, _, err = run(
+        "evaluate", "scenes", "--bank", "plain", *FEW[:2], "--visual-layers", "1", "--lens", "tuned"
+    )
+    assert code == 2
+    assert "has no layer 1; it has 0, 2" in err
