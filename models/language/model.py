@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from latentbank.errors import ModelError
@@ -155,11 +155,6 @@ class LanguageModel:
     def decoder(self) -> PreTrainedModel:
         """The frozen transformers model without the unembedding; its output is after the final norm."""
         return self._decoder
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The decoder's blocks that are loaded: what enters block l, counted from 0, is layer l."""
-        return self._blocks
 
     @property
     def embedding(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from latentbank.errors import ModelError
 from latentbank.models.language import packing
+from latentbank.models.language.layout import find_blocks
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
@@ -95,7 +96,7 @@ class Patched:
                 return self.language.hidden_states_of(ids, torch.ones_like(ids), [self.language.num_layers])
 
             last = (torch.arange(count), torch.full((count,), length - 1))
-        with replaced(self.language.blocks[layer], states, at):
+        with replaced(find_blocks(self.language.decoder)[layer], states, at):
             found = forward()[self.language.num_layers]
         return found[last]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbank.models.language.collecting import collecting
+from latentbank.models.language.layout import find_blocks
 from latentbank.models.language.translators import Translators, card_of
 from latentbank.models.training.texts import Ids, batches, counted_tokens, ids_of
 from latentbank.models.training.tuned import chosen_layers
@@ -150,7 +151,7 @@ def _with_graph(language: LanguageModel, group: Sequence[Ids], layers: Sequence[
     ids = torch.zeros(len(group), longest, dtype=torch.long)
     for row, sentence in enumerate(group):
         ids[row, : len(sentence)] = torch.tensor(sentence)
-    first = language.blocks[layers[0]]
+    blocks = find_blocks(language.decoder)
 
     def leaf(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
@@ -158,9 +159,9 @@ def _with_graph(language: LanguageModel, group: Sequence[Ids], layers: Sequence[
         return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
 
     with language.lock, torch.enable_grad():
-        handle = first.register_forward_pre_hook(leaf, with_kwargs=True)
+        handle = blocks[layers[0]].register_forward_pre_hook(leaf, with_kwargs=True)
         try:
-            with collecting(language.blocks, [*layers, language.num_layers]) as states:
+            with collecting(blocks, [*layers, language.num_layers]) as states:
                 # Padding on the right needs no mask: no token attends to later ones.
                 language.decoder(input_ids=ids.to(language.device), use_cache=False)
         finally:

@@ -13,7 +13,7 @@ class JacobianLens(TranslatedLens):
 
     J is the average over text of how the last block's output changes with the layer's hidden state, at the same
     position and at later ones (Gurnee et al. 2026, "Verbalizable Representations Form a Global Workspace in Language
-    Models"). `latentbank train lens --kind jacobian` computes it. Its neighbors carry the token's `probability`; they
+    Models"). `compute_jacobian` computes it. Its neighbors carry the token's `probability`; they
     have no cosine.
 
     Examples:

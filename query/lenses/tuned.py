@@ -11,7 +11,7 @@ from latentbank.query.lenses.translated import TranslatedLens
 class TunedLens(TranslatedLens):
     """The LLM's next-token prediction from a hidden state x, read from x + W x + b (Belrose et al. 2023).
 
-    `latentbank train lens` trains W and b of each layer on text (arXiv 2303.08112). With zero weights it is LogitLens.
+    `train_tuned` trains W and b of each layer on text (arXiv 2303.08112). With zero weights it is LogitLens.
     Its neighbors carry the token's `probability`; they have no cosine.
 
     Examples:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from latentbank.errors import BankMismatch, CorpusError, LatentBankError, LayerNotFound, ModelError
+from latentbank.models.language.layout import find_blocks
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.prepacked import unpack
 from latentbank.models.language.translators import (
@@ -80,6 +81,7 @@ def test_all_rows_give_the_jacobian_of_torch(tiny: LanguageModel) -> None:
     settings = JacobianSettings(rows=tiny.hidden_size, tokens=256)
     found = compute_jacobian(tiny, sentences, layers=[0, 2], settings=settings)
     plain = load_language_model(tiny.name)
+    blocks = find_blocks(plain.decoder)
     unpack(plain.decoder)  # torch.func cannot differentiate prepacked layers
     for layer in (0, 2):
         means = []
@@ -92,8 +94,8 @@ def test_all_rows_give_the_jacobian_of_torch(tiny: LanguageModel) -> None:
                 inputs = torch.zeros(1, len(x), dtype=torch.long)
                 kept: dict[str, torch.Tensor] = {}
                 handles = [
-                    plain.blocks[layer].register_forward_pre_hook(lambda _b, args: (x[None], *args[1:])),
-                    plain.blocks[-1].register_forward_hook(lambda _b, _a, out: kept.update(last=out)),
+                    blocks[layer].register_forward_pre_hook(lambda _b, args: (x[None], *args[1:])),
+                    blocks[-1].register_forward_hook(lambda _b, _a, out: kept.update(last=out)),
                 ]
                 plain.decoder(input_ids=inputs, use_cache=False)
                 for handle in handles:
