@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,8 @@ class Collection:
         self._directory = directory
         self._lock = threading.RLock()
         self._schemas: dict[str, Any] = {}
-        self._unbuilt: dict[str, edge.UpdateOperation] = {}
+        self._indexes: dict[str, edge.UpdateOperation] = {}
+        self._built: set[str] = set()
         self.optimizers = Optimizers()
         directory.mkdir(parents=True)
         with _engine_errors():
@@ -119,7 +120,7 @@ class Collection:
 
         def segments() -> dict[str, Any]:
             with self._shard_in_use() as shard:
-                self._build_indexes(shard)
+                self._build_indexes(shard, self._schemas)
                 shard.flush()
                 return dict(shard.snapshot_manifest())
 
@@ -144,6 +145,7 @@ class Collection:
                 self.config = before
                 raise
             with self._shard_in_use() as shard:
+                self._drop_indexes(shard)
                 shard.close()
                 self._shard = edge.EdgeShard.load(str(self._directory), config)
             self._note_stale(rebuilt=before.quantization_config != self.config.quantization_config)
@@ -151,21 +153,20 @@ class Collection:
     def create_index(self, given: m.CreateFieldIndex) -> None:
         """Index a payload field.
 
-        The engine builds the index when something needs it. That is cheap: each empty index takes 7 MB and milliseconds
-        whenever the shard is loaded.
+        The engine builds the index when an answer depends on it. That is cheap: whenever the shard is loaded, an index
+        takes 4 MB and 5 ms, one of words 32 MB and 30 ms, however few points there are.
         """
         operation = translate.to_index(given)
         schema = given.field_schema
         assert schema is not None
-        with self._lock, self._shard_in_use() as shard:
-            self._unbuilt[given.field_name] = operation
+        with self._lock:
+            self._indexes[given.field_name] = operation
+            self._built.discard(given.field_name)
             self._schemas[given.field_name] = (
                 {"data_type": schema}
                 if isinstance(schema, m.PayloadSchemaType)
                 else {"data_type": m.PayloadSchemaType(schema.type.value), "params": schema}
             )
-            if given.field_name in self._texts:  # the engine finds other words with it than without
-                self._build_indexes(shard)
 
     def upsert(self, given: Upsert) -> None:
         """Store points; all of them or, when a vector has the wrong size, none."""
@@ -178,7 +179,8 @@ class Collection:
             elif len(vector) != self.size:
                 raise wrong(f"Vector dimension error: expected dim: {self.size}, got {len(vector)}")
         with _engine_errors():
-            operation = translate.to_upsert(given.points, given.update_filter, given.update_mode, self._texts)
+            chosen = self._filter(given.update_filter)
+            operation = translate.to_upsert(given.points, chosen, given.update_mode)
         with self._lock, self._shard_in_use() as shard:
             shard.update(operation)
             self._note_stale()
@@ -238,14 +240,16 @@ class Collection:
             filter=self._filter(given.filter),
         )
         with self._lock, self._shard_in_use() as shard:
-            self._build_indexes(shard)
+            self._build_indexes(shard, {given.key})
             hits = shard.facet(request).hits
         return m.FacetResponse(hits=[m.FacetValueHit(value=hit.value, count=hit.count) for hit in hits])
 
     def query(self, given: list[m.QueryRequest]) -> list[m.QueryResponse]:
         """Return the results of several searches, in order."""
         with _engine_errors():
-            request = edge.QueryBatchRequest([translate.to_query(item, self._texts) for item in given])
+            request = edge.QueryBatchRequest(
+                [translate.to_query(item, self._filter(item.filter)) for item in given]
+            )
         with self._lock, self._shard_in_use() as shard:
             found = shard.query_batch(request)
         return [m.QueryResponse.model_construct(points=[_scored(item) for item in some]) for some in found]
@@ -258,9 +262,14 @@ class Collection:
         text = m.PayloadSchemaType.TEXT
         return {field for field, schema in self._schemas.items() if schema["data_type"] == text}
 
-    def _build_indexes(self, shard: edge.EdgeShard) -> None:
-        while self._unbuilt:
-            shard.update(self._unbuilt.popitem()[1])
+    def _build_indexes(self, shard: edge.EdgeShard, fields: Iterable[str]) -> None:
+        for field in self._indexes.keys() & set(fields) - self._built:
+            shard.update(self._indexes[field])
+            self._built.add(field)
+
+    def _drop_indexes(self, shard: edge.EdgeShard) -> None:
+        while self._built:
+            shard.update(edge.UpdateOperation.delete_field_index(self._built.pop()))
 
     def _indexed_points(self, shard: edge.EdgeShard, info: Any, field: str) -> int:
         if field in info.payload_schema:
@@ -269,6 +278,9 @@ class Collection:
         return int(shard.count(edge.CountRequest(exact=True, filter=without)))
 
     def _filter(self, given: m.Filter | None) -> edge.Filter | None:
+        if translate.reads_words(given):  # the engine finds other words with an index of them than without
+            with self._lock, self._shard_in_use() as shard:
+                self._build_indexes(shard, self._texts)
         return translate.to_filter(given, self._texts)
 
     @contextmanager

@@ -63,7 +63,7 @@ def test_a_collection_tells_how_it_was_created(client: QdrantClient) -> None:
     assert info.config.metadata == {"schema": 1, "layers": [4, 8], "deep": {"rate": 0.5, "none": None}}
 
 
-def test_memory_placement_is_reported_and_reaches_the_engine(client: QdrantClient) -> None:
+def test_memory_placement_is_reported(client: QdrantClient) -> None:
     create(
         client,
         vectors_config=models.VectorParams(

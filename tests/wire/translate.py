@@ -109,6 +109,21 @@ def to_filter(given: m.Filter | None, texts: Collection[str]) -> edge.Filter | N
     )
 
 
+def reads_words(given: m.Filter | None) -> bool:
+    """Return whether a filter, or one inside it, asks for words of a text."""
+    if given is None:
+        return False
+    enough = given.min_should.conditions if given.min_should else None
+    for some in (given.must, given.should, given.must_not, enough):
+        for item in some if isinstance(some, list) else [some]:
+            match item:
+                case m.FieldCondition(match=m.MatchText() | m.MatchTextAny() | m.MatchPhrase()):
+                    return True
+                case m.Filter() if reads_words(item):
+                    return True
+    return False
+
+
 def _conditions(given: Any, texts: Collection[str]) -> list[Any] | None:
     if given is None:
         return None
@@ -196,8 +211,8 @@ def _range(given: Any) -> Any:
 # Searches
 
 
-def to_query(given: m.QueryRequest, texts: Collection[str]) -> edge.QueryRequest:
-    """A search for the nearest points to a dense vector, or for any points without one."""
+def to_query(given: m.QueryRequest, chosen: edge.Filter | None) -> edge.QueryRequest:
+    """A search for the nearest points to a dense vector, or for any points without one, among those `chosen`."""
     for name in ("prefetch", "using", "lookup_from", "shard_key"):
         if getattr(given, name) is not None:
             raise not_spoken(f"query with {name}")
@@ -205,7 +220,7 @@ def to_query(given: m.QueryRequest, texts: Collection[str]) -> edge.QueryRequest
         limit=10 if given.limit is None else given.limit,
         offset=given.offset,
         query=_nearest(given.query),
-        filter=to_filter(given.filter, texts),
+        filter=chosen,
         score_threshold=given.score_threshold,
         params=_search_params(given.params),
         with_vector=given.with_vector,
@@ -266,14 +281,13 @@ def payload_selector(given: Any, default: bool) -> Any:
 
 def to_upsert(
     points: Sequence[tuple[Any, Any, dict[str, Any] | None]],
-    update_filter: m.Filter | None,
+    update_filter: edge.Filter | None,
     update_mode: m.UpdateMode | None,
-    texts: Collection[str],
 ) -> edge.UpdateOperation:
     """An upsert of (id, vector, payload) triples."""
     return edge.UpdateOperation.upsert_points(
         [edge.Point(point_id(item), vector, payload or {}) for item, vector, payload in points],
-        to_filter(update_filter, texts),
+        update_filter,
         _UPDATE_MODES[update_mode] if update_mode else None,
     )
 
@@ -302,7 +316,11 @@ def to_index(given: m.CreateFieldIndex) -> edge.UpdateOperation:
 
 
 def to_config(config: m.CollectionConfig) -> edge.EdgeConfig:
-    """Return a collection's configuration, as the server reports it, as the engine's own."""
+    """Return a collection's configuration, as the server reports it, as the engine's own.
+
+    Vectors and payloads stay in their files, wherever a server would keep them, and changes are not logged: as it is
+    loaded, even an empty shard would otherwise read files of 32 MB.
+    """
     params, optimizers = config.params, config.optimizer_config
     vectors = params.vectors
     if vectors and not isinstance(vectors, m.VectorParams):
@@ -311,8 +329,7 @@ def to_config(config: m.CollectionConfig) -> edge.EdgeConfig:
         vectors=_vector_params(vectors, config.hnsw_config) if isinstance(vectors, m.VectorParams) else None,
         # The engine, unlike the server, wants vectors of some kind: nothing is ever stored under this name.
         sparse_vectors=None if vectors else {"none": edge.EdgeSparseVectorParams()},
-        on_disk_payload=params.on_disk_payload,
-        payload_memory=_memory(params.payload.memory if params.payload else None),
+        payload_memory=edge.Memory.Cold,
         id_tracker_memory=_memory(params.id_tracker.memory if params.id_tracker else None),
         hnsw_config=_hnsw(config.hnsw_config),
         quantization_config=_quantization(config.quantization_config),
@@ -324,6 +341,7 @@ def to_config(config: m.CollectionConfig) -> edge.EdgeConfig:
             indexing_threshold=optimizers.indexing_threshold,
             prevent_unoptimized=optimizers.prevent_unoptimized,
         ),
+        wal_enabled=False,
     )
 
 
@@ -336,8 +354,7 @@ def _vector_params(given: m.VectorParams, hnsw: m.HnswConfig) -> edge.EdgeVector
     return edge.EdgeVectorParams(
         size=given.size,
         distance=_DISTANCES[given.distance],
-        on_disk=given.on_disk,
-        memory=_memory(given.memory),
+        memory=edge.Memory.Cold,
         datatype=_DATATYPES[given.datatype] if given.datatype else None,
         quantization_config=_quantization(given.quantization_config),
         hnsw_config=_hnsw(hnsw.model_copy(update=own)) if own else None,
