@@ -119,9 +119,7 @@ def restarted_empty(site: Site, requests: Counter[str], chance: random.Random, t
         trial = site.trial()
 
         def lose(trial: Trial = trial) -> None:
-            site.server.wipe()
-            trial.safe.clear()
-            trial.outcome.struck += 1
+            trial.strike(site.server.wipe, *LAYERS)
 
         site.server.when(int(requests.total() * (part + chance.random()) / times), lose)
         trial.attempt()  # at an early moment there was nothing to lose, so the job may end
@@ -137,9 +135,8 @@ def collection_deleted(site: Site, requests: Counter[str], chance: random.Random
         layer, trial = (*LAYERS[:2], None)[number % 3], site.trial()
 
         def delete(layer: int | None = layer, trial: Trial = trial) -> None:
-            site.server.delete("bank--ledger" if layer is None else f"bank--L{layer:02d}")
-            trial.safe = {item for item in trial.safe if item[0] != layer}
-            trial.outcome.struck += 1
+            name = "bank--ledger" if layer is None else f"bank--L{layer:02d}"
+            trial.strike(lambda: site.server.delete(name), *() if layer is None else (layer,))
 
         # After the collections are created, and before they are read for the last time.
         site.server.when(int(requests.total() * chance.uniform(0.45, 0.9)), delete)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from unittest import mock
 
@@ -84,6 +85,8 @@ class Trial:
         self.reference, self.place = reference, place
         self.outcome = Outcome()
         self.safe: set[tuple[int, str]] = set()
+        self._deletions: Counter[int] = Counter()
+        self._lock = Lock()
 
     def attempt(
         self, progress: Progress | None = None, planning: Progress | None = None, **changes: Any
@@ -105,6 +108,14 @@ class Trial:
         except LatentBankError as error:
             self.stopped(str(error))
             return None
+
+    def strike(self, fault: Callable[[], None], *layers: int) -> None:
+        """Call a fault that deletes all contexts of some layers."""
+        with self._lock:
+            fault()
+            self.outcome.struck += 1
+            self._deletions.update(layers)
+            self.safe = {item for item in self.safe if item[0] not in layers}
 
     def stopped(self, message: str) -> None:
         """Record that a run stopped, and check that its message was one sentence."""
@@ -155,9 +166,13 @@ class Trial:
         upsert, commit = store.upsert, store.commit
 
         def upsert_and_note(layer: int, points: Points) -> None:
+            before = self._deletions[layer]
             upsert(layer, points)
-            # Recorded at once, because they may be deleted before the next request.
-            (self.safe if store.shared else added).update((layer, id_) for id_ in points.ids)
+            # Recorded at once, because they may be deleted before the next request. Another thread's request may have
+            # led to a deletion between the answer and this line; then nobody knows whether they were deleted, too.
+            with self._lock:
+                if self._deletions[layer] == before:
+                    (self.safe if store.shared else added).update((layer, id_) for id_ in points.ids)
 
         def commit_and_note() -> None:
             commit()
