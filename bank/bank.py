@@ -197,7 +197,8 @@ class Bank:
             unique: "context" keeps one neighbor per context across bank layers, "word" one per word.
             query_mean: for centred banks only, and required there: the mean of the kind of hidden states that the
                 queries are (for visual tokens, the mean of their visual layer; for text, `text_mean` of its layer),
-                `[hidden]`, or one for each query, `[queries, hidden]`.
+                `[hidden]`, or one for each query, `[queries, hidden]`. If `manifest.unit_means`, the mean of hidden
+                states scaled to length 1.
             ef: number of contexts examined in a large layer's graph; more of them find more of the true neighbors.
                 None: as in the settings. Visual tokens need more (`settings.ef_visual`).
             second_look: scores the nearest contexts of each layer again; they are ranked by its scores.
@@ -397,4 +398,5 @@ class Bank:
 
 
 def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
-    return prepare(states, what, manifest.hidden_size, manifest.rotation_seed, mean)
+    size, seed = manifest.hidden_size, manifest.rotation_seed
+    return prepare(states, what, size, seed, mean, unit_mean=manifest.unit_means)

@@ -21,6 +21,13 @@ from latentbank.text import is_path, listed, public_name
 from latentbank.version import __version__
 
 SCHEMA = 1
+"""The schema of a bank's manifest, unless it is centred by unit means."""
+UNIT_MEANS = 3
+"""The schema of centred banks made from now on: their means are those of unit vectors.
+
+Centred banks of schema 1 keep means of hidden states as they are. Schema 2 is what a server's bank with a ledger shows
+to versions that cannot read a ledger.
+"""
 _OF_A_REPLACEMENT = ("replaces", "stored_as", "obsolete")
 
 
@@ -108,8 +115,9 @@ class Manifest:
         rotation_seed: seed of the rotation of all vectors.
         quantization: how vectors are compressed in RAM.
         metric: "cosine" or "centred"; "cosine" for a manifest written before there was a choice.
-        means: for a "centred" bank, each layer's mean of its contexts' hidden states, as text (see `write_mean`). Empty
-            until the first corpus is ingested, and fixed from then on.
+        means: for a "centred" bank, each layer's mean of its contexts' hidden states, or of these scaled to length 1
+            (`unit_means`), as text (see `write_mean`). Empty until the first corpus is ingested, and fixed from
+            then on.
         schema: version of this format.
         created: when the bank was created, in UTC.
         version: the latentbank version that created it.
@@ -140,6 +148,11 @@ class Manifest:
     def identity(self) -> Identity:
         """What tells the LLM from others."""
         return Identity(self.fingerprint, self.digests)
+
+    @property
+    def unit_means(self) -> bool:
+        """Whether hidden states are scaled to length 1 before the mean is subtracted, and the means are of such."""
+        return self.metric == "centred" and self.schema == UNIT_MEANS
 
     def summary(self, version: int) -> str:
         """Return name, model, layers and corpora in one line; `version` is the bank's."""
@@ -196,10 +209,11 @@ class Manifest:
             raise BankMismatch(
                 "The bank's manifest is damaged (it is not a JSON object); restore it from a backup."
             )
-        if data.get("schema") != SCHEMA:
+        if data.get("schema") not in (SCHEMA, UNIT_MEANS):
             raise BankMismatch(
                 f"The bank '{data.get('bank', '?')}' has manifest schema {data.get('schema')}, this latentbank "
-                f"reads schema {SCHEMA}; use the latentbank version that wrote it ({data.get('version', '?')})."
+                f"reads schema {SCHEMA} or {UNIT_MEANS}; use the latentbank version that wrote it "
+                f"({data.get('version', '?')})."
             )
         try:
             manifest = _reader().validate_python({**data, "corpora": corpora})

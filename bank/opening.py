@@ -10,7 +10,7 @@ from typing import Unpack
 from latentbank.bank.bank import Bank
 from latentbank.bank.creation import checked_layers, create_layers, without_leftovers
 from latentbank.bank.ledger import LEDGER_SECONDS
-from latentbank.bank.manifest import Manifest
+from latentbank.bank.manifest import SCHEMA, UNIT_MEANS, Manifest
 from latentbank.bank.rotation import ROTATION_SEED
 from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, SettingsGiven, settings_from
 from latentbank.bank.store.backends import backend
@@ -143,7 +143,7 @@ def create_bank(
         raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.")
     settings = settings_from(settings, **given)
     check_name(name)
-    identity = identity_of(fingerprint)
+    identity, chosen = identity_of(fingerprint), metric or settings.metric
     manifest = Manifest(
         bank=name,
         model=model,
@@ -154,7 +154,8 @@ def create_bank(
         layers=checked_layers(layers, name, model, num_layers),
         rotation_seed=ROTATION_SEED,
         quantization=settings.quantization,
-        metric=metric or settings.metric,
+        metric=chosen,
+        schema=UNIT_MEANS if chosen == "centred" else SCHEMA,
         digests=identity.digests,
         local=local,
     )

@@ -24,7 +24,13 @@ QUERY_BATCH = 288
 
 
 def prepare(
-    states: npt.ArrayLike, what: str, hidden_size: int, seed: int, mean: npt.ArrayLike | None = None
+    states: npt.ArrayLike,
+    what: str,
+    hidden_size: int,
+    seed: int,
+    mean: npt.ArrayLike | None = None,
+    *,
+    unit_mean: bool = False,
 ) -> Floats:
     """Return hidden states as they are stored: centred, scaled to length 1, rotated; float32 `[n, hidden]`.
 
@@ -34,6 +40,7 @@ def prepare(
         hidden_size: the width they must have.
         seed: the bank's rotation seed.
         mean: subtracted from each row, `[hidden]`, or a row each, `[n, hidden]`; None: nothing is subtracted.
+        unit_mean: the mean is one of rows scaled to length 1, so they are scaled before it is subtracted.
 
     Raises:
         QueryError: they have a wrong shape or type, or a row is zero, not finite, or equal to its mean (the row is
@@ -57,7 +64,7 @@ def prepare(
     if zero.any():
         raise QueryError(f"Row {int(zero.argmax())} of the {what} is all zeros: it has no direction.")
     if mean is not None:
-        rows = _centred(rows, what, mean)
+        rows = _centred(unit(rows) if unit_mean else rows, what, mean)
     return rotate(unit(rows), seed)
 
 

@@ -111,7 +111,8 @@ class CurrentView:
                     f"{now_means}, which holds contexts of {fresh.model} ({fresh.identity}), not of {known.model} "
                     f"({known.identity}); open it again, with that model."
                 )
-            if fresh.metric != known.metric or (known.means and dict(fresh.means) != dict(known.means)):
+            other_means = known.means and dict(fresh.means) != dict(known.means)
+            if fresh.metric != known.metric or fresh.unit_means != known.unit_means or other_means:
                 raise BankMismatch(f"{now_means}, which has another metric or other means; open it again.")
         except BaseException:
             store.close()

@@ -106,7 +106,7 @@ def store_plan(
         _finish_complete(bank, slot.entry, progress)
         return JobReport(content.name, part.contexts, 0, part.contexts, 0, 0.0, 0.0, part.label)
     if bank.metric == "centred" and not bank.manifest.means:
-        means = text_means(plan, model, bank.layers, progress, batch=batch)
+        means = text_means(plan, model, bank.layers, progress, units=bank.manifest.unit_means, batch=batch)
         bank.fix_means(means)
         progress.stage("ingesting", "contexts")
     entry = corpora.announce(bank, content, slot, alone=share is None)

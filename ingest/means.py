@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from latentbank.bank.rotation import unit
 from latentbank.ingest.encode import encode
 from latentbank.ingest.plan import Plan
 from latentbank.models.language.model import LanguageModel
@@ -23,9 +24,10 @@ def text_means(
     layers: Sequence[int],
     progress: Progress | None = None,
     *,
+    units: bool = True,
     batch: int | None = None,
 ) -> dict[int, npt.NDArray[np.float32]]:
-    """Return the mean hidden state of a plan's contexts at each layer: float32 `[hidden]`.
+    """Return the mean of a plan's contexts' hidden states, scaled to length 1, at each layer: float32 `[hidden]`.
 
     The sample is evenly spread over the planned sentences and depends on nothing but the plan, so a job that was
     killed during the estimate gets the same means again. Plans of up to `SAMPLE` contexts are used whole.
@@ -35,6 +37,7 @@ def text_means(
         model: loaded at least as deep as the deepest layer.
         layers: the bank layers.
         progress: counts contexts of the sample.
+        units: scale each hidden state to length 1 first; False: as earlier versions did, for their banks.
         batch: tokens in one forward pass; None: chosen by the device.
 
     Raises:
@@ -48,7 +51,7 @@ def text_means(
     count = 0
     for encoded in encode(model, plan.corpus, sentences, layers, batch=batch):
         for layer, states in encoded.states.items():
-            sums[layer] += states.sum(axis=0, dtype=np.float64)
+            sums[layer] += (unit(states) if units else states).sum(axis=0, dtype=np.float64)
         count += len(encoded.ids)
         progress.update(count, max(count, round(plan.contexts * share)))
     return {layer: (total / count).astype(np.float32) for layer, total in sums.items()}

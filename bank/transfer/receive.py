@@ -80,7 +80,7 @@ def receiving_bank(manifest: Manifest, settings: Settings) -> Bank:
                     f"The bank '{own.bank}' has another {what.replace('_', ' ')} ({getattr(own, what)}, not "
                     f"{getattr(manifest, what)}); choose another bank name."
                 )
-        if own.means and dict(own.means) != dict(manifest.means):
+        if own.unit_means != manifest.unit_means or (own.means and dict(own.means) != dict(manifest.means)):
             raise BankMismatch(
                 f"The bank '{own.bank}' is centred with other means; choose another bank name."
             )

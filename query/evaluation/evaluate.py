@@ -211,7 +211,7 @@ def queries_of(lens: Lens, means: Means | None, layer: int, rows: Floats) -> Que
     if means is None:
         return Queries(rows, layer, "visual")
     if lens.bank is not None:
-        return Queries(rows, layer, "visual", means.at(layer))
+        return Queries(rows, layer, "visual", means.at(layer, units=lens.bank.manifest.unit_means))
     return Queries(means.centre(layer, rows), layer, "visual")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.rotation import unit
 from latentbank.bank.search import as_floats
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from latentbank.files import write_whole
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
 
 Floats = npt.NDArray[np.float32]
+_UNITS = "unit-"  # begins the names of the means of unit vectors in a file
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Means:
         count: the number of tokens.
         by_layer: the mean at each layer, float32 `[hidden]`.
         digests: the LLM's digests; None in a file that an earlier version wrote.
+        units_by_layer: the mean of the same hidden states scaled to length 1 at each layer, float32 `[hidden]`, which
+            banks with `unit_means` need; empty in a file that an earlier version wrote.
     """
 
     kind: str
@@ -47,23 +51,34 @@ class Means:
     count: int
     by_layer: Mapping[int, Floats]
     digests: Digests | None = None
+    units_by_layer: Mapping[int, Floats] = field(default_factory=dict)
 
     @property
     def identity(self) -> Identity:
         """What tells the LLM from others."""
         return Identity(self.fingerprint, self.digests)
 
-    def at(self, layer: int) -> Floats:
+    def at(self, layer: int, *, units: bool = False) -> Floats:
         """Return the mean at a layer.
+
+        Args:
+            layer: the layer.
+            units: the mean of hidden states scaled to length 1.
 
         Raises:
             LayerNotFound: it was not measured there; the message names the layers with a mean.
+            QueryError: the means are of an earlier version, which measured none of unit vectors.
         """
+        if units and not self.units_by_layer:
+            raise QueryError(
+                f"The means of {self.kind} are of an earlier version, which measured no means of unit vectors; this "
+                "bank needs them, so measure them again."
+            )
         if layer not in self.by_layer:
             raise LayerNotFound(
                 f"The means of {self.kind} have no layer {layer}; they have {listed(sorted(self.by_layer))}."
             )
-        return self.by_layer[layer]
+        return self.units_by_layer[layer] if units else self.by_layer[layer]
 
     def centre(self, layer: int, states: npt.ArrayLike) -> Floats:
         """Return hidden states `[n, hidden]` of a layer with its mean subtracted, float32."""
@@ -86,11 +101,14 @@ def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str | 
         QueryError: there are no hidden states, or a mean is not finite.
     """
     sums: dict[int, npt.NDArray[np.float64]] = {}
+    unit_sums: dict[int, npt.NDArray[np.float64]] = {}
     count = 0
     for piece in states:
         arrays = {layer: as_floats(rows) for layer, rows in piece.items()}
         for layer, rows in arrays.items():
             sums[layer] = sums.get(layer, 0.0) + rows.sum(axis=0, dtype=np.float64)
+            with np.errstate(invalid="ignore"):  # what is not finite is reported below
+                unit_sums[layer] = unit_sums.get(layer, 0.0) + unit(rows).sum(axis=0, dtype=np.float64)
         count += len(next(iter(arrays.values()), ()))
     if not count:
         raise QueryError(f"There are no {kind} to take the mean of; give some.")
@@ -101,7 +119,8 @@ def means_of(states: Iterable[Mapping[int, Any]], kind: str, fingerprint: str | 
                 f"The hidden states of {kind} at layer {layer} are not finite; leave that layer out."
             )
     identity = identity_of(fingerprint)
-    return Means(kind, identity.fingerprint, count, means, identity.digests)
+    units = {layer: (total / count).astype(np.float32) for layer, total in unit_sums.items()}
+    return Means(kind, identity.fingerprint, count, means, identity.digests, units)
 
 
 def save_means(path: str | os.PathLike[str], means: Means) -> None:
@@ -121,7 +140,11 @@ def save_means(path: str | os.PathLike[str], means: Means) -> None:
     about: dict[str, Any] = {"kind": means.kind, "fingerprint": means.fingerprint, "count": means.count}
     if means.digests is not None:
         about["digests"] = means.digests.to_dict()
-    tensors = {str(layer): np.asarray(mean, dtype=np.float32) for layer, mean in means.by_layer.items()}
+    tensors = {
+        f"{prefix}{layer}": np.asarray(mean, dtype=np.float32)
+        for prefix, by_layer in (("", means.by_layer), (_UNITS, means.units_by_layer))
+        for layer, mean in by_layer.items()
+    }
     write_whole(Path(path), save(tensors, {"latentbank_means": json.dumps(about)}))
 
 
@@ -147,9 +170,15 @@ def load_means(path: str | os.PathLike[str], fingerprint: str | Identity | None 
     try:
         with safe_open(str(path), framework="np") as file:
             about = json.loads((file.metadata() or {})["latentbank_means"])
-            by_layer = {int(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = list(file.keys())
+            by_layer = {int(name): file.get_tensor(name) for name in names if not name.startswith(_UNITS)}
+            units = {
+                layer: file.get_tensor(f"{_UNITS}{layer}")
+                for layer in by_layer
+                if f"{_UNITS}{layer}" in names
+            }
             digests = Digests.from_dict(about.pop("digests")) if "digests" in about else None
-            means = Means(by_layer=by_layer, digests=digests, **about)
+            means = Means(by_layer=by_layer, digests=digests, units_by_layer=units, **about)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LatentBankError(
             f"{path} holds no means that this latentbank can read ({type(error).__name__}); measure them again."
@@ -197,7 +226,7 @@ def resolve_mean(
     if query_mean is None:
         return None
     if isinstance(query_mean, Means):
-        return query_mean.at(layer)
+        return query_mean.at(layer, units=bank.manifest.unit_means)
     if not isinstance(query_mean, str):
         return as_floats(query_mean)
     if query_mean == "text":
@@ -209,7 +238,9 @@ def resolve_mean(
         raise QueryError(
             "One hidden state alone has no mean of its own; give query_mean measured on more of its kind."
         )
-    mean: npt.NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
+    mean: npt.NDArray[np.float64] = (unit(rows) if bank.manifest.unit_means else rows).mean(
+        axis=0, dtype=np.float64
+    )
     return mean
 
 

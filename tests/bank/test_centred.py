@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latentbank.bank.bank import Bank
-from latentbank.bank.manifest import checked_means
+from latentbank.bank.manifest import SCHEMA, UNIT_MEANS, checked_means
 from latentbank.bank.opening import list_banks, open_bank
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.settings import load_settings
@@ -35,10 +35,23 @@ def around(layer: int) -> Floats:
     return units(60, seed=layer) + TEXT[layer]
 
 
-@pytest.fixture
-def centred(place: Place) -> Any:
+def prepared(bank: Bank, states: Floats) -> Floats:
+    """What the bank's means are means of: unit vectors, or in a bank of an earlier version states as they are."""
+    return unit(states) if bank.manifest.unit_means else states
+
+
+def mean_of(bank: Bank, states: Floats) -> Floats:
+    return prepared(bank, states).mean(axis=0)
+
+
+@pytest.fixture(params=[UNIT_MEANS, SCHEMA], ids=["unit means", "earlier version"])
+def centred(place: Place, request: pytest.FixtureRequest) -> Any:
     with sample_bank(place, metric="centred") as bank:
-        bank.fix_means(TEXT)
+        assert bank.manifest.unit_means
+        put_head(bank.store, bank.manifest.head() | {"schema": request.param})
+        bank.reload()
+        assert bank.manifest.unit_means == (request.param == UNIT_MEANS)
+        bank.fix_means({layer: mean_of(bank, around(layer)) for layer in bank.layers})
         fill(bank, 60, states=around)
         yield bank
 
@@ -101,7 +114,8 @@ def test_an_unknown_metric(place: Place) -> None:
 def test_what_is_stored_is_centred_unit_and_rotated(centred: Bank) -> None:
     row = {item: number for number, item in enumerate(ids(range(60)))}
     for layer in centred.layers:
-        expected = rotate(unit(around(layer) - TEXT[layer]), centred.manifest.rotation_seed)
+        states = prepared(centred, around(layer))
+        expected = rotate(unit(states - states.mean(axis=0)), centred.manifest.rotation_seed)
         for point in centred.store.scroll(layer, vectors=True):
             assert point.vector is not None
             np.testing.assert_allclose(point.vector, expected[row[point.id]], atol=2e-3)
@@ -113,9 +127,11 @@ def test_queries_subtract_their_own_mean(centred: Bank, kind: str) -> None:
     """Queries are 30 % off a context and in another place: their direction from their own mean finds the context."""
     rows = [7, 31, 59]
     queries = units(60, seed=8)[rows] + 0.3 * units(3, seed=99) + VISUAL
-    mean: Any = {"one mean": VISUAL, "row by row": np.tile(VISUAL, (3, 1)), "a list": VISUAL.tolist()}[kind]
+    own = mean_of(centred, units(60, seed=8) + VISUAL)
+    mean: Any = {"one mean": own, "row by row": np.tile(own, (3, 1)), "a list": own.tolist()}[kind]
     found = centred.search(queries, 8, 3, exact=True, query_mean=mean)
-    order, cosines = nearest(around(8) - TEXT[8], queries - VISUAL, 3)
+    contexts = prepared(centred, around(8))
+    order, cosines = nearest(contexts - contexts.mean(axis=0), prepared(centred, queries) - own, 3)
     known = ids(range(60))
     assert order[:, 0].tolist() == rows
     for neighbors, best, near in zip(found, order, cosines, strict=True):
@@ -124,8 +140,9 @@ def test_queries_subtract_their_own_mean(centred: Bank, kind: str) -> None:
 
 
 def test_each_row_may_have_a_mean_of_its_own(centred: Bank) -> None:
-    means = np.stack([VISUAL, -3 * VISUAL])
-    found = centred.search(units(60, seed=4)[[5, 6]] + means, 4, 1, exact=True, query_mean=means)
+    offsets = np.stack([VISUAL, -3 * VISUAL])
+    means = np.stack([mean_of(centred, units(60, seed=4) + offset) for offset in offsets])
+    found = centred.search(units(60, seed=4)[[5, 6]] + offsets, 4, 1, exact=True, query_mean=means)
     assert [n.id for (n,) in found] == ids([5, 6])
 
 
@@ -169,9 +186,10 @@ def test_no_context_without_means(place: Place) -> None:
         with pytest.raises(BankMismatch, match="its means are not fixed yet"):
             fill(bank, 3, states=around)
         assert [bank.count(layer) for layer in bank.layers] == [0, 0]
-        bank.fix_means(TEXT)
+        axis = np.eye(WIDTH, dtype=np.float32)[0]
+        bank.fix_means(dict.fromkeys(bank.layers, axis))
         with pytest.raises(QueryError, match="Row 1 of the hidden states equals its mean"):
-            bank.add(4, ids([1, 2]), np.stack([VISUAL, TEXT[4]]), [{}, {}])  # type: ignore[typeddict-item]
+            bank.add(4, ids([1, 2]), np.stack([VISUAL, 3 * axis]), [{}, {}])  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +205,14 @@ def test_means_must_fit_the_bank(place: Place, means: Any) -> None:
 
 
 def test_means_are_fixed_once(centred: Bank) -> None:
-    centred.fix_means({layer: mean * 2 for layer, mean in TEXT.items()})
-    for layer, mean in TEXT.items():
+    before = {layer: centred.text_mean(layer) for layer in centred.layers}
+    centred.fix_means({layer: mean * 2 for layer, mean in before.items()})
+    for layer, mean in before.items():
         np.testing.assert_array_equal(centred.text_mean(layer), mean)
     assert centred.corpora["animals"].contexts == 60
     centred.drop_corpus("animals")
     centred.reload()
-    np.testing.assert_array_equal(centred.text_mean(4), TEXT[4])
+    np.testing.assert_array_equal(centred.text_mean(4), before[4])
 
 
 def test_two_jobs_that_fix_means_at_the_same_moment(place: Place) -> None:
@@ -235,3 +254,13 @@ def test_lost_means_are_found(centred: Bank, place: Place) -> None:
         assert opened.verify() == [
             "The bank 'bank' is centred, but its means are lost; restore its manifest from a backup."
         ]
+
+
+def test_a_bank_of_unit_means_is_refused_by_versions_that_do_not_know_them(place: Place) -> None:
+    with sample_bank(place, "plain") as plain, sample_bank(place, metric="centred") as bank:
+        assert (plain.manifest.head()["schema"], bank.manifest.head()["schema"]) == (SCHEMA, UNIT_MEANS)
+        put_head(bank.store, bank.manifest.head() | {"schema": 4})
+        with pytest.raises(
+            BankMismatch, match=r"manifest schema 4, this latentbank reads schema 1 or 3; use"
+        ):
+            bank.reload()

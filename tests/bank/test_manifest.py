@@ -82,14 +82,14 @@ def test_a_new_one_says_when_and_by_which_version() -> None:
     assert read_back(manifest) == manifest
 
 
-@pytest.mark.parametrize("schema", [2, 0, None, "1"])
+@pytest.mark.parametrize("schema", [2, 4, 0, None, "1"])
 def test_another_schema_is_refused_by_version(schema: Any) -> None:
     data = HEAD | {"schema": schema, "version": "9.8.7", "new": {"things": []}}
     with pytest.raises(BankMismatch) as caught:
         Manifest.from_dict(data, {})
     assert str(caught.value) == (
-        f"The bank 'bank' has manifest schema {schema}, this latentbank reads schema 1; use the latentbank "
-        "version that wrote it (9.8.7)."
+        f"The bank 'bank' has manifest schema {schema}, this latentbank reads schema 1 or 3; use the "
+        "latentbank version that wrote it (9.8.7)."
     )
 
 

@@ -120,7 +120,7 @@ def test_earlier_versions_refuse_an_upgraded_bank(shared: QdrantDouble) -> None:
     where = old_bank(shared)
     for finish in (False, True):
         upgrade_bank("bank", where, finish=finish)
-        with pytest.raises(BankMismatch, match="has manifest schema 2, this latentbank reads schema 1"):
+        with pytest.raises(BankMismatch, match="has manifest schema 2, this latentbank reads schema 1 or 3"):
             Manifest.from_dict(metadata_of(shared, LOWEST)["latentbank"], {})
 
 

@@ -47,10 +47,11 @@ def states_of(model: LanguageModel, plan: Plan) -> Means:
 
 
 def test_a_small_plan_is_used_whole(model: LanguageModel, plan: Plan) -> None:
-    found = text_means(plan, model, LAYERS)
+    found, earlier = text_means(plan, model, LAYERS), text_means(plan, model, LAYERS, units=False)
     for layer, states in states_of(model, plan).items():
-        assert found[layer].dtype == np.float32
-        np.testing.assert_allclose(found[layer], states.mean(axis=0), atol=1e-5)
+        assert found[layer].dtype == earlier[layer].dtype == np.float32
+        np.testing.assert_allclose(found[layer], unit(states).mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(earlier[layer], states.mean(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("sample", [30, 100])
@@ -103,7 +104,7 @@ def test_a_job_centres_what_it_stores(place: Place, model: LanguageModel) -> Non
         expected = {}
         for piece in encode(model, "c", plan.read(), LAYERS):
             for layer, states in piece.states.items():
-                rows = rotate(unit(states - bank.text_mean(layer)), bank.manifest.rotation_seed)
+                rows = rotate(unit(unit(states) - bank.text_mean(layer)), bank.manifest.rotation_seed)
                 expected |= {(layer, id_): row for id_, row in zip(piece.ids, rows, strict=True)}
         stored = {
             (layer, id_): row for layer, found in contents(bank).items() for id_, (_, row) in found.items()

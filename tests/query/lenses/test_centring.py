@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.rotation import unit
 from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from latentbank.models.language.model import LanguageModel
 from latentbank.query.lenses.base import Queries
@@ -38,6 +40,8 @@ def test_the_mean_of_pieces_is_that_of_all() -> None:
     assert means.count == 6
     np.testing.assert_allclose(means.at(3), ROWS.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(means.at(5), 2 * ROWS.mean(axis=0), rtol=1e-2)
+    np.testing.assert_allclose(means.at(3, units=True), unit(ROWS).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(means.at(5, units=True), unit(ROWS).mean(axis=0), atol=1e-2)
     np.testing.assert_allclose(means.centre(3, ROWS).mean(axis=0), 0, atol=1e-5)
     with pytest.raises(LayerNotFound, match=r"visual tokens of 2 images have no layer 4; they have 3, 5\."):
         means.at(4)
@@ -63,6 +67,10 @@ def test_means_are_kept_in_a_file(tmp_path: Path) -> None:
         assert found.by_layer.keys() == {3, 12}
         for layer, mean in means.by_layer.items():
             np.testing.assert_array_equal(found.at(layer), mean)
+            np.testing.assert_array_equal(found.at(layer, units=True), means.units_by_layer[layer])
+    save_means(path, replace(means, units_by_layer={}))
+    with pytest.raises(QueryError, match=r"are of an earlier version, .* measure them again"):
+        load_means(path).at(3, units=True)
     with pytest.raises(BankMismatch, match=r"another LLM \(fingerprint f00d, not fingerprint beef\)"):
         load_means(path, "beef")
 
@@ -109,7 +117,7 @@ def test_a_plain_bank_says_so(bank: Bank, tiny: LanguageModel) -> None:
 def test_hidden_states_for_a_centred_bank_need_a_mean(centred: Bank) -> None:
     with pytest.raises(QueryError, match="its queries need a mean: pass query_mean"):
         read_hidden(centred, ROWS)
-    own = ROWS.mean(axis=0)
+    own = unit(ROWS).mean(axis=0)
     measured = means_of([{-1: ROWS, 7: ROWS + 1}], "soft prompts", "")
     expected = centred.search(ROWS, "all", 3, exact=True, query_mean=own)
     for given, described in (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.rotation import unit
 from latentbank.errors import LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.tokens import TextTokens
@@ -93,7 +94,7 @@ def test_a_centred_bank_centres_text_by_the_mean_of_text(
         read_image(bank, vlm, picture(), 2, tokens="all", answer=1)
         assert [queries.kind for queries in received] == ["visual", "text"]
         visual, text = received
-        np.testing.assert_allclose(np.asarray(visual.mean)[0], visual.states.mean(axis=0), rtol=1e-4)  # type: ignore[union-attr]
+        np.testing.assert_allclose(np.asarray(visual.mean)[0], unit(visual.states).mean(axis=0), rtol=1e-4)  # type: ignore[union-attr]
         np.testing.assert_array_equal(np.asarray(text.mean), bank.text_mean(2))
         calls = len(vlm.calls)
         with pytest.raises(LayerNotFound, match="mean of text at layer 0; it knows that of 1, 2"):
