@@ -29,6 +29,7 @@ from latentbank.cli import (
 )
 from latentbank.cli.agreement import agreement
 from latentbank.cli.annotate import annotate
+from latentbank.cli.calibrate import calibrate
 from latentbank.cli.cause import cause
 from latentbank.cli.doctor import doctor
 from latentbank.cli.grouping import command, flat
@@ -87,6 +88,12 @@ app = typer.Typer(
 )
 app.callback()(flat(_global_options))
 command(app, "doctor", example="doctor SmolLM2-135M")(doctor)
+command(
+    app,
+    "calibrate",
+    example="calibrate demo --bank demo",
+    first="model images bank visual_layers bank_layers",
+)(calibrate)
 command(app, "view", example="view --model demo", first="bank model")(view)
 command(
     app,

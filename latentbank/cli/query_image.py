@@ -20,6 +20,7 @@ from latentbank.cli.options.common import (
     layers_for,
     named_visual_layers,
 )
+from latentbank.cli.options.correction import CorrectOption
 from latentbank.cli.options.images import (
     ImageBatchOption,
     ImageOptions,
@@ -58,6 +59,7 @@ def query_image(
     prompt: PromptOption = None,
     text: TextOptions,
     means: MeansOption = None,
+    correct: CorrectOption = "none",
     random_projector: Annotated[
         bool,
         typer.Option(
@@ -82,6 +84,7 @@ def query_image(
         means,
         recipe=recipe,
         random_projector=random_projector,
+        correct=correct,
     )
     with ExitStack() as stack:
         ready = prepared(stack, ctx, images.find(), choices, bank, model, outputs)

@@ -10,6 +10,7 @@ import typer
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import LensOption, VisualLayersOption
+from latentbank.cli.options.correction import CorrectOption
 from latentbank.cli.options.images import (
     MeansOption,
     PromptOption,
@@ -50,13 +51,16 @@ def query_video(
     prompt: PromptOption = None,
     text: TextOptions,
     means: MeansOption = None,
+    correct: CorrectOption = "none",
     model: VisualModelOptions,
     outputs: ReadingOutputs,
 ) -> None:
     """Read the visual tokens of videos, each with its time. Exits 1 if a video could not be read."""
     from latentbank.query.reading.video import read_videos
 
-    choices = Choices(visual_layers, lens, search, prompt, text.around(), means, recipe=recipe)
+    choices = Choices(
+        visual_layers, lens, search, prompt, text.around(), means, recipe=recipe, correct=correct
+    )
     with ExitStack() as stack:
         found = find_files(videos, "video", ImageError)
         ready = prepared(

@@ -12,6 +12,7 @@ import typer
 
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import GlobalOptions
+from latentbank.cli.options.correction import CorrectOption, mode_of
 from latentbank.cli.options.models import LoadingOptions
 from latentbank.cli.options.pages import PageOptions
 from latentbank.cli.serving import listen, require_web, serve
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.calibration.correction import Mode
     from latentbank.query.web.service import ReadingService
 
 # Held-out scenes that the page offers if the demo's pictures are installed.
@@ -42,6 +44,7 @@ def view(
             "an LLM alone, the page reads sentences and no images.",
         ),
     ] = None,
+    correct: CorrectOption = "none",
     page: PageOptions,
     saved_only: Annotated[
         bool, typer.Option("--saved-only", help="Load no model: only saved readings can be opened.")
@@ -54,6 +57,7 @@ def view(
     from latentbank.query.web.server import create_app
 
     page.check()
+    mode = mode_of(correct)
     if loading.revision is not None and model and len(model) > 1:
         raise LatentBankError("--revision is for one model: leave it out, or give one --model.")
     settings = GlobalOptions.of(ctx).settings()
@@ -63,13 +67,17 @@ def view(
         if not saved_only:
             print("opening the bank and loading the model ...", file=sys.stderr)
             opened = stack.enter_context(bank.opened(settings))
-            service = _service(opened, model, loading, settings)
+            service = _service(opened, model, loading, settings, mode)
             pictures = shipped_pictures() if service.reads_images else {}
         serve(Guard(create_app(service, pictures), page.token), listening)
 
 
 def _service(
-    bank: Bank, models: list[str] | None, loading: LoadingOptions, settings: Settings
+    bank: Bank,
+    models: list[str] | None,
+    loading: LoadingOptions,
+    settings: Settings,
+    correct: Mode | None,
 ) -> ReadingService:
     """Load the first model; the others are loaded when they are chosen. An LLM alone reads sentences."""
     from latentbank.models.visual import why_no_images
@@ -90,7 +98,8 @@ def _service(
         )
         language = loading.load_language(first, lambda count: count, revision=revision)
         return ReadingService(bank, language, name=name)
-    return ReadingService(bank, load(first), {other: partial(load, path) for other, path in others}, name)
+    loaders = {other: partial(load, path) for other, path in others}
+    return ReadingService(bank, load(first), loaders, name, correct)
 
 
 def shipped_pictures() -> dict[str, bytes]:

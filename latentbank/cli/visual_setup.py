@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,18 +24,21 @@ from latentbank.cli.options.common import (
     layers_for,
     named_visual_layers,
 )
+from latentbank.cli.options.correction import mode_of
 from latentbank.cli.options.images import ReadingOutputs, SearchOptions
 from latentbank.cli.options.models import VisualModelOptions
 from latentbank.errors import ImageError, LatentBankError, QueryError
 from latentbank.layers import PAPER
 from latentbank.query.lenses.base import Lens, LensOptions
 from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of, needs_whole
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.hub import Listing
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.calibration.correction import Correction, Mode
     from latentbank.query.reading.around import Around
     from latentbank.query.reading.images import Images
 
@@ -46,8 +49,8 @@ _FITTED = 32  # images that a random projector is fitted to
 class Choices:
     """What was asked for, besides images, bank, model and outputs; see the options.
 
-    `of_images` says whether the means that are kept with a VLM apply, `random_projector` whether its projector is
-    replaced by one of random weights.
+    `correct` is as of --correct. `of_images` says whether the means that are kept with a VLM apply, `random_projector`
+    whether its projector is replaced by one of random weights.
     """
 
     visual_layers: str | None
@@ -59,6 +62,7 @@ class Choices:
     of_images: bool = True
     recipe: str | None = None
     random_projector: bool = False
+    correct: str = "none"
 
     def by_recipe(self) -> Choices:
         """Return what was asked for, and what its recipe says where nothing was.
@@ -112,11 +116,12 @@ def prepared(
     choices = choices.by_recipe()
     search, around = choices.search, choices.around
     names, choice = lens_names(choices.lens), named_visual_layers(choices.visual_layers)
+    mode = mode_of(choices.correct)
     condition, unique = search.condition(), search.once()
     files = outputs.files(found.total)
     settings = GlobalOptions.of(ctx).settings()
     opened = None
-    if model.model is None or any(lens_class(name).needs_bank for name in names):
+    if model.model is None or mode is not None or any(lens_class(name).needs_bank for name in names):
         opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         opened.choose_layers(search.layers())
     vlm = _load_for(model, opened, settings, choice, around, whole=needs_whole(names))
@@ -125,14 +130,22 @@ def prepared(
     layers = layers_for(choice, vlm.num_layers) or chosen_layers(vlm.num_layers, opened, around)
     means = choices.means or (kept_means_file(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
-    lenses = lenses_of(
-        names,
-        LensOptions(
-            vlm, opened, search.layers(), condition, unique, search.exact, data_dir=settings.data_dir
-        ),
+    correction = None if mode is None or opened is None else _correction(mode, opened, vlm)
+    options = LensOptions(
+        vlm,
+        opened,
+        search.layers(),
+        condition,
+        unique,
+        search.exact,
+        correction=correction,
+        data_dir=settings.data_dir,
     )
+    lenses = lenses_of(names, options)
     if versions := {lens.name: lens.version() for lens in lenses if lens.version()}:
         more = {**more, "lens_versions": versions}
+    if correction is not None:
+        more = {**more, **_corrected(correction, lenses)}
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
     if outputs.parquet is not None:
         asked = (
@@ -239,6 +252,25 @@ def _randomized(vlm: VisualModel, images: Images) -> VisualModel:
             argument="random_projector",
         )
     return found
+
+
+def _correction(mode: Mode, bank: Bank, vlm: VisualModel) -> Correction:
+    from latentbank.query.calibration.calibration import load_calibration
+    from latentbank.query.calibration.correction import Correction
+
+    return Correction(load_calibration(bank, vlm), mode)
+
+
+def _corrected(correction: Correction, lenses: Sequence[Lens]) -> dict[str, str]:
+    """Return what a folder of readings depends on if they are corrected.
+
+    Raises:
+        QueryError: none of the lenses can be corrected.
+    """
+    if not any(lens.correction for lens in lenses):
+        names = listed(lens.title for lens in lenses)
+        raise QueryError(f"{names} cannot be corrected; leave the correction out.", argument="correct")
+    return {"correction": correction.mode, "calibration": correction.calibration.pictures_folder.name}
 
 
 def kept_means_file(vlm: VisualModel, bank: Bank | None) -> Path | None:

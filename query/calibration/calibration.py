@@ -117,7 +117,12 @@ class Calibration:
 
     def is_own(self, digest: str) -> bool:
         """Return whether a picture is one of too few that the calibration was computed from."""
-        return len(self.pictures) < FEWEST_OWN and digest in self.pictures
+        return self.few and digest in self.pictures
+
+    @property
+    def few(self) -> bool:
+        """Whether its pictures are too few to be read with corrections that were computed from themselves."""
+        return len(self.pictures) < FEWEST_OWN
 
     def centre(self, manifest: Manifest, bank_layer: int, visual_layer: int) -> Centre:
         """Return what queries of a visual layer need for a bank layer.

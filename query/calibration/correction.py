@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from latentbank.errors import QueryError
 from latentbank.query.calibration.look import CorrectedLook
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 Mode = Literal["hubs", "mean", "both"]
 """What is corrected: "hubs", that a context is near to all visual tokens; "mean", the offset between visual tokens and
 text; or "both"."""
+
+
+def checked_mode(text: str) -> Mode:
+    """Return a correction by its name.
+
+    Raises:
+        QueryError: there is no such correction.
+    """
+    if text not in get_args(Mode):
+        raise QueryError(
+            f"There is no correction {text!r}; there are {listed(get_args(Mode))}.", argument="correct"
+        )
+    return cast("Mode", text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +49,7 @@ class Correction:
         Raises:
             QueryError: there is no such correction.
         """
-        if self.mode not in get_args(Mode):
-            raise QueryError(
-                f"There is no correction {self.mode!r}; there are {listed(get_args(Mode))}.",
-                argument="correct",
-            )
+        checked_mode(self.mode)
 
     def require(self, layers: Sequence[int]) -> None:
         """Check that visual layers are calibrated.

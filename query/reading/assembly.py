@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from latentbank.bank.points import Neighbor
+from latentbank.query.calibration.calibration import FEWEST_OWN
+from latentbank.query.calibration.references import picture_digest
 from latentbank.query.lenses.base import Kind, Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.reading.around import labels_of
@@ -41,6 +44,7 @@ class Choices:
     query_mean: QueryMean | None
     warn: Callable[[str], None]
     between: Callable[[int], None] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Check the prompt.
@@ -67,6 +71,10 @@ class Choices:
         if self.between is not None:
             return iter(read_in_pieces(lens, queries, self.top_k, self.between))
         return iter(lens.read(queries, self.top_k))
+
+    def uncorrected(self, note: str) -> Choices:
+        """Return the same choices without corrections; the readings' `note` says why."""
+        return replace(self, lenses=[lens.corrected(None) for lens in self.lenses], note=note)
 
     def _visual_mean(
         self, lens: Lens, layer: int, batch: Sequence[VisualTokens]
@@ -108,20 +116,43 @@ def read_batches(
 ) -> Iterator[Reading]:
     """Read the tokens of batches. The layers of a group become one reading of each image."""
     warned = False
-    for part in batches:
+    for part, chosen in _apart(batches, choices):
         batch = [image.tokens for image in part]
         if not warned and (warning := beyond_range(model, batch)):
             warned = True
-            choices.warn(warning)
+            chosen.warn(warning)
         for layers in groups:
             found = {
-                (lens.name, layer, stream): choices.neighbors(lens, layer, batch, stream)
-                for lens in choices.lenses
+                (lens.name, layer, stream): chosen.neighbors(lens, layer, batch, stream)
+                for lens in chosen.lenses
                 for layer in layers
                 for stream in _STREAMS
             }
             for image in part:
-                yield _reading(model, image, layers, found, choices)
+                yield _reading(model, image, layers, found, chosen)
+
+
+def _apart(
+    batches: Iterator[list[ImageTokens]], choices: Choices
+) -> Iterator[tuple[list[ImageTokens], Choices]]:
+    """Yield batches with the choices they are read by: pictures among too few that a lens was calibrated on, apart."""
+    corrections = [lens.correction for lens in choices.lenses if lens.correction is not None]
+    few = next((made.calibration for made in corrections if made.calibration.few), None)
+    if few is None:
+        yield from ((part, choices) for part in batches)
+        return
+    calibration = few
+    note = (
+        f"Not corrected: the picture is one of only {len(few.pictures)} that {few.model} was calibrated on; calibrate "
+        f"it on others, or on {FEWEST_OWN} or more together."
+    )
+
+    def is_own(image: ImageTokens) -> bool:
+        return image.image is not None and calibration.is_own(picture_digest(image.image))
+
+    for part in batches:
+        for own, images in itertools.groupby(part, is_own):
+            yield list(images), choices.uncorrected(note) if own else choices
 
 
 def _reading(
@@ -159,7 +190,7 @@ def _reading(
         tokens=tokens,
         metric=bank.metric if bank else "cosine",
         query_mean=described(choices.query_mean) if bank else "",
-        note=searching.why_nothing() if searching is not None and nothing else "",
+        note=(searching.why_nothing() if searching is not None and nothing else "") or choices.note,
         size=image.tokens.size if image.image is not None else None,
         geometry=image.tokens.geometry or model.geometry,
         prompt=choices.prompt,

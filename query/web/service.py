@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.models.language.alone import LanguageAlone
+from latentbank.query.calibration.calibration import load_calibration
+from latentbank.query.calibration.correction import Correction, Mode
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_classes, lenses_of
 from latentbank.query.reading.around import around_of
@@ -64,6 +66,7 @@ class ReadingService:
         model: a VLM over the bank's LLM, or this LLM itself: then sentences alone can be read.
         others: further models that may be chosen, by name; each is loaded when it is first used.
         name: the name by which the first model is chosen; "": its own name.
+        correct: which corrections lenses make that can; each VLM must be calibrated. None: none.
 
     Attributes:
         bank: the bank.
@@ -71,6 +74,7 @@ class ReadingService:
 
     Raises:
         BankMismatch: the bank belongs to another LLM than the first model's.
+        QueryError: the first model is not calibrated, and there is a correction.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class ReadingService:
         model: VisualModel | LanguageModel,
         others: Mapping[str, Load] | None = None,
         name: str = "",
+        correct: Mode | None = None,
     ) -> None:
-        self.bank = bank
+        self.bank, self._correct = bank, correct
         inner: LanguageModel | None = getattr(model, "language", None)
         self.reads_images = inner is not None
         self._language = inner or cast("LanguageModel", model)
@@ -89,6 +94,7 @@ class ReadingService:
         if self.reads_images:
             self._models = Models(bank, self._names[0], cast("VisualModel", model), others or {})
             self._names = self._models.names
+            self._correction(cast("VisualModel", model))
         else:
             bank.require_model(self._language.name, self._language.identity())
         self._num_layers = model.num_layers
@@ -247,6 +253,12 @@ class ReadingService:
                 job.update(state="failed", error="the request was refused")
             job.image = None
 
+    def _correction(self, model: VisualModel) -> Correction | None:
+        """Return how lenses are corrected for a VLM; it is opened anew, as it may have been calibrated again."""
+        return (
+            None if self._correct is None else Correction(load_calibration(self.bank, model), self._correct)
+        )
+
     def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
         job.update(what="reading the sentence")
         return read_text(
@@ -271,7 +283,14 @@ class ReadingService:
         job.check()
         writes = ", which writes an answer" if request.answer else ""
         job.update(what=f"running the model on the image{writes}")
-        options = LensOptions(model.model, self.bank, request.bank_layers, request.where, request.unique)
+        options = LensOptions(
+            model.model,
+            self.bank,
+            request.bank_layers,
+            request.where,
+            request.unique,
+            correction=self._correction(model.model),
+        )
         lenses = lenses_of(request.lenses, options)
         job.check()  # loading a lens may have taken long
         found: list[Reading] = []
