@@ -16,7 +16,7 @@ from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.merge import Unique
 from latentbank.bank.model import ModelCheck, own_model
 from latentbank.bank.points import Neighbor, Payload
-from latentbank.bank.search import Search, prepare
+from latentbank.bank.search import Search, prepared
 from latentbank.bank.second_look import SecondLook, look_again
 from latentbank.bank.settings import Metric, Settings
 from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
@@ -218,7 +218,7 @@ class Bank:
         view = self._current.get()
         layers = choose(view.manifest, bank_layers)
         self.require_query_mean(given=query_mean is not None)
-        vectors = _prepared(view.manifest, queries, "queries", query_mean)
+        vectors = prepared(view.manifest, queries, "queries", query_mean)
         search = Search(view.store, layers, self._shown(where, view), exact, payloads=unique == "word", ef=ef)
         if second_look is None:
             neighbors = search.best(vectors, top_k, unique)
@@ -318,7 +318,7 @@ class Bank:
             BankMismatch: the bank is centred and has no means yet (`fix_means`).
         """
         mean = self._manifest.mean(layer)
-        vectors = _prepared(self._manifest, states, "hidden states", mean)
+        vectors = prepared(self._manifest, states, "hidden states", mean)
         self._store.upsert(layer, Points(ids, vectors, payloads))
 
     def fix_means(self, means: Mapping[int, npt.ArrayLike]) -> None:
@@ -395,8 +395,3 @@ class Bank:
 
     def __repr__(self) -> str:
         return f"<Bank {self._manifest.summary(self.version)}>"
-
-
-def _prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
-    size, seed = manifest.hidden_size, manifest.rotation_seed
-    return prepare(states, what, size, seed, mean, unit_mean=manifest.unit_means)

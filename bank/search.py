@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
 from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import rotate, unit
@@ -66,6 +67,12 @@ def prepare(
     if mean is not None:
         rows = _centred(unit(rows) if unit_mean else rows, what, mean)
     return rotate(unit(rows), seed)
+
+
+def prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
+    """Return hidden states as a bank stores them; see `prepare`."""
+    size, seed = manifest.hidden_size, manifest.rotation_seed
+    return prepare(states, what, size, seed, mean, unit_mean=manifest.unit_means)
 
 
 def _centred(

@@ -229,16 +229,21 @@ def _look(files: Pictures, seen: _Seen, layers: Sequence[int], kind: str) -> Mea
         )
         for layer, tokens in found.by_layer.items():
             write_references(
-                files.reference_file(layer), tokens, found.means.by_layer[layer], found.means.count
+                files.reference_file(layer),
+                tokens,
+                found.means.at(layer),
+                found.means.at(layer, units=True),
+                found.means.count,
             )
     kept = {layer: read_references(files.reference_file(layer)) for layer in layers}
     identity = seen.model.language.identity()
     return Means(
         kind=kind,
         fingerprint=identity.fingerprint,
-        count=next(iter(kept.values()))[2],
-        by_layer={layer: mean for layer, (_, mean, _) in kept.items()},
+        count=next(iter(kept.values()))[3],
+        by_layer={layer: mean for layer, (_, mean, _, _) in kept.items()},
         digests=identity.digests,
+        units_by_layer={layer: mean for layer, (_, _, mean, _) in kept.items()},
     )
 
 

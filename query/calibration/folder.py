@@ -32,6 +32,8 @@ from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
 from latentbank.query.calibration.references import ReferenceTokens
 
+Floats = npt.NDArray[np.float32]
+
 PART = 1 << 17
 """Contexts in a file."""
 ABOUT = "calibration.json"
@@ -155,20 +157,29 @@ def read_array(path: Path, shape: Sequence[int | None], dtype: str) -> npt.NDArr
     return array
 
 
-def write_references(path: Path, tokens: ReferenceTokens, mean: npt.NDArray[np.float32], count: int) -> None:
-    """Write the reference tokens of a visual layer, with the mean of all visual tokens and their number.
+def write_references(
+    path: Path, tokens: ReferenceTokens, mean: Floats, unit_mean: Floats, count: int
+) -> None:
+    """Write the reference tokens of a visual layer, with the means of all visual tokens and their number.
+
+    Args:
+        path: the file.
+        tokens: the reference tokens.
+        mean: the mean of all visual tokens `[hidden]`.
+        unit_mean: the mean of all visual tokens scaled to length 1 `[hidden]`.
+        count: the number of all visual tokens.
 
     Raises:
         LatentBankError: the file cannot be written.
     """
     from safetensors.numpy import save
 
-    tensors = {"states": tokens.states, "mean": tokens.mean, "all_mean": np.asarray(mean, np.float32)}
+    tensors = {"states": tokens.states, "mean": tokens.mean, "all_mean": mean, "unit_mean": unit_mean}
     write_whole(path, save(tensors, {"tokens": str(count)}))
 
 
-def read_references(path: Path) -> tuple[ReferenceTokens, npt.NDArray[np.float32], int]:
-    """Return what `write_references` wrote.
+def read_references(path: Path) -> tuple[ReferenceTokens, Floats, Floats, int]:
+    """Return what `write_references` wrote: reference tokens, both means, and the number of tokens.
 
     Raises:
         LatentBankError: the file cannot be read, or holds something else.
@@ -177,13 +188,18 @@ def read_references(path: Path) -> tuple[ReferenceTokens, npt.NDArray[np.float32
 
     try:
         with safe_open(str(path), framework="np") as file:
-            states, mean, all_mean = (file.get_tensor(name) for name in ("states", "mean", "all_mean"))
+            states, mean = file.get_tensor("states"), file.get_tensor("mean")
+            all_mean, unit_mean = file.get_tensor("all_mean"), file.get_tensor("unit_mean")
             count = int((file.metadata() or {})["tokens"])
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise _damaged(path, type(error).__name__) from None
-    if states.ndim != 2 or not len(states) or {mean.shape, all_mean.shape} != {states.shape[1:]}:
+    if (
+        states.ndim != 2
+        or not len(states)
+        or {mean.shape, all_mean.shape, unit_mean.shape} != {states.shape[1:]}
+    ):
         raise _damaged(path, f"{list(states.shape)}")
-    return ReferenceTokens(states, mean), all_mean, count
+    return ReferenceTokens(states, mean), all_mean, unit_mean, count
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
