@@ -1,0 +1,308 @@
+"""Soft prompts read back: does LatentLens say the word that a tuned prompt makes the model say?
+
+    python -m benchmarks.soft_prompts --bank descriptive --data-dir BANKS --work DIR --json soft-prompts.json
+
+For each word, four vectors are tuned until the bank's LLM, given nothing else, says the word after them. All prompts of
+a batch are tuned at once: each row is its own prompt, and only the prompts get gradients. A prompt begins as the mean
+input embedding with a little noise, so that what it holds is what tuning put there, and is left alone once its word has
+the probability `--enough`. DIR keeps the tuned prompts, so a second run reads them at once. Each is put into peft's
+prompt tuning, in float32, which must say the word.
+
+The layer is chosen on prompts of other words (`--held-out`), among those between a quarter and three quarters of the
+depth, by the share of prompts of which any virtual token names the word. It is then fixed for the prompts that count.
+A prompt is read as its four virtual tokens. Each gets five neighbors from all bank layers, and three things are scored:
+
+    any      the word is among the neighbors of any of the four tokens
+    pooled   it is among the five best neighbors of the four tokens together
+    last     it is among the neighbors of the last token alone, whose own next token is the word
+
+Beside them stand prompts of random directions whose vectors have the same norms, what the prompts began as, and the
+tuned prompts scored with another prompt's word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import latentbank as lb
+from benchmarks.common import Row, machine, parser_of, show, write_json
+from latentbank.bank.points import Neighbor
+from latentbank.demo.scenes import THINGS
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.unembedding import unembedding_of_language
+from latentbank.progress import shown
+from latentbank.query.lenses.base import Lens, Queries
+
+TOKENS = 4
+RATE = 0.03
+BATCH = 22
+RESAMPLES = 2000
+NOISE = 0.1
+"""Noise around the mean input embedding as which prompts begin, in standard deviations of the embeddings."""
+
+
+def main() -> None:
+    """Tune, read, and print the table."""
+    asked = _parser().parse_args()
+    where = machine()
+    with lb.open_bank(asked.bank, **({"data_dir": asked.data_dir} if asked.data_dir else {})) as bank:
+        llm = lb.load_language_model(asked.model or bank.find_model(), device="cpu", dtype="float32")
+        bank.require_model(llm.name, llm.identity())
+        scored, others = words_of(llm, asked.words, asked.held_out)
+        began = time.process_time()
+        prompts = tuned(llm, [*others, *scored], asked)
+        seconds = time.process_time() - began
+        said = says(llm, prompts, [*others, *scored])
+        lenses = {
+            "LatentLens": lb.LatentLens(bank, "all", exact=True),
+            "LatentLens, distinct words": lb.LatentLens(bank, "all", unique="word", exact=True),
+            "LogitLens": lb.LogitLens(unembedding_of_language(llm), llm.tokenizer),
+            "EmbeddingLens": lb.EmbeddingLens(llm.embedding, llm.tokenizer),
+        }
+        depth = llm.num_layers
+        between = range(-(-depth // 4), 3 * depth // 4 + 1, asked.every)
+        chosen = {name: states_of(llm, torch.stack([prompts[word] for word in others])) for name in ["tuned"]}
+        by_layer = {
+            layer: scores(lenses["LatentLens"], chosen["tuned"][layer], others, layer) for layer in between
+        }
+        layer = max(between, key=lambda one: (by_layer[one]["any"].mean(), by_layer[one]["pooled"].mean()))
+        kinds = {kind: states_of(llm, rows) for kind, rows in kinds_of(llm, prompts, scored).items()}
+        measured: dict[str, Any] = {
+            "layer": layer,
+            "chosen_on": {one: _shares(by_layer[one]) for one in between},
+            "said": float(np.mean(said[len(others) :])),
+            "shares": measure(lenses, kinds, scored, (0, layer, depth)),
+            "examples": examples(lenses["LatentLens"], kinds["tuned"][layer], scored, layer),
+            "words": scored,
+            "held_out": others,
+        }
+    sizes = {
+        "bank": asked.bank, "words": len(scored), "held out": len(others), "virtual tokens": TOKENS,
+        "probability": asked.enough, "layer": layer, "said by peft": f"{100 * measured['said']:.0f} %",
+        "processor seconds of tuning": round(seconds),
+    }  # fmt: skip
+    rows = _rows(measured["shares"], layer)
+    show("soft prompts read back", sizes, rows, where, ("random prompts", "tuned prompts"))
+    print(json.dumps(measured["chosen_on"]), *measured["examples"], sep="\n")
+    write_json(asked.json, sizes, rows, measured, where)
+
+
+def words_of(llm: LanguageModel, count: int, held_out: int) -> tuple[list[str], list[str]]:
+    """Return the words that count and the held-out ones: evenly spaced names of the demo's things, one token each."""
+    names = [thing["name"] for thing in json.loads(THINGS.read_text(encoding="utf-8"))]
+    single = [name for name in names if len(llm.tokenizer(f" {name}")["input_ids"]) == 1]
+    spread = np.linspace(0, len(single) - 1, count + held_out).round().astype(int)
+    chosen = [single[at] for at in spread]
+    others = set(chosen[:: max(1, len(chosen) // held_out)][:held_out]) if held_out else set()
+    return [word for word in chosen if word not in others], [word for word in chosen if word in others]
+
+
+def first_token(llm: LanguageModel, word: str) -> int:
+    """Return the token of a word as it stands after another one."""
+    return int(llm.tokenizer(f" {word}")["input_ids"][0])
+
+
+def beginning(llm: LanguageModel, word: str) -> Tensor:
+    """Return the vectors that a word's prompt begins as, [TOKENS, hidden]; the same at each run."""
+    chance = torch.Generator().manual_seed(first_token(llm, word))
+    mean, spread = llm.embedding.float().mean(0), llm.embedding.float().std()
+    return mean + NOISE * spread * torch.randn(TOKENS, llm.hidden_size, generator=chance)
+
+
+def tuned(llm: LanguageModel, words: Sequence[str], asked: argparse.Namespace) -> dict[str, Tensor]:
+    """Return the tuned prompt of each word, [TOKENS, hidden]; those in the work folder are not tuned again."""
+    file = asked.work / f"prompts-{asked.enough}-{asked.rate}.safetensors"
+    found = load_file(file) if file.is_file() else {}
+    missing = [word for word in words if word not in found]
+    if missing:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(llm.name, dtype=getattr(torch, asked.dtype))
+        model.requires_grad_(False).eval()
+        asked.work.mkdir(parents=True, exist_ok=True)
+        with shown("tuning prompts", "words") as progress:
+            for at in range(0, len(missing), BATCH):
+                batch = missing[at : at + BATCH]
+                found |= dict(zip(batch, _tune(model, llm, batch, asked), strict=True))
+                save_file(found, file)
+                progress.update(min(at + BATCH, len(missing)), len(missing))
+    return {word: found[word] for word in words}
+
+
+def _tune(
+    model: Any, llm: LanguageModel, words: Sequence[str], asked: argparse.Namespace
+) -> Sequence[Tensor]:
+    """Tune the prompts of some words at once; each is left alone when its word is probable enough."""
+    prompts = torch.stack([beginning(llm, word) for word in words])
+    targets = torch.tensor([first_token(llm, word) for word in words])
+    first, second = torch.zeros_like(prompts), torch.zeros_like(prompts)  # Adam's moments, a row each
+    active = torch.arange(len(words))
+    for step in range(1, asked.steps + 1):
+        rows = prompts[active].requires_grad_()
+        logits = model(inputs_embeds=rows.to(model.dtype), use_cache=False, logits_to_keep=1).logits[:, -1]
+        surprise = torch.nn.functional.cross_entropy(logits.float(), targets[active], reduction="none")
+        going = (-surprise).exp() < asked.enough
+        if not going.any():
+            break
+        (gradient,) = torch.autograd.grad(surprise.sum(), rows)
+        active, gradient = active[going], gradient[going]
+        first[active] = 0.9 * first[active] + 0.1 * gradient
+        second[active] = 0.999 * second[active] + 0.001 * gradient**2
+        move = first[active] / (1 - 0.9**step) / ((second[active] / (1 - 0.999**step)).sqrt() + 1e-8)
+        prompts[active] -= asked.rate * move
+    return list(prompts)
+
+
+def says(llm: LanguageModel, prompts: Mapping[str, Tensor], words: Sequence[str]) -> list[bool]:
+    """Return for each word whether the LLM says it after its prompt, through peft's prompt tuning, in float32."""
+    from peft import PromptTuningConfig, TaskType, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(llm.name, dtype=torch.float32)
+    model = get_peft_model(
+        base, PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=TOKENS)
+    ).eval()
+    weight = model.prompt_encoder["default"].embedding.weight
+    found = []
+    with torch.no_grad():
+        for word in words:
+            weight.copy_(prompts[word])
+            # peft needs a token after the prompt; the model's answer stands before it.
+            target = first_token(llm, word)
+            logits = model(input_ids=torch.tensor([[target]])).logits[0, TOKENS - 1]
+            found.append(int(logits.argmax()) == target)
+    return found
+
+
+def kinds_of(llm: LanguageModel, prompts: Mapping[str, Tensor], words: Sequence[str]) -> dict[str, Tensor]:
+    """Return the prompts that are compared, each kind [words, TOKENS, hidden]."""
+    own = torch.stack([prompts[word] for word in words])
+    chance = torch.Generator().manual_seed(0)
+    noise = torch.randn(own.shape, generator=chance)
+    return {
+        "tuned": own,
+        "random": noise / noise.norm(dim=-1, keepdim=True) * own.norm(dim=-1, keepdim=True),
+        "beginning": torch.stack([beginning(llm, word) for word in words]),
+    }
+
+
+def states_of(llm: LanguageModel, prompts: Tensor) -> dict[int, Tensor]:
+    """Return by layer the hidden states of prompts, [words, TOKENS, hidden]; the last is before the final norm."""
+    layers = range(llm.num_layers + 1)
+    run = lambda: llm.decoder(inputs_embeds=prompts, use_cache=False)  # noqa: E731 (it is passed on)
+    return llm.collect(run, layers, prompts.shape[0] * prompts.shape[1])
+
+
+def scores(
+    lens: Lens, states: Tensor, words: Sequence[str], layer: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return for each word whether it is named, 1 or 0: by any virtual token, by all together, by each alone."""
+    flat = lens.read(Queries(states.flatten(0, 1).clone(), layer, "other"), 5)
+    named: dict[str, list[float]] = {}
+    for number, word in enumerate(words):
+        tokens = flat[TOKENS * number : TOKENS * (number + 1)]
+        each = [_names(found, word) for found in tokens]
+        pooled = sorted((one for found in tokens for one in found), key=lambda one: -one.score)[:5]
+        hits = {"any": any(each), "pooled": _names(pooled, word), "last": each[-1]}
+        for name, hit in (hits | {f"token {n}": hit for n, hit in enumerate(each, 1)}).items():
+            named.setdefault(name, []).append(float(hit))
+    return {name: np.array(hits) for name, hits in named.items()}
+
+
+def _names(found: Sequence[Neighbor], word: str) -> bool:
+    """Return whether a word, or its plural in s or es, is among neighbors."""
+    return bool({one.word.strip().casefold() for one in found} & {word, f"{word}s", f"{word}es"})
+
+
+def measure(
+    lenses: Mapping[str, Lens],
+    kinds: Mapping[str, Mapping[int, Tensor]],
+    words: Sequence[str],
+    layers: Sequence[int],
+) -> dict[str, Any]:
+    """Return the shares by lens, layer and kind of prompt. Each word is also looked for in the next word's prompt."""
+    others = [*words[1:], words[0]]
+    return {
+        name: {
+            layer: {
+                kind: _shares(scores(lens, by_layer[layer], words, layer)) for kind, by_layer in kinds.items()
+            }
+            | {"another word": _shares(scores(lens, kinds["tuned"][layer], others, layer))}
+            for layer in layers
+        }
+        for name, lens in lenses.items()
+    }
+
+
+def _shares(named: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, list[float]]:
+    """Return each share in % with its 95 % interval, from resampled words."""
+    chance = np.random.default_rng(0)
+    count = len(next(iter(named.values())))
+    drawn = chance.integers(0, count, (RESAMPLES, count))
+    return {
+        name: [
+            round(float(100 * value), 1)
+            for value in (hits.mean(), *np.quantile(hits[drawn].mean(axis=1), (0.025, 0.975)))
+        ]
+        for name, hits in named.items()
+    }
+
+
+def examples(lens: Lens, states: Tensor, words: Sequence[str], layer: int) -> list[str]:
+    """Return for some words the words of each virtual token, for people."""
+    some = words[:: max(1, len(words) // 8)]
+    lines = []
+    for word in some:
+        found = lens.read(Queries(states[words.index(word)].clone(), layer, "other"), 5)
+        lines.append(f"{word}: " + " | ".join(" ".join(one.word for one in token) for token in found))
+    return lines
+
+
+def _rows(shares: Mapping[str, Any], layer: int) -> list[Row]:
+    def text(share: Sequence[float]) -> str:
+        return f"{share[0]:.0f} % ({share[1]:.0f} to {share[2]:.0f})"
+
+    rows = []
+    for lens, by_layer in shares.items():
+        for at, kinds in by_layer.items():
+            for how in ("any", "pooled", "last"):
+                own, random = kinds["tuned"][how], kinds["random"][how]
+                target = 60 if (lens, at, how) == ("LatentLens", layer, "any") else None
+                rows.append(
+                    Row(f"{lens}, layer {at}, {how}", text(random), text(own), own[0], " %", least=target)
+                )
+    return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("benchmarks.soft_prompts", __doc__)
+    parser.add_argument("--bank", default="descriptive")
+    parser.add_argument("--data-dir", help="folder of embedded banks")
+    parser.add_argument("--model", help="a folder of the bank's LLM; by default where this machine knows it")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the tuned prompts")
+    parser.add_argument("--words", type=int, default=50)
+    parser.add_argument("--held-out", type=int, default=20, help="words whose prompts choose the layer")
+    parser.add_argument(
+        "--enough", type=float, default=0.99, help="probability of the word at which tuning ends"
+    )
+    parser.add_argument("--rate", type=float, default=RATE, help="Adam's learning rate")
+    parser.add_argument("--steps", type=int, default=300, help="at most")
+    parser.add_argument("--every", type=int, default=2, help="every so many layers is tried")
+    parser.add_argument("--dtype", default="float32", help="of the model while prompts are tuned")
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
