@@ -74,7 +74,7 @@ def query_states(
     from latentbank.cli.output.readings import show_reading
     from latentbank.models.language.alone import LanguageAlone
     from latentbank.query.lenses.base import LensOptions
-    from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
+    from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of, needs_whole
     from latentbank.query.reading.states import read_states
     from latentbank.query.states.files import load_states
 
@@ -86,7 +86,7 @@ def query_states(
         opened = None
         if model.model is None or any(lens_class(name).needs_bank for name in names):
             opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
-        llm = LanguageAlone(partial(_load, model, opened))
+        llm = LanguageAlone(partial(_load, model, opened, whole=needs_whole(names)))
         options = LensOptions(
             cast("VisualModel", llm),
             opened,
@@ -102,11 +102,12 @@ def query_states(
     show_reading(reading, as_json=as_json)
 
 
-def _load(model: ModelOptions, bank: Bank | None) -> LanguageModel:
-    """Load the LLM whole, by default the bank's: a lens may need any part of it. It must be the bank's."""
+def _load(model: ModelOptions, bank: Bank | None, *, whole: bool) -> LanguageModel:
+    """Load the LLM, by default the bank's, whole or its embeddings alone. It must be the bank's."""
     default = None if bank is None or model.model else bank.find_model()
     revision = None if bank is None else bank.manifest.revision
-    llm = model.load_llm(lambda count: [count], default=default, default_revision=revision)
+    layers = (lambda count: [count]) if whole else [0]
+    llm = model.load_llm(layers, default=default, default_revision=revision)
     if bank is not None:
         bank.require_model(llm.name, llm.identity())
     return llm
