@@ -33,14 +33,22 @@ class Chooser:
         provisional: whether contexts that were chosen may have to leave for later ones, as `settled` says in the end.
     """
 
-    def __init__(self, corpus: str, model: LanguageModel, settings: PlanSettings) -> None:
+    def __init__(
+        self,
+        corpus: str,
+        model: LanguageModel,
+        settings: PlanSettings,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         """Start with an empty corpus.
 
         Args:
             corpus: its name, part of every prefix's id.
             model: the LLM; its tokenizer and sizes are used.
             settings: how contexts are chosen.
+            numbers: the numbers of the sentences; None: from 0 on.
         """
+        self.numbers = numbers
         self.settings, self.model = settings, model
         self.tokenizer: Any = model.tokenizer
         self.special = set(self.tokenizer.all_special_ids)
@@ -87,7 +95,8 @@ class Chooser:
             strict=True,
         )
         for caption, ids, special, offsets in rows:
-            planned = self._choose_in(self.next, caption, ids, special, offsets)
+            number = self.next if self.numbers is None else self.numbers[self.next]
+            planned = self._choose_in(number, caption, ids, special, offsets)
             self.next += 1
             if planned is not None:
                 yield planned

@@ -50,6 +50,8 @@ class Corpus:
     """Read at most this many sentences."""
     sentences: Iterable[str] | None = dataclasses.field(default=None, repr=False, compare=False)
     """Sentences from Python, read after the sources; they can be iterated over repeatedly."""
+    numbers: Sequence[int] | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The numbers that the payloads give the sentences, where they were chosen from another corpus; None: from 0 on."""
 
     def __post_init__(self) -> None:
         """Check the name and the limit."""
@@ -128,12 +130,15 @@ def open_corpus(
     return Corpus(name, tuple(found), column, field, header, format, config, split, revision, limit)
 
 
-def corpus_from_sentences(name: str, sentences: Iterable[str]) -> Corpus:
+def corpus_from_sentences(
+    name: str, sentences: Iterable[str], numbers: Sequence[int] | None = None
+) -> Corpus:
     """Return a corpus of Python strings.
 
     Args:
         name: the corpus's name in the bank.
         sentences: a list, or anything else that starts anew each time it is iterated over.
+        numbers: the number of each sentence, none of them blank, in a corpus they were chosen from; None: from 0 on.
 
     Raises:
         CorpusError: the name is not allowed, or the sentences are a single string or can be iterated over only once.
@@ -142,7 +147,7 @@ def corpus_from_sentences(name: str, sentences: Iterable[str]) -> Corpus:
         raise CorpusError(f"Corpus {name} is a single string; give a list of sentences.")
     if iter(sentences) is sentences:
         raise CorpusError(f"Corpus {name} can be iterated over only once; give a list of sentences.")
-    return Corpus(name, (), sentences=sentences)
+    return Corpus(name, (), sentences=sentences, numbers=numbers)
 
 
 def read_sentences(corpus: Corpus, counts: Counts) -> Iterator[str]:

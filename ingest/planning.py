@@ -164,7 +164,7 @@ def _make(
     corpus: Corpus, model: LanguageModel, directory: Path, settings: PlanSettings, progress: Progress
 ) -> Plan:
     with new_plan(directory) as files:
-        chosen = _choose(corpus, Chooser(corpus.name, model, settings), files, progress)
+        chosen = _choose(corpus, Chooser(corpus.name, model, settings, corpus.numbers), files, progress)
         prefixes = _write_sorted(files.unsorted, files.unfinished, chosen.order, progress)
         move(files.unfinished, files.sentences)
         plan = Plan(

@@ -18,6 +18,7 @@ from latentbank.cli import (
     experiment_lenses,  # noqa: F401 (adds its command to those of `experiment`)
     importing,
     ingest,
+    ingest_grow,  # noqa: F401 (adds its command to those of `ingest`)
     ingest_recipe,  # noqa: F401 (adds its command to those of `ingest`)
     query,
     query_audio,  # noqa: F401 (adds its command to those of `query`)

@@ -142,6 +142,16 @@ def names(word: str, name: str) -> bool:
     return not forms(word).isdisjoint(_accepted(name))
 
 
+def mentions(sentence: str, name: str) -> bool:
+    """Return whether a sentence holds a word, or the words, that name an object by rules 1 to 3."""
+    accepted = _accepted(name)
+    words = re.findall(r"[\w'’-]+", sentence)
+    if any(not forms(word).isdisjoint(accepted) for word in words):
+        return True
+    text = " ".join(words).casefold()
+    return any(" " in form and form in text for form in accepted)
+
+
 @lru_cache(maxsize=200_000)
 def forms(word: str) -> frozenset[str]:
     """Return the forms of a word that rules 1 and 2 compare: lower case, and the singulars it may be the plural of."""

@@ -1,0 +1,1 @@
+"""A corpus that grows: sentences are taken from a stream where they come nearer to what a bank has no words for."""

@@ -1,0 +1,57 @@
+"""What a growing corpus has read and kept, as a table or JSON (docs/json.md)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from latentbank.cli.output.text import console, print_facts, print_json
+from latentbank.progress import duration
+from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.ingest.growing.growth import GrowthReport
+    from latentbank.query.growing.missing import Missing
+
+
+def show_missing(missing: Missing) -> None:
+    """Print on standard error which tokens ask."""
+    print(
+        f"{missing.images:,} images: {missing.asking:,} visual tokens ask, {missing.held_out:,} of other images are "
+        f"held out (visual layers {listed(missing.spaces)}, bank layers {listed(missing.layers)})",
+        file=sys.stderr,
+    )
+
+
+def show_growth(report: GrowthReport, bank: str, *, as_json: bool) -> None:
+    """Print what was read, taken and kept."""
+    if as_json:
+        print_json({"bank": bank, **asdict(report)})
+        return
+    kept = (
+        f"{report.kept:,} in '{report.corpus}', {report.job.contexts:,} contexts in each layer of '{bank}'"
+        if report.job
+        else "none; nothing was stored"
+    )
+    print_facts(
+        [
+            ("read", f"{report.read:,} sentences, {report.contexts:,} contexts"),
+            ("asked", f"{report.asking:,} visual tokens; {report.answered:,} found a nearer context"),
+            (
+                "taken",
+                f"{report.taken:,} sentences; {report.dropped:,} dropped: no held-out token gains by them",
+            ),
+            ("kept", kept),
+            (
+                "gain",
+                f"{report.confirmed:,} of {report.held_out:,} held-out tokens, {report.gain:.3f} on average",
+            ),
+            ("time", f"{duration(report.seconds)}, {report.tokens_per_second:,.0f} tokens/s"),
+            ("listed in", report.file),
+        ]
+    )
+    if report.job:
+        console().print(
+            f"To drop it again: latentbank bank drop-corpus {bank} {report.corpus}", highlight=False
+        )
