@@ -26,19 +26,29 @@ class SecondLook(Protocol):
     def depth(self) -> int:
         """How many contexts of each layer it looks at, the nearest by cosine."""
 
+    def searched(self, manifest: Manifest, vectors: Floats) -> Floats:
+        """Return the vectors whose nearest contexts are looked at: unit length, rotated, float32 `[queries, hidden]`.
+
+        Args:
+            manifest: that of the bank as it is searched.
+            vectors: the queries, unit length and rotated; they may be searched for as they are.
+        """
+
     def scores(
         self, manifest: Manifest, layer: int, vectors: Floats, found: Sequence[Sequence[Hit]]
-    ) -> Floats:
+    ) -> tuple[Floats, Floats]:
         """Return the scores of each query's contexts in a bank layer; those of several layers can be compared.
 
         Args:
             manifest: that of the bank as it is searched.
             layer: the bank layer.
-            vectors: the queries as they were searched for: unit length, rotated, float32 `[queries, hidden]`.
-            found: each query's contexts, nearest first; a few more than `depth` where words are to be distinct.
+            vectors: the queries: unit length, rotated, float32 `[queries, hidden]`.
+            found: each query's contexts with their cosines to what was `searched`, nearest first; a few more than
+                `depth` where words are to be distinct.
 
         Returns:
-            float32 `[queries, most contexts of a query]`; minus infinity where a query has fewer.
+            Scores, and the cosines of query and context: float32 `[queries, most contexts of a query]` each; the scores
+            are minus infinity where a query has fewer.
 
         Raises:
             QueryError: a context cannot be scored.
@@ -55,13 +65,14 @@ def look_again(
 ) -> list[list[Neighbor]]:
     """Return each query's `top_k` best contexts by the scores of a second look, best first; see `Bank.search`."""
     search = replace(search, payloads=False)
-    hits: Hits = search.hits(vectors, max(look.depth, top_k))
+    searched = look.searched(manifest, vectors)
+    hits: Hits = search.hits(searched, max(look.depth, top_k))
     ranked = _ranked(search.layers, look, manifest, vectors, hits)
     if unique == "word":
         best = _distinct(search, ranked, top_k)
         if short := [row for row, neighbors in enumerate(best) if len(neighbors) < top_k]:
             # Their contexts are of few words, so the nearest contexts of other words are scored, too.
-            wider = _with_more_words(search, hits, vectors, short, top_k)
+            wider = _with_more_words(search, hits, searched, short, top_k)
             again = _ranked(search.layers, look, manifest, vectors[short], wider)
             for row, neighbors in zip(short, _distinct(search, again, top_k), strict=True):
                 best[row] = neighbors
@@ -80,12 +91,14 @@ class _Ranked:
         layers: the bank layers.
         hits: the contexts.
         scores: float32 `[queries, layers, contexts]`, minus infinity where there is no context.
+        cosines: of query and context, in the same places.
         order: of each query, the places in its scores as one row, best first.
     """
 
     layers: Sequence[int]
     hits: Hits
     scores: Floats
+    cosines: Floats
     order: npt.NDArray[np.intp]
 
     def best(self, row: int, start: int, stop: int) -> list[Candidate]:
@@ -96,7 +109,7 @@ class _Ranked:
             score = float(self.scores[row, layer, at])
             if score == -np.inf:
                 break
-            hit = self.hits[row, self.layers[layer]][at]
+            hit = replace(self.hits[row, self.layers[layer]][at], score=float(self.cosines[row, layer, at]))
             found.append(Candidate(self.layers[layer], hit, score))
         return found
 
@@ -109,11 +122,15 @@ def _ranked(
         look.scores(manifest, layer, vectors, [hits[row, layer] for row in range(len(vectors))])
         for layer in layers
     ]
-    scores = np.full((len(vectors), len(layers), max(part.shape[1] for part in found)), -np.inf, np.float32)
-    for place, part in enumerate(found):
+    scores = np.full(
+        (len(vectors), len(layers), max(part.shape[1] for part, _ in found)), -np.inf, np.float32
+    )
+    cosines = np.zeros_like(scores)
+    for place, (part, own) in enumerate(found):
         scores[:, place, : part.shape[1]] = part
+        cosines[:, place, : own.shape[1]] = own
     order = np.argsort(-scores.reshape(len(vectors), -1), axis=1, kind="stable")
-    return _Ranked(layers, hits, scores, order)
+    return _Ranked(layers, hits, scores, cosines, order)
 
 
 def _distinct(search: Search, ranked: _Ranked, top_k: int) -> list[list[Neighbor]]:

@@ -16,7 +16,7 @@ from latentbank.cli.options.common import (
     bank_layers_of,
 )
 from latentbank.cli.options.models import SceneModelOptions
-from latentbank.cli.options.scenes import OutputOption, SceneOptions
+from latentbank.cli.options.scenes import CorrectScenesOption, OutputOption, SceneOptions, correction_of
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
 
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Score lenses on images with known 
     app,
     "scenes",
     example="evaluate scenes --bank demo --output scores",
-    first="bank model visual_layers bank_layers lens where",
+    first="bank model visual_layers bank_layers lens correct where",
 )
 def evaluate_scenes(
     ctx: typer.Context,
@@ -35,6 +35,7 @@ def evaluate_scenes(
     bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     lens: LensOption = "latent,logit,embedding",
+    correct: CorrectScenesOption = "none",
     where: Annotated[
         list[str] | None, typer.Option(help="Filter of the contexts, such as corpus=concepts; all must hold.")
     ] = None,
@@ -48,28 +49,18 @@ def evaluate_scenes(
     from latentbank.cli.output.scores import show_evaluation, write_scores
     from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
-    from latentbank.query.evaluation.evaluate import evaluate
     from latentbank.query.evaluation.figures import draw_evaluation
 
     settings = GlobalOptions.of(ctx).settings()
     condition = parse_where(where or [])
-    names = lens_names(lens)
+    names, correction = lens_names(lens), correction_of(correct)
     with bank.opened(settings) as opened:
         inputs = scenes.inputs(model.model, model, settings, whole=needs_whole(names))
         searched, folder = bank_layers_of(bank_layers), settings.data_dir
         lenses = lenses_of(names, LensOptions(inputs.model, opened, searched, condition, data_dir=folder))
         with shown("evaluating", "scenes") as progress:
-            evaluation = evaluate(
-                inputs.model,
-                lenses,
-                inputs.scenes,
-                inputs.layers,
-                random=inputs.random,
-                calibration=inputs.calibration,
-                coverage=inputs.coverage,
-                alone=inputs.layers[:1],
-                progress=progress,
-            )
+            setup = inputs.setup(progress, correction)
+            evaluation = setup.run(inputs.model, lenses, inputs.random, alone=inputs.layers[:1])
     data = {"where": list(where or []), **evaluation.to_dict()}
     write_scores(data, output, "evaluation", lambda folder: draw_evaluation(evaluation, folder))
     if as_json:

@@ -28,7 +28,13 @@ from latentbank.cli.options.common import (
 )
 from latentbank.cli.options.corpora import CorpusOptions
 from latentbank.cli.options.models import DeviceOptions, LoadingOptions, SceneModelOptions
-from latentbank.cli.options.scenes import OutputOption, SceneOptions
+from latentbank.cli.options.scenes import (
+    CorrectScenesOption,
+    OutputOption,
+    SceneOptions,
+    correction_of,
+    corrections_of,
+)
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.defaults import default_layers, plan_folder
 from latentbank.query.lenses.base import LensOptions
@@ -49,13 +55,14 @@ app = typer.Typer(
     app,
     "alignment",
     example="experiment alignment --bank demo -o alignment",
-    first="bank model visual_layers bank_layers",
+    first="bank model visual_layers bank_layers correct",
 )
 def experiment_alignment(
     ctx: typer.Context,
     *,
     bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
+    correct: CorrectScenesOption = "none",
     scenes: SceneOptions,
     output: OutputOption = None,
     model: SceneModelOptions,
@@ -65,24 +72,17 @@ def experiment_alignment(
     from latentbank.cli.output.scores import show_alignment, write_scores
     from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
-    from latentbank.query.evaluation.experiments.alignment import align, peaks
+    from latentbank.query.evaluation.experiments.alignment import peaks
     from latentbank.query.evaluation.figures import draw_bank_layers, draw_first
     from latentbank.query.lenses.latent import LatentLens
 
-    settings = GlobalOptions.of(ctx).settings()
+    settings, correction = GlobalOptions.of(ctx).settings(), correction_of(correct)
     with bank.opened(settings) as opened:
         inputs = scenes.inputs(model.model, model, settings)
         with shown("aligning", "scenes") as progress:
-            evaluation = align(
-                inputs.model,
-                LatentLens(opened, bank_layers_of(bank_layers)),
-                inputs.scenes,
-                inputs.layers,
-                random=inputs.random,
-                calibration=inputs.calibration,
-                coverage=inputs.coverage,
-                progress=progress,
-            )
+            lens = LatentLens(opened, bank_layers_of(bank_layers))
+            setup = inputs.setup(progress, correction)
+            evaluation = setup.run(inputs.model, [lens], inputs.random, alone=inputs.layers)
 
     def draw(folder: Path) -> None:
         draw_bank_layers(evaluation, folder / "bank-layers.png")
@@ -138,9 +138,44 @@ def experiment_metric(
 
 @command(
     app,
+    "correction",
+    example="experiment correction --bank demo -o correction",
+    first="bank model visual_layers bank_layers lens correct",
+)
+def experiment_correction(
+    ctx: typer.Context,
+    *,
+    bank: ModelBankOptions,
+    bank_layers: BankLayersOption = "all",
+    lens: LensOption = "latent,logit,embedding",
+    correct: Annotated[
+        str, typer.Option("--correct", help="Corrections that are compared with none: hubs, mean, both.")
+    ] = "hubs,mean,both",
+    scenes: SceneOptions,
+    output: OutputOption = None,
+    model: SceneModelOptions,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare lenses without and with each correction, by layer, and whether the mid-layer leap remains."""
+    from latentbank.cli.output.scores import show_compared
+    from latentbank.progress import shown
+    from latentbank.query.evaluation.experiments.compare import compare_corrections
+
+    settings = GlobalOptions.of(ctx).settings()
+    names, modes = lens_names(lens), corrections_of(correct)
+    with bank.opened(settings) as opened:
+        inputs = scenes.inputs(model.model, model, settings)
+        lenses = lenses_of(names, LensOptions(inputs.model, opened, bank_layers_of(bank_layers)))
+        with shown("evaluating", "scenes") as progress:
+            compared = compare_corrections(inputs.setup(progress), inputs.model, lenses, inputs.random, modes)
+    show_compared(compared, output, "correction", as_json=as_json)
+
+
+@command(
+    app,
     "corpus-swap",
     example="experiment corpus-swap descriptions.txt concepts.txt news.txt --bank swap -o swap",
-    first="sources bank model layers contexts metric visual_layers bank_layers",
+    first="sources bank model layers contexts metric visual_layers bank_layers correct",
 )
 def experiment_corpus_swap(
     ctx: typer.Context,
@@ -159,6 +194,7 @@ def experiment_corpus_swap(
     ] = None,
     metric: MetricOption = None,
     bank_layers: BankLayersOption = "all",
+    correct: CorrectScenesOption = "none",
     scenes: SceneOptions,
     output: OutputOption = None,
     model: SceneModelOptions,
@@ -169,7 +205,7 @@ def experiment_corpus_swap(
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_corpora
 
-    options = GlobalOptions.of(ctx)
+    options, correction = GlobalOptions.of(ctx), correction_of(correct)
     settings = options.writer_settings() if sources else options.settings()
     with ExitStack() as stack:
         if sources:
@@ -185,7 +221,7 @@ def experiment_corpus_swap(
             inputs = scenes.inputs(model.model, model, settings)
         with shown("evaluating", "scenes") as progress:
             compared = compare_corpora(
-                inputs.setup(progress),
+                inputs.setup(progress, correction),
                 inputs.model,
                 opened,
                 bank_layers_of(bank_layers),
@@ -200,7 +236,7 @@ def experiment_corpus_swap(
     app,
     "projector",
     example="experiment projector linear.safetensors mlp.safetensors mlp3.safetensors --bank demo",
-    first="projectors bank visual_layers bank_layers lens",
+    first="projectors bank visual_layers bank_layers lens correct",
 )
 def experiment_projector(
     ctx: typer.Context,
@@ -211,6 +247,7 @@ def experiment_projector(
     bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     lens: LensOption = "logit,embedding",
+    correct: CorrectScenesOption = "none",
     scenes: SceneOptions,
     output: OutputOption = None,
     devices: DeviceOptions,
@@ -221,7 +258,7 @@ def experiment_projector(
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_projectors
 
-    settings = GlobalOptions.of(ctx).settings()
+    settings, correction = GlobalOptions.of(ctx).settings(), correction_of(correct)
     names = [name for name in lens_names(lens) if not searches_bank(name)]
     loading = LoadingOptions(device=devices.device, dtype=devices.dtype)
     with bank.opened(settings) as opened:
@@ -238,7 +275,7 @@ def experiment_projector(
         others = lenses_of(names, LensOptions(first.model, data_dir=settings.data_dir))
         with shown("evaluating", "scenes") as progress:
             compared = compare_projectors(
-                first.setup(progress),
+                first.setup(progress, correction),
                 {label: (inputs.model, inputs.random) for label, inputs in loaded.items()},
                 opened,
                 others,

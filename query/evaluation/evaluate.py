@@ -24,6 +24,7 @@ from latentbank.values import Layers, layers_of, real, whole
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.calibration.correction import Correction
     from latentbank.query.evaluation.labelled import LabelledImage
 
 TOP_K = 5
@@ -50,6 +51,7 @@ def evaluate(
     layers: Layers | None = None,
     *,
     random: VisualModel | None = None,
+    random_correction: Correction | None = None,
     calibration: Sequence[LabelledImage] = (),
     coverage: float = OBJECT,
     alone: Layers = (),
@@ -66,6 +68,8 @@ def evaluate(
         layers: the visual layers; None: `evaluation_layers`.
         random: the same VLM with a projector of random weights, the second control, scored on the first `CONTROLLED`
             images; None: without this control.
+        random_correction: corrects the lenses for that control, where they are corrected: computed from its own visual
+            tokens. None: the control is read without correction.
         calibration: other labelled images, whose visual tokens give the means for a centred bank.
         coverage: the least share of an object patch that its object covers.
         alone: visual layers at which each bank layer is also searched alone.
@@ -99,20 +103,21 @@ def evaluate(
     if centred:  # once, not at every layer
         lenses = [lens.centred() for lens in lenses]
     run = _Run(
-        lenses,
         chosen,
         calibration if centred else (),
         layers_of(alone, "alone"),
         Tables(len(scenes), coverage, resamples),
         progress or Silent(),
     )
-    run.score("trained", model, scenes, coverage)
+    run.score("trained", model, lenses, scenes, coverage)
     if random is not None:
-        run.score("random", random, scenes[:CONTROLLED], coverage)
+        controls = [lens.corrected(random_correction if lens.correction else None) for lens in lenses]
+        run.score("random", random, controls, scenes[:CONTROLLED], coverage)
     about = {
         **_about(model, bank),
         "bank_layers": searching.searched_layers() if searching is not None else [],
         "metric": bank.metric if bank is not None else "cosine",
+        **_corrected(lenses),
         "visual_layers": chosen,
         "lenses": [lens.name for lens in lenses],
         "top_k": TOP_K,
@@ -155,11 +160,18 @@ def _about(model: VisualModel, bank: Bank | None) -> dict[str, Any]:
     }
 
 
+def _corrected(lenses: Sequence[Lens]) -> dict[str, str]:
+    """Return what an evaluation says of the correction: its mode, and from which pictures it was computed."""
+    found = next((lens.correction for lens in lenses if lens.correction is not None), None)
+    if found is None:
+        return {"correction": "", "corrected_by": ""}
+    return {"correction": found.mode, "corrected_by": found.calibration.kind}
+
+
 @dataclass(frozen=True)
 class _Run:
     """One evaluation: what is scored, and the tables that collect the scores; see `evaluate`."""
 
-    lenses: Sequence[Lens]
     layers: Sequence[int]
     calibration: Sequence[LabelledImage]  # none unless the bank is centred
     alone: Sequence[int]
@@ -167,7 +179,12 @@ class _Run:
     progress: Progress
 
     def score(
-        self, projector: Weights, model: VisualModel, scenes: Sequence[LabelledImage], coverage: float
+        self,
+        projector: Weights,
+        model: VisualModel,
+        lenses: Sequence[Lens],
+        scenes: Sequence[LabelledImage],
+        coverage: float,
     ) -> None:
         """Score all lenses at all layers with one of the two projectors."""
         self.progress.stage(f"looking ({projector} projector)", "scenes")
@@ -175,8 +192,8 @@ class _Run:
         means = object_means(model, self.calibration, self.layers, coverage) if self.calibration else None
         self.tables.require(projector, patches.truths)
         self.progress.stage(f"reading ({projector} projector)", "layers and lenses")
-        pairs = [(layer, lens) for layer in self.layers for lens in self.lenses]
-        searching = next((lens for lens in self.lenses if lens.bank is not None), None)
+        pairs = [(layer, lens) for layer in self.layers for lens in lenses]
+        searching = next((lens for lens in lenses if lens.bank is not None), None)
         for done, (layer, lens) in enumerate(pairs):
             self.progress.update(done, len(pairs))
             plain, distinct = read_patches(lens, means, layer, patches.states[layer])

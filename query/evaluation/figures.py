@@ -63,7 +63,7 @@ def draw_shares(evaluation: Evaluation, path: Path) -> Path:
                     linestyle=style[row.projector, row.images],
                     band=true,
                 )
-        axes.set_title("first five neighbors" if not distinct else "first five distinct words")
+        axes.set_title(f"first five {'distinct words' if distinct else 'neighbors'}{_corrected(evaluation)}")
         axes.set_xlabel("visual layer")
         axes.set_ylabel("object patches named, %")
         axes.set_ylim(bottom=0)
@@ -101,7 +101,7 @@ def draw_bank_layers(evaluation: Evaluation, path: Path) -> Path:
                 else:
                     shares = [entry.named for entry in found if entry.named is not None]
                     _line(axes, at, shares, label=label, color=colour, linestyle=style, band=len(layers) == 1)
-        axes.set_xlabel("bank layer, searched alone")
+        axes.set_xlabel(f"bank layer, searched alone{_corrected(evaluation)}")
         axes.set_ylabel(title)
         if what == "named":
             axes.set_ylim(bottom=0)
@@ -131,7 +131,7 @@ def draw_first(evaluation: Evaluation, path: Path) -> Path:
                 label=f"bank layer {bank_layer}",
             )
             below = [low + height for low, height in zip(below, heights, strict=True)]
-        axes.set_title(f"{projector} projector")
+        axes.set_title(f"{projector} projector{_corrected(evaluation)}")
         axes.set_xlabel("visual layer")
         axes.set_ylabel("nearest neighbor's bank layer, % of object patches")
     _legend(figure)
@@ -157,6 +157,12 @@ def draw_compared(compared: Sequence[tuple[str, Evaluation]], path: Path, lens: 
     right.invert_yaxis()
     _legend(figure)
     return save_figure(figure, path)
+
+
+def _corrected(evaluation: Evaluation) -> str:
+    """Return what a figure says of the correction."""
+    mode = evaluation.about.get("correction")
+    return f", corrected: {mode}" if mode else ""
 
 
 def _legend(figure: Any) -> None:

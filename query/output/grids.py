@@ -31,7 +31,9 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
         for layer in reading.layers:
             for tile in reading.tiles:
                 part = reading.tile_name(tile)
-                lines.append(f"{lens} lens, visual layer {layer}" + (f", {part}" if part else ""))
+                made = correction_of(reading, reading.patches(layer, lens, tile))
+                told = [f"{lens} lens, visual layer {layer}", part, f"corrected: {made}" if made else ""]
+                lines.append(", ".join(filter(None, told)))
                 grid = reading.grid(layer, lens, tile)
                 longest = max((cell_len(word) for row in grid for word in row), default=0)
                 cell = max(4, min(longest, (width - 2) // len(grid[0]) - 1))
@@ -50,6 +52,12 @@ def grid_lines(reading: Reading, width: int = 100) -> list[str]:
                 lines.append(f"  {kind}, each token → its best word")
                 lines += [f"    {line}" for line in told_lines(tokens, width - 4)]
     return lines
+
+
+def correction_of(reading: Reading, tokens: Sequence[TokenReading]) -> str:
+    """Return how the scores of tokens were corrected; "" if they were not, as by a lens that cannot correct."""
+    corrected = any(token.neighbors and token.neighbors[0].corrected is not None for token in tokens)
+    return reading.correction if corrected else ""
 
 
 def _by_second(tokens: Sequence[TokenReading], width: int) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.files import write_whole
-from latentbank.query.output.grids import lists_of, panels_of, shorten, told
+from latentbank.query.output.grids import correction_of, lists_of, panels_of, shorten, told
 from latentbank.values import Layers
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _listed(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: 
     assert reading.image is not None
     scale = min(_LIST_WIDTH / reading.image.width, _LARGEST / reading.image.height)
     size = max(1, round(reading.image.width * scale)), max(1, round(reading.image.height * scale))
-    lines = [f"{lens} lens, visual layer {layer}"]
+    lines = [f"{lens} lens, visual layer {layer}{_corrected(reading, tokens)}"]
     for heading, words in lists_of(tokens):
         lines += [f"{heading}:", *_wrapped(words)]
     panel = Image.new("RGB", (_LIST_WIDTH, size[1] + _HEADING * len(lines)), "white")
@@ -157,6 +157,7 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
     heading = f"{lens} lens, visual layer {layer}" + (
         f", {reading.tile_name(tile)}" if tile or reading.frames else ""
     )
+    heading += _corrected(reading, tokens)
     ImageDraw.Draw(panel).text((2, 3), heading, "black", _font(_FONT + 2))
     words = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     over = Image.new("RGBA", size)
@@ -165,6 +166,12 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
         _write(draw, token, scale)
     panel.paste(Image.alpha_composite(words, over).convert("RGB"), (0, _HEADING))
     return panel
+
+
+def _corrected(reading: Reading, tokens: Sequence[TokenReading]) -> str:
+    """Return what a heading says of the correction."""
+    made = correction_of(reading, tokens)
+    return f", corrected: {made}" if made else ""
 
 
 def _with_answer(panel: Image.Image, answer: Sequence[TokenReading]) -> Image.Image:

@@ -13,7 +13,7 @@ from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
 from latentbank.query.lenses.registry import score_of, title_of
 from latentbank.query.output.fonts import fonts_for, quiet_about_glyphs
-from latentbank.query.output.grids import choose_tile, panels_of, shorten, told_lines
+from latentbank.query.output.grids import choose_tile, correction_of, panels_of, shorten, told_lines
 from latentbank.query.output.timelines import SIZE, draw_sound, is_sound, sound_tokens
 from latentbank.values import Layers
 
@@ -52,7 +52,8 @@ def plot_reading(
         tile: the tile whose tokens are drawn; None: the first. Of a video, a tile is a step of time.
         axis: the axis to draw into; None: the axis of a new figure of pyplot.
         words: write the best word on each patch, and the tokens of the model's answer below with theirs.
-        heat: colour each patch by its best score (cosine, or LogitLens's probability), with a colour bar.
+        heat: colour each patch by its best score (cosine, LogitLens's probability, or the corrected score), with a
+            colour bar.
 
     Returns:
         The axis.
@@ -177,6 +178,7 @@ def _draw(
     width, height = reading.size
     axis.imshow(image, extent=(0, width, height, 0), interpolation="none")
     drawn = [token for token in tokens if token.neighbors]
+    made = correction_of(reading, drawn)
     boxes = [token.place.box for token in drawn if token.place is not None and token.place.box is not None]
     patches = [Rectangle((left, top), right - left, bottom - top) for left, top, right, bottom in boxes]
     if patches:
@@ -186,14 +188,16 @@ def _draw(
                 patches, edgecolor=(1, 1, 1, 0.5), linewidth=0.4, cmap="viridis", alpha=0.55
             )
             frames.set_array([token.neighbors[0].score for token in drawn])
-            axis.figure.colorbar(frames, ax=axis, label=f"best {score_of(lens)}", fraction=0.046, pad=0.02)
+            scale = f"best {'corrected score' if made else score_of(lens)}"
+            axis.figure.colorbar(frames, ax=axis, label=scale, fraction=0.046, pad=0.02)
         axis.add_collection(frames)
     if words:
         inch = _SIDE / max(width, height)
         for token, box in zip(drawn, boxes, strict=True):
             _write(axis, token.neighbors[0].word, box, 72 * inch, fonts)
     step = reading.tile_name(tokens[0].place.tile) if reading.frames and tokens[0].place else ""
-    axis.set_title(f"{title_of(lens)}, visual layer {layer}" + (f", {step}" if step else ""), fontsize=9)
+    told = [f"{title_of(lens)}, visual layer {layer}", step, f"corrected: {made}" if made else ""]
+    axis.set_title(", ".join(filter(None, told)), fontsize=9)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     if lines:
         # A word such as $x$ is not a formula.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentbank.query.lenses.registry import score_of, title_of
-from latentbank.query.output.grids import shorten
+from latentbank.query.output.grids import correction_of, shorten
 
 if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading, TokenReading
@@ -53,6 +53,7 @@ def draw_sound(
         fonts: the words' font families.
     """
     drawn = [(token, token.seconds) for token in tokens if token.neighbors and token.seconds is not None]
+    made = correction_of(reading, [token for token, _ in drawn])
     starts = [span[0] for _, span in drawn]
     widths = [span[1] - span[0] for _, span in drawn]
     heights = [token.neighbors[0].score for token, _ in drawn]
@@ -79,6 +80,6 @@ def draw_sound(
         xlim=(0, reading.duration),
         ylim=(min([*heights, 0.0]), top * (1.6 if words else 1.1)),
         xlabel="seconds",
-        ylabel=f"best {score_of(lens)}",
+        ylabel=f"best {'corrected score' if made else score_of(lens)}",
     )
-    axis.set_title(f"{title_of(lens)}, layer {layer}", fontsize=9)
+    axis.set_title(f"{title_of(lens)}, layer {layer}" + (f", corrected: {made}" if made else ""), fontsize=9)

@@ -32,7 +32,8 @@ def page_data(reading: Reading) -> dict[str, Any]:
     label, tile, row, column and box, without the box if its place is not known; a token of text is its label alone.
     `around` is there if the text around an image was read: for each token its kind ("visual", "prompt" or "answer") and
     the whole word of the text it belongs to. `found` has for each lens, layer and token the neighbors as [context, bank
-    layer, score]. `about_lenses` has each lens's title, what its scores are, and whether its neighbors are a bank's.
+    layer, score]; a corrected score is followed by the neighbor's own, its cosine or probability. `about_lenses` has
+    each lens's title, what its own scores are, and whether its neighbors are a bank's.
 
     A video and a sound also have their `duration`, and for each token the `seconds` that it sees or hears (None for
     text); a video has `frames`, an image of each step of time, which is a tile.
@@ -53,7 +54,11 @@ def page_data(reading: Reading) -> dict[str, Any]:
             neighbor.end,
             number(corpora, neighbor.corpus),
         )
-        return [number(contexts, context), neighbor.bank_layer, _short(neighbor.score)]
+        scores = [_short(neighbor.score)]
+        if neighbor.corrected is not None:
+            own = neighbor.cosine if neighbor.probability is None else neighbor.probability
+            scores.append(_short(own))
+        return [number(contexts, context), neighbor.bank_layer, *scores]
 
     read = {
         lens: [

@@ -38,6 +38,7 @@ class ReadingQuery:
         unique: as for `read_image`.
         tokens: "all" reads the text of the prompt as well.
         answer: as for `read_image`.
+        correct: how scores are corrected: "hubs", "mean", "both" or "none"; "": as the service does.
     """
 
     picture: Short = ""
@@ -55,6 +56,7 @@ class ReadingQuery:
     unique: Literal["", "context", "word"] = ""
     tokens: Literal["", "visual", "all"] = ""
     answer: Annotated[int, Query(ge=0, le=LONGEST_ANSWER)] = 0
+    correct: Literal["", "none", "hubs", "mean", "both"] = ""
 
     def request(self, name: str, image: bytes | None) -> ReadingRequest:
         """Return the request for a reading of an image, or of the sentence if `image` is None.
@@ -79,6 +81,7 @@ class ReadingQuery:
             unique=cast("Any", self.unique or None),
             tokens=self.tokens or "visual",
             answer=self.answer,
+            correct=self.correct,
         )
 
 

@@ -13,7 +13,11 @@ from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.merge import Unique
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+from latentbank.query.calibration.correction import Mode
 from latentbank.query.reading.around import Which
+
+Wanted = Mode | Literal["", "none"]
+"""How a request wants scores to be corrected; "" leaves it to the service."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class ReadingRequest:
         sentence: the text to read if there is no image.
         model: one of the service's model names; "": the first of them.
         layers, bank_layers, lenses, top_k, where, unique, tokens, answer: as for `read_image`.
+        correct: how the scores of visual tokens are corrected; "": as the service does.
     """
 
     name: str
@@ -40,6 +45,7 @@ class ReadingRequest:
     unique: Unique | None = None
     tokens: Which = "visual"
     answer: int = 0
+    correct: Wanted = ""
 
     def key(self, corpora: Iterable[CorpusEntry] = (), version: int = 1) -> str:
         """Return 32 hex digits that differ between requests, and between corpora for the same request.

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
@@ -94,7 +94,7 @@ class ReadingService:
         if self.reads_images:
             self._models = Models(bank, self._names[0], cast("VisualModel", model), others or {})
             self._names = self._models.names
-            self._correction(cast("VisualModel", model))
+            self._correction(cast("VisualModel", model), "")
         else:
             bank.require_model(self._language.name, self._language.identity())
         self._num_layers = model.num_layers
@@ -115,7 +115,19 @@ class ReadingService:
             "corpora": sorted(self.bank.shown_corpora),
             "lenses": list(lens_classes()),
             "lens_titles": {name: lens.title for name, lens in lens_classes().items()},
+            "corrections": self._corrections(),
+            "correct": self._correct or "none",
         }
+
+    def _corrections(self) -> list[str]:
+        """Return the corrections that can be made: all of them if the first model is calibrated for the bank."""
+        if self._models is None:
+            return []
+        try:
+            load_calibration(self.bank, self._models.first)
+        except LatentBankError:
+            return []
+        return list(get_args(Mode))
 
     def submit(self, request: ReadingRequest) -> Job:
         """Put a request in the queue.
@@ -253,11 +265,10 @@ class ReadingService:
                 job.update(state="failed", error="the request was refused")
             job.image = None
 
-    def _correction(self, model: VisualModel) -> Correction | None:
+    def _correction(self, model: VisualModel, wanted: Wanted) -> Correction | None:
         """Return how lenses are corrected for a VLM; it is opened anew, as it may have been calibrated again."""
-        return (
-            None if self._correct is None else Correction(load_calibration(self.bank, model), self._correct)
-        )
+        mode = self._correct if wanted == "" else None if wanted == "none" else wanted
+        return None if mode is None else Correction(load_calibration(self.bank, model), mode)
 
     def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
         job.update(what="reading the sentence")
@@ -289,7 +300,7 @@ class ReadingService:
             request.bank_layers,
             request.where,
             request.unique,
-            correction=self._correction(model.model),
+            correction=self._correction(model.model, request.correct),
         )
         lenses = lenses_of(request.lenses, options)
         job.check()  # loading a lens may have taken long

@@ -46,6 +46,11 @@ class Models:
         self._mismatches: dict[str, str] = {}
         self.names = tuple(dict.fromkeys((name, *others)))
 
+    @property
+    def first(self) -> VisualModel:
+        """The model that is loaded from the start."""
+        return self._loaded[self.names[0]].model
+
     def get(self, name: str, say: Say) -> CachedVLM:
         """Return a model; load it if this is its first use.
 

@@ -6,24 +6,64 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from latentbank.cli.options.common import LayerChoice, VisualLayersOption, layers_for, named_visual_layers
-from latentbank.errors import LatentBankError
+from latentbank.errors import LatentBankError, QueryError
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
     from latentbank.cli.options.models import LoadingOptions
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.progress import Progress
+    from latentbank.query.calibration.correction import Mode
     from latentbank.query.evaluation.experiments.compare import Setup
     from latentbank.query.evaluation.labelled import LabelledImage
 
+CorrectScenesOption = Annotated[
+    str,
+    typer.Option(
+        "--correct",
+        help="Correct scores for hubs, for the mean of visual tokens, or for both; none: as they are. The VLM is "
+        "calibrated on other scenes if it is not yet.",
+    ),
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the figures and the JSON.")
 ]
+
+
+def corrections_of(text: str, name: str = "correct") -> tuple[Mode, ...]:
+    """Return the corrections that an option names, with commas between them; none for "none".
+
+    Raises:
+        QueryError: there is no such correction.
+    """
+    from latentbank.query.calibration.correction import Mode
+
+    modes = get_args(Mode)
+    given = [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]
+    for mode in given:
+        if mode not in modes:
+            raise QueryError(
+                f"There is no correction '{mode}'; there are {listed(modes)} and none.", argument=name
+            )
+    return tuple(mode for mode in modes if mode in given)
+
+
+def correction_of(text: str) -> Mode | None:
+    """Return the correction that --correct names; None for "none".
+
+    Raises:
+        QueryError: there is no such correction, or there are several.
+    """
+    modes = corrections_of(text)
+    if len(modes) > 1:
+        raise QueryError("Several corrections cannot be made at once: name one, or both.", argument="correct")
+    return modes[0] if modes else None
 
 
 @dataclass(frozen=True)
@@ -37,11 +77,11 @@ class SceneInputs:
     layers: list[int]
     coverage: float
 
-    def setup(self, progress: Progress) -> Setup:
+    def setup(self, progress: Progress, correct: Mode | None = None) -> Setup:
         """Return what the evaluations of a comparison share."""
         from latentbank.query.evaluation.experiments.compare import Setup
 
-        return Setup(self.scenes, self.layers, self.calibration, self.coverage, progress)
+        return Setup(self.scenes, self.layers, self.calibration, self.coverage, progress, correct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +91,10 @@ class SceneOptions:
     visual_layers: VisualLayersOption = None
     scenes: Annotated[int, typer.Option(help="Held-out scenes, at most 300.")] = 300
     calibration: Annotated[
-        int, typer.Option(help="Other scenes whose visual tokens give the means for a centred bank.")
+        int,
+        typer.Option(
+            help="Other scenes whose visual tokens give the means for a centred bank, and a correction."
+        ),
     ] = 100
     coverage: Annotated[
         float,

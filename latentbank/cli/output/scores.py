@@ -78,10 +78,17 @@ def show_evaluation(evaluation: Evaluation) -> None:
     ratio = _over_baselines(evaluation)
     console.print(
         f"{about['model']} on {about['scenes']} scenes: {about['things']:,} things, {about['patches']:,} patches "
-        f"of which they cover {about['coverage']:.0%} or more; metric {about['metric']}."
+        f"of which they cover {about['coverage']:.0%} or more; metric {about['metric']}{_corrected(about)}."
         + (f" LatentLens names {ratio:.1f} times as many as the better baseline." if ratio else ""),
         highlight=False,
     )
+
+
+def _corrected(about: Mapping[str, Any]) -> str:
+    """Return what a line says of the correction."""
+    if not about["correction"]:
+        return ""
+    return f", corrected: {about['correction']}, by {about['corrected_by']}"
 
 
 def show_alignment(evaluation: Evaluation) -> None:
@@ -101,7 +108,7 @@ def show_alignment(evaluation: Evaluation) -> None:
         "most named",
         "nearest",
         "most often first",
-        title="object patches that each bank layer alone names, %",
+        title=f"object patches that each bank layer alone names, %{_corrected(evaluation.about)}",
         title_justify="left",
     )
     for peak in peaks(evaluation):

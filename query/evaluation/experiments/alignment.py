@@ -17,6 +17,7 @@ from latentbank.query.lenses.latent import LatentLens
 
 if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.calibration.correction import Correction
     from latentbank.query.evaluation.labelled import LabelledImage
 
 
@@ -48,6 +49,7 @@ def align(
     layers: Sequence[int] | None = None,
     *,
     random: VisualModel | None = None,
+    random_correction: Correction | None = None,
     calibration: Sequence[LabelledImage] = (),
     coverage: float = OBJECT,
     progress: Progress | None = None,
@@ -64,6 +66,7 @@ def align(
         scenes,
         chosen,
         random=random,
+        random_correction=random_correction,
         calibration=calibration,
         coverage=coverage,
         alone=chosen,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import Where
 from latentbank.errors import QueryError
 from latentbank.progress import Progress
-from latentbank.query.evaluation.evaluate import evaluate
+from latentbank.query.calibration.correction import Mode
+from latentbank.query.evaluation.corrections import correction_for
+from latentbank.query.evaluation.evaluate import evaluate, evaluation_layers
 from latentbank.query.evaluation.scoring import Share
 from latentbank.query.evaluation.tables import OBJECT, Evaluation
 from latentbank.query.lenses.base import Lens
@@ -59,13 +61,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all evaluations of a comparison have in common; see `evaluate`."""
+    """What all evaluations of a comparison have in common; see `evaluate`.
+
+    `correct` says how the lenses are corrected; None: they are not, unless they are made so.
+    """
 
     scenes: Sequence[LabelledImage]
     layers: Sequence[int] | None = None
     calibration: Sequence[LabelledImage] = ()
     coverage: float = OBJECT
     progress: Progress | None = None
+    correct: Mode | None = None
 
     def run(
         self,
@@ -74,13 +80,25 @@ class Setup:
         random: VisualModel | None,
         alone: Sequence[int] = (),
     ) -> Evaluation:
-        """Evaluate lenses on the scenes."""
+        """Evaluate lenses on the scenes.
+
+        Raises:
+            LatentBankError: as for `evaluate` and `correction_for`.
+        """
+        control = None
+        if self.correct is not None:
+            layers = evaluation_layers(model.num_layers) if self.layers is None else self.layers
+            given = (lenses, self.calibration, layers, self.progress)
+            correction = correction_for(self.correct, model, *given)
+            control = None if random is None else correction_for(self.correct, random, *given)
+            lenses = [lens.corrected(correction) for lens in lenses]
         return evaluate(
             model,
             lenses,
             self.scenes,
             self.layers,
             random=random,
+            random_correction=control,
             calibration=self.calibration,
             coverage=self.coverage,
             alone=alone,
@@ -173,6 +191,34 @@ def compare_projectors(
     return [
         (label, setup.run(model, [lens, *others], random, alone=[0]))
         for label, (model, random) in models.items()
+    ]
+
+
+def compare_corrections(
+    setup: Setup,
+    model: VisualModel,
+    lenses: Sequence[Lens],
+    random: VisualModel | None = None,
+    modes: Sequence[Mode] = get_args(Mode),
+) -> Compared:
+    """Compare lenses without and with each correction.
+
+    At the first visual layer, each bank layer is also searched alone: whether the mid-layer leap remains.
+
+    Args:
+        setup: what the evaluations have in common; it must have calibration images, unless the VLM is calibrated.
+        model: the VLM.
+        lenses: LatentLens over a bank of plain cosine, and others.
+        random: the VLM with a projector of random weights.
+        modes: the corrections.
+
+    Raises:
+        LatentBankError: as for `correction_for`.
+    """
+    layers = evaluation_layers(model.num_layers) if setup.layers is None else setup.layers
+    return [
+        (mode or "none", replace(setup, correct=mode).run(model, lenses, random, alone=layers[:1]))
+        for mode in (None, *modes)
     ]
 
 

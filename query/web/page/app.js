@@ -6,7 +6,8 @@ import { answer } from "./server.js";
 import { showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer"];
+const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer", "correct"];
+const CORRECTIONS = { both: "hubs and the mean", hubs: "hubs", mean: "the mean" };
 let about;
 let chosen = null; // {file}, {picture} or {upload}, the key of a file that the server keeps
 let job = null; // {id, events} of the reading in progress
@@ -35,6 +36,8 @@ async function start() {
     const box = element("input", { type: "checkbox", name: "lens", value: lens, checked: lens === "latent" });
     $("lenses").append(element("label", {}, box, ` ${about.lens_titles[lens]}`));
   }
+  for (const mode of about.corrections) $("correct").append(element("option", { value: mode }, CORRECTIONS[mode] ?? mode));
+  $("correct").value = about.correct ?? "none";
   for (const name of about.pictures) {
     const source = `api/pictures/${encodeURIComponent(name)}`;
     const button = element(
@@ -72,6 +75,7 @@ function showTab() {
   $("model-part").hidden = text || about.models.length < 2;
   $("lenses").hidden = text;
   $("around-part").hidden = text;
+  $("correct-part").hidden = text || !about.corrections.length;
   $("layers-name").textContent = text ? "Layers" : "Visual layers";
   $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
 }
@@ -88,17 +92,18 @@ function queryOf(change = {}) {
   const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
   const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
   given.lens = text ? "latent" : lenses.join(",") || "latent";
-  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "", tokens: "", answer: "" });
+  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "", tokens: "", answer: "", correct: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
   else if (chosen?.upload) given.upload = chosen.upload;
   const query = new URLSearchParams({ ...given, ...change });
+  if (query.get("correct") === about.correct) query.delete("correct"); // what the page does anyway
   for (const [name, value] of [...query]) if (!value) query.delete(name);
   return query;
 }
 
 /** Read again when a filter or the model changes, if there is something to read. */
 function refilter(event) {
-  if (["model", "corpus", "word", "caption", "unique", "tokens", "answer"].includes(event.target.id) && (chosen || kind() === "text")) read();
+  if (["model", "corpus", "word", "caption", "unique", "tokens", "answer", "correct"].includes(event.target.id) && (chosen || kind() === "text")) read();
 }
 
 function recall() {

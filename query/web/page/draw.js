@@ -63,10 +63,9 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   };
   const labelOf = (token) => {
     const word = reading.bestWord(lens, layer, token.number);
-    const score = shownScore(reading.bestScore(lens, layer, token.number));
     const from = reading.hasBank(lens) ? `, bank layer ${reading.bestBankLayer(lens, layer, token.number)}` : "";
     const none = reading.isRead(layer) ? "nothing found" : "not read yet";
-    const found = word ? `${word}, ${reading.scoreName(lens)} ${score}${from}` : none;
+    const found = word ? `${word}, ${reading.bestTold(lens, layer, token.number)}${from}` : none;
     return `${reading.tokenName(token.number)} ${found}`;
   };
   if (reading.data.size) {
@@ -86,7 +85,7 @@ export function drawStage(reading, { lens, layer, tile, view }) {
     if (!told.length) continue;
     parts.push(element("h4", {}, title), chips(reading, told, title, { lens, layer, view, paint, labelOf }));
   }
-  if (view === "heat" && !unread) parts.push(heatLegend(reading.scoreName(lens), low, high));
+  if (view === "heat" && !unread) parts.push(heatLegend(reading.rankedBy(lens, layer), low, high));
   if (view === "bank") parts.push(bankLegend(reading, lens));
   return element("figure", { class: "stage", "data-lens": lens }, ...parts);
 }

@@ -25,7 +25,7 @@ export function addPart(whole, { number, reading }) {
   whole.norms[number] = reading.norms[0];
   for (const lens of reading.lenses) {
     whole.found[lens][number] = reading.found[lens][0].map((neighbors) =>
-      neighbors.map(([context, bankLayer, score]) => [context + contexts, bankLayer, score]),
+      neighbors.map(([context, ...rest]) => [context + contexts, ...rest]),
     );
   }
 }

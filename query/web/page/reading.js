@@ -7,6 +7,9 @@ const OLD_LENSES = {
   embedding: { title: "EmbeddingLens", score: "cosine", bank: false },
 };
 
+/** The name of scores that are corrected. */
+export const CORRECTED = "corrected score";
+
 /**
  * Wrap a reading's data.
  *
@@ -35,7 +38,7 @@ export function openReading(data) {
   const foundAt = (lens, layer) => data.found[lens][layer] ?? [];
 
   function neighbors(lens, layer, token) {
-    return (foundAt(lens, layer)[token] ?? []).map(([context, bankLayer, score]) => {
+    return (foundAt(lens, layer)[token] ?? []).map(([context, bankLayer, score, own]) => {
       const [word, text, caption, start, end, corpus] = data.contexts[context];
       return {
         word,
@@ -46,11 +49,12 @@ export function openReading(data) {
         corpus: data.corpora[corpus],
         bankLayer,
         score,
+        own, // cosine or probability, where the score is a corrected one
       };
     });
   }
 
-  /** The best neighbor's [context, bank layer, score], or undefined. */
+  /** The best neighbor's [context, bank layer, score] and its own score if that is corrected, or undefined. */
   const best = (lens, layer, token) => foundAt(lens, layer)[token]?.[0];
 
   /** The lowest and highest best score of a lens at one layer. Text around an image is nearer to the bank, so it does not count. */
@@ -114,8 +118,18 @@ export function openReading(data) {
     lensTitle: (lens) => aboutLens(lens).title,
     /** Whether a lens's neighbors come from a bank. */
     hasBank: (lens) => aboutLens(lens).bank && data.bank_layers.length > 0,
-    /** What a lens's scores are: cosine or probability. */
+    /** What a lens's own scores are: cosine or probability. */
     scoreName: (lens) => aboutLens(lens).score,
+    /** What the visual tokens of a layer are ranked by. */
+    rankedBy: (lens, layer) =>
+      foundAt(lens, layer).some((found) => found[0]?.[3] !== undefined) ? CORRECTED : aboutLens(lens).score,
+    /** The best neighbor's score and what it is, for people; a corrected score with the neighbor's own. */
+    bestTold: (lens, layer, token) => {
+      const [, , score, own] = best(lens, layer, token) ?? [];
+      const name = aboutLens(lens).score;
+      if (own === undefined) return `${name} ${shownScore(score)}`;
+      return `${CORRECTED} ${shownScore(score)}, ${name} ${shownScore(own)}`;
+    },
     layerName: (layer) => {
       if (data.layers[layer] < 0) return "unknown layer";
       return `${data.size ? "visual layer" : "layer"} ${data.layers[layer]}`;

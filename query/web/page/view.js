@@ -1,9 +1,10 @@
 // The view of one reading: controls, the grid of tokens, and the neighbors of the active token and of pinned tokens.
 
 import { bankColour, drawShares, drawStage, element } from "./draw.js";
-import { excerpt, openReading, shownScore } from "./reading.js";
+import { CORRECTED, excerpt, openReading, shownScore } from "./reading.js";
 
 const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer" };
+const CORRECTIONS = { hubs: "hubs", mean: "the mean", both: "hubs and the mean" };
 const OF_IMAGES = { ...VIEWS, image: "Image alone" };
 let previous; // aborts the listeners of the view shown before
 
@@ -226,6 +227,7 @@ function about(data) {
   const parts = [data.model];
   if (data.bank) parts.push(`bank ${data.bank}, layers ${data.bank_layers.join(", ")}`);
   if (data.metric !== "cosine") parts.push(data.metric);
+  if (data.correction) parts.push(`scores of visual tokens corrected for ${CORRECTIONS[data.correction] ?? data.correction}`);
   if (data.geometry) parts.push(`${data.size ? "boxes" : "seconds"}: ${data.geometry}`);
   return parts.join(" · ");
 }
@@ -317,14 +319,17 @@ function drawCard(reading, state, number, common, pin) {
     }
     const none = reading.isRead(state.layer) ? "No neighbors match the filter." : "Not read yet.";
     if (!found.length) card.append(element("p", { class: "about" }, none));
-    card.append(element("ol", {}, ...found.map((neighbor) => drawNeighbor(reading, lens, neighbor, common))));
+    card.append(element("ol", {}, ...found.map((neighbor) => drawNeighbor(reading, lens, state.layer, neighbor, common))));
   }
   return card;
 }
 
-function drawNeighbor(reading, lens, found, common) {
+function drawNeighbor(reading, lens, layer, found, common) {
   const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
-  bar.firstChild.style.width = `${Math.max(0, Math.min(1, found.score)) * 100}%`;
+  const corrected = found.own !== undefined;
+  // A corrected score has no largest value of its own, so the layer's best is a full bar.
+  const share = corrected ? found.score / Math.max(1e-6, reading.range(lens, layer)[1]) : found.score;
+  bar.firstChild.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
   const word = element("b", { dir: "auto" }, found.word.trim() || JSON.stringify(found.token));
   if (common.has(found.word.toLowerCase())) word.classList.add("shared");
   const line = element(
@@ -332,8 +337,9 @@ function drawNeighbor(reading, lens, found, common) {
     { class: "neighbor" },
     word,
     bar,
-    element("span", { class: "score", title: reading.scoreName(lens) }, shownScore(found.score)),
+    element("span", { class: "score", title: corrected ? CORRECTED : reading.scoreName(lens) }, shownScore(found.score)),
   );
+  if (corrected) line.append(element("span", { class: "own" }, `${reading.scoreName(lens)} ${shownScore(found.own)}`));
   const item = element("li", {}, line);
   if (found.caption) {
     const [before, token, after] = excerpt(found);

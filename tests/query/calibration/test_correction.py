@@ -82,27 +82,34 @@ def _directly(bank: Bank, vlm: PatchVLM, images: Any, layer: int, mode: Mode, wh
     """For each token of the images: (score, bank layer, id, cosine) of its contexts by the formulas, best first."""
     seed = bank.manifest.rotation_seed
     x, q = _units(vlm, OTHERS, layer), _units(vlm, images, layer)
-    q = unrotate(rotate(q, seed).astype(np.float16), seed)  # as the engine rounds queries
     k = nearest_of(len(x))
     weights = (1 - _largest(x @ x.T, k)) ** 2
     m = weights @ x / weights.sum()
+    shift = 0 * m if mode == "hubs" else m / 2
+    searched = unrotate(
+        rotate(_unit(q - shift), seed).astype(np.float16), seed
+    )  # as the engine rounds queries
+    lengths = np.linalg.norm(q - shift, axis=1)[:, None]
     answers: list[list[Any]] = [[] for _ in q]
     for bank_layer in bank.layers:
         points = {point.id: point.vector for point in bank.store.scroll(bank_layer, vectors=True)}
         c = unrotate(np.stack(list(points.values())), seed).astype(float)
         mu = c.mean(axis=0)
+        plain = searched @ c.T * lengths + c @ shift
         if mode == "hubs":
-            scores, to_references = q @ c.T, c @ x.T
+            scores, to_references = plain, c @ x.T
         else:
-            scores, to_references = _unit(q - m) @ _unit(c - mu).T, _unit(c - mu) @ _unit(x - m).T
+            both = np.linalg.norm(q - m, axis=1)[:, None] * np.linalg.norm(c - mu, axis=1)
+            scores = (plain - c @ m - (q @ mu)[:, None] + m @ mu) / both
+            to_references = _unit(c - mu) @ _unit(x - m).T
         hubs = _largest(to_references, k)
         shown = {point.id for point in bank.store.scroll(bank_layer, where)}
         ids = list(points)
         places = np.array([place for place, id_ in enumerate(ids) if id_ in shown])
-        for row, cosines in enumerate(q @ c.T):
-            best = places[np.argsort(-cosines[places])[:DEPTH]]
-            own = scores[row, best]
-            near = np.sort(own)[-k:].mean()
+        for row, found in enumerate(searched @ c.T):
+            best = places[np.argsort(-found[places])[:DEPTH]]
+            own, cosines = scores[row, best], plain[row]
+            near = 0 if mode == "hubs" else np.sort(own)[-10:].mean()
             if mode != "mean":
                 own = 2 * own - hubs[best] - near
             answers[row] += [
