@@ -48,7 +48,7 @@ class Patchscopes(Lens):
         """
         from latentbank.models.language.patching import Patched
 
-        return cls(Patched(options.model.language), LogitLens.make(options))
+        return cls(Patched(options.model.language), LogitLens.make(replace(options, correction=None)))
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
         """Return the most probable next tokens for each query.

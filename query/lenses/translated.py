@@ -66,7 +66,8 @@ class TranslatedLens(Lens):
             )
         translators = load_translators(file)
         translators.check(language)
-        return cls(translators, LogitLens.make(options), language.num_layers)
+        logit = LogitLens.make(replace(options, correction=None))  # its calibration is not of translated states
+        return cls(translators, logit, language.num_layers)
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
         """Return the most probable tokens for each query.
