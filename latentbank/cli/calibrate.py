@@ -13,6 +13,7 @@ from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import (
     GlobalOptions,
     JsonOption,
+    LensOption,
     VisualLayersOption,
     bank_layers_of,
     deepest_of,
@@ -22,10 +23,16 @@ from latentbank.cli.options.common import (
 from latentbank.cli.options.correction import CalibrationImages
 from latentbank.cli.options.images import ImageBatchOption, PromptOption
 from latentbank.cli.options.models import LoadingOptions
-from latentbank.errors import LatentBankError
+from latentbank.errors import LatentBankError, ModelError
+from latentbank.query.lenses.registry import lens_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from latentbank.bank.bank import Bank
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.progress import Progress
+    from latentbank.query.calibration.calibrate import Calibrated
     from latentbank.query.lenses.centring import Means
 
 
@@ -44,6 +51,7 @@ def calibrate(
     bank_layers: Annotated[
         str, typer.Option(help="Bank layers to calibrate: all, mid, paper, or numbers such as 8,12.")
     ] = "all",
+    lens: LensOption = "latent,logit,embedding",
     prompt: PromptOption = None,
     batch: ImageBatchOption = 8,
     output: Annotated[
@@ -69,6 +77,7 @@ def calibrate(
     from latentbank.query.reading.visual import default_visual_layers
 
     choice, settings = named_visual_layers(visual_layers), GlobalOptions.of(ctx).settings()
+    names = lens_names(lens)
     failed = list[str]()
 
     def broken(name: str, error: LatentBankError) -> None:
@@ -92,10 +101,26 @@ def calibrate(
             progress=progress,
         )
         name = opened.name
+        _calibrate_vocabulary(opened, vlm, done, names, progress)
     means = _keep_means(vlm, done.means, output)
     show_calibrated(done, vlm.name, name, means, as_json=as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _calibrate_vocabulary(
+    bank: Bank, vlm: VisualModel, done: Calibrated, lenses: Sequence[str], progress: Progress
+) -> None:
+    """Measure what corrects the lenses that read the vocabulary; of an LLM without unembedding, without LogitLens."""
+    from latentbank.query.calibration.calibration import load_calibration
+    from latentbank.query.calibration.vocabulary import LENSES, calibrate_vocabulary
+
+    calibration = load_calibration(bank, vlm)
+    for lens in (lens for lens in lenses if lens in LENSES):
+        try:
+            calibrate_vocabulary(calibration, vlm, done.visual_layers, [lens], progress)
+        except ModelError as error:
+            print(f"not calibrated, the {lens} lens: {error}", file=sys.stderr)
 
 
 def _default_depth(num_layers: int) -> int:

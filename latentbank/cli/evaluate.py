@@ -15,8 +15,9 @@ from latentbank.cli.options.common import (
     LensOption,
     bank_layers_of,
 )
+from latentbank.cli.options.correction import mode_of
 from latentbank.cli.options.models import SceneModelOptions
-from latentbank.cli.options.scenes import CorrectScenesOption, OutputOption, SceneOptions, correction_of
+from latentbank.cli.options.scenes import CorrectScenesOption, OutputOption, SceneOptions
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
 
@@ -53,7 +54,7 @@ def evaluate_scenes(
 
     settings = GlobalOptions.of(ctx).settings()
     condition = parse_where(where or [])
-    names, correction = lens_names(lens), correction_of(correct)
+    names, correction = lens_names(lens), mode_of(correct)
     with bank.opened(settings) as opened:
         inputs = scenes.inputs(model.model, model, settings, whole=needs_whole(names))
         searched, folder = bank_layers_of(bank_layers), settings.data_dir

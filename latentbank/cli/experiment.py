@@ -27,13 +27,12 @@ from latentbank.cli.options.common import (
     layers_for,
 )
 from latentbank.cli.options.corpora import CorpusOptions
+from latentbank.cli.options.correction import mode_of
 from latentbank.cli.options.models import DeviceOptions, LoadingOptions, SceneModelOptions
 from latentbank.cli.options.scenes import (
     CorrectScenesOption,
     OutputOption,
     SceneOptions,
-    correction_of,
-    corrections_of,
 )
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.defaults import default_layers, plan_folder
@@ -76,7 +75,7 @@ def experiment_alignment(
     from latentbank.query.evaluation.figures import draw_bank_layers, draw_first
     from latentbank.query.lenses.latent import LatentLens
 
-    settings, correction = GlobalOptions.of(ctx).settings(), correction_of(correct)
+    settings, correction = GlobalOptions.of(ctx).settings(), mode_of(correct)
     with bank.opened(settings) as opened:
         inputs = scenes.inputs(model.model, model, settings)
         with shown("aligning", "scenes") as progress:
@@ -162,7 +161,7 @@ def experiment_correction(
     from latentbank.query.evaluation.experiments.compare import compare_corrections
 
     settings = GlobalOptions.of(ctx).settings()
-    names, modes = lens_names(lens), corrections_of(correct)
+    names, modes = lens_names(lens), [mode for part in correct.split(",") if (mode := mode_of(part.strip()))]
     with bank.opened(settings) as opened:
         inputs = scenes.inputs(model.model, model, settings)
         lenses = lenses_of(names, LensOptions(inputs.model, opened, bank_layers_of(bank_layers)))
@@ -205,7 +204,7 @@ def experiment_corpus_swap(
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_corpora
 
-    options, correction = GlobalOptions.of(ctx), correction_of(correct)
+    options, correction = GlobalOptions.of(ctx), mode_of(correct)
     settings = options.writer_settings() if sources else options.settings()
     with ExitStack() as stack:
         if sources:
@@ -258,7 +257,7 @@ def experiment_projector(
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.compare import compare_projectors
 
-    settings, correction = GlobalOptions.of(ctx).settings(), correction_of(correct)
+    settings, correction = GlobalOptions.of(ctx).settings(), mode_of(correct)
     names = [name for name in lens_names(lens) if not searches_bank(name)]
     loading = LoadingOptions(device=devices.device, dtype=devices.dtype)
     with bank.opened(settings) as opened:

@@ -66,7 +66,9 @@ class TranslatedLens(Lens):
             )
         translators = load_translators(file)
         translators.check(language)
-        logit = LogitLens.make(replace(options, correction=None))  # its calibration is not of translated states
+        logit = LogitLens.make(
+            replace(options, correction=None)
+        )  # its calibration is not of translated states
         return cls(translators, logit, language.num_layers)
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:

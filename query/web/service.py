@@ -27,7 +27,14 @@ from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import chosen_layers, default_visual_layers, join_layers, read_layers
 from latentbank.query.states.bodies import states_in
 from latentbank.query.web.data import page_json, shrunk
-from latentbank.query.web.jobs import Cancelled, Job, ReadingRequest, StatesRequest, TooBusy
+from latentbank.query.web.jobs import (
+    Cancelled,
+    Job,
+    ReadingRequest,
+    StatesRequest,
+    TooBusy,
+    Wanted,
+)
 from latentbank.query.web.vlms import Load, Models
 from latentbank.text import listed, public_name, without_paths
 

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentbank.cli.options.common import LayerChoice, VisualLayersOption, layers_for, named_visual_layers
-from latentbank.errors import LatentBankError, QueryError
-from latentbank.text import listed
+from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
@@ -34,36 +33,6 @@ CorrectScenesOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the figures and the JSON.")
 ]
-
-
-def corrections_of(text: str, name: str = "correct") -> tuple[Mode, ...]:
-    """Return the corrections that an option names, with commas between them; none for "none".
-
-    Raises:
-        QueryError: there is no such correction.
-    """
-    from latentbank.query.calibration.correction import Mode
-
-    modes = get_args(Mode)
-    given = [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]
-    for mode in given:
-        if mode not in modes:
-            raise QueryError(
-                f"There is no correction '{mode}'; there are {listed(modes)} and none.", argument=name
-            )
-    return tuple(mode for mode in modes if mode in given)
-
-
-def correction_of(text: str) -> Mode | None:
-    """Return the correction that --correct names; None for "none".
-
-    Raises:
-        QueryError: there is no such correction, or there are several.
-    """
-    modes = corrections_of(text)
-    if len(modes) > 1:
-        raise QueryError("Several corrections cannot be made at once: name one, or both.", argument="correct")
-    return modes[0] if modes else None
 
 
 @dataclass(frozen=True)
