@@ -22,6 +22,7 @@ from latentbank.cli.options.common import (
 )
 from latentbank.cli.options.correction import CorrectOption
 from latentbank.cli.options.images import (
+    FdrOption,
     ImageBatchOption,
     ImageOptions,
     MeansOption,
@@ -60,6 +61,7 @@ def query_image(
     text: TextOptions,
     means: MeansOption = None,
     correct: CorrectOption = "none",
+    fdr: FdrOption = None,
     random_projector: Annotated[
         bool,
         typer.Option(
@@ -85,6 +87,7 @@ def query_image(
         recipe=recipe,
         random_projector=random_projector,
         correct=correct,
+        fdr=fdr,
     )
     with ExitStack() as stack:
         ready = prepared(stack, ctx, images.find(), choices, bank, model, outputs)
@@ -102,6 +105,7 @@ def query_image(
                 warn=warn,
                 tokens=text.kind,
                 answer=text.answer,
+                silence=ready.silence,
             )
         )
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from latentbank.query.calibration.correction import Correction, Mode
     from latentbank.query.reading.around import Around
     from latentbank.query.reading.images import Images
+    from latentbank.query.silence.silence import Silence
 
 _FITTED = 32  # images that a random projector is fitted to
 
@@ -63,6 +64,7 @@ class Choices:
     recipe: str | None = None
     random_projector: bool = False
     correct: str = "none"
+    fdr: float | None = None
 
     def by_recipe(self) -> Choices:
         """Return what was asked for, and what its recipe says where nothing was.
@@ -89,6 +91,7 @@ class Setup:
     layers: list[int]
     query_mean: Any
     job: ImageJob
+    silence: Silence | None = None
 
 
 def prepared(
@@ -121,7 +124,8 @@ def prepared(
     files = outputs.files(found.total)
     settings = GlobalOptions.of(ctx).settings()
     opened = None
-    if model.model is None or mode is not None or any(lens_class(name).needs_bank for name in names):
+    needs_bank = mode is not None or choices.fdr is not None
+    if needs_bank or model.model is None or any(lens_class(name).needs_bank for name in names):
         opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         opened.choose_layers(search.layers())
     vlm = _load_for(model, opened, settings, choice, around, whole=needs_whole(names))
@@ -146,6 +150,9 @@ def prepared(
         more = {**more, "lens_versions": versions}
     if correction is not None:
         more = {**more, **_corrected(correction, lenses)}
+    silence = None if choices.fdr is None else _silence(opened, vlm, lenses, layers, choices.fdr)
+    if silence is not None:
+        more = {**more, "fdr": silence.fdr}
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
     if outputs.parquet is not None:
         asked = (
@@ -155,7 +162,21 @@ def prepared(
         if pushed_to is not None:
             check_settings(pushed_to, job.folder.folder)
             job.pushed_to = pushed_to
-    return Setup(vlm, lenses, layers, query_mean, job)
+    return Setup(vlm, lenses, layers, query_mean, job, silence)
+
+
+def _silence(
+    bank: Bank | None, vlm: VisualModel, lenses: list[Lens], layers: list[int], fdr: float
+) -> Silence:
+    """Return which tokens fall silent, once it is known what the lenses find by chance."""
+    from latentbank.progress import shown
+    from latentbank.query.silence.silence import open_silence
+
+    assert bank is not None
+    silence = open_silence(bank, vlm, fdr)
+    with shown("measuring chance", "tokens") as progress:
+        silence.prepare(lenses, layers, progress)
+    return silence
 
 
 def _prepared_push(outputs: ReadingOutputs) -> Listing | None:

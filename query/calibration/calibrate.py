@@ -39,6 +39,7 @@ from latentbank.query.lenses.centring import Means
 from latentbank.query.reading.images import Source, opened
 from latentbank.query.reading.visual import default_visual_layers
 from latentbank.query.reading.visual_tokens import Broken
+from latentbank.query.silence.null_tokens import keep_null_tokens
 from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, whole
 
@@ -138,6 +139,7 @@ def calibrate(
         seen = _Seen(model, pictures, prompt, batch, progress, _unnamed(broken, named))
         kind = f"visual tokens of {len(digests):,} {what}"
         means = _look(files, seen, chosen, kind)
+        keep_null_tokens(files.folder, model, pictures, chosen, prompt=prompt, batch=batch, progress=progress)
         computed = _Numbers(bank, files, entries, chosen, progress).compute(searched)
         write_about(folder, _about(bank, model, files, kind, digests))
         _remove_others(folder, files.folder)

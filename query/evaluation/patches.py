@@ -99,6 +99,49 @@ def labelled_patches(
     return LabelledPatches(tuple(truths), states, len(scenes))
 
 
+@dataclass(frozen=True)
+class WholeScenes:
+    """All visual tokens of labelled images.
+
+    Attributes:
+        truths: what is known of each patch that shows an object.
+        states: for each visual layer the hidden states of all patches, float32 `[images, patches, hidden]`.
+        background: the patches that no object touches, `[images, patches]`.
+    """
+
+    truths: tuple[Truth, ...]
+    states: Mapping[int, Floats]
+    background: npt.NDArray[np.bool_]
+
+    def labelled(self) -> LabelledPatches:
+        """Return the patches that show an object."""
+        images, places = [truth.scene for truth in self.truths], [truth.token for truth in self.truths]
+        states = {layer: rows[images, places] for layer, rows in self.states.items()}
+        return LabelledPatches(self.truths, states, len(self.background))
+
+
+def whole_scenes(
+    model: VisualModel,
+    scenes: Sequence[LabelledImage],
+    layers: Sequence[int],
+    progress: Progress | None = None,
+) -> WholeScenes:
+    """Run a VLM on labelled images and return all patches; arguments and errors are those of `labelled_patches`."""
+    truths: list[Truth] = []
+    background = []
+    kept: dict[int, list[Floats]] = {layer: [] for layer in layers}
+    for number, (scene, tokens) in enumerate(_visual_tokens(model, scenes, layers, progress)):
+        truths += truths_of(scene, number)
+        token_of = _token_of_patch(tokens)
+        chosen = [token_of[patch] for patch in sorted(token_of)]
+        covered = [thing.coverage for thing in scene.objects]
+        background.append(np.sum(covered, axis=0) == 0 if covered else np.ones(len(chosen), np.bool_))
+        for layer in layers:
+            kept[layer].append(tokens.states[layer][chosen].float().cpu().numpy())
+    states = {layer: np.stack(parts) for layer, parts in kept.items()}
+    return WholeScenes(tuple(truths), states, np.stack(background))
+
+
 def object_means(
     model: VisualModel,
     scenes: Sequence[LabelledImage],

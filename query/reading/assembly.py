@@ -21,17 +21,20 @@ from latentbank.query.reading.norms import beyond_range
 from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Place, Reading, TokenKind, TokenReading
 from latentbank.query.reading.visual_tokens import ImageTokens
+from latentbank.query.silence.silence import silenced
 from latentbank.text import check_text, public_name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from latentbank.models.vision.tokens import VisualModel, VisualTokens
+    from latentbank.query.silence.silence import Silence
 
 Stream = Literal["visual", "text"]
 """Tokens that are given to a lens together; they have a mean of their own."""
 _STREAMS: tuple[Stream, ...] = ("visual", "text")
-_Found = Mapping[tuple[str, int, Stream], Iterator[list[Neighbor]]]
+_Answer = tuple[Sequence[Neighbor], float | None]  # a token's neighbors, and the p-value of the best
+_Found = Mapping[tuple[str, int, Stream], Iterator[_Answer]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Choices:
     warn: Callable[[str], None]
     between: Callable[[int], None] | None = None
     note: str = ""
+    silence: Silence | None = None
 
     def __post_init__(self) -> None:
         """Check the prompt.
@@ -55,10 +59,10 @@ class Choices:
         if self.prompt is not None:
             check_text(self.prompt, "prompt")
 
-    def neighbors(
+    def answers(
         self, lens: Lens, layer: int, batch: Sequence[VisualTokens], stream: Stream
-    ) -> Iterator[list[Neighbor]]:
-        """Return the neighbors of the visual or the text tokens of a batch's images, in order, at one layer."""
+    ) -> Iterator[_Answer]:
+        """Return what a lens finds for the visual or the text tokens of a batch's images, in order, at one layer."""
         if stream == "visual":
             states = torch.cat([tokens.states[layer] for tokens in batch])
             kind: Kind = "visual" if all(any(tokens.size) for tokens in batch) else "other"
@@ -69,8 +73,12 @@ class Choices:
                 return iter(())
             queries = Queries(torch.cat(parts), layer, "text", _text_mean(lens, layer))
         if self.between is not None:
-            return iter(read_in_pieces(lens, queries, self.top_k, self.between))
-        return iter(lens.read(queries, self.top_k))
+            found = read_in_pieces(lens, queries, self.top_k, self.between)
+        else:
+            found = lens.read(queries, self.top_k)
+        if self.silence is None or queries.kind != "visual":
+            return iter([(neighbors, None) for neighbors in found])
+        return zip(found, self.silence.p_values(lens, queries, found), strict=True)
 
     def uncorrected(self, note: str) -> Choices:
         """Return the same choices without corrections; the readings' `note` says why."""
@@ -123,7 +131,7 @@ def read_batches(
             chosen.warn(warning)
         for layers in groups:
             found = {
-                (lens.name, layer, stream): chosen.neighbors(lens, layer, batch, stream)
+                (lens.name, layer, stream): chosen.answers(lens, layer, batch, stream)
                 for lens in chosen.lenses
                 for layer in layers
                 for stream in _STREAMS
@@ -163,23 +171,15 @@ def _reading(
     norms = {(layer, stream): _norms(image.tokens, layer, stream) for layer in layers for stream in _STREAMS}
     searching = next((lens for lens in choices.lenses if lens.bank is not None), None)
     bank = searching.bank if searching else None
-    tokens = tuple(
-        TokenReading(
-            index,
-            head.label,
-            layer,
-            float(norms[layer, head.stream][head.number]),
-            tuple(next(found[lens.name, layer, head.stream])),
-            lens.name,
-            head.place,
-            head.kind,
-            head.seconds,
-        )
-        for lens in choices.lenses
-        for layer in layers
-        for index, head in enumerate(heads)
-    )
+    tokens = []
+    for lens, layer in itertools.product(choices.lenses, layers):
+        for index, head in enumerate(heads):
+            neighbors, p_value = next(found[lens.name, layer, head.stream])
+            norm = float(norms[layer, head.stream][head.number])
+            of = lens.name, head.place, head.kind, head.seconds
+            tokens.append(TokenReading(index, head.label, layer, norm, tuple(neighbors), *of, p_value))
     nothing = not all(token.neighbors for token in tokens)
+    fdr = None if choices.silence is None else choices.silence.fdr
     return Reading(
         source=image.name,
         bank=bank.name if bank else "",
@@ -187,7 +187,7 @@ def _reading(
         lenses=tuple(lens.name for lens in choices.lenses),
         bank_layers=tuple(searching.searched_layers()) if searching else (),
         layers=tuple(layers),
-        tokens=tokens,
+        tokens=tuple(tokens if fdr is None else silenced(tokens, fdr)),
         metric=bank.metric if bank else "cosine",
         query_mean=described(choices.query_mean) if bank else "",
         note=(searching.why_nothing() if searching is not None and nothing else "") or choices.note,
@@ -198,6 +198,7 @@ def _reading(
         frames=image.frames,
         duration=image.duration,
         correction=next((lens.correction.mode for lens in choices.lenses if lens.correction is not None), ""),
+        fdr=fdr,
     )
 
 

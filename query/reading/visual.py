@@ -24,6 +24,7 @@ from latentbank.values import Layers, layers_of, whole
 
 if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.silence.silence import Silence
 
 BATCH = 8
 """Images in one forward pass."""
@@ -62,6 +63,7 @@ def read_image(
     lenses: Sequence[Lens] = (),
     tokens: Which = "visual",
     answer: int = 0,
+    silence: Silence | None = None,
 ) -> Reading:
     """Read every visual token of one image against a bank, and through other lenses.
 
@@ -80,6 +82,7 @@ def read_image(
         lenses: further lenses, such as a LogitLens.
         tokens: as for `read_images`.
         answer: as for `read_images`.
+        silence: as for `read_images`.
 
     Raises:
         BankMismatch: the bank belongs to another model.
@@ -109,6 +112,7 @@ def read_image(
         query_mean=query_mean,
         tokens=tokens,
         answer=answer,
+        silence=silence,
     )
     return reading
 
@@ -127,6 +131,7 @@ def read_images(
     warn: Callable[[str], None] | None = None,
     tokens: Which = "visual",
     answer: int = 0,
+    silence: Silence | None = None,
 ) -> Iterator[Reading]:
     """Read many images, a batch at a time. Memory does not grow with their number.
 
@@ -151,6 +156,7 @@ def read_images(
             text has the bank's mean of text.
         answer: the largest number of tokens that the model writes after the prompt, by greedy decoding, and that are
             read as well; 0: none. It needs the whole model.
+        silence: which visual tokens fall silent, as what a lens finds for them is no more than chance; None: none.
 
     Yields:
         A reading of each image through all lenses at all layers, in the images' order.
@@ -173,7 +179,7 @@ def read_images(
     around = around_of(tokens, answer)
     chosen, query_mean = checked(model, lenses, layers, query_mean, around)
     batches = image_tokens(model, images, chosen, prompt, batch, broken, around)
-    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning, silence=silence)
     return read_batches(model, batches, [chosen], choices)
 
 
@@ -190,6 +196,7 @@ def read_layers(
     between: Callable[[int], None] | None = None,
     tokens: Which = "visual",
     answer: int = 0,
+    silence: Silence | None = None,
 ) -> Iterator[Reading]:
     """Read one image layer by layer, so that the first layer can be shown before the last is read.
 
@@ -204,7 +211,7 @@ def read_layers(
     around = around_of(tokens, answer)
     chosen, query_mean = checked(model, lenses, layers, query_mean, around)
     found = image_tokens(model, [image], chosen, prompt, 1, None, around)
-    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning, between)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning, between, silence)
     return read_batches(model, found, [[layer] for layer in chosen], choices)
 
 

@@ -35,6 +35,9 @@ def page_data(reading: Reading) -> dict[str, Any]:
     layer, score]; a corrected score is followed by the neighbor's own, its cosine or probability. `about_lenses` has
     each lens's title, what its own scores are, and whether its neighbors are a bank's.
 
+    A reading in which tokens may be silent has `p_values`: for each lens, layer and token that of its best neighbor,
+    or None. A silent token is one that has a p-value and no neighbors.
+
     A video and a sound also have their `duration`, and for each token the `seconds` that it sees or hears (None for
     text); a video has `frames`, an image of each step of time, which is a tile.
     """
@@ -82,6 +85,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "metric": reading.metric,
         "query_mean": reading.query_mean,
         "note": reading.note,
+        "fdr": reading.fdr,
         "correction": reading.correction,
         "size": None if reading.size is None else list(reading.size),
         "geometry": reading.geometry,
@@ -99,6 +103,17 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "contexts": [list(context) for context in contexts],
         "found": read,
     }
+    if reading.fdr is not None:
+        data["p_values"] = {
+            lens: [
+                [
+                    None if token.p_value is None else _short(token.p_value)
+                    for token in reading.at(layer, lens)
+                ]
+                for layer in reading.layers
+            ]
+            for lens in reading.lenses
+        }
     if (reading.size is not None or reading.duration is not None) and reading.around(reading.layers[0]):
         data["around"] = _around(reading.at(reading.layers[0]))
     if reading.duration is not None:

@@ -32,6 +32,17 @@ RecipeOption = Annotated[
 ImageBatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")]
 
 
+FdrOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fdr",
+        help="Give words only to tokens for which they say more than chance, so that at most this share of the words "
+        "given is expected to be false, such as 0.05. Needs a calibration.",
+        show_default=False,
+    ),
+]
+
+
 MeansOption = Annotated[
     Path | None,
     typer.Option(

@@ -44,6 +44,10 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
         caption_justify="left",
     )
     for token in reading.tokens:
+        if token.silent:
+            table.add_row(
+                token.label.strip(), str(token.layer), *([token.lens] if several else []), end_section=True
+            )
         for rank, neighbor in enumerate(token.neighbors):
             table.add_row(
                 Text(token.label.strip() if rank == 0 else "", style="bold"),
@@ -58,8 +62,9 @@ def show_reading(reading: Reading, *, as_json: bool = False, title: str | None =
     screen = console()
     if table.rows or not reading.note:
         screen.print(table)
-    if reading.note:
-        screen.print(reading.note, highlight=False, markup=False)
+    for line in (reading.note, silence_line(reading)):
+        if line:
+            screen.print(line, highlight=False, markup=False)
 
 
 def _marked(text: str) -> Text:
@@ -70,6 +75,18 @@ def _marked(text: str) -> Text:
     return marked
 
 
+def silence_line(reading: Reading) -> str:
+    """Return in a sentence how many tokens are silent and why; "" if none could be."""
+    if reading.fdr is None:
+        return ""
+    tried = [token for token in reading.tokens if token.p_value is not None]
+    silent = sum(token.silent for token in tried)
+    return (
+        f"{silent:,} of {len(tried):,} tokens are silent: what is found for them is no more than chance (at most "
+        f"{reading.fdr:.3g} of the words given may be false)."
+    )
+
+
 def show_grids(reading: Reading) -> None:
     """Print an image's reading as grids of the best words."""
     from latentbank.query.output.grids import grid_lines
@@ -78,8 +95,9 @@ def show_grids(reading: Reading) -> None:
     screen.print(reading.title(), style="bold", highlight=False, markup=False)
     for line in grid_lines(reading, screen.width):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
-    if reading.note:
-        screen.print(reading.note, highlight=False, markup=False)
+    for line in (reading.note, silence_line(reading)):
+        if line:
+            screen.print(line, highlight=False, markup=False)
     found = "boxes" if reading.size is not None else "seconds"
     screen.print(f"{found}: {reading.geometry}", style="dim", highlight=False, markup=False)
 

@@ -46,7 +46,9 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   const name = reading.lensTitle(lens);
   const unread = reading.isRead(layer) ? "" : ": not read yet";
   const step = reading.data.frames ? `, ${reading.tileName(tile)}` : "";
-  const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}${step}${unread}`)];
+  const silent = reading.tokens.filter((token) => reading.isSilent(lens, layer, token.number)).length;
+  const quiet = silent ? `, ${silent} of ${reading.tokens.filter((token) => reading.pValue(lens, layer, token.number) !== undefined).length} tokens silent` : "";
+  const parts = [element("figcaption", {}, `${name}, ${reading.layerName(layer)}${step}${quiet}${unread}`)];
   const tokens = reading.tokens.filter((token) => token.row >= 0 && token.tile === tile);
   const [low, high] = reading.range(lens, layer);
   const paint = (token) => {
@@ -64,6 +66,8 @@ export function drawStage(reading, { lens, layer, tile, view }) {
   const labelOf = (token) => {
     const word = reading.bestWord(lens, layer, token.number);
     const from = reading.hasBank(lens) ? `, bank layer ${reading.bestBankLayer(lens, layer, token.number)}` : "";
+    const p = shownScore(reading.pValue(lens, layer, token.number));
+    if (reading.isSilent(lens, layer, token.number)) return `${reading.tokenName(token.number)} silent, p ${p}`;
     const none = reading.isRead(layer) ? "nothing found" : "not read yet";
     const found = word ? `${word}, ${reading.bestTold(lens, layer, token.number)}${from}` : none;
     return `${reading.tokenName(token.number)} ${found}`;
@@ -107,7 +111,7 @@ function picture(reading, tokens, name, { lens, layer, tile, view, paint, labelO
         "g",
         { role: "gridcell", tabindex: -1, "data-token": token.number, "aria-label": labelOf(token) },
         shape("rect", {
-          class: fill ? "patch painted" : "patch",
+          class: fill ? "patch painted" : reading.isSilent(lens, layer, token.number) ? "patch silent" : "patch",
           x: left,
           y: top,
           width: Math.max(0, right - left),

@@ -4,7 +4,8 @@
 export function wholeOf({ layers, reading }) {
   const none = () => layers.map(() => null);
   const found = Object.fromEntries(reading.lenses.map((lens) => [lens, none()]));
-  return { ...reading, layers, norms: none(), captions: [], corpora: [], contexts: [], found };
+  const pValues = reading.p_values && Object.fromEntries(reading.lenses.map((lens) => [lens, none()]));
+  return { ...reading, layers, norms: none(), captions: [], corpora: [], contexts: [], found, p_values: pValues };
 }
 
 /** Add a part's layer to the whole reading. */
@@ -24,6 +25,7 @@ export function addPart(whole, { number, reading }) {
   );
   whole.norms[number] = reading.norms[0];
   for (const lens of reading.lenses) {
+    if (whole.p_values) [whole.p_values[lens][number]] = reading.p_values[lens];
     whole.found[lens][number] = reading.found[lens][0].map((neighbors) =>
       neighbors.map(([context, ...rest]) => [context + contexts, ...rest]),
     );

@@ -57,6 +57,13 @@ export function openReading(data) {
   /** The best neighbor's [context, bank layer, score] and its own score if that is corrected, or undefined. */
   const best = (lens, layer, token) => foundAt(lens, layer)[token]?.[0];
 
+  /** The p-value of a token's best neighbor; undefined if none is known. */
+  const pValue = (lens, layer, token) => data.p_values?.[lens][layer]?.[token] ?? undefined;
+
+  /** Whether a token's neighbors were left out, because they say no more than chance. */
+  const isSilent = (lens, layer, token) =>
+    pValue(lens, layer, token) !== undefined && !foundAt(lens, layer)[token]?.length;
+
   /** The lowest and highest best score of a lens at one layer. Text around an image is nearer to the bank, so it does not count. */
   function range(lens, layer) {
     const scores = foundAt(lens, layer).flatMap((found, number) => (found.length && !isText(number) ? [found[0][2]] : []));
@@ -94,6 +101,8 @@ export function openReading(data) {
     range,
     shares,
     isText,
+    pValue,
+    isSilent,
     /** What people call a tile: of a video, its seconds. */
     tileName: (tile) => {
       const span = spanOf(tile);
@@ -154,6 +163,12 @@ export function excerpt({ caption, start, end }, room = 90) {
     letters.slice(start, end).join(""),
     letters.slice(end, last).join("") + (last < letters.length ? "…" : ""),
   ];
+}
+
+/** Why a token is silent, in sentences. */
+export function whySilent(reading, lens, layer, token) {
+  const p = shownScore(reading.pValue(lens, layer, token));
+  return `Silent: the best neighbor says no more than what this lens finds in pictures with nothing to see (p = ${p}).`;
 }
 
 /** A score for people. */

@@ -1,7 +1,7 @@
 // The view of one reading: controls, the grid of tokens, and the neighbors of the active token and of pinned tokens.
 
 import { bankColour, drawShares, drawStage, element } from "./draw.js";
-import { CORRECTED, excerpt, openReading, shownScore } from "./reading.js";
+import { CORRECTED, excerpt, openReading, shownScore, whySilent } from "./reading.js";
 
 const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer" };
 const CORRECTIONS = { hubs: "hubs", mean: "the mean", both: "hubs and the mean" };
@@ -223,11 +223,16 @@ function wordsInCommon(reading, state, [first, second]) {
   return new Set(words(first).map((word) => word.toLowerCase()).filter((word) => word.trim() && others.has(word)));
 }
 
+function shownPercent(share) {
+  return `${Number((share * 100).toPrecision(3))} %`;
+}
+
 function about(data) {
   const parts = [data.model];
   if (data.bank) parts.push(`bank ${data.bank}, layers ${data.bank_layers.join(", ")}`);
   if (data.metric !== "cosine") parts.push(data.metric);
   if (data.correction) parts.push(`scores of visual tokens corrected for ${CORRECTIONS[data.correction] ?? data.correction}`);
+  if (data.fdr) parts.push(`silent where it says no more than chance: at most ${shownPercent(data.fdr)} of the words may be false`);
   if (data.geometry) parts.push(`${data.size ? "boxes" : "seconds"}: ${data.geometry}`);
   return parts.join(" · ");
 }
@@ -317,7 +322,11 @@ function drawCard(reading, state, number, common, pin) {
       const count = reading.namedBy(lens, state.layer, number).length;
       if (count) card.append(element("p", { class: "about" }, `${count} visual token${count > 1 ? "s have" : " has"} this word among the neighbors.`));
     }
-    const none = reading.isRead(state.layer) ? "No neighbors match the filter." : "Not read yet.";
+    const p = reading.pValue(lens, state.layer, number);
+    const silent = reading.isSilent(lens, state.layer, number);
+    if (p !== undefined && !silent) card.append(element("p", { class: "about" }, `p = ${shownScore(p)}`));
+    const read = silent ? whySilent(reading, lens, state.layer, number) : "No neighbors match the filter.";
+    const none = reading.isRead(state.layer) ? read : "Not read yet.";
     if (!found.length) card.append(element("p", { class: "about" }, none));
     card.append(element("ol", {}, ...found.map((neighbor) => drawNeighbor(reading, lens, state.layer, neighbor, common))));
   }

@@ -1,0 +1,72 @@
+"""`latentbank experiment silence`."""
+
+from __future__ import annotations
+
+import typer
+
+from latentbank.cli.experiment import app
+from latentbank.cli.grouping import command
+from latentbank.cli.options.banks import ModelBankOptions
+from latentbank.cli.options.common import (
+    BankLayersOption,
+    GlobalOptions,
+    JsonOption,
+    LensOption,
+    bank_layers_of,
+)
+from latentbank.cli.options.models import SceneModelOptions
+from latentbank.cli.options.scenes import OutputOption, SceneOptions
+from latentbank.query.lenses.base import LensOptions
+from latentbank.query.lenses.registry import lens_names, lenses_of
+
+
+@command(
+    app,
+    "silence",
+    example="experiment silence --bank demo -o silence",
+    first="bank model visual_layers bank_layers lens",
+)
+def experiment_silence(
+    ctx: typer.Context,
+    *,
+    bank: ModelBankOptions,
+    bank_layers: BankLayersOption = "all",
+    lens: LensOption = "latent",
+    scenes: SceneOptions,
+    output: OutputOption = None,
+    model: SceneModelOptions,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what silence costs: how many true words it loses, how many words stay on background, at several levels."""
+    from latentbank.cli.output.scores import write_scores
+    from latentbank.cli.output.silence import show_silence
+    from latentbank.cli.output.text import print_json
+    from latentbank.progress import shown
+    from latentbank.query.evaluation.corrections import correction_for
+    from latentbank.query.evaluation.experiments.silence import score_silence
+    from latentbank.query.evaluation.silence_figures import draw_silence
+
+    settings = GlobalOptions.of(ctx).settings()
+    names = lens_names(lens)
+    with bank.opened(settings) as opened:
+        inputs = scenes.inputs(model.model, model, settings)
+        lenses = lenses_of(names, LensOptions(inputs.model, opened, bank_layers_of(bank_layers)))
+        with shown("calibrating", "scenes") as progress:
+            correction = correction_for(
+                "both", inputs.model, lenses, inputs.calibration, inputs.layers, progress
+            )
+            scores = score_silence(
+                inputs.model,
+                lenses,
+                inputs.scenes,
+                inputs.layers,
+                correction,
+                coverage=inputs.coverage,
+                progress=progress,
+            )
+    data = scores.to_dict()
+    write_scores(data, output, "silence", lambda folder: draw_silence(scores, folder / "silence.png"))
+    if as_json:
+        print_json(data)
+    else:
+        show_silence(row for row in scores.rows if row.layer is None or row.fdr == 0.05)
