@@ -152,7 +152,7 @@ def prepared(
         more = {**more, **_corrected(correction, lenses)}
     silence = None if choices.fdr is None else _silence(opened, vlm, lenses, layers, choices.fdr)
     if silence is not None:
-        more = {**more, "fdr": silence.fdr}
+        more = {**more, "fdr": silence.fdr, "calibration": silence.calibration.pictures_folder.name}
     job = ImageJob(ctx, found, as_json=outputs.as_json, pictures=outputs.pictures, files=files)
     if outputs.parquet is not None:
         asked = (

@@ -68,11 +68,6 @@ class Calibration:
         """The visual layers that are calibrated, ascending."""
         return self._files.visual_layers()
 
-    @property
-    def pictures_folder(self) -> Path:
-        """The folder of what was computed with the pictures in use."""
-        return self._files.folder
-
     def require(self, model: VisualModel, bank: Bank | None = None) -> None:
         """Check that the calibration is of a VLM, and for a bank if one is given.
 

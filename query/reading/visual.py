@@ -211,7 +211,7 @@ def read_layers(
     around = around_of(tokens, answer)
     chosen, query_mean = checked(model, lenses, layers, query_mean, around)
     found = image_tokens(model, [image], chosen, prompt, 1, None, around)
-    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning, between, silence)
+    choices = Choices(lenses, top_k, prompt, query_mean, warn or python_warning, between, silence=silence)
     return read_batches(model, found, [[layer] for layer in chosen], choices)
 
 
