@@ -16,6 +16,7 @@ from latentbank.cli.options.common import (
     bank_layers_of,
 )
 from latentbank.cli.options.correction import mode_of
+from latentbank.cli.options.images import FdrOption
 from latentbank.cli.options.models import SceneModelOptions
 from latentbank.cli.options.scenes import CorrectScenesOption, OutputOption, SceneOptions
 from latentbank.query.lenses.base import LensOptions
@@ -28,7 +29,7 @@ app = typer.Typer(no_args_is_help=True, help="Score lenses on images with known 
     app,
     "scenes",
     example="evaluate scenes --bank demo --output scores",
-    first="bank model visual_layers bank_layers lens correct where",
+    first="bank model visual_layers bank_layers lens correct fdr where",
 )
 def evaluate_scenes(
     ctx: typer.Context,
@@ -37,6 +38,7 @@ def evaluate_scenes(
     bank_layers: BankLayersOption = "all",
     lens: LensOption = "latent,logit,embedding",
     correct: CorrectScenesOption = "none",
+    fdr: FdrOption = None,
     where: Annotated[
         list[str] | None, typer.Option(help="Filter of the contexts, such as corpus=concepts; all must hold.")
     ] = None,
@@ -48,6 +50,7 @@ def evaluate_scenes(
     """Score lenses on held-out scenes: the share of patches that they name, with two controls."""
     from latentbank.bank.where import parse_where
     from latentbank.cli.output.scores import show_evaluation, write_scores
+    from latentbank.cli.output.silence import show_silence
     from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
     from latentbank.query.evaluation.figures import draw_evaluation
@@ -60,7 +63,7 @@ def evaluate_scenes(
         searched, folder = bank_layers_of(bank_layers), settings.data_dir
         lenses = lenses_of(names, LensOptions(inputs.model, opened, searched, condition, data_dir=folder))
         with shown("evaluating", "scenes") as progress:
-            setup = inputs.setup(progress, correction)
+            setup = inputs.setup(progress, correction, fdr)
             evaluation = setup.run(inputs.model, lenses, inputs.random, alone=inputs.layers[:1])
     data = {"where": list(where or []), **evaluation.to_dict()}
     write_scores(data, output, "evaluation", lambda folder: draw_evaluation(evaluation, folder))
@@ -68,3 +71,5 @@ def evaluate_scenes(
         print_json(data)
     else:
         show_evaluation(evaluation)
+        if evaluation.silence:
+            show_silence(evaluation.silence)

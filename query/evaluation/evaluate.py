@@ -6,15 +6,25 @@ the same words scored against other images, and a projector with random weights.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latentbank.bank.points import Neighbor
 from latentbank.errors import QueryError
 from latentbank.progress import Progress, Silent
-from latentbank.query.evaluation.patches import Floats, LabelledPatches, labelled_patches, object_means
+from latentbank.query.evaluation.patches import (
+    Floats,
+    LabelledPatches,
+    WholeScenes,
+    labelled_patches,
+    object_means,
+    whole_scenes,
+)
+from latentbank.query.evaluation.scoring import Verdict, judge_all
+from latentbank.query.evaluation.silence import Heard, SilenceRow, has_words, read_whole, silence_rows
 from latentbank.query.evaluation.tables import OBJECT, Evaluation, Tables, Weights
 from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import Means
@@ -22,10 +32,10 @@ from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, real, whole
 
 if TYPE_CHECKING:
-    from latentbank.bank.bank import Bank
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.calibration.correction import Correction
     from latentbank.query.evaluation.labelled import LabelledImage
+    from latentbank.query.silence.silence import Silence
 
 TOP_K = 5
 """Neighbors, or distinct words, that are scored for each patch."""
@@ -55,6 +65,7 @@ def evaluate(
     calibration: Sequence[LabelledImage] = (),
     coverage: float = OBJECT,
     alone: Layers = (),
+    silence: Silence | None = None,
     resamples: int = 1000,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -73,6 +84,7 @@ def evaluate(
         calibration: other labelled images, whose visual tokens give the means for a centred bank.
         coverage: the least share of an object patch that its object covers.
         alone: visual layers at which each bank layer is also searched alone.
+        silence: which tokens fall silent; they name nothing. The controls are read without silence. None: none.
         resamples: resamples of the images for confidence intervals.
         progress: receives the number of images done, then that of layers and lenses.
 
@@ -108,26 +120,36 @@ def evaluate(
         layers_of(alone, "alone"),
         Tables(len(scenes), coverage, resamples),
         progress or Silent(),
+        silence,
     )
     run.score("trained", model, lenses, scenes, coverage)
     if random is not None:
         controls = [lens.corrected(random_correction if lens.correction else None) for lens in lenses]
         run.score("random", random, controls, scenes[:CONTROLLED], coverage)
-    about = {
-        **_about(model, bank),
-        "bank_layers": searching.searched_layers() if searching is not None else [],
-        "metric": bank.metric if bank is not None else "cosine",
-        **_corrected(lenses),
-        "visual_layers": chosen,
-        "lenses": [lens.name for lens in lenses],
-        "top_k": TOP_K,
+    asked = {
         "coverage": coverage,
         "scenes": len(scenes),
         "random_scenes": min(len(scenes), CONTROLLED) if random is not None else 0,
+    }
+    return _evaluation(run, lenses, {**_about(model, searching), **_corrected(lenses)}, asked)
+
+
+def _evaluation(
+    run: _Run, lenses: Sequence[Lens], known: dict[str, Any], asked: dict[str, Any]
+) -> Evaluation:
+    """Return the scores of a run, with what is `known` of model, bank and lenses and what was `asked`."""
+    about = {
+        **known,
+        "fdr": None if run.silence is None else run.silence.fdr,
+        "visual_layers": run.layers,
+        "lenses": [lens.name for lens in lenses],
+        "top_k": TOP_K,
+        **asked,
         "calibration_scenes": len(run.calibration),
         **run.tables.counts,
     }
-    return Evaluation(about, tuple(run.tables.rows(about["metric"])), tuple(run.tables.aligned))
+    rows = tuple(run.tables.rows(about["metric"]))
+    return Evaluation(about, rows, tuple(run.tables.aligned), run.silence_rows(lenses))
 
 
 def _checked(
@@ -148,8 +170,9 @@ def _checked(
     return searching
 
 
-def _about(model: VisualModel, bank: Bank | None) -> dict[str, Any]:
-    """Return what an evaluation says of the model and the bank."""
+def _about(model: VisualModel, searching: Lens | None) -> dict[str, Any]:
+    """Return what an evaluation says of the model and of the bank that a lens searches."""
+    bank = None if searching is None else searching.bank
     corpora = {} if bank is None else {name: entry.contexts for name, entry in bank.shown_corpora.items()}
     return {
         "model": public_name(model.name),
@@ -157,6 +180,8 @@ def _about(model: VisualModel, bank: Bank | None) -> dict[str, Any]:
         "geometry": model.geometry,
         "bank": None if bank is None else bank.name,
         "corpora": corpora,
+        "bank_layers": [] if searching is None else searching.searched_layers(),
+        "metric": "cosine" if bank is None else bank.metric,
     }
 
 
@@ -177,6 +202,11 @@ class _Run:
     alone: Sequence[int]
     tables: Tables
     progress: Progress
+    silence: Silence | None = None
+    heard: dict[str, dict[int, Heard]] = field(
+        default_factory=dict
+    )  # by lens and layer; empty without silence
+    whole: list[WholeScenes] = field(default_factory=list)  # one, if tokens may be silent
 
     def score(
         self,
@@ -188,7 +218,12 @@ class _Run:
     ) -> None:
         """Score all lenses at all layers with one of the two projectors."""
         self.progress.stage(f"looking ({projector} projector)", "scenes")
-        patches = labelled_patches(model, scenes, self.layers, self.progress)
+        silence = self.silence if projector == "trained" else None
+        if silence is not None:
+            self.whole.append(whole_scenes(model, scenes, self.layers, self.progress))
+            patches = self.whole[0].labelled()
+        else:
+            patches = labelled_patches(model, scenes, self.layers, self.progress)
         means = object_means(model, self.calibration, self.layers, coverage) if self.calibration else None
         self.tables.require(projector, patches.truths)
         self.progress.stage(f"reading ({projector} projector)", "layers and lenses")
@@ -197,9 +232,46 @@ class _Run:
         for done, (layer, lens) in enumerate(pairs):
             self.progress.update(done, len(pairs))
             plain, distinct = read_patches(lens, means, layer, patches.states[layer])
+            if silence is not None:
+                self._hush(silence, lens, layer, plain, distinct)
             self.tables.add(projector, lens.name, layer, plain, distinct, patches.truths)
             if lens is searching:
                 self._align(projector, lens, means, layer, patches, plain)
+
+    def _hush(
+        self,
+        silence: Silence,
+        lens: Lens,
+        layer: int,
+        plain: list[list[Neighbor]],
+        distinct: list[list[Neighbor]],
+    ) -> None:
+        """Take the neighbors of silent patches from what was found for those that show an object."""
+        scenes = self.whole[0]
+        _, values = read_whole(lens, silence, layer, scenes.states[layer])
+        words = [[neighbor.word for neighbor in plain[i]] for i in self.tables.object_patches(scenes.truths)]
+        truths = [scenes.truths[i] for i in self.tables.object_patches(scenes.truths)]
+        named = judge_all(words, truths) == Verdict.CONCRETE
+        self.heard.setdefault(lens.name, {})[layer] = Heard(values, named)
+        loud = has_words(values, silence.fdr)
+        for found in (plain, distinct):
+            for number, truth in enumerate(scenes.truths):
+                if not loud[truth.scene, truth.token]:
+                    found[number] = []
+
+    def silence_rows(self, lenses: Sequence[Lens]) -> tuple[SilenceRow, ...]:
+        """Return what silence left of the lenses' words; nothing if no token could be silent."""
+        if self.silence is None:
+            return ()
+        of_lenses = [(lens, self.heard[lens.name]) for lens in lenses]
+        tables, levels = self.tables, [self.silence.fdr]
+        rows = [
+            silence_rows(
+                lens, heard, self.whole[0], levels, coverage=tables.coverage, resamples=tables.resamples
+            )
+            for lens, heard in of_lenses
+        ]
+        return tuple(itertools.chain.from_iterable(rows))
 
     def _align(
         self,

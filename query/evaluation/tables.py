@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from latentbank.query.evaluation.scoring import (
     judge_all,
     shuffled,
 )
+
+if TYPE_CHECKING:
+    from latentbank.query.evaluation.silence import SilenceRow
 
 Verdicts = npt.NDArray[np.int8]
 Weights = Literal["trained", "random"]
@@ -106,11 +109,13 @@ class Evaluation:
         about: what was scored, and how; JSON-ready.
         rows: the shares.
         alignment: an entry for each projector, visual layer and bank layer of the first lens with a bank.
+        silence: what silence left of each lens's words; empty if no token could be silent.
     """
 
     about: Mapping[str, Any]
     rows: tuple[Row, ...]
     alignment: tuple[Aligned, ...]
+    silence: tuple[SilenceRow, ...] = ()
 
     def row(
         self,
@@ -139,6 +144,7 @@ class Evaluation:
                 **self.about,
                 "rows": [row.to_dict() for row in self.rows],
                 "alignment": [asdict(entry) for entry in self.alignment],
+                "silence": [row.to_dict() for row in self.silence],
             }
         )
         return data
@@ -167,7 +173,7 @@ class Tables:
     def __init__(self, scenes: int, coverage: float, resamples: int) -> None:
         if scenes < 2:
             raise QueryError("Give at least two scenes: one alone cannot be shuffled or resampled.")
-        self._coverage = coverage
+        self.coverage, self.resamples = coverage, resamples
         self._bootstrap = Bootstrap(scenes, resamples)
         self._truths: dict[Weights, Sequence[Truth]] = {}
         self._scored: dict[tuple[Weights, Pictures, str, bool], dict[int, _Scored]] = {}
@@ -182,7 +188,7 @@ class Tables:
         self._truths[projector] = truths
         if len({truths[i].scene for i in self.object_patches(truths)}) < 2:
             raise QueryError(
-                f"Fewer than two scenes have a patch of which a thing covers {self._coverage:.0%}; give more scenes."
+                f"Fewer than two scenes have a patch of which a thing covers {self.coverage:.0%}; give more scenes."
             )
 
     @property
@@ -194,7 +200,7 @@ class Tables:
 
     def object_patches(self, truths: Sequence[Truth]) -> list[int]:
         """Return the indices of the patches that count as object patches."""
-        return [i for i, truth in enumerate(truths) if truth.coverage >= self._coverage]
+        return [i for i, truth in enumerate(truths) if truth.coverage >= self.coverage]
 
     def add(
         self,

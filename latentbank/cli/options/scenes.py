@@ -46,11 +46,11 @@ class SceneInputs:
     layers: list[int]
     coverage: float
 
-    def setup(self, progress: Progress, correct: Mode | None = None) -> Setup:
+    def setup(self, progress: Progress, correct: Mode | None = None, fdr: float | None = None) -> Setup:
         """Return what the evaluations of a comparison share."""
         from latentbank.query.evaluation.experiments.compare import Setup
 
-        return Setup(self.scenes, self.layers, self.calibration, self.coverage, progress, correct)
+        return Setup(self.scenes, self.layers, self.calibration, self.coverage, progress, correct, fdr)
 
 
 @dataclass(frozen=True, kw_only=True)

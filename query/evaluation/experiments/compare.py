@@ -18,6 +18,7 @@ from latentbank.query.evaluation.scoring import Share
 from latentbank.query.evaluation.tables import OBJECT, Evaluation
 from latentbank.query.lenses.base import Lens
 from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.silence.silence import Silence
 
 if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
@@ -63,7 +64,8 @@ class Line:
 class Setup:
     """What all evaluations of a comparison have in common; see `evaluate`.
 
-    `correct` says how the lenses are corrected; None: they are not, unless they are made so.
+    `correct` says how the lenses are corrected; None: they are not, unless they are made so. `fdr` is the largest share
+    of false words, beyond which tokens are silent; None: none is.
     """
 
     scenes: Sequence[LabelledImage]
@@ -72,6 +74,7 @@ class Setup:
     coverage: float = OBJECT
     progress: Progress | None = None
     correct: Mode | None = None
+    fdr: float | None = None
 
     def run(
         self,
@@ -85,13 +88,16 @@ class Setup:
         Raises:
             LatentBankError: as for `evaluate` and `correction_for`.
         """
-        control = None
-        if self.correct is not None:
+        control = silence = None
+        if self.correct is not None or self.fdr is not None:
             layers = evaluation_layers(model.num_layers) if self.layers is None else self.layers
             given = (lenses, self.calibration, layers, self.progress)
-            correction = correction_for(self.correct, model, *given)
-            control = None if random is None else correction_for(self.correct, random, *given)
-            lenses = [lens.corrected(correction) for lens in lenses]
+            correction = correction_for(self.correct or "both", model, *given)
+            if self.fdr is not None:
+                silence = Silence(correction.calibration, self.fdr)
+            if self.correct is not None:
+                control = None if random is None else correction_for(self.correct, random, *given)
+                lenses = [lens.corrected(correction) for lens in lenses]
         return evaluate(
             model,
             lenses,
@@ -102,6 +108,7 @@ class Setup:
             calibration=self.calibration,
             coverage=self.coverage,
             alone=alone,
+            silence=silence,
             progress=self.progress,
         )
 

@@ -385,3 +385,33 @@ def test_json_has_everything_and_no_nan(bank: Bank, tiny: LanguageModel) -> None
     assert data["alignment"][0]["named"]["of"] == 12
     with pytest.raises(KeyError):
         found.row("logit", 0)
+
+
+class _SilentOn:
+    """Silence for tokens whose best word is among some."""
+
+    fdr = 0.05
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def p_values(
+        self, lens: Lens, queries: Queries, found: Sequence[Sequence[Neighbor]]
+    ) -> list[float | None]:
+        return [1.0 if neighbors[0].word in self.words else 1e-4 for neighbors in found]
+
+
+def test_silent_patches_name_nothing_and_what_is_lost_is_counted(bank: Bank, tiny: LanguageModel) -> None:
+    silence: Any = _SilentOn("loud", "dog")
+    plain = evaluate(scripted(tiny), [lens(bank)], SCENES, [0])
+    quiet = evaluate(scripted(tiny), [lens(bank)], SCENES, [0], silence=silence)
+    assert (plain.silence, plain.about["fdr"], quiet.about["fdr"]) == ((), None, 0.05)
+    assert plain.row("latent", 0).concrete.value == 1
+    dogs = 2 / 12  # of the object patches
+    for distinct in (False, True):
+        assert quiet.row("latent", 0, distinct=distinct).concrete.value == pytest.approx(1 - dogs)
+    row, together = quiet.silence
+    assert (row.layer, together.layer, row.words) == (0, None, 10)
+    assert (row.background.value, row.silent_background.value, row.precision.value) == (0, 1, 1)
+    assert (row.coverage.value, row.kept.value) == pytest.approx((1 - dogs, 1 - dogs))
+    assert json.loads(json.dumps(quiet.to_dict(), allow_nan=False))["silence"][0]["words"] == 10
