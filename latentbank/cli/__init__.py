@@ -17,6 +17,7 @@ from latentbank.cli import (
     experiment,
     experiment_lenses,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_silence,  # noqa: F401 (adds its command to those of `experiment`)
+    experiment_cause,  # noqa: F401 (adds its command to those of `experiment`)
     importing,
     ingest,
     ingest_grow,  # noqa: F401 (adds its command to those of `ingest`)

@@ -54,7 +54,7 @@ def grid_of(model: VisualModel, size: tuple[int, int] = SIZE) -> tuple[int, int]
     from PIL import Image
 
     (tokens,) = model.visual_tokens([Image.new("RGB", size, "white")], [0])
-    places = _token_of_patch(tokens)
+    places = token_of_patch(tokens)
     if not places:
         raise ModelError(
             f"The visual tokens of {model.name} have no place in a grid (boxes: {tokens.geometry or model.geometry}); "
@@ -91,7 +91,7 @@ def labelled_patches(
     for number, (scene, tokens) in enumerate(_visual_tokens(model, scenes, layers, progress)):
         of_scene = truths_of(scene, number)
         truths += of_scene
-        token_of = _token_of_patch(tokens)
+        token_of = token_of_patch(tokens)
         chosen = [token_of[truth.token] for truth in of_scene]
         for layer in layers:
             kept[layer].append(tokens.states[layer][chosen].float().cpu().numpy())
@@ -181,7 +181,7 @@ def _visual_tokens(
         part = scenes[start : start + _BATCH]
         found = model.visual_tokens([scene.image for scene in part], layers)
         for scene, tokens in zip(part, found, strict=True):
-            count = len(_token_of_patch(tokens))
+            count = len(token_of_patch(tokens))
             if any(len(shown.coverage) != count for shown in scene.objects):
                 raise ModelError(
                     f"The scenes were made for {len(scene.objects[0].coverage)} patches, {model.name} sees "
@@ -191,7 +191,7 @@ def _visual_tokens(
         (progress or Silent()).update(start + len(part), len(scenes))
 
 
-def _token_of_patch(tokens: VisualTokens) -> dict[int, int]:
+def token_of_patch(tokens: VisualTokens) -> dict[int, int]:
     """Return the token of each patch of the grid; patches are numbered row by row. A CLS token has no patch."""
     columns = int(tokens.columns.max()) + 1
     numbers = np.where(tokens.rows < 0, -1, tokens.rows * columns + tokens.columns).tolist()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentbank.errors import QueryError
+from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
+    from latentbank.bank.settings import Settings
+    from latentbank.cli.options.models import LoadingOptions
+    from latentbank.cli.options.scenes import SceneInputs
     from latentbank.query.causes.cause import CauseOptions
+    from latentbank.query.evaluation.experiments.causes import CauseSetup
     from latentbank.query.reading.images import ImageSource
 
 
@@ -93,3 +98,79 @@ class AblationOptions:
                 f"'{self.tokens}' is not a list of tokens; write numbers with commas, such as 15,16.",
                 argument="tokens",
             ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneAblationOptions:
+    """What is ablated and written on scenes."""
+
+    layers: Annotated[str, typer.Option("--layers", help="Layers from which on tokens are ablated.")] = (
+        "0,4,8,12,16"
+    )
+    write_layers: Annotated[
+        str,
+        typer.Option(
+            "--write-layers", help="Layers at which contexts are written into tokens; none: nothing is."
+        ),
+    ] = "0,8,16"
+    by: Annotated[str, typer.Option("--by", help="mean, image or attention; several with commas.")] = (
+        "mean,image,attention"
+    )
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Draws of each group that is drawn.")] = 1
+    answer: Annotated[
+        int, typer.Option("--answer", min=1, help="The model's answers have at most this many tokens.")
+    ] = 24
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Copies of the sequence in one forward pass.")
+    ] = 8
+    scenes: Annotated[int, typer.Option("--scenes", help="Held-out scenes, at most 300.")] = 60
+    calibration: Annotated[
+        int, typer.Option("--calibration", help="Other scenes, whose visual tokens give the mean.")
+    ] = 32
+    coverage: Annotated[
+        float,
+        typer.Option(
+            "--coverage",
+            min=0.0,
+            max=1.0,
+            help="Share of a patch that a thing must cover to make it an object patch.",
+        ),
+    ] = 0.5
+
+    def setups(self) -> tuple[CauseSetup, CauseSetup | None]:
+        """Return what is ablated, and what is written; None: nothing is.
+
+        Raises:
+            QueryError: an option has no such value.
+            LatentBankError: there are no other scenes.
+        """
+        from latentbank.query.causes.ablating import ways_of
+        from latentbank.query.evaluation.experiments.causes import CauseSetup
+
+        if self.calibration < 1:
+            raise QueryError("Other scenes give the mean; take one at least.", argument="calibration")
+        ways = tuple(ways_of([name.strip() for name in self.by.split(",")]))
+        setup = CauseSetup(
+            tuple(layer_numbers(self.layers)),
+            ways,
+            self.coverage,
+            draws=self.draws,
+            answer=self.answer,
+            batch=self.batch,
+        )
+        if self.write_layers == "none":
+            return setup, None
+        return setup, replace(setup, layers=tuple(layer_numbers(self.write_layers)))
+
+    def inputs(self, name: str, loading: LoadingOptions, settings: Settings) -> SceneInputs:
+        """Load the whole VLM and make the scenes; see `SceneOptions.inputs`."""
+        from latentbank.cli.options.scenes import SceneOptions
+
+        options = SceneOptions(
+            visual_layers=self.layers,
+            scenes=self.scenes,
+            calibration=self.calibration,
+            coverage=self.coverage,
+            random=False,
+        )
+        return options.inputs(name, loading, settings, bank_layers=lambda count: [count])

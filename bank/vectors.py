@@ -1,0 +1,79 @@
+"""Vectors of stored contexts, as hidden states' directions: un-rotated, of length 1."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from latentbank.bank.bank import Bank
+from latentbank.bank.ledger import visible
+from latentbank.bank.points import Neighbor
+from latentbank.bank.rotation import unrotate
+from latentbank.bank.where import Filter
+from latentbank.errors import QueryError
+
+
+@dataclass(frozen=True, eq=False)
+class ContextVector:
+    """A stored context and its direction.
+
+    Attributes:
+        context: the context, with a cosine of 1.
+        vector: the direction of its hidden state, float32 `[hidden]`, of length 1.
+    """
+
+    context: Neighbor
+    vector: npt.NDArray[np.float32]
+
+
+def context_vectors(
+    bank: Bank,
+    layer: int,
+    where: Filter | None = None,
+    limit: int = 1,
+    *,
+    wanted: Callable[[Neighbor], bool] | None = None,
+    start: int | None = None,
+) -> list[ContextVector]:
+    """Return some contexts of a bank layer with their directions, in the order of their ids, which is a random one.
+
+    Args:
+        bank: a bank of plain cosine.
+        layer: the bank layer.
+        where: only contexts that this filter selects.
+        limit: at most so many.
+        wanted: further selects the contexts; None: all.
+        start: seed of the id to begin at; None: at the first.
+
+    Raises:
+        LayerNotFound: the bank does not have the layer.
+        QueryError: the bank is centred, so its vectors lack the mean of text.
+    """
+    (chosen,) = bank.choose_layers([layer])
+    if bank.metric == "centred":
+        raise QueryError(
+            f"The bank '{bank.name}' is centred: its vectors lack the mean of text, so they are no hidden states; use "
+            "a bank of plain cosine."
+        )
+    shown = visible(where, bank.shown_corpora, incomplete=True)
+    first = None if start is None else str(uuid.UUID(bytes=np.random.default_rng(start).bytes(16)))
+    stored = bank.store.scroll(chosen, shown, vectors=True, payloads=True, start=first)
+    found = (
+        ContextVector(
+            Neighbor.from_payload(point.id, chosen, 1.0, point.payload), _direction(bank, point.vector)
+        )
+        for point in stored
+        if point.payload is not None and point.vector is not None
+    )
+    return list(itertools.islice((one for one in found if wanted is None or wanted(one.context)), limit))
+
+
+def _direction(bank: Bank, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    plain = unrotate(vector, bank.manifest.rotation_seed)
+    direction: npt.NDArray[np.float32] = plain / np.linalg.norm(plain)  # float16 is kept
+    return direction
