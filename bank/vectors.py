@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,16 +61,23 @@ def context_vectors(
             "a bank of plain cosine."
         )
     shown = visible(where, bank.shown_corpora, incomplete=True)
-    first = None if start is None else str(uuid.UUID(bytes=np.random.default_rng(start).bytes(16)))
-    stored = bank.store.scroll(chosen, shown, vectors=True, payloads=True, start=first)
-    found = (
-        ContextVector(
-            Neighbor.from_payload(point.id, chosen, 1.0, point.payload), _direction(bank, point.vector)
-        )
-        for point in stored
-        if point.payload is not None and point.vector is not None
-    )
-    return list(itertools.islice((one for one in found if wanted is None or wanted(one.context)), limit))
+
+    def stored(first: str | None) -> Iterator[ContextVector]:
+        for point in bank.store.scroll(chosen, shown, vectors=True, payloads=True, start=first):
+            if point.payload is None or point.vector is None:
+                continue
+            context = Neighbor.from_payload(point.id, chosen, 1.0, point.payload)
+            if wanted is None or wanted(context):
+                yield ContextVector(context, _direction(bank, point.vector))
+
+    if start is None:
+        return list(itertools.islice(stored(None), limit))
+    first = str(uuid.UUID(bytes=np.random.default_rng(start).bytes(16)))
+    found = list(itertools.islice(stored(first), limit))
+    if len(found) < limit:  # the end was reached: go on at the beginning
+        before = itertools.takewhile(lambda one: one.context.id < first, stored(None))
+        found += itertools.islice(before, limit - len(found))
+    return found
 
 
 def _direction(bank: Bank, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbank.cli.options.banks import ModelBankOptions
-from latentbank.cli.options.causes import AblationOptions
+from latentbank.cli.options.causes import AblationOptions, WritingOptions
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
 from latentbank.cli.options.images import MeansOption, PromptOption, SearchOptions
 from latentbank.cli.options.models import VisualModelOptions
@@ -35,6 +35,7 @@ def cause(
         str, typer.Option("--lens", help="Lens that says which tokens show the word.")
     ] = "latent",
     ablation: AblationOptions,
+    writing: WritingOptions,
     search: SearchOptions,
     prompt: PromptOption = None,
     means: MeansOption = None,
@@ -44,8 +45,11 @@ def cause(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ablate the visual tokens that show a word: what changes in the model's answer, beside as many other tokens."""
-    from latentbank.cli.output.causes import show_causes
+    """Ablate the visual tokens that show a word, beside as many others, or write the word into some: what is said then?
+
+    With --write or --remove nothing is ablated.
+    """
+    from latentbank.cli.output.causes import show_causes, show_writings
     from latentbank.cli.output.scores import write_scores
     from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
@@ -58,19 +62,25 @@ def cause(
     (name, *more) = lens_names(lens)
     if more:
         raise QueryError("One lens says which tokens show the word; name one.", argument="lens")
-    others = ablation.checked()
+    others = ablation.checked(writes=writing.act() is not None)
     condition, unique = search.condition(), search.once()
     if output is not None:
         need_matplotlib()
     settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:
         opened = None
-        if model.model is None or lens_class(name).needs_bank:
+        if model.model is None or lens_class(name).needs_bank or writing.act() is not None:
             opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
             opened.choose_layers(search.layers())
         vlm = load_as_deep(model, opened, settings, None, lambda count: count)
         file = means or kept_means_file(vlm, opened)
         reader: Lens
+        if (act := writing.act()) is not None:
+            assert opened is not None
+            show_writings(
+                writing.run(vlm, image, word, opened, chosen, ablation, prompt, act), as_json=as_json
+            )
+            return
         (reader,) = lenses_of(
             [name], LensOptions(vlm, opened, search.layers(), condition, unique, search.exact)
         )

@@ -12,10 +12,13 @@ from latentbank.errors import QueryError
 from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.cli.options.models import LoadingOptions
     from latentbank.cli.options.scenes import SceneInputs
+    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.causes.cause import CauseOptions
+    from latentbank.query.causes.writing import Act, Writings
     from latentbank.query.evaluation.experiments.causes import CauseSetup
     from latentbank.query.reading.images import ImageSource
 
@@ -57,16 +60,21 @@ class AblationOptions:
     ] = 16
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0
 
-    def checked(self) -> list[ImageSource]:
+    def checked(self, *, writes: bool) -> list[ImageSource]:
         """Return the other images, once all options are checked.
 
+        Args:
+            writes: whether contexts are written instead of tokens ablated.
+
         Raises:
-            QueryError: an option has no such value, or other images are needed.
+            QueryError: an option has no such value, or other images or the tokens are needed.
         """
         from latentbank.query.reading.images import find_images
 
         others = list(find_images(self.others)) if self.others else []
         self.options(others).ways()
+        if writes and self.tokens is None:
+            raise QueryError("Name the visual tokens by number.", argument="tokens")
         return others
 
     def options(self, others: Sequence[ImageSource], **more: Any) -> CauseOptions:
@@ -80,7 +88,7 @@ class AblationOptions:
         return CauseOptions(
             by=[name.strip() for name in self.by.split(",")],
             others=others,
-            tokens=self._numbers(),
+            tokens=self.numbers(),
             draws=self.draws,
             answer=self.answer,
             batch=self.batch,
@@ -88,7 +96,12 @@ class AblationOptions:
             **more,
         )
 
-    def _numbers(self) -> list[int] | None:
+    def numbers(self) -> list[int] | None:
+        """Return the numbers of the tokens; None: those that show the word.
+
+        Raises:
+            QueryError: they are no numbers.
+        """
         if self.tokens is None:
             return None
         try:
@@ -98,6 +111,74 @@ class AblationOptions:
                 f"'{self.tokens}' is not a list of tokens; write numbers with commas, such as 15,16.",
                 argument="tokens",
             ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingOptions:
+    """Whether contexts are written into tokens, or their directions removed."""
+
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write contexts of the word into the tokens of --at, at each layer."),
+    ] = False
+    remove: Annotated[
+        bool,
+        typer.Option(
+            "--remove",
+            help="Remove the directions of such contexts from these tokens, from each layer on.",
+        ),
+    ] = False
+    context_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--context-layer",
+            help="Bank layer of the contexts; by default the visual layer, or the bank's nearest one.",
+        ),
+    ] = None
+
+    def act(self) -> Act | None:
+        """Return what is done with contexts; None: nothing.
+
+        Raises:
+            QueryError: both are asked for.
+        """
+        if self.write and self.remove:
+            raise QueryError("--write and --remove exclude each other; give one.")
+        if self.write:
+            return "write"
+        return "remove" if self.remove else None
+
+    def run(
+        self,
+        vlm: VisualModel,
+        image: str,
+        word: str,
+        bank: Bank,
+        layers: Sequence[int],
+        ablation: AblationOptions,
+        prompt: str | None,
+        act: Act,
+    ) -> Writings:
+        """Write or remove contexts of the word while progress is shown."""
+        from latentbank.progress import shown
+        from latentbank.query.causes.writing import write
+
+        with shown("writing", "layers") as progress:
+            return write(
+                vlm,
+                image,
+                word,
+                bank,
+                layers,
+                ablation.numbers() or [],
+                act=act,
+                bank_layer=self.context_layer,
+                draws=ablation.draws,
+                answer=ablation.answer,
+                prompt=prompt,
+                seed=ablation.seed,
+                progress=progress,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from latentbank.cli.output.text import console
+from latentbank.cli.output.scores import wide_console
 
 if TYPE_CHECKING:
     from latentbank.query.evaluation.experiments.cause_tables import CauseTables
@@ -18,9 +17,7 @@ _PAIRS = (("named", "random"), ("named", "near"), ("named, as many", "not named"
 
 def show_cause_tables(tables: CauseTables) -> None:
     """Print what ablating each group changed, the differences within scenes, and what writing contexts did."""
-    screen, about = console(), tables.about
-    if not screen.is_terminal:
-        screen = Console(width=150)
+    screen, about = wide_console(), tables.about
     for way in dict.fromkeys(effect.way for effect in tables.effects):
         own = [effect for effect in tables.effects if effect.way == way]
         groups = list(dict.fromkeys(effect.group for effect in own))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from latentbank.cli.output.text import console
+from latentbank.cli.output.text import console, print_json
 from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.query.causes.results import Causes, Effect, Spread
+    from latentbank.query.causes.writing import Writings
 
 _BY = {
     "mean": "by the mean of visual tokens",
@@ -67,6 +68,37 @@ def show_causes(found: Causes) -> None:
     tokens = "; ".join(f"{layer}: {listed(numbers)}" for layer, numbers in found.showing.items() if numbers)
     screen.print(Text(f"tokens by layer ({lens}): {tokens}"), soft_wrap=True)
     screen.print(Text(f"an ablation of nothing changes {found.nothing:g}"), soft_wrap=True)
+
+
+def show_writings(found: Writings, *, as_json: bool) -> None:
+    """Print what the model says once contexts were written into visual tokens, or their directions removed."""
+    if as_json:
+        print_json(found.to_dict())
+        return
+    screen = console()
+    screen.print(Text(f"{found.source} by {found.model}: {found.answer}"), soft_wrap=True)
+    done = "written into" if found.act == "write" else "removed from"
+    for layer in dict.fromkeys(row.layer for row in found.written):
+        rows = [row for row in found.written if row.layer == layer]
+        at = rows[0].bank_layer
+        table = Table("contexts", "say it", "word", "a context", "the answer then", title_justify="left")
+        other = "" if at == layer else " (another layer)"
+        table.title = Text(
+            f"visual layer {layer}, contexts of bank layer {at}{other} {done} tokens {listed(found.tokens)}"
+        )
+        for row in rows:
+            kind = f"of '{found.word}'" if row.kind == "word" else "random"
+            for number, (context, answer) in enumerate(zip(row.contexts, row.answers, strict=True)):
+                head = (kind, f"{row.said:.0%}", _spread(row.word)) if number == 0 else ("", "", "")
+                table.add_row(*head, Text(context), Text(answer), end_section=number == len(row.contexts) - 1)
+        screen.print(table)
+    said = f"as '{found.said}' in the answer" if found.said else "as the next word after the prompt"
+    screen.print(
+        Text(
+            f"word: change of the log-probability of '{found.word}', {said}, {found.log_probability:.2f} unchanged"
+        ),
+        soft_wrap=True,
+    )
 
 
 def _lowest(found: Causes, effect: Effect) -> str:

@@ -43,7 +43,7 @@ def write_scores(
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print an evaluation: shares by layer with both controls, by kind of word and by coverage."""
     about = evaluation.about
-    console = _console()
+    console = wide_console()
     layers = about["visual_layers"]
     for distinct in (False, True):
         table = Table(
@@ -120,7 +120,7 @@ def show_alignment(evaluation: Evaluation) -> None:
             *(_percent(share) if share else "" for share in shares),
             *(f"bank L{layer}" for layer in (peak.most_named, peak.nearest, peak.most_first)),
         )
-    _console().print(table)
+    wide_console().print(table)
 
 
 def show_compared(
@@ -179,10 +179,10 @@ def show_compared(
             _percent(line.shuffled),
             *([_percent(line.random) if line.random else ""] if random else []),
         )
-    _console().print(table)
+    wide_console().print(table)
     for label, evaluation in compared:
         if any(pair.named for pair in evaluation.alignment):
-            _console().print(f"\n{label}:", highlight=False)
+            wide_console().print(f"\n{label}:", highlight=False)
             show_alignment(evaluation)
 
 
@@ -240,10 +240,10 @@ def show_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
             f"{training['steps']:,}" if "steps" in training else "",
             *losses,
         )
-    _console().print(table)
+    wide_console().print(table)
 
 
-def _console() -> Console:
+def wide_console() -> Console:
     """Return a console as wide as the terminal; in a file or a pipe, as wide as the widest of these tables."""
     return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDE)
 

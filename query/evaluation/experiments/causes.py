@@ -2,13 +2,13 @@
 
 For each scene, one thing that the model's own answer names is chosen, and groups of visual tokens are ablated. Changes
 of log-probability are compared within the scene: those by named tokens with those by random ones, by tokens as near to
-other words, and by tokens of the same thing that were not named, equal in number and in the share that the thing covers.
+other words, and by tokens of the same thing that were not named, as many and with as much of the thing on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -121,9 +121,11 @@ class CauseSetup:
     batch: int = 8
 
 
-def told_scenes(model: VisualModel, scenes: Sequence[LabelledImage], setup: CauseSetup) -> Iterator[Told]:
-    """Run a VLM on scenes, let it write its answers, and choose a thing of each that the answer names."""
-    for number, scene in enumerate(scenes):
+def told_scenes(
+    model: VisualModel, scenes: Sequence[LabelledImage], setup: CauseSetup, first: int = 0
+) -> Iterator[Told]:
+    """Run a VLM on scenes, numbered from `first`, and choose a thing of each that the VLM's own answer names."""
+    for number, scene in enumerate(scenes, first):
         given = prompted(model, scene.image, range(min(setup.layers), model.num_layers))
         (ids,) = given.write(setup.answer, [NOTHING])
         answer = answer_of(ids, model.language.tokenizer)
@@ -137,7 +139,7 @@ def told_scenes(model: VisualModel, scenes: Sequence[LabelledImage], setup: Caus
         if not able:
             yield Told(number, given, answer, None, None, (), np.zeros(len(given.tokens), np.float32))
             continue
-        thing, said = able[int(np.random.default_rng(number).integers(len(able)))]
+        thing, said = able[int(np.random.default_rng(max(number, 0)).integers(len(able)))]
         coverage = np.zeros(len(given.tokens), np.float32)
         for patch, token in token_of_patch(given.tokens).items():
             coverage[token] = thing.coverage[patch]
@@ -177,9 +179,9 @@ def ablate_scenes(
     rows: list[Row] = []
     chosen = 0
     before: Mapping[int, Any] | None = None
-    for told in told_scenes(model, [scenes[-1], *scenes], setup):
+    for told in told_scenes(model, [scenes[-1], *scenes], setup, -1):
         own = told.prompted.tokens.states
-        number = told.number - 1
+        number = told.number
         if before is not None:
             found = None if kept is None else kept.load(number)
             if found is None:
@@ -187,7 +189,7 @@ def ablate_scenes(
                 neighbors = {
                     layer: _neighbors(lens, told, layer, means, setup.top_k) for layer in setup.layers
                 }
-                found = list(_rows(replace(told, number=number), unembedding, neighbors, source, setup))
+                found = list(_rows(told, unembedding, neighbors, source, setup))
                 if kept is not None:
                     kept.save(number, found)
             rows += found
