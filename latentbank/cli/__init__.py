@@ -15,9 +15,9 @@ from latentbank.cli import (
     bank_move,  # noqa: F401 (adds its commands to those of `bank`)
     evaluate,
     experiment,
+    experiment_cause,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_lenses,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_silence,  # noqa: F401 (adds its command to those of `experiment`)
-    experiment_cause,  # noqa: F401 (adds its command to those of `experiment`)
     importing,
     ingest,
     ingest_grow,  # noqa: F401 (adds its command to those of `ingest`)
