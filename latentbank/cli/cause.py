@@ -11,15 +11,16 @@ import typer
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.causes import AblationOptions, WritingOptions
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
+from latentbank.cli.options.correction import CorrectOption, mode_of
 from latentbank.cli.options.images import MeansOption, PromptOption, SearchOptions
 from latentbank.cli.options.models import VisualModelOptions
-from latentbank.cli.visual_setup import kept_means_file, load_as_deep
+from latentbank.cli.visual_setup import correction_of, kept_means_file, load_as_deep
 from latentbank.errors import QueryError
 from latentbank.query.lenses.base import LensOptions
-from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of
+from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of, title_of
 
 if TYPE_CHECKING:
-    from latentbank.query.lenses.base import Lens
+    pass
 
 
 def cause(
@@ -37,6 +38,7 @@ def cause(
     ablation: AblationOptions,
     writing: WritingOptions,
     search: SearchOptions,
+    correct: CorrectOption = "none",
     prompt: PromptOption = None,
     means: MeansOption = None,
     model: VisualModelOptions,
@@ -63,7 +65,7 @@ def cause(
     if more:
         raise QueryError("One lens says which tokens show the word; name one.", argument="lens")
     others = ablation.checked(writes=writing.act() is not None)
-    condition, unique = search.condition(), search.once()
+    condition, unique, mode = search.condition(), search.once(), mode_of(correct)
     if output is not None:
         need_matplotlib()
     settings = GlobalOptions.of(ctx).settings()
@@ -74,16 +76,21 @@ def cause(
             opened.choose_layers(search.layers())
         vlm = load_as_deep(model, opened, settings, None, lambda count: count)
         file = means or kept_means_file(vlm, opened)
-        reader: Lens
         if (act := writing.act()) is not None:
             assert opened is not None
             show_writings(
                 writing.run(vlm, image, word, opened, chosen, ablation, prompt, act), as_json=as_json
             )
             return
-        (reader,) = lenses_of(
-            [name], LensOptions(vlm, opened, search.layers(), condition, unique, search.exact)
+        if mode is not None and opened is None:
+            raise QueryError(
+                f"{title_of(name)} cannot be corrected; leave the correction out.", argument="correct"
+            )
+        correction = correction_of(mode, opened, vlm) if mode is not None and opened is not None else None
+        asked = LensOptions(
+            vlm, opened, search.layers(), condition, unique, search.exact, correction=correction
         )
+        (reader,) = lenses_of([name], asked)
         options = ablation.options(
             others,
             top_k=search.top_k,

@@ -13,8 +13,10 @@ from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.causes import SceneAblationOptions
 from latentbank.cli.options.common import BankLayersOption, GlobalOptions, JsonOption, bank_layers_of
+from latentbank.cli.options.correction import CorrectOption, mode_of
 from latentbank.cli.options.models import SceneModelOptions
 from latentbank.cli.options.scenes import OutputOption
+from latentbank.cli.visual_setup import correction_of
 from latentbank.text import public_name
 
 
@@ -30,6 +32,7 @@ def experiment_cause(
     bank: ModelBankOptions,
     bank_layers: BankLayersOption = "all",
     lens: Annotated[str, typer.Option("--lens", help="Lens that says which tokens are named.")] = "latent",
+    correct: CorrectOption = "none",
     ablation: SceneAblationOptions,
     output: OutputOption = None,
     model: SceneModelOptions,
@@ -52,13 +55,16 @@ def experiment_cause(
 
     if output is not None:
         need_matplotlib()
-    setup, write_setup = ablation.setups()
+    (setup, write_setup), mode = ablation.setups(), mode_of(correct)
     settings = GlobalOptions.of(ctx).settings()
     with bank.opened(settings) as opened, shown("looking", "scenes") as progress:
         inputs = ablation.inputs(model.model, model, settings)
         vlm = inputs.model
-        (reader,) = lenses_of([lens], LensOptions(vlm, opened, bank_layers_of(bank_layers)))
+        correction = None if mode is None else correction_of(mode, opened, vlm)
+        asked = LensOptions(vlm, opened, bank_layers_of(bank_layers), correction=correction)
+        (reader,) = lenses_of([lens], asked)
         reader.check(vlm)
+        reader.check_layers(setup.layers)
         about: dict[str, Any] = {
             "model": public_name(vlm.name),
             "fingerprint": vlm.fingerprint(),
@@ -66,6 +72,7 @@ def experiment_cause(
             "corpora": {name: entry.contexts for name, entry in opened.shown_corpora.items()},
             "bank_layers": reader.searched_layers(),
             "lens": reader.name,
+            "correction": correct,
             "metric": opened.metric,
             "calibration_scenes": len(inputs.calibration),
         }

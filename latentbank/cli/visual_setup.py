@@ -134,7 +134,7 @@ def prepared(
     layers = layers_for(choice, vlm.num_layers) or chosen_layers(vlm.num_layers, opened, around)
     means = choices.means or (kept_means_file(vlm, opened) if choices.of_images else None)
     query_mean = load_means(means, vlm.language.identity()) if means is not None else None
-    correction = None if mode is None or opened is None else _correction(mode, opened, vlm)
+    correction = None if mode is None or opened is None else correction_of(mode, opened, vlm)
     options = LensOptions(
         vlm,
         opened,
@@ -275,7 +275,8 @@ def _randomized(vlm: VisualModel, images: Images) -> VisualModel:
     return found
 
 
-def _correction(mode: Mode, bank: Bank, vlm: VisualModel) -> Correction:
+def correction_of(mode: Mode, bank: Bank, vlm: VisualModel) -> Correction:
+    """Return the correction of a kind, as the VLM was calibrated for the bank."""
     from latentbank.query.calibration.calibration import load_calibration
     from latentbank.query.calibration.correction import Correction
 

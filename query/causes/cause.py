@@ -142,7 +142,10 @@ def cause(
     told = prompted(model, picture, range(min(chosen), model.num_layers), options.prompt)
     check_states(told.tokens, name, model)
     choices = Choices([lens], options.top_k, options.prompt, query_mean, python_warning)
-    neighbors = {layer: list(choices.neighbors(lens, layer, [told.tokens], "visual")) for layer in chosen}
+    neighbors = {
+        layer: [list(found) for found, _ in choices.answers(lens, layer, [told.tokens], "visual")]
+        for layer in chosen
+    }
     sets = _Sets(neighbors, word, options)
     rows = [row for way in ways for layer in chosen for row in sets.rows(way, layer)]
     if not rows:

@@ -132,7 +132,7 @@ def whole_scenes(
     kept: dict[int, list[Floats]] = {layer: [] for layer in layers}
     for number, (scene, tokens) in enumerate(_visual_tokens(model, scenes, layers, progress)):
         truths += truths_of(scene, number)
-        token_of = _token_of_patch(tokens)
+        token_of = token_of_patch(tokens)
         chosen = [token_of[patch] for patch in sorted(token_of)]
         covered = [thing.coverage for thing in scene.objects]
         background.append(np.sum(covered, axis=0) == 0 if covered else np.ones(len(chosen), np.bool_))

@@ -191,7 +191,7 @@ def show_league(league: League) -> None:
     from latentbank.query.evaluation.experiments.league import COSTED
 
     layers = league.evaluation.about["visual_layers"]
-    console = _console()
+    console = wide_console()
     table = Table(
         "lens",
         *(f"L{layer}" for layer in layers),
