@@ -39,6 +39,7 @@ class ReadingQuery:
         tokens: "all" reads the text of the prompt as well.
         answer: as for `read_image`.
         correct: how scores are corrected: "hubs", "mean", "both" or "none"; "": as the service does.
+        fdr: the largest share of the words given that may be false; 0: all tokens have words.
     """
 
     picture: Short = ""
@@ -57,6 +58,7 @@ class ReadingQuery:
     tokens: Literal["", "visual", "all"] = ""
     answer: Annotated[int, Query(ge=0, le=LONGEST_ANSWER)] = 0
     correct: Literal["", "none", "hubs", "mean", "both"] = ""
+    fdr: Annotated[float, Query(ge=0, lt=1)] = 0
 
     def request(self, name: str, image: bytes | None) -> ReadingRequest:
         """Return the request for a reading of an image, or of the sentence if `image` is None.
@@ -82,6 +84,7 @@ class ReadingQuery:
             tokens=self.tokens or "visual",
             answer=self.answer,
             correct=self.correct,
+            fdr=self.fdr or None,
         )
 
 

@@ -31,6 +31,7 @@ class ReadingRequest:
         model: one of the service's model names; "": the first of them.
         layers, bank_layers, lenses, top_k, where, unique, tokens, answer: as for `read_image`.
         correct: how the scores of visual tokens are corrected; "": as the service does.
+        fdr: the largest share of the words given that may be false; None: all tokens have words.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ReadingRequest:
     tokens: Which = "visual"
     answer: int = 0
     correct: Wanted = ""
+    fdr: float | None = None
 
     def key(self, corpora: Iterable[CorpusEntry] = (), version: int = 1) -> str:
         """Return 32 hex digits that differ between requests, and between corpora for the same request.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.models.language.alone import LanguageAlone
+from latentbank.progress import Silent
 from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction, Mode
 from latentbank.query.lenses.base import LensOptions
@@ -25,6 +26,7 @@ from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.states import read_states
 from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import chosen_layers, default_visual_layers, join_layers, read_layers
+from latentbank.query.silence.silence import open_silence
 from latentbank.query.states.bodies import states_in
 from latentbank.query.web.data import page_json, shrunk
 from latentbank.query.web.jobs import (
@@ -311,6 +313,11 @@ class ReadingService:
         )
         lenses = lenses_of(request.lenses, options)
         job.check()  # loading a lens may have taken long
+        silence = None
+        if request.fdr is not None:
+            silence = open_silence(self.bank, model.model, request.fdr)
+            job.update(what="reading images with nothing to see, once")
+            silence.prepare(lenses, layers, _JobProgress(job))
         found: list[Reading] = []
         for reading in read_layers(
             model,
@@ -321,6 +328,7 @@ class ReadingService:
             between=job.advance,
             tokens=request.tokens,
             answer=request.answer,
+            silence=silence,
         ):
             job.check()
             if reading.image is not None and not found:
@@ -335,6 +343,18 @@ class ReadingService:
                 parts=(*job.parts, _part(reading, len(found) - 1, layers)),
             )
         return join_layers(found)
+
+
+class _JobProgress(Silent):
+    """Progress that is shown as a job's, and that ends when the job is cancelled."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def update(self, done: float, total: float | None = None) -> None:
+        """Show how much is done."""
+        self._job.check()
+        self._job.update(done=int(done), total=int(total or 0))
 
 
 def _part(reading: Reading, number: int, layers: tuple[int, ...]) -> str:

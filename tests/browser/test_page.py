@@ -257,3 +257,28 @@ def test_a_sound_has_a_row_for_each_second(browser: Browser, tmp_path: Path, wid
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(file.as_uri())
     context.close()
+
+
+def test_silent_tokens_are_blank_and_say_why(window: BrowserWindow, tmp_path: Path) -> None:
+    read = reading_of(layers=(0,), lenses=("latent",))
+    tokens = [
+        replace(token, neighbors=(), p_value=0.31, silent=True)
+        if token.index % 2
+        else replace(token, p_value=0.0004)
+        for token in read.tokens
+    ]
+    quiet = save_html(replace(read, tokens=tuple(tokens), fdr=0.05), tmp_path / "quiet.html")
+    page = window.page
+    page.goto(quiet.as_uri())
+    expect(page.locator("figcaption")).to_have_text("LatentLens, visual layer 0, 3 of 6 tokens silent")
+    expect(page.locator(".about").first).to_contain_text("at most 5 % of the words may be false")
+    assert page.locator(".word").all_text_contents() == ["w0x0", "w0x2", "w0x4"]
+    page.locator("[data-token='0']").focus()
+    expect(page.locator(".card")).to_contain_text("p = 4.0e-4")
+    page.keyboard.press("ArrowRight")
+    assert cards(page) == ["row 0, column 1"]
+    expect(page.locator(".card")).to_contain_text("finds in pictures with nothing to see (p = 0.310)")
+    assert page.locator("[data-token='1']").get_attribute("aria-label") == "row 0, column 1 silent, p 0.310"
+    page.get_by_label("Heat map").check()
+    assert page.locator(".patch.painted").count() == 3
+    window.check(quiet.as_uri())

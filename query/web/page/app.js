@@ -6,7 +6,7 @@ import { answer } from "./server.js";
 import { showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer", "correct"];
+const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer", "correct", "fdr"];
 const CORRECTIONS = { both: "hubs and the mean", hubs: "hubs", mean: "the mean" };
 let about;
 let chosen = null; // {file}, {picture} or {upload}, the key of a file that the server keeps
@@ -76,6 +76,7 @@ function showTab() {
   $("lenses").hidden = text;
   $("around-part").hidden = text;
   $("correct-part").hidden = text || !about.corrections.length;
+  $("fdr-part").hidden = text || !about.corrections.length; // both need a calibration
   $("layers-name").textContent = text ? "Layers" : "Visual layers";
   $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
 }
@@ -92,7 +93,7 @@ function queryOf(change = {}) {
   const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
   const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
   given.lens = text ? "latent" : lenses.join(",") || "latent";
-  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "", tokens: "", answer: "", correct: "" });
+  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "", tokens: "", answer: "", correct: "", fdr: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
   else if (chosen?.upload) given.upload = chosen.upload;
   const query = new URLSearchParams({ ...given, ...change });
@@ -103,7 +104,7 @@ function queryOf(change = {}) {
 
 /** Read again when a filter or the model changes, if there is something to read. */
 function refilter(event) {
-  if (["model", "corpus", "word", "caption", "unique", "tokens", "answer", "correct"].includes(event.target.id) && (chosen || kind() === "text")) read();
+  if (["model", "corpus", "word", "caption", "unique", "tokens", "answer", "correct", "fdr"].includes(event.target.id) && (chosen || kind() === "text")) read();
 }
 
 function recall() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,21 +20,27 @@ from latentbank.bank.where import Where
 from latentbank.errors import QueryError
 from latentbank.models.language.model import LanguageModel
 from latentbank.query.calibration.calibrate import calibrate
+from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction
 from latentbank.query.calibration.numbers import HUBS, pack_ids
+from latentbank.query.evaluation.experiments.silence import score_silence
 from latentbank.query.evaluation.labelled import LabelledImage, LabelledObject
 from latentbank.query.evaluation.patches import WholeScenes, whole_scenes
 from latentbank.query.evaluation.scoring import truths_of
 from latentbank.query.evaluation.silence import Heard, hear, silence_rows
+from latentbank.query.evaluation.silence_figures import draw_silence
 from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.grids import grid_lines
+from latentbank.query.output.pictures import png_bytes
 from latentbank.query.reading.visual import read_images
 from latentbank.query.silence.null_tokens import null_tokens
 from latentbank.query.silence.significance import significant
 from latentbank.query.silence.silence import Silence, open_silence
 from latentbank.query.web.data import page_data
+from latentbank.query.web.jobs import ReadingRequest
+from latentbank.query.web.service import ReadingService
 from tests.query.banks import TWO, fill
 from tests.query.patch_vlm import PatchVLM, picture
 
@@ -212,3 +219,34 @@ def test_labelled_images_are_read_whole(world: World, bank: Bank) -> None:
     expected = [[token.p_value for token in reading.tokens] for reading in readings]
     assert heard.values == pytest.approx(np.array(expected))
     assert heard.chance is not None
+
+
+def test_levels_are_compared_without_and_with_correction(world: World, bank: Bank, tmp_path: Path) -> None:
+    correction = Correction(load_calibration(bank, world.vlm), "both")
+    dog = LabelledObject("dog", (0, 0, 20, 20), np.array([1, 0, 0, 0, 0, 0], np.float32))
+    scenes = [LabelledImage(picture(seed), (dog,)) for seed in (1, 2)]
+    levels = (0.05, 0.5, 1.0)
+    scores = score_silence(world.vlm, [LatentLens(bank, "all")], scenes, [0], correction, levels=levels)
+    assert [(row.correction, row.fdr, row.layer) for row in scores.rows] == [
+        (mode, level, layer) for mode in ("", "both") for level in levels for layer in (0, None)
+    ]
+    for mode in ("", "both"):
+        words = [row.words for row in scores.of("latent", mode)]
+        assert words == sorted(words)
+        assert words[-1] == 12  # at 1, every token has words
+    assert scores.about["chance_images"] == 2
+    assert draw_silence(scores, tmp_path / "silence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_live_page_reads_with_silence(world: World, bank: Bank) -> None:
+    service = ReadingService(bank, world.vlm)
+    request = ReadingRequest("a.png", png_bytes(picture(1)), layers=(0,), bank_layers="all", fdr=1e-9)
+    job = service.submit(request)
+    while not job.finished:
+        job.cancelled.wait(0.01)
+    stored = service.reading(job.reading or "")
+    service.close()
+    assert (job.state, job.error) == ("done", "")
+    assert stored is not None
+    data = json.loads(stored.data)
+    assert (data["fdr"], data["found"]["latent"]) == (1e-9, [[[]] * 6])
