@@ -14,14 +14,13 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import machine, parser_of, processor_seconds, read_lines, sentences_file
-from latentbank.bank.bank import Bank
 from latentbank.bank.where import Where
 from latentbank.demo.descriptions import describe
 from latentbank.demo.scenes import EVALUATION, THINGS, VALIDATION, load_things, make_scene
@@ -31,16 +30,20 @@ from latentbank.ingest.corpus import Corpus, corpus_from_sentences
 from latentbank.ingest.filling import fill
 from latentbank.ingest.growing.growth import GrowthReport, grow
 from latentbank.progress import shown
+from latentbank.query.calibration.calibrate import calibrate
+from latentbank.query.calibration.calibration import load_calibration
+from latentbank.query.calibration.correction import Correction
 from latentbank.query.evaluation.patches import LabelledPatches, labelled_patches
 from latentbank.query.evaluation.scoring import Bootstrap, mentions, names
 from latentbank.query.growing.asking import find_missing
-from latentbank.query.lenses.base import Lens, Queries
+from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
 
 HIDDEN, VISIBLE, GROWN = "hidden", "visible", "grown"
 """Corpora of the bank: the sentences that are hidden, the others, and what grows."""
 _COVERED = 0.5
 _TOP = 5
+_REFERENCES = 80  # scenes that corrected readings are calibrated on
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,15 @@ def make_stream(hidden: Sequence[str], count: int, seed: int = 0) -> Corpus:
 
 
 def found_names(
-    bank: Bank,
-    corpora: Sequence[str],
-    patches: LabelledPatches,
-    layers: Sequence[int],
-    bank_layers: Sequence[int],
+    lens: LatentLens, corpora: Sequence[str], patches: LabelledPatches, layers: Sequence[int]
 ) -> dict[int, list[bool]]:
-    """Return for each visual layer which object patches LatentLens names when it searches some corpora."""
-    lens: Lens = LatentLens(bank, tuple(bank_layers), Where(corpus=tuple(corpora)), exact=True)
+    """Return for each visual layer which object patches the lens names when it searches some corpora."""
+    own = replace(lens, where=Where(corpus=tuple(corpora)), exact=True)
     truths = [truth for truth in patches.truths if truth.coverage >= _COVERED]
     rows = [i for i, truth in enumerate(patches.truths) if truth.coverage >= _COVERED]
     found = {}
     for layer in layers:
-        read = lens.read(Queries(patches.states[layer][rows], layer, "visual"), _TOP)
+        read = own.read(Queries(patches.states[layer][rows], layer, "visual"), _TOP)
         found[layer] = [
             any(names(neighbor.word, truth.name) for neighbor in neighbors)
             for neighbors, truth in zip(read, truths, strict=True)
@@ -185,9 +184,18 @@ def main() -> None:
         scenes = [make_scene(things, seed).labelled() for seed in EVALUATION[: given.scenes]]
         with shown("scoring", "scenes") as progress:
             patches = labelled_patches(vlm, scenes, layers, progress)
+        with shown("calibrating", "contexts") as progress:
+            calibrate(bank, vlm, images[:_REFERENCES], layers, bank_layers=bank_layers, progress=progress)
+        plain = LatentLens(bank, bank_layers)
+        lenses = {"corrected": plain.corrected(Correction(load_calibration(bank, vlm))), "plain": plain}
         when = {"before": (VISIBLE, HIDDEN), "hidden": (VISIBLE,), "grown": (VISIBLE, GROWN)}
         named = {
-            name: found_names(bank, corpora, patches, layers, bank_layers) for name, corpora in when.items()
+            ranked: summary(
+                {name: found_names(lens, corpora, patches, layers) for name, corpora in when.items()},
+                patches,
+                split,
+            )
+            for ranked, lens in lenses.items()
         }
         clock.lap("scoring")
     taken = [json.loads(line) for line in Path(report.file).read_text(encoding="utf-8").splitlines()]
@@ -200,7 +208,7 @@ def main() -> None:
         "growth": asdict(report),
         "taken_hidden": sum(one["sentence"] in own for one in taken),
         "kept_hidden": sum(one["sentence"] in own for one in taken if one["kept"]),
-        "named": summary(named, patches, split),
+        "named": named,
         "seconds": clock.laps,
         "processor_seconds": processor_seconds(),
     }
@@ -215,12 +223,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, help="folder that keeps the bank and the LLM")
     add("--model", type=Path, help="folder of the converted LLM (one in --work)")
     add("--scenes", type=int, default=300, help="held-out scenes that are scored")
-    add("--asking", type=int, default=300, help="other scenes, half of which ask while half confirm")
+    add("--asking", type=int, default=400, help="other scenes, half of which ask while half confirm")
     add("--hide", type=int, default=50, help="names that are hidden")
     add("--sentences", type=int, default=20_000, help="descriptive sentences")
-    add("--others", type=int, default=5000, help="sentences of concepts.txt in the stream")
+    add("--others", type=int, default=2000, help="sentences of concepts.txt in the stream")
     add("--layers", default="8,12,16", help="bank layers")
-    add("--visual-layers", default="0,8,16,24", help="visual layers")
+    add("--visual-layers", default="16", help="visual layers")
     add("--json", type=Path, help="file for the results")
     return parser
 
@@ -248,7 +256,7 @@ def _show(data: dict[str, Any], report: GrowthReport) -> None:
         f"taken ({data['taken_hidden']:,} hidden ones), {report.kept:,} kept ({data['kept_hidden']:,}) for "
         f"{report.confirmed:,} of {report.held_out:,} held-out tokens."
     )
-    for row in data["named"]:
+    for ranked, row in ((ranked, row) for ranked, rows in data["named"].items() for row in rows):
         others = ", ".join(
             f"{100 * row[f'others_{when}']['value']:.1f}" for when in ("before", "hidden", "grown")
         )
@@ -256,7 +264,7 @@ def _show(data: dict[str, Any], report: GrowthReport) -> None:
             f"{100 * row[f'patches_{when}']['value']:.1f}" for when in ("before", "hidden", "grown")
         )
         print(
-            f"layer {row['layer']}: of {row['shown']} names shown {row['names_before']} named before, "
+            f"{ranked}, layer {row['layer']}: of {row['shown']} names shown {row['names_before']} named before, "
             f"{row['names_hidden']} hidden, {row['names_grown']} grown; found again {row['found_again']} of "
             f"{row['lost']}; patches of hidden names {hidden} %; of others {others} %"
         )

@@ -26,7 +26,7 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
 from latentbank.values import real
 
-LEAST = 0.05
+LEAST = 0.01
 """What a token must gain at least: scores run from about -1 to 2."""
 SENTENCES = "sentences.jsonl"
 """Name of the file with the sentences that were taken, in the growth's folder."""

@@ -18,8 +18,10 @@ from latentbank.bank.store.captions import Ids
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
 from latentbank.progress import Progress, Silent
+from latentbank.query.calibration.calibration import FEWEST_OWN
+from latentbank.query.calibration.references import MOST, density_mean, mean_of_largest, nearest_of
 from latentbank.query.growing.missing import Group, Missing
-from latentbank.query.growing.scores import NEAREST, Floats, Space, thin_mean
+from latentbank.query.growing.scores import NEAREST, Floats, Space
 from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.values import Layers, layers_of, whole
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     from latentbank.bank.points import Neighbor
     from latentbank.models.vision.tokens import VisualModel
 
-FEWEST = 20
+FEWEST = FEWEST_OWN
 """Images that are needed at least: of fewer, the tokens are a poor reference for each other."""
 REFERENCE = 2048
 """Tokens of a visual layer among which a context's hubness is measured, at most."""
 _SAMPLE = 20_000  # contexts whose mean is that of a bank layer
+_POOL = 4  # tokens of an image that are looked at for each that is chosen
 _SEARCHED = 512  # tokens that are searched at once
 _READ = 1000  # vectors that are read at once
 _WORDS = 5  # nearest words of a token that are kept
@@ -63,7 +66,7 @@ def find_missing(
     *,
     bank_layers: BankLayers = "mid",
     where: Filter | None = None,
-    tokens_per_image: int = 64,
+    tokens_per_image: int = 16,
     prompt: str | None = None,
     batch: int = 8,
     broken: Broken | None = None,
@@ -81,7 +84,8 @@ def find_missing(
         layers: the visual layers.
         bank_layers: the bank layers that are compared. The LLM runs as deep as the deepest of them.
         where: the contexts that count; the corpus that grows must not be among them.
-        tokens_per_image: tokens of each image, at most, evenly spread.
+        tokens_per_image: tokens of each image and layer that ask or are held out, at most: those that resemble the
+            fewest others. Background resembles itself, and would ask the same many times.
         prompt: the text beside the image; None: the model's own.
         batch: images in one forward pass.
         broken: called with the name of an image that cannot be read, and the error. None: it is raised.
@@ -105,7 +109,7 @@ def find_missing(
     bank.require_model(model.name, model.language.identity())
     searched = bank.choose_layers(bank_layers)
     per_image = whole(tokens_per_image, "tokens_per_image", 1)
-    found = _read(model, images, chosen, per_image, prompt, batch, broken, progress)
+    found = _read(model, images, chosen, _POOL * per_image, prompt, batch, broken, progress)
     if found.count < FEWEST:
         raise QueryError(
             f"{found.count} images are too few to tell what is missing; give at least {FEWEST}.",
@@ -113,14 +117,18 @@ def find_missing(
         )
     means = {layer: _text_mean(bank, layer) for layer in searched}
     spaces, asking, held_out, words = {}, {}, {}, list[tuple[str, ...]]()
-    owner = np.array(found.images)
+    owner, count = np.array(found.images), 0
     for done, layer in enumerate(chosen):
         states = unit(np.concatenate(found.states.pop(layer)))
-        mean = thin_mean(states)
-        reference = _spread(states, REFERENCE)
+        sample, reference = _spread(states, MOST), _spread(states, REFERENCE)
+        mean = density_mean(sample, nearest_of(len(sample)))
         spaces[layer] = Space(mean, unit(reference - mean), means)
-        whole_layer, own = _group(bank, spaces[layer], states, searched, where, progress, done, len(chosen))
-        asks = owner % 2 == 0
+        rows = _rarest(states, sample, owner, per_image)
+        count += len(rows)
+        whole_layer, own = _group(
+            bank, spaces[layer], states[rows], searched, where, progress, done, len(chosen)
+        )
+        asks = owner[rows] % 2 == 0
         asking[layer], held_out[layer] = whole_layer.part(asks), whole_layer.part(~asks)
         words += [own[i] for i in np.flatnonzero(asks)]
     return Missing(
@@ -129,7 +137,7 @@ def find_missing(
         asking,
         held_out,
         images=found.count,
-        tokens=len(owner) * len(chosen),
+        tokens=count,
         digest=_digest(found.digest, bank, chosen, where),
         words=tuple(words),
     )
@@ -180,6 +188,17 @@ def _text_mean(bank: Bank, layer: int) -> Floats:
 def _spread(rows: Floats, most: int) -> Floats:
     """Return at most `most` rows, evenly spread."""
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
+
+
+def _rarest(states: Floats, sample: Floats, owner: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.intp]:
+    """Return the rows of the tokens of each image, at most `most`, that resemble the fewest of a sample, ascending."""
+    nearest = nearest_of(len(sample))
+    parts = range(0, len(states), _SEARCHED)
+    dense = [mean_of_largest(states[at : at + _SEARCHED] @ sample.T, nearest) for at in parts]
+    order = np.lexsort([np.concatenate(dense), owner])
+    starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return np.sort(order[rank < most])
 
 
 def _group(

@@ -79,7 +79,7 @@ class Missing:
         asking_by_layer: by visual layer the tokens that ask.
         held_out_by_layer: by visual layer those that are held out.
         images: how many images were read.
-        tokens: how many visual tokens were read, of all visual layers together.
+        tokens: how many visual tokens ask or are held out, of all visual layers together.
         digest: a hash of all that the answers depend on.
         words: the nearest words of each asking token in the bank, in the order of the tokens.
     """

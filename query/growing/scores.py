@@ -2,7 +2,7 @@
 
 Plain cosines would take hubs: contexts that are near to all visual tokens. The score is twice the cosine of centred
 vectors, minus how near the context is to all visual tokens, minus how near the token is to the bank's contexts (CSLS,
-Conneau et al. 2018), with the images' own tokens as the reference.
+Conneau et al. 2018). `query/calibration` has the same for reading; here the images' own tokens are the reference.
 """
 
 from __future__ import annotations
@@ -13,36 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.rotation import unit
+from latentbank.query.calibration.references import mean_of_largest, nearest_of
 
 Floats = npt.NDArray[np.float32]
 
 NEAREST = 50
-"""Neighbors whose mean cosine says how near a vector is to all others."""
-_ROWS = 4096  # vectors that are compared at once
-_DENSE = 4000  # tokens among which density is measured
-
-
-def mean_of_largest(left: Floats, right: Floats, count: int = NEAREST) -> Floats:
-    """Return for each row of `left` `[n, hidden]` the mean of its largest products with rows of `right`: `[n]`."""
-    count = min(count, len(right))
-    found = np.empty(len(left), np.float32)
-    for start in range(0, len(left), _ROWS):
-        products = left[start : start + _ROWS] @ right.T
-        found[start : start + _ROWS] = np.partition(products, -count, axis=1)[:, -count:].mean(axis=1)
-    return found
-
-
-def thin_mean(tokens: Floats) -> Floats:
-    """Return the mean of unit vectors `[n, hidden]`, each weighted by how few others are near: float32 `[hidden]`.
-
-    The weight is (1 - mean cosine to the 50 nearest)². Most tokens of images show background, and the mean of all
-    would be the background's.
-    """
-    spread = tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), _DENSE)).astype(int)]
-    weights = (1 - mean_of_largest(spread, spread)).astype(np.float64) ** 2
-    if not weights.sum():  # all tokens are the same
-        weights[:] = 1.0
-    return (weights @ spread / weights.sum()).astype(np.float32)
+"""Contexts of each bank layer that are looked at, as a corrected reading does; of these it is the token's nearness."""
+_ROWS = 4096  # contexts that are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,5 +45,10 @@ class Space:
         return unit(unit(states) - self.text[layer])
 
     def hubness(self, contexts: Floats) -> Floats:
-        """Return how near centred contexts `[n, hidden]` are to all visual tokens: `[n]`."""
-        return mean_of_largest(contexts, self.reference)
+        """Return how near centred contexts `[n, hidden]` are to all visual tokens, a mean of the largest: `[n]`."""
+        count = nearest_of(len(self.reference))
+        parts = [
+            mean_of_largest(contexts[start : start + _ROWS] @ self.reference.T, count)
+            for start in range(0, len(contexts), _ROWS)
+        ]
+        return np.concatenate([np.empty(0, np.float32), *parts])

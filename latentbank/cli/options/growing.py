@@ -42,8 +42,11 @@ class GrowOptions:
         ),
     ] = "mid"
     tokens_per_image: Annotated[
-        int, typer.Option(min=1, help="Visual tokens of an image, at most, evenly spread.")
-    ] = 64
+        int,
+        typer.Option(
+            min=1, help="Visual tokens of an image and layer, at most: those that resemble the fewest others."
+        ),
+    ] = 16
     least: Annotated[
         float | None,
         typer.Option(min=0.0, help="What a token must gain in score; a higher number keeps fewer sentences."),

@@ -18,9 +18,10 @@ from latentbank.ingest.corpus import Corpus, corpus_from_sentences
 from latentbank.ingest.growing.growth import GrowthReport, grow, growth_folder
 from latentbank.ingest.growing.sifting import CHUNK
 from latentbank.models.language.model import LanguageModel
+from latentbank.query.calibration.references import mean_of_largest, nearest_of
 from latentbank.query.growing.asking import FEWEST, find_missing
 from latentbank.query.growing.missing import Missing
-from latentbank.query.growing.scores import NEAREST, Space, mean_of_largest
+from latentbank.query.growing.scores import NEAREST, Space
 from tests.query.banks import SENTENCES, fill
 from tests.query.patch_vlm import PatchVLM, picture
 
@@ -78,7 +79,11 @@ def test_best_scores_are_those_of_exact_arithmetic(
         assert len(vectors) <= NEAREST, "the search must have seen all contexts"
         contexts = unit(unrotate(np.array(vectors), seed) - space.text[layer])
         cosines = queries @ contexts.T
-        scores = 2 * cosines - mean_of_largest(contexts, space.reference) - cosines.mean(axis=1)[:, None]
+        scores = (
+            2 * cosines
+            - mean_of_largest(contexts @ space.reference.T, nearest_of(len(space.reference)))
+            - cosines.mean(axis=1)[:, None]
+        )
         best = np.maximum(best, scores.max(axis=1))
     np.testing.assert_allclose(group.best, best, atol=5e-3)
 
