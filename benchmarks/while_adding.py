@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 Contexts = tuple[list[str], Any, list[dict[str, Any]]]
 
 
-def _made_up(first: int, count: int) -> Contexts:
+def made_up(first: int, count: int) -> Contexts:
     """Return made-up contexts: row i is near centre i % `_CENTRES`."""
     from latentbank.bank.points import context_id
 
@@ -120,7 +120,7 @@ def _contexts(states: str | None, layer: int, first: int, count: int) -> Iterato
     """Yield contexts in batches."""
     if states is None:
         for at in range(first, first + count, _BATCH):
-            yield _made_up(at, min(_BATCH, first + count - at))
+            yield made_up(at, min(_BATCH, first + count - at))
         return
     source = open_states(Path(states))
     if source.about["contexts"] < first + count:
