@@ -75,7 +75,7 @@ def test_a_vlm_is_calibrated_and_read_with_corrections(
     for given, message in (
         (("--correct", "all"), "There is no correction 'all'; there are hubs, mean, both"),
         (("--visual-layers", "2"), "Visual layer 2 of patch-vlm is not calibrated"),
-        (("--lens", "logit"), "LogitLens cannot be corrected; leave the correction out"),
+        (("--lens", "patchscopes"), "Patchscopes cannot be corrected; leave the correction out"),
     ):
         code, out, err = run(*read, *given)
         assert (code, out) == (2, "")
