@@ -47,10 +47,7 @@ def cause(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ablate the visual tokens that show a word, beside as many others, or write the word into some: what is said then?
-
-    With --write or --remove nothing is ablated.
-    """
+    """Ablate the visual tokens that show a word, beside as many others, or write it into some: what is said then?"""
     from latentbank.cli.output.causes import show_causes, show_writings
     from latentbank.cli.output.scores import write_scores
     from latentbank.cli.output.text import print_json
@@ -87,9 +84,7 @@ def cause(
                 f"{title_of(name)} cannot be corrected; leave the correction out.", argument="correct"
             )
         correction = correction_of(mode, opened, vlm) if mode is not None and opened is not None else None
-        asked = LensOptions(
-            vlm, opened, search.layers(), condition, unique, search.exact, correction=correction
-        )
+        asked = LensOptions(vlm, opened, search.layers(), condition, unique, search.exact, correction)
         (reader,) = lenses_of([name], asked)
         options = ablation.options(
             others,

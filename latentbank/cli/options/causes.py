@@ -203,7 +203,7 @@ class SceneAblationOptions:
     ] = 24
     batch: Annotated[
         int, typer.Option("--batch", min=1, help="Copies of the sequence in one forward pass.")
-    ] = 8
+    ] = 4
     scenes: Annotated[int, typer.Option("--scenes", help="Held-out scenes, at most 300.")] = 60
     calibration: Annotated[
         int, typer.Option("--calibration", help="Other scenes, whose visual tokens give the mean.")

@@ -118,7 +118,7 @@ class CauseSetup:
     draws: int = 1
     top_k: int = 5
     answer: int = 24
-    batch: int = 8
+    batch: int = 4
 
 
 def told_scenes(
@@ -165,7 +165,8 @@ def ablate_scenes(
         model: the VLM, loaded whole.
         unembedding: its unembedding.
         lens: says which tokens are named.
-        scenes: labelled images, made for the VLM's grid; of each, the tokens of the one before are "another image's".
+        scenes: labelled images, made for the VLM's grid. Of each, the tokens of the one before are "another image's";
+            of the first those of the second.
         setup: what is ablated.
         reference: the mean of visual tokens of other scenes by layer, `[hidden]` tensors.
         means: of a centred bank's queries.
@@ -179,7 +180,7 @@ def ablate_scenes(
     rows: list[Row] = []
     chosen = 0
     before: Mapping[int, Any] | None = None
-    for told in told_scenes(model, [scenes[-1], *scenes], setup, -1):
+    for told in told_scenes(model, [scenes[1 % len(scenes)], *scenes], setup, -1):
         own = told.prompted.tokens.states
         number = told.number
         if before is not None:
@@ -250,11 +251,13 @@ def _rows(
             if group != "thing" or way == setup.ways[0]  # for scale, which one way shows
         ]
     scores = Scores(told.prompted, unembedding, setup.batch)
-    made = [ablation(way, told.prompted, tokens, layer, source) for way, layer, _, tokens in drawn]
-    changes = scores.changes(told.answer.ids, made)
+    # Two groups may have the same tokens.
+    unique = list(dict.fromkeys((way, layer, tuple(tokens)) for way, layer, _, tokens in drawn))
+    made = [ablation(way, told.prompted, tokens, layer, source) for way, layer, tokens in unique]
+    by_set = dict(zip(unique, scores.changes(told.answer.ids, made), strict=True))
     rest = [said for said in told.answer.words if said.end <= told.said.first or said.first >= told.said.end]
-    for (way, layer, group, tokens), changed in zip(drawn, changes, strict=True):
-        norms = told.prompted.tokens.norms(layer)
+    for way, layer, group, tokens in drawn:
+        changed, norms = by_set[way, layer, tuple(tokens)], told.prompted.tokens.norms(layer)
         yield Row(
             scene=told.number,
             way=way,
