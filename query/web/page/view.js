@@ -348,16 +348,18 @@ function drawNeighbor(reading, lens, layer, found, common) {
     bar,
     element("span", { class: "score", title: corrected ? CORRECTED : reading.scoreName(lens) }, shownScore(found.score)),
   );
-  if (corrected) line.append(element("span", { class: "own" }, `${reading.scoreName(lens)} ${shownScore(found.own)}`));
   const item = element("li", {}, line);
   if (found.caption) {
     const [before, token, after] = excerpt(found);
     item.append(element("p", { class: "caption", dir: "auto" }, before, element("mark", {}, token), after));
   }
+  const from = element("span", { class: "from" });
   if (found.bankLayer >= 0) {
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = bankColour(reading.data.bank_layers, found.bankLayer);
-    line.append(element("span", { class: "from" }, swatch, ` layer ${found.bankLayer}`, ` · ${found.corpus}`));
+    from.append(swatch, ` layer ${found.bankLayer}`, ` · ${found.corpus}`);
   }
+  if (corrected) from.append(found.bankLayer >= 0 ? " · " : "", `${reading.scoreName(lens)} ${shownScore(found.own)}`);
+  if (from.childNodes.length) line.append(from);
   return item;
 }
