@@ -1,4 +1,4 @@
-"""Which formula corrects LatentLens best: contexts, weights and neighbors, tried on scenes that are scored nowhere else.
+"""Which formula corrects LatentLens best: contexts, weights and neighbors, tried on scenes that no table scores.
 
     python -m benchmarks.correction_choices --data-dir .demo/scores/banks --bank descriptive --layers 0,8,16,24,29
 
