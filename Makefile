@@ -107,6 +107,7 @@ bench: $(VENV)/.installed
 	$(BENCH).search --states .bench/states-600k --contexts 600000 --layers 4 --contexts-per-token 400 \
 		--json .bench/search-600k.json
 	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
+	$(BENCH).correction_time --json .bench/correction-time.json
 	$(BENCH).page --states .bench/states-150k --json .bench/page.json
 	$(BENCH).move --json .bench/move.json
 	$(BENCH).upload --json .bench/upload.json

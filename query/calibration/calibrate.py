@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2048
 """Contexts that are compared with the reference tokens at once (by 4,096 tokens in float32: 32 MiB)."""
+_SOME = 64  # pictures, spread over all, of which pictures with nothing to see are made
 _AVERAGED = 100_000  # contexts of a layer from whose sample its mean is taken; of fewer, from all
 
 
@@ -128,7 +129,8 @@ def calibrate(
     entries = [entry for entry in bank.corpora.values() if entry.complete]
     if not entries:
         raise QueryError(f"The bank '{bank.name}' holds no complete corpus; ingest one first.")
-    pictures = list(images)
+    # They are looked at more than once; those of a dataset are streamed each time.
+    pictures = list(images) if isinstance(images, Iterator) else images
     folder = calibration_folder(bank.settings.data_dir, visual_fingerprint(model), bank.manifest)
     with alone_in(folder, f"calibrates {public_name(model.name)} for the bank '{bank.name}'"):
         progress.stage("looking", "images")
@@ -136,10 +138,11 @@ def calibrate(
         digests = _digests(pictures, broken, named)
         told = repr((sorted(digests), prompt, MOST))
         files = Pictures(folder / hashlib.blake2b(told.encode(), digest_size=8).hexdigest())
-        seen = _Seen(model, pictures, prompt, batch, progress, _unnamed(broken, named))
+        seen = _Seen(model, pictures, len(digests), prompt, batch, progress, _unnamed(broken, named))
         kind = f"visual tokens of {len(digests):,} {what}"
         means = _look(files, seen, chosen, kind)
-        keep_null_tokens(files.folder, model, pictures, chosen, prompt=prompt, batch=batch, progress=progress)
+        some = list(itertools.islice(pictures, 0, None, max(1, len(digests) // _SOME)))
+        keep_null_tokens(files.folder, model, some, chosen, prompt=prompt, batch=batch, progress=progress)
         computed = _Numbers(bank, files, entries, chosen, progress).compute(searched)
         write_about(folder, _about(bank, model, files, kind, digests))
         _remove_others(folder, files.folder)
@@ -173,7 +176,7 @@ def _about(
     }
 
 
-def _digests(images: Sequence[Source], broken: Broken | None, named: set[str]) -> list[str]:
+def _digests(images: Iterable[Source], broken: Broken | None, named: set[str]) -> list[str]:
     """Return the digest of each picture that can be read, and add the names of the others to `named`.
 
     Raises:
@@ -204,7 +207,8 @@ class _Seen:
     """The pictures, and how a VLM looks at them; see `calibrate`."""
 
     model: VisualModel
-    images: Sequence[Source]
+    images: Iterable[Source]
+    total: int
     prompt: str | None
     batch: int
     progress: Progress
@@ -213,7 +217,7 @@ class _Seen:
     def counted(self) -> Iterator[Source]:
         """Yield the pictures while progress is reported."""
         for number, image in enumerate(self.images):
-            self.progress.update(number, len(self.images))
+            self.progress.update(number, self.total)
             yield image
 
 

@@ -36,6 +36,7 @@ def test_an_error_a_user_can_fix_is_one_line(run: Run) -> None:
         (("--port", port), f"cannot be shown on 127.0.0.1, port {port}"),
         (("--port", "0"), "Name a bank; there is none yet"),
         (("--model", "a", "--model", "b", "--revision", "main"), "--revision is for one model"),
+        (("--correct", "all"), "There is no correction 'all'; there are hubs, mean, both"),
     ):
         code, out, err = run("view", *words)
         assert (code, out) == (2, "")
