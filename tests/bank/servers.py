@@ -83,6 +83,11 @@ def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> S
     return load_settings(**{**given, **changes})
 
 
+def opened(server: QdrantDouble, transport: str = "grpc") -> Store:
+    """Open the bank that `filled` has made."""
+    return backend(settings(server, transport)).open("bank")
+
+
 def filled(server: QdrantDouble, name: str = "bank", **changes: Any) -> Store:
     """A bank with 40 contexts of `animals` and 20 of `plants` in layer 4."""
     store = backend(settings(server, **changes)).open(name)

@@ -15,7 +15,7 @@ from latentbank.bank.opening import delete_bank, list_banks, open_bank
 from latentbank.bank.store.server.retrying import passing
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import Place, is_one_sentence, points, sample_bank, units
-from tests.bank.servers import CALLS, ROUTES, Doubles, filled, settings, warned
+from tests.bank.servers import CALLS, ROUTES, Doubles, filled, opened, settings, warned
 from tests.wire.double import Fault, QdrantDouble
 
 
@@ -51,6 +51,15 @@ def undisturbed(quick_disk: Path) -> Iterator[Callable[[str, str], tuple[Any, An
         yield run
 
 
+@pytest.fixture(scope="module")
+def read(quick_disk: Path) -> Iterator[QdrantDouble]:
+    """Provide a server with a bank for calls that change nothing."""
+    with QdrantDouble() as double:
+        filled(double).close()
+        yield double
+        assert double.invalid_requests == []
+
+
 # Each of these with every call; the others differ from error500 only in their status.
 EVERYWHERE = [
     Fault.refuse,
@@ -66,7 +75,7 @@ EVERYWHERE = [
 @pytest.mark.parametrize("fault", EVERYWHERE, ids=lambda fault: fault.name)
 @pytest.mark.parametrize(("name", "transport"), ROUTES)
 def test_a_call_outlasts_faults(
-    shared: QdrantDouble,
+    request: pytest.FixtureRequest,
     undisturbed: Callable[[str, str], tuple[Any, Any]],
     name: str,
     transport: str,
@@ -77,16 +86,16 @@ def test_a_call_outlasts_faults(
     """Answer and state are those of an undisturbed call; one log message says that it was tried again."""
     monkeypatch.setattr("latentbank.bank.store.server.store._SCROLL", 10)
     call, expected = CALLS[name], undisturbed(name, transport)
-    store = filled(shared, transport=transport)
-    shared.inject(fault, times=2, operation=call.operation, after=call.after, seconds=0.02)
+    server: QdrantDouble = request.getfixturevalue("shared" if call.writes else "read")
+    store = filled(server, transport=transport) if call.writes else opened(server, transport)
+    server.requests.clear()
+    server.inject(fault, times=2, operation=call.operation, after=call.after, seconds=0.02)
     answer = call.do(store)
-    assert (answer, state(shared)) == expected
-    assert [request.transport for request in shared.requests if request.fault is fault] == [
-        transport,
-        transport,
-    ]
+    assert (answer, state(server)) == expected
+    assert server.faults_left == 0
+    assert [asked.transport for asked in server.requests if asked.fault is fault] == [transport, transport]
     (warning,) = warned(caplog)
-    assert warning.startswith(f"{shared.url}: ")
+    assert warning.startswith(f"{server.url}: ")
     assert warning.endswith("; trying again")
     store.close()
 
