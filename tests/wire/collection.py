@@ -120,7 +120,7 @@ class Collection:
 
         def segments() -> dict[str, Any]:
             with self._shard_in_use() as shard:
-                self._build_indexes(shard, self._schemas)
+                self._build_indexes(shard, self._schemas.keys() - self._texts)
                 shard.flush()
                 return dict(shard.snapshot_manifest())
 

@@ -67,6 +67,8 @@ def test_a_bank_pulled_by_snapshot_is_the_servers(
 ) -> None:
     layers = LAYERS if quantization == "int8" else (4,)
     with served(server, layers, index=True, quantization=quantization) as source:
+        queries, words = units(20, seed=9), Where(caption_contains="fire truck")
+        by_words = [[n.id for n in row] for row in source.search(queries, 4, 3, words, exact=True)]
         server.requests.clear()
         report = copy_bank(source, here, by="snapshot")
         many = len(layers)
@@ -78,13 +80,13 @@ def test_a_bank_pulled_by_snapshot_is_the_servers(
             assert copy.corpora == source.corpora
             assert replace(copy.manifest, corpora={}) == replace(source.manifest, corpora={})
             assert copy.verify() == []
-            queries = units(20, seed=9)
             found, expected = (
                 [[n.id for n in row] for row in bank.search(queries, 4, 3, Where(word="dog"), exact=True)]
                 for bank in (copy, source)
             )
             assert found == expected
-            assert len(copy.search(queries, 4, 3, Where(caption_contains="fire truck"))[0]) == 3
+            assert [len(row) for row in by_words] == [3] * 20
+            assert [[n.id for n in row] for row in copy.search(queries, 4, 3, words, exact=True)] == by_words
 
 
 def test_what_the_server_has_indexed_is_not_indexed_again(
