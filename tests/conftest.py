@@ -24,6 +24,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Tiny models, here and in child processes: handing their work to several threads costs more than it saves.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Tiny layers too: each that the engine loads would get eight threads to search it, which look for work all the time.
+os.environ["QDRANT_NUM_CPUS"] = "1"
 # Temporary files in memory where there is room, here and in child processes. The engine makes files of many megabytes
 # that are mostly holes and syncs them many times a second: on a disk that takes half as much again.
 _MEMORY = Path("/dev/shm")

@@ -342,6 +342,7 @@ def to_config(config: m.CollectionConfig) -> edge.EdgeConfig:
             prevent_unoptimized=optimizers.prevent_unoptimized,
         ),
         wal_enabled=False,
+        max_search_threads=1,
     )
 
 
