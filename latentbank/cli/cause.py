@@ -75,9 +75,9 @@ def cause(
         file = means or kept_means_file(vlm, opened)
         if (act := writing.act()) is not None:
             assert opened is not None
-            show_writings(
-                writing.run(vlm, image, word, opened, chosen, ablation, prompt, act), as_json=as_json
-            )
+            made = writing.run(vlm, image, word, opened, chosen, ablation, prompt, act)
+            write_scores(made.to_dict(), output, "writings", lambda _: None)
+            show_writings(made, as_json=as_json)
             return
         if mode is not None and opened is None:
             raise QueryError(

@@ -61,8 +61,9 @@ def near_sets(
     for _ in range(draws):
         left, drawn = list(able), []
         for number in chance.permutation(np.array(chosen)).tolist():
-            left.sort(key=lambda other, own=scores[number]: abs(scores[other] - own))  # type: ignore[misc]
-            drawn.append(left.pop(int(chance.integers(min(NEAREST, len(left))))))
+            apart = np.abs(np.array([scores[other] for other in left]) - scores[number])
+            nearest = np.argsort(apart, kind="stable")[: min(NEAREST, len(left))]
+            drawn.append(left.pop(int(chance.choice(nearest))))
         sets.append(sorted(drawn))
     return sets
 

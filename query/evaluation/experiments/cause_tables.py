@@ -156,12 +156,22 @@ def _effects(rows: Sequence[Row], bootstrap: Bootstrap) -> Iterator[GroupEffect]
                 for what in ("word", "others", "things", "count", "coverage", "norm", "place")
             }
             if found["word"]:
-                shares = [_share(bootstrap, found[what]) for what in ("word", "others", "things")]
-                means = [
-                    float(np.mean(list(found[what].values())))
-                    for what in ("count", "coverage", "norm", "place")
-                ]
-                yield GroupEffect(way, layer, group, *shares, *means)
+                yield GroupEffect(
+                    way,
+                    layer,
+                    group,
+                    word=_share(bootstrap, found["word"]),
+                    others=_share(bootstrap, found["others"]),
+                    things=_share(bootstrap, found["things"]),
+                    count=_mean(found["count"]),
+                    coverage=_mean(found["coverage"]),
+                    norm=_mean(found["norm"]),
+                    place=_mean(found["place"]),
+                )
+
+
+def _mean(by_scene: Mapping[int, float]) -> float:
+    return float(np.mean(list(by_scene.values())))
 
 
 def _differences(rows: Sequence[Row], bootstrap: Bootstrap) -> Iterator[Difference]:
@@ -193,10 +203,19 @@ def _at_equal_layers(
 
 def _written(rows: Sequence[WrittenRow], bootstrap: Bootstrap) -> Iterator[WrittenEffect]:
     keys = dict.fromkeys((row.act, row.layer, row.bank_layer, row.kind) for row in rows)
-    for key in keys:
-        own = [row for row in rows if (row.act, row.layer, row.bank_layer, row.kind) == key]
-        scenes = [row.scene for row in own]
-        shares = [
-            bootstrap.share([getattr(row, what) for row in own], scenes) for what in ("said", "kept", "word")
+    for act, layer, bank_layer, kind in keys:
+        own = [
+            row
+            for row in rows
+            if (row.act, row.layer, row.bank_layer, row.kind) == (act, layer, bank_layer, kind)
         ]
-        yield WrittenEffect(*key, *shares)
+        scenes = [row.scene for row in own]
+        yield WrittenEffect(
+            act,
+            layer,
+            bank_layer,
+            kind,
+            said=bootstrap.share([row.said for row in own], scenes),
+            kept=bootstrap.share([row.kept for row in own], scenes),
+            word=bootstrap.share([row.word for row in own], scenes),
+        )

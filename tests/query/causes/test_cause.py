@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from latentbank.bank.points import Neighbor
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.vision_language import load_vision_language_model
 from latentbank.query.causes import cause as module
 from latentbank.query.causes.answers import answer_of
 from latentbank.query.causes.cause import CauseOptions, cause
@@ -21,6 +23,8 @@ from latentbank.query.causes.results import Causes, p_value_of, spread_of
 from latentbank.query.causes.sets import near_sets, random_sets, showing
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.lenses.registry import lenses_of
+from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.patch_vlm import picture
 from tests.query.pixels import pixel_vlm
 
@@ -185,3 +189,15 @@ def test_what_cannot_be_asked(
     word, layers = given.pop("word", "dog"), given.pop("layers", [0, 2])
     with pytest.raises(error, match=message):
         _run(vlm, word, layers, **given)
+
+
+def test_a_model_of_transformers_through_another_lens(tmp_path: Path) -> None:
+    path = save_tiny_vlm(tmp_path / "llava", "llava")
+    vlm = load_vision_language_model(str(path), device="cpu")
+    image = picture(0, (48, 48))
+    (lens,) = lenses_of("logit", LensOptions(vlm))
+    options = CauseOptions(by=WAYS, others=[picture(1, (30, 40))], tokens=[3, 4], draws=2, answer=4)
+    found = cause(vlm, image, "dog", lens, [0, 2], options)
+    assert (found.nothing, found.lens, found.bank) == (0.0, "logit", "")
+    assert len(found.effects) == 3 * 2 * 3
+    assert all(effect.word is not None and abs(effect.word.mean) > 1e-5 for effect in found.effects)
