@@ -53,7 +53,10 @@ def train_lens(
     rows: Annotated[
         int, typer.Option(min=1, help="Rows of the Jacobian that are computed of each sentence.")
     ] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="Tokens in one forward pass.")] = 512,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens in one forward pass; by default 128 for tuned, 256 for jacobian."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sample, the order and the rows.")] = 0,
     output: LensFileOption = None,
     loading: LoadingOptions,
@@ -117,7 +120,7 @@ def _made(
     sentences: list[str],
     layers: list[int] | None,
     corpus: str,
-    choices: tuple[int, float, int, int, int],
+    choices: tuple[int, float, int, int | None, int],
 ) -> Translators:
     from latentbank.models.language.unembedding import unembedding_of_language
     from latentbank.models.training.jacobian import JacobianSettings, compute_jacobian
@@ -127,10 +130,10 @@ def _made(
     passes, rate, rows, batch, seed = choices
     if kind == "jacobian":
         with shown("computing Jacobians", "sentences") as progress:
-            how = JacobianSettings(rows=rows, tokens=batch, seed=seed)
+            how = JacobianSettings(rows=rows, tokens=batch or 256, seed=seed)
             return compute_jacobian(language, sentences, layers, how, corpus=corpus, progress=progress)
     with shown("training", "tokens") as progress:
-        settings = TunedSettings(passes=passes, tokens=batch, rate=rate, seed=seed)
+        settings = TunedSettings(passes=passes, tokens=batch or 128, rate=rate, seed=seed)
         unembedding = unembedding_of_language(language)
         return train_tuned(
             language, unembedding, sentences, layers, settings, corpus=corpus, progress=progress

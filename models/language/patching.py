@@ -14,7 +14,7 @@ from latentbank.models.language.layout import find_blocks
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
 
-IDENTITY = "cat->cat; 1135->1135; hello->hello; ?->"
+IDENTITY = "cat -> cat; 1135 -> 1135; hello -> hello; ? ->"
 """A prompt that makes an LLM repeat a word (after Ghandeharioun et al. 2024); the place to fill is the `?`."""
 _AT_ONCE = 2048  # tokens in one forward pass
 _PACKED = 512  # tokens in one row: attention takes memory with their square
@@ -58,15 +58,15 @@ class Patched:
             )
 
     def outputs(self, states: Tensor, layer: int) -> Tensor:
-        """Return the last block's output at the prompt's last token, for each hidden state [n, hidden] of a layer.
+        """Return the last block's output for each hidden state [n, hidden] of a layer: at its place, and at the end.
 
-        The last layer's hidden states are returned as they are.
+        A hidden state of the last layer reaches no other token: it alone is returned.
 
         Returns:
-            [n, hidden] in the model's dtype, before the final norm.
+            [n, 2, hidden] in the model's dtype, before the final norm; [n, 1, hidden] for the last layer.
         """
         if layer == self.language.num_layers:
-            return states
+            return states[:, None]
         size = self._states_at_once()
         parts = [self._run(states[at : at + size], layer) for at in range(0, len(states), size)]
         return torch.cat(parts)
@@ -98,7 +98,7 @@ class Patched:
             last = (torch.arange(count), torch.full((count,), length - 1))
         with replaced(find_blocks(self.language.decoder)[layer], states, at):
             found = forward()[self.language.num_layers]
-        return found[last]
+        return torch.stack([found[at], found[last]], dim=1)
 
     def _tree(self, count: int) -> tuple[packing.Tree, list[int], list[int]]:
         """Return the tree of the prompt with as many ends as there are states, their places and their last tokens."""

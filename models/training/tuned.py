@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
     from latentbank.models.language.unembedding import Unembedding
 
+_MEASURED = 1000  # held-out tokens, padding included
+
 
 @dataclass(frozen=True)
 class TunedSettings:
@@ -38,7 +40,7 @@ class TunedSettings:
     """
 
     passes: int = 1
-    tokens: int = 512
+    tokens: int = 128
     rate: float = 1e-3
     seed: int = 0
 
@@ -185,11 +187,11 @@ def _divergences(
     sentences: Sequence[Ids],
     tokens: int,
 ) -> dict[int, float]:
-    """Return each layer's mean divergence on held-out sentences, in nats; 2,000 tokens at most."""
+    """Return each layer's mean divergence on held-out sentences, in nats; of `_MEASURED` tokens at most."""
     sums = dict.fromkeys(maps, 0.0)
     count = 0
     with torch.no_grad():
-        for group in itertools.islice(batches(sentences, tokens), max(1, 2000 // tokens)):
+        for group in itertools.islice(batches(sentences, tokens), max(1, _MEASURED // tokens)):
             weight = int(counted_tokens(language, group).sum())
             count += weight
             for layer, loss in _losses(language, unembedding, maps, group):
