@@ -30,23 +30,34 @@ def query_text(
     layer: Annotated[
         str | None, typer.Option("--layer", help="Layers at which the sentence is read, such as 8,12.")
     ] = None,
+    lens: Annotated[
+        str, typer.Option("--lens", help="latent, and further lenses with commas, such as latent,tuned.")
+    ] = "latent",
     search: SearchOptions,
     model: ModelOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the tokens of a sentence against a bank."""
+    """Read the tokens of a sentence against a bank, and through further lenses."""
     from latentbank.cli.output.readings import show_reading
+    from latentbank.models.language.alone import LanguageAlone
+    from latentbank.query.lenses.base import LensOptions
+    from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
     from latentbank.query.reading.text import read_text
 
     settings = GlobalOptions.of(ctx).settings()
     layers = numbers(layer)
     condition = search.condition()
+    others = [name for name in lens_names(lens) if name != "latent"]  # LatentLens always reads
     with bank.opened(settings, include_incomplete=search.include_incomplete) as opened:
         manifest = opened.manifest
         default = None if model.model else opened.find_model()
+        needed = layers or list(opened.layers)
         llm = model.load_llm(
-            layers or list(opened.layers), default=default, default_revision=manifest.revision
+            (lambda count: [count]) if needs_whole(others) else needed,
+            default=default,
+            default_revision=manifest.revision,
         )
+        options = LensOptions(LanguageAlone(lambda: llm), unique=search.once(), data_dir=settings.data_dir)
         reading = read_text(
             opened,
             llm,
@@ -58,5 +69,6 @@ def query_text(
             where=condition,
             unique=search.once(),
             exact=search.exact,
+            lenses=lenses_of(others, options),
         )
     show_reading(reading, as_json=as_json)

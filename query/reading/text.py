@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from latentbank.bank.search import as_floats
 from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
 from latentbank.errors import QueryError
-from latentbank.query.lenses.base import Kind, Queries
+from latentbank.query.lenses.base import Kind, Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.reading import Reading, TokenKind, TokenReading
@@ -38,8 +39,9 @@ def read_text(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    lenses: Sequence[Lens] = (),
 ) -> Reading:
-    """Read every token of a sentence against a bank.
+    """Read every token of a sentence against a bank, and through other lenses.
 
     Args:
         bank: a bank of the same model.
@@ -52,6 +54,7 @@ def read_text(
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".
         exact: compare with every context in full precision.
+        lenses: further lenses of the same LLM, such as a tuned lens.
 
     Returns:
         A reading of all real tokens. If the bank's corpora were planned with a BOS before every sentence, the sentence
@@ -60,7 +63,8 @@ def read_text(
 
     Raises:
         BankMismatch: the bank belongs to another model.
-        LayerNotFound: a layer that the model does not have, or whose mean of text a centred bank does not know.
+        LayerNotFound: a layer that the model or a lens does not have, or whose mean of text a centred bank does not
+            know.
         QueryError: the sentence is empty, or has no such token.
 
     Examples:
@@ -73,6 +77,8 @@ def read_text(
     """
     bank.require_model(model.name, model.identity())
     chosen = _layers_to_read(bank, layers)
+    for lens in lenses:
+        lens.check_layers(chosen)
     always_bos = _planned_with_bos(bank)
     ids = model.encode(sentence, always_bos=always_bos)
     special = set(model.tokenizer.all_special_ids)
@@ -84,9 +90,8 @@ def read_text(
         spans = model.spans(sentence, always_bos=always_bos)
         places = _matching(sentence, texts, spans, places, token)
     states = model.hidden_states([ids], chosen)[0]
-    lens = LatentLens(bank, bank_layers, where, unique, exact)
     return _read(
-        lens,
+        LatentLens(bank, bank_layers, where, unique, exact),
         {layer: states[layer][places].float().cpu().numpy() for layer in chosen},
         labels=[texts[i] for i in places],
         indices=places,
@@ -94,6 +99,7 @@ def read_text(
         kind="text",
         top_k=top_k,
         query_mean="text" if bank.metric == "centred" else None,
+        others=lenses,
     )
 
 
@@ -160,22 +166,23 @@ def _read(
     kind: Kind,
     top_k: int,
     query_mean: QueryMean | None,
+    others: Sequence[Lens] = (),
 ) -> Reading:
     tokens = []
     own: TokenKind = "text" if kind == "text" else "other"
-    for layer, rows in states.items():
+    for each, (layer, rows) in itertools.product((lens, *others), states.items()):
         norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=-1)
-        mean = resolve_mean(lens.bank, query_mean, layer, rows)
-        found = lens.read(Queries(rows, layer if layer >= 0 else None, kind, mean), top_k)
+        mean = resolve_mean(lens.bank, query_mean, layer, rows) if each is lens else None
+        found = each.read(Queries(rows, layer if layer >= 0 else None, kind, mean), top_k)
         tokens += [
-            TokenReading(index, label, layer, float(norm), tuple(neighbors), kind=own)
+            TokenReading(index, label, layer, float(norm), tuple(neighbors), each.name, kind=own)
             for index, label, norm, neighbors in zip(indices, labels, norms, found, strict=True)
         ]
     return Reading(
         source=source,
         bank=lens.bank.name,
         model=public_name(lens.bank.manifest.model),
-        lenses=(lens.name,),
+        lenses=(lens.name, *(other.name for other in others)),
         bank_layers=tuple(lens.searched_layers()),
         layers=tuple(states),
         tokens=tuple(tokens),

@@ -17,7 +17,10 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import PlanSettings
 from latentbank.ingest.planning import plan_for
+from latentbank.models.language.alone import LanguageAlone
 from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.query.lenses.base import LensOptions, Queries
+from latentbank.query.lenses.registry import lenses_of
 from latentbank.query.reading.reading import excerpt
 from latentbank.query.reading.text import read_hidden, read_text
 from tests.query.banks import SENTENCES
@@ -48,6 +51,20 @@ def test_several_layers_give_several_readings(bank: Bank, tiny: LanguageModel) -
     assert norms == pytest.approx(states[places].norm(dim=-1).tolist(), rel=1e-5)
     with pytest.raises(LayerNotFound, match="1, 2"):
         reading.at(0)
+
+
+def test_further_lenses_read_the_same_tokens(bank: Bank, tiny: LanguageModel) -> None:
+    others = lenses_of(["logit", "patchscopes"], LensOptions(LanguageAlone(lambda: tiny)))
+    reading = read_text(bank, tiny, "A red dog.", layers=[1, 2], top_k=3, lenses=others)
+    assert reading.lenses == ("latent", "logit", "patchscopes")
+    alone = read_text(bank, tiny, "A red dog.", layers=[1, 2], top_k=3)
+    assert reading.at(2) == alone.at(2)
+    states = tiny.text_hidden_states("A red dog.", [2])[1][2]
+    for lens in others:
+        found = [token.neighbors for token in reading.at(2, lens.name)]
+        ids = [[n.token_id for n in neighbors] for neighbors in found]
+        read = lens.read(Queries(states[[token.index for token in reading.at(2)]], 2, "text"), 3)
+        assert ids == [[n.token_id for n in neighbors] for neighbors in read]
 
 
 def test_token_chooses_a_whole_word_or_a_token(bank: Bank, tiny: LanguageModel) -> None:
