@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo train-linear scores experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale clean
+.PHONY: demo train-demo train-linear scores lenses experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale clean
 
 ## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
@@ -29,6 +29,13 @@ scores: $(VENV)/.installed
 	$(SCORES) evaluate scenes --bank descriptive --output .demo/scores/plain
 	$(SCORES) evaluate scenes --bank descriptive-centred --output .demo/scores/centred
 	$(SCORES) experiment alignment --bank descriptive --output .demo/scores/alignment
+
+## lenses: train a tuned and a Jacobian lens, and compare six lenses on the scenes (docs/findings.md); run make scores first
+LENS = $(SCORES) train lens .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers 0,2,4,8,12,16,20,24,29
+lenses: $(VENV)/.installed
+	$(LENS)
+	$(LENS) --kind jacobian
+	$(SCORES) experiment lenses --bank descriptive --output .demo/scores/lenses
 
 ## experiments: compare corpora and metrics on the same scenes, as docs/findings.md shows them; run make scores first
 SWAP = $(SCORES) experiment corpus-swap .demo/scores/descriptions.txt \

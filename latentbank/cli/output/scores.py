@@ -215,11 +215,11 @@ def show_league(league: League) -> None:
             _percent(line.random) if line.random else "",
         )
     console.print(table)
-    table = Table("lens", "seconds", "peak memory, MB", title_justify="left")
+    table = Table("lens", "seconds", "processor seconds", "peak memory, MB", title_justify="left")
     table.title = f"what {COSTED:,} tokens of layer {league.costs[0].layer} cost"
     for cost in league.costs:
         peak = "" if cost.peak is None else f"{cost.peak / 1e6:,.0f}"
-        table.add_row(cost.lens, f"{cost.seconds:.2f}", peak)
+        table.add_row(cost.lens, f"{cost.seconds:.2f}", f"{cost.processor:.2f}", peak)
     console.print(table)
 
 

@@ -35,6 +35,7 @@ class Cost:
         lens: the lens's name.
         layer: the visual layer they are of.
         seconds: of the second reading; the first one loads things.
+        processor: the processor seconds of all threads meanwhile, which others' work does not change.
         peak: bytes by which this process's memory rose while the lens was made and first read; what it shares with the
             model does not count, nor does a GPU's memory. None: that cannot be measured on this system.
     """
@@ -42,6 +43,7 @@ class Cost:
     lens: str
     layer: int
     seconds: float
+    processor: float
     peak: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,9 +120,10 @@ def measure_costs(
             return made
 
         lens, peak = with_peak(read)
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         lens.read(queries_of(lens, None, layer, rows), TOP_K)
-        costs.append(Cost(name, layer, time.perf_counter() - started, peak))
+        seconds, processor = time.perf_counter() - started[0], time.process_time() - started[1]
+        costs.append(Cost(name, layer, seconds, processor, peak))
     return costs
 
 
