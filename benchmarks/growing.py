@@ -36,13 +36,16 @@ from latentbank.query.calibration.correction import Correction
 from latentbank.query.evaluation.patches import LabelledPatches, labelled_patches
 from latentbank.query.evaluation.scoring import Bootstrap, mentions, names
 from latentbank.query.growing.asking import find_missing
+from latentbank.query.growing.silent import p_values
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
+from latentbank.query.silence.silence import Silence
 
 HIDDEN, VISIBLE, GROWN = "hidden", "visible", "grown"
 """Corpora of the bank: the sentences that are hidden, the others, and what grows."""
 _COVERED = 0.5
 _TOP = 5
+_LEVEL = 0.05
 _REFERENCES = 80  # scenes that corrected readings are calibrated on
 
 
@@ -100,6 +103,27 @@ def found_names(
             any(names(neighbor.word, truth.name) for neighbor in neighbors)
             for neighbors, truth in zip(read, truths, strict=True)
         ]
+    return found
+
+
+def speaking_patches(
+    lens: LatentLens, patches: LabelledPatches, layers: Sequence[int], split: Sentences
+) -> list[dict[str, Any]]:
+    """Return how many object patches have a significant neighbor though their names are hidden, and of the others.
+
+    The p-value must be at most 0.05, in the bank without the hidden sentences.
+    """
+    assert lens.correction is not None
+    own = replace(lens, where=Where(corpus=VISIBLE))
+    silence = Silence(lens.correction.calibration, _LEVEL)
+    rows = [i for i, truth in enumerate(patches.truths) if truth.coverage >= _COVERED]
+    hidden = np.array([patches.truths[i].name in split.names for i in rows])
+    found = []
+    for layer in layers:
+        speaks = p_values(own, silence, layer, patches.states[layer][rows]) <= _LEVEL
+        found.append(
+            {"layer": layer, "hidden": float(speaks[hidden].mean()), "others": float(speaks[~hidden].mean())}
+        )
     return found
 
 
@@ -198,6 +222,8 @@ def main() -> None:
             for ranked, lens in lenses.items()
         }
         clock.lap("scoring")
+        speaking = speaking_patches(lenses["corrected"], patches, layers, split)
+        clock.lap("p-values")
     taken = [json.loads(line) for line in Path(report.file).read_text(encoding="utf-8").splitlines()]
     own = set(split.hidden)
     data = {
@@ -209,6 +235,7 @@ def main() -> None:
         "taken_hidden": sum(one["sentence"] in own for one in taken),
         "kept_hidden": sum(one["sentence"] in own for one in taken if one["kept"]),
         "named": named,
+        "speaking": speaking,
         "seconds": clock.laps,
         "processor_seconds": processor_seconds(),
     }
@@ -256,6 +283,11 @@ def _show(data: dict[str, Any], report: GrowthReport) -> None:
         f"taken ({data['taken_hidden']:,} hidden ones), {report.kept:,} kept ({data['kept_hidden']:,}) for "
         f"{report.confirmed:,} of {report.held_out:,} held-out tokens."
     )
+    for one in data["speaking"]:
+        print(
+            f"layer {one['layer']}: without their sentences {100 * one['hidden']:.1f} % of the patches of hidden names "
+            f"have a significant neighbor, of the others {100 * one['others']:.1f} %"
+        )
     for ranked, row in ((ranked, row) for ranked, rows in data["named"].items() for row in rows):
         others = ", ".join(
             f"{100 * row[f'others_{when}']['value']:.1f}" for when in ("before", "hidden", "grown")

@@ -54,6 +54,7 @@ def ingest_grow(
     from latentbank.progress import shown
     from latentbank.query.growing.asking import find_missing
     from latentbank.query.reading.visual import default_visual_layers
+    from latentbank.query.silence.silence import open_silence
 
     writer.check(corpus.sources)
     stream = dataclasses.replace(corpus, name=None).open() if corpus.sources else None
@@ -77,6 +78,7 @@ def ingest_grow(
             layers,
             bank_layers=bank_layers_of(growing.bank_layers),
             where=~Where(corpus=name),
+            silence=None if growing.fdr is None else open_silence(opened, vlm, growing.fdr),
             tokens_per_image=growing.tokens_per_image,
             progress=progress,
         )

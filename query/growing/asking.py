@@ -22,6 +22,7 @@ from latentbank.query.calibration.calibration import FEWEST_OWN
 from latentbank.query.calibration.references import MOST, density_mean, mean_of_largest, nearest_of
 from latentbank.query.growing.missing import Group, Missing
 from latentbank.query.growing.scores import NEAREST, Floats, Space
+from latentbank.query.growing.silent import silent_tokens
 from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.values import Layers, layers_of, whole
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.points import Neighbor
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.silence.silence import Silence
 
 FEWEST = FEWEST_OWN
 """Images that are needed at least: of fewer, the tokens are a poor reference for each other."""
@@ -66,6 +68,7 @@ def find_missing(
     *,
     bank_layers: BankLayers = "mid",
     where: Filter | None = None,
+    silence: Silence | None = None,
     tokens_per_image: int = 16,
     prompt: str | None = None,
     batch: int = 8,
@@ -84,6 +87,7 @@ def find_missing(
         layers: the visual layers.
         bank_layers: the bank layers that are compared. The LLM runs as deep as the deepest of them.
         where: the contexts that count; the corpus that grows must not be among them.
+        silence: only tokens that fall silent are taken, by a calibration of the VLM for this bank; None: all.
         tokens_per_image: tokens of each image and layer that ask or are held out, at most: those that resemble the
             fewest others. Background resembles itself, and would ask the same many times.
         prompt: the text beside the image; None: the model's own.
@@ -93,7 +97,8 @@ def find_missing(
 
     Raises:
         BankMismatch: the bank belongs to another model.
-        QueryError: there are too few images, the bank is centred, or no layer is named.
+        QueryError: there are too few images, the bank is centred, no layer is named, or with `silence` a layer is not
+            calibrated.
         ImageError: an image cannot be read, and `broken` is None.
         ModelError: a hidden state is not finite.
     """
@@ -123,7 +128,10 @@ def find_missing(
         sample, reference = _spread(states, MOST), _spread(states, REFERENCE)
         mean = density_mean(sample, nearest_of(len(sample)))
         spaces[layer] = Space(mean, unit(reference - mean), means)
-        rows = _rarest(states, sample, owner, per_image)
+        rows = np.arange(len(states))
+        if silence is not None:
+            rows = rows[silent_tokens(bank, silence, layer, states, owner, searched, where)]
+        rows = rows[_rarest(states[rows], sample, owner[rows], per_image)]
         count += len(rows)
         whole_layer, own = _group(
             bank, spaces[layer], states[rows], searched, where, progress, done, len(chosen)
@@ -138,7 +146,7 @@ def find_missing(
         held_out,
         images=found.count,
         tokens=count,
-        digest=_digest(found.digest, bank, chosen, where),
+        digest=_digest(found.digest, bank, chosen, where, silence),
         words=tuple(words),
     )
 
@@ -167,9 +175,12 @@ def _read(
     return found
 
 
-def _digest(pictures: Any, bank: Bank, layers: Sequence[int], where: Filter | None) -> str:
-    """Return a hash of the images, the layers, the bank, and the contexts that count."""
-    pictures.update(repr((layers, bank.name, bank.manifest.fingerprint, where)).encode())
+def _digest(
+    pictures: Any, bank: Bank, layers: Sequence[int], where: Filter | None, silence: Silence | None
+) -> str:
+    """Return a hash of the images, the layers, the bank, and the contexts and tokens that count."""
+    level = None if silence is None else silence.fdr
+    pictures.update(repr((layers, bank.name, bank.manifest.fingerprint, where, level)).encode())
     return str(pictures.hexdigest())
 
 
@@ -195,6 +206,8 @@ def _rarest(states: Floats, sample: Floats, owner: npt.NDArray[np.int64], most: 
     nearest = nearest_of(len(sample))
     parts = range(0, len(states), _SEARCHED)
     dense = [mean_of_largest(states[at : at + _SEARCHED] @ sample.T, nearest) for at in parts]
+    if not dense:
+        return np.empty(0, np.intp)
     order = np.lexsort([np.concatenate(dense), owner])
     starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))

@@ -47,6 +47,14 @@ class GrowOptions:
             min=1, help="Visual tokens of an image and layer, at most: those that resemble the fewest others."
         ),
     ] = 16
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            "--fdr",
+            help="Only tokens that fall silent ask: share of words given that may be false, such as 0.05. Needs a "
+            "calibration of the VLM for the bank; by default all tokens ask.",
+        ),
+    ] = None
     least: Annotated[
         float | None,
         typer.Option(min=0.0, help="What a token must gain in score; a higher number keeps fewer sentences."),

@@ -18,10 +18,13 @@ from latentbank.ingest.corpus import Corpus, corpus_from_sentences
 from latentbank.ingest.growing.growth import GrowthReport, grow, growth_folder
 from latentbank.ingest.growing.sifting import CHUNK
 from latentbank.models.language.model import LanguageModel
+from latentbank.query.calibration.calibrate import calibrate
 from latentbank.query.calibration.references import mean_of_largest, nearest_of
 from latentbank.query.growing.asking import FEWEST, find_missing
 from latentbank.query.growing.missing import Missing
 from latentbank.query.growing.scores import NEAREST, Space
+from latentbank.query.growing.silent import silent_tokens
+from latentbank.query.silence.silence import open_silence
 from tests.query.banks import SENTENCES, fill
 from tests.query.patch_vlm import PatchVLM, picture
 
@@ -141,6 +144,18 @@ def test_a_stopped_run_continues_and_ends_alike(
     assert (again.read, again.kept) == (whole.read, whole.kept)
     assert Path(again.file).read_bytes() == sentences
     assert again.contexts == whole.contexts
+
+
+def test_only_silent_tokens_ask_where_that_is_wanted(bank: Bank, vlm: PatchVLM, missing: Missing) -> None:
+    calibrate(bank, vlm, pictures(), [1], bank_layers="all")
+    silence = open_silence(bank, vlm, 0.95)
+    some = find_missing(bank, vlm, pictures(), [1], bank_layers="all", silence=silence)
+    assert 0 < some.tokens < missing.tokens / 2, "two layers were read"
+    assert some.digest != missing.digest
+    states = np.concatenate([vlm.visual_tokens([one], [1])[0].states[1].numpy() for one in pictures()[::2]])
+    owner = np.repeat(np.arange(FEWEST // 2), len(states) // (FEWEST // 2))
+    silent = silent_tokens(bank, silence, 1, states, owner, bank.layers, None)
+    assert some.asking == silent.sum()
 
 
 def test_too_few_images_and_a_centred_bank_are_refused(
