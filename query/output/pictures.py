@@ -158,7 +158,7 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
         f", {reading.tile_name(tile)}" if tile or reading.frames else ""
     )
     heading += _corrected(reading, tokens)
-    ImageDraw.Draw(panel).text((2, 3), heading, "black", _font(_FONT + 2))
+    ImageDraw.Draw(panel).text((2, 3), heading, "black", _heading_font(heading, size[0] - 4))
     words = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     over = Image.new("RGBA", size)
     draw = ImageDraw.Draw(over)
@@ -166,6 +166,12 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
         _write(draw, token, scale)
     panel.paste(Image.alpha_composite(words, over).convert("RGB"), (0, _HEADING))
     return panel
+
+
+def _heading_font(heading: str, width: int) -> ImageFont.FreeTypeFont:
+    """Return the largest font in which a heading fits above a narrow image, but none below 8 pixels."""
+    sizes = range(_FONT + 2, 7, -1)
+    return next((font for size in sizes if (font := _font(size)).getlength(heading) <= width), _font(8))
 
 
 def _corrected(reading: Reading, tokens: Sequence[TokenReading]) -> str:

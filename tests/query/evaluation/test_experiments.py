@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from latentbank.query.evaluation.experiments.alignment import align, peaks
 from latentbank.query.evaluation.experiments.compare import (
     Setup,
     compare_corpora,
+    compare_corrections,
     compare_metrics,
     compare_projectors,
     lines,
@@ -112,6 +114,28 @@ def test_a_single_corpus_cannot_be_compared(tiny: LanguageModel, setup: Setup, t
         bank.drop_corpus("second")
         with pytest.raises(QueryError, match="holds 1 corpus"):
             compare_corpora(setup, scripted(tiny), bank)
+
+
+def test_corrections_are_compared_with_none(
+    tiny: LanguageModel, setup: Setup, blind: ScriptedVLM, tmp_path: Path
+) -> None:
+    with metric_bank(tiny, tmp_path, "plain") as bank:
+        lenses = [LatentLens(bank, "all"), EmbeddingLens(tiny.embedding, tiny.tokenizer)]
+        given = replace(setup, layers=[2])
+        compared = compare_corrections(given, scripted(tiny), lenses, blind, ["both"])
+        assert [label for label, _ in compared] == ["none", "both"]
+        for mode, (_, found) in zip(("", "both"), compared, strict=True):
+            assert found.about["correction"] == mode
+            assert {entry.projector for entry in found.alignment} == {"trained", "random"}
+            assert found.row("latent").concrete.value > found.row("latent", projector="random").concrete.value
+        assert compared[1][1].about["corrected_by"] == f"visual tokens of {len(OTHERS)} scenes"
+        # It is kept, and used again.
+        with pytest.raises(QueryError, match="needs calibration scenes"):
+            replace(given, layers=[0], calibration=(), correct="hubs").run(scripted(tiny), lenses, None)
+        again = replace(given, calibration=(), correct="both").run(scripted(tiny), lenses, None)
+    assert again.row("latent").concrete == compared[1][1].row("latent").concrete
+    with pytest.raises(QueryError, match="name one, and score LatentLens"):
+        replace(given, correct="both").run(scripted(tiny), lenses[1:], None)
 
 
 def test_projectors(bank: Bank, tiny: LanguageModel, setup: Setup, blind: ScriptedVLM) -> None:

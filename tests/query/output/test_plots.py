@@ -15,8 +15,10 @@ from PIL import Image
 
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.query.output import fonts
+from latentbank.query.output.grids import grid_lines
+from latentbank.query.output.pictures import draw_reading
 from latentbank.query.output.plots import plot_reading, save_plot
-from tests.query.web.readings import reading_of, told_reading
+from tests.query.web.readings import corrected, reading_of, told_reading
 
 
 def test_an_axis_shows_the_words_of_its_layer_over_their_scores() -> None:
@@ -32,6 +34,20 @@ def test_an_axis_shows_the_words_of_its_layer_over_their_scores() -> None:
         assert (axis.get_xlim(), axis.get_ylim()) == ((0, 60), (40, 0))
     finally:
         pyplot.close(axis.figure)
+
+
+def test_figures_and_pictures_say_which_correction() -> None:
+    reading = corrected(reading_of())
+    axis = plot_reading(reading, 8, "latent", axis=Figure().subplots())
+    assert axis.get_title() == "LatentLens, visual layer 8, corrected: both"
+    assert [other.get_ylabel() for other in axis.figure.axes if other is not axis] == ["best corrected score"]
+    assert "latent lens, visual layer 8, corrected: both" in grid_lines(reading)
+    # A lens that cannot correct is not said to.
+    mixed = replace(reading, tokens=(*reading.at(8, "latent"), *reading_of().at(8, "logit")), layers=(8,))
+    assert "logit lens, visual layer 8" in grid_lines(mixed)
+    assert (
+        draw_reading(reading, 8).tobytes() != draw_reading(replace(reading, correction="hubs"), 8).tobytes()
+    )
 
 
 def test_it_draws_into_a_given_axis_and_only_what_is_requested() -> None:

@@ -139,3 +139,12 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def corrected(reading: Reading) -> Reading:
+    """The same reading with corrected scores: less than the neighbors' own by a half."""
+    tokens = tuple(
+        replace(token, neighbors=tuple(replace(n, corrected=n.score - 0.5) for n in token.neighbors))
+        for token in reading.tokens
+    )
+    return replace(reading, tokens=tokens, correction="both")

@@ -15,7 +15,7 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.text import read_hidden, read_text
 from latentbank.query.web.data import LARGEST_SIDE, page_data, page_json
-from tests.query.web.readings import HOSTILE, neighbor, reading_of, told_reading
+from tests.query.web.readings import HOSTILE, corrected, neighbor, reading_of, told_reading
 
 
 def unfolded(data: dict, reading: Reading) -> list[tuple]:
@@ -52,6 +52,17 @@ def test_every_neighbor_is_there_and_no_caption_twice() -> None:
     assert len(data["tokens"]) == 6
     assert data["tokens"][4] == ["1,1", 0, 1, 1, 20, 20, 40, 40]
     assert data["norms"] == [[10.0, 11.0, 12.0, 13.0, 14.0, 15.0]] * 2
+
+
+def test_a_corrected_score_is_followed_by_the_neighbors_own() -> None:
+    reading = reading_of()
+    data = page_data(corrected(reading))
+    assert data["correction"] == "both"
+    for lens, layers in page_data(reading)["found"].items():
+        for plain, told in zip(layers, data["found"][lens], strict=True):
+            for before, after in zip(plain, told, strict=True):
+                expected = [[context, layer, round(own - 0.5, 4), own] for context, layer, own in before]
+                assert after == expected
 
 
 def test_a_sentence_and_hidden_states_have_no_boxes(bank: Bank, tiny: LanguageModel) -> None:

@@ -23,6 +23,9 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
 from latentbank.ingest.planning import plan_for
 from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.query.calibration.calibrate import calibrate
+from latentbank.query.calibration.calibration import load_calibration
+from latentbank.query.calibration.correction import Correction
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.text import read_text
@@ -133,6 +136,28 @@ def test_a_shipped_picture_and_a_sentence(client: TestClient, bank: Bank, tiny: 
     data = reading(client, sentence=sentence, layers="1,2", bank_layers="all")
     expected = read_text(bank, tiny, sentence, [1, 2], bank_layers="all")
     assert data == json.loads(page_json(expected))
+
+
+def test_the_page_offers_a_correction_where_the_model_is_calibrated(
+    client: TestClient, tmp_path: Path, tiny: LanguageModel, vlm: PatchVLM
+) -> None:
+    assert client.get("/api/about").json()["corrections"] == []
+    assert "is not calibrated" in outcome(client, png(picture()), layers="1", correct="both")["error"]
+    with fill("calibrated", tmp_path, tiny, {"c": SENTENCES}, (1,)) as bank:
+        calibrate(bank, vlm, [picture(seed) for seed in range(100, 121)], [1])
+        correction = Correction(load_calibration(bank, vlm), "both")
+        service = ReadingService(bank, vlm, correct="hubs")
+        with TestClient(Guard(create_app(service)), base_url=HOME) as other:
+            about = other.get("/api/about").json()
+            assert (about["corrections"], about["correct"]) == (["hubs", "mean", "both"], "hubs")
+            given = {"layers": "1", "bank_layers": "all"}
+            found = {
+                mode: reading(other, png(picture()), **given, correct=mode) for mode in ("", "none", "both")
+            }
+        lens = LatentLens(bank, "all", correction=correction)
+        (expected,) = read_images(vlm, [picture()], [lens], [1])
+    assert [data["correction"] for data in found.values()] == ["hubs", "", "both"]
+    assert found["both"]["found"] == json.loads(page_json(expected))["found"]
 
 
 def test_a_centred_bank_is_read_piece_by_piece_as_in_one(
