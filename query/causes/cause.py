@@ -10,7 +10,7 @@ import numpy as np
 
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.models.language.intervening import NOTHING
-from latentbank.models.vision.prompted import prompted
+from latentbank.models.vision.prompted import Prompted, prompted
 from latentbank.models.visual import unembedding_of
 from latentbank.progress import Progress, Silent
 from latentbank.query.causes.ablating import Source, Way, ablation, source_of, ways_of
@@ -132,7 +132,7 @@ def cause(
         ...     found = cause(vlm, "cat.jpg", "cat", lb.LatentLens(bank), [0, 8], how)
         >>> change = found.effect("mean", 8, "showing").word
     """
-    options = options or CauseOptions()
+    options, progress = options or CauseOptions(), progress or Silent()
     check_text(word, "word")
     ways = options.ways()
     chosen, query_mean = checked(model, [lens], layers, options.query_mean, VISUAL_ALONE)
@@ -142,10 +142,7 @@ def cause(
     told = prompted(model, picture, range(min(chosen), model.num_layers), options.prompt)
     check_states(told.tokens, name, model)
     choices = Choices([lens], options.top_k, options.prompt, query_mean, python_warning)
-    neighbors = {
-        layer: [list(found) for found, _ in choices.answers(lens, layer, [told.tokens], "visual")]
-        for layer in chosen
-    }
+    neighbors = _read(choices, told, chosen, progress)
     sets = _Sets(neighbors, word, options)
     rows = [row for way in ways for layer in chosen for row in sets.rows(way, layer)]
     if not rows:
@@ -156,7 +153,8 @@ def cause(
     source = source_of(model, told, others, options.prompt)
     scores = Scores(told, unembedding_of(model), options.batch)
     spoken = speak(scores, word, options.answer)
-    ran = run(scores, spoken, rows, source, progress or Silent())
+    progress.stage("ablating", "rows")
+    ran = run(scores, spoken, rows, source, progress)
     return Causes(
         source=name,
         model=public_name(model.name),
@@ -173,6 +171,19 @@ def cause(
         nothing=ran.nothing,
         others=len(others),
     )
+
+
+def _read(
+    choices: Choices, told: Prompted, layers: Sequence[int], progress: Progress
+) -> dict[int, list[list[Neighbor]]]:
+    """Return the neighbors of each visual token at each layer."""
+    progress.stage("reading", "layers")
+    found = {}
+    for done, layer in enumerate(layers):
+        progress.update(done, len(layers))
+        answers = choices.answers(choices.lenses[0], layer, [told.tokens], "visual")
+        found[layer] = [list(neighbors) for neighbors, _ in answers]
+    return found
 
 
 def check_layers(model: VisualModel, layers: Sequence[int]) -> None:
