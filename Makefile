@@ -29,6 +29,7 @@ scores: $(VENV)/.installed
 	$(SCORES) evaluate scenes --bank descriptive --output .demo/scores/plain
 	$(SCORES) evaluate scenes --bank descriptive-centred --output .demo/scores/centred
 	$(SCORES) experiment alignment --bank descriptive --output .demo/scores/alignment
+	$(SCORES) experiment silence --bank descriptive --output .demo/scores/silence
 
 ## lenses: train a tuned and a Jacobian lens, and compare six lenses on the scenes (docs/findings.md); run make scores first
 LENS = $(SCORES) train lens .demo/scores/descriptions.txt --model .demo/SmolLM2-135M-Instruct --layers 0,2,4,8,12,16,20,24,29

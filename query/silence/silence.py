@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -211,7 +211,7 @@ def _told(lens: Lens) -> str:
     if not kind.startswith(_OWN):
         return f"{kind} {id(lens)}"
     correction = getattr(lens, "correction", None)
-    told = [lens.version(), None if correction is None else correction.mode]
+    told: list[Any] = [lens.version(), None if correction is None else correction.mode]
     bank = lens.bank
     if bank is not None:
         corpora = sorted(corpus_digest(entry) for entry in bank.shown_corpora.values())

@@ -15,6 +15,12 @@ from tests.query.patch_vlm import PatchVLM, picture
 LAYERS = ("--visual-layers", "0,1")
 
 
+@pytest.fixture(autouse=True)
+def few_null_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let calibrations look at few pictures with nothing to see."""
+    monkeypatch.setattr("latentbank.query.silence.null_tokens.COUNT", 18)
+
+
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
     folder = tmp_path / "others"
@@ -48,6 +54,10 @@ def test_a_vlm_is_calibrated_and_read_with_corrections(
     code, out, err = run(*read, "--json")
     assert (code, out) == (2, "")
     assert "patch-vlm is not calibrated for the bank 'tiny-llama'" in err
+    code, out, err = run(*read[:-2], "--fdr", "0.05")
+    assert (code, out) == (2, "")
+    assert "finds in the bank 'tiny-llama' where there is nothing to see; calibrate it" in err
+    assert "(--fdr)" in err
     means, beside = tmp_path / "means.safetensors", tmp_path / "vlm.means.safetensors"
     monkeypatch.setattr(PatchVLM, "means_file", beside)
     words = ("calibrate", model_dir, "--images", others, *LAYERS)
@@ -72,6 +82,12 @@ def test_a_vlm_is_calibrated_and_read_with_corrections(
         scores = [neighbor["corrected"] for neighbor in token["neighbors"]]
         assert scores == sorted(scores, reverse=True)
     assert "corrected: both" in run(*read)[1]
+    (quiet,) = json.loads(run(*read, "--fdr", "1e-9", "--json")[1])
+    assert quiet["fdr"] == 1e-9
+    assert all(token["silent"] and not token["neighbors"] for token in quiet["tokens"])
+    assert "6 of 6 tokens are silent" in run(*read, "--fdr", "1e-9")[1]
+    code, _, err = run(*read, "--fdr", "1")
+    assert (code, "fdr is 1.0; it must be above 0 and below 1" in err) == (2, True)
     for given, message in (
         (("--correct", "all"), "There is no correction 'all'; there are hubs, mean, both"),
         (("--visual-layers", "2"), "Visual layer 2 of patch-vlm is not calibrated"),
