@@ -104,26 +104,35 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "found": read,
     }
     if reading.fdr is not None:
-        data["p_values"] = {
-            lens: [
-                [
-                    None if token.p_value is None else _short(token.p_value)
-                    for token in reading.at(layer, lens)
-                ]
-                for layer in reading.layers
-            ]
-            for lens in reading.lenses
-        }
+        data["p_values"] = _p_values(reading)
     if (reading.size is not None or reading.duration is not None) and reading.around(reading.layers[0]):
         data["around"] = _around(reading.at(reading.layers[0]))
     if reading.duration is not None:
-        data["duration"] = _short(reading.duration)
-        data["seconds"] = [
-            token.seconds and [round(at, 3) for at in token.seconds]
-            for token in reading.at(reading.layers[0])
-        ]
-        if reading.frames:
-            data["frames"] = [image_uri(frame, FRAME_SIDE) for frame in reading.frames]
+        data |= _timed(reading, reading.duration)
+    return data
+
+
+def _p_values(reading: Reading) -> dict[str, list[list[float | None]]]:
+    """Return the p-values by lens, layer and token."""
+
+    def short(token: TokenReading) -> float | None:
+        return None if token.p_value is None else _short(token.p_value)
+
+    return {
+        lens: [[short(token) for token in reading.at(layer, lens)] for layer in reading.layers]
+        for lens in reading.lenses
+    }
+
+
+def _timed(reading: Reading, duration: float) -> dict[str, Any]:
+    """Return what only a video and a sound have."""
+    first = reading.at(reading.layers[0])
+    data: dict[str, Any] = {
+        "duration": _short(duration),
+        "seconds": [token.seconds and [round(at, 3) for at in token.seconds] for token in first],
+    }
+    if reading.frames:
+        data["frames"] = [image_uri(frame, FRAME_SIDE) for frame in reading.frames]
     return data
 
 
