@@ -2,11 +2,12 @@
 
     python -m benchmarks.soft_prompts --bank descriptive --data-dir BANKS --work DIR --json soft-prompts.json
 
-For each word, four vectors are tuned until the bank's LLM, given nothing else, says the word after them. All prompts of
-a batch are tuned at once: each row is its own prompt, and only the prompts get gradients. A prompt begins as the mean
-input embedding with a little noise, so that what it holds is what tuning put there, and is left alone once its word has
-the probability `--enough`. DIR keeps the tuned prompts, so a second run reads them at once. Each is put into peft's
-prompt tuning, in float32, which must say the word.
+For each word, four vectors are tuned until the bank's LLM says it after them: given nothing else, and after the text
+`--text` behind them, as prompts stand before texts in use (`--text ""`: given nothing else alone). All prompts of a
+batch are tuned at once: each row is its own prompt, and only the prompts get gradients. A prompt begins as four
+ordinary tokens at random, and is left alone once its word has the probability `--enough` at both places. DIR keeps the
+tuned prompts, so a second run reads them at once. Each is put into peft's prompt tuning, in float32, which must say
+the word.
 
 The layer is chosen on prompts of other words (`--held-out`), among those between a quarter and three quarters of the
 depth, by the share of prompts of which any virtual token names the word. It is then fixed for the prompts that count.
@@ -16,13 +17,14 @@ A prompt is read as its four virtual tokens. Each gets five neighbors from all b
     pooled   it is among the five best neighbors of the four tokens together
     last     it is among the neighbors of the last token alone, whose own next token is the word
 
-Beside them stand prompts of random directions whose vectors have the same norms, what the prompts began as, and the
-tuned prompts scored with another prompt's word.
+Beside them stand prompts of random directions whose vectors have the same norms, the ordinary tokens that the prompts
+began as, and the tuned prompts scored with another prompt's word.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -46,10 +48,11 @@ from latentbank.query.lenses.base import Lens, Queries
 
 TOKENS = 4
 RATE = 0.03
+TEXT = " The word is"
 BATCH = 22
 RESAMPLES = 2000
-NOISE = 0.1
-"""Noise around the mean input embedding as which prompts begin, in standard deviations of the embeddings."""
+ORDINARY = (1000, 40_000)
+"""Ids of the ordinary tokens that prompts begin as: neither bytes nor the rarest."""
 
 
 def main() -> None:
@@ -89,7 +92,8 @@ def main() -> None:
         }
     sizes = {
         "bank": asked.bank, "words": len(scored), "held out": len(others), "virtual tokens": TOKENS,
-        "probability": asked.enough, "layer": layer, "said by peft": f"{100 * measured['said']:.0f} %",
+        "probability": asked.enough, "text": repr(asked.text), "layer": layer,
+        "said by peft": f"{100 * measured['said']:.0f} %",
         "processor seconds of tuning": round(seconds),
     }  # fmt: skip
     rows = _rows(measured["shares"], layer)
@@ -114,15 +118,15 @@ def first_token(llm: LanguageModel, word: str) -> int:
 
 
 def beginning(llm: LanguageModel, word: str) -> Tensor:
-    """Return the vectors that a word's prompt begins as, [TOKENS, hidden]; the same at each run."""
+    """Return the ordinary tokens that a word's prompt begins as, [TOKENS, hidden]; the same at each run."""
     chance = torch.Generator().manual_seed(first_token(llm, word))
-    mean, spread = llm.embedding.float().mean(0), llm.embedding.float().std()
-    return mean + NOISE * spread * torch.randn(TOKENS, llm.hidden_size, generator=chance)
+    return llm.embedding[torch.randint(*ORDINARY, (TOKENS,), generator=chance)].float().clone()
 
 
 def tuned(llm: LanguageModel, words: Sequence[str], asked: argparse.Namespace) -> dict[str, Tensor]:
     """Return the tuned prompt of each word, [TOKENS, hidden]; those in the work folder are not tuned again."""
-    file = asked.work / f"prompts-{asked.enough}-{asked.rate}.safetensors"
+    told = hashlib.blake2b(repr((asked.text, asked.enough, asked.rate, asked.steps)).encode(), digest_size=4)
+    file = asked.work / f"prompts-{told.hexdigest()}.safetensors"
     found = load_file(file) if file.is_file() else {}
     missing = [word for word in words if word not in found]
     if missing:
@@ -148,14 +152,19 @@ def _tune(
     targets = torch.tensor([first_token(llm, word) for word in words])
     first, second = torch.zeros_like(prompts), torch.zeros_like(prompts)  # Adam's moments, a row each
     active = torch.arange(len(words))
+    behind = llm.tokenizer(asked.text)["input_ids"] if asked.text else []
+    text = llm.embedding[torch.tensor(behind, dtype=torch.long)].float()
+    places = [TOKENS - 1, -1]  # after the prompt alone, and after the text
     for step in range(1, asked.steps + 1):
         rows = prompts[active].requires_grad_()
-        logits = model(inputs_embeds=rows.to(model.dtype), use_cache=False, logits_to_keep=1).logits[:, -1]
-        surprise = torch.nn.functional.cross_entropy(logits.float(), targets[active], reduction="none")
-        going = (-surprise).exp() < asked.enough
+        inputs = torch.cat([rows, text.expand(len(rows), -1, -1)], dim=1).to(model.dtype)
+        last = model.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, places]
+        chances = model.lm_head(last).float().log_softmax(-1)
+        said = chances.gather(2, targets[active, None, None].expand(-1, len(places), 1))[..., 0]
+        going = said.amin(1).exp() < asked.enough
         if not going.any():
             break
-        (gradient,) = torch.autograd.grad(surprise.sum(), rows)
+        (gradient,) = torch.autograd.grad(-said.mean(1).sum(), rows)
         active, gradient = active[going], gradient[going]
         first[active] = 0.9 * first[active] + 0.1 * gradient
         second[active] = 0.999 * second[active] + 0.001 * gradient**2
@@ -294,8 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--words", type=int, default=50)
     parser.add_argument("--held-out", type=int, default=20, help="words whose prompts choose the layer")
     parser.add_argument(
-        "--enough", type=float, default=0.99, help="probability of the word at which tuning ends"
+        "--enough", type=float, default=0.9, help="probability of the word at which tuning ends"
     )
+    parser.add_argument("--text", default=TEXT, help="what stands behind a prompt while it is tuned")
     parser.add_argument("--rate", type=float, default=RATE, help="Adam's learning rate")
     parser.add_argument("--steps", type=int, default=300, help="at most")
     parser.add_argument("--every", type=int, default=2, help="every so many layers is tried")
