@@ -18,29 +18,39 @@ import latentbank as lb
 
 
 def tuned(name: str, word: str, virtual_tokens: int, steps: int, enough: float) -> torch.Tensor:
-    """Return the hidden states of a prompt after which the model says the word: [layers, virtual tokens, hidden]."""
+    """Return the hidden states of a prompt after which the model says the word: [layers, virtual tokens, hidden].
+
+    It is to say the word after the prompt alone, and after a short text behind it: then the prompt itself has to hold
+    the word, and not only what the next token needs.
+    """
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(name)
     base = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     config = PromptTuningConfig(
         task_type=TaskType.CAUSAL_LM,
         num_virtual_tokens=virtual_tokens,
-        prompt_tuning_init=PromptTuningInit.RANDOM,
+        prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,  # as ordinary tokens
     )
     model = get_peft_model(base, config)  # only the prompt can be trained
-    target = tokenizer(f" {word}", return_tensors="pt").input_ids
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    target = tokenizer(f" {word}").input_ids
+    rows = [(before, before + target) for before in ([], tokenizer(" The word is").input_ids)]
     taken = 0
-    while taken < steps:
-        # peft puts the virtual tokens before the word; the loss is that of the word alone.
-        loss = model(input_ids=target, labels=target).loss
-        if loss.exp() < 1 / enough:
+    while True:
+        losses = [
+            model(
+                input_ids=torch.tensor([ids]), labels=torch.tensor([[-100] * len(before) + target])
+            ).loss  # of the word alone; peft puts the virtual tokens before the text
+            for before, ids in rows
+        ]
+        sure = (-torch.stack(losses).max()).exp()
+        if sure >= enough or taken == steps:
             break
         optimizer.zero_grad()
-        loss.backward()
+        sum(losses).backward()
         optimizer.step()
         taken += 1
-    print(f"After {taken} steps the model says {word!r} with a probability of {(-loss).exp():.2f}.")
+    print(f"After {taken} steps the model says {word!r} with a probability of {sure:.2f}.")
     with torch.no_grad():
         prompt = model.get_prompt(batch_size=1)
         # The last of hidden_states is after the final norm, so it is left out.
