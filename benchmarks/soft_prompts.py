@@ -14,7 +14,8 @@ depth, by the share of prompts of which any virtual token names the word. It is 
 A prompt is read as its four virtual tokens. Each gets five neighbors from all bank layers, and three things are scored:
 
     any      the word is among the neighbors of any of the four tokens
-    pooled   it is among the five best neighbors of the four tokens together
+    pooled   it is among the five best neighbors of the tokens together; without the first, which is the attention
+             sink, and whose nearest contexts are near whatever it holds (a bank holds no first tokens of sentences)
     last     it is among the neighbors of the last token alone, whose own next token is the word
 
 Beside them stand prompts of random directions whose vectors have the same norms, the ordinary tokens that the prompts
@@ -222,7 +223,7 @@ def scores(
     for number, word in enumerate(words):
         tokens = flat[TOKENS * number : TOKENS * (number + 1)]
         each = [_names(found, word) for found in tokens]
-        pooled = sorted((one for found in tokens for one in found), key=lambda one: -one.score)[:5]
+        pooled = sorted((one for found in tokens[1:] for one in found), key=lambda one: -one.score)[:5]
         hits = {"any": any(each), "pooled": _names(pooled, word), "last": each[-1]}
         for name, hit in (hits | {f"token {n}": hit for n, hit in enumerate(each, 1)}).items():
             named.setdefault(name, []).append(float(hit))
