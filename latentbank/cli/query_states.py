@@ -21,7 +21,6 @@ from latentbank.text import first_line
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.models.language.model import LanguageModel
-    from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.lenses.centring import QueryMean
 
 
@@ -88,7 +87,7 @@ def query_states(
             opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         llm = LanguageAlone(partial(_load, model, opened, whole=needs_whole(names)))
         options = LensOptions(
-            cast("VisualModel", llm),
+            llm,
             opened,
             search.layers(),
             condition,

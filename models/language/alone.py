@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import ModelError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
     from latentbank.models.language.model import LanguageModel
@@ -22,40 +23,34 @@ class LanguageAlone:
         load: returns the LLM.
 
     Attributes:
+        name: the LLM's.
+        revision: the LLM's.
+        language: the LLM.
+        num_layers: the LLM's.
+        hidden_size: the LLM's.
         means_file: None, as there are no visual tokens.
         geometry: begins with `unknown`, as there is no image.
     """
 
-    means_file = None
+    name: str
+    revision: str | None
+    language: LanguageModel
+    num_layers: int
+    hidden_size: int
+    means_file: Path | None = None
     geometry = "unknown: there is no image"
 
     def __init__(self, load: Callable[[], LanguageModel]) -> None:
         self._load = load
 
-    @cached_property
-    def language(self) -> LanguageModel:
-        """The LLM."""
-        return self._load()
-
-    @property
-    def name(self) -> str:
-        """The LLM's name."""
-        return self.language.name
-
-    @property
-    def revision(self) -> str | None:
-        """The LLM's commit on the hub, where known."""
-        return self.language.revision
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers of the LLM."""
-        return self.language.num_layers
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of a hidden state."""
-        return self.language.hidden_size
+    def __getattr__(self, name: str) -> Any:
+        """Load the LLM, and keep what a `VisualModel` has of it."""
+        if name not in ("name", "revision", "language", "num_layers", "hidden_size"):
+            raise AttributeError(name)
+        self.language = self._load()
+        self.name, self.revision = self.language.name, self.language.revision
+        self.num_layers, self.hidden_size = self.language.num_layers, self.language.hidden_size
+        return getattr(self, name)
 
     def fingerprint(self) -> str:
         """Return the LLM's fingerprint."""

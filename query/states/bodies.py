@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from latentbank.errors import QueryError
@@ -52,9 +53,7 @@ def _safetensors(body: bytes) -> tuple[list[Part], Mapping[str, str]]:
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise QueryError(f"The body cannot be read as safetensors: {first_line(error)}.") from None
     about = {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
-    return [
-        Part(name, layer_of(name), lambda name=name: (tensors[name], None)) for name in sorted(tensors)
-    ], about
+    return [Part(name, layer_of(name), partial(_alone, tensors[name])) for name in sorted(tensors)], about
 
 
 def _json(body: bytes) -> tuple[list[Part], Mapping[str, str]]:
@@ -75,4 +74,9 @@ def _json(body: bytes) -> tuple[list[Part], Mapping[str, str]]:
     if labels is not None:
         about["labels"] = json.dumps(labels)
     given: dict[str, Any] = states if isinstance(states, dict) else {"states": states}
-    return [Part(name, layer_of(name), lambda rows=rows: (rows, None)) for name, rows in given.items()], about
+    return [Part(name, layer_of(name), partial(_alone, rows)) for name, rows in given.items()], about
+
+
+def _alone(states: Any) -> tuple[Any, None]:
+    """Return a tensor, which has no labels of its own."""
+    return states, None

@@ -13,13 +13,14 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from latentbank.errors import QueryError
-from latentbank.query.states.states import Part, rows_of
+from latentbank.query.states.states import Floats, Part, rows_of
 from latentbank.text import first_line, listed, public_name
 
 _TABLE = "tensors"
@@ -93,7 +94,7 @@ def _is_vector(kind: Any) -> bool:
     import pyarrow as pa
 
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
 
 
 def sqlite_parts(path: Path) -> tuple[list[Part], Mapping[str, str]]:
@@ -122,8 +123,7 @@ def sqlite_parts(path: Path) -> tuple[list[Part], Mapping[str, str]]:
     about = {"model": public_name(models[0])} if models else {}
     naming = sorted({"image_path", "label"} & columns)
     return [
-        Part(module, module_layer(module), lambda module=module: _of_module(path, module, naming))
-        for module in modules
+        Part(module, module_layer(module), partial(_of_module, path, module, naming)) for module in modules
     ], about
 
 
@@ -145,7 +145,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _of_module(path: Path, module: str, naming: list[str]) -> tuple[Any, tuple[str, ...]]:
     columns = ", ".join(["id", "tensor", *naming])
-    parts, labels = [], []
+    parts: list[Floats] = []
+    labels: list[str] = []
     try:
         with closing(_opened(path)) as database:
             asked = f"SELECT {columns} FROM {_TABLE} WHERE layer = ? ORDER BY id"
