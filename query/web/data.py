@@ -91,12 +91,7 @@ def page_data(reading: Reading) -> dict[str, Any]:
         "geometry": reading.geometry,
         "prompt": reading.prompt,
         "image": None if reading.image is None else image_uri(reading.image),
-        "tokens": [
-            [token.label]
-            if (at := token.place) is None
-            else [token.label, at.tile, at.row, at.column, *(round(edge, 2) for edge in at.box or ())]
-            for token in reading.at(reading.layers[0])
-        ],
+        "tokens": [_placed(token) for token in reading.at(reading.layers[0])],
         "norms": [[_short(token.norm) for token in reading.at(layer)] for layer in reading.layers],
         "captions": list(captions),
         "corpora": list(corpora),
@@ -110,6 +105,13 @@ def page_data(reading: Reading) -> dict[str, Any]:
     if reading.duration is not None:
         data |= _timed(reading, reading.duration)
     return data
+
+
+def _placed(token: TokenReading) -> list[Any]:
+    """Return a token's label, and the place of a visual one."""
+    if (at := token.place) is None:
+        return [token.label]
+    return [token.label, at.tile, at.row, at.column, *(round(edge, 2) for edge in at.box or ())]
 
 
 def _p_values(reading: Reading) -> dict[str, list[list[float | None]]]:
