@@ -133,7 +133,7 @@ def find_missing(
             rows = rows[silent_tokens(bank, silence, layer, states, owner, searched, where)]
         rows = rows[_rarest(states[rows], sample, owner[rows], per_image)]
         count += len(rows)
-        whole_layer, own = _group(
+        whole_layer, own = group_of(
             bank, spaces[layer], states[rows], searched, where, progress, done, len(chosen)
         )
         asks = owner[rows] % 2 == 0
@@ -208,23 +208,23 @@ def _rarest(states: Floats, sample: Floats, owner: npt.NDArray[np.int64], most: 
     dense = [mean_of_largest(states[at : at + _SEARCHED] @ sample.T, nearest) for at in parts]
     if not dense:
         return np.empty(0, np.intp)
-    order = np.lexsort([np.concatenate(dense), owner])
+    order = np.lexsort((np.concatenate(dense), owner))
     starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     return np.sort(order[rank < most])
 
 
-def _group(
+def group_of(
     bank: Bank,
     space: Space,
     states: Floats,
     layers: Sequence[int],
-    where: Filter | None,
-    progress: Progress,
-    before: int,
-    of: int,
+    where: Filter | None = None,
+    progress: Progress | None = None,
+    before: int = 0,
+    of: int = 1,
 ) -> tuple[Group, list[tuple[str, ...]]]:
-    """Return tokens of a visual layer with their best scores in the bank, and their nearest words.
+    """Return tokens of a visual layer with their best scores in the bank, and the first five words by these scores.
 
     Args:
         bank: the bank.
@@ -240,6 +240,7 @@ def _group(
     near = {layer: np.zeros(len(states), np.float32) for layer in layers}
     horizon = {layer: np.full(len(states), -1, np.float32) for layer in layers}
     best, words = np.full(len(states), -np.inf, np.float32), list[tuple[str, ...]]()
+    progress = progress or Silent()
     progress.stage("searching", "tokens")
     for start in range(0, len(states), _SEARCHED):
         rows = slice(start, start + _SEARCHED)
