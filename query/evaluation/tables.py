@@ -139,7 +139,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready data (docs/json.md describes it). Shares of no patches are null."""
-        data: dict[str, Any] = _finite(
+        data: dict[str, Any] = finite(
             {
                 **self.about,
                 "rows": [row.to_dict() for row in self.rows],
@@ -322,10 +322,10 @@ def _groups(truths: Sequence[Truth]) -> list[list[int]]:
     ]
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
     """Return the data with None for each number that is not finite, as JSON has no such numbers."""
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data

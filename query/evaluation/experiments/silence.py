@@ -13,7 +13,7 @@ from latentbank.progress import Progress, Silent
 from latentbank.query.evaluation.labelled import LabelledImage
 from latentbank.query.evaluation.patches import whole_scenes
 from latentbank.query.evaluation.silence import Heard, SilenceRow, hear, silence_rows
-from latentbank.query.evaluation.tables import OBJECT
+from latentbank.query.evaluation.tables import OBJECT, finite
 from latentbank.query.silence.null_pictures import null_picture
 from latentbank.query.silence.silence import Silence
 from latentbank.text import public_name
@@ -48,8 +48,9 @@ class SilenceScores:
         return [row for row in self.rows if (row.lens, row.correction, row.layer) == key]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-ready data (docs/json.md describes it)."""
-        return {**self.about, "rows": [row.to_dict() for row in self.rows]}
+        """Return everything as JSON-ready data (docs/json.md describes it). Shares of no patches are null."""
+        data: dict[str, Any] = finite({**self.about, "rows": [row.to_dict() for row in self.rows]})
+        return data
 
 
 def score_silence(

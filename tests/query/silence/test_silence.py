@@ -235,6 +235,7 @@ def test_levels_are_compared_without_and_with_correction(world: World, bank: Ban
         assert words == sorted(words)
         assert words[-1] == 12  # at 1, every token has words
     assert scores.about["chance_images"] == 2
+    assert json.loads(json.dumps(scores.to_dict(), allow_nan=False))["rows"][-1]["fdr"] == 1
     assert draw_silence(scores, tmp_path / "silence.png").read_bytes().startswith(b"\x89PNG")
 
 
