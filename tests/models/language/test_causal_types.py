@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from latentbank.errors import ModelError
 from latentbank.models.language.layout import (
@@ -82,7 +83,8 @@ def cut(whole: PreTrainedModel, config: PreTrainedConfig, blocks: int) -> Langua
     """Return the model as loading it with `deepest_layer=blocks` leaves it; nothing is written to disk."""
     config = copy.deepcopy(config)
     cut_config(text_config(config), blocks)
-    model = AutoModelForCausalLM.from_config(config).float().eval().requires_grad_(False)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config).float().eval().requires_grad_(False)
     assert not model.load_state_dict(whole.state_dict(), strict=False).missing_keys
     decoder = decoder_of(model)
     keep_blocks(decoder, blocks)
