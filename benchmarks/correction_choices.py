@@ -28,7 +28,7 @@ from latentbank.demo.vlm import load_demo
 from latentbank.models.vision.tokens import VisualModel
 from latentbank.query.calibration.references import density_mean
 from latentbank.query.evaluation.patches import grid_of
-from latentbank.query.evaluation.scoring import Truth, Verdict, judge_all, truths_of
+from latentbank.query.evaluation.scoring import Bootstrap, Share, Truth, Verdict, judge_all, truths_of
 
 _REFERENCES = 80
 _NEAREST = 50
@@ -72,18 +72,25 @@ def main() -> None:
     layers = [int(layer) for layer in given.layers.split(",")]
     references, _ = _patches(model, layers, range(_REFERENCES))
     states, truths = _patches(model, layers, range(300, 300 + given.scenes))
-    shares: dict[str, list[float]] = {}
+    hits: dict[str, list[Any]] = {}
     with torch.inference_mode(), open_bank(given.bank, data_dir=given.data_dir, url="") as bank:
         chosen = (
             bank.layers if given.bank_layers == "all" else [int(at) for at in given.bank_layers.split(",")]
         )
         for layer in layers:
             for name, named in _named(bank, chosen, states[layer], references[layer], truths):
-                shares.setdefault(name, []).append(round(named, 1))
-    for name, row in shares.items():
-        print(f"{name:44}", *(f"{share:6.1f}" for share in row), f" mean {np.mean(row):5.1f}")
+                hits.setdefault(name, []).append(named.astype(float))
+    bootstrap, owners = Bootstrap(given.scenes), [truth.scene for _, truth in truths]
+    results = {}
+    for name, rows in hits.items():
+        mean = bootstrap.share(np.mean(rows, axis=0), owners)
+        gain = bootstrap.share(np.mean(rows, axis=0) - np.mean(hits["plain"], axis=0), owners)
+        results[name] = {"by_layer": [100 * float(row.mean()) for row in rows], "mean": mean, "gain": gain}
+        print(
+            f"{name:40}", *(f"{100 * row.mean():6.1f}" for row in rows), f" {_told(mean)}  gain {_told(gain)}"
+        )
     if given.json is not None:
-        given.json.write_text(json.dumps(shares, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(results, indent=1, default=vars) + "\n", encoding="utf-8")
 
 
 def _patches(
@@ -107,8 +114,8 @@ def _patches(
 
 def _named(
     bank: Bank, layers: list[int], states: Any, references: Any, truths: list[tuple[int, Truth]]
-) -> Iterator[tuple[str, float]]:
-    """Yield the share of patches named at a visual layer, in %, by each way of scoring."""
+) -> Iterator[tuple[str, Any]]:
+    """Yield whether each patch is named at a visual layer, by each way of scoring."""
     words: list[str] = []
     plain: list[Found] = []
     pools: dict[str, list[Found]] = {pool: [] for pool in _POOLS}
@@ -123,20 +130,24 @@ def _named(
         for pool in _POOLS:
             pools[pool].append(centred[pool])
 
-    def share(found: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    def named(found: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         scores = torch.cat([score for score, _ in found], 1)
         ids = torch.cat([ids for _, ids in found], 1).gather(1, scores.topk(5, dim=1).indices)
         told = [[words[at] for at in row] for row in ids.tolist()]
-        return 100 * float(np.mean(judge_all(told, [truth for _, truth in truths]) == Verdict.CONCRETE))
+        return judge_all(told, [truth for _, truth in truths]) == Verdict.CONCRETE
 
-    yield "plain", share([(part.cosines, part.ids) for part in plain])
+    yield "plain", named([(part.cosines, part.ids) for part in plain])
     for nearest in (0, 10, 50):
-        yield f"hubs, g of {nearest}", share([(part.scores(50, nearest), part.ids[:, :50]) for part in plain])
+        yield f"hubs, g of {nearest}", named([(part.scores(50, nearest), part.ids[:, :50]) for part in plain])
     for pool, parts in pools.items():
-        yield f"mean, best 50 by {pool}", share([(part.cosines[:, :50], part.ids[:, :50]) for part in parts])
+        yield f"mean, best 50 by {pool}", named([(part.cosines[:, :50], part.ids[:, :50]) for part in parts])
         for count, nearest in ((50, 0), (50, 10), (50, 50), (100, 10)):
             found = [(part.scores(count, nearest), part.ids[:, :count]) for part in parts]
-            yield f"both, best {count} by {pool}, g of {nearest}", share(found)
+            yield f"both, best {count} by {pool}, g of {nearest}", named(found)
+
+
+def _told(share: Share) -> str:
+    return f"{100 * share.value:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
 
 def _compared(c: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> tuple[Found, dict[str, Found]]:
