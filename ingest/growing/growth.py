@@ -149,7 +149,8 @@ def grow(
     name, choice = name or stream.name, choice or PlanSettings()
     folder = growth_folder(bank, name) if directory is None else Path(directory)
     with alone_in(folder, f"grows the corpus {name} in {folder}"):
-        state = load_state(folder, _request(stream, judge, choice, least), judge, model.hidden_size)
+        request = _request(bank, name, stream, judge, choice, least)
+        state = load_state(folder, request, judge, model.hidden_size)
         progress.stage("reading", "sentences")
         sift(stream, model, judge, state, folder, choice, least, progress, total=total, batch=batch)
         sentences, gains = confirm(state, judge, least)
@@ -218,15 +219,9 @@ def confirm(state: State, judge: Judge, least: float) -> tuple[list[Sentence], l
     return sentences, gains[rows >= 0].tolist()
 
 
-def _request(stream: Corpus, judge: Judge, choice: PlanSettings, least: float) -> str:
+def _request(bank: Bank, name: str, stream: Corpus, judge: Judge, choice: PlanSettings, least: float) -> str:
     """Return a hash of what a growth depends on, but for the stream's sentences."""
-    about = (
-        stream.name,
-        judge.digest,
-        judge.asking,
-        judge.held_out,
-        list(judge.layers),
-        choice.to_dict(),
-        least,
-    )
+    others = [(entry.name, entry.content_hash) for entry in bank.shown_corpora.values() if entry.name != name]
+    tokens = (judge.digest, judge.asking, judge.held_out, list(judge.layers))
+    about = (sorted(others), stream.name, tokens, choice.to_dict(), least)
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
