@@ -67,27 +67,26 @@ def main() -> None:
         began = time.process_time()
         prompts = tuned(llm, [*others, *scored], asked)
         seconds = time.process_time() - began
-        said = says(llm, prompts, [*others, *scored])
-        lenses = {
-            "LatentLens": lb.LatentLens(bank, "all", exact=True),
-            "LatentLens, distinct words": lb.LatentLens(bank, "all", unique="word", exact=True),
-            "LogitLens": lb.LogitLens(unembedding_of_language(llm), llm.tokenizer),
-            "EmbeddingLens": lb.EmbeddingLens(llm.embedding, llm.tokenizer),
-        }
-        depth = llm.num_layers
-        between = range(-(-depth // 4), 3 * depth // 4 + 1, asked.every)
-        chosen = {name: states_of(llm, torch.stack([prompts[word] for word in others])) for name in ["tuned"]}
-        by_layer = {
-            layer: scores(lenses["LatentLens"], chosen["tuned"][layer], others, layer) for layer in between
-        }
+        said = says(llm, prompts, scored)
+        latent = lb.LatentLens(bank, "all")
+        between = range(-(-llm.num_layers // 4), 3 * llm.num_layers // 4 + 1, asked.every)
+        held_out = states_of(llm, torch.stack([prompts[word] for word in others]))
+        by_layer = {layer: scores(read(latent, held_out[layer], layer), others) for layer in between}
         layer = max(between, key=lambda one: (by_layer[one]["any"].mean(), by_layer[one]["pooled"].mean()))
         kinds = {kind: states_of(llm, rows) for kind, rows in kinds_of(llm, prompts, scored).items()}
+        vocabulary = lb.LogitLens(unembedding_of_language(llm), llm.tokenizer)
+        lenses: list[tuple[str, Lens, Sequence[int]]] = [
+            ("LatentLens", latent, (layer, 0)),
+            ("LatentLens, distinct words", latent.distinct(), (layer,)),
+            ("LogitLens", vocabulary, (layer, 0, llm.num_layers)),
+            ("EmbeddingLens", lb.EmbeddingLens(llm.embedding, llm.tokenizer), (layer, 0)),
+        ]
         measured: dict[str, Any] = {
             "layer": layer,
-            "chosen_on": {one: _shares(by_layer[one]) for one in between},
-            "said": float(np.mean(said[len(others) :])),
-            "shares": measure(lenses, kinds, scored, (0, layer, depth)),
-            "examples": examples(lenses["LatentLens"], kinds["tuned"][layer], scored, layer),
+            "chosen_on": {one: shares_of(by_layer[one]) for one in between},
+            "said": float(np.mean(said)),
+            "shares": {name: measure(lens, kinds, scored, layers) for name, lens, layers in lenses},
+            "examples": examples(latent, kinds["tuned"][layer], scored, layer),
             "words": scored,
             "held_out": others,
         }
@@ -214,16 +213,22 @@ def states_of(llm: LanguageModel, prompts: Tensor) -> dict[int, Tensor]:
     return llm.collect(run, layers, prompts.shape[0] * prompts.shape[1])
 
 
+def read(lens: Lens, states: Tensor, layer: int) -> list[list[list[Neighbor]]]:
+    """Return five neighbors of each virtual token of each prompt; `states` are [words, TOKENS, hidden]."""
+    flat = lens.read(Queries(states.flatten(0, 1).clone(), layer, "other"), 5)
+    return [flat[at : at + TOKENS] for at in range(0, len(flat), TOKENS)]
+
+
 def scores(
-    lens: Lens, states: Tensor, words: Sequence[str], layer: int
+    found: Sequence[Sequence[Sequence[Neighbor]]], words: Sequence[str]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return for each word whether it is named, 1 or 0: by any virtual token, by all together, by each alone."""
-    flat = lens.read(Queries(states.flatten(0, 1).clone(), layer, "other"), 5)
     named: dict[str, list[float]] = {}
-    for number, word in enumerate(words):
-        tokens = flat[TOKENS * number : TOKENS * (number + 1)]
-        each = [_names(found, word) for found in tokens]
-        pooled = sorted((one for found in tokens[1:] for one in found), key=lambda one: -one.score)[:5]
+    for tokens, word in zip(found, words, strict=True):
+        each = [_names(neighbors, word) for neighbors in tokens]
+        pooled = sorted((one for neighbors in tokens[1:] for one in neighbors), key=lambda one: -one.score)[
+            :5
+        ]
         hits = {"any": any(each), "pooled": _names(pooled, word), "last": each[-1]}
         for name, hit in (hits | {f"token {n}": hit for n, hit in enumerate(each, 1)}).items():
             named.setdefault(name, []).append(float(hit))
@@ -236,26 +241,18 @@ def _names(found: Sequence[Neighbor], word: str) -> bool:
 
 
 def measure(
-    lenses: Mapping[str, Lens],
-    kinds: Mapping[str, Mapping[int, Tensor]],
-    words: Sequence[str],
-    layers: Sequence[int],
-) -> dict[str, Any]:
-    """Return the shares by lens, layer and kind of prompt. Each word is also looked for in the next word's prompt."""
-    others = [*words[1:], words[0]]
-    return {
-        name: {
-            layer: {
-                kind: _shares(scores(lens, by_layer[layer], words, layer)) for kind, by_layer in kinds.items()
-            }
-            | {"another word": _shares(scores(lens, kinds["tuned"][layer], others, layer))}
-            for layer in layers
-        }
-        for name, lens in lenses.items()
-    }
+    lens: Lens, kinds: Mapping[str, Mapping[int, Tensor]], words: Sequence[str], layers: Sequence[int]
+) -> dict[int, Any]:
+    """Return the shares by layer and kind of prompt. Each word is also looked for in the next word's prompt."""
+    shares: dict[int, Any] = {}
+    for layer in layers:
+        found = {kind: read(lens, by_layer[layer], layer) for kind, by_layer in kinds.items()}
+        shares[layer] = {kind: shares_of(scores(rows, words)) for kind, rows in found.items()}
+        shares[layer]["another word"] = shares_of(scores(found["tuned"], [*words[1:], words[0]]))
+    return shares
 
 
-def _shares(named: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, list[float]]:
+def shares_of(named: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, list[float]]:
     """Return each share in % with its 95 % interval, from resampled words."""
     chance = np.random.default_rng(0)
     count = len(next(iter(named.values())))
@@ -272,11 +269,11 @@ def _shares(named: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, list[floa
 def examples(lens: Lens, states: Tensor, words: Sequence[str], layer: int) -> list[str]:
     """Return for some words the words of each virtual token, for people."""
     some = words[:: max(1, len(words) // 8)]
-    lines = []
-    for word in some:
-        found = lens.read(Queries(states[words.index(word)].clone(), layer, "other"), 5)
-        lines.append(f"{word}: " + " | ".join(" ".join(one.word for one in token) for token in found))
-    return lines
+    found = read(lens, torch.stack([states[words.index(word)] for word in some]), layer)
+    return [
+        f"{word}: " + " | ".join(" ".join(one.word for one in token) for token in tokens)
+        for word, tokens in zip(some, found, strict=True)
+    ]
 
 
 def _rows(shares: Mapping[str, Any], layer: int) -> list[Row]:
@@ -309,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", default=TEXT, help="what stands behind a prompt while it is tuned")
     parser.add_argument("--rate", type=float, default=RATE, help="Adam's learning rate")
     parser.add_argument("--steps", type=int, default=300, help="at most")
-    parser.add_argument("--every", type=int, default=2, help="every so many layers is tried")
+    parser.add_argument("--every", type=int, default=4, help="every so many layers is tried")
     parser.add_argument("--dtype", default="float32", help="of the model while prompts are tuned")
     parser.add_argument("--json", type=Path)
     return parser
