@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo train-linear scores lenses experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale clean
+.PHONY: demo train-demo train-linear scores lenses correction experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale clean
 
 ## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
@@ -37,6 +37,12 @@ lenses: $(VENV)/.installed
 	$(LENS)
 	$(LENS) --kind jacobian
 	$(SCORES) experiment lenses --bank descriptive --output .demo/scores/lenses
+
+## correction: choose the correction of lenses on some scenes and score it on others (docs/findings.md); run make scores first
+CORRECTED = --data-dir .demo/scores/banks --llm .demo/SmolLM2-135M-Instruct
+correction: $(VENV)/.installed
+	$(BENCH).correction_choices $(CORRECTED) --json .demo/scores/correction-choices.json
+	$(BENCH).correction $(CORRECTED) --work .demo/scores/correction --alone 0,16 --json .demo/scores/correction.json
 
 ## experiments: compare corpora and metrics on the same scenes, as docs/findings.md shows them; run make scores first
 SWAP = $(SCORES) experiment corpus-swap .demo/scores/descriptions.txt \
