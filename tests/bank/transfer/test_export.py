@@ -19,6 +19,7 @@ import latentbank.bank.transfer.export
 from latentbank.bank.bank import Bank
 from latentbank.bank.ledger import replacement_name
 from latentbank.bank.opening import list_banks, open_bank
+from latentbank.bank.rotation import unit
 from latentbank.bank.store.embedded.store import EmbeddedStore
 from latentbank.bank.transfer.export import DESCRIPTION, SUMS, export_bank
 from latentbank.bank.transfer.load import import_bank
@@ -170,7 +171,7 @@ def test_a_centred_banks_vectors_are_without_its_means(embedded: Place, folder: 
         export_bank(source, folder)
         rows = pq.read_table(folder / "animals/contexts-00000.parquet").to_pylist()
         numbers = [int(row["caption"].split()[-1].rstrip(".")) for row in rows]
-        left = states[4][numbers] - means[4]
+        left = unit(states[4][numbers]) - means[4]
         vectors = load_file(folder / "animals/L04-00000.safetensors")["vectors"]
         np.testing.assert_allclose(vectors, left / np.linalg.norm(left, axis=1, keepdims=True), atol=1e-3)
         import_bank(folder, embedded.settings, "back")
