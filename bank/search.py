@@ -155,6 +155,7 @@ class Search:
         exact: compare with every context instead of using the index.
         payloads: read the payloads of all hits at once; else only of those that are kept.
         ef: number of candidates examined in a graph; None: as in the settings.
+        oversampling: candidates per context that are rescored exactly; None: as in the settings.
     """
 
     store: Store
@@ -163,6 +164,7 @@ class Search:
     exact: bool
     payloads: bool
     ef: int | None = None
+    oversampling: float | None = None
 
     def best(self, vectors: Floats, top_k: int, unique: Unique | None) -> list[list[Neighbor]]:
         """Return each query's `top_k` nearest contexts of all layers; see `Bank.search`."""
@@ -202,8 +204,9 @@ class Search:
         def run(task: tuple[int, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
             layer, queries = task
             rows, wheres = zip(*queries, strict=True)
+            more = {} if self.oversampling is None else {"oversampling": self.oversampling}
             return self.store.search(
-                layer, vectors[list(rows)], depth, wheres, self.exact, self.payloads, self.ef
+                layer, vectors[list(rows)], depth, wheres, self.exact, self.payloads, self.ef, **more
             )
 
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:

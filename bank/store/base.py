@@ -211,11 +211,12 @@ class Store(Protocol):
         exact: bool = False,
         payloads: bool = True,
         ef: int | None = None,
+        oversampling: float | None = None,
     ) -> list[list[Hit]]:
         """Return the nearest points of each query `[queries, hidden]`, best first.
 
-        `where` is one filter for all queries, or one for each. `ef` is the number of candidates examined in a graph
-        (None: as in the settings).
+        `where` is one filter for all queries, or one for each. `ef` is the number of candidates examined in a graph,
+        `oversampling` that of candidates per point that are rescored exactly (None: as in the settings).
         """
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:

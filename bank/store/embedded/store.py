@@ -190,6 +190,7 @@ class EmbeddedStore:
         exact: bool = False,
         payloads: bool = True,
         ef: int | None = None,
+        oversampling: float | None = None,
     ) -> list[list[Hit]]:
         """See `Store`."""
         self._indexing.note_search()
@@ -199,7 +200,7 @@ class EmbeddedStore:
             hnsw_ef=max(limit, self._indexing.candidates(layer, ef or self._settings.ef)),
             exact=exact,
             quantization=edge.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=self._settings.oversampling
+                ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
             ),
         )
         rows = np.asarray(queries, dtype=np.float32).tolist()

@@ -178,6 +178,7 @@ class ServerStore:
         exact: bool = False,
         payloads: bool = True,
         ef: int | None = None,
+        oversampling: float | None = None,
     ) -> list[list[Hit]]:
         """See `Store`."""
         self._index_captions(layer, where)
@@ -185,7 +186,7 @@ class ServerStore:
             hnsw_ef=max(ef or self._settings.ef, limit),
             exact=exact,
             quantization=models.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=self._settings.oversampling
+                ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
             ),
         )
         where = self._captions.each_exact(layer, where)
