@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,22 +75,7 @@ def read_states(
     bank = None if searching is None else searching.bank
     if bank is not None:
         _check(states, bank)
-    names = states.labels or tuple(str(number) for number in range(len(states)))
-    tokens: list[TokenReading] = []
-    for lens in lenses:
-        for layer, rows in states.by_layer.items():
-            norms = np.linalg.norm(rows.astype(np.float64), axis=-1)
-            mean = None if lens.bank is None else resolve_mean(lens.bank, query_mean, layer, rows)
-            queries = Queries(rows, None if layer == NOT_KNOWN else layer, "other", mean)
-            found = (
-                lens.read(queries, top_k)
-                if between is None
-                else read_in_pieces(lens, queries, top_k, between)
-            )
-            tokens += [
-                TokenReading(index, name, layer, float(norm), tuple(neighbors), lens.name)
-                for index, (name, norm, neighbors) in enumerate(zip(names, norms, found, strict=True))
-            ]
+    tokens = [token for lens in lenses for token in _read(states, lens, top_k, query_mean, between)]
     nothing = searching is not None and not all(token.neighbors for token in tokens)
     return Reading(
         source=states.source,
@@ -104,6 +89,26 @@ def read_states(
         query_mean=described(query_mean) if bank else "",
         note=searching.why_nothing() if searching is not None and nothing else "",
     )
+
+
+def _read(
+    states: States,
+    lens: Lens,
+    top_k: int,
+    query_mean: QueryMean | None,
+    between: Callable[[int], None] | None,
+) -> Iterator[TokenReading]:
+    """Yield the readings of all tokens by one lens, layer by layer."""
+    names = states.labels or tuple(str(number) for number in range(len(states)))
+    for layer, rows in states.by_layer.items():
+        norms = np.linalg.norm(rows.astype(np.float64), axis=-1)
+        mean = None if lens.bank is None else resolve_mean(lens.bank, query_mean, layer, rows)
+        queries = Queries(rows, None if layer == NOT_KNOWN else layer, "other", mean)
+        found = (
+            lens.read(queries, top_k) if between is None else read_in_pieces(lens, queries, top_k, between)
+        )
+        for index, (name, norm, neighbors) in enumerate(zip(names, norms, found, strict=True)):
+            yield TokenReading(index, name, layer, float(norm), tuple(neighbors), lens.name)
 
 
 def _check(states: States, bank: Bank) -> None:
