@@ -1,11 +1,11 @@
 """Whether a growing corpus finds again what was hidden from a bank, on the demo's scenes.
 
 Fifty of the demo's 250 names are drawn, and all descriptive sentences with an accepted form of one of them are hidden:
-a filter leaves them out. Then a corpus grows from a stream that holds hidden sentences among others, for the visual
-tokens of other scenes than those that are scored: their patches that a thing covers at least half. The bank is that of
-`make scores`; what grows is dropped again in the end. Stopped, it continues where it was.
+they are a corpus of their own in the bank, which is left out. Then a corpus grows from a stream that holds hidden
+sentences among others, for the visual tokens of other scenes than those that are scored: their patches that a thing
+covers at least half. Stopped, it continues where it was.
 
-    python -m benchmarks.growing --data-dir .demo/scores/banks --work .bench/growing
+    python -m benchmarks.growing --work .bench/growing --scenes 60
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from PIL import Image
 
 from benchmarks.common import machine, parser_of, processor_seconds, read_lines, sentences_file
 from latentbank.bank.bank import Bank
-from latentbank.bank.opening import open_bank
 from latentbank.bank.rotation import unit
-from latentbank.bank.where import Filter, Where
+from latentbank.bank.where import Where
 from latentbank.demo.descriptions import describe
 from latentbank.demo.scenes import EVALUATION, THINGS, VALIDATION, load_things, make_scene
 from latentbank.demo.vlm import load_demo
+from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import Corpus, corpus_from_sentences
+from latentbank.ingest.filling import fill
 from latentbank.ingest.growing.growth import LEAST, GrowthReport, grow
 from latentbank.models.vision.tokens import VisualModel, VisualTokens
 from latentbank.progress import shown
@@ -41,10 +42,12 @@ from latentbank.query.growing.missing import Missing
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
 
-CORPUS, GROWN = "descriptions", "grown"
+BANK, VISIBLE, HIDDEN, GROWN = "growing", "visible", "hidden", "grown"
+"""The bank and its corpora: the sentences that stay, those that are hidden, and what grows."""
 _COVERED = 0.5
 _TOP = 5
-WHEN = ("before", "hidden", "grown")
+WHEN = {"before": (VISIBLE, HIDDEN), "hidden": (VISIBLE,), "grown": (VISIBLE, GROWN)}
+"""The corpora that are searched before hiding, after it, and after growing."""
 
 
 @dataclass
@@ -103,21 +106,14 @@ class Hidden:
     Attributes:
         names: the names that are hidden.
         others: the names that share no accepted form with these.
-        numbers: the numbers of the hidden sentences.
+        visible: the sentences that stay.
         sentences: the hidden sentences.
     """
 
     names: tuple[str, ...]
     others: tuple[str, ...]
-    numbers: list[int]
+    visible: list[str]
     sentences: list[str]
-
-    def where(self, when: str) -> Filter:
-        """Return the contexts that are there before hiding, after it, and after growing."""
-        if when == "before":
-            return Where(corpus=CORPUS)
-        visible = Where(corpus=CORPUS) & ~Where(sentence=self.numbers)
-        return visible if when == "hidden" else visible | Where(corpus=GROWN)
 
 
 def hide(count: int, sentences: int, seed: int = 0) -> Hidden:
@@ -126,9 +122,13 @@ def hide(count: int, sentences: int, seed: int = 0) -> Hidden:
     drawn = np.random.default_rng(seed).choice(len(known), count, replace=False)
     chosen = tuple(known[i] for i in sorted(drawn))
     corpus = list(describe(sentences))
-    numbers = [i for i, sentence in enumerate(corpus) if any(mentions(sentence, name) for name in chosen)]
+    found = [any(mentions(sentence, name) for name in chosen) for sentence in corpus]
+    visible, hidden = (
+        [sentence for sentence, hides in zip(corpus, found, strict=True) if hides is wanted]
+        for wanted in (False, True)
+    )
     others = tuple(name for name in known if not any(mentions(name, one) for one in chosen))
-    return Hidden(chosen, others, numbers, [corpus[i] for i in numbers])
+    return Hidden(chosen, others, visible, hidden)
 
 
 def make_stream(hidden: Sequence[str], of_these: int, others: int, seed: int = 0) -> Corpus:
@@ -196,8 +196,8 @@ def score(bank: Bank, missing: Missing, scored: Scored) -> list[dict[str, Any]]:
     for layer, space in missing.spaces.items():
         states = scored.patches.states[layer][scored.rows]
         plain, corrected, best = {}, {}, {}
-        for when in WHEN:
-            where = scored.hidden.where(when)
+        for when, corpora in WHEN.items():
+            where = Where(corpus=corpora)
             lens = LatentLens(bank, missing.layers, where, exact=True)
             read = lens.read(Queries(states, layer, "visual"), _TOP)
             plain[when] = scored.named([[neighbor.word for neighbor in own] for own in read])
@@ -223,13 +223,16 @@ def main() -> None:
     clock = _Clock()
     layers, bank_layers = _numbers(given.visual_layers), _numbers(given.layers)
     hidden = hide(given.hide, given.sentences)
-    with open_bank(given.bank, data_dir=given.data_dir, url="") as bank:
-        demo = load_demo(
-            given.model or given.work / "SmolLM2", deepest_layer=max(*layers, *bank.layers), say=print
-        )
+    deepest = max(*layers, *bank_layers)
+    demo = load_demo(given.model or given.work / "SmolLM2", deepest_layer=deepest, say=print)
+    with create_bank(BANK, demo.language, bank_layers, data_dir=given.work / "banks", url="") as bank:
+        clock.lap("loading")
+        for name, sentences in ((VISIBLE, hidden.visible), (HIDDEN, hidden.sentences)):
+            with shown(f"filling {name}", "contexts") as progress:
+                fill(bank, corpus_from_sentences(name, sentences), demo.language, progress=progress)
+        clock.lap("filling")
         vlm: VisualModel = Kept(demo, layers, given.work / "tokens")
         things = load_things()
-        clock.lap("loading")
         images = [make_scene(things, seed).image for seed in VALIDATION[: given.asking]]
         with shown("looking", "images") as progress:
             missing = find_missing(
@@ -238,7 +241,7 @@ def main() -> None:
                 images,
                 layers,
                 bank_layers=bank_layers,
-                where=hidden.where("hidden"),
+                where=Where(corpus=VISIBLE),
                 tokens_per_image=given.tokens_per_image,
                 progress=progress,
             )
@@ -289,11 +292,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("benchmarks.growing", __doc__)
     add = parser.add_argument
-    add("--data-dir", type=Path, required=True, help="folder of the embedded banks")
-    add("--bank", default="descriptive", help="the bank of descriptive sentences")
-    add(
-        "--work", type=Path, required=True, help="folder that keeps visual tokens, what was read, and the LLM"
-    )
+    add("--work", type=Path, required=True, help="folder that keeps the bank, visual tokens, and the LLM")
     add("--model", type=Path, help="folder of the converted LLM (one in --work)")
     add("--scenes", type=int, default=300, help="held-out scenes that are scored")
     add("--asking", type=int, default=400, help="other scenes, half of which ask while half confirm")
