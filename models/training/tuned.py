@@ -100,7 +100,7 @@ def _trained(
                     raise ModelError(
                         f"The loss of layer {layer} is not finite; train with a lower rate.", argument="rate"
                     )
-                loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints for it
+                loss.backward()
             for part in optimizer.param_groups:
                 part["lr"] = settings.rate * (1 - done / total)
             optimizer.step()

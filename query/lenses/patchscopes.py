@@ -79,7 +79,7 @@ class Patchscopes(Lens):
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 logits = self.unembedding.logits(part.flatten(0, 1)).float()
-                chances = logits.softmax(-1).unflatten(0, part.shape[:2]).mean(1)[:, :known]
+                chances = logits.softmax(-1).view(*part.shape[:2], -1).mean(1)[:, :known]
                 found.append(chances.topk(min(depth, chances.shape[-1])))
             return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
