@@ -348,7 +348,10 @@ def _words(lens: Lens, rows: Any, layer: int, depth: int = _DEPTH) -> list[list[
 
 
 def _distinct(words: Sequence[str]) -> list[str]:
-    return list({word.casefold(): word for word in reversed(words)}.values())[::-1][:TOP_K]
+    kept: dict[str, str] = {}
+    for word in words:
+        kept.setdefault(word.casefold(), word)
+    return list(kept.values())[:TOP_K]
 
 
 def _named(words: Sequence[Sequence[str]], truths: Sequence[Truth]) -> Any:
