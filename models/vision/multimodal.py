@@ -61,7 +61,7 @@ class Multimodal:
 
     def visual_fingerprint(self) -> str:
         """See `latentbank.models.vision.tokens.visual_fingerprint`."""
-        head = self.model.get_output_embeddings()
+        head: torch.nn.Module | None = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]  # as in transformers
         language = [part for part in (self.language.decoder, head) if part is not None]
         visual = (weight for weight in weights(self.model, without=language) if not weight.is_meta)
         parts = f"{self.fingerprint()} {self.language.identity().adapter} {fingerprint({}, [], visual)}"

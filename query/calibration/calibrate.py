@@ -355,7 +355,7 @@ class _Numbers:
             for entry in self._entries:
                 most = -(-entry.contexts * min(contexts, _AVERAGED) // contexts)
                 points = itertools.islice(self._points(entry, bank_layer, None), most)
-                for block in iter(lambda points=points: list(itertools.islice(points, BLOCK)), []):
+                while block := list(itertools.islice(points, BLOCK)):
                     total += np.sum([point.vector for point in block], axis=0, dtype=np.float64)
                     count += len(block)
             if not count:

@@ -62,7 +62,8 @@ class Centre:
         """
         lengths = np.linalg.norm(vectors - self.mean, axis=1)[rows] * kept.spread
         numerators = cosines - kept.numbers[:, ALONG] - (vectors @ self.text_mean)[rows] + self.product
-        return np.divide(numerators, lengths, out=np.zeros_like(numerators), where=lengths > _TINY)
+        centred: Floats = np.divide(numerators, lengths, out=np.zeros_like(numerators), where=lengths > _TINY)
+        return centred
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,8 @@ def writing(
     unit = torch.from_numpy(direction)
 
     def put(_layer: int, old: Tensor) -> Tensor:
-        return unit.to(old) * old.float().norm(dim=-1, keepdim=True).to(old)
+        written: Tensor = unit.to(old) * old.float().norm(dim=-1, keepdim=True).to(old)
+        return written
 
     def take(_layer: int, old: Tensor) -> Tensor:
         own = unit.to(old)

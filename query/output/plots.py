@@ -169,8 +169,9 @@ def _draw(
     if is_sound(reading):
         draw_sound(axis, reading, tokens, layer, lens, words=words, fonts=fonts)
         if lines:
-            told = "\n".join(["seconds", *lines])
-            axis.set_xlabel(told, fontsize=_TOLD, fontfamily=fonts, parse_math=False)
+            axis.set_xlabel(
+                "\n".join(["seconds", *lines]), fontsize=_TOLD, fontfamily=fonts, parse_math=False
+            )
         return
     image = reading.frame(tokens[0].place.tile if tokens[0].place else None)
     assert image is not None

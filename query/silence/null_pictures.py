@@ -34,7 +34,8 @@ def _shuffled_phases(pixels: Pixels, chance: Chance) -> Pixels:
     phases = np.angle(np.fft.fft2(chance.normal(size=pixels.shape[:2])))[..., None]
     mean = pixels.mean(axis=(0, 1))
     spectrum = np.fft.fft2(pixels - mean, axes=(0, 1)) * np.exp(1j * phases)
-    return np.fft.ifft2(spectrum, axes=(0, 1)).real + mean
+    shuffled: Pixels = np.fft.ifft2(spectrum, axes=(0, 1)).real + mean
+    return shuffled
 
 
 def _plain(pixels: Pixels, chance: Chance) -> Pixels:
@@ -47,7 +48,8 @@ def _slope(pixels: Pixels, chance: Chance) -> Pixels:
     angle = chance.uniform(0, 2 * np.pi)
     along = (across - 0.5) * np.cos(angle) + (down - 0.5) * np.sin(angle) + 0.5
     first, second = _color(chance), _color(chance)
-    return first + (second - first) * np.clip(along, 0, 1)[..., None]
+    slope: Pixels = first + (second - first) * np.clip(along, 0, 1)[..., None]
+    return slope
 
 
 def _noise(pixels: Pixels, chance: Chance) -> Pixels:
@@ -63,7 +65,8 @@ def _soft_noise(pixels: Pixels, chance: Chance) -> Pixels:
     kept = np.exp(-2 * (np.pi * blur) ** 2 * (down**2 + across**2))[..., None]
     spectrum = np.fft.fft2(chance.normal(size=pixels.shape), axes=(0, 1)) * kept
     soft = np.fft.ifft2(spectrum, axes=(0, 1)).real
-    return _color(chance) + soft / np.maximum(soft.std(axis=(0, 1)), 1e-9) * chance.uniform(10, 60)
+    noise: Pixels = _color(chance) + soft / np.maximum(soft.std(axis=(0, 1)), 1e-9) * chance.uniform(10, 60)
+    return noise
 
 
 def _stripes(pixels: Pixels, chance: Chance) -> Pixels:

@@ -42,7 +42,7 @@ def significant(values: npt.ArrayLike, fdr: float) -> npt.NDArray[np.bool_]:
     given = np.asarray(values, dtype=np.float64)
     count = len(given)
     ordered = np.sort(given)
-    passed = np.flatnonzero(ordered <= fdr * np.arange(1, count + 1) / count) if count else []
+    passed = np.flatnonzero(ordered <= fdr * np.arange(1, count + 1) / max(count, 1))
     if not len(passed):
         return np.zeros(count, np.bool_)
     kept: npt.NDArray[np.bool_] = given <= ordered[passed[-1]]

@@ -192,14 +192,14 @@ def silenced(tokens: Sequence[TokenReading], fdr: float) -> list[TokenReading]:
 
     Benjamini and Hochberg's procedure chooses among the tokens that have a p-value, for each lens and visual layer.
     """
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[str, int], dict[int, float]] = {}
     for place, token in enumerate(tokens):
         if token.p_value is not None:
-            groups.setdefault((token.lens, token.layer), []).append(place)
+            groups.setdefault((token.lens, token.layer), {})[place] = token.p_value
     kept = list(tokens)
-    for places in groups.values():
-        heard = significant([tokens[place].p_value for place in places], fdr)
-        for place, loud in zip(places, heard.tolist(), strict=True):
+    for values in groups.values():
+        heard = significant(list(values.values()), fdr)
+        for place, loud in zip(values, heard.tolist(), strict=True):
             if not loud:
                 kept[place] = replace(tokens[place], neighbors=(), silent=True)
     return kept
