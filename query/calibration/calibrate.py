@@ -356,7 +356,8 @@ class _Numbers:
                 most = -(-entry.contexts * min(contexts, _AVERAGED) // contexts)
                 points = itertools.islice(self._points(entry, bank_layer, None), most)
                 while block := list(itertools.islice(points, BLOCK)):
-                    total += np.sum([point.vector for point in block], axis=0, dtype=np.float64)
+                    vectors = [point.vector for point in block if point.vector is not None]
+                    total += np.sum(vectors, axis=0, dtype=np.float64)
                     count += len(block)
             if not count:
                 raise BankMismatch(
