@@ -138,7 +138,7 @@ def write(
     """
     check_text(word, "word")
     if act not in get_args(Act):
-        raise QueryError(f"act is {act!r}; it can be 'write' or 'remove'.", argument="act")
+        raise QueryError(f"act is {act!r}; it can be 'write' or 'remove'.")
     draws, chosen = whole(draws, "draws", 1), layers_of(layers)
     check_layers(model, chosen)
     bank.require_model(model.name, model.language.identity())

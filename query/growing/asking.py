@@ -103,15 +103,7 @@ def find_missing(
         ModelError: a hidden state is not finite.
     """
     chosen, progress = layers_of(layers), progress or Silent()
-    if not chosen:
-        raise QueryError("Name at least one visual layer.", argument="visual_layers")
-    if bank.metric != "cosine":
-        raise QueryError(
-            f"The bank '{bank.name}' is centred; a corpus grows by plain cosines and their correction, so name a bank "
-            "of plain cosine.",
-            argument="bank",
-        )
-    bank.require_model(model.name, model.language.identity())
+    _check(bank, model, chosen)
     searched = bank.choose_layers(bank_layers)
     per_image = whole(tokens_per_image, "tokens_per_image", 1)
     found = _read(model, images, chosen, _POOL * per_image, prompt, batch, broken, progress)
@@ -149,6 +141,19 @@ def find_missing(
         digest=_digest(found.digest, bank, chosen, where, silence),
         words=tuple(words),
     )
+
+
+def _check(bank: Bank, model: VisualModel, layers: Sequence[int]) -> None:
+    """Check what can be checked before the model runs; the errors are those of `find_missing`."""
+    if not layers:
+        raise QueryError("Name at least one visual layer.", argument="visual_layers")
+    if bank.metric != "cosine":
+        raise QueryError(
+            f"The bank '{bank.name}' is centred; a corpus grows by plain cosines and their correction, so name a bank "
+            "of plain cosine.",
+            argument="bank",
+        )
+    bank.require_model(model.name, model.language.identity())
 
 
 def _read(

@@ -13,6 +13,9 @@ import latentbank.bank.upgrade
 from latentbank.cli import app
 from latentbank.cli.grouping import COMMANDS
 from latentbank.cli.train import PairOptions
+from latentbank.models.training import jacobian, tuned
+from latentbank.query.lenses.jacobian import JacobianLens
+from latentbank.query.lenses.tuned import TunedLens
 from tests.docs.pages import commands
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +64,7 @@ def test_every_argument_that_an_error_names_is_an_option_of_a_command() -> None:
 
 
 def test_every_function_that_an_error_names_has_a_command() -> None:
-    assert texts("functions") == set(COMMANDS)
-    assert set(COMMANDS.values()) <= set(commands())
-    places = (latentbank, latentbank.Bank, latentbank.bank.upgrade)
+    assert texts("functions") | {TunedLens.trained_by, JacobianLens.trained_by} == set(COMMANDS)
+    assert {command.partition(" --")[0] for command in COMMANDS.values()} <= set(commands())
+    places = (latentbank, latentbank.Bank, latentbank.bank.upgrade, tuned, jacobian)
     assert all(any(hasattr(place, name) for place in places) for name in COMMANDS)
