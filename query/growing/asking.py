@@ -97,8 +97,7 @@ def find_missing(
 
     Raises:
         BankMismatch: the bank belongs to another model.
-        QueryError: there are too few images, the bank is centred, no layer is named, or with `silence` a layer is not
-            calibrated.
+        QueryError: too few images, no layer, a centred bank, or with `silence` a layer that is not calibrated.
         ImageError: an image cannot be read, and `broken` is None.
         ModelError: a hidden state is not finite.
     """
