@@ -113,7 +113,7 @@ class _Ranked:
             score = float(self.scores[row, layer, at])
             if score == -np.inf:
                 break
-            hit = replace(self.hits[row, self.layers[layer]][at], score=float(self.cosines[row, layer, at]))
+            hit = self.hits[row, self.layers[layer]][at]._replace(score=float(self.cosines[row, layer, at]))
             found.append(Candidate(self.layers[layer], hit, score))
         return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -53,9 +53,8 @@ class Points:
     payloads: Sequence[Payload]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One scored point; `payload` is None unless it was requested."""
+class Hit(NamedTuple):
+    """One scored point; `payload` is None unless it was requested. A tuple, as searches make many of them."""
 
     id: str
     score: float

@@ -16,6 +16,7 @@ from PIL import Image
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.points import Neighbor
+from latentbank.bank.rotation import unit
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, ImageError, LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel, load_language_model
@@ -338,8 +339,8 @@ def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, t
             assert "centred by their own mean" in reading.title()
             (tokens,) = vlm.visual_tokens([image], [0, 2])
             for layer in (0, 2):
-                states = tokens.states[layer]
-                found = bank.search(states.numpy(), "all", 2, query_mean=states.mean(dim=0).numpy())
+                states = tokens.states[layer].numpy()
+                found = bank.search(states, "all", 2, query_mean=unit(states).mean(axis=0))
                 assert [[n.id for n in t.neighbors] for t in reading.at(layer)] == [
                     [n.id for n in row] for row in found
                 ]
@@ -348,11 +349,11 @@ def test_a_centred_bank_takes_the_mean_from_visual_tokens(tiny: LanguageModel, t
         )
         (measured,) = read_images(vlm, images[:1], lenses, [0], query_mean=means, top_k=2)
         assert measured.query_mean == "mean of visual tokens"
-        (reading,) = read_images(vlm, images[:1], lenses, [0], query_mean=means.at(0), top_k=2)
+        (reading,) = read_images(vlm, images[:1], lenses, [0], query_mean=means.at(0, units=True), top_k=2)
         assert reading.query_mean == "a mean that was given"
         assert reading.tokens == measured.tokens
         found = bank.search(
-            vlm.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0)
+            vlm.visual_tokens(images, [0])[0].states[0].numpy(), "all", 2, query_mean=means.at(0, units=True)
         )
         assert [[n.id for n in t.neighbors] for t in measured.at(0)] == [[n.id for n in row] for row in found]
 
