@@ -39,7 +39,7 @@ def query_text(
 ) -> None:
     """Read the tokens of a sentence against a bank, and through further lenses."""
     from latentbank.cli.output.readings import show_reading
-    from latentbank.models.language.alone import LanguageAlone
+    from latentbank.models.vision.alone import LanguageAlone
     from latentbank.query.lenses.base import LensOptions
     from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
     from latentbank.query.reading.text import read_text

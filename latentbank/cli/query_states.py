@@ -71,7 +71,7 @@ def query_states(
 ) -> None:
     """Read hidden states that another program has saved."""
     from latentbank.cli.output.readings import show_reading
-    from latentbank.models.language.alone import LanguageAlone
+    from latentbank.models.vision.alone import LanguageAlone
     from latentbank.query.lenses.base import LensOptions
     from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of, needs_whole
     from latentbank.query.reading.states import read_states

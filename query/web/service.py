@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
-from latentbank.models.language.alone import LanguageAlone
+from latentbank.models.vision.alone import LanguageAlone
 from latentbank.progress import Silent
 from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction, Mode

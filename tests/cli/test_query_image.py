@@ -318,7 +318,10 @@ def _louder(init: Any) -> Any:
     ("words", "message"),
     [
         (("none.png",), "No such file: none.png"),
-        (("a.png", "--lens", "latent,tuned"), "There is no lens 'tuned'; there are latent, logit, embedding"),
+        (
+            ("a.png", "--lens", "latent,shifted"),
+            "There is no lens 'shifted'; there are latent, logit, embedding",
+        ),
         (("a.png", "--visual-layers", "x"), "'x' is not a list of layers"),
         (("a.png", "--bank-layers", "1,9"), "no layer 9; it has 1, 2"),
         (("a.png", "--where", "color=red"), "is not a condition"),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from latentbank.errors import ModelError, QueryError
-from latentbank.models.language.alone import LanguageAlone
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.patching import Patched
 from latentbank.models.language.unembedding import unembedding_of_language
+from latentbank.models.vision.alone import LanguageAlone
 from latentbank.query.lenses.base import LensOptions, Queries
 from latentbank.query.lenses.logit import LogitLens
 from latentbank.query.lenses.patchscopes import Patchscopes

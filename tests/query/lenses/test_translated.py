@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from latentbank.errors import BankMismatch, LayerNotFound, QueryError
-from latentbank.models.language.alone import LanguageAlone
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.translators import Translators, card_of, save_translators
+from latentbank.models.vision.alone import LanguageAlone
 from latentbank.query.lenses.base import LensOptions, Queries
 from latentbank.query.lenses.jacobian import JacobianLens
 from latentbank.query.lenses.logit import LogitLens

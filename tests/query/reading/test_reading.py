@@ -17,8 +17,8 @@ from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.job import store_plan
 from latentbank.ingest.plan import PlanSettings
 from latentbank.ingest.planning import plan_for
-from latentbank.models.language.alone import LanguageAlone
 from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.models.vision.alone import LanguageAlone
 from latentbank.query.lenses.base import LensOptions, Queries
 from latentbank.query.lenses.registry import lenses_of
 from latentbank.query.reading.reading import excerpt

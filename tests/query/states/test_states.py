@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from latentbank.bank.bank import Bank
 from latentbank.errors import BankMismatch, LatentBankError, QueryError
-from latentbank.models.language.alone import LanguageAlone
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.alone import LanguageAlone
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.registry import lenses_of
