@@ -214,7 +214,7 @@ class Run:
             free = np.flatnonzero(np.sum([thing.coverage for thing in scene.objects], axis=0) < 0.01)
             chosen = chance.choice(free, min(_BACKGROUND, len(free)), replace=False)
             background += [(number, int(token)) for token in sorted(chosen)]
-        file = self.work / f"states-{len(scenes)}.npz"
+        file = self.work / f"states-{len(scenes)}-V{'-'.join(map(str, self.layers))}.npz"
         if not file.is_file():
             found: dict[int, list[Any]] = {layer: [] for layer in self.layers}
             for start in range(0, len(scenes), _BATCH):
