@@ -7,7 +7,7 @@ from dataclasses import replace
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store, StoredManifest
-from latentbank.errors import BankMismatch, LayerNotFound
+from latentbank.errors import BankMismatch, BankNotFound, LayerNotFound
 from latentbank.text import listed
 from latentbank.values import Layers, layers_of
 
@@ -22,7 +22,7 @@ def without_leftovers(store: Store, manifest: Manifest) -> tuple[Store, StoredMa
         BankMismatch: the layers hold contexts.
     """
     left = store.layers()
-    has_contexts = any(store.count(layer) for layer in left)
+    has_contexts = any(_holds_contexts(store, layer) for layer in left)
     found = store.read_manifest()  # another process may have created the bank by now, and begun to fill it
     if found is None and has_contexts:
         raise BankMismatch(
@@ -33,6 +33,14 @@ def without_leftovers(store: Store, manifest: Manifest) -> tuple[Store, StoredMa
         store.close()
         store = backend(store.settings).open(store.bank, create=True)
     return store, found
+
+
+def _holds_contexts(store: Store, layer: int) -> bool:
+    """Return whether a layer holds contexts; False if it was deleted and a node of a cluster still lists it."""
+    try:
+        return store.count(layer) > 0
+    except BankNotFound:
+        return False
 
 
 def create_layers(store: Store, manifest: Manifest, *, new: bool) -> None:

@@ -245,6 +245,21 @@ def test_contexts_without_a_manifest_are_not_lost_to_a_new_bank(place: Place) ->
         assert made.count() == 0
 
 
+@pytest.mark.parametrize("place", ["rest"], indirect=True)
+def test_layers_that_a_node_still_lists_after_their_deletion(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node of a cluster learns late of a deletion; a bank of the same name can be made at once."""
+    with monkeypatch.context() as patch:
+        patch.setattr("latentbank.bank.store.server.store.ServerStore.layers", lambda self: [4, 8])
+        store = place.open()
+        with pytest.raises(BankNotFound):
+            store.count(4)
+        sample_bank(place).close()
+    with sample_bank(place) as made:
+        assert fill(made, 3)[4].shape == (3, WIDTH)
+
+
 def is_gone(place: Place) -> bool:
     """Return whether the bank cannot be deleted because there is none."""
     try:
