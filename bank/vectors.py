@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,11 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.ledger import visible
 from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import unrotate
+from latentbank.bank.store.captions import Ids
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+
+_READ = 1000  # vectors that are read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,19 @@ def context_vectors(
         before = itertools.takewhile(lambda one: one.context.id < first, stored(None))
         found += itertools.islice(before, limit - len(found))
     return found
+
+
+def stored_vectors(bank: Bank, layer: int, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return vectors by their contexts' ids as a bank layer stores them: rotated, float32 `[ids, hidden]`.
+
+    A context that is not there has a row of zeros.
+    """
+    vectors = np.zeros((len(ids), bank.hidden_size), np.float32)
+    places = {id_: place for place, id_ in enumerate(ids)}
+    for start in range(0, len(ids), _READ):
+        for point in bank.store.scroll(layer, Ids(frozenset(ids[start : start + _READ])), vectors=True):
+            vectors[places[point.id]] = point.vector
+    return vectors
 
 
 def _direction(bank: Bank, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

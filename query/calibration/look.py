@@ -56,15 +56,9 @@ class CorrectedLook:
         """Return the queries less a part of the mean of visual tokens, made unit; for hubs alone, as they are."""
         if self.mode == "hubs":
             return vectors
-        shifted, lengths = self._shifted(manifest, vectors)
-        return np.where(lengths > 0, shifted / np.where(lengths > 0, lengths, 1), vectors)
-
-    def _shifted(self, manifest: Manifest, vectors: Floats) -> tuple[Floats, Floats]:
-        """Return queries less a part of the mean, and their lengths `[queries, 1]`; 0 where a query is that part."""
         mean = rotate(self.calibration.references(self.layer).mean, manifest.rotation_seed)
-        shifted = vectors - SHIFT * mean
-        lengths = np.linalg.norm(shifted, axis=1, keepdims=True)
-        return shifted, np.where(lengths > _TINY, lengths, 0)
+        shifted, lengths = _shifted(vectors, mean)
+        return np.where(lengths > 0, shifted / np.where(lengths > 0, lengths, 1), vectors)
 
     def scores(
         self, manifest: Manifest, layer: int, vectors: Floats, found: Sequence[Sequence[Hit]]
@@ -89,14 +83,14 @@ class CorrectedLook:
             scores[there] = 2 * scores[there] - kept.numbers[:, PLAIN_HUBS]
             return scores, cosines
         rows = np.nonzero(there)[0]
-        _, lengths = self._shifted(manifest, vectors)
+        centre = self.calibration.centre(manifest, layer, self.layer)
+        _, lengths = _shifted(vectors, centre.mean)
         plain = scores[there]
         shifted = lengths[rows, 0] > 0
         plain[shifted] *= lengths[rows[shifted], 0]
         plain[shifted] += SHIFT * kept.numbers[shifted, ALONG]
         cosines = np.zeros_like(scores)
         cosines[there] = plain
-        centre = self.calibration.centre(manifest, layer, self.layer)
         scores[there] = centre.centred(plain, rows, vectors, kept)
         if self.mode == "mean":
             return scores, cosines
@@ -105,6 +99,13 @@ class CorrectedLook:
         hubs[there] = kept.numbers[:, HUBS]
         corrected: Floats = 2 * scores - hubs - near[:, None]
         return corrected, cosines
+
+
+def _shifted(vectors: Floats, mean: Floats) -> tuple[Floats, Floats]:
+    """Return queries less a part of a rotated mean, and their lengths `[queries, 1]`; 0 where a query is that part."""
+    shifted = vectors - SHIFT * mean
+    lengths = np.linalg.norm(shifted, axis=1, keepdims=True)
+    return shifted, np.where(lengths > _TINY, lengths, 0)
 
 
 def mean_of_best(scores: Floats, count: int) -> Floats:

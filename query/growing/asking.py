@@ -14,7 +14,7 @@ import numpy.typing as npt
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.rotation import unit, unrotate
 from latentbank.bank.search import as_floats
-from latentbank.bank.store.captions import Ids
+from latentbank.bank.vectors import stored_vectors
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
 from latentbank.progress import Progress, Silent
@@ -40,7 +40,6 @@ REFERENCE = 2048
 _SAMPLE = 20_000  # contexts whose mean is that of a bank layer
 _POOL = 4  # tokens of an image that are looked at for each that is chosen
 _SEARCHED = 512  # tokens that are searched at once
-_READ = 1000  # vectors that are read at once
 _WORDS = 5  # nearest words of a token that are kept
 
 
@@ -274,11 +273,7 @@ def _centred(
     depth = max(map(len, found))
     ids = [[neighbor.id for neighbor in row] for row in found]
     places = {id_: place for place, id_ in enumerate(dict.fromkeys(one for row in ids for one in row))}
-    vectors = np.zeros((len(places), bank.hidden_size), np.float32)
-    names = iter(places)
-    while part := list(islice(names, _READ)):
-        for point in bank.store.scroll(layer, Ids(frozenset(part)), vectors=True):
-            vectors[places[point.id]] = point.vector
+    vectors = stored_vectors(bank, layer, list(places))
     contexts = space.contexts(unrotate(vectors, bank.manifest.rotation_seed), layer)
     hubs = space.hubness(contexts)
     at = np.array([[places[id_] for id_ in row] + [places[row[-1]]] * (depth - len(row)) for row in ids])

@@ -21,7 +21,42 @@ Short = Annotated[str, Query(max_length=200)]
 
 
 @dataclass(frozen=True)
-class ReadingQuery:
+class SearchQuery:
+    """The query parameters that say what lenses look for; "" stands for what is not given.
+
+    Attributes:
+        bank_layers: "mid", "all", "paper" or bank layers with commas.
+        lens: names of lenses with commas.
+        top_k: neighbors for each token.
+        corpus, word, caption: filters, as `where_of` takes them.
+        unique: as for `read_image`.
+    """
+
+    bank_layers: Short = "mid"
+    lens: Short = "latent"
+    top_k: Annotated[int, Query(ge=1, le=50)] = 5
+    corpus: Short = ""
+    word: Short = ""
+    caption: Short = ""
+    unique: Literal["", "context", "word"] = ""
+
+    def searched(self) -> dict[str, Any]:
+        """Return these choices as requests for readings name them.
+
+        Raises:
+            QueryError: layers or lenses that do not exist.
+        """
+        return {
+            "bank_layers": _bank_layers(self.bank_layers),
+            "lenses": tuple(lens_names(self.lens)),
+            "top_k": self.top_k,
+            "where": where_of(self.corpus, self.word, self.caption),
+            "unique": self.unique or None,
+        }
+
+
+@dataclass(frozen=True)
+class ReadingQuery(SearchQuery):
     """The query parameters of a request for a reading, as the page sends them; "" stands for what is not given.
 
     Attributes:
@@ -31,11 +66,6 @@ class ReadingQuery:
         sentence: the text to read.
         model: name of one of the page's models.
         layers: visual layers (of a sentence: layers) with commas.
-        bank_layers: "mid", "all", "paper" or bank layers with commas.
-        lens: names of lenses with commas.
-        top_k: neighbors for each token.
-        corpus, word, caption: filters, as `where_of` takes them.
-        unique: as for `read_image`.
         tokens: "all" reads the text of the prompt as well.
         answer: as for `read_image`.
         correct: how scores are corrected: "hubs", "mean", "both" or "none"; "": as the service does.
@@ -48,13 +78,6 @@ class ReadingQuery:
     sentence: Annotated[str, Query(max_length=2000)] = ""
     model: Short = ""
     layers: Short = ""
-    bank_layers: Short = "mid"
-    lens: Short = "latent"
-    top_k: Annotated[int, Query(ge=1, le=50)] = 5
-    corpus: Short = ""
-    word: Short = ""
-    caption: Short = ""
-    unique: Literal["", "context", "word"] = ""
     tokens: Literal["", "visual", "all"] = ""
     answer: Annotated[int, Query(ge=0, le=LONGEST_ANSWER)] = 0
     correct: Literal["", "none", "hubs", "mean", "both"] = ""
@@ -76,11 +99,7 @@ class ReadingQuery:
             sentence=self.sentence,
             model=self.model,
             layers=_layers(self.layers) or None,
-            bank_layers=_bank_layers(self.bank_layers),
-            lenses=tuple(lens_names(self.lens)),
-            top_k=self.top_k,
-            where=where_of(self.corpus, self.word, self.caption),
-            unique=cast("Any", self.unique or None),
+            **self.searched(),
             tokens=self.tokens or "visual",
             answer=self.answer,
             correct=self.correct,
@@ -89,7 +108,7 @@ class ReadingQuery:
 
 
 @dataclass(frozen=True)
-class StatesQuery:
+class StatesQuery(SearchQuery):
     """The query parameters of a request that brings hidden states; "" stands for what is not given.
 
     Attributes:
@@ -97,20 +116,12 @@ class StatesQuery:
         layer: layers of the body with commas; where it does not say, the one its states come from.
         tensor: the tensor to read, if there are several.
         query_mean: for a centred bank, as for `read_hidden`.
-        bank_layers, lens, top_k, corpus, word, caption, unique: as for `ReadingQuery`.
     """
 
     source: Annotated[str, Query(max_length=400)] = ""
     layer: Short = ""
     tensor: Short = ""
     query_mean: Literal["", "text", "batch"] = ""
-    bank_layers: Short = "mid"
-    lens: Short = "latent"
-    top_k: Annotated[int, Query(ge=1, le=50)] = 5
-    corpus: Short = ""
-    word: Short = ""
-    caption: Short = ""
-    unique: Literal["", "context", "word"] = ""
 
     def request(self, body: bytes) -> StatesRequest:
         """Return the request for a reading of the hidden states in a body.
@@ -123,11 +134,7 @@ class StatesQuery:
             source=shown_name(self.source) or "request",
             layers=_layers(self.layer) or None,
             tensor=self.tensor or None,
-            bank_layers=_bank_layers(self.bank_layers),
-            lenses=tuple(lens_names(self.lens)),
-            top_k=self.top_k,
-            where=where_of(self.corpus, self.word, self.caption),
-            unique=cast("Any", self.unique or None),
+            **self.searched(),
             query_mean=self.query_mean or None,
         )
 

@@ -21,28 +21,15 @@ from latentbank.query.causes.answers import answer_of
 from latentbank.query.causes.cause import CauseOptions, cause
 from latentbank.query.causes.results import Causes, p_value_of, spread_of
 from latentbank.query.causes.sets import near_sets, random_sets, showing
-from latentbank.query.lenses.base import Lens, LensOptions, Queries
+from latentbank.query.lenses.base import LensOptions, Queries
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.registry import lenses_of
 from tests.models.tiny_vlm import save_tiny_vlm
 from tests.query.patch_vlm import picture
 from tests.query.pixels import pixel_vlm
+from tests.query.told import Told
 
 WAYS = ("mean", "image", "attention")
-
-
-class Told(Lens, register=False):
-    """A lens that finds the word `dog` for the first two tokens, and other words with falling scores elsewhere."""
-
-    name, title, score = "told", "Told", "cosine"
-
-    @classmethod
-    def make(cls, options: LensOptions) -> Told:
-        return cls()
-
-    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
-        words = ["dogs", "dog", "red", "a", "tree", "sky"]
-        return [[Neighbor(words[n % 6], "", 0.9 - 0.1 * (n % 6))] for n in range(len(queries))]
 
 
 @pytest.fixture(scope="module")

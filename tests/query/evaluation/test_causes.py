@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from latentbank.bank.bank import Bank
-from latentbank.bank.points import Neighbor
 from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.language.intervening import Intervention
 from latentbank.models.language.model import LanguageModel
@@ -26,9 +25,9 @@ from latentbank.query.evaluation.experiments.causes import (
     mean_states,
 )
 from latentbank.query.evaluation.experiments.writings import WrittenRow, write_scenes
-from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from tests.query.pixels import pixel_vlm
 from tests.query.scripted_vlm import scene_of
+from tests.query.told import Told
 
 SETUP = CauseSetup((0, 2), ("mean", "attention"), draws=2, batch=4)
 # The dog covers patches 0, 1 and 2, of which the lens names 0 and 1. The answers name no apple.
@@ -37,18 +36,6 @@ SCENES = [
     scene_of(1, {"dog": [0, 1, 2], "cat": [4]}),
     scene_of(2, {"apple": [3]}),
 ]
-
-
-class Told(Lens, register=False):
-    name, title, score = "told", "Told", "cosine"
-
-    @classmethod
-    def make(cls, options: LensOptions) -> Told:
-        return cls()
-
-    def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
-        words = ["dogs", "dog", "red", "a", "tree", "sky"]
-        return [[Neighbor(words[n], "", 0.9 - 0.1 * n)] for n in range(len(queries))]
 
 
 @pytest.fixture
