@@ -7,6 +7,7 @@ attends to its ancestors. Models that do not accept such a mask get plain padded
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,7 @@ from latentbank.errors import ModelError
 from latentbank.ingest.plan import PlannedSentence
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.language.packing import ancestors
+from latentbank.models.language.transfers import HostCopy, to_device
 from latentbank.values import whole
 
 ROW = 128
@@ -29,8 +31,12 @@ LOOK_AHEAD = 32
 """Sentences among which the next one for a row is chosen."""
 BATCH = {"cpu": 1024, "cuda": 16_384}
 """Tokens in one forward pass by device type: enough to keep the device busy."""
+AHEAD = {"cuda": 1}
+"""Forward passes that are started before the one before them is finished, by device type. A GPU then computes while the
+hidden states of the last one are copied and its payloads made; elsewhere nothing runs at the same time."""
 
 T = TypeVar("T")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,54 @@ def encode(
     default = BATCH.get(model.device.type, BATCH["cuda"])
     size = default if batch is None else whole(batch, "batch", 1)
     names = TokenNames(model)
-    if model.packs if packed is None else packed:
+    yield from ahead(
+        _launched(model, sentences, layers, size, model.packs if packed is None else packed),
+        AHEAD.get(model.device.type, 0),
+        lambda started: _finish(model, corpus, started, names),
+    )
+
+
+def ahead(started: Iterable[T], most: int, finish: Callable[[T], Done]) -> Iterator[Done]:
+    """Finish what was started, in its order, with at most `most` of them started and not finished."""
+    waiting: deque[T] = deque()
+    for item in started:
+        waiting.append(item)
+        if len(waiting) > most:
+            yield finish(waiting.popleft())
+    while waiting:
+        yield finish(waiting.popleft())
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A forward pass that a GPU may still compute.
+
+    Attributes:
+        sentences: the planned sentences in it.
+        states: by layer the hidden states of their planned tokens, on their way to the CPU.
+        bad: by layer which of them cannot be stored, as 0 or 1.
+        computed: tokens that the LLM runs on.
+    """
+
+    sentences: list[PlannedSentence]
+    states: HostCopy
+    bad: HostCopy
+    computed: int
+
+
+def _launched(
+    model: LanguageModel,
+    sentences: Iterable[PlannedSentence],
+    layers: Sequence[int],
+    size: int,
+    packed: bool,
+) -> Iterator[_Started]:
+    if packed:
         for rows in _batches(fill_rows(sentences, min(ROW, size)), lambda row: len(row.tokens), size):
-            yield _encode_rows(model, corpus, rows, layers, names)
+            yield _launch_rows(model, rows, layers)
     else:
         for group in _batches(sentences, lambda sentence: len(sentence.token_ids), size):
-            yield _encode_padded(model, corpus, group, layers, names)
+            yield _launch_padded(model, group, layers)
 
 
 class TokenNames:
@@ -185,9 +233,7 @@ def _batches(items: Iterable[T], length: Callable[[T], int], size: int) -> Itera
         yield batch
 
 
-def _encode_rows(
-    model: LanguageModel, corpus: str, rows: list[Row], layers: Sequence[int], names: TokenNames
-) -> Encoded:
+def _launch_rows(model: LanguageModel, rows: list[Row], layers: Sequence[int]) -> _Started:
     width = max(len(row.tokens) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     depths = np.zeros((len(rows), width), dtype=np.int64)
@@ -206,22 +252,12 @@ def _encode_rows(
     states = model.packed_hidden_states(
         torch.from_numpy(ids), torch.from_numpy(depths), torch.from_numpy(attention), layers
     )
-    picked = {
-        layer: state[
-            torch.tensor(where_row, device=state.device), torch.tensor(where_node, device=state.device)
-        ]
-        for layer, state in states.items()
-    }
-    return _finish(model, corpus, sentences, picked, sum(len(row.tokens) for row in rows), names)
+    at = to_device(torch.tensor([where_row, where_node], dtype=torch.long), model.device)
+    picked = {layer: state[at[0], at[1]] for layer, state in states.items()}
+    return _start(sentences, picked, sum(len(row.tokens) for row in rows))
 
 
-def _encode_padded(
-    model: LanguageModel,
-    corpus: str,
-    sentences: list[PlannedSentence],
-    layers: Sequence[int],
-    names: TokenNames,
-) -> Encoded:
+def _launch_padded(model: LanguageModel, sentences: list[PlannedSentence], layers: Sequence[int]) -> _Started:
     states = model.hidden_states([sentence.token_ids for sentence in sentences], layers)
     picked = {
         layer: torch.cat(
@@ -229,26 +265,26 @@ def _encode_padded(
         )
         for layer in layers
     }
-    return _finish(model, corpus, sentences, picked, sum(len(s.token_ids) for s in sentences), names)
+    return _start(sentences, picked, sum(len(s.token_ids) for s in sentences))
 
 
-def _finish(
-    model: LanguageModel,
-    corpus: str,
-    sentences: list[PlannedSentence],
-    picked: dict[int, torch.Tensor],
-    computed: int,
-    names: TokenNames,
-) -> Encoded:
-    owners = [sentence for sentence in sentences for _ in sentence.positions]
-    states = {}
-    for layer, state in picked.items():
-        bad = _unusable(state)
+def _start(sentences: list[PlannedSentence], picked: dict[int, torch.Tensor], computed: int) -> _Started:
+    bad = HostCopy({layer: _unusable(state) for layer, state in picked.items()})
+    return _Started(sentences, HostCopy(picked), bad, computed)
+
+
+def _finish(model: LanguageModel, corpus: str, started: _Started, names: TokenNames) -> Encoded:
+    contexts = [pair for sentence in started.sentences for pair in _contexts(corpus, sentence, names)]
+    for layer, bad in started.bad.arrays().items():
         if bad.any():
-            raise _unusable_error(model, layer, [owners[i] for i in bad.nonzero().flatten().tolist()])
-        states[layer] = state.float().cpu().numpy()
-    contexts = [pair for sentence in sentences for pair in _contexts(corpus, sentence, names)]
-    return Encoded([id_ for id_, _ in contexts], [payload for _, payload in contexts], states, computed)
+            owners = [sentence for sentence in started.sentences for _ in sentence.positions]
+            raise _unusable_error(model, layer, [owners[i] for i in bad.nonzero()[0].tolist()])
+    return Encoded(
+        [id_ for id_, _ in contexts],
+        [payload for _, payload in contexts],
+        started.states.arrays(),
+        started.computed,
+    )
 
 
 def _unusable(states: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from latentbank.models.language.layout import find_blocks, first_position, max_p
 from latentbank.models.language.loading import find_model, load_parts
 from latentbank.models.language.sampling import packed_in
 from latentbank.models.language.tokens import check_ids
+from latentbank.models.language.transfers import to_device
 from latentbank.text import check_text
 
 
@@ -269,8 +270,8 @@ class LanguageModel:
             LayerNotFound: the model does not have a layer, or the layer is not loaded.
         """
         requested = self._check(layers)
-        mask = attention_mask.to(self.device, torch.long)
-        inputs: dict[str, Any] = {"input_ids": input_ids.to(self.device), "attention_mask": mask}
+        mask = to_device(attention_mask, self.device).long()
+        inputs: dict[str, Any] = {"input_ids": to_device(input_ids, self.device), "attention_mask": mask}
         if self._takes_positions:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) + self._first_position
         return self._run(inputs, requested)
@@ -294,9 +295,9 @@ class LanguageModel:
             LayerNotFound: the model does not have a layer, or the layer is not loaded.
         """
         requested = self._check(layers)
-        depth, mask = positions.to(self.device), visible.to(self.device)
+        depth, mask = to_device(positions, self.device), to_device(visible, self.device)
         inputs = {
-            "input_ids": input_ids.to(self.device),
+            "input_ids": to_device(input_ids, self.device),
             "position_ids": depth + self._first_position,
             "attention_mask": packing.masks(self._decoder.config, self.dtype, depth, mask),
         }

@@ -18,6 +18,7 @@ from latentbank.bank.opening import create_bank
 from latentbank.bank.points import Payload, context_id
 from latentbank.bank.where import Where
 from latentbank.errors import ModelError
+from latentbank.ingest import encode as encoding
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.encode import LOOK_AHEAD, ROW, Encoded, context_ids, encode, fill_rows
 from latentbank.ingest.plan import Plan, PlannedSentence, PlanSettings
@@ -189,6 +190,35 @@ def test_only_some_contexts_of_a_sentence(tiny: Tiny, tmp_path: Path) -> None:
     assert all(payloads[id_] == payload for id_, payload in left.items())
     assert max(distance(state, states[2][id_]) for id_, state in again[2].items()) < 1e-5
     assert computed <= sum(len(sentence.token_ids) for sentence in some)
+
+
+def test_passes_that_are_started_ahead_change_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the next pass is started before the hidden states of the last one are taken."""
+    model = tiny()
+    plan = plan_of(model, tmp_path)
+    steps: list[str] = []
+    run = model.packed_hidden_states
+    monkeypatch.setattr(model, "packed_hidden_states", lambda *given: steps.append("start") or run(*given))
+
+    def encoded() -> Iterator[Encoded]:
+        for batch in encode(model, "c", plan.read(), [1, 3], batch=64, packed=True):
+            steps.append("taken")
+            yield batch
+
+    plain = gathered(encoded())
+    passes = len(steps) // 2
+    assert steps == ["start", "taken"] * passes
+    assert passes > 2
+    steps.clear()
+    monkeypatch.setitem(encoding.AHEAD, "cpu", 1)
+    payloads, states, computed = gathered(encoded())
+    assert steps == ["start", *["start", "taken"] * (passes - 1), "taken"]
+    assert (payloads, computed) == (plain[0], plain[2])
+    for layer, rows in states.items():
+        for id_, row in rows.items():
+            np.testing.assert_array_equal(row, plain[1][layer][id_])
 
 
 def test_nothing_to_encode(tiny: Tiny) -> None:
