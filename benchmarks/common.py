@@ -17,12 +17,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
 _PACKAGES = ("latentlens", "qdrant-edge-py", "torch", "transformers", "numpy")
+# By the names that people know them by: the processor's flags.
+_INSTRUCTIONS = {
+    "AVX2": "avx2",
+    "AVX-512": "avx512f",
+    "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+    "AMX": "amx_tile",
+    "AMX_BF16": "amx_bf16",
+    "NEON": "asimd",
+    "SVE": "sve",
+    "BF16": "bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -72,21 +84,50 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu(),
+        "instructions": instruction_sets(),
         "cores": len(os.sched_getaffinity(0)),
+        "threads": threads(),
         "ram_gib": round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "load": round(os.getloadavg()[0], 1),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
     }
 
 
 def _cpu() -> str:
+    return _cpu_field("model name") or platform.processor() or "unknown"
+
+
+def _cpu_field(name: str) -> str:
+    """Return a field of the first processor in /proc/cpuinfo; empty if it is not there."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
+
+
+def instruction_sets() -> list[str]:
+    """Return which of the instruction sets that matter for products of matrices this processor has (Linux)."""
+    flags = set(_cpu_field("flags").split()) | set(_cpu_field("Features").split())
+    return [name for name, flag in _INSTRUCTIONS.items() if flag in flags]
+
+
+def threads() -> int:
+    """Return the threads of PyTorch, or if it is not loaded those it would take."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else len(os.sched_getaffinity(0))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def sentences_file() -> Path:
