@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -164,6 +165,19 @@ def soon(holds: Callable[[], bool]) -> bool:
         if holds():
             return True
     return False
+
+
+def soon_raises(error: type[BaseException], match: str, call: Callable[[], object]) -> bool:
+    """Return whether a call raises an error with a matching message within a second."""
+
+    def raises() -> bool:
+        try:
+            call()
+        except error as caught:
+            return re.search(match, str(caught)) is not None
+        return False
+
+    return soon(raises)
 
 
 def next_line(child: subprocess.Popen[str]) -> str:
