@@ -12,6 +12,7 @@ from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import LensOption, VisualLayersOption
 from latentbank.cli.options.correction import CorrectOption
 from latentbank.cli.options.images import (
+    FdrOption,
     MeansOption,
     PromptOption,
     ReadingOutputs,
@@ -52,6 +53,7 @@ def query_video(
     text: TextOptions,
     means: MeansOption = None,
     correct: CorrectOption = "none",
+    fdr: FdrOption = None,
     model: VisualModelOptions,
     outputs: ReadingOutputs,
 ) -> None:
@@ -59,7 +61,7 @@ def query_video(
     from latentbank.query.reading.video import read_videos
 
     choices = Choices(
-        visual_layers, lens, search, prompt, text.around(), means, recipe=recipe, correct=correct
+        visual_layers, lens, search, prompt, text.around(), means, recipe=recipe, correct=correct, fdr=fdr
     )
     with ExitStack() as stack:
         found = find_files(videos, "video", ImageError)
@@ -81,5 +83,6 @@ def query_video(
                 warn=warn,
                 tokens=text.kind,
                 answer=text.answer,
+                silence=ready.silence,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,7 +18,8 @@ from latentbank.errors import LatentBankError
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
     from latentbank.models.language.model import LanguageModel
-    from latentbank.models.language.translators import Translators
+    from latentbank.models.language.translators import TranslatorKind, Translators
+    from latentbank.models.training.checkpoint import Checkpoint
 
 ModelOption = Annotated[
     str,
@@ -62,8 +63,12 @@ def train_lens(
     loading: LoadingOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a tuned lens of an LLM on text, or compute its Jacobian lens: for --lens tuned and --lens jacobian."""
+    """Train a tuned lens of an LLM on text, or compute its Jacobian lens: for --lens tuned and --lens jacobian.
+
+    A run that was stopped continues when it is started again with the same options.
+    """
     from latentbank.ingest.corpus import Counts, read_sentences
+    from latentbank.models.training.checkpoint import Checkpoint
     from latentbank.models.training.texts import sample
 
     if kind not in ("tuned", "jacobian"):
@@ -74,8 +79,12 @@ def train_lens(
     source = corpus.open()
     drawn = sample(read_sentences(source, Counts()), sentences, seed)
     language = load_llm(model, loading, settings)
-    made = _made(kind, language, drawn, numbers(layers), source.name, (passes, rate, rows, batch, seed))
-    _keep(made, output, settings, as_json=as_json)
+    file = output or _kept(kind, language.fingerprint(), settings)
+    checkpoint = Checkpoint(file.with_name(f"{file.name}.unfinished"))
+    choices = passes, rate, rows, batch, seed
+    made = _made(kind, language, drawn, numbers(layers), source.name, choices, checkpoint)
+    _keep(made, file, as_json=as_json)
+    checkpoint.remove()
 
 
 @command(
@@ -102,7 +111,9 @@ def import_lens(
     from latentbank.models.language.translators import read_released
 
     settings = GlobalOptions.of(ctx).settings()
-    _keep(read_released(source, load_llm(model, loading, settings)), output, settings, as_json=as_json)
+    found = read_released(source, load_llm(model, loading, settings))
+    file = output or _kept(found.kind, str(found.card["fingerprint"]), settings)
+    _keep(found, file, as_json=as_json)
 
 
 def load_llm(name: str, loading: LoadingOptions, settings: Settings) -> LanguageModel:
@@ -121,6 +132,7 @@ def _made(
     layers: list[int] | None,
     corpus: str,
     choices: tuple[int, float, int, int | None, int],
+    checkpoint: Checkpoint,
 ) -> Translators:
     from latentbank.models.language.unembedding import unembedding_of_language
     from latentbank.models.training.jacobian import JacobianSettings, compute_jacobian
@@ -131,21 +143,35 @@ def _made(
     if kind == "jacobian":
         with shown("computing Jacobians", "sentences") as progress:
             how = JacobianSettings(rows=rows, tokens=batch or 256, seed=seed)
-            return compute_jacobian(language, sentences, layers, how, corpus=corpus, progress=progress)
+            return compute_jacobian(
+                language, sentences, layers, how, corpus=corpus, checkpoint=checkpoint, progress=progress
+            )
     with shown("training", "tokens") as progress:
         settings = TunedSettings(passes=passes, tokens=batch or 128, rate=rate, seed=seed)
         unembedding = unembedding_of_language(language)
         return train_tuned(
-            language, unembedding, sentences, layers, settings, corpus=corpus, progress=progress
+            language,
+            unembedding,
+            sentences,
+            layers,
+            settings,
+            corpus=corpus,
+            checkpoint=checkpoint,
+            progress=progress,
         )
 
 
-def _keep(made: Translators, output: Path | None, settings: Settings, *, as_json: bool) -> None:
-    """Write a lens where it is found, or where the user says, and print what it is."""
-    from latentbank.cli.output.jobs import show_lens
-    from latentbank.models.language.translators import save_translators
+def _kept(kind: str, fingerprint: str, settings: Settings) -> Path:
+    """Return the file in which lenses find a lens of an LLM."""
     from latentbank.query.lenses.translated import kept_file
 
-    file = output or kept_file(settings.data_dir, made.kind, str(made.card["fingerprint"]))
+    return kept_file(settings.data_dir, cast("TranslatorKind", kind), fingerprint)
+
+
+def _keep(made: Translators, file: Path, *, as_json: bool) -> None:
+    """Write a lens and print what it is."""
+    from latentbank.cli.output.jobs import show_lens
+    from latentbank.models.language.translators import save_translators
+
     save_translators(file, made)
     show_lens(file, made.kind, made.layers, made.card, as_json=as_json)

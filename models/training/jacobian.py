@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from latentbank.models.language.collecting import collecting
 from latentbank.models.language.layout import find_blocks
 from latentbank.models.language.translators import Translators, card_of
+from latentbank.models.training.checkpoint import Checkpoint
 from latentbank.models.training.texts import Ids, batches, counted_tokens, ids_of
 from latentbank.models.training.tuned import chosen_layers
 from latentbank.models.vision.answers import check_whole
@@ -52,6 +53,7 @@ def compute_jacobian(
     settings: JacobianSettings | None = None,
     *,
     corpus: str = "",
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Translators:
     """Compute a Jacobian lens on sentences.
@@ -62,6 +64,8 @@ def compute_jacobian(
         layers: the layers that get a matrix; None: all but the last, which needs none.
         settings: how it is computed.
         corpus: the corpus's name, for the card.
+        checkpoint: where the sums of all sentences so far are kept: a killed run, called again in the same way,
+            continues from there. None: nowhere.
         progress: receives the number of sentences done.
 
     Raises:
@@ -78,14 +82,27 @@ def compute_jacobian(
     deck = _Deck(width, each, settings.seed)
     sums = {layer: torch.zeros(width, width, device=language.device) for layer in chosen}
     counts = torch.zeros(width, device=language.device)
+    known = 0
+    if checkpoint is not None:
+        known, kept = checkpoint.begin(language, every, chosen, {"kind": "jacobian", **asdict(settings)})
+        if kept:
+            counts, sums = kept["counts"], {layer: kept[f"sum.{layer}"] for layer in chosen}
+
+    def state() -> dict[str, Tensor]:
+        return {"counts": counts, **{f"sum.{layer}": total for layer, total in sums.items()}}
+
     done = 0
-    for group in batches(every, settings.tokens, settings.seed):
+    for step, group in enumerate(batches(every, settings.tokens, settings.seed), 1):
         drawn = torch.tensor([deck.draw() for _ in group], device=language.device)  # [sentences, rows]
+        done += len(group)
+        if step <= known:
+            continue
         for number, gradients in enumerate(_gradients(language, group, chosen, drawn)):
             counts.index_add_(0, drawn[:, number], torch.ones(len(group), device=language.device))
             for layer, rows in gradients.items():
                 sums[layer].index_add_(0, drawn[:, number], rows)
-        done += len(group)
+        if checkpoint is not None:
+            checkpoint.save(step, state)
         shown.update(done, len(every))
     seen = counts.clamp(min=1)[:, None]
     card = card_of(

@@ -7,7 +7,7 @@ The loss is the Kullback-Leibler divergence from the LLM's output distribution t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latentbank.errors import ModelError
 from latentbank.models.language.translators import Translators, card_of
+from latentbank.models.training.checkpoint import Checkpoint
 from latentbank.models.training.texts import Ids, batches, counted_tokens, ids_of, split
 from latentbank.models.vision.answers import check_whole
 from latentbank.progress import Progress, Silent
@@ -53,6 +54,7 @@ def train_tuned(
     settings: TunedSettings | None = None,
     *,
     corpus: str = "",
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Translators:
     """Train a tuned lens on sentences. The LLM itself does not change.
@@ -64,6 +66,8 @@ def train_tuned(
         layers: the layers that get a map; None: all but the last, which needs none.
         settings: how it is trained.
         corpus: the corpus's name, for the card.
+        checkpoint: where it is kept what was learned so far: a killed run, called again in the same way, continues from
+            there, and gives the same weights as one that was not killed. None: nowhere.
         progress: receives the number of tokens done.
 
     Raises:
@@ -72,7 +76,7 @@ def train_tuned(
     """
     check_whole(language)
     with unembedding.prepacked():
-        return _trained(language, unembedding, sentences, layers, settings, corpus, progress)
+        return _trained(language, unembedding, sentences, layers, settings, corpus, checkpoint, progress)
 
 
 def _trained(
@@ -82,6 +86,7 @@ def _trained(
     layers: Layers | None,
     settings: TunedSettings | None,
     corpus: str,
+    checkpoint: Checkpoint | None,
     progress: Progress | None,
 ) -> Translators:
     settings, shown = settings or TunedSettings(), progress or Silent()
@@ -92,9 +97,13 @@ def _trained(
     total = settings.passes * sum(map(len, training))
     weights = [weight for each in maps.values() for weight in each.parameters()]
     optimizer = torch.optim.Adam(weights, lr=settings.rate)
+    known = 0
+    if checkpoint is not None:
+        known, kept = checkpoint.begin(language, training, chosen, {"kind": "tuned", **asdict(settings)})
+        _restore(maps, optimizer, kept)
     done = 0
-    for number in range(settings.passes):
-        for group in batches(training, settings.tokens, settings.seed + number):
+    for step, group in enumerate(_groups(training, settings), 1):
+        if step > known:
             for layer, loss in _losses(language, unembedding, maps, group):
                 if not bool(loss.isfinite()):
                     raise ModelError(
@@ -105,7 +114,10 @@ def _trained(
                 part["lr"] = settings.rate * (1 - done / total)
             optimizer.step()
             optimizer.zero_grad()
-            done += sum(map(len, group))
+        done += sum(map(len, group))
+        if step > known:
+            if checkpoint is not None:
+                checkpoint.save(step, lambda: _state(maps, optimizer))
             shown.update(done, total)
     after = _divergences(language, unembedding, maps, held_out, settings.tokens)
     card = card_of(
@@ -122,6 +134,38 @@ def _trained(
         {layer: each.bias.detach().cpu() for layer, each in maps.items()},
         card,
     )
+
+
+def _groups(sentences: Sequence[Ids], settings: TunedSettings) -> Iterator[list[Ids]]:
+    """Yield the sentences of each step, of all passes."""
+    for number in range(settings.passes):
+        yield from batches(sentences, settings.tokens, settings.seed + number)
+
+
+def _state(maps: Mapping[int, _Map], optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Return all that the next step depends on, by name."""
+    found = {
+        f"map.{layer}.{name}": tensor
+        for layer, each in maps.items()
+        for name, tensor in each.state_dict().items()
+    }
+    for number, parts in optimizer.state_dict()["state"].items():
+        found |= {f"adam.{number}.{name}": tensor for name, tensor in parts.items()}
+    return found
+
+
+def _restore(maps: Mapping[int, _Map], optimizer: torch.optim.Adam, kept: Mapping[str, Tensor]) -> None:
+    """Set what `_state` returned; nothing is set if there is nothing."""
+    if not kept:
+        return
+    adam: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in kept.items():
+        of, number, part = name.split(".")
+        if of == "adam":
+            adam.setdefault(int(number), {})[part] = tensor.cpu() if part == "step" else tensor
+    for layer, each in maps.items():
+        each.load_state_dict({name: kept[f"map.{layer}.{name}"] for name in each.state_dict()})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": adam})
 
 
 def chosen_layers(language: LanguageModel, layers: Layers | None) -> list[int]:

@@ -22,6 +22,7 @@ from latentbank.errors import BankMismatch, ImageError, LatentBankError, QueryEr
 from latentbank.locks import alone_in
 from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.progress import Progress, Silent
+from latentbank.query.calibration.calibration import require_plain
 from latentbank.query.calibration.folder import (
     Part,
     Pictures,
@@ -121,10 +122,7 @@ def calibrate(
     progress, batch = progress or Silent(), whole(batch, "batch", 1)
     chosen = layers_of(default_visual_layers(model.num_layers) if layers is None else layers)
     bank.require_model(model.name, model.language.identity())
-    if bank.metric != "cosine":
-        raise QueryError(
-            f"The bank '{bank.name}' is centred; corrections are made in banks of plain cosines: use one of these."
-        )
+    require_plain(bank)
     searched = bank.choose_layers(bank_layers)
     entries = [entry for entry in bank.corpora.values() if entry.complete]
     if not entries:
@@ -223,7 +221,7 @@ class _Seen:
 
 def _look(files: Pictures, seen: _Seen, layers: Sequence[int], kind: str) -> Means:
     """Keep the reference tokens of the layers that have none, and return the means of all layers asked for."""
-    missing = [layer for layer in layers if not files.reference_file(layer).is_file()]
+    missing = [layer for layer in layers if not _is_readable(files.reference_file(layer))]
     if missing:
         found = measure_references(
             seen.model,
@@ -251,6 +249,17 @@ def _look(files: Pictures, seen: _Seen, layers: Sequence[int], kind: str) -> Mea
         digests=identity.digests,
         units_by_layer={layer: mean for layer, (_, _, mean, _) in kept.items()},
     )
+
+
+def _is_readable(file: Path) -> bool:
+    """Return whether a file holds reference tokens; what is damaged is measured again."""
+    if not file.is_file():
+        return False
+    try:
+        read_references(file)
+    except LatentBankError:
+        return False
+    return True
 
 
 class _Numbers:

@@ -209,6 +209,24 @@ class _Table:
     numbers: np.ndarray[Any, np.dtype[np.float32]]
 
 
+def require_plain(bank: Bank, argument: str | None = None) -> None:
+    """Check that a bank is of plain cosines: only for these, calibrations are made.
+
+    Args:
+        bank: the bank.
+        argument: the argument that asks for a calibration.
+
+    Raises:
+        QueryError: it is centred.
+    """
+    if bank.metric != "cosine":
+        raise QueryError(
+            f"The bank '{bank.name}' is centred. Scores are corrected, and words kept back, in banks of plain cosines "
+            "alone, where a correction gives more than centring does: use one of these, or read without.",
+            argument=argument,
+        )
+
+
 def load_calibration(bank: Bank, model: VisualModel) -> Calibration:
     """Open the calibration of a VLM for a bank, which `calibrate` made.
 
@@ -217,9 +235,10 @@ def load_calibration(bank: Bank, model: VisualModel) -> Calibration:
         model: the VLM.
 
     Raises:
-        QueryError: there is none.
+        QueryError: there is none, or the bank is centred.
         LatentBankError: its files cannot be read.
     """
+    require_plain(bank, "correct")
     folder = calibration_folder(bank.settings.data_dir, visual_fingerprint(model), bank.manifest)
     about = read_about(folder)
     if about is None:

@@ -26,6 +26,7 @@ from latentbank.values import Layers, whole
 
 if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
+    from latentbank.query.silence.silence import Silence
 
 
 def read_video(
@@ -46,6 +47,7 @@ def read_video(
     lenses: Sequence[Lens] = (),
     tokens: Which = "visual",
     answer: int = 0,
+    silence: Silence | None = None,
 ) -> Reading:
     """Read every visual token of a video against a bank, and through other lenses.
 
@@ -70,6 +72,8 @@ def read_video(
         lenses: further lenses, such as a LogitLens.
         tokens: as for `read_images`.
         answer: as for `read_images`.
+        silence: as for `read_images`; its nulls are tokens of still pictures. It chooses among all tokens of a video at
+            a visual layer.
 
     Raises:
         BankMismatch: the bank belongs to another model.
@@ -97,6 +101,7 @@ def read_video(
         query_mean=query_mean,
         tokens=tokens,
         answer=answer,
+        silence=silence,
     )
     return reading
 
@@ -116,6 +121,7 @@ def read_videos(
     warn: Callable[[str], None] | None = None,
     tokens: Which = "visual",
     answer: int = 0,
+    silence: Silence | None = None,
 ) -> Iterator[Reading]:
     """Read many videos, one after the other; the arguments are those of `read_video` and `read_images`.
 
@@ -128,7 +134,7 @@ def read_videos(
     """
     around = around_of(tokens, answer)
     chosen, mean = checked(model, lenses, layers, query_mean, around)
-    choices = Choices(lenses, whole(top_k, "top_k", 1), prompt, mean, warn or python_warning)
+    choices = Choices(lenses, whole(top_k, "top_k", 1), prompt, mean, warn or python_warning, silence=silence)
     count = whole(frames, "frames", 1)
     if not isinstance(model, VideoModel):
         raise ModelError(f"{model.name} takes no videos: use a vision-language model that does.")

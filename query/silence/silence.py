@@ -17,7 +17,7 @@ import numpy.typing as npt
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.progress import Progress, Silent
-from latentbank.query.calibration.calibration import Calibration, load_calibration
+from latentbank.query.calibration.calibration import Calibration, load_calibration, require_plain
 from latentbank.query.calibration.folder import (
     calibration_folder,
     corpus_digest,
@@ -173,10 +173,11 @@ def open_silence(bank: Bank, model: VisualModel, fdr: float) -> Silence:
         fdr: as for `Silence`.
 
     Raises:
-        QueryError: `fdr` is no number between 0 and 1, or the VLM is not calibrated for the bank.
+        QueryError: `fdr` is no number between 0 and 1, the VLM is not calibrated for the bank, or the bank is centred.
         LatentBankError: files of the calibration cannot be read.
     """
     level = checked_fdr(fdr)
+    require_plain(bank, "fdr")
     folder = calibration_folder(bank.settings.data_dir, visual_fingerprint(model), bank.manifest)
     if read_about(folder) is None:
         raise QueryError(

@@ -21,9 +21,11 @@ from latentbank.models.language.translators import (
     save_translators,
 )
 from latentbank.models.language.unembedding import unembedding_of_language
+from latentbank.models.training.checkpoint import Checkpoint
 from latentbank.models.training.jacobian import JacobianSettings, compute_jacobian
 from latentbank.models.training.texts import batches, ids_of, split
 from latentbank.models.training.tuned import TunedSettings, train_tuned
+from latentbank.progress import Silent
 from tests.tiny import TEXTS, save_tiny
 
 
@@ -67,6 +69,66 @@ def test_the_divergence_is_that_of_the_models_own_answers(tiny: LanguageModel, t
     )
     expected = torch.distributions.kl_divergence(wanted, guessed).mean()
     assert tuned.card["divergence"]["1"]["before"] == pytest.approx(float(expected), rel=1e-3)
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class Kill(Silent):
+    """Ends a run after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def update(self, done: int, total: int | None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+@pytest.mark.parametrize("kind", ["tuned", "jacobian"])
+def test_a_killed_run_continues_and_gives_the_same(tiny: LanguageModel, tmp_path: Path, kind: str) -> None:
+    sentences = MANY[:6]
+    settings, how = TunedSettings(passes=2, tokens=128, rate=3e-3), JacobianSettings(rows=1, tokens=128)
+    counts: list[int] = []
+
+    class Count(Silent):
+        def update(self, done: int, total: int | None) -> None:
+            counts.append(done)
+
+    def made(layers: list[int], file: Path | None = None, progress: Silent | None = None) -> Translators:
+        checkpoint = None if file is None else Checkpoint(file, every=0)
+        if kind == "jacobian":
+            return compute_jacobian(
+                tiny, sentences, layers, how, checkpoint=checkpoint, progress=progress or Count()
+            )
+        unembedding = unembedding_of_language(tiny)
+        return train_tuned(
+            tiny,
+            unembedding,
+            sentences,
+            layers,
+            settings,
+            checkpoint=checkpoint,
+            progress=progress or Count(),
+        )
+
+    whole = made([1, 3])
+    steps = len(counts)
+    counts.clear()
+    file = tmp_path / "unfinished"
+    with pytest.raises(Killed):
+        made([1, 3], file, Kill(steps - 1))
+    again = made([1, 3], file)
+    assert len(counts) == 1  # the others were done before
+    for layer in (1, 3):
+        assert torch.equal(again.weights[layer], whole.weights[layer])
+    assert again.biases.keys() == whole.biases.keys()
+    assert all(torch.equal(again.biases[layer], bias) for layer, bias in whole.biases.items())
+    counts.clear()
+    made([1], file)  # a checkpoint of other layers is not continued
+    assert len(counts) == steps
 
 
 def test_the_model_does_not_change(tiny: LanguageModel, tuned: Translators) -> None:

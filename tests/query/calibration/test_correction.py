@@ -31,6 +31,7 @@ from latentbank.query.calibration.references import nearest_of
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.visual import read_images
+from latentbank.query.silence.silence import open_silence
 from tests.query.banks import TWO, fill
 from tests.query.patch_vlm import PatchVLM, picture
 
@@ -246,18 +247,24 @@ def test_a_killed_calibration_continues_and_other_pictures_replace_it_at_the_end
         finished = calibrate(bank, vlm, others, [0])
         assert 0 < finished.computed < 2 * whole.contexts
         assert len(vlm.calls) == runs  # the VLM did not look again
-        assert read() != before
+        after = read()
+        assert after != before
+        # A damaged file of reference tokens is measured again, which gives the same.
+        next(finished.folder.glob("*/V00.safetensors")).write_bytes(b"x")
+        assert calibrate(bank, vlm, others, [0]).computed == 0
+        assert read() == after
         files = sorted(path.name for path in finished.folder.iterdir())
         assert len(files) == 2
         assert "calibration.json" in files
 
 
 def test_what_cannot_be_calibrated(tiny: LanguageModel, vlm: PatchVLM, bank: Bank, tmp_path: Path) -> None:
-    with (
-        create_bank("centred", tiny, [1], data_dir=tmp_path, url="", metric="centred") as centred,
-        pytest.raises(QueryError, match="is centred; corrections are made in banks of plain cosines"),
-    ):
-        calibrate(centred, vlm, OTHERS, [0])
+    told = "is centred. Scores are corrected, .* in banks of plain cosines"
+    with create_bank("centred", tiny, [1], data_dir=tmp_path, url="", metric="centred") as centred:
+        for asks in (calibrate, load_calibration, open_silence):
+            more = {calibrate: (OTHERS, [0]), open_silence: (0.05,)}.get(asks, ())
+            with pytest.raises(QueryError, match=told):
+                asks(centred, vlm, *more)
     with (
         create_bank("empty", tiny, [1], data_dir=tmp_path, url="") as empty,
         pytest.raises(QueryError, match="holds no complete corpus"),

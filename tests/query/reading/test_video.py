@@ -20,6 +20,7 @@ from latentbank.errors import ImageError, LatentBankError, ModelError, QueryErro
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.clips import Clip
 from latentbank.models.vision.tokens import TextTokens, VisualTokens
+from latentbank.query.calibration.calibrate import calibrate
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.grids import grid_lines
 from latentbank.query.output.parquet import ReadingFolder
@@ -27,7 +28,11 @@ from latentbank.query.output.pictures import draw_reading
 from latentbank.query.output.plots import plot_reading, save_plot
 from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.video import read_video, read_videos
+from latentbank.query.reading.visual import read_images
+from latentbank.query.silence.significance import significant
+from latentbank.query.silence.silence import open_silence
 from latentbank.query.web.data import page_data
+from tests.query.banks import TWO, fill
 from tests.query.patch_vlm import PatchVLM, picture
 
 FRAMES = [picture(seed) for seed in range(5)]
@@ -141,6 +146,23 @@ def test_a_video_that_cannot_be_read_is_left_out(bank: Bank, vlm: FilmVLM, tmp_p
     assert len(readings) == len(left_out) == 1
     with pytest.raises(ImageError, match="it must be"):
         list(read_videos(vlm, broken, [LatentLens(bank)], [1]))
+
+
+def test_tokens_of_a_video_fall_silent_by_one_choice_among_all_frames(
+    bank: Bank, vlm: FilmVLM, tmp_path: Path
+) -> None:
+    with fill("calibrated", tmp_path, vlm.language, TWO, (1,)) as small:
+        calibrate(small, vlm, [picture(seed) for seed in range(100, 121)], [2])
+        silence = open_silence(small, vlm, 0.6)
+        reading = read_video(small, vlm, FRAMES, [2], silence=silence)
+        frames = [FRAMES[at] for at in (0, 2, 4)]
+        stills = list(read_images(vlm, frames, [LatentLens(small)], [2], silence=silence))
+    values = [token.p_value for still in stills for token in still.tokens]
+    assert reading.fdr == 0.6
+    assert [token.p_value for token in reading.tokens] == values
+    spoken = [not token.silent for token in reading.tokens]
+    assert spoken == significant([value for value in values if value is not None], 0.6).tolist()
+    assert len(set(spoken)) == 2
 
 
 def test_what_is_refused(bank: Bank, tiny: LanguageModel, vlm: FilmVLM) -> None:
