@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -23,9 +23,10 @@ from tests.query.web.readings import HOSTILE, png
 from tests.tiny import save_tiny
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+_VIEWPORT: Any = {"width": 1280, "height": 900}
 _AXE = Path(__file__).parent / "axe.min.js"
 
 
@@ -53,16 +54,33 @@ def cards(page: Page) -> list[str]:
 class BrowserWindow:
     """A page whose console messages and requests are recorded."""
 
-    def __init__(self, context: BrowserContext) -> None:
-        self.page: Page = context.new_page()
+    def __init__(self, page: Page) -> None:
+        self.page = page
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on(
-            "console",
-            lambda message: message.type in ("error", "warning") and self.complaints.append(message.text),
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
+        self._listeners: dict[Any, Callable[[Any], object]] = {
+            "console": lambda said: said.type in ("error", "warning") and self.complaints.append(said.text),
+            "pageerror": lambda error: self.complaints.append(str(error)),
+            "request": lambda request: self.requests.append(request.url),
+        }
+        for event, listener in self._listeners.items():
+            page.on(event, listener)
+
+    def resize(self, width: int, scheme: Literal["light", "dark"] = "light") -> None:
+        """Show the page in a window of some width, to someone who prefers light or dark pages."""
+        self.page.set_viewport_size({"width": width, "height": 844})
+        self.page.emulate_media(color_scheme=scheme)
+
+    def leave(self) -> None:
+        """Leave the page as a new one is, for the next test."""
+        self.page.goto("about:blank")
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
+        self.page.unroute_all()
+        self.page.context.clear_cookies()
+        self.page.set_viewport_size(_VIEWPORT)
+        self.page.emulate_media(color_scheme="light")
+        self.page.mouse.move(0, 0)
 
     def check(self, origin: str) -> None:
         """Check that nothing failed, no hostile script ran, and all requests went to `origin`."""
@@ -84,11 +102,19 @@ class BrowserWindow:
         ]
 
 
-@pytest.fixture
-def window(browser: Browser) -> Iterator[BrowserWindow]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield BrowserWindow(context)
+@pytest.fixture(scope="session")
+def shared_page(browser: Browser) -> Iterator[Page]:
+    """One page for all tests: Chromium starts processes for each new one, which takes most of a second."""
+    context = browser.new_context(viewport=_VIEWPORT)
+    yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def window(shared_page: Page) -> Iterator[BrowserWindow]:
+    shown = BrowserWindow(shared_page)
+    yield shown
+    shown.leave()
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from latentbank.query.judging.annotations import Annotations
 from latentbank.query.judging.questions import Candidate, Question, Subject
@@ -167,13 +168,12 @@ def test_all_answered(window: BrowserWindow, served: Served) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_it_fits_and_axe_finds_nothing_serious(
-    browser: Browser, served: Served, width: int, scheme: str
+    window: BrowserWindow, served: Served, width: int, scheme: Any
 ) -> None:
-    window = BrowserWindow(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
+    window.resize(width, scheme)
     page = begun(window, served, f"Ed {width}")
     at(page, 1)
     page.keyboard.press("c")
     assert window.serious() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(served.address)
-    page.context.close()

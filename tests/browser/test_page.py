@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from latentbank.query.reading.reading import Place
 from latentbank.query.web.file import save_html
@@ -117,35 +118,35 @@ def test_views_and_lenses(window: BrowserWindow, saved: Path) -> None:
         assert image["width"] / image["height"] == pytest.approx(1.5, abs=0.02)
 
 
-def test_the_address_says_it_all(window: BrowserWindow, saved: Path, browser: Browser) -> None:
+def test_the_address_says_it_all(window: BrowserWindow, saved: Path) -> None:
     page = window.page
     page.goto(saved.as_uri())
     page.locator("[data-lens=latent] [data-token='5']").click()
     page.get_by_label("Heat map").check()
     page.get_by_label("Visual layer").fill("1")
     page.get_by_role("checkbox", name="EmbeddingLens").uncheck()
-    other = BrowserWindow(browser.new_context())
-    other.page.goto(page.url)
-    assert other.page.locator("figcaption").all_text_contents() == [
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert page.locator("figcaption").all_text_contents() == [
         "LatentLens, visual layer 2",
         "LogitLens, visual layer 2",
     ]
-    assert cards(other.page) == ["row 1, column 2"]
-    expect(other.page.get_by_label("Heat map")).to_be_checked()
-    other.page.goto(f"{saved.as_uri()}#layer=77&view=nothing&lens=crystal&pins=99,x,-1&tile=8")
-    assert other.page.locator("figure").count() == 3
-    assert cards(other.page) == []
-    other.check(saved.as_uri())
-    other.page.context.close()
+    assert cards(page) == ["row 1, column 2"]
+    expect(page.get_by_label("Heat map")).to_be_checked()
+    page.goto("about:blank")
+    page.goto(f"{saved.as_uri()}#layer=77&view=nothing&lens=crystal&pins=99,x,-1&tile=8")
+    assert page.locator("figure").count() == 3
+    assert cards(page) == []
+    window.check(saved.as_uri())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_overflows_and_axe_finds_nothing_serious(
-    browser: Browser, saved: Path, scheme: str, width: int
+    window: BrowserWindow, saved: Path, scheme: Any, width: int
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-    window = BrowserWindow(context)
+    window.resize(width, scheme)
     page = window.page
     page.goto(saved.as_uri())
     page.locator("[data-lens=latent] [data-token='1']").click()
@@ -154,15 +155,13 @@ def test_nothing_overflows_and_axe_finds_nothing_serious(
         page.get_by_label(view, exact=True).check()
         assert window.serious() == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    context.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_words_of_an_answer_mark_the_patches_that_name_them(
-    browser: Browser, tmp_path: Path, width: int
+    window: BrowserWindow, tmp_path: Path, width: int
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844})
-    window = BrowserWindow(context)
+    window.resize(width)
     file = save_html(told_reading(), tmp_path / "told.html")
     page = window.page
     page.goto(f"{file.as_uri()}#layer=8")
@@ -187,7 +186,6 @@ def test_the_words_of_an_answer_mark_the_patches_that_name_them(
     assert window.serious() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(file.as_uri())
-    context.close()
 
 
 def test_tokens_without_a_place_are_listed_and_say_so(window: BrowserWindow, tmp_path: Path) -> None:
@@ -209,9 +207,10 @@ def test_tokens_without_a_place_are_listed_and_say_so(window: BrowserWindow, tmp
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_slider_leads_through_the_time_of_a_video(browser: Browser, tmp_path: Path, width: int) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844})
-    window = BrowserWindow(context)
+def test_a_slider_leads_through_the_time_of_a_video(
+    window: BrowserWindow, tmp_path: Path, width: int
+) -> None:
+    window.resize(width)
     file = save_html(film_reading(), tmp_path / "film.html")
     page = window.page
     page.goto(f"{file.as_uri()}#layer=8")
@@ -232,13 +231,11 @@ def test_a_slider_leads_through_the_time_of_a_video(browser: Browser, tmp_path: 
     assert window.serious() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(file.as_uri())
-    context.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_sound_has_a_row_for_each_second(browser: Browser, tmp_path: Path, width: int) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844})
-    window = BrowserWindow(context)
+def test_a_sound_has_a_row_for_each_second(window: BrowserWindow, tmp_path: Path, width: int) -> None:
+    window.resize(width)
     file = save_html(sound_reading(), tmp_path / "sound.html")
     page = window.page
     page.goto(f"{file.as_uri()}#layer=8")
@@ -256,7 +253,6 @@ def test_a_sound_has_a_row_for_each_second(browser: Browser, tmp_path: Path, wid
     assert window.serious() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(file.as_uri())
-    context.close()
 
 
 def test_silent_tokens_are_blank_and_say_why(window: BrowserWindow, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from latentbank.bank.bank import Bank
 from latentbank.models.language.model import LanguageModel
@@ -25,8 +26,10 @@ def sentences(bank: Bank, language: LanguageModel) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_it_reads_sentences_and_says_so(sentences: str, browser: Browser, width: int, scheme: str) -> None:
-    window = BrowserWindow(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
+def test_it_reads_sentences_and_says_so(
+    sentences: str, window: BrowserWindow, width: int, scheme: Any
+) -> None:
+    window.resize(width, scheme)
     page = window.page
     # A link of a page that had images.
     page.goto(f"{sentences}?upload=abc")
@@ -47,4 +50,3 @@ def test_it_reads_sentences_and_says_so(sentences: str, browser: Browser, width:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert window.serious() == []
     window.check(sentences)
-    page.context.close()
