@@ -146,7 +146,7 @@ def agreements(
 
     Raises:
         QueryError: no item has votes of two raters.
-        LatentBankError: krippendorff or scipy is not installed.
+        LatentBankError: krippendorff is not installed.
     """
     progress = progress or Silent()
     groups = list(_groups(items))

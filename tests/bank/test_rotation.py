@@ -48,6 +48,26 @@ def test_stored_banks_stay_readable() -> None:
     )
 
 
+def by_fft(x: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    """The rotation as versions before scipy's computed it: by a complex FFT of the entries in another order."""
+    n = x.shape[-1]
+    signs = np.where(np.random.PCG64(seed).random_raw(n) >> np.uint64(63), 1.0, -1.0)
+    order = np.concatenate([np.arange(0, n, 2), np.arange(1, n, 2)[::-1]])
+    spectrum = np.fft.fft((x * signs)[..., order]) * np.exp(-0.5j * np.pi * np.arange(n) / n)
+    scale = np.full(n, np.sqrt(2 / n))
+    scale[0] = np.sqrt(1 / n)
+    rotated: npt.NDArray[np.float32] = (spectrum.real * scale).astype(np.float32)
+    return rotated
+
+
+@pytest.mark.parametrize("n", [7, 576, 4096])
+def test_it_is_the_one_of_earlier_versions(n: int) -> None:
+    given_rows = unit(rows(n))
+    np.testing.assert_allclose(
+        rotate(given_rows, ROTATION_SEED), by_fft(given_rows, ROTATION_SEED), rtol=2e-7, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize("n", [n for n in DIMENSIONS if n <= len(SIGNS)])
 def test_it_is_sign_flips_and_a_dct(n: int) -> None:
     signs = np.array([1.0 if sign == "+" else -1.0 for sign in SIGNS[:n]])

@@ -40,7 +40,7 @@ from latentbank.bank.store.base import (
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, each_condition
 from latentbank.bank.store.embedded.access import Access
-from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_errors
+from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_errors, engine_points
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
@@ -152,10 +152,7 @@ class EmbeddedStore:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
                 part = slice(at, at + _UPSERT)
-                rows = zip(
-                    points.ids[part], points.vectors[part].tolist(), points.payloads[part], strict=True
-                )
-                built = [edge.Point(id_, row, cast("dict[str, Any]", payload)) for id_, row, payload in rows]
+                built = engine_points(Points(points.ids[part], points.vectors[part], points.payloads[part]))
                 self._layers.require_room(0)  # another program may be filling the disk
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():
