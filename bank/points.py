@@ -8,7 +8,11 @@ import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # Payload fields with an index in every layer collection, and the index's kind ("grouping": a keyword whose points are
 # stored side by side).
@@ -27,6 +31,23 @@ class Payload(TypedDict):
     caption: str  # the sentence
     start: int  # the token's span in the caption, in characters
     end: int
+
+
+class Hit(NamedTuple):
+    """One scored point; `payload` is None unless it was requested. A tuple, as searches make many of them."""
+
+    id: str
+    score: float
+    payload: Payload | None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One point read back; `payload` and `vector` (`[hidden]`, rotated) are None unless they were requested."""
+
+    id: str
+    payload: Payload | None
+    vector: npt.NDArray[np.float32] | None
 
 
 def prefix_ids(corpus: str, token_ids: Sequence[int]) -> Iterator[bytes]:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
-from latentbank.bank.points import Neighbor
+from latentbank.bank.points import Hit, Neighbor
 from latentbank.bank.rotation import rotate, unit
-from latentbank.bank.store.base import Floats, Hit, Store
+from latentbank.bank.store.base import Floats, Store
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import QueryError
 

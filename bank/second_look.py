@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
-from latentbank.bank.points import Neighbor
+from latentbank.bank.points import Hit, Neighbor
 from latentbank.bank.search import Candidate, Search
-from latentbank.bank.store.base import Floats, Hit
+from latentbank.bank.store.base import Floats
 
 OVERSAMPLING = 2.0
 """Candidates per context that are rescored exactly. So many contexts are looked at that the last of them do not matter;

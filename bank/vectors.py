@@ -15,7 +15,7 @@ from latentbank.bank.ledger import visible
 from latentbank.bank.points import Neighbor
 from latentbank.bank.rotation import unrotate
 from latentbank.bank.store.captions import Ids
-from latentbank.bank.where import Filter
+from latentbank.bank.where import Filter, Where
 from latentbank.errors import QueryError
 
 _READ = 1000  # vectors that are read at once
@@ -94,6 +94,39 @@ def stored_vectors(bank: Bank, layer: int, ids: Sequence[str]) -> npt.NDArray[np
         for point in bank.store.scroll(layer, Ids(frozenset(ids[start : start + _READ])), vectors=True):
             vectors[places[point.id]] = point.vector
     return vectors
+
+
+def unit_mean(bank: Bank, layer: int, most: int = 100_000) -> npt.NDArray[np.float32]:
+    """Return the mean of a bank layer's vectors as they are stored: rotated, float32 `[hidden]`.
+
+    In a bank of plain cosine it is the mean of unit vectors. Of a large bank it is that of a sample, to which each
+    complete corpus gives its share: ids are hashes, so the first of a corpus are a random sample of it.
+
+    Args:
+        bank: the bank.
+        layer: the bank layer.
+        most: contexts that are read, about.
+
+    Raises:
+        QueryError: no complete corpus has contexts in this layer.
+    """
+    entries = [entry for entry in bank.corpora.values() if entry.complete]
+    contexts = sum(entry.contexts for entry in entries)
+    total, count = np.zeros(bank.hidden_size), 0
+    for entry in entries:
+        share = -(-entry.contexts * min(contexts, most) // contexts) if contexts else 0
+        points = itertools.islice(bank.store.scroll(layer, Where(corpus=entry.stored), vectors=True), share)
+        while block := list(itertools.islice(points, _READ)):
+            vectors = [point.vector for point in block if point.vector is not None]
+            total += np.sum(vectors, axis=0, dtype=np.float64)
+            count += len(block)
+    if not count:
+        raise QueryError(
+            f"Layer {layer} of the bank '{bank.name}' holds no contexts of a complete corpus; ingest one, or verify "
+            "the bank.",
+            argument="bank",
+        )
+    return (total / count).astype(np.float32)
 
 
 def _direction(bank: Bank, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.centred_bank descriptive descriptive-centred --data-dir .demo/scores/banks
 
-A centred bank subtracts means of unit vectors, and a bank of plain cosine stores the unit vectors themselves. So the new
-bank holds what `ingest run --metric centred` would have stored, but for the means: here they are those of all contexts,
-there of a sample.
+A centred bank subtracts means of unit vectors, and a bank of plain cosine stores the unit vectors themselves. So the
+new bank holds what `ingest run --metric centred` would have stored, but for the means: here they are those of all
+contexts, there of a sample.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.check import Check
-from latentbank.bank.points import Payload
+from latentbank.bank.points import Hit, Payload, Stored
 from latentbank.bank.settings import Settings
 from latentbank.bank.where import Filter
 from latentbank.errors import LatentBankError
@@ -51,23 +51,6 @@ class Points:
     ids: Sequence[str]
     vectors: Floats
     payloads: Sequence[Payload]
-
-
-class Hit(NamedTuple):
-    """One scored point; `payload` is None unless it was requested. A tuple, as searches make many of them."""
-
-    id: str
-    score: float
-    payload: Payload | None
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One point read back; `payload` and `vector` (`[hidden]`, rotated) are None unless they were requested."""
-
-    id: str
-    payload: Payload | None
-    vector: Floats | None
 
 
 @dataclass(frozen=True)

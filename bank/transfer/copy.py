@@ -11,8 +11,9 @@ import numpy as np
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.manifest import CorpusEntry
+from latentbank.bank.points import Stored
 from latentbank.bank.settings import Settings
-from latentbank.bank.store.base import Points, Store, Stored
+from latentbank.bank.store.base import Points, Store
 from latentbank.bank.transfer.receive import (
     BATCH,
     MoveReport,

@@ -30,8 +30,8 @@ from safetensors.numpy import save as save_tensors
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.manifest import CorpusEntry
+from latentbank.bank.points import Stored
 from latentbank.bank.rotation import unrotate
-from latentbank.bank.store.base import Stored
 from latentbank.bank.transfer.receive import BATCH, batches, complete_corpora, incomplete_corpora
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, CorpusError, LatentBankError

@@ -16,7 +16,8 @@ import numpy as np
 
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.manifest import CorpusEntry
-from latentbank.bank.store.base import Stored
+from latentbank.bank.points import Stored
+from latentbank.bank.vectors import unit_mean
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, ImageError, LatentBankError, QueryError
 from latentbank.locks import alone_in
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 BLOCK = 2048
 """Contexts that are compared with the reference tokens at once (by 4,096 tokens in float32: 32 MiB)."""
 _SOME = 64  # pictures, spread over all, of which pictures with nothing to see are made
-_AVERAGED = 100_000  # contexts of a layer from whose sample its mean is taken; of fewer, from all
 
 
 @dataclass(frozen=True)
@@ -353,26 +353,10 @@ class _Numbers:
         return read_references(self._files.reference_file(layer))[0]
 
     def _text_mean(self, bank_layer: int) -> Floats:
-        """Return the mean of a bank layer's unit vectors, rotated; it is computed once and then stays.
-
-        Ids are hashes, so the first of each corpus are a random sample of it.
-        """
+        """Return the mean of a bank layer's unit vectors, rotated; it is computed once and then stays."""
         file = self._files.mean_file(bank_layer)
         if not file.is_file():
-            contexts = sum(entry.contexts for entry in self._entries)
-            total, count = np.zeros(self._bank.hidden_size), 0
-            for entry in self._entries:
-                most = -(-entry.contexts * min(contexts, _AVERAGED) // contexts)
-                points = itertools.islice(self._points(entry, bank_layer, None), most)
-                while block := list(itertools.islice(points, BLOCK)):
-                    vectors = [point.vector for point in block if point.vector is not None]
-                    total += np.sum(vectors, axis=0, dtype=np.float64)
-                    count += len(block)
-            if not count:
-                raise BankMismatch(
-                    f"Layer {bank_layer} of the bank '{self._bank.name}' holds no contexts; verify the bank."
-                )
-            write_array(file, (total / count).astype(np.float32))
+            write_array(file, unit_mean(self._bank, bank_layer))
         mean: Floats = np.array(read_array(file, [self._bank.hidden_size], "float32"))
         return mean
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.manifest import Manifest
+from latentbank.bank.points import Hit
 from latentbank.bank.rotation import rotate
-from latentbank.bank.store.base import Hit
 from latentbank.query.calibration.numbers import ALONG, HUBS, PLAIN_HUBS, pack_ids
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.rotation import unit, unrotate
 from latentbank.bank.search import as_floats
-from latentbank.bank.vectors import stored_vectors
+from latentbank.bank.vectors import stored_vectors, unit_mean
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
 from latentbank.progress import Progress, Silent
@@ -188,15 +188,8 @@ def _digest(
 
 
 def _text_mean(bank: Bank, layer: int) -> Floats:
-    """Return the mean of a bank layer's unit vectors, of a sample: the ids are hashes, so the first are as good."""
-    rows = (point.vector for point in bank.store.scroll(layer, vectors=True))
-    total, count = np.zeros(bank.hidden_size, np.float64), 0
-    for row in islice(rows, _SAMPLE):
-        assert row is not None
-        total, count = total + row, count + 1
-    if not count:
-        raise QueryError(f"The bank '{bank.name}' is empty; fill it first.", argument="bank")
-    return unrotate(total / count, bank.manifest.rotation_seed)
+    """Return the mean of a bank layer's unit vectors, un-rotated."""
+    return unrotate(unit_mean(bank, layer, _SAMPLE), bank.manifest.rotation_seed)
 
 
 def _spread(rows: Floats, most: int) -> Floats:

@@ -23,18 +23,16 @@ from typing import Any, cast
 import numpy as np
 import qdrant_edge as edge
 
-from latentbank.bank.points import Payload
+from latentbank.bank.points import Hit, Payload, Stored
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
     FEW,
     Change,
     Floats,
-    Hit,
     LayerInfo,
     NoSnapshot,
     Points,
     Record,
-    Stored,
     StoredManifest,
 )
 from latentbank.bank.store.captions import CaptionFilters

@@ -16,18 +16,16 @@ import numpy as np
 from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
-from latentbank.bank.points import Payload
+from latentbank.bank.points import Hit, Payload, Stored
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
     FEW,
     Change,
     Floats,
-    Hit,
     LayerInfo,
     NoSnapshot,
     Points,
     Record,
-    Stored,
     StoredManifest,
 )
 from latentbank.bank.store.captions import CaptionFilters
