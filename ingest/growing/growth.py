@@ -73,7 +73,7 @@ class GrowthReport:
         dropped: the others.
         seconds: spent on reading and comparing, by all runs together.
         tokens_per_second: tokens that the LLM ran on, a second of these.
-        job: what was stored; None: nothing was kept.
+        job: what was stored; None: nothing was kept, or it was a dry run.
         file: where the sentences taken are listed.
     """
 
@@ -112,6 +112,7 @@ def grow(
     choice: PlanSettings | None = None,
     least: float = LEAST,
     replace: bool = False,
+    dry_run: bool = False,
     batch: int | None = None,
     total: int | None = None,
     progress: Progress | None = None,
@@ -135,6 +136,8 @@ def grow(
         choice: how contexts are chosen.
         least: what a token must gain at least in score.
         replace: replace the bank's corpus of the same name.
+        dry_run: read, compare and list the sentences, and store nothing. The same call without it stores what was
+            found, and does not read the stream again.
         batch: tokens in one forward pass; None: chosen by the device.
         total: how many sentences the stream has, where that is known.
         progress: counts sentences read, then contexts stored.
@@ -157,7 +160,8 @@ def grow(
         lines = (json.dumps(vars(sentence), ensure_ascii=False) for sentence in sentences)
         write_whole(folder / SENTENCES, "".join(f"{line}\n" for line in lines).encode())
         job = None
-        if kept := [sentence for sentence in sentences if sentence.kept]:
+        kept = [sentence for sentence in sentences if sentence.kept]
+        if kept and not dry_run:
             texts, numbers = [one.sentence for one in kept], [one.number for one in kept]
             progress.stage("planning", "sentences")
             chosen = corpus_from_sentences(name, texts, numbers)

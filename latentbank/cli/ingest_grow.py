@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     app,
     "grow",
     example="ingest grow captions.txt --bank demo --model demo --images photos",
-    first="sources bank model images from_llm llm name",
+    first="sources bank model images from_llm llm name dry_run",
 )
 def ingest_grow(
     ctx: typer.Context,
@@ -59,7 +59,8 @@ def ingest_grow(
     writer.check(corpus.sources)
     stream = dataclasses.replace(corpus, name=None).open() if corpus.sources else None
     name = corpus.name or grown_name(stream, writer)
-    settings = GlobalOptions.of(ctx).writer_settings()
+    options = GlobalOptions.of(ctx)
+    settings = options.settings() if growing.dry_run else options.writer_settings()
     images = growing.find()
     choice = named_visual_layers(growing.visual_layers) or default_visual_layers
 
@@ -94,6 +95,7 @@ def ingest_grow(
             name=name,
             least=LEAST if growing.least is None else growing.least,
             replace=growing.replace,
+            dry_run=growing.dry_run,
             progress=progress,
         )
     show_growth(report, opened.name, as_json=as_json)

@@ -44,6 +44,13 @@ def test_a_stream_and_an_llm_grow_corpora_of_their_own(run: Run, photos: Path, t
     stream.write_text("\n".join(STREAM), encoding="utf-8")
     words = ("ingest", "grow", stream, "--bank", "tiny-llama", "--model", "vlm", "--images", photos)
     options = ("--visual-layers", "0,1", "--bank-layers", "all", "--least", "0")
+    code, out, err = run(*words, *options, "--dry-run")
+    assert code == 0, err
+    assert "would be stored in 'grown-stream'; run again without --dry-run" in out
+    code, out, _ = run("bank", "list")
+    assert code == 0
+    assert "grown" not in out
+
     code, out, err = run(*words, *options, "--json")
     assert code == 0, err
     assert "20 images: 120 visual tokens ask, 120 of other images are held out" in err

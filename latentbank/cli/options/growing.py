@@ -64,6 +64,15 @@ class GrowOptions:
         typer.Option("--replace", help="Replace the corpus of the same name, once the new one is complete."),
     ] = False
 
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read, compare and list the sentences that would be kept; store nothing. A run without it stores them "
+            "and reads nothing again.",
+        ),
+    ] = False
+
     def find(self) -> Images:
         """Return the images."""
         from latentbank.query.reading.images import find_images

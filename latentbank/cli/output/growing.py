@@ -29,11 +29,12 @@ def show_growth(report: GrowthReport, bank: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"bank": bank, **asdict(report)})
         return
-    kept = (
-        f"{report.kept:,} in '{report.corpus}', {report.job.contexts:,} contexts in each layer of '{bank}'"
-        if report.job
-        else "none; nothing was stored"
-    )
+    if report.job:
+        kept = f"{report.kept:,} in '{report.corpus}', {report.job.contexts:,} contexts in each layer of '{bank}'"
+    elif report.kept:
+        kept = f"{report.kept:,} would be stored in '{report.corpus}'; run again without --dry-run"
+    else:
+        kept = "none; nothing was stored"
     print_facts(
         [
             ("read", f"{report.read:,} sentences, {report.contexts:,} contexts"),
