@@ -9,9 +9,9 @@ import pytest
 
 from latentbank.query.lenses.centring import load_means
 from tests.cli.commands import Run
-from tests.cli.test_query_image import filled, loaded, photos, run  # noqa: F401 (fixtures)
 from tests.query.patch_vlm import PatchVLM, picture
 
+SENTENCES = ["The dog chased a cat.", "A red apple lies on the table.", "The river bank was muddy."]
 LAYERS = ("--visual-layers", "0,1")
 
 
@@ -31,10 +31,10 @@ def others(tmp_path: Path) -> Path:
 
 
 def test_a_vlm_is_calibrated_and_read_with_corrections(
-    run: Run,  # noqa: F811
-    filled: None,  # noqa: F811
-    loaded: list[PatchVLM],  # noqa: F811
-    photos: Path,  # noqa: F811
+    run: Run,
+    filled: None,
+    loaded: list[PatchVLM],
+    photos: Path,
     others: Path,
     model_dir: Path,
     tmp_path: Path,
@@ -100,10 +100,10 @@ def test_a_vlm_is_calibrated_and_read_with_corrections(
 
 
 def test_readings_of_other_corrections_go_to_other_folders_and_broken_pictures_are_named(
-    run: Run,  # noqa: F811
-    filled: None,  # noqa: F811
-    loaded: list[PatchVLM],  # noqa: F811
-    photos: Path,  # noqa: F811
+    run: Run,
+    filled: None,
+    loaded: list[PatchVLM],
+    photos: Path,
     others: Path,
     model_dir: Path,
     tmp_path: Path,

@@ -27,42 +27,9 @@ LENSES = ["latent", "logit", "embedding"]
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[PatchVLM]:
-    """The models that commands load: any name is a folder of an LLM, on which a PatchVLM is built."""
-    models: list[PatchVLM] = []
-
-    def load(name: str, *, dtype: Any, deepest_layer: Any, **_: Any) -> PatchVLM:
-        models.append(PatchVLM(load_language_model(name, dtype=dtype, deepest_layer=deepest_layer)))
-        return models[-1]
-
-    monkeypatch.setattr("latentbank.models.visual.load_visual_model", load)
-    return models
-
-
-@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run a command in the test's data folder; returns exit code, standard output and standard error."""
     return caller(monkeypatch, capfd, tmp_path / "data", 100)
-
-
-@pytest.fixture
-def filled(run: Run, model_dir: Path, tmp_path: Path) -> None:
-    """The bank `tiny-llama` of layers 1 and 2."""
-    corpus = tmp_path / "few.txt"
-    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
-    code, _, err = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2")
-    assert code == 0, err
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Three images, the second of which is broken."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("a", "b", "c"):
-        picture(ord(name)).save(folder / f"{name}.png")
-    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:90])
-    return folder
 
 
 def test_one_image_as_json(run: Run, filled: None, loaded: list[PatchVLM], photos: Path) -> None:
