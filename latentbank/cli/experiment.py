@@ -20,7 +20,6 @@ from latentbank.cli.options.banks import (
 from latentbank.cli.options.common import (
     BankLayersOption,
     GlobalOptions,
-    JsonOption,
     LayerChoice,
     LensOption,
     bank_layers_of,
@@ -31,8 +30,9 @@ from latentbank.cli.options.correction import mode_of
 from latentbank.cli.options.models import DeviceOptions, LoadingOptions, SceneModelOptions
 from latentbank.cli.options.scenes import (
     CorrectScenesOption,
-    OutputOption,
+    ResultOptions,
     SceneOptions,
+    ScoringOptions,
 )
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.defaults import default_layers, plan_folder
@@ -59,27 +59,21 @@ app = typer.Typer(
 def experiment_alignment(
     ctx: typer.Context,
     *,
-    bank: ModelBankOptions,
-    bank_layers: BankLayersOption = "all",
+    scoring: ScoringOptions,
     correct: CorrectScenesOption = "none",
-    scenes: SceneOptions,
-    output: OutputOption = None,
-    model: SceneModelOptions,
-    as_json: JsonOption = False,
 ) -> None:
     """Find the bank layer that names the most at each visual layer, and where similarity peaks: the mid-layer leap."""
-    from latentbank.cli.output.scores import show_alignment, write_scores
-    from latentbank.cli.output.text import print_json
+    from latentbank.cli.output.scores import show_alignment
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.alignment import peaks
     from latentbank.query.evaluation.figures import draw_bank_layers, draw_first
     from latentbank.query.lenses.latent import LatentLens
 
     settings, correction = GlobalOptions.of(ctx).settings(), mode_of(correct)
-    with bank.opened(settings) as opened:
-        inputs = scenes.inputs(model.model, model, settings)
+    with scoring.opened(settings) as opened:
+        inputs = scoring.loaded(settings)
         with shown("aligning", "scenes") as progress:
-            lens = LatentLens(opened, bank_layers_of(bank_layers))
+            lens = LatentLens(opened, scoring.searched())
             setup = inputs.setup(progress, correction)
             evaluation = setup.run(inputs.model, [lens], inputs.random, alone=inputs.layers)
 
@@ -89,11 +83,7 @@ def experiment_alignment(
 
     data = evaluation.to_dict()
     data["peaks"] = [asdict(peak) for peak in peaks(evaluation)]
-    write_scores(data, output, "alignment", draw)
-    if as_json:
-        print_json(data)
-    else:
-        show_alignment(evaluation)
+    scoring.give(data, "alignment", draw, lambda: show_alignment(evaluation))
 
 
 @command(
@@ -106,13 +96,8 @@ def experiment_metric(
     ctx: typer.Context,
     *,
     centred: Annotated[str, typer.Option("--centred", help="A centred bank of the same corpora.")],
-    bank: ModelBankOptions,
-    bank_layers: BankLayersOption = "all",
+    scoring: ScoringOptions,
     lens: LensOption = "logit,embedding",
-    scenes: SceneOptions,
-    output: OutputOption = None,
-    model: SceneModelOptions,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare plain cosine with centring by layer, lens and corpus. --lens names the lenses beside LatentLens."""
     from latentbank.cli.output.scores import show_compared
@@ -122,17 +107,17 @@ def experiment_metric(
     settings = GlobalOptions.of(ctx).settings()
     names = [name for name in lens_names(lens) if not searches_bank(name)]
     with (
-        bank.opened(settings) as plain,
-        opened_bank(centred, settings, allow_other_model=bank.allow_other_model) as other,
+        scoring.opened(settings) as plain,
+        opened_bank(centred, settings, allow_other_model=scoring.allow_other_model) as other,
     ):
-        inputs = scenes.inputs(model.model, model, settings, whole=needs_whole(names))
+        inputs = scoring.loaded(settings, whole=needs_whole(names))
         others = lenses_of(names, LensOptions(inputs.model, data_dir=settings.data_dir))
-        layers = bank_layers_of(bank_layers)
+        layers = scoring.searched()
         with shown("evaluating", "scenes") as progress:
             compared = compare_metrics(
                 inputs.setup(progress), inputs.model, plain, other, others, layers, inputs.random
             )
-    show_compared(compared, output, "metric", as_json=as_json)
+    show_compared(compared, scoring, "metric")
 
 
 @command(
@@ -144,16 +129,11 @@ def experiment_metric(
 def experiment_correction(
     ctx: typer.Context,
     *,
-    bank: ModelBankOptions,
-    bank_layers: BankLayersOption = "all",
+    scoring: ScoringOptions,
     lens: LensOption = "latent,logit,embedding",
     correct: Annotated[
         str, typer.Option("--correct", help="Corrections that are compared with none: hubs, mean, both.")
     ] = "hubs,mean,both",
-    scenes: SceneOptions,
-    output: OutputOption = None,
-    model: SceneModelOptions,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare lenses without and with each correction, by layer, and whether the mid-layer leap remains."""
     from latentbank.cli.output.scores import show_compared
@@ -162,12 +142,12 @@ def experiment_correction(
 
     settings = GlobalOptions.of(ctx).settings()
     names, modes = lens_names(lens), [mode for part in correct.split(",") if (mode := mode_of(part.strip()))]
-    with bank.opened(settings) as opened:
-        inputs = scenes.inputs(model.model, model, settings)
-        lenses = lenses_of(names, LensOptions(inputs.model, opened, bank_layers_of(bank_layers)))
+    with scoring.opened(settings) as opened:
+        inputs = scoring.loaded(settings)
+        lenses = lenses_of(names, LensOptions(inputs.model, opened, scoring.searched()))
         with shown("evaluating", "scenes") as progress:
             compared = compare_corrections(inputs.setup(progress), inputs.model, lenses, inputs.random, modes)
-    show_compared(compared, output, "correction", as_json=as_json)
+    show_compared(compared, scoring, "correction")
 
 
 @command(
@@ -195,9 +175,8 @@ def experiment_corpus_swap(
     bank_layers: BankLayersOption = "all",
     correct: CorrectScenesOption = "none",
     scenes: SceneOptions,
-    output: OutputOption = None,
     model: SceneModelOptions,
-    as_json: JsonOption = False,
+    results: ResultOptions,
 ) -> None:
     """Compare corpora of one size, each read by itself. --layers and --metric are for a new bank."""
     from latentbank.cli.output.scores import show_compared
@@ -228,7 +207,7 @@ def experiment_corpus_swap(
                 names,
             )
         sizes = {name: opened.corpora[name].contexts for name in names}
-    show_compared(compared, output, "corpus-swap", as_json=as_json, more={"contexts": sizes})
+    show_compared(compared, results, "corpus-swap", more={"contexts": sizes})
 
 
 @command(
@@ -248,9 +227,8 @@ def experiment_projector(
     lens: LensOption = "logit,embedding",
     correct: CorrectScenesOption = "none",
     scenes: SceneOptions,
-    output: OutputOption = None,
     devices: DeviceOptions,
-    as_json: JsonOption = False,
+    results: ResultOptions,
 ) -> None:
     """Compare projectors: their losses, their shares, and whether the mid-layer leap survives."""
     from latentbank.cli.output.scores import show_cards, show_compared
@@ -281,9 +259,9 @@ def experiment_projector(
                 bank_layers_of(bank_layers),
             )
     cards = {label: dict(getattr(inputs.model, "card", {})) for label, inputs in loaded.items()}
-    if not as_json:
+    if not results.as_json:
         show_cards(cards)
-    show_compared(compared, output, "projector", as_json=as_json, more={"cards": cards})
+    show_compared(compared, results, "projector", more={"cards": cards})
 
 
 def _swap_bank(

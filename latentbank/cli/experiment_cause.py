@@ -11,10 +11,10 @@ from latentbank.cli.experiment import app
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.causes import SceneAblationOptions
-from latentbank.cli.options.common import BankLayersOption, GlobalOptions, JsonOption, bank_layers_of
+from latentbank.cli.options.common import BankLayersOption, GlobalOptions, bank_layers_of
 from latentbank.cli.options.correction import CorrectOption, mode_of
 from latentbank.cli.options.models import SceneModelOptions
-from latentbank.cli.options.scenes import OutputOption
+from latentbank.cli.options.scenes import ResultOptions
 from latentbank.cli.visual_setup import correction_of
 
 
@@ -32,14 +32,11 @@ def experiment_cause(
     lens: Annotated[str, typer.Option("--lens", help="Lens that says which tokens are named.")] = "latent",
     correct: CorrectOption = "none",
     ablation: SceneAblationOptions,
-    output: OutputOption = None,
     model: SceneModelOptions,
-    as_json: JsonOption = False,
+    results: ResultOptions,
 ) -> None:
     """Ablate named tokens beside others, and write contexts into tokens: does the model's answer follow?"""
     from latentbank.cli.output.cause_tables import show_cause_tables
-    from latentbank.cli.output.scores import write_scores
-    from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
     from latentbank.query.evaluation.experiments.cause_figure import draw_cause_tables
     from latentbank.query.evaluation.experiments.cause_run import run_causes
@@ -47,7 +44,7 @@ def experiment_cause(
     from latentbank.query.lenses.base import LensOptions
     from latentbank.query.lenses.registry import lenses_of
 
-    if output is not None:
+    if results.output is not None:
         need_matplotlib()
     (setup, written), mode = ablation.setups(), mode_of(correct)
     settings = GlobalOptions.of(ctx).settings()
@@ -64,15 +61,11 @@ def experiment_cause(
             inputs.calibration,
             setup,
             written,
-            folder=output,
+            folder=results.output,
             progress=progress,
         )
 
     def draw(folder: Path) -> None:
         draw_cause_tables(tables, folder / "cause.png")
 
-    write_scores(tables.to_dict(), output, "cause", draw)
-    if as_json:
-        print_json(tables.to_dict())
-    else:
-        show_cause_tables(tables)
+    results.give(tables.to_dict(), "cause", draw, lambda: show_cause_tables(tables))

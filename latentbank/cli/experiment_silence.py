@@ -6,16 +6,8 @@ import typer
 
 from latentbank.cli.experiment import app
 from latentbank.cli.grouping import command
-from latentbank.cli.options.banks import ModelBankOptions
-from latentbank.cli.options.common import (
-    BankLayersOption,
-    GlobalOptions,
-    JsonOption,
-    LensOption,
-    bank_layers_of,
-)
-from latentbank.cli.options.models import SceneModelOptions
-from latentbank.cli.options.scenes import OutputOption, SceneOptions
+from latentbank.cli.options.common import GlobalOptions, LensOption
+from latentbank.cli.options.scenes import ScoringOptions
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_names, lenses_of
 
@@ -29,18 +21,11 @@ from latentbank.query.lenses.registry import lens_names, lenses_of
 def experiment_silence(
     ctx: typer.Context,
     *,
-    bank: ModelBankOptions,
-    bank_layers: BankLayersOption = "all",
+    scoring: ScoringOptions,
     lens: LensOption = "latent",
-    scenes: SceneOptions,
-    output: OutputOption = None,
-    model: SceneModelOptions,
-    as_json: JsonOption = False,
 ) -> None:
     """Find what silence costs: how many true words it loses, how many words stay on background, at several levels."""
-    from latentbank.cli.output.scores import write_scores
     from latentbank.cli.output.silence import show_silence
-    from latentbank.cli.output.text import print_json
     from latentbank.progress import shown
     from latentbank.query.evaluation.corrections import correction_for
     from latentbank.query.evaluation.experiments.silence import score_silence
@@ -48,9 +33,9 @@ def experiment_silence(
 
     settings = GlobalOptions.of(ctx).settings()
     names = lens_names(lens)
-    with bank.opened(settings) as opened:
-        inputs = scenes.inputs(model.model, model, settings)
-        lenses = lenses_of(names, LensOptions(inputs.model, opened, bank_layers_of(bank_layers)))
+    with scoring.opened(settings) as opened:
+        inputs = scoring.loaded(settings)
+        lenses = lenses_of(names, LensOptions(inputs.model, opened, scoring.searched()))
         with shown("calibrating", "scenes") as progress:
             correction = correction_for(
                 "both", inputs.model, lenses, inputs.calibration, inputs.layers, progress
@@ -64,9 +49,10 @@ def experiment_silence(
                 coverage=inputs.coverage,
                 progress=progress,
             )
-    data = scores.to_dict()
-    write_scores(data, output, "silence", lambda folder: draw_silence(scores, folder / "silence.png"))
-    if as_json:
-        print_json(data)
-    else:
-        show_silence(row for row in scores.rows if row.layer is None or row.fdr == 0.05)
+    rows = [row for row in scores.rows if row.layer is None or row.fdr == 0.05]
+    scoring.give(
+        scores.to_dict(),
+        "silence",
+        lambda folder: draw_silence(scores, folder / "silence.png"),
+        lambda: show_silence(rows),
+    )

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentbank.cli.options.common import LayerChoice, VisualLayersOption, layers_for, named_visual_layers
+from latentbank.cli.options.banks import ModelBankOptions
+from latentbank.cli.options.common import (
+    BankLayersOption,
+    JsonOption,
+    LayerChoice,
+    VisualLayersOption,
+    bank_layers_of,
+    layers_for,
+    named_visual_layers,
+)
+from latentbank.cli.options.models import LoadingOptions, SceneModelOptions
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
+    from latentbank.bank.layers import BankLayers
     from latentbank.bank.settings import Settings
-    from latentbank.cli.options.models import LoadingOptions
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.progress import Progress
     from latentbank.query.calibration.correction import Mode
@@ -30,9 +40,43 @@ CorrectScenesOption = Annotated[
         "calibrated on other scenes if it is not yet.",
     ),
 ]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder for the figures and the JSON.")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """Where scores go."""
+
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the figures and the JSON.")
+    ] = None
+    as_json: JsonOption = False
+
+    def give(
+        self,
+        data: Mapping[str, Any],
+        name: str,
+        draw: Callable[[Path], object],
+        show: Callable[[], None],
+    ) -> None:
+        """Write JSON and figures to the folder, and print JSON or tables.
+
+        Args:
+            data: the scores, JSON-ready.
+            name: the JSON file's name, without ending.
+            draw: draws figures into a folder.
+            show: prints tables.
+
+        Raises:
+            LatentBankError: a file cannot be written, or matplotlib is not installed.
+        """
+        from latentbank.cli.output.scores import write_scores
+        from latentbank.cli.output.text import print_json
+
+        write_scores(data, self.output, name, draw)
+        if self.as_json:
+            print_json(data)
+        else:
+            show()
 
 
 @dataclass(frozen=True)
@@ -128,3 +172,18 @@ class SceneOptions:
             )
         layers = layers_for(choice, model.num_layers) or []
         return SceneInputs(model, control, scenes, others, layers, self.coverage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(ModelBankOptions, SceneOptions, SceneModelOptions, ResultOptions):
+    """What the commands share that score lenses over a bank: the bank, the scenes, the model, and where scores go."""
+
+    bank_layers: BankLayersOption = "all"
+
+    def searched(self) -> BankLayers:
+        """Return the bank layers that are searched."""
+        return bank_layers_of(self.bank_layers)
+
+    def loaded(self, settings: Settings, *, whole: bool = False) -> SceneInputs:
+        """Load the model and make the scenes; see `SceneOptions.inputs`."""
+        return self.inputs(self.model, self, settings, whole=whole)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from latentbank.cli.output.text import print_json
 from latentbank.files import write_whole
 from latentbank.text import as_unicode, listed
 
 if TYPE_CHECKING:
-    from latentbank.query.evaluation.experiments.compare import Compared
+    from latentbank.cli.options.scenes import ResultOptions
+    from latentbank.query.evaluation.experiments.compare import Compared, Line
     from latentbank.query.evaluation.experiments.league import League
     from latentbank.query.evaluation.scoring import Share
     from latentbank.query.evaluation.tables import Evaluation, Row
@@ -125,19 +125,17 @@ def show_alignment(evaluation: Evaluation) -> None:
 
 def show_compared(
     compared: Compared,
-    folder: Path | None,
+    results: ResultOptions,
     name: str,
     *,
-    as_json: bool,
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Print a comparison, a line for each lens, and write it to a folder if one is given.
 
     Args:
         compared: evaluations with labels.
-        folder: folder for the JSON and the figure; None: nothing is written.
-        name: name of both files, without ending.
-        as_json: print JSON instead of tables.
+        results: where it goes.
+        name: name of the JSON and the figure, without ending.
         more: further entries of the JSON.
     """
     from latentbank.query.evaluation.experiments.compare import lines
@@ -149,10 +147,16 @@ def show_compared(
         "summary": [line.to_dict() for line in summary],
         "evaluations": [{"label": label, **evaluation.to_dict()} for label, evaluation in compared],
     }
-    write_scores(data, folder, name, lambda where: draw_compared(compared, where / f"{name}.png"))
-    if as_json:
-        print_json(data)
-        return
+    results.give(
+        data,
+        name,
+        lambda where: draw_compared(compared, where / f"{name}.png"),
+        lambda: _show_compared(compared, summary),
+    )
+
+
+def _show_compared(compared: Compared, summary: Sequence[Line]) -> None:
+    """Print a line for each lens of each evaluation, and bank layers searched alone."""
     random = any(line.random for line in summary)
     table = Table(
         "",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from latentbank.bank.bank import Bank
+from latentbank.cli.options.scenes import ResultOptions
 from latentbank.cli.output.scores import show_alignment, show_compared, show_evaluation, write_scores
 from latentbank.errors import QueryError
 from latentbank.models.language.model import LanguageModel
@@ -186,9 +187,9 @@ def test_scores_are_printed_written_and_drawn(
     show_alignment(found)
     assert "most often first" in capsys.readouterr().out
     compared = compare_corpora(setup, scripted(tiny), bank, 2, blind)
-    show_compared(compared, tmp_path / "c", "corpora", as_json=False)
+    show_compared(compared, ResultOptions(output=tmp_path / "c"), "corpora")
     assert "random projector" in capsys.readouterr().out
-    show_compared(compared, None, "corpora", as_json=True, more={"note": 1})
+    show_compared(compared, ResultOptions(as_json=True), "corpora", more={"note": 1})
     printed = json.loads(capsys.readouterr().out)
     written = json.loads((tmp_path / "c" / "corpora.json").read_text())
     assert printed == {"note": 1, **written}
