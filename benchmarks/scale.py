@@ -49,7 +49,7 @@ STEPS = ("fill", "index", "truth", "open", "search")
 """Steps of a size, in their order; each has one entry in the results."""
 _MODULE, _BANK = "benchmarks.scale", "scale"
 _PIECE = 5 * BLOCK  # contexts between two commits
-_QUERIES, _SINGLE, _TOP_K, _REPEATS = 441, 100, 5, 3
+_QUERIES, _SINGLE, _TOP_K, _REPEATS = 441, 50, 5, 2
 _EVERY = 0.5  # seconds between two looks at the memory
 
 

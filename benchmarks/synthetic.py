@@ -22,8 +22,9 @@ BLOCK = 4096
 SHARES = {"half": 0.5, "twentieth": 0.05, "200th": 0.005, "2000th": 0.0005}
 """Corpora, and how large a share of the contexts each holds; the rest is the corpus `rest`."""
 CORPORA = (*SHARES, "rest")
-_TOKENS, _MEANINGS = 20_000, 64
-_OFFSET, _TOKEN, _SENTENCE, _NOISE = 1.0, 0.7, 0.6, 0.35  # lengths
+_TOKENS, _MEANINGS = 20_000, 48
+_OFFSET, _TOKEN, _SENTENCE, _NOISE = 0.6, 0.35, 0.8, 0.15  # lengths
+_DECAY = 0.7  # how fast the directions of what a sentence adds become less important
 _WORDS = ("river", "bridge", "kettle", "window", "garden", "engine", "harbour", "ladder", "market", "violin")
 
 
@@ -106,8 +107,9 @@ class Synthetic:
         return rows
 
     def _meaning(self, random: np.random.Generator, plane: Floats, count: int) -> Floats:
-        weights = random.standard_normal((count, len(plane)), dtype=np.float32)
-        found: Floats = (weights @ plane) * np.float32(_SENTENCE / np.sqrt(len(plane)))
+        sizes = np.arange(1, len(plane) + 1, dtype=np.float32) ** np.float32(-_DECAY)
+        weights = random.standard_normal((count, len(plane)), dtype=np.float32) * sizes
+        found: Floats = (weights @ plane) * np.float32(_SENTENCE / np.linalg.norm(sizes))
         return found
 
     def _noise(self, random: np.random.Generator, count: int) -> Floats:
