@@ -23,7 +23,7 @@ from latentbank.errors import BankMismatch, ImageError, LatentBankError, QueryEr
 from latentbank.locks import alone_in
 from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.progress import Progress, Silent
-from latentbank.query.calibration.calibration import require_plain
+from latentbank.query.calibration.calibration import require_metric
 from latentbank.query.calibration.folder import (
     Part,
     Pictures,
@@ -102,7 +102,7 @@ def calibrate(
     pictures replace those of before once all is computed.
 
     Args:
-        bank: an open bank of plain cosines, of the VLM's own language model.
+        bank: an open bank of the VLM's own language model; in a centred one, only hubs can be corrected.
         model: the VLM.
         images: pictures like those that will be read, but others; some 80 of them.
         layers: the visual layers; None: those that are read by default.
@@ -114,7 +114,8 @@ def calibrate(
         progress: receives the pictures, then the contexts that are done.
 
     Raises:
-        QueryError: the bank is centred, or holds no complete corpus; or there are no pictures or layers.
+        QueryError: the bank is a centred one of an earlier version, or holds no complete corpus; or there are no
+            pictures or layers.
         BankMismatch: the bank belongs to another model, or was changed meanwhile.
         ImageError: a picture cannot be read, and `broken` is None; or none can be read.
         LatentBankError: the files cannot be written, or another job calibrates the same.
@@ -122,7 +123,7 @@ def calibrate(
     progress, batch = progress or Silent(), whole(batch, "batch", 1)
     chosen = layers_of(default_visual_layers(model.num_layers) if layers is None else layers)
     bank.require_model(model.name, model.language.identity())
-    require_plain(bank)
+    require_metric(bank)
     searched = bank.choose_layers(bank_layers)
     entries = [entry for entry in bank.corpora.values() if entry.complete]
     if not entries:
@@ -353,10 +354,15 @@ class _Numbers:
         return read_references(self._files.reference_file(layer))[0]
 
     def _text_mean(self, bank_layer: int) -> Floats:
-        """Return the mean of a bank layer's unit vectors, rotated; it is computed once and then stays."""
+        """Return the mean of a bank layer's unit vectors, rotated; it is computed once and then stays.
+
+        Contexts of a centred bank lack theirs already: it is zero.
+        """
         file = self._files.mean_file(bank_layer)
         if not file.is_file():
-            write_array(file, unit_mean(self._bank, bank_layer))
+            centred = self._bank.metric == "centred"
+            zero = np.zeros(self._bank.hidden_size, np.float32)
+            write_array(file, zero if centred else unit_mean(self._bank, bank_layer))
         mean: Floats = np.array(read_array(file, [self._bank.hidden_size], "float32"))
         return mean
 

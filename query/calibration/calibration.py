@@ -209,20 +209,20 @@ class _Table:
     numbers: np.ndarray[Any, np.dtype[np.float32]]
 
 
-def require_plain(bank: Bank, argument: str | None = None) -> None:
-    """Check that a bank is of plain cosines: only for these, calibrations are made.
+def require_metric(bank: Bank, argument: str | None = None) -> None:
+    """Check that a bank can be calibrated: it is of plain cosine, or centred by means of unit vectors.
 
     Args:
         bank: the bank.
         argument: the argument that asks for a calibration.
 
     Raises:
-        QueryError: it is centred.
+        QueryError: it is a centred bank of an earlier version.
     """
-    if bank.metric != "cosine":
+    if bank.metric == "centred" and not bank.manifest.unit_means:
         raise QueryError(
-            f"The bank '{bank.name}' is centred. Scores are corrected, and words kept back, in banks of plain cosines "
-            "alone, where a correction gives more than centring does: use one of these, or read without.",
+            f"The centred bank '{bank.name}' is of an earlier version, which subtracted other means than corrections "
+            "need: make it again, use a bank of plain cosine, or read without.",
             argument=argument,
         )
 
@@ -235,10 +235,10 @@ def load_calibration(bank: Bank, model: VisualModel) -> Calibration:
         model: the VLM.
 
     Raises:
-        QueryError: there is none, or the bank is centred.
+        QueryError: there is none, or the bank cannot be calibrated.
         LatentBankError: its files cannot be read.
     """
-    require_plain(bank, "correct")
+    require_metric(bank, "correct")
     folder = calibration_folder(bank.settings.data_dir, visual_fingerprint(model), bank.manifest)
     about = read_about(folder)
     if about is None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.points import Hit
 from latentbank.bank.rotation import rotate
+from latentbank.errors import QueryError
 from latentbank.query.calibration.numbers import ALONG, HUBS, PLAIN_HUBS, pack_ids
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ class CorrectedLook:
         return DEPTH
 
     def searched(self, manifest: Manifest, vectors: Floats) -> Floats:
-        """Return the queries less a part of the mean of visual tokens, made unit; for hubs alone, as they are."""
+        """Return the queries less a part of the mean of visual tokens, made unit; for hubs alone, as they are.
+
+        Raises:
+            QueryError: means are to be corrected in a centred bank, which subtracts them already.
+        """
+        require_hubs(self.mode, manifest)
         if self.mode == "hubs":
             return vectors
         mean = rotate(self.calibration.references(self.layer).mean, manifest.rotation_seed)
@@ -80,7 +86,8 @@ class CorrectedLook:
         if self.mode == "hubs":
             cosines = scores.copy()
             # Without g: plain cosines of the first and the last layers differ too much from the others'.
-            scores[there] = 2 * scores[there] - kept.numbers[:, PLAIN_HUBS]
+            column = HUBS if manifest.metric == "centred" else PLAIN_HUBS
+            scores[there] = 2 * scores[there] - kept.numbers[:, column]
             return scores, cosines
         rows = np.nonzero(there)[0]
         centre = self.calibration.centre(manifest, layer, self.layer)
@@ -99,6 +106,19 @@ class CorrectedLook:
         hubs[there] = kept.numbers[:, HUBS]
         corrected: Floats = 2 * scores - hubs - near[:, None]
         return corrected, cosines
+
+
+def require_hubs(mode: Mode, manifest: Manifest) -> None:
+    """Check that a correction can be made in a bank: in a centred one, only that of hubs.
+
+    Raises:
+        QueryError: it cannot.
+    """
+    if manifest.metric == "centred" and mode != "hubs":
+        raise QueryError(
+            f"The bank '{manifest.bank}' is centred, so means are subtracted already: correct hubs alone.",
+            argument="correct",
+        )
 
 
 def _shifted(vectors: Floats, mean: Floats) -> tuple[Floats, Floats]:

@@ -50,6 +50,12 @@ def correction_for(
         raise QueryError(
             "A calibration is kept for a bank: name one, and score LatentLens as well.", argument="correct"
         )
+    if searching.bank.metric == "centred":
+        raise QueryError(
+            f"The bank '{searching.bank.name}' is centred; its scores on scenes are those with means of things. Score "
+            "corrections in a bank of plain cosine.",
+            argument="correct",
+        )
     calibration = _kept(searching.bank, model, layers)
     if calibration is None:
         if not scenes:

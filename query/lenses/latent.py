@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.bank.nothing import why_nothing
 from latentbank.errors import QueryError
+from latentbank.query.calibration.look import require_hubs
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.values import layers_of
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class LatentLens(Lens):
     """Nearest contexts of a bank by cosine (arXiv 2602.00462).
 
-    If the bank is centred, it subtracts `Queries.mean` from the queries. Queries of visual tokens look at as many
+    If the bank is centred, it subtracts `Queries.mean` from the queries; with a correction, the calibration's mean of
+    visual tokens. Queries of visual tokens look at as many
     candidates in a large layer's graph as `Settings.ef_visual` says.
 
     Args:
@@ -94,7 +96,9 @@ class LatentLens(Lens):
         states: Any = queries.states
         mean: Any = queries.mean
         ef = self.bank.settings.ef_visual if self.ef is None and queries.kind == "visual" else self.ef
-        corrects = self.correction is not None and queries.kind != "text"
+        look = self.correction.look(queries.layer) if self.correction and queries.kind != "text" else None
+        if look is not None and self.bank.metric == "centred":
+            mean = look.calibration.references(look.layer).mean
         return self.bank.search(
             states,
             self.bank_layers,
@@ -104,7 +108,7 @@ class LatentLens(Lens):
             unique=self.unique,
             query_mean=mean,
             ef=ef,
-            second_look=self.correction.look(queries.layer) if self.correction and corrects else None,
+            second_look=look,
         )
 
     def check(self, model: VisualModel) -> None:
@@ -112,10 +116,12 @@ class LatentLens(Lens):
 
         Raises:
             BankMismatch: the bank belongs to another model, or the calibration is of another VLM or for another bank.
+            QueryError: means are to be corrected in a centred bank.
             LayerNotFound: a bank layer that the bank does not have.
         """
         if self.correction is not None:
             self.correction.calibration.require(model, self.bank)
+            require_hubs(self.correction.mode, self.bank.manifest)
         self.bank.require_model(model.name, model.language.identity())
         self.searched_layers()
 

@@ -81,8 +81,13 @@ class Choices:
         return zip(found, self.silence.p_values(lens, queries, found), strict=True)
 
     def uncorrected(self, note: str) -> Choices:
-        """Return the same choices without corrections; the readings' `note` says why."""
-        return replace(self, lenses=[lens.corrected(None) for lens in self.lenses], note=note)
+        """Return the same choices without corrections; the readings' `note` says why.
+
+        In a centred bank, tokens do not fall silent either, as their evidence is the corrected score.
+        """
+        centred = any(lens.bank is not None and lens.bank.metric == "centred" for lens in self.lenses)
+        lenses = [lens.corrected(None) for lens in self.lenses]
+        return replace(self, lenses=lenses, note=note, silence=None if centred else self.silence)
 
     def _visual_mean(
         self, lens: Lens, layer: int, batch: Sequence[VisualTokens]
@@ -189,7 +194,7 @@ def _reading(
         layers=tuple(layers),
         tokens=tuple(tokens if fdr is None else silenced(tokens, fdr)),
         metric=bank.metric if bank else "cosine",
-        query_mean=described(choices.query_mean) if bank else "",
+        query_mean=_mean_told(choices, searching),
         note=(searching.why_nothing() if searching is not None and nothing else "") or choices.note,
         size=image.tokens.size if image.image is not None else None,
         geometry=image.tokens.geometry or model.geometry,
@@ -236,6 +241,15 @@ def _places(tokens: VisualTokens) -> Iterator[Place]:
     ):
         box = None if math.isnan(left) else (left, top, right, bottom)
         yield Place(tile, row, column, box)
+
+
+def _mean_told(choices: Choices, searching: Lens | None) -> str:
+    """Return in a few words which mean is subtracted from visual tokens; "" for none."""
+    if searching is None or searching.bank is None:
+        return ""
+    if searching.correction is not None and searching.bank.metric == "centred":
+        return f"mean of {searching.correction.calibration.kind}, weighted"
+    return described(choices.query_mean)
 
 
 def _norms(tokens: VisualTokens, layer: int, stream: Stream) -> npt.NDArray[np.float32]:

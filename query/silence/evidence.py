@@ -60,6 +60,9 @@ def _margins(
         kept = calibration.numbers(manifest, bank_layer, layer, pack_ids([one.id for one in inside]))
         cosines = np.array([one.cosine for one in inside], dtype=np.float32)
         centre = calibration.centre(manifest, bank_layer, layer)
-        near = centre.centred(cosines, np.asarray(rows, dtype=np.intp), vectors, kept)
+        if manifest.metric == "centred":
+            near = cosines  # of centred vectors already
+        else:
+            near = centre.centred(cosines, np.asarray(rows, dtype=np.intp), vectors, kept)
         margins[rows] = 2 * near - kept.numbers[:, HUBS]
     return margins

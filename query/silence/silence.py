@@ -17,7 +17,7 @@ import numpy.typing as npt
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.progress import Progress, Silent
-from latentbank.query.calibration.calibration import Calibration, load_calibration, require_plain
+from latentbank.query.calibration.calibration import Calibration, load_calibration, require_metric
 from latentbank.query.calibration.folder import (
     calibration_folder,
     corpus_digest,
@@ -132,6 +132,12 @@ class Silence:
         ]
 
     def _kept(self, lens: Lens, layer: int) -> npt.NDArray[np.float32] | None:
+        if lens.bank is not None and lens.bank.metric == "centred" and lens.correction is None:
+            raise QueryError(
+                f"The bank '{lens.bank.name}' is centred: there, words are kept back by corrected scores alone, so "
+                "correct hubs as well.",
+                argument="correct",
+            )
         key = (_told(lens), layer)
         with self._guard:
             if key not in self._nulls and (file := self._file(*key)) is not None and file.is_file():
@@ -173,11 +179,11 @@ def open_silence(bank: Bank, model: VisualModel, fdr: float) -> Silence:
         fdr: as for `Silence`.
 
     Raises:
-        QueryError: `fdr` is no number between 0 and 1, the VLM is not calibrated for the bank, or the bank is centred.
+        QueryError: `fdr` is no number between 0 and 1, or the VLM is not calibrated for the bank.
         LatentBankError: files of the calibration cannot be read.
     """
     level = checked_fdr(fdr)
-    require_plain(bank, "fdr")
+    require_metric(bank, "fdr")
     folder = calibration_folder(bank.settings.data_dir, visual_fingerprint(model), bank.manifest)
     if read_about(folder) is None:
         raise QueryError(

@@ -136,7 +136,7 @@ class ReadingService:
             load_calibration(self.bank, self._models.first)
         except LatentBankError:
             return []
-        return list(get_args(Mode))
+        return ["hubs"] if self.bank.metric == "centred" else list(get_args(Mode))
 
     def submit(self, request: ReadingRequest) -> Job:
         """Put a request in the queue.

@@ -31,6 +31,7 @@ from latentbank.query.calibration.references import nearest_of
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.visual import read_images
+from latentbank.query.silence.evidence import evidence_of
 from latentbank.query.silence.silence import open_silence
 from tests.query.banks import TWO, fill
 from tests.query.patch_vlm import PatchVLM, picture
@@ -141,6 +142,43 @@ def test_a_corrected_reading_is_that_of_the_formulas(
                 score, cosine = by_context[neighbor.bank_layer, neighbor.id]
                 assert (neighbor.score, neighbor.cosine) == pytest.approx((score, cosine), abs=3e-3)
                 assert neighbor.caption
+
+
+def test_hubs_are_corrected_in_a_centred_bank_and_tokens_fall_silent_by_the_scores(
+    tiny: LanguageModel, vlm: PatchVLM, tmp_path: Path
+) -> None:
+    (layer, bank_layer), images = (2, 1), [picture(1), picture(2)]
+    x, q = _units(vlm, OTHERS, layer), _units(vlm, images, layer)
+    k = nearest_of(len(x))
+    weights = (1 - _largest(x @ x.T, k)) ** 2
+    m = weights @ x / weights.sum()
+    with fill("centred", tmp_path, tiny, TWO, (bank_layer,), metric="centred") as bank:
+        calibrate(bank, vlm, OTHERS, [layer], what="scenes")
+        silence = open_silence(bank, vlm, 0.6)
+        plain = LatentLens(bank, "all", exact=True)
+        lens = plain.corrected(Correction(silence.calibration, "hubs"))
+        readings = list(read_images(vlm, images, [lens], [layer], silence=silence))
+        c = unrotate(
+            np.stack([point.vector for point in bank.store.scroll(bank_layer, vectors=True)]),
+            bank.manifest.rotation_seed,
+        ).astype(float)
+        scores = 2 * _unit(q - m) @ c.T - _largest(c @ _unit(x - m).T, k)
+        queries = Queries(vlm.visual_tokens(images, [layer])[0].states[layer], layer, "visual")
+        evidence = evidence_of(lens, silence.calibration, queries, lens.read(queries, 1))
+        best = -np.sort(-scores[: len(queries)], axis=1)[:, :5]
+        for own, found, wanted in zip(lens.read(queries, 5), evidence.tolist(), best.tolist(), strict=True):
+            assert [neighbor.corrected for neighbor in own] == pytest.approx(wanted, abs=3e-3)
+            assert found == pytest.approx(own[0].corrected, abs=3e-3)
+        nulls = silence.nulls(lens, layer)
+        values = [(1 + int((nulls >= found).sum())) / (1 + len(nulls)) for found in evidence.tolist()]
+        assert [token.p_value for token in readings[0].tokens] == pytest.approx(values)
+        assert len(set(values)) > 1
+        assert readings[0].query_mean == "mean of visual tokens of 21 scenes, weighted"
+        # Means are subtracted already, and plain scores in a centred bank are no evidence.
+        with pytest.raises(QueryError, match="correct hubs alone"):
+            list(read_images(vlm, images, [plain.corrected(Correction(silence.calibration))], [layer]))
+        with pytest.raises(QueryError, match="by corrected scores alone"):
+            list(read_images(vlm, images, [plain], [layer], silence=silence))
 
 
 @pytest.fixture
@@ -259,12 +297,6 @@ def test_a_killed_calibration_continues_and_other_pictures_replace_it_at_the_end
 
 
 def test_what_cannot_be_calibrated(tiny: LanguageModel, vlm: PatchVLM, bank: Bank, tmp_path: Path) -> None:
-    told = "is centred. Scores are corrected, .* in banks of plain cosines"
-    with create_bank("centred", tiny, [1], data_dir=tmp_path, url="", metric="centred") as centred:
-        for asks in (calibrate, load_calibration, open_silence):
-            more = {calibrate: (OTHERS, [0]), open_silence: (0.05,)}.get(asks, ())
-            with pytest.raises(QueryError, match=told):
-                asks(centred, vlm, *more)
     with (
         create_bank("empty", tiny, [1], data_dir=tmp_path, url="") as empty,
         pytest.raises(QueryError, match="holds no complete corpus"),
