@@ -30,7 +30,7 @@ import torch
 from benchmarks import accelerator_attention, accelerator_steps
 from benchmarks.accelerator_models import LARGE, SMALL, TINY, TINY_LARGE
 from benchmarks.accelerator_steps import Result, Setup
-from benchmarks.common import machine, parser_of
+from benchmarks.common import machine, parser_of, place
 from latentbank.files import write_whole
 
 BEGIN, END = "<!-- benchmarks.accelerator -->", "<!-- the end of benchmarks.accelerator -->"
@@ -163,8 +163,7 @@ def table(found: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{name} {where['packages'][name]}" for name in ("torch", "transformers"))
     memory = f", {where['device_gib']} GiB" if "device_gib" in where else ""
     lines = [
-        f"{where['device']}{memory}; {where['cpu']} ({', '.join(where['instructions'])}), {where['cores']} cores; "
-        f"{packages}; {where['date'][:10]}.",
+        f"{where['device']}{memory}; {place(where)}; {packages}; {where['date'][:10]}.",
         "",
         "| | measured | share of the limit |",
         "|---|---|---|",

@@ -49,6 +49,8 @@ class Row:
         unit: of the result.
         least: the smallest result allowed.
         most: the largest result allowed.
+        share: our side as a share of what the machine can do at best, where that was measured in the same run.
+        limit: what that is, such as "the bare forward pass".
     """
 
     what: str
@@ -58,6 +60,12 @@ class Row:
     unit: str = "×"
     least: float | None = None
     most: float | None = None
+    share: float | None = None
+    limit: str = ""
+
+    def of_limit(self) -> str:
+        """Return the share of the machine's limit for people; empty if there is none."""
+        return "" if self.share is None else f"{self.share:.2f} of {self.limit}"
 
     def bound(self) -> str:
         """Return the bound for people, and whether it holds."""
@@ -94,6 +102,13 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
     }
+
+
+def place(where: Mapping[str, Any]) -> str:
+    """Return a machine as one line: processor, instruction sets, cores, threads, memory; older results name fewer."""
+    sets = f" ({', '.join(where['instructions'])})" if where.get("instructions") else ""
+    threads = f", {where['threads']} threads" if "threads" in where else ""
+    return f"{where['cpu']}{sets}, {where['cores']} cores{threads}, {where['ram_gib']} GiB of RAM"
 
 
 def _cpu() -> str:
@@ -294,14 +309,14 @@ def show(
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("", *sides, "result", "bound"):
+    for column in ("", *sides, "result", "of the machine's limit", "bound"):
         table.add_column(column, justify="left" if not column else "right", overflow="fold")
     for row in rows:
         result = "" if row.result is None else f"{row.result:.3f}{row.unit}"
-        table.add_row(row.what, row.reference, row.latentbank, result, row.bound())
+        table.add_row(row.what, row.reference, row.latentbank, result, row.of_limit(), row.bound())
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(
-        f"{where['date']}  {where['cpu']}, {where['cores']} cores, {where['ram_gib']} GiB RAM, {where['system']}",
+        f"{where['date']}  {place(where)}, {where['system']}; {where['load']} processes were running",
         highlight=False,
     )
     console.print(

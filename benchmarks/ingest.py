@@ -284,6 +284,8 @@ def _rows(found: dict[str, Any], depth_count: int, deepest: int) -> list[Row]:
     theirs, ours = found["reference"], found["latentbank"]
     rows = []
     mine = ours["contexts"] / ours["seconds"]
+    passes = [found[when]["packed_tokens_per_second"] for when in ("forward_before", "forward_after")]
+    share = ours["tokens"] / ours["seconds"] / (sum(passes) / 2)
     if theirs:
         rate = theirs["contexts"] / theirs["seconds"]
         only = f", reference on its first {theirs['sentences']:,} only"
@@ -295,18 +297,23 @@ def _rows(found: dict[str, Any], depth_count: int, deepest: int) -> list[Row]:
                 f"{mine:.1f}",
                 mine / rate,
                 least=6.0,
+                share=share,
+                limit="the bare forward pass",
             ),
             Row(
                 f"sentences per second{note}",
                 f"{theirs['sentences'] / theirs['seconds']:.2f}",
                 f"{ours['sentences'] / ours['seconds']:.2f}",
                 ours["sentences"] / ours["seconds"] / theirs["sentences"] * theirs["seconds"],
+                share=share,
+                limit="the bare forward pass",
             ),
             Row("contexts a layer", f"{theirs['contexts']:,}", f"{ours['contexts']:,}", None),
             Row("wall time", f"{theirs['seconds']:,.0f} s", f"{ours['seconds']:,.0f} s", None),
         ]
     else:
-        rows = [Row(f"contexts per second, {depth_count} layers", "not run", f"{mine:.1f}", None)]
+        what = f"contexts per second, {depth_count} layers"
+        rows = [Row(what, "not run", f"{mine:.1f}", None, share=share, limit="the bare forward pass")]
     parts = ", ".join(f"{part} {ours[part + '_seconds']:,.0f} s" for part in ("plan", "encode", "index"))
     rows.append(Row("… of which", "", parts, None))
     speed = ours["tokens"] / ours["encode_seconds"]

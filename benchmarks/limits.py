@@ -69,13 +69,13 @@ def measure_limits(folder: Path | None = None) -> Limits:
     )
 
 
-def copy_speed(threads: int) -> float:
-    """Return the bytes per second that are copied in memory, the best of some trials."""
-    source = np.ones(_COPIED, np.uint8)
+def copy_speed(threads: int, size: int = _COPIED) -> float:
+    """Return the bytes per second at which `size` bytes are copied in memory, the best of some trials."""
+    source = np.ones(size, np.uint8)
     target = np.empty_like(source)
-    parts = [slice(i * _COPIED // threads, (i + 1) * _COPIED // threads) for i in range(threads)]
+    parts = [slice(i * size // threads, (i + 1) * size // threads) for i in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        return _COPIED / best(lambda: list(pool.map(lambda at: np.copyto(target[at], source[at]), parts)))
+        return size / best(lambda: list(pool.map(lambda at: np.copyto(target[at], source[at]), parts)))
 
 
 def gemm_speed(dtype: Any, side: int = _SIDE, device: str = "cpu") -> float:

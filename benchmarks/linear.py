@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import Row, machine, parser_of, show
+from benchmarks.limits import gemm_speed
 from latentbank.models.language.prepacked import PrepackedLinear
 
 TOKENS = 1024  # in one forward pass on the CPU
@@ -22,7 +23,7 @@ _ROUNDS, _REPEATS = 5, 20
 def main() -> None:
     """Time both for each shape, in turns, and print billions of operations per second."""
     parser_of("benchmarks.linear", __doc__).parse_args()
-    rows = []
+    rows, limit = [], gemm_speed(torch.float32) / 1e9
     for width, out in SHAPES:
         linear = nn.Linear(width, out, bias=False).requires_grad_(False)
         layers, x = (linear, PrepackedLinear(linear)), torch.randn(TOKENS, width)
@@ -36,7 +37,16 @@ def main() -> None:
                         layer(x)
                     seconds = (time.perf_counter() - began) / _REPEATS
                     best[i] = max(best[i], 2 * TOKENS * width * out / seconds / 1e9)
-        rows.append(Row(f"{width} to {out}, GFLOP/s", f"{best[0]:.0f}", f"{best[1]:.0f}", best[1] / best[0]))
+        rows.append(
+            Row(
+                f"{width} to {out}, GFLOP/s",
+                f"{best[0]:.0f}",
+                f"{best[1]:.0f}",
+                best[1] / best[0],
+                share=best[1] / limit,
+                limit=f"a large product, {limit:.0f}",
+            )
+        )
     show("Linear layers: nn.Linear against PrepackedLinear", {"tokens": TOKENS}, rows, machine())
 
 

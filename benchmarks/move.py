@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmarks.common import (
     show,
     write_json,
 )
+from benchmarks.limits import copy_speed
 from benchmarks.wire import BANK, Address, double
 from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import load_settings
@@ -62,7 +64,7 @@ def main() -> None:
         "dimensions": arguments.width,
     }
     where = machine()
-    rows = _rows(found["scroll"], found["snapshot"], arguments.contexts * len(layers))
+    rows = _rows(found["scroll"], found["snapshot"], arguments.contexts * len(layers), copy_speed(1))
     show("Pulling a bank", sizes, rows, where, ("by scroll", "by snapshot"))
     write_json(arguments.json, sizes, rows, found, where)
 
@@ -131,7 +133,7 @@ def pull(url: str, grpc_port: int, folder: str, by: Way) -> dict[str, Any]:
     }
 
 
-def _rows(scroll: Mapping[str, Any], snapshot: Mapping[str, Any], contexts: int) -> list[Row]:
+def _rows(scroll: Mapping[str, Any], snapshot: Mapping[str, Any], contexts: int, speed: float) -> list[Row]:
     def row(what: str, left: str, right: str, least: float | None = None) -> Row:
         before, after = scroll[left], snapshot[right]
         return Row(what, f"{before:,.1f} s", f"{after:,.1f} s", before / after, least=least)
@@ -139,7 +141,11 @@ def _rows(scroll: Mapping[str, Any], snapshot: Mapping[str, Any], contexts: int)
     copying = "seconds_copying"
     return [
         row("the whole command, verified", "seconds", "seconds", least=3.0),
-        row("… copying and indexing", copying, copying),
+        replace(
+            row("… copying and indexing", copying, copying),
+            share=snapshot["bytes_on_disk"] / speed / snapshot[copying],
+            limit="the speed of copying its files in memory",
+        ),
         row("… the same, waiting for scrolled contexts left out", f"{copying}_without_waiting", copying),
         row("… verifying", "seconds_verifying", "seconds_verifying"),
         Row(

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.common import Row, answer_child, in_child, machine, show, write_json
 from benchmarks.indexes import BANK
+from benchmarks.limits import measure_limits
 from benchmarks.scenes import filled_bank, scenes_parser
 from benchmarks.truth import TIE
 from latentbank.text import layer_numbers
@@ -36,6 +37,9 @@ def main() -> None:
     with filled_bank(arguments, layers) as work:
         found = in_child(_MODULE, "read", work=work, layers=layers, images=arguments.images)
     seconds = statistics.median(found["seconds"])
+    vectors = arguments.contexts * len(layers)
+    best = measure_limits()
+    products = best.product_seconds(found["tokens"] * len(found["visual_layers"]), vectors, found["width"])
     rows = [
         Row(
             "one image, after loading",
@@ -52,6 +56,8 @@ def main() -> None:
             statistics.median(found["share"]),
             "",
             least=0.8,
+            share=products / statistics.median(found["searches"]),
+            limit="the speed of a product with all contexts (the searches)",
         ),
     ]
     rows += [
@@ -73,7 +79,7 @@ def main() -> None:
     }
     where = machine()
     show("Reading an image", sizes, rows, where)
-    write_json(arguments.json, sizes, rows, found, where)
+    write_json(arguments.json, sizes, rows, found | {"limits": best.to_dict()}, where)
 
 
 class _Stopwatch:
@@ -149,6 +155,7 @@ def read(work: str, layers: Sequence[int], images: int) -> dict[str, Any]:
             )
             for layer in visual_layers
         }
+    result["width"] = model.language.hidden_size
     return result | {"visual_layers": visual_layers, "tokens": len(reading.tokens) // len(visual_layers)}
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from benchmarks.common import (
     write_json,
 )
 from benchmarks.indexes import BANK, build_indexes, make_queries, search_states
+from benchmarks.limits import measure_limits
 from benchmarks.truth import STORAGE, TIE, judge
 from latentbank.text import layer_numbers
 
@@ -65,7 +67,11 @@ def main() -> None:
         judged = judge(states, count, layers, queries, arguments.top_k, theirs, ours)
         disk = {"reference": folder_bytes(work / "reference"), "latentbank": folder_bytes(work / "banks")}
     found = {"reference": theirs, "latentbank": ours}
+    best = measure_limits()
     rows = _rows(arguments, count, layers, found, judged, disk)
+    products = best.product_seconds(len(queries), count * len(layers), queries.shape[1])
+    share, limit = products / min(ours["search_seconds"]), "the speed of a product with all contexts"
+    rows[0] = replace(rows[0], share=share, limit=limit)
     sizes = {
         "contexts a layer": count,
         "layers": arguments.layers,
@@ -82,7 +88,11 @@ def main() -> None:
     where = machine()
     show("Search", sizes, rows, where)
     write_json(
-        arguments.json, sizes, rows, measured | {"judged": judged, "disk": disk, "built": built}, where
+        arguments.json,
+        sizes,
+        rows,
+        measured | {"judged": judged, "disk": disk, "built": built, "limits": best.to_dict()},
+        where,
     )
 
 

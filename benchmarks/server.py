@@ -27,9 +27,8 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from benchmarks.common import Row, machine, parser_of, show, write_json
+from benchmarks.common import Row, machine, parser_of, place, show, write_json
+from benchmarks.limits import copy_speed
 from benchmarks.wire import CORPUS, made_points
 from latentbank.bank.bank import Bank
 from latentbank.bank.manifest import CorpusEntry
@@ -55,7 +54,7 @@ def main() -> None:
     server = load_settings(url=arguments.url, grpc_port=arguments.grpc_port, timeout=600)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         here = load_settings(url=server.url, data_dir=Path(folder)).model_copy(update={"url": ""})
-        found: dict[str, Any] = {"limits": {"socket": _socket_speed(), "memory": _memory_speed()}}
+        found: dict[str, Any] = {"limits": {"socket": _socket_speed(), "memory": copy_speed(1, _PROBE)}}
         found["storing"] = [
             _storing(width, arguments, server, here) for width in _numbers(arguments.store_widths)
         ]
@@ -127,19 +126,6 @@ def _socket_speed() -> float:
             pass
     thread.join()
     return _PROBE / (time.perf_counter() - began)
-
-
-def _memory_speed() -> float:
-    """Return the bytes per second that are copied in memory, the best of some trials."""
-    source = np.ones(_PROBE, np.uint8)
-    target = np.empty_like(source)
-
-    def copy() -> float:
-        began = time.perf_counter()
-        np.copyto(target, source)
-        return time.perf_counter() - began
-
-    return _PROBE / min(copy() for _ in range(5))
 
 
 # -- storing ---------------------------------------------------------------------------------------
@@ -324,9 +310,8 @@ def filled_in(text: str, sizes: dict[str, Any], rows: Sequence[Row], where: dict
     _, ended, after = rest.partition(END)
     if not (found and ended):
         raise SystemExit(f"The file has no place for the table: the lines {BEGIN} and {END}.")
-    here = f"{where['cpu']}, {where['cores']} cores, {where['ram_gib']} GiB of RAM, {where['date'][:10]}"
     lines = [
-        f"{here}; {sizes['server']}.",
+        f"{place(where)}, {where['date'][:10]}; {sizes['server']}.",
         "",
         "| | embedded | server | ratio |",
         "|---|---|---|---|",

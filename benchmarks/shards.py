@@ -61,12 +61,16 @@ def main() -> None:
             f"{rates[2]:.0f}",
             rates[2] / rates[0],
             least=1.7,
+            share=rates[2] / rates[0] / arguments.workers,
+            limit="a perfect division between the cores",
         ),
         Row(
             "… against one that has all the cores",
             f"one {rates[1]:.0f}",
             f"{rates[2]:.0f}",
             rates[2] / rates[1],
+            share=rates[2] / rates[0] / arguments.workers,
+            limit="a perfect division between the cores",
         ),
         Row(
             "encoding and writing",

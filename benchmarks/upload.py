@@ -25,6 +25,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as messages
 
 from benchmarks.common import Row, machine, parser_of, show, write_json
+from benchmarks.limits import copy_speed
 from benchmarks.wire import Address, double, made_points
 from latentbank.bank.bank import Bank
 from latentbank.bank.opening import create_bank
@@ -61,7 +62,7 @@ def main() -> None:
     }
     where = machine()
     measured = {name: vars(clock) for name, clock in clocks.items()}
-    rows = _rows(clocks, arguments.contexts)
+    rows = _rows(clocks, arguments.contexts, 4 * arguments.contexts * arguments.width)
     show("Uploading contexts over gRPC", sizes, rows, where, ("upload_points", "latentbank"))
     write_json(arguments.json, sizes, rows, measured, where)
 
@@ -145,7 +146,7 @@ def _ways(
     client.close()
 
 
-def _rows(clocks: dict[str, _Clock], contexts: int) -> list[Row]:
+def _rows(clocks: dict[str, _Clock], contexts: int, sent: int) -> list[Row]:
     theirs, ours, server = (clocks[name] for name in ("upload_points", "latentbank", "ready"))
     return [
         Row(
@@ -154,6 +155,8 @@ def _rows(clocks: dict[str, _Clock], contexts: int) -> list[Row]:
             f"{contexts / ours.seconds:,.0f}",
             theirs.seconds / ours.seconds,
             least=0.9,
+            share=sent / copy_speed(1) / max(ours.own, 1e-9),
+            limit="the speed of copying the bytes sent (the client)",
         ),
         Row("seconds", f"{theirs.seconds:.2f}", f"{ours.seconds:.2f}", None),
         Row("… of them for the double to answer", f"{server.seconds:.2f}", f"{server.seconds:.2f}", None),
