@@ -9,14 +9,16 @@ from types import TracebackType
 import numpy.typing as npt
 
 from latentbank.bank import changes, removal
+from latentbank.bank.asking import asked_for
 from latentbank.bank.changes import EntryChange
 from latentbank.bank.layers import BankLayers, choose
 from latentbank.bank.ledger import named, visible
 from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.merge import Unique
 from latentbank.bank.model import ModelCheck, own_model
+from latentbank.bank.planning import Way, way_of
 from latentbank.bank.points import Neighbor, Payload
-from latentbank.bank.search import Search, prepared
+from latentbank.bank.search import Search, prepared, require_query_mean, told
 from latentbank.bank.second_look import SecondLook, look_again
 from latentbank.bank.settings import Metric, Settings
 from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
@@ -68,6 +70,7 @@ class Bank:
         self._current = CurrentView(store, manifest, follows=follows)
         self._include_incomplete = include_incomplete
         self._check_model = ModelCheck(allow_other_model=allow_other_model)
+        self.searched: dict[int, str] = {}  # how each layer was searched last, for people
 
     @property
     def _store(self) -> Store:
@@ -184,6 +187,8 @@ class Bank:
         query_mean: npt.ArrayLike | None = None,
         ef: int | None = None,
         second_look: SecondLook | None = None,
+        search: Way | None = None,
+        visual_layer: int | Sequence[int] | None = None,
     ) -> list[list[Neighbor]]:
         """Return the contexts nearest to each query by cosine, merged over bank layers.
 
@@ -193,15 +198,19 @@ class Bank:
             bank_layers: "mid", "all", one layer or several; see `choose_layers`.
             top_k: neighbors per query.
             where: restricts the search to the contexts that this filter selects.
-            exact: compare with every context in full precision instead of using the index.
+            exact: the older name of `search="exact"`.
             unique: "context" keeps one neighbor per context across bank layers, "word" one per word.
             query_mean: for centred banks only, and required there: the mean of the kind of hidden states that the
                 queries are (for visual tokens, the mean of their visual layer; for text, `text_mean` of its layer),
                 `[hidden]`, or one for each query, `[queries, hidden]`. If `manifest.unit_means`, the mean of hidden
                 states scaled to length 1.
             ef: number of contexts examined in a large layer's graph; more of them find more of the true neighbors.
-                None: as in the settings. Visual tokens need more (`settings.ef_visual`).
+                None: as `tune` measured, else as in the settings. A layer is then not scanned unless `search` says so.
             second_look: scores the nearest contexts of each layer again; they are ranked by its scores.
+            search: "graph" uses the index, "exact" compares with every context in float32, "auto" takes the faster of
+                both that finds 99 of 100 neighbors; None: as in the settings. `searched` tells which it was.
+            visual_layer: the visual layer that the queries are visual tokens of, -1 if it is not known, or that of each
+                query; None: they are none.
 
         Returns:
             For each query its neighbors, highest cosine first; fewer than `top_k` if there are no more.
@@ -215,15 +224,18 @@ class Bank:
         ef = None if ef is None else whole(ef, "ef", 1)
         if unique not in (None, "context", "word"):
             raise QueryError(f"unique is {unique!r}; it can be 'context', 'word' or None.")
-        view = self._current.get()
+        view, settings = self._current.get(), self.settings
+        way = way_of(search, exact=exact, default=settings.search if ef is None else "graph")
         layers = choose(view.manifest, bank_layers)
         self.require_query_mean(given=query_mean is not None)
         vectors = prepared(view.manifest, queries, "queries", query_mean)
-        search = Search(view.store, layers, self._shown(where, view), exact, payloads=unique == "word", ef=ef)
+        asked = asked_for(view.manifest, settings, len(vectors), ef, visual_layer)
+        made = Search(view.store, layers, self._shown(where, view), way, unique == "word", asked)
         if second_look is None:
-            neighbors = search.best(vectors, top_k, unique)
+            neighbors = made.best(vectors, top_k, unique)
         else:
-            neighbors = look_again(search, second_look, view.manifest, vectors, top_k, unique)
+            neighbors = look_again(made, second_look, view.manifest, vectors, top_k, unique)
+        self.searched = {layer: told(made, layer) for layer in layers}
         return [named(row, view.manifest.corpora) for row in neighbors]
 
     def require_query_mean(self, *, given: bool) -> None:
@@ -232,18 +244,7 @@ class Bank:
         Raises:
             QueryError: it is missing, or must not be given; the message says what to do.
         """
-        if given and self.metric == "cosine":
-            raise QueryError(
-                f"The bank '{self.name}' is not centred, so queries keep their mean: leave query_mean out, or create a "
-                "bank with metric='centred'.",
-                argument="query_mean",
-            )
-        if not given and self.metric == "centred":
-            raise QueryError(
-                f"The bank '{self.name}' is centred, so its queries need a mean: pass query_mean, for text "
-                "bank.text_mean(LAYER), for visual tokens the mean of their visual layer.",
-                argument="query_mean",
-            )
+        require_query_mean(self.name, self.metric, given=given)
 
     def text_mean(self, layer: int) -> Floats:
         """Return the mean `[hidden]` (float32) of a centred bank's text at one of its layers, for text queries.

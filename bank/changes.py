@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
 
@@ -37,6 +37,11 @@ def add_digests(bank: Bank, identity: Identity) -> None:
         return replace(head, digests=completed(head.identity, identity).digests)
 
     _change_head(bank, add)
+
+
+def record_tuned(bank: Bank, tuned: Mapping[str, Any]) -> None:
+    """Keep in the manifest how thoroughly graphs must be searched; see `latentbank.bank.tuning`."""
+    _change_head(bank, lambda head: replace(head, tuned=tuned))
 
 
 def change_entry(bank: Bank, corpus: str, change: EntryChange, instead_of: str | None) -> CorpusEntry | None:

@@ -124,6 +124,8 @@ class Manifest:
         corpora: the ledger.
         digests: the LLM's digests; None in a manifest that an earlier version wrote.
         local: whether the LLM was read from a folder or file of this machine, not from the hub.
+        tuned: how thoroughly this bank's graphs must be searched, as `latentbank.bank.tuning` measured it; empty: it is
+            not measured. Other versions ignore it.
     """
 
     bank: str
@@ -143,6 +145,7 @@ class Manifest:
     corpora: Mapping[str, CorpusEntry] = field(default_factory=dict)
     digests: Digests | None = None
     local: bool = False
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> Identity:
@@ -164,17 +167,21 @@ class Manifest:
         )
 
     def without_path(self) -> Manifest:
-        """Return the manifest for another place: of a path that an earlier version recorded, only the last part."""
+        """Return the manifest for another place, whose graphs are others, and without a path.
+
+        Of a path that an earlier version recorded, the last part stays.
+        """
         if not is_path(self.model):
-            return self
-        return replace(self, model=public_name(self.model), local=True)
+            return replace(self, tuned={})
+        return replace(self, model=public_name(self.model), local=True, tuned={})
 
     def head(self) -> dict[str, Any]:
         """Return everything except the ledger as JSON-ready data; what earlier versions lack only where there is it."""
         data = asdict(replace(self, corpora={}, digests=None))
         del data["corpora"], data["digests"]
-        if not data["local"]:
-            del data["local"]
+        for name in ("local", "tuned"):
+            if not data[name]:
+                del data[name]
         if self.digests is not None:
             data["digests"] = self.digests.to_dict()
         means = {str(layer): mean for layer, mean in self.means.items()}

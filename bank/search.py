@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from latentbank.bank.asking import Asked
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
+from latentbank.bank.planning import Plan, Way, plan_layer
 from latentbank.bank.points import Hit, Neighbor
 from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.settings import Metric
 from latentbank.bank.store.base import Floats, Store
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import QueryError
 
 # Queries sent to the store in one batch: enough to share the engine's work, few enough to run batches in parallel.
 QUERY_BATCH = 288
+# Times as many contexts are asked of a scan when their words were too few.
+_DEEPER = 4
 
 
 def prepare(
@@ -115,6 +120,22 @@ def as_floats(states: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
 
 
+def require_query_mean(bank: str, metric: Metric, *, given: bool) -> None:
+    """See `Bank.require_query_mean`."""
+    if given and metric == "cosine":
+        raise QueryError(
+            f"The bank '{bank}' is not centred, so queries keep their mean: leave query_mean out, or create a "
+            "bank with metric='centred'.",
+            argument="query_mean",
+        )
+    if not given and metric == "centred":
+        raise QueryError(
+            f"The bank '{bank}' is centred, so its queries need a mean: pass query_mean, for text "
+            "bank.text_mean(LAYER), for visual tokens the mean of their visual layer.",
+            argument="query_mean",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A hit in a bank layer, which may become a neighbor."""
@@ -152,19 +173,21 @@ class Search:
         store: the store to search.
         layers: the bank layers.
         where: restricts the search to the contexts that this filter selects.
-        exact: compare with every context instead of using the index.
+        way: through the index, past it, or what is faster; see `Way`.
         payloads: read the payloads of all hits at once; else only of those that are kept.
-        ef: number of candidates examined in a graph; None: as in the settings.
+        asked: how many candidates each query examines in a graph, and whether it finds enough so.
         oversampling: candidates per context that are rescored exactly; None: as in the settings.
+        plans: how each layer was searched; filled by the search.
     """
 
     store: Store
     layers: Sequence[int]
     where: Filter | None
-    exact: bool
+    way: Way
     payloads: bool
-    ef: int | None = None
+    asked: Asked
     oversampling: float | None = None
+    plans: dict[int, Plan] = field(default_factory=dict)
 
     def best(self, vectors: Floats, top_k: int, unique: Unique | None) -> list[list[Neighbor]]:
         """Return each query's `top_k` nearest contexts of all layers; see `Bank.search`."""
@@ -172,6 +195,10 @@ class Search:
         if unique == "word":
             self.find_words(found, vectors, top_k)
         return self.neighbors([merge(candidates, top_k, unique) for candidates in found])
+
+    def of_rows(self, rows: Sequence[int]) -> Search:
+        """Return the same search for some of the queries, numbered anew."""
+        return replace(self, asked=self.asked.of_rows(rows))
 
     def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
         """Return each query's `depth` nearest contexts of every layer, layer by layer."""
@@ -184,9 +211,32 @@ class Search:
     def hits(self, vectors: Floats, depth: int) -> dict[tuple[int, int], list[Hit]]:
         """Return each query's `depth` nearest contexts by row and layer."""
         rows = range(len(vectors))
-        return self._ask(
-            {layer: [(row, self.where) for row in rows] for layer in self.layers}, vectors, depth
-        )
+        answers: dict[tuple[int, int], list[Hit]] = {}
+        through: dict[int, list[tuple[int, Filter | None]]] = {}
+        for layer in self.layers:
+            found = self._scan(layer, vectors, depth)
+            if found is None:
+                through[layer] = [(row, self.where) for row in rows]
+            else:
+                answers |= {(row, layer): hits for row, hits in zip(rows, found, strict=True)}
+        return answers | self._ask(through, vectors, depth)
+
+    def _scan(self, layer: int, vectors: Floats, depth: int) -> list[list[Hit]] | None:
+        """Return a layer's nearest contexts by a scan; None: it is searched through its index."""
+        plan = self.plans.get(layer)
+        if plan is None:
+            plan = self.plans[layer] = plan_layer(self, layer, *vectors.shape)
+        if plan.precision is None:
+            return None
+        found = self.store.scan(layer, vectors, depth, self.where, plan.precision)
+        if found is None:  # its files cannot be read now
+            self.plans[layer] = replace(plan, precision=None)
+            return None
+        if not self.payloads:
+            return found
+        ids = dict.fromkeys(hit.id for hits in found for hit in hits)
+        read = self.store.payloads(layer, list(ids))
+        return [[hit._replace(payload=read[hit.id]) for hit in hits if hit.id in read] for hits in found]
 
     def _ask(
         self, requests: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
@@ -196,23 +246,25 @@ class Search:
         Layers and batches of queries are searched in parallel: the engine works outside Python's lock.
         """
         tasks = [
-            (layer, queries[at : at + QUERY_BATCH])
-            for layer, queries in requests.items()
+            (layer, ef, queries[at : at + QUERY_BATCH])
+            for layer, all_queries in requests.items()
+            for ef, queries in self.asked.by_ef(all_queries)
             for at in range(0, len(queries), QUERY_BATCH)
         ]
 
-        def run(task: tuple[int, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
-            layer, queries = task
+        def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
+            layer, ef, queries = task
             rows, wheres = zip(*queries, strict=True)
             more = {} if self.oversampling is None else {"oversampling": self.oversampling}
+            exact = self.way == "exact"
             return self.store.search(
-                layer, vectors[list(rows)], depth, wheres, self.exact, self.payloads, self.ef, **more
+                layer, vectors[list(rows)], depth, wheres, exact, self.payloads, ef, **more
             )
 
         with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
             return {
                 (row, layer): hits
-                for (layer, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
+                for (layer, _, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
                 for (row, _), hits in zip(queries, answers, strict=True)
             }
 
@@ -220,18 +272,25 @@ class Search:
         """Extend `found` until the best `top_k` words of each query are certainly among its candidates.
 
         A layer is searched again, without the words that it has returned, as long as its answer ended above the worst
-        candidate that is kept. Every round adds at least one word, the layer's nearest of those that are left.
+        candidate that is kept. Every round adds at least one word, the layer's nearest of those that are left. A layer
+        that is scanned is asked for more contexts instead: filters that differ from query to query are dear there.
         """
         last = {
             (row, layer): [hit for hit in candidates if hit.bank_layer == layer]
             for row, candidates in enumerate(found)
             for layer in self.layers
         }
+        depth = top_k
         while last:
             worst = {row: self._worst_kept(found[row], top_k) for row in {row for row, _ in last}}
             requests: dict[int, list[tuple[int, Filter | None]]] = {}
+            deeper: dict[int, list[int]] = {}
             for (row, layer), answer in last.items():
-                if len(answer) >= top_k and answer[-1].cosine > worst[row]:
+                scanned = self.is_scanned(layer)
+                if len(answer) >= (depth if scanned else top_k) and answer[-1].cosine > worst[row]:
+                    if scanned:
+                        deeper.setdefault(layer, []).append(row)
+                        continue
                     returned = {hit.word: None for hit in found[row] if hit.bank_layer == layer}
                     others = ~Where(word=tuple(returned))
                     requests.setdefault(layer, []).append(
@@ -244,6 +303,29 @@ class Search:
             }
             for (row, _), answer in last.items():
                 found[row] += answer
+            depth *= _DEEPER
+            for layer, rows in deeper.items():
+                last |= self._look_deeper(layer, rows, found, vectors, depth)
+
+    def is_scanned(self, layer: int) -> bool:
+        """Return whether a layer was searched by a scan."""
+        return layer in self.plans and self.plans[layer].precision is not None
+
+    def _look_deeper(
+        self, layer: int, rows: list[int], found: list[list[Candidate]], vectors: Floats, depth: int
+    ) -> dict[tuple[int, int], list[Candidate]]:
+        """Add a layer's `depth` nearest contexts to what some queries found; return them by row and layer."""
+        scanned = self._scan(layer, vectors[rows], depth)
+        if scanned is None:  # somebody writes to it
+            asked = {layer: [(row, self.where) for row in rows]}
+            answers = self._ask(asked, vectors, depth)
+            scanned = [answers[row, layer] for row in rows]
+        last = {}
+        for row, hits in zip(rows, scanned, strict=True):
+            known = {one.id for one in found[row] if one.bank_layer == layer}
+            last[row, layer] = [Candidate(layer, hit) for hit in hits]
+            found[row] += [one for one in last[row, layer] if one.id not in known]
+        return last
 
     @staticmethod
     def _worst_kept(candidates: Sequence[Candidate], top_k: int) -> float:
@@ -267,3 +349,11 @@ class Search:
             ]
             for row in kept
         ]
+
+
+def told(search: Search, layer: int) -> str:
+    """Return for people how a layer was searched."""
+    plan = search.plans.get(layer)
+    if plan is not None and plan.precision is not None:
+        return str(plan)
+    return "exactly, by the engine" if search.way == "exact" else "through the index"

@@ -157,7 +157,7 @@ def _with_more_words(
     search: Search, hits: Hits, vectors: Floats, rows: Sequence[int], top_k: int
 ) -> dict[tuple[int, int], list[Hit]]:
     """Return the contexts of some queries, numbered anew, with those of the `top_k` nearest words added."""
-    wide = replace(search, payloads=True, oversampling=None)
+    wide = replace(search.of_rows(rows), payloads=True, oversampling=None, plans={})
     found = wide.ask(vectors[list(rows)], top_k)
     wide.find_words(found, vectors[list(rows)], top_k)
     wider = {

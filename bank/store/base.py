@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.check import Check
+from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
+from latentbank.bank.scan import Precision
 from latentbank.bank.settings import Settings
 from latentbank.bank.where import Filter
 from latentbank.errors import LatentBankError
@@ -199,6 +201,24 @@ class Store(Protocol):
 
         `where` is one filter for all queries, or one for each. `ef` is the number of candidates examined in a graph,
         `oversampling` that of candidates per point that are rescored exactly (None: as in the settings).
+        """
+
+    def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
+        """Return what `search` has to do for a query; None: the layer cannot be scanned here, or not now.
+
+        Args:
+            layer: the layer.
+            ef: as for `search`.
+            hidden_size: of the layer's vectors.
+        """
+
+    def scan(
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+    ) -> list[list[Hit]] | None:
+        """Return the nearest points of each query, without payloads, by products with all original vectors.
+
+        Returns:
+            What an exact `search` returns; None: the layer cannot be scanned here, or not now.
         """
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from latentbank.cli import (
     bank,
     bank_move,  # noqa: F401 (adds its commands to those of `bank`)
+    bank_tune,  # noqa: F401 (the same)
     evaluate,
     experiment,
     experiment_cause,  # noqa: F401 (adds its command to those of `experiment`)

@@ -84,7 +84,9 @@ def cause(
                 f"{title_of(name)} cannot be corrected; leave the correction out.", argument="correct"
             )
         correction = correction_of(mode, opened, vlm) if mode is not None and opened is not None else None
-        asked = LensOptions(vlm, opened, search.layers(), condition, unique, search.exact, correction)
+        asked = LensOptions(
+            vlm, opened, search.layers(), condition, unique, correction=correction, search=search.way()
+        )
         (reader,) = lenses_of([name], asked)
         options = ablation.options(
             others,

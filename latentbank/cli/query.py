@@ -39,6 +39,7 @@ def query_text(
 ) -> None:
     """Read the tokens of a sentence against a bank, and through further lenses."""
     from latentbank.cli.output.readings import show_reading
+    from latentbank.cli.output.text import show_ways
     from latentbank.models.vision.alone import LanguageAlone
     from latentbank.query.lenses.base import LensOptions
     from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
@@ -68,7 +69,8 @@ def query_text(
             top_k=search.top_k,
             where=condition,
             unique=search.once(),
-            exact=search.exact,
+            search=search.way(),
             lenses=lenses_of(others, options),
         )
+        show_ways(opened)
     show_reading(reading, as_json=as_json)

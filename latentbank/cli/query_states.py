@@ -71,6 +71,7 @@ def query_states(
 ) -> None:
     """Read hidden states that another program has saved."""
     from latentbank.cli.output.readings import show_reading
+    from latentbank.cli.output.text import show_ways
     from latentbank.models.vision.alone import LanguageAlone
     from latentbank.query.lenses.base import LensOptions
     from latentbank.query.lenses.registry import lens_class, lens_names, lenses_of, needs_whole
@@ -92,12 +93,14 @@ def query_states(
             search.layers(),
             condition,
             search.once(),
-            search.exact,
             data_dir=settings.data_dir,
+            search=search.way(),
         )
         reading = read_states(
             states, lenses_of(names, options), top_k=search.top_k, query_mean=_mean(query_mean)
         )
+        if opened is not None:
+            show_ways(opened)
     show_reading(reading, as_json=as_json)
 
 

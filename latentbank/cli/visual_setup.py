@@ -109,6 +109,7 @@ def prepared(
     Raises:
         QueryError: options that do not go together.
     """
+    from latentbank.cli.output.text import show_ways
     from latentbank.query.lenses.centring import load_means
     from latentbank.query.output.push import check_settings
     from latentbank.query.reading.visual import chosen_layers
@@ -128,6 +129,7 @@ def prepared(
     if needs_bank or model.model is None or any(lens_class(name).needs_bank for name in names):
         opened = stack.enter_context(bank.opened(settings, include_incomplete=search.include_incomplete))
         opened.choose_layers(search.layers())
+        stack.callback(show_ways, opened)
     vlm = _load_for(model, opened, settings, choice, around, whole=needs_whole(names))
     if choices.random_projector:
         vlm, more = _randomized(vlm, found), {**more, "projector": "random"}
@@ -141,9 +143,9 @@ def prepared(
         search.layers(),
         condition,
         unique,
-        search.exact,
         correction=correction,
         data_dir=settings.data_dir,
+        search=search.way(),
     )
     lenses = lenses_of(names, options)
     if versions := {lens.name: lens.version() for lens in lenses if lens.version()}:
@@ -325,7 +327,9 @@ def _choice(
         "unique": search.unique,
         "prompt": prompt,
         "where": search.where or [],
-        "exact": search.exact,
+        "exact": search.way() == "exact",
+        # A folder of an earlier version, which had no other way, can be continued.
+        **({"search": "graph"} if search.way() == "graph" else {}),
         "query_mean": described(query_mean),
         # Two sets of images may have means of the same description.
         "means": None if means is None else hashlib.blake2b(means.read_bytes(), digest_size=16).hexdigest(),

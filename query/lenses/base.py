@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.layers import BankLayers
     from latentbank.bank.merge import Unique
+    from latentbank.bank.planning import Way
     from latentbank.bank.points import Neighbor
     from latentbank.bank.where import Filter
     from latentbank.models.vision.tokens import VisualModel
@@ -71,10 +72,11 @@ class LensOptions:
         bank_layers: layers of the bank that are searched.
         where: a filter of the bank's contexts.
         unique: one neighbor per "context" or per "word"; None: all.
-        exact: compare with every context in full precision.
+        exact: the older name of `search="exact"`.
         correction: how scores are corrected, by lenses that can; None: they are not.
         data_dir: the folder of embedded banks, in which lenses that are trained are kept as well; None: that of the
             bank, else that of the settings.
+        search: "auto", "graph" or "exact", as `Bank.search` takes it; None: the bank's setting.
 
     Examples:
         >>> import latentbank as lb
@@ -91,6 +93,7 @@ class LensOptions:
     exact: bool = False
     correction: Correction | None = None
     data_dir: Path | None = None
+    search: Way | None = None
 
     def folder(self) -> Path:
         """Return the folder in which trained lenses are kept."""
@@ -179,6 +182,15 @@ class Lens(ABC):
             queries: hidden states of one layer.
             top_k: neighbors per query.
         """
+
+    def read_each(self, parts: Sequence[Queries], top_k: int = 5) -> list[list[list[Neighbor]]]:
+        """Return what `read` returns for queries of several layers, part by part.
+
+        Args:
+            parts: hidden states of one layer each.
+            top_k: neighbors per query.
+        """
+        return [self.read(queries, top_k) for queries in parts]
 
     def check(self, model: VisualModel) -> None:  # noqa: B027 - a default, not a gap
         """Check, before anything is computed, that the lens can read hidden states of a model.

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from latentbank.bank.nothing import why_nothing
+from latentbank.bank.planning import way_of
+from latentbank.bank.search import as_floats
 from latentbank.errors import QueryError
 from latentbank.query.calibration.look import require_hubs
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.values import layers_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
     from latentbank.bank.bank import Bank
     from latentbank.bank.layers import BankLayers
     from latentbank.bank.merge import Unique
+    from latentbank.bank.planning import Way
     from latentbank.bank.points import Neighbor
+    from latentbank.bank.second_look import SecondLook
     from latentbank.bank.where import Filter
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.calibration.correction import Correction
+
+
+# Queries of several layers that are searched for together: enough to share what a scan reads, not much memory.
+_TOGETHER = 4096
 
 
 @dataclass(frozen=True)
@@ -26,19 +41,19 @@ class LatentLens(Lens):
     """Nearest contexts of a bank by cosine (arXiv 2602.00462).
 
     If the bank is centred, it subtracts `Queries.mean` from the queries; with a correction, the calibration's mean of
-    visual tokens. Queries of visual tokens look at as many
-    candidates in a large layer's graph as `Settings.ef_visual` says.
+    visual tokens. The bank is told which queries are visual tokens: they lose their way in a large layer's graph sooner
+    than text.
 
     Args:
         bank: what is searched.
         bank_layers: "mid", "all", "paper", one layer or several.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word"; None: all.
-        exact: compare with every context in full precision.
-        ef: candidates in a large layer's graph, as `Bank.search` takes it; None: the bank's setting for the kind of
-            queries.
+        exact: the older name of `search="exact"`.
+        ef: candidates in a large layer's graph, as `Bank.search` takes it; None: what suits the kind of queries.
         correction: how the scores of the nearest contexts are corrected, by which they are then ranked; None: they are
             ranked by cosine. Text is never corrected.
+        search: "auto", "graph" or "exact", as `Bank.search` takes it; None: the bank's setting.
 
     Examples:
         >>> import latentbank as lb
@@ -55,6 +70,7 @@ class LatentLens(Lens):
     exact: bool = False
     ef: int | None = None
     correction: Correction | None = None
+    search: Way | None = None
 
     name = "latent"
     title = "LatentLens"
@@ -66,6 +82,7 @@ class LatentLens(Lens):
         """Keep the bank layers as plain numbers: they are read at each search."""
         if not isinstance(self.bank_layers, str):
             object.__setattr__(self, "bank_layers", tuple(layers_of(self.bank_layers, "bank_layers")))
+        way_of(self.search, exact=self.exact)
 
     @classmethod
     def make(cls, options: LensOptions) -> LatentLens:
@@ -83,6 +100,7 @@ class LatentLens(Lens):
             options.unique,
             options.exact,
             correction=options.correction,
+            search=options.search,
         )
 
     def read(self, queries: Queries, top_k: int = 5) -> list[list[Neighbor]]:
@@ -95,10 +113,43 @@ class LatentLens(Lens):
         """
         states: Any = queries.states
         mean: Any = queries.mean
-        ef = self.bank.settings.ef_visual if self.ef is None and queries.kind == "visual" else self.ef
         look = self.correction.look(queries.layer) if self.correction and queries.kind != "text" else None
         if look is not None and self.bank.metric == "centred":
             mean = look.calibration.references(look.layer).mean
+        return self._search(states, mean, _visual_layer(queries), top_k, look)
+
+    def read_each(self, parts: Sequence[Queries], top_k: int = 5) -> list[list[list[Neighbor]]]:
+        """Return what `read` returns for queries of several layers; see `Lens.read_each`.
+
+        They are one search, unless scores are corrected: a scan then reads each bank layer once for all of them.
+        """
+        visual = [_visual_layer(queries) for queries in parts]
+        if self.correction is not None or len(parts) < 2 or None in visual:
+            return super().read_each(parts, top_k)
+        found: list[list[list[Neighbor]]] = []
+        for start, stop in _together([len(queries) for queries in parts]):
+            some = parts[start:stop]
+            layers = [
+                layer
+                for layer, queries in zip(visual[start:stop], some, strict=True)
+                for _ in range(len(queries))
+            ]
+            states = np.concatenate([as_floats(queries.states) for queries in some])  # type: ignore[arg-type]
+            means = [_rows_of_mean(queries) for queries in some]
+            known = [mean for mean in means if mean is not None]
+            mean = np.concatenate(known) if len(known) == len(means) else None
+            rows = iter(self._search(states, mean, cast("list[int]", layers), top_k, None))
+            found += [list(itertools.islice(rows, len(queries))) for queries in some]
+        return found
+
+    def _search(
+        self,
+        states: Any,
+        mean: Any,
+        visual_layer: int | list[int] | None,
+        top_k: int,
+        look: SecondLook | None,
+    ) -> list[list[Neighbor]]:
         return self.bank.search(
             states,
             self.bank_layers,
@@ -107,8 +158,10 @@ class LatentLens(Lens):
             exact=self.exact,
             unique=self.unique,
             query_mean=mean,
-            ef=ef,
+            ef=self.ef,
             second_look=look,
+            search=self.search,
+            visual_layer=visual_layer,
         )
 
     def check(self, model: VisualModel) -> None:
@@ -148,3 +201,30 @@ class LatentLens(Lens):
     def corrected(self, correction: Correction | None) -> LatentLens:
         """Return the same lens with its scores corrected; None: with plain cosines."""
         return replace(self, correction=correction)
+
+
+def _visual_layer(queries: Queries) -> int | None:
+    """Return the visual layer of queries, -1 if it is not known; None: they are no visual tokens."""
+    if queries.kind != "visual":
+        return None
+    return -1 if queries.layer is None else queries.layer
+
+
+def _rows_of_mean(queries: Queries) -> npt.NDArray[Any] | None:
+    """Return the mean of each query, `[tokens, hidden]`."""
+    if queries.mean is None:
+        return None
+    mean = as_floats(queries.mean)  # type: ignore[arg-type]
+    return np.broadcast_to(mean, (len(queries), mean.shape[-1]))
+
+
+def _together(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of groups of parts, `_TOGETHER` rows at most, or one part."""
+    start = rows = 0
+    for at, length in enumerate(lengths):
+        if at > start and rows + length > _TOGETHER:
+            yield start, at
+            start, rows = at, 0
+        rows += length
+    if lengths:
+        yield start, len(lengths)

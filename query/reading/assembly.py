@@ -60,25 +60,34 @@ class Choices:
             check_text(self.prompt, "prompt")
 
     def answers(
-        self, lens: Lens, layer: int, batch: Sequence[VisualTokens], stream: Stream
-    ) -> Iterator[_Answer]:
-        """Return what a lens finds for the visual or the text tokens of a batch's images, in order, at one layer."""
-        if stream == "visual":
-            states = torch.cat([tokens.states[layer] for tokens in batch])
-            kind: Kind = "visual" if all(any(tokens.size) for tokens in batch) else "other"
-            queries = Queries(states, layer, kind, self._visual_mean(lens, layer, batch))
-        else:
-            parts = [tokens.text.states[layer] for tokens in batch if tokens.text is not None]
-            if not sum(map(len, parts)):
-                return iter(())
-            queries = Queries(torch.cat(parts), layer, "text", _text_mean(lens, layer))
+        self, lens: Lens, layers: Sequence[int], batch: Sequence[VisualTokens], stream: Stream
+    ) -> list[Iterator[_Answer]]:
+        """Return what a lens finds for the visual or the text tokens of a batch's images, in order, at each layer."""
+        asked = [self._queries(lens, layer, batch, stream) for layer in layers]
+        if not sum(map(len, asked)):
+            return [iter(()) for _ in layers]
         if self.between is not None:
-            found = read_in_pieces(lens, queries, self.top_k, self.between)
+            between = self.between
+            found = [read_in_pieces(lens, queries, self.top_k, between) for queries in asked]
         else:
-            found = lens.read(queries, self.top_k)
+            found = lens.read_each(asked, self.top_k)
+        return [self._with_p_values(lens, *pair) for pair in zip(asked, found, strict=True)]
+
+    def _with_p_values(self, lens: Lens, queries: Queries, found: list[list[Neighbor]]) -> Iterator[_Answer]:
         if self.silence is None or queries.kind != "visual":
             return iter([(neighbors, None) for neighbors in found])
         return zip(found, self.silence.p_values(lens, queries, found), strict=True)
+
+    def _queries(self, lens: Lens, layer: int, batch: Sequence[VisualTokens], stream: Stream) -> Queries:
+        """Return the visual or the text tokens of a batch's images at a layer."""
+        if stream == "visual":
+            states = torch.cat([tokens.states[layer] for tokens in batch])
+            kind: Kind = "visual" if all(any(tokens.size) for tokens in batch) else "other"
+            return Queries(states, layer, kind, self._visual_mean(lens, layer, batch))
+        parts = [tokens.text.states[layer] for tokens in batch if tokens.text is not None]
+        if not sum(map(len, parts)):
+            return Queries(np.empty((0, 0), np.float32), layer, "text")
+        return Queries(torch.cat(parts), layer, "text", _text_mean(lens, layer))
 
     def uncorrected(self, note: str) -> Choices:
         """Return the same choices without corrections; the readings' `note` says why.
@@ -136,10 +145,10 @@ def read_batches(
             chosen.warn(warning)
         for layers in groups:
             found = {
-                (lens.name, layer, stream): chosen.answers(lens, layer, batch, stream)
+                (lens.name, layer, stream): answers
                 for lens in chosen.lenses
-                for layer in layers
                 for stream in _STREAMS
+                for layer, answers in zip(layers, chosen.answers(lens, layers, batch, stream), strict=True)
             }
             for image in part:
                 yield _reading(model, image, layers, found, chosen)

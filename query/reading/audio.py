@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
+from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import ModelError
 from latentbank.models.audio.sounds import open_sound
@@ -38,6 +39,7 @@ def read_audio(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    search: Way | None = None,
     prompt: str | None = None,
     query_mean: QueryMean | None = None,
     lenses: Sequence[Lens] = (),
@@ -60,6 +62,7 @@ def read_audio(
         where: as for `read_image`.
         unique: as for `read_image`.
         exact: as for `read_image`.
+        search: as for `read_image`.
         prompt: the text beside the sound; None: the model's own.
         query_mean: for a centred bank, the mean that is subtracted from the sound's tokens: `Means` measured on sounds,
             an array `[hidden]`, or "batch", their own; None: "batch".
@@ -80,7 +83,7 @@ def read_audio(
         >>> start, end = reading.tokens[0].seconds
     """
     chosen = chosen_layers(model.num_layers, bank, around_of(tokens, answer)) if layers is None else layers
-    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    lens = LatentLens(bank, bank_layers, where, unique, exact, search=search)
     (reading,) = read_sounds(
         model,
         [audio],

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
+from latentbank.bank.planning import Way
 from latentbank.bank.search import as_floats
 from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
@@ -39,6 +40,7 @@ def read_text(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    search: Way | None = None,
     lenses: Sequence[Lens] = (),
 ) -> Reading:
     """Read every token of a sentence against a bank, and through other lenses.
@@ -53,7 +55,8 @@ def read_text(
         top_k: neighbors per token.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".
-        exact: compare with every context in full precision.
+        exact: the older name of `search="exact"`.
+        search: "auto", "graph" or "exact", as `Bank.search` takes it; None: the bank's setting.
         lenses: further lenses of the same LLM, such as a tuned lens.
 
     Returns:
@@ -91,7 +94,7 @@ def read_text(
         places = _matching(sentence, texts, spans, places, token)
     states = model.hidden_states([ids], chosen)[0]
     return _read(
-        LatentLens(bank, bank_layers, where, unique, exact),
+        LatentLens(bank, bank_layers, where, unique, exact, search=search),
         {layer: states[layer][places].float().cpu().numpy() for layer in chosen},
         labels=[texts[i] for i in places],
         indices=places,
@@ -114,6 +117,7 @@ def read_hidden(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    search: Way | None = None,
     query_mean: QueryMean | None = None,
 ) -> Reading:
     """Read hidden states from anywhere: soft prompts, speech, latent reasoning steps.
@@ -127,7 +131,8 @@ def read_hidden(
         top_k: neighbors per token.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".
-        exact: compare with every context in full precision.
+        exact: the older name of `search="exact"`.
+        search: "auto", "graph" or "exact", as `Bank.search` takes it; None: the bank's setting.
         query_mean: for a centred bank, the mean that is subtracted from the hidden states: "text" (the bank's mean of
             text at their layer), "batch" (their own), `Means` measured on others of their kind, or an array `[hidden]`.
 
@@ -152,7 +157,7 @@ def read_hidden(
     (count,) = lengths
     if labels is not None and len(labels) != count:
         raise QueryError(f"There are {len(labels)} labels for {count} tokens.")
-    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    lens = LatentLens(bank, bank_layers, where, unique, exact, search=search)
     names = names_of(labels) if labels is not None else [str(i) for i in range(count)]
     return _read(lens, arrays, names, list(range(count)), str(source), "other", top_k, query_mean)
 

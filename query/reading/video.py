@@ -10,6 +10,7 @@ import numpy as np
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
+from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import ModelError
 from latentbank.models.vision.clips import FRAMES, Clip, open_clip
@@ -42,6 +43,7 @@ def read_video(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    search: Way | None = None,
     prompt: str | None = None,
     query_mean: QueryMean | None = None,
     lenses: Sequence[Lens] = (),
@@ -67,6 +69,7 @@ def read_video(
         where: as for `read_image`.
         unique: as for `read_image`.
         exact: as for `read_image`.
+        search: as for `read_image`.
         prompt: the text beside the video; None: the model's own.
         query_mean: as for `read_images`.
         lenses: further lenses, such as a LogitLens.
@@ -88,7 +91,7 @@ def read_video(
         >>> start, end = reading.tokens[0].seconds
     """
     chosen = chosen_layers(model.num_layers, bank, around_of(tokens, answer)) if layers is None else layers
-    lens = LatentLens(bank, bank_layers, where, unique, exact)
+    lens = LatentLens(bank, bank_layers, where, unique, exact, search=search)
     (reading,) = read_videos(
         model,
         [video],

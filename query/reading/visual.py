@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
+from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
 from latentbank.query.lenses.base import Lens
@@ -58,6 +59,7 @@ def read_image(
     where: Filter | None = None,
     unique: Unique | None = None,
     exact: bool = False,
+    search: Way | None = None,
     prompt: str | None = None,
     query_mean: QueryMean | None = None,
     lenses: Sequence[Lens] = (),
@@ -76,7 +78,8 @@ def read_image(
         top_k: neighbors per token.
         where: only contexts that this filter selects.
         unique: one neighbor per "context" or per "word".
-        exact: compare with every context in full precision.
+        exact: the older name of `search="exact"`.
+        search: "auto", "graph" or "exact", as `Bank.search` takes it; None: the bank's setting.
         prompt: the text beside the image; None: the model's own.
         query_mean: as for `read_images`.
         lenses: further lenses, such as a LogitLens.
@@ -101,7 +104,7 @@ def read_image(
     """
     if layers is None:
         layers = chosen_layers(model.num_layers, bank, around_of(tokens, answer))
-    latent = LatentLens(bank, bank_layers, where, unique, exact)
+    latent = LatentLens(bank, bank_layers, where, unique, exact, search=search)
     (reading,) = read_images(
         model,
         [image],

@@ -222,6 +222,6 @@ def _told(lens: Lens) -> str:
     bank = lens.bank
     if bank is not None:
         corpora = sorted(corpus_digest(entry) for entry in bank.shown_corpora.values())
-        where, exact, ef = (repr(getattr(lens, name, None)) for name in ("where", "exact", "ef"))
-        told += [lens.searched_layers(), where, exact, ef, bank.settings.ef_visual, corpora]
+        chosen = [repr(getattr(lens, name, None)) for name in ("where", "exact", "ef", "search")]
+        told += [lens.searched_layers(), *chosen, bank.settings.ef_visual, bank.settings.search, corpora]
     return f"{kind} {json.dumps(told)}"

@@ -11,7 +11,7 @@ from latentbank.bank.bank import Bank
 
 
 def record_candidates(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """Return a list to which each search appends its `ef`, the candidates in a graph."""
+    """Return a list to which each search appends its `ef`, the candidates in a graph; no layer is scanned."""
     candidates: list[int | None] = []
     search = bank.store.search
 
@@ -20,12 +20,13 @@ def record_candidates(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int |
         return search(*given)
 
     monkeypatch.setattr(bank.store, "search", spy)
+    monkeypatch.setattr(bank.store, "work", lambda *_: None)
     return candidates
 
 
 def block_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event; the search of an image's second visual layer waits until it is set."""
-    proceed, search, searched = threading.Event(), bank.store.search, []
+    proceed, search, searched = threading.Event(), bank.store.scan, []
 
     def waiting(layer: int, *given: Any) -> Any:
         searched.append(layer)
@@ -33,5 +34,5 @@ def block_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading
             assert proceed.wait(20)
         return search(layer, *given)
 
-    monkeypatch.setattr(bank.store, "search", waiting)
+    monkeypatch.setattr(bank.store, "scan", waiting)
     return proceed

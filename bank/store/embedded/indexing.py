@@ -121,8 +121,11 @@ class Indexing:
         and 0.990 (benchmarks/search.py).
         """
         state = self._layers.state(layer)
-        segments = max(1, state.segments_count - 1)  # the engine keeps one more for new points
-        return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / segments / LARGE)))
+        return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / _segments(state) / LARGE)))
+
+    def compared(self, layer: int, ef: int) -> int:
+        """Return how many contexts a query is compared with in all graphs of a layer; some are seen twice."""
+        return _segments(self._layers.state(layer)) * self.candidates(layer, ef)
 
     def _optimize(self, layer: int, graph: int, largest: int, segments: int) -> None:
         """Index what is not indexed yet, and merge segments.
@@ -161,6 +164,10 @@ class Indexing:
 
 def _unindexed(state: edge.ShardInfo) -> int:
     return state.points_count - state.indexed_vectors_count
+
+
+def _segments(state: edge.ShardInfo) -> int:
+    return max(1, state.segments_count - 1)  # the engine keeps one more for new points
 
 
 def _tenth(contexts: int) -> int:

@@ -54,6 +54,7 @@ class Layers:
         # A shard is closed only when it has no readers; new readers wait until it has been closed.
         self._free = threading.Condition(self.changing)
         self._users: Counter[int] = Counter()
+        self._changes: Counter[int] = Counter()
         self._leaving: set[int] = set()
 
     def numbers(self) -> list[int]:
@@ -168,8 +169,19 @@ class Layers:
                 yield shard
         finally:
             with self._free:
+                self._changes[layer] += write
                 self._users[layer] -= 1
                 self._free.notify_all()
+
+    def changes(self, layer: int) -> int:
+        """Return a number that is another one after a layer was written to, loaded again or replaced."""
+        return self._changes[layer]
+
+    def loaded(self, layer: int) -> Path:
+        """Return the folder that a layer is open from: its own, or that of its copy."""
+        with self.changing:
+            copy = self._copies.get(layer)
+            return self.path(layer) if copy is None else copy.path
 
     def state(self, layer: int) -> edge.ShardInfo:
         """Return what the engine says about a layer."""
@@ -185,6 +197,7 @@ class Layers:
             finally:
                 self._leaving.discard(layer)
                 self._free.notify_all()
+            self._changes[layer] += 1
             if layer in self._shards:
                 self._shards.pop(layer).close()
             if layer in self._copies:

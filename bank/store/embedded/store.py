@@ -23,7 +23,9 @@ from typing import Any, cast
 import numpy as np
 import qdrant_edge as edge
 
+from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
+from latentbank.bank.scan import Precision
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
     FEW,
@@ -38,11 +40,12 @@ from latentbank.bank.store.base import (
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, each_condition
 from latentbank.bank.store.embedded.access import Access
-from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_errors, engine_points
+from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_errors, engine_points, graph_of
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
+from latentbank.bank.store.embedded.scanning import Scanner
 from latentbank.bank.store.embedded.unpacking import unpack
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
@@ -72,6 +75,7 @@ class EmbeddedStore:
         self._layers = Layers(bank, self._folder, there=access.there, writable=access.lock is not None)
         self._indexing = Indexing(bank, settings, self._layers, self._manifest, access.lock)
         self._captions = CaptionFilters(self._read_captions, shared=False)
+        self._scanner = Scanner(self._layers, self._selected_ids, lambda layer: layer not in self._dirty)
         try:
             if access.lock is not None:
                 self._finish_deletion()
@@ -216,6 +220,21 @@ class EmbeddedStore:
             for answer in answers
         ]
 
+    def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
+        """See `Store`."""
+        if self._scanner.originals(layer, hidden_size) is None:
+            return None
+        contexts, graph = self.count(layer), graph_of(self._layers.path(layer)) > 0
+        compared = self._indexing.compared(layer, ef or self._settings.ef) if graph else contexts
+        return Work(contexts, min(compared, contexts), graph)
+
+    def scan(
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+    ) -> list[list[Hit]] | None:
+        """See `Store`."""
+        self._indexing.note_search()
+        return self._scanner.scan(layer, np.asarray(queries, np.float32), limit, where, precision)
+
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """See `Store`."""
         with self._layers.use(layer) as shard:
@@ -263,6 +282,9 @@ class EmbeddedStore:
         """Return a filter as the engine's conditions, with which it finds exactly what the filter selects."""
         self._indexing.index_captions(layer, where)
         return conditions(self._captions.exact(layer, where), _DIALECT)
+
+    def _selected_ids(self, layer: int, where: Filter) -> Iterator[str]:
+        return (str(record.id) for record in self._scroll(layer, self._selected(layer, where), False))
 
     def _read_captions(self, layer: int, where: Filter | None) -> Iterator[tuple[str, str]]:
         selected, only = conditions(where, _DIALECT), edge.PayloadSelector.Include(["caption"])

@@ -16,7 +16,9 @@ import numpy as np
 from qdrant_client import models
 from qdrant_client.qdrant_remote import QdrantRemote
 
+from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
+from latentbank.bank.scan import Precision
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
     FEW,
@@ -205,6 +207,16 @@ class ServerStore:
             [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer.points]
             for answer in answers
         ]
+
+    def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
+        """See `Store`; a server multiplies no matrices for us."""
+        del layer, ef, hidden_size
+
+    def scan(
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+    ) -> list[list[Hit]] | None:
+        """See `Store`; a server multiplies no matrices for us."""
+        del layer, queries, limit, where, precision
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """See `Store`."""

@@ -14,6 +14,7 @@ from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
+    from latentbank.bank.planning import Way
     from latentbank.bank.where import Filter
     from latentbank.query.output.files import OutputFiles
     from latentbank.query.reading.around import Around
@@ -119,9 +120,16 @@ class SearchOptions:
         list[str] | None, typer.Option(help="Filter, such as word=dog|cat or corpus!=news; all must hold.")
     ] = None
     unique: Annotated[str | None, typer.Option(help="One neighbor per context or per word.")] = None
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every context in full precision.")] = (
-        False
-    )
+    exact: Annotated[bool, typer.Option("--exact", help="The same as --search exact.")] = False
+    search: Annotated[
+        str | None,
+        typer.Option(
+            "--search",
+            help="graph: through the index; exact: compare with every context in float32; auto: the faster of both "
+            "that finds 99 of 100 neighbors. By default as the settings say: auto.",
+            show_default=False,
+        ),
+    ] = None
     include_incomplete: Annotated[
         bool, typer.Option("--include-incomplete", help="Search incomplete corpora, too.")
     ] = False
@@ -135,6 +143,18 @@ class SearchOptions:
         from latentbank.bank.where import parse_where
 
         return parse_where(self.where or [])
+
+    def way(self) -> Way | None:
+        """Return which way is searched; None: as the settings say.
+
+        Raises:
+            QueryError: there is no such way, or --exact and another one are given.
+        """
+        from latentbank.bank.planning import way_of
+
+        if self.search is None and not self.exact:
+            return None
+        return way_of(self.search, exact=self.exact)
 
     def once(self) -> Any:
         """Return what is shown once: "context", "word" or None.

@@ -16,6 +16,7 @@ from latentbank.text import listed
 if TYPE_CHECKING:
     from latentbank.bank.bank import BankInfo
     from latentbank.bank.store.base import Replicated
+    from latentbank.bank.tuning import TunedKind
     from latentbank.bank.upgrade import UpgradeReport
     from latentbank.bank.versions import Versions
 
@@ -54,6 +55,21 @@ def show_replicated(done: Sequence[Replicated], leaving: str | None, *, as_json:
     console().print(table)
     if leaving is not None:
         print(f"'{leaving}' holds nothing of these banks any more.")
+
+
+def show_tuned(bank: str, recall: float, found: Sequence[TunedKind], *, as_json: bool) -> None:
+    """Print how thoroughly a bank's graphs must be searched."""
+    if as_json:
+        print_json({"bank": bank, "recall": recall, "kinds": [asdict(one) for one in found]})
+        return
+    table = Table("queries", "number", "ef", "share of the neighbors found")
+    for one in found:
+        ef = "none is enough" if one.ef is None else f"{one.ef:,}"
+        table.add_row(one.kind, f"{one.queries:,}", ef, f"{one.recall:.4f}")
+    console().print(table)
+    print(f"Searches of '{bank}' use this from now on, until it holds a quarter more contexts.")
+    if any(one.ef is None for one in found):
+        print("Where none is enough, an embedded bank is scanned; of a server's bank, pull a copy.")
 
 
 def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:

@@ -7,13 +7,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from latentbank.text import listed
+
+if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
 
 
 def print_json(data: Any) -> None:
@@ -89,3 +92,12 @@ def count_text(number: int, singular: str, plural: str | None = None) -> str:
 def corpora_text(corpora: Sequence[str], left_out: Sequence[str]) -> str:
     """Return the names of corpora, and of the incomplete ones that were left out."""
     return listed(corpora) + (f" (without {listed(left_out)}: incomplete)" if left_out else "")
+
+
+def show_ways(bank: Bank) -> None:
+    """Say on standard error how the bank was searched last."""
+    ways: dict[str, list[int]] = {}
+    for layer, way in bank.searched.items():
+        ways.setdefault(way, []).append(layer)
+    for way, layers in ways.items():
+        print(f"searched: layer{'s' * (len(layers) > 1)} {listed(layers)}, {way}", file=sys.stderr)

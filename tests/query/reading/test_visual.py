@@ -82,7 +82,7 @@ def test_a_reading_holds_every_token_at_every_layer(bank: Bank, vlm: PatchVLM) -
         ]
         assert [t.place.box for t in own if t.place] == [tuple(box) for box in tokens.boxes.tolist()]
         assert [t.norm for t in own] == pytest.approx(tokens.norms(layer).tolist())
-        plain = bank.search(tokens.states[layer].numpy(), "all", 3)
+        plain = bank.search(tokens.states[layer].numpy(), "all", 3, visual_layer=layer)
         assert [[n.id for n in t.neighbors] for t in own] == [[n.id for n in row] for row in plain]
 
 
@@ -90,8 +90,9 @@ def test_an_image_reads_like_its_hidden_states(bank: Bank, vlm: PatchVLM) -> Non
     """The lens gets the VLM's hidden states unchanged: `read_hidden` finds the same neighbors."""
     image = picture(3)
     (tokens,) = vlm.visual_tokens([image], [1])
-    reading = read_image(bank, vlm, image, 1, where=Where(corpus="first"), unique="word", top_k=4)
-    plain = read_hidden(bank, tokens.states[1], where=Where(corpus="first"), unique="word", top_k=4)
+    asked: Any = {"where": Where(corpus="first"), "unique": "word", "top_k": 4, "search": "exact"}
+    reading = read_image(bank, vlm, image, 1, **asked)
+    plain = read_hidden(bank, tokens.states[1], **asked)
     assert [t.neighbors for t in reading.tokens] == [t.neighbors for t in plain.tokens]
     assert {n.corpus for t in reading.tokens for n in t.neighbors} == {"first"}
 
@@ -114,7 +115,7 @@ def test_an_image_of_words_is_read_as_them(bank: Bank, tiny: LanguageModel) -> N
     assert all(token.neighbors[0].cosine > 0.999 for token in reading.tokens)
 
 
-def test_a_visual_layer_of_several_images_is_one_search(
+def test_all_visual_layers_of_several_images_are_one_search(
     bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -129,7 +130,7 @@ def test_a_visual_layer_of_several_images_is_one_search(
     images = [picture(seed, (30 + seed, 20)) for seed in range(5)]
     readings = list(read_images(vlm, images, [LatentLens(bank)], [0, 1, 4], batch=2))
     assert vlm.calls == [2, 2, 1]
-    assert sizes == [2 * 6] * 3 + [2 * 6] * 3 + [6] * 3
+    assert sizes == [2 * 6 * 3, 2 * 6 * 3, 6 * 3]
     for image, reading in zip(images, readings, strict=True):
         alone = read_image(bank, vlm, image, [0, 1, 4])
         assert reading.size == image.size

@@ -1,0 +1,212 @@
+"""Which way a search goes: through the index of a layer, or past it, by products with all of its original vectors.
+
+An index of text finds text: with the settings' `ef`, 99 of 100 neighbors and more. Visual tokens are far from all text,
+so they lose their way in it, and no `ef` is sure to find as many; `bank tune` measures which does. What is certain to
+find them is a scan, which takes the same time whatever is looked for. A plan is the fastest way of those that find
+enough.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from latentbank.bank.scan import FLOAT32, Precision
+from latentbank.errors import QueryError
+
+if TYPE_CHECKING:
+    from latentbank.bank.search import Search
+
+Way = Literal["auto", "graph", "exact"]
+"""How a bank is searched: "graph" is through the index, "exact" compares with every context in float32, "auto" is the
+faster of both that finds 99 of 100 neighbors."""
+WAYS: tuple[Way, ...] = ("auto", "graph", "exact")
+
+# Seconds of a processor's core for a vector that the engine compares with a query through its index, and for each of
+# the vector's numbers (AMD EPYC, benchmarks/search.py, 2026-11-29).
+_COMPARED, _NUMBER = 4e-6, 6e-9
+# The same for a vector that it compares without a graph, one after the other.
+_SCANNED, _SCANNED_NUMBER = 3e-8, 6e-11
+# The same for the engine's own exact search.
+_EXACT, _EXACT_NUMBER = 3e-8, 4e-10
+# Seconds to import torch, to learn the ids that a filter selects, each, and to read a layer's files.
+_IMPORT, _SELECTED, _FILES = 2.0, 2e-6, 0.005
+# bfloat16 pays if it takes less than this share of the time: its best must be rescored.
+_PAYS = 0.75
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a search of a layer through its index has to do for a query.
+
+    Attributes:
+        contexts: how many contexts the layer holds.
+        compared: how many the index compares with the query.
+        graph: whether it has a graph; else they are compared one after the other.
+    """
+
+    contexts: int
+    compared: int
+    graph: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a layer is searched.
+
+    Attributes:
+        precision: that of the scan; None: through the index.
+        index: the seconds expected of the index.
+        scan: the seconds expected of the scan; None: it is not to be compared.
+    """
+
+    precision: Precision | None
+    index: float
+    scan: float | None
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        if self.precision is None:
+            return "through the index"
+        return f"exact scan, {self.precision}"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a scan takes on this machine, in seconds.
+
+    Attributes:
+        precision: how it multiplies.
+        number: for each number of a vector, to convert it.
+        pair: for each number of a vector and each query, to multiply them.
+        product: for each product, to look whether it is among the best.
+    """
+
+    precision: Precision
+    number: float
+    pair: float
+    product: float
+
+    def seconds(self, contexts: int, queries: int, hidden_size: int) -> float:
+        """Return the seconds that a scan takes."""
+        numbers = contexts * hidden_size
+        return numbers * self.number + numbers * queries * self.pair + contexts * queries * self.product
+
+
+def way_of(search: str | None, *, exact: bool, default: Way = "auto") -> Way:
+    """Return the way that is asked for; `exact=True` is the older name of `search="exact"`.
+
+    Raises:
+        QueryError: there is no such way, or both are given and differ.
+    """
+    if search is None:
+        return "exact" if exact else default
+    if search not in WAYS:
+        raise QueryError(f"search is {search!r}; it can be 'auto', 'graph' or 'exact'.", argument="search")
+    if exact and search != "exact":
+        raise QueryError(
+            f"exact=True means search='exact', but search is {search!r}; give one of them.", argument="search"
+        )
+    return "graph" if search == "graph" else "exact" if search == "exact" else "auto"
+
+
+def plan_layer(search: Search, layer: int, queries: int, hidden_size: int) -> Plan:
+    """Return how a layer is searched for so many queries."""
+    through = Plan(None, 0.0, None)
+    if search.way == "graph" or not queries:
+        return through
+    work = search.store.work(layer, search.asked.most(), hidden_size)
+    if work is None:
+        return through
+    if search.way == "exact":
+        seconds = queries * work.contexts * (_EXACT + hidden_size * _EXACT_NUMBER)
+        if "torch" not in sys.modules and seconds < _IMPORT:
+            return replace(through, index=seconds)
+        return Plan(precise(), seconds, None)
+    selected = None if search.where is None else search.store.count(layer, search.where)
+    tasks = len(search.layers) * -(-queries // 288)
+    return plan(work, selected, queries, hidden_size, tasks, finds=search.asked.finds)
+
+
+def precise() -> Precision:
+    """Return how an exact search multiplies: in float32."""
+    import torch
+
+    return Precision("float32", "cuda") if torch.cuda.is_available() else FLOAT32
+
+
+def plan(
+    work: Work, selected: int | None, queries: int, hidden_size: int, tasks: int, *, finds: bool
+) -> Plan:
+    """Return how a layer is searched.
+
+    Args:
+        work: what the index has to do.
+        selected: how many contexts the filter selects; None: there is no filter.
+        queries: how many there are.
+        hidden_size: of the vectors.
+        tasks: searches through the index that are made at the same time.
+        finds: whether the index finds 99 of 100 neighbors of such queries.
+    """
+    compared = work.compared if selected is None else min(2 * work.compared, selected)
+    base, number = (_COMPARED, _NUMBER) if work.graph else (_SCANNED, _SCANNED_NUMBER)
+    through = queries * compared * (base + hidden_size * number) / max(1, min(_cores(), tasks))
+    scanned = work.contexts if selected is None else selected
+    fixed = _FILES + (0.0 if selected is None else selected * _SELECTED)
+    if finds and "torch" not in sys.modules:
+        fixed += _IMPORT
+    if finds and through < fixed:
+        return Plan(None, through, None)
+    measured = rates(hidden_size)
+    scan = fixed + measured.seconds(scanned, queries, hidden_size)
+    return Plan(measured.precision if scan < through or not finds else None, through, scan)
+
+
+@lru_cache(maxsize=8)
+def rates(hidden_size: int) -> Rates:
+    """Measure what a scan takes here, in some hundredths of a second: in float32, and in bfloat16 where that pays."""
+    import torch
+
+    if torch.cuda.is_available():
+        return _measured(hidden_size, Precision("bfloat16", "cuda"))
+    plain = _measured(hidden_size, FLOAT32)
+    half = _measured(hidden_size, Precision("bfloat16"))
+    pays = half.number + half.pair * 256 < _PAYS * (plain.number + plain.pair * 256)
+    return half if pays else plain
+
+
+def _measured(hidden_size: int, precision: Precision) -> Rates:
+    import torch
+
+    rows, queries = max(64, 2048 * 576 // hidden_size), 256
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn((rows, hidden_size), generator=generator).half()
+    dtype = getattr(torch, precision.dtype)
+    given = torch.randn((queries, hidden_size), generator=generator).to(precision.device, dtype)
+    block = torch.empty((rows, hidden_size), dtype=dtype, device=precision.device)
+    room = torch.empty((queries, rows), dtype=dtype, device=precision.device)
+    best = [float("inf")] * 3
+    with torch.inference_mode():
+        for _ in range(4):  # the first warms up
+            for number, call in enumerate(
+                (
+                    lambda: block.copy_(vectors),
+                    lambda: torch.mm(given, block.T, out=room),
+                    lambda: room.amax(dim=1),
+                )
+            ):
+                began = time.perf_counter()
+                call()
+                if precision.device == "cuda":
+                    torch.cuda.synchronize()
+                best[number] = min(best[number], time.perf_counter() - began)
+    numbers = rows * hidden_size
+    return Rates(precision, best[0] / numbers, best[1] / (numbers * queries), best[2] / (rows * queries))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

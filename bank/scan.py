@@ -1,0 +1,166 @@
+"""An exact scan: products of all queries with all vectors, block by block, of which the best are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Halves = npt.NDArray[np.float16]
+Floats = npt.NDArray[np.float32]
+
+# Rows of a block: its vectors, scores and the queries fit into the caches of a processor's core.
+_ROWS, _ROWS_CUDA = 2048, 1 << 16
+# Queries whose products are held at once.
+_QUERIES = 2048
+# Candidates that are rescored in float32 for each query besides those asked for, if the products are bfloat16.
+_MORE = 45
+# Numbers of candidates' vectors that are held at once to be rescored.
+_RESCORED = 1 << 21
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a scan multiplies.
+
+    Attributes:
+        dtype: "float32", or "bfloat16": then the best `limit` and 45 more of each query are rescored in float32.
+        device: "cpu" or "cuda".
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        rescored = "" if self.dtype == "float32" else ", the best rescored in float32"
+        return f"{self.dtype}{' on CUDA' if self.device == 'cuda' else ''}{rescored}"
+
+
+FLOAT32 = Precision()
+
+
+def nearest(
+    parts: Sequence[Halves],
+    chosen: Sequence[npt.NDArray[np.intp] | None],
+    queries: Floats,
+    limit: int,
+    precision: Precision = FLOAT32,
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Return each query's best vectors by product.
+
+    Queries are rounded to float16, as Qdrant does to compare them with vectors of float16. A product is then the same
+    number here and there, up to the order of float32 sums.
+
+    Args:
+        parts: float16 `[rows, hidden]` each.
+        chosen: the rows of each part that are compared, ascending; None: all of them.
+        queries: float32 `[queries, hidden]`.
+        limit: how many are kept for each query.
+        precision: how products are computed.
+
+    Returns:
+        Products, best first, float32 `[queries, limit]`, and the vectors' numbers, counted through all parts, int64;
+        minus infinity and -1 if there are fewer.
+    """
+    import torch
+
+    rounded = queries.astype(np.float16).astype(np.float32)
+    kept = limit if precision.dtype == "float32" else limit + _MORE
+    dtype = getattr(torch, precision.dtype)
+    found = [(np.empty((0, limit), np.float32), np.empty((0, limit), np.int64))]
+    with torch.inference_mode():
+        for start in range(0, len(rounded), _QUERIES):
+            some = rounded[start : start + _QUERIES]
+            rows = _best(parts, chosen, torch.from_numpy(some).to(precision.device, dtype), kept)
+            found.append(_rescored(parts, some, rows.cpu().numpy(), limit))
+    scores, numbers = zip(*found, strict=True)
+    return np.concatenate(scores), np.concatenate(numbers)
+
+
+def _best(
+    parts: Sequence[Halves],
+    chosen: Sequence[npt.NDArray[np.intp] | None],
+    queries: torch.Tensor,
+    kept: int,
+) -> torch.Tensor:
+    """Return the numbers of each query's best vectors, int64 `[queries, kept]`; -1 if there are fewer."""
+    import torch
+
+    device = queries.device
+    size = _ROWS_CUDA if device.type == "cuda" else _ROWS
+    block = torch.empty((size, queries.shape[1]), dtype=queries.dtype, device=device)
+    room = torch.empty((len(queries), size), dtype=queries.dtype, device=device)
+    best = torch.full((len(queries), kept), -torch.inf, device=device)
+    where = torch.full((len(queries), kept), -1, dtype=torch.int64, device=device)
+    for vectors, rows in _blocks(parts, chosen, size):
+        width = len(vectors)
+        block[:width].copy_(torch.from_numpy(vectors))
+        out = room if width == size else room.new_empty((len(queries), width))
+        scores = torch.mm(queries, block[:width].T, out=out)
+        # Few blocks have a better vector for a query than those that are kept.
+        better = (scores.amax(dim=1) > best[:, -1]).nonzero()[:, 0]
+        if not len(better):
+            continue
+        every = len(better) == len(queries)
+        part, places = (scores if every else scores[better]).topk(min(kept, width), dim=1)
+        numbers = torch.as_tensor(rows, device=device)[places]
+        together = torch.cat([best[better], part.float()], dim=1)
+        top, order = together.topk(kept, dim=1)
+        best[better] = top
+        where[better] = torch.cat([where[better], numbers], dim=1).gather(1, order)
+    return where
+
+
+def _blocks(
+    parts: Sequence[Halves], chosen: Sequence[npt.NDArray[np.intp] | None], size: int
+) -> Iterator[tuple[Halves, npt.NDArray[np.int64]]]:
+    """Yield vectors, at most `size` together, with their numbers."""
+    before = 0
+    for part, rows in zip(parts, chosen, strict=True):
+        total = len(part) if rows is None else len(rows)
+        for start in range(0, total, size):
+            if rows is None:
+                stop = min(start + size, total)
+                yield part[start:stop], np.arange(before + start, before + stop)
+            else:
+                some = rows[start : start + size]
+                yield part[some], some.astype(np.int64) + before
+        before += len(part)
+
+
+def _rescored(
+    parts: Sequence[Halves], queries: Floats, rows: npt.NDArray[np.int64], limit: int
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Return the best `limit` of each query's candidates.
+
+    Their products are computed in float32 one by one, so they do not depend on what else is asked at the same time, as
+    those of a product of matrices do in their last digits.
+    """
+    scores = np.empty(rows.shape, np.float32)
+    step = max(1, _RESCORED // (rows.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), step):
+        some = slice(start, start + step)
+        vectors = take(parts, rows[some].ravel()).reshape(*rows[some].shape, -1).astype(np.float32)
+        vectors *= queries[some, None]
+        scores[some] = vectors.sum(axis=-1)
+    scores[rows < 0] = -np.inf
+    order = np.lexsort((rows, -scores))[:, :limit]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def take(parts: Sequence[Any], numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return the rows of arrays of the same kind by their numbers, counted through all of them; -1 takes any row."""
+    ends = np.cumsum([len(part) for part in parts])
+    of = np.searchsorted(ends, numbers, side="right")
+    taken = np.empty((len(numbers), *parts[0].shape[1:]), parts[0].dtype)
+    for place, part in enumerate(parts):
+        here = of == place
+        taken[here] = part[np.maximum(numbers[here] - (ends[place] - len(part)), 0)]
+    return taken
