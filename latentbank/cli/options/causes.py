@@ -185,9 +185,9 @@ class WritingOptions:
 class SceneAblationOptions:
     """What is ablated and written on scenes."""
 
-    layers: Annotated[str, typer.Option("--layers", help="Layers from which on tokens are ablated.")] = (
-        "0,4,8,12,16"
-    )
+    layers: Annotated[
+        str, typer.Option("--layers", help="Layers from which on tokens are ablated; none: nothing is.")
+    ] = "0,4,8,12,16"
     write_layers: Annotated[
         str,
         typer.Option(
@@ -228,11 +228,13 @@ class SceneAblationOptions:
         from latentbank.query.causes.ablating import ways_of
         from latentbank.query.evaluation.experiments.causes import CauseSetup
 
+        if self.layers == self.write_layers == "none":
+            raise QueryError("Name layers to ablate from, or to write at.", argument="layers")
         if self.calibration < 1:
             raise QueryError("Other scenes give the mean; take one at least.", argument="calibration")
         ways = tuple(ways_of([name.strip() for name in self.by.split(",")]))
         setup = CauseSetup(
-            tuple(layer_numbers(self.layers)),
+            () if self.layers == "none" else tuple(layer_numbers(self.layers)),
             ways,
             self.coverage,
             draws=self.draws,
@@ -248,7 +250,7 @@ class SceneAblationOptions:
         from latentbank.cli.options.scenes import SceneOptions
 
         options = SceneOptions(
-            visual_layers=self.layers,
+            visual_layers=self.write_layers if self.layers == "none" else self.layers,
             scenes=self.scenes,
             calibration=self.calibration,
             coverage=self.coverage,

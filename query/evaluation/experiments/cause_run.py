@@ -42,7 +42,7 @@ def run_causes(
         bank: where written contexts come from, of plain cosine if any are written.
         scenes: labelled images, made for the VLM's grid, at least two.
         calibration: others, whose visual tokens give the mean; of things, that for a centred bank's queries too.
-        setup: what is ablated.
+        setup: what is ablated; nothing if it has no layers.
         written: what is written; None: nothing.
         folder: where the rows of each scene are kept, so that a run continues; None: nowhere.
         progress: receives the number of scenes done.
@@ -60,26 +60,30 @@ def run_causes(
     def kept(name: str, made: CauseSetup, kind: type) -> Kept | None:
         return None if folder is None else Kept(folder / name, about | asdict(made), kind)
 
-    reference = mean_states(model, calibration, range(min(setup.layers), model.num_layers))
-    means = object_means(model, calibration, setup.layers) if bank.metric == "centred" else None
     unembedding = unembedding_of(model)
-    progress.stage("ablating", "scenes")
-    rows, told = ablate_scenes(
-        model,
-        unembedding,
-        lens,
-        scenes,
-        setup,
-        reference=reference,
-        means=means,
-        kept=kept("ablated", setup, Row),
-        progress=progress,
-    )
+    rows: list[Row] = []
+    told = 0
+    if setup.layers:
+        reference = mean_states(model, calibration, range(min(setup.layers), model.num_layers))
+        means = object_means(model, calibration, setup.layers) if bank.metric == "centred" else None
+        progress.stage("ablating", "scenes")
+        rows, told = ablate_scenes(
+            model,
+            unembedding,
+            lens,
+            scenes,
+            setup,
+            reference=reference,
+            means=means,
+            kept=kept("ablated", setup, Row),
+            progress=progress,
+        )
     found: list[WrittenRow] = []
     if written is not None:
         progress.stage("writing", "scenes")
         of_writing = kept("written", written, WrittenRow)
         found = write_scenes(model, unembedding, bank, scenes, written, kept=of_writing, progress=progress)
+        told = told or len({row.scene for row in found})
     about |= asdict(setup) | {"scenes": len(scenes), "told": told}
     return tables_of(rows, found, len(scenes), about)
 
