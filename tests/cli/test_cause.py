@@ -131,6 +131,10 @@ def test_experiment_cause(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "c" / "cause.png").exists()
     data = json.loads(run(*words, *more, "-o", tmp_path / "c", "--json")[1])  # from what the first run kept
     assert data == written
+    alone = json.loads(run(*words, "--layers", "none", *more[2:], "--json")[1])  # nothing is ablated
+    assert alone["effects"] == []
+    assert alone["written"] == written["written"]
+    assert run(*words, "--layers", "none", "--write-layers", "none")[0] == 2
     centred = (
         "experiment",
         "cause",
