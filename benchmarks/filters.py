@@ -29,7 +29,6 @@ from benchmarks.truth import Floats, unit
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.rotation import ROTATION_SEED, rotate
 from latentbank.bank.sizing import segments_of
-from latentbank.bank.store.base import Points
 from latentbank.bank.store.embedded.engine import engine_points, layer_config
 from latentbank.bank.store.embedded.indexing import FEWEST, LARGE
 
@@ -79,9 +78,7 @@ def fill(states: str, work: str, layer: int, count: int) -> dict[str, Any]:
         payloads: Any = [payload | {"corpus": corpora[at + i]} for i, (_, payload) in enumerate(pairs)]
         vectors = rotate(unit(hidden[at:stop]), ROTATION_SEED)
         shard.update(
-            edge.UpdateOperation.upsert_points(
-                engine_points(Points([id_ for id_, _ in pairs], vectors, payloads))
-            )
+            edge.UpdateOperation.upsert_points(engine_points([id_ for id_, _ in pairs], vectors, payloads))
         )
     shard.flush()
     shard.close()

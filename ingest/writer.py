@@ -111,12 +111,12 @@ class Writer:
             self._done.set()
 
     def _store(self, encoded: Encoded) -> None:
-        """Store a batch in all layers, at once in a bank on a server: layers are different work for it."""
+        """Store a batch in all layers, at once where other processes do the work: a server, or some of our own."""
 
         def add(layer: int) -> None:
             self._bank.add(layer, encoded.ids, encoded.states[layer], encoded.payloads)
 
-        if not self._bank.store.shared or len(encoded.states) == 1:
+        if not self._bank.store.side_by_side or len(encoded.states) == 1:
             for layer in encoded.states:
                 add(layer)
             return

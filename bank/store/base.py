@@ -127,6 +127,10 @@ class Store(Protocol):
     def shared(self) -> bool:
         """Whether other processes may read and write the bank at the same time."""
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether layers are stored in less time if threads store several of them at once."""
+
     def in_use(self) -> str:
         """Return the stored name of the version that the bank's plain name means now."""
 

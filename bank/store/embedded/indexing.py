@@ -13,6 +13,7 @@ from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
 from latentbank.bank.store.embedded.engine import CAPTION_INDEX, engine_errors, graph_of, has_caption_index
+from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
@@ -30,6 +31,8 @@ _READ_SECONDS = 60.0
 # engine keeps their ids and payload indexes in memory, over a kilobyte each. A large layer's pieces are a tenth of what
 # it holds, at most the second number, because each piece loads the whole layer anew.
 PIECE, LARGEST_PIECE = 20_000, 100_000
+# Contexts still to come to a layer from which other processes write to it: one takes a third of a second to start.
+MANY = 20_000
 # The size of a graph that is searched with `ef` candidates, and the fewest candidates in a small one.
 LARGE, FEWEST = 600_000, 64
 # Segments while a layer is loaded: none is merged with another.
@@ -51,6 +54,7 @@ class Indexing:
         self._manifest = manifest
         self._lock = lock
         self._pieces: dict[int, int] = {}  # by layer, of those that are being loaded
+        self._many: set[int] = set()  # those of them that get many contexts
         self._searched = -math.inf
 
     def note_search(self) -> None:
@@ -65,11 +69,19 @@ class Indexing:
         """Expect a layer to be loaded until it holds so many contexts."""
         has_graph = expected >= self._settings.graph_from
         self._pieces[layer] = min(PIECE, -(-expected // 2)) if has_graph else PIECE
+        if expected - self._layers.state(layer).points_count >= MANY:
+            self._many.add(layer)
 
-    def is_due(self, layer: int) -> bool:
+    def gets_many(self, layer: int) -> bool:
+        """Return whether a layer is being loaded with so many contexts that other processes should write to it.
+
+        Not while the bank is searched: each search would take the layer back.
+        """
+        return layer in self._many and self._layers.several_write and not self.is_read()
+
+    def is_due(self, layer: int, state: Written) -> bool:
         """Return whether enough was added to a layer to index it; always False unless it is being loaded."""
-        state = self._layers.state(layer)
-        return _unindexed(state) >= max(self._pieces.get(layer, math.inf), _tenth(state.points_count))
+        return state.points - state.indexed >= max(self._pieces.get(layer, math.inf), _tenth(state.points))
 
     def index_piece(self, layer: int) -> None:
         """Index what was added to a layer that is being loaded, without merging segments."""
@@ -82,6 +94,9 @@ class Indexing:
         A layer that came with its indexes, in a snapshot, stays as it is until something is added to it.
         """
         self._pieces.pop(layer, None)
+        self._many.discard(layer)
+        if not self._many:
+            self._layers.end_writers()
         if is_from_snapshot(self._layers.path(layer)) and not _unindexed(self._layers.state(layer)):
             return
         graph, segments = 0, 1

@@ -12,15 +12,18 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import qdrant_edge as edge
 
+from latentbank.bank.store.base import Points
 from latentbank.bank.store.embedded.engine import engine_errors, layer_config, read_ahead
 from latentbank.bank.store.embedded.full_disk import watch
+from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.scratch import RESERVE_BYTES, ScratchLayer
+from latentbank.bank.store.embedded.writers import Writers
 from latentbank.errors import BankNotFound, BankUnavailable, LayerNotFound
 from latentbank.files import move
 
@@ -33,7 +36,9 @@ class Layers:
         changing: held while shards are opened, closed or replaced.
     """
 
-    def __init__(self, bank: str, folder: Path, *, there: bool, writable: bool) -> None:
+    def __init__(
+        self, bank: str, folder: Path, *, there: bool, writable: bool, writers: Writers | None = None
+    ) -> None:
         """Use the layers in `folder`.
 
         Args:
@@ -41,11 +46,13 @@ class Layers:
             folder: where the layers are.
             there: it exists, and its lock is held.
             writable: it can be written to.
+            writers: processes that can write to layers; None: only this one does.
         """
         self._bank = bank
         self._folder = folder
         self._there = there
         self._writable = writable
+        self._writers = writers
         self._closed = False
         self._copies: dict[int, ScratchLayer] = {}  # of the layers that are open and can only be read
         self._shards: dict[int, edge.EdgeShard] = {}
@@ -138,6 +145,7 @@ class Layers:
                 if write:
                     self.require_room(0)
                 with engine_errors(self._bank):
+                    self._take_back(layer)
                     self._load(layer, path)
             return self._shards[layer]
 
@@ -153,6 +161,52 @@ class Layers:
             raise
         if copy is not None:
             self._copies[layer] = copy
+
+    @property
+    def several_write(self) -> bool:
+        """Whether several processes can write to layers."""
+        return self._writers is not None
+
+    def store_elsewhere(self, layer: int, points: Points) -> None:
+        """Have another process store contexts in a layer; what is read here takes the layer back."""
+        assert self._writers is not None
+        with engine_errors(self._bank):
+            while not self._writers.store(layer, points):
+                with self.writing, self.changing:
+                    self.shard(layer, write=True)  # raises what is wrong with the layer
+                    self.replace_shard(layer)
+                    self._writers.hand_over(layer, self.path(layer))
+
+    def flush(self, layer: int) -> Written:
+        """Make what was stored in a layer durable, and return its state."""
+        with engine_errors(self._bank):
+            written = self._writers.flush(layer) if self._writers else None
+        if written is None:
+            with self.use(layer, write=True) as shard:
+                shard.flush()
+                state = shard.info()
+            written = Written(state.points_count, state.indexed_vectors_count)
+        return written
+
+    def present(self, layer: int, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` that a layer holds, without taking it back from a process that writes to it."""
+        with engine_errors(self._bank):
+            found = self._writers.present(layer, ids) if self._writers else None
+        if found is None:
+            with self.use(layer) as shard:
+                records = shard.retrieve(list(ids), with_payload=False, with_vector=False)
+            found = {str(record.id) for record in records}
+        return found
+
+    def end_writers(self) -> None:
+        """End the processes that write to layers; the next call of `store_elsewhere` starts them again."""
+        if self._writers is not None:
+            with engine_errors(self._bank):
+                self._writers.close()
+
+    def _take_back(self, layer: int) -> None:
+        if self._writers is not None:
+            self._writers.take_back(layer)
 
     @contextmanager
     def use(self, layer: int, *, write: bool = False) -> Iterator[edge.EdgeShard]:
@@ -200,6 +254,8 @@ class Layers:
             self._changes[layer] += 1
             if layer in self._shards:
                 self._shards.pop(layer).close()
+            else:
+                self._take_back(layer)
             if layer in self._copies:
                 self._copies.pop(layer).remove()
             if fresh is not None:
@@ -210,6 +266,7 @@ class Layers:
         with self.writing, self.changing:
             for layer in list(self._shards):
                 self.replace_shard(layer)
+            self.end_writers()
 
     def close(self) -> None:
         """Close all shards, for good."""

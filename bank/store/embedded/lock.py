@@ -1,12 +1,12 @@
 """The lock of an embedded bank, which one process at a time may have open, or many that may only read it.
 
-The lock belongs to the job that opened the bank. The process that the job starts to index a layer (see `optimizing`)
-inherits it, so that no process opens the bank while that one still writes, even if the job was killed. The lock file
-names the holders:
+The lock belongs to the job that opened the bank. Processes that the job starts to index a layer or to write to it (see
+`optimizing` and `writers`) inherit it, so that no process opens the bank while they still write, even if the job was
+killed. The lock file names the holders:
 
     4711                    the job
-    4711 indexing           it is about to start a process that indexes a layer
-    4711 indexing 4712      that process, which has added its own number
+    4711 indexing           it is about to start a process that indexes a layer, or has processes that write to layers
+    4711 indexing 4712      a process that indexes, which has added its own number
 
 Holders only append to the line or cut it off, so that a reader never finds a mixture.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,20 +63,29 @@ class BankLock:
             self._file.close()
             raise
         self._name = str(os.getpid()).encode()
+        self._lent = 0
+        self._guard = threading.Lock()
         with suppress(OSError):  # on a full disk the holder's number is missing, but the lock is held
             self._file.truncate(0)
             self._file.write(self._name)
 
     @contextmanager
     def lend(self) -> Iterator[int]:
-        """Provide the descriptor that an indexing process must inherit; it ends before the block does."""
-        with suppress(OSError):
-            self._file.write(_INDEXING.encode())
+        """Provide the descriptor that another process must inherit; it ends before the block does."""
+        self._note(1)
         try:
             yield self._file.fileno()
         finally:
-            with suppress(OSError):
-                self._file.truncate(len(self._name))
+            self._note(-1)
+
+    def _note(self, change: int) -> None:
+        """Count the processes that have the lock, and write down whether there are any."""
+        with self._guard, suppress(OSError):
+            before, self._lent = self._lent, self._lent + change
+            if change < 0:  # the other process's own number goes, too
+                self._file.truncate(len(self._name) + (len(_INDEXING) if self._lent else 0))
+            elif before == 0:
+                self._file.write(_INDEXING.encode())
 
     def release(self) -> None:
         """Release the lock, and take this process's name off it."""

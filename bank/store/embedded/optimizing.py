@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -19,18 +18,16 @@ from pathlib import Path
 
 import qdrant_edge as edge
 
-import latentbank
 from latentbank.bank.store.embedded.engine import engine_failed, layer_config, read_ahead
 from latentbank.bank.store.embedded.full_disk import unwatched
 from latentbank.bank.store.embedded.lock import BankLock, record_indexer
+from latentbank.bank.store.embedded.other_process import can_start, require_success, start
 
 # A layer with fewer contexts is indexed in this process: that takes less time than another one needs to start.
 _OTHER_PROCESS_FROM = 4096
 # How far the process is ranked behind others, in steps of `nice`.
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
-# The folder that `latentbank` is imported from; unresolved, because its folders are links in a checkout.
-_HERE = str(Path(latentbank.__file__).parent.parent)
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,7 @@ def optimize(
         OSError: it failed; the message says why.
         Exception: the engine's, which has no other class.
     """
-    # A program without Python's own executable (frozen, embedded) cannot start it; elsewhere than on POSIX no lock can
-    # be passed on.
-    unable = not sys.executable or getattr(sys, "frozen", False) or os.name != "posix"
-    if contexts < _OTHER_PROCESS_FROM or unable or lock is None:
+    if contexts < _OTHER_PROCESS_FROM or lock is None or not can_start():
         return _optimize(path, target)
     with lock.lend() as descriptor:
         _optimize_in_other_process(path, target, descriptor, read=read)
@@ -78,20 +72,8 @@ def optimize(
 
 def _optimize_in_other_process(path: Path, target: Optimization, lock: int, *, read: bool) -> None:
     """Index a layer in another process, which inherits the descriptor `lock`, and wait for it."""
-    task = json.dumps([str(path), os.getpid(), lock, *astuple(target)])
-    # What this process can import, the other one can.
-    paths = [_HERE, *(entry for entry in sys.path if isinstance(entry, str) and entry)]
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, task],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        pass_fds=[lock],
-        process_group=0,  # only this process gets Ctrl-C from the terminal; it then ends the other one
-    ) as child:
+    task = [str(path), os.getpid(), lock, *astuple(target)]
+    with start(__name__, task, [lock]) as child:
         try:
             _lower_priority(child.pid, read=read)
             output, complaint = child.communicate()
@@ -99,14 +81,7 @@ def _optimize_in_other_process(path: Path, target: Optimization, lock: int, *, r
             child.kill()
             child.wait()
             raise
-    if child.returncode == -signal.SIGBUS:
-        raise OSError("No space left for a page of a mapped file")
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        raise OSError(f"the process that indexes layers was ended by {name}, perhaps for lack of memory")
-    if child.returncode:
-        lines = (output or complaint).strip().splitlines() or [f"it ended with {child.returncode}"]
-        raise OSError(lines[-1])
+    require_success(child, "indexes", output, complaint)
 
 
 def _lower_priority(pid: int, *, read: bool) -> None:

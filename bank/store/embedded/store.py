@@ -47,6 +47,7 @@ from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
 from latentbank.bank.store.embedded.scanning import Scanner
 from latentbank.bank.store.embedded.unpacking import unpack
+from latentbank.bank.store.embedded.writers import writers_for
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 
@@ -72,7 +73,8 @@ class EmbeddedStore:
         self._dirty: set[int] = set()
         self._access = access = Access(bank, self._folder, create=create)
         self._manifest = ManifestFile(bank, self._folder)
-        self._layers = Layers(bank, self._folder, there=access.there, writable=access.lock is not None)
+        writable, writers = access.lock is not None, writers_for(access.lock)
+        self._layers = Layers(bank, self._folder, there=access.there, writable=writable, writers=writers)
         self._indexing = Indexing(bank, settings, self._layers, self._manifest, access.lock)
         self._captions = CaptionFilters(self._read_captions, shared=False)
         self._scanner = Scanner(self._layers, self._selected_ids, lambda layer: layer not in self._dirty)
@@ -94,6 +96,11 @@ class EmbeddedStore:
     def settings(self) -> Settings:
         """See `Store`."""
         return self._settings
+
+    @property
+    def side_by_side(self) -> bool:
+        """See `Store`."""
+        return self._layers.several_write
 
     def in_use(self) -> str:
         """See `Store`."""
@@ -150,11 +157,16 @@ class EmbeddedStore:
         """See `Store`."""
         self._access.require_writable()
         self._layers.require_room(points.vectors.nbytes)
+        if self._indexing.gets_many(layer):
+            with self._captions.changing():
+                self._dirty.add(layer)
+                self._layers.store_elsewhere(layer, points)
+            return
         with self._captions.changing(), self._layers.writing, self._layers.use(layer, write=True) as shard:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
                 part = slice(at, at + _UPSERT)
-                built = engine_points(Points(points.ids[part], points.vectors[part], points.payloads[part]))
+                built = engine_points(points.ids[part], points.vectors[part], points.payloads[part])
                 self._layers.require_room(0)  # another program may be filling the disk
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():
@@ -165,11 +177,9 @@ class EmbeddedStore:
         """See `Store`."""
         self._access.require_writable()
         with self._layers.writing:
-            for layer in sorted(self._dirty):
-                with self._layers.use(layer, write=True) as shard:
-                    shard.flush()
-            due = [layer for layer in self._dirty if self._indexing.is_due(layer)]
+            states = {layer: self._layers.flush(layer) for layer in sorted(self._dirty)}
             self._dirty.clear()
+            due = [layer for layer, state in states.items() if self._indexing.is_due(layer, state)]
         for layer in due:
             self._indexing.index_piece(layer)
 
@@ -261,9 +271,7 @@ class EmbeddedStore:
 
     def present(self, layer: int, ids: Sequence[str]) -> set[str]:
         """See `Store`."""
-        with self._layers.use(layer) as shard:
-            found = shard.retrieve(list(ids), with_payload=False, with_vector=False)
-        return {str(record.id) for record in found}
+        return self._layers.present(layer, ids)
 
     def scroll(
         self,

@@ -57,6 +57,7 @@ class ServerStore:
     """See `latentbank.bank.store.base.Store`."""
 
     shared = True
+    side_by_side = True
 
     def __init__(self, bank: str, settings: Settings) -> None:
         """Name the version and its server; nothing is sent yet."""

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import qdrant_edge as edge
 
+from latentbank.bank.opening import open_bank
+from latentbank.bank.settings import load_settings
+from latentbank.bank.store.base import Store
+from latentbank.bank.store.embedded import indexing, writers
 from latentbank.bank.store.embedded.engine import engine_points, layer_config
-from tests.bank.samples import points
+from latentbank.errors import BankUnavailable
+from tests.bank.samples import (
+    HEAD,
+    WIDTH,
+    Place,
+    Start,
+    is_one_sentence,
+    next_line,
+    points,
+    put_head,
+    sample_bank,
+    units,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
@@ -18,7 +37,7 @@ def test_the_engine_reads_the_numbers_that_it_is_given(dtype: type) -> None:
     """Also of an array whose rows are not contiguous."""
     given = points(3)
     wide = np.repeat(given.vectors.astype(dtype), 2, axis=1)
-    numbers = [point.vector for point in engine_points(replace(given, vectors=wide[:, ::2]))]
+    numbers = [point.vector for point in engine_points(given.ids, wide[:, ::2], given.payloads)]
     np.testing.assert_array_equal(np.array(numbers), given.vectors.astype(dtype).astype(np.float32))
 
 
@@ -28,9 +47,167 @@ def test_bytes_are_no_numbers(tmp_path: Path) -> None:
     row = given.vectors[0]
     misread = edge.Point(given.ids[0], row.tobytes())
     assert misread.vector == list(row.tobytes())
-    (point,) = engine_points(given)
+    (point,) = engine_points(given.ids, given.vectors, given.payloads)
     assert len(point.vector) == len(row)
     shard = edge.EdgeShard.create(str(tmp_path), layer_config(len(row), "int8", 100))
     with pytest.raises(Exception, match="dimension"):
         shard.update(edge.UpdateOperation.upsert_points([misread]))
     shard.close()
+
+
+# -- processes that write --------------------------------------------------------------------------
+
+LAYERS = (4, 8, 12)
+
+
+def write_elsewhere(monkeypatch: pytest.MonkeyPatch | None = None) -> None:
+    """Have two other processes write to layers, however few contexts they get."""
+    for module, name, value in ((indexing, "MANY", 1), (writers, "_MOST", 2), (writers, "cores", lambda: 2)):
+        if monkeypatch is None:
+            setattr(module, name, value)
+        else:
+            monkeypatch.setattr(module, name, value)
+
+
+@pytest.fixture
+def place(data_dir: Path) -> Place:
+    return Place("embedded", load_settings(data_dir=data_dir))
+
+
+@pytest.fixture
+def store(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    write_elsewhere(monkeypatch)
+    opened = place.open()
+    put_head(opened, HEAD)
+    for layer in LAYERS:
+        opened.create(layer, WIDTH, "int8")
+        opened.defer_index(layer, 1000)
+    yield opened
+    opened.close()
+
+
+def processes(store: Store) -> list[Any]:
+    return list(store._layers._writers._processes)  # type: ignore[attr-defined]  # past the interface, on purpose
+
+
+def content(store: Store, layer: int) -> dict[str, tuple[Any, bytes]]:
+    stored = store.scroll(layer, vectors=True, payloads=True)
+    return {one.id: (one.payload, b"" if one.vector is None else one.vector.tobytes()) for one in stored}
+
+
+def test_other_processes_store_what_this_one_would(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads store layers at once; messages are cut; a context that is there already is replaced."""
+    monkeypatch.setattr(writers, "_MESSAGE", WIDTH * 4 * 7)
+    assert store.side_by_side
+    given = {layer: [points(100, seed=layer), points(100, first=90, seed=layer + 1)] for layer in LAYERS}
+
+    def fill(layer: int) -> None:
+        for part in given[layer]:
+            store.upsert(layer, part)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fill, LAYERS))
+    assert len(processes(store)) == 2
+    asked = [*given[4][1].ids, "00000000-0000-4000-8000-000000000000"]
+    assert store.present(4, asked) == set(given[4][1].ids)
+    store.commit()
+    assert len(store._layers._writers._owners) == 3  # type: ignore[attr-defined]  # neither took a layer back
+    found = {layer: content(store, layer) for layer in LAYERS}
+    assert not store._layers._writers._owners  # type: ignore[attr-defined]
+    monkeypatch.setattr(indexing, "MANY", 10_000)
+    for layer in LAYERS:
+        store.create(layer, WIDTH, "int8")
+        store.index(layer)
+        store.defer_index(layer, 1000)
+        fill(layer)
+        assert content(store, layer) == found[layer]
+    assert not processes(store)
+
+
+def test_a_layer_that_is_searched_is_written_to_here(store: Store) -> None:
+    for first in (0, 50):
+        store.upsert(4, points(50, first=first, seed=first))
+        assert len(store.search(4, units(1), 5)[0]) == 5
+        assert store.count(4) == first + 50
+    store.commit()
+    assert store.info(4).points == 100
+
+
+def test_indexing_ends_the_processes(store: Store) -> None:
+    for layer in LAYERS:
+        store.upsert(layer, points(50))
+    store.commit()
+    begun = processes(store)
+    for layer in LAYERS:
+        store.index(layer)
+    assert [process._child.returncode for process in begun] == [0, 0]
+    assert {store.info(layer).indexed for layer in LAYERS} == {50}
+
+
+def kill(process: Any) -> None:
+    process._child.send_signal(signal.SIGKILL)
+    process._child.wait()
+
+
+@pytest.mark.parametrize("what", ["upsert", "present", "commit", "count"])
+def test_a_process_that_was_killed(store: Store, what: str) -> None:
+    """What was committed stays; that the rest is lost is said, at the latest by the commit."""
+    store.upsert(4, points(50))
+    store.commit()
+    store.upsert(4, points(50, first=50))
+    kill(processes(store)[0])
+    actions: dict[str, Callable[[], object]] = {
+        "upsert": lambda: store.upsert(4, points(50, first=100)),
+        "present": lambda: store.present(4, points(1).ids),
+        "commit": store.commit,
+        "count": lambda: store.count(4),
+    }
+    with pytest.raises(BankUnavailable, match="SIGKILL") as failed:
+        actions[what]()
+    assert is_one_sentence(failed.value)
+    if what != "commit":
+        with pytest.raises(BankUnavailable, match="SIGKILL"):
+            store.commit()
+    store.upsert(4, points(50, first=50))
+    store.commit()
+    assert store.count(4) == 100
+
+
+def test_what_the_engine_refuses_is_said(store: Store) -> None:
+    store.upsert(4, points(1))
+    store.upsert(4, points(1, width=WIDTH + 1))
+    with pytest.raises(BankUnavailable, match="dimension"):
+        store.commit()
+
+
+def write_on(data_dir: str, first: str) -> None:
+    """Write contexts to two layers in a job of its own, and print how many are committed."""
+    write_elsewhere()
+    with open_bank("bank", data_dir=data_dir) as bank:
+        for layer in bank.layers:
+            bank.store.defer_index(layer, 10**6)
+        for at in range(int(first), 10**6, 40):
+            for layer in bank.layers:
+                part = points(40, first=at, seed=at + layer)
+                bank.add(layer, part.ids, part.vectors, part.payloads)
+            bank.commit()
+            print(at + 40, flush=True)
+
+
+def test_nothing_committed_is_lost_when_the_job_is_killed(place: Place, start: Start) -> None:
+    """The bank is free at once, although the processes that write have the lock, too."""
+    sample_bank(place).close()
+    committed = 0
+    for lines in (1, 4):
+        job = start(write_on, place.settings.data_dir, committed)
+        read = [next_line(job) for _ in range(lines)]
+        job.send_signal(signal.SIGKILL)
+        read += job.communicate()[0].split()
+        committed = int(read[-1])
+        with open_bank("bank", place.settings) as bank:
+            for layer in bank.layers:
+                assert bank.store.count(layer) >= committed
+                given = points(40, first=committed - 40, seed=committed - 40 + layer)
+                assert bank.store.payloads(layer, given.ids) == dict(
+                    zip(given.ids, given.payloads, strict=True)
+                )
