@@ -84,9 +84,18 @@ class Indexing:
         return state.points - state.indexed >= max(self._pieces.get(layer, math.inf), _tenth(state.points))
 
     def index_piece(self, layer: int) -> None:
-        """Index what was added to a layer that is being loaded, without merging segments."""
+        """Index what was added to a layer that is being loaded, without merging segments.
+
+        A process that writes to the layer does so by itself, while others write to other layers.
+        """
         # A layer that has a graph keeps it: another setting would apply to all its segments.
-        self._optimize(layer, graph_of(self._layers.path(layer)), LARGEST_PIECE, _MANY)
+        path = self._layers.path(layer)
+        graph = graph_of(path)
+        with engine_errors(self._bank):
+            self._layers.require_room(self._layers.bytes_on_disk(layer))
+            forget_origin(path)
+        if not self._layers.optimize_elsewhere(layer, self._target(graph, LARGEST_PIECE, _MANY)):
+            self._optimize(layer, graph, LARGEST_PIECE, _MANY)
 
     def index(self, layer: int, count: int) -> None:
         """Index a layer of `count` contexts, which is loaded.
@@ -158,15 +167,7 @@ class Indexing:
             shard = self._layers.shard(layer, write=True)
             shard.flush()
             forget_origin(path)
-            head = (self._manifest.read() or ({}, {}))[0]
-            target = Optimization(
-                head["hidden_size"],
-                head["quantization"],
-                self._settings.hnsw_ef_construct,
-                graph,
-                largest,
-                segments,
-            )
+            target = self._target(graph, largest, segments)
             fresh = None
             try:
                 fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
@@ -175,6 +176,17 @@ class Indexing:
                 # Not earlier: closing a shard drops its files from the page cache, and the new one maps most of them.
                 self._layers.replace_shard(layer, fresh)
                 release_memory()
+
+    def _target(self, graph: int, largest: int, segments: int) -> Optimization:
+        head = (self._manifest.read() or ({}, {}))[0]
+        return Optimization(
+            head["hidden_size"],
+            head["quantization"],
+            self._settings.hnsw_ef_construct,
+            graph,
+            largest,
+            segments,
+        )
 
 
 def _unindexed(state: edge.ShardInfo) -> int:

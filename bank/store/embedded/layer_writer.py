@@ -12,13 +12,20 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import qdrant_edge as edge
 
 from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_failed, engine_points
+from latentbank.bank.store.embedded.optimizing import Optimization, optimize_here
+from latentbank.files import sync_folders
+from latentbank.memory import release_memory
 from latentbank.text import first_line
+
+UNANSWERED = ("store", "optimize")
+"""Requests for which nobody waits: what follows is done after them."""
 
 _UPSERT = 64  # points passed to the engine at once: what is held in both forms
 
@@ -37,6 +44,7 @@ class LayerWriter:
         """Take requests from a connection."""
         self._connection = connection
         self._shards: dict[int, edge.EdgeShard] = {}
+        self._paths: dict[int, Path] = {}
 
     def serve(self) -> None:
         """Do what is requested until the other end is closed, or something fails."""
@@ -45,6 +53,7 @@ class LayerWriter:
             "store": self._store,
             "flush": self._flush,
             "present": self._present,
+            "optimize": self._optimize,
             "close": self._close,
         }
         while True:
@@ -53,7 +62,7 @@ class LayerWriter:
             except (EOFError, ConnectionError):
                 break
             answer = answers[request](*given)
-            if request != "store":  # nobody waits for that
+            if request not in UNANSWERED:
                 self._connection.send_bytes(pickle.dumps((True, answer)))
         for layer in list(self._shards):
             self._close(layer)
@@ -64,7 +73,7 @@ class LayerWriter:
             self._connection.send_bytes(pickle.dumps((False, reason)))
 
     def _open(self, layer: int, path: str) -> None:
-        self._shards[layer] = edge.EdgeShard.load(path, None)
+        self._shards[layer], self._paths[layer] = edge.EdgeShard.load(path, None), Path(path)
 
     def _store(self, layer: int, ids: Sequence[str], payloads: Sequence[Any], width: int) -> None:
         """Store contexts, whose vectors follow as the bytes of their float32 numbers."""
@@ -82,6 +91,13 @@ class LayerWriter:
         shard.flush()
         state = shard.info()
         return state.points_count, state.indexed_vectors_count
+
+    def _optimize(self, layer: int, *target: Any) -> None:
+        """Index what is not indexed yet; `target` are the fields of an `Optimization`."""
+        self._close(layer)
+        self._shards[layer] = optimize_here(self._paths[layer], Optimization(*target))
+        sync_folders(self._paths[layer])  # the engine has synced the files of its new segments
+        release_memory()
 
     def _present(self, layer: int, ids: Sequence[str]) -> set[str]:
         found = self._shards[layer].retrieve(list(ids), with_payload=False, with_vector=False)

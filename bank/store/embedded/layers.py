@@ -22,6 +22,7 @@ from latentbank.bank.store.base import Points
 from latentbank.bank.store.embedded.engine import engine_errors, layer_config, read_ahead
 from latentbank.bank.store.embedded.full_disk import watch
 from latentbank.bank.store.embedded.layer_writer import Written
+from latentbank.bank.store.embedded.optimizing import Optimization
 from latentbank.bank.store.embedded.scratch import RESERVE_BYTES, ScratchLayer
 from latentbank.bank.store.embedded.writers import Writers
 from latentbank.errors import BankNotFound, BankUnavailable, LayerNotFound
@@ -197,6 +198,11 @@ class Layers:
                 records = shard.retrieve(list(ids), with_payload=False, with_vector=False)
             found = {str(record.id) for record in records}
         return found
+
+    def optimize_elsewhere(self, layer: int, target: Optimization) -> bool:
+        """Have the process that writes to a layer index it, without waiting; return False if none does."""
+        with engine_errors(self._bank):
+            return self._writers is not None and self._writers.optimize(layer, target)
 
     def end_writers(self) -> None:
         """End the processes that write to layers; the next call of `store_elsewhere` starts them again."""

@@ -63,7 +63,7 @@ def optimize(
         Exception: the engine's, which has no other class.
     """
     if contexts < _OTHER_PROCESS_FROM or lock is None or not can_start():
-        return _optimize(path, target)
+        return optimize_here(path, target)
     with lock.lend() as descriptor:
         _optimize_in_other_process(path, target, descriptor, read=read)
     read_ahead(path)
@@ -92,7 +92,8 @@ def _lower_priority(pid: int, *, read: bool) -> None:
             os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
 
 
-def _optimize(path: Path, target: Optimization) -> edge.EdgeShard:
+def optimize_here(path: Path, target: Optimization) -> edge.EdgeShard:
+    """Index a layer in this process, and return its new shard; one that was open before must be closed."""
     # The engine accepts other settings only while it loads a shard.
     shard = edge.EdgeShard.load(str(path), layer_config(*astuple(target)))
     try:
@@ -119,7 +120,7 @@ def main() -> None:
     _end_with(parent)
     record_indexer(lock)
     try:
-        _optimize(Path(path), Optimization(*target)).close()
+        optimize_here(Path(path), Optimization(*target)).close()
     except BaseException as error:
         if not engine_failed(error) and not isinstance(error, OSError):
             raise

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import astuple
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 from latentbank.bank.store.base import Points
 from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.lock import BankLock
+from latentbank.bank.store.embedded.optimizing import Optimization
 from latentbank.bank.store.embedded.other_process import can_start, require_success, start
 
 _MODULE = "latentbank.bank.store.embedded.layer_writer"
@@ -99,16 +101,13 @@ class Writers:
         for at in range(0, len(points.ids), step):
             part = slice(at, at + step)
             head = ("store", layer, points.ids[part], points.payloads[part], rows.shape[1])
-            owner = self._owners.get(layer)
-            if owner is None:
+            if not self._send(layer, head, rows[part]):
                 return False
-            try:
-                if not owner.send(layer, self._owners, head, rows[part]):
-                    return False
-            except OSError as error:
-                self._forget(owner, str(error))
-                raise
         return True
+
+    def optimize(self, layer: int, target: Optimization) -> bool:
+        """Have the process that has a layer index it after what it was sent before; return False if none has it."""
+        return self._send(layer, ("optimize", layer, *astuple(target)))
 
     def flush(self, layer: int) -> Written | None:
         """Make what was stored in a layer durable; return its state, or None if no process has it.
@@ -147,6 +146,16 @@ class Writers:
             for process in self._processes:
                 process.end()
             self._processes.clear()
+
+    def _send(self, layer: int, head: Any, rows: Any = None) -> bool:
+        owner = self._owners.get(layer)
+        if owner is None:
+            return False
+        try:
+            return owner.send(layer, self._owners, head, rows)
+        except OSError as error:
+            self._forget(owner, str(error))
+            raise
 
     def _ask(self, layer: int, request: str, *given: Any) -> Any:
         owner = self._owners.get(layer)
@@ -187,7 +196,7 @@ class _Process:
         self._thread = ThreadPoolExecutor(1, "latentbank layer writer")
 
     def send(self, layer: int, owners: dict[int, _Process], head: Any, rows: Any) -> bool:
-        """Send contexts; return False if the process no longer has the layer."""
+        """Send a request without an answer, and vectors; return False if the process no longer has the layer."""
 
         def work() -> bool:
             if owners.get(layer) is not self:
@@ -196,7 +205,8 @@ class _Process:
                 if self._connection.poll():  # it speaks unasked only when it fails
                     self._receive()
                 self._connection.send_bytes(pickle.dumps(head))
-                self._connection.send_bytes(memoryview(rows).cast("B"))
+                if rows is not None:
+                    self._connection.send_bytes(memoryview(rows).cast("B"))
             except (BrokenPipeError, ConnectionResetError):
                 self._receive()
             return True

@@ -133,11 +133,19 @@ def test_a_layer_that_is_searched_is_written_to_here(store: Store) -> None:
     assert store.info(4).points == 100
 
 
-def test_indexing_ends_the_processes(store: Store) -> None:
+def test_they_index_pieces_and_end_when_all_is_indexed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "PIECE", 20)
+    for layer in LAYERS:
+        store.defer_index(layer, 1000)
+        store.upsert(layer, points(30))
+    store.commit()
+    begun = processes(store)
+    assert len(begun) == 2
+    assert [store._layers.flush(layer) for layer in LAYERS] == [(30, 30)] * 3  # type: ignore[attr-defined]
     for layer in LAYERS:
         store.upsert(layer, points(50))
     store.commit()
-    begun = processes(store)
+    assert processes(store) == begun
     for layer in LAYERS:
         store.index(layer)
     assert [process._child.returncode for process in begun] == [0, 0]
