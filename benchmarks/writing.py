@@ -132,7 +132,7 @@ def main() -> None:
     add = parser.add_argument
     add("--dimensions", default="576,4096")
     add("--cores", default="", help="numbers of cores; by default one, two, and as many as there are")
-    add("--seconds", type=float, default=10.0, help="about how long each measurement takes on one core")
+    add("--contexts", type=int, default=24_000, help="contexts in each layer; each 20,000 are quantized once")
     add("--work", type=Path, help="folder for the banks (a temporary one)")
     add("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
@@ -141,8 +141,6 @@ def main() -> None:
     counts = sorted({count for count in counts if count <= there})
     rows, measured = [], {}
     for hidden in (int(size) for size in arguments.dimensions.split(",")):
-        # A point takes about 20 µs and 20 ns a dimension.
-        contexts = round(arguments.seconds / len(LAYERS) / (20e-6 + 20e-9 * hidden), -3)
         for cores in counts:
             with tempfile.TemporaryDirectory(dir=arguments.work) as work:
                 measured[f"{hidden}/{cores}"] = in_child(
@@ -150,11 +148,11 @@ def main() -> None:
                     "write",
                     work=work,
                     hidden=hidden,
-                    contexts=int(contexts),
+                    contexts=arguments.contexts,
                     cores=cores,
                 )
         rows += _rows(hidden, {cores: measured[f"{hidden}/{cores}"] for cores in counts})
-    sizes = {"layers": len(LAYERS), "contexts in a batch": BATCH}
+    sizes = {"layers": len(LAYERS), "contexts in each": arguments.contexts, "in a batch": BATCH}
     where = machine()
     show("Writing to an embedded bank", sizes, rows, where, ("one core", "more cores"))
     write_json(arguments.json, sizes, rows, measured, where)

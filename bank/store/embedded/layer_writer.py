@@ -7,7 +7,9 @@ killed, it closes its layers and ends; the bank's lock is free then (see `lock`)
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -40,9 +42,10 @@ class Written(NamedTuple):
 class LayerWriter:
     """The layers that this process has open."""
 
-    def __init__(self, connection: Connection) -> None:
-        """Take requests from a connection."""
-        self._connection = connection
+    def __init__(self, descriptor: int) -> None:
+        """Take requests from a connected socket."""
+        self._connection = Connection(descriptor)
+        self._socket = socket.socket(fileno=os.dup(descriptor))  # the same one, for vectors
         self._shards: dict[int, edge.EdgeShard] = {}
         self._paths: dict[int, Path] = {}
 
@@ -59,9 +62,9 @@ class LayerWriter:
         while True:
             try:
                 request, *given = pickle.loads(self._connection.recv_bytes())
+                answer = answers[request](*given)
             except (EOFError, ConnectionError):
                 break
-            answer = answers[request](*given)
             if request not in UNANSWERED:
                 self._connection.send_bytes(pickle.dumps((True, answer)))
         for layer in list(self._shards):
@@ -76,8 +79,13 @@ class LayerWriter:
         self._shards[layer], self._paths[layer] = edge.EdgeShard.load(path, None), Path(path)
 
     def _store(self, layer: int, ids: Sequence[str], payloads: Sequence[Any], width: int) -> None:
-        """Store contexts, whose vectors follow as the bytes of their float32 numbers."""
-        rows = np.frombuffer(self._connection.recv_bytes(), dtype=np.float32).reshape(-1, width)
+        """Store contexts, whose vectors follow as float32 numbers."""
+        rows = np.empty((len(ids), width), dtype=np.float32)
+        left = memoryview(rows).cast("B")
+        while left:
+            if not (received := self._socket.recv_into(left)):
+                raise EOFError
+            left = left[received:]
         shard = self._shards[layer]
         for at in range(0, len(ids), _UPSERT):
             part = slice(at, at + _UPSERT)
@@ -111,7 +119,7 @@ class LayerWriter:
 
 def main() -> None:
     """Serve the connection whose descriptor is the one argument; an error is its last message."""
-    writer = LayerWriter(Connection(json.loads(sys.argv[1])))
+    writer = LayerWriter(json.loads(sys.argv[1]))
     try:
         writer.serve()
     except BaseException as error:

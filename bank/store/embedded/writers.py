@@ -192,7 +192,8 @@ class _Process:
                     _MODULE, theirs.fileno(), [descriptor, theirs.fileno()]
                 )
             self._lent = made.pop_all()
-        self._connection = Connection(mine.detach())
+        self._socket = mine
+        self._connection = Connection(os.dup(mine.fileno()))
         self._thread = ThreadPoolExecutor(1, "latentbank layer writer")
 
     def send(self, layer: int, owners: dict[int, _Process], head: Any, rows: Any) -> bool:
@@ -206,7 +207,7 @@ class _Process:
                     self._receive()
                 self._connection.send_bytes(pickle.dumps(head))
                 if rows is not None:
-                    self._connection.send_bytes(memoryview(rows).cast("B"))
+                    self._socket.sendall(memoryview(rows).cast("B"))
             except (BrokenPipeError, ConnectionResetError):
                 self._receive()
             return True
@@ -247,6 +248,7 @@ class _Process:
 
     def _end(self) -> tuple[str, str]:
         self._connection.close()
+        self._socket.close()
         output = self._child.communicate()
         self._lent.close()
         return output
