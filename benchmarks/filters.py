@@ -35,7 +35,7 @@ from latentbank.bank.store.embedded.indexing import FEWEST, LARGE
 TOP = 5
 FRACTIONS = (0.5, 0.2, 0.05, 0.005, 0.0005)
 QUERIES = 96
-RUNS = 3
+RUNS = 2
 _BATCH = 256
 
 

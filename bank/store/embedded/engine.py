@@ -24,14 +24,20 @@ _INDEXES = edge.Memory.Cold
 # Messages of the system and the engine when there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
+# None of them adds links to the graph, which would double the time of building it and help few filters
+# (benchmarks/filters.py): what a filter selects is scanned up to `SCAN`, and beyond it found by ACORN.
 KINDS: dict[str, Any] = {
-    "keyword": edge.KeywordIndexParams(memory=_INDEXES),
+    "keyword": edge.KeywordIndexParams(memory=_INDEXES, enable_hnsw=False),
     # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest
     # neighbors, so a search in the graph reads from fewer places.
-    "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True),
-    "integer": edge.IntegerIndexParams(memory=_INDEXES),
+    "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True, enable_hnsw=False),
+    "integer": edge.IntegerIndexParams(memory=_INDEXES, enable_hnsw=False),
 }
 """Payload indexes by the kinds that `latentbank.bank.points.INDEXED_FIELDS` names."""
+
+SCAN = 40_000
+"""KiB of vectors in a segment up to which a new layer's engine scans what a filter selects, instead of searching the
+graph: 35,000 contexts of 576 dimensions."""
 
 INDEXES_FROM = 4096
 """Contexts from which a layer has payload indexes. With them even an empty layer takes 35 ms to load, instead of 2 ms,
@@ -90,6 +96,7 @@ def layer_config(
     graph: int = 0,
     largest: int | None = None,
     segments: int | None = None,
+    scan: int = 10_000,
 ) -> edge.EdgeConfig:
     """Return a layer's settings.
 
@@ -100,6 +107,7 @@ def layer_config(
         graph: edges per node of the graph; 0: no graph, the quantized vectors are scanned.
         largest: most contexts in a segment that results from merging; None: the engine's choice.
         segments: how many segments there may be before some are merged; None: the engine's choice.
+        scan: see `SCAN`; another one than a layer has makes the engine build it anew. The default is a server's.
     """
     return edge.EdgeConfig(
         vectors=edge.EdgeVectorParams(
@@ -110,7 +118,7 @@ def layer_config(
             quantization_config=_quantization(quantization),
         ),
         hnsw_config=edge.HnswIndexConfig(
-            m=graph, ef_construct=ef_construct, full_scan_threshold=10_000, memory=_GRAPH
+            m=graph, ef_construct=ef_construct, full_scan_threshold=scan, memory=_GRAPH
         ),
         optimizers=edge.EdgeOptimizersConfig(
             indexing_threshold=1,
@@ -133,7 +141,17 @@ def _quantization(kind: str) -> Any:
 
 def graph_of(path: Path) -> int:
     """Return the edges per node of the graph of the layer in a folder; 0: it has no graph."""
-    return int(json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]["m"])
+    return int(_hnsw(path)["m"])
+
+
+def scan_of(path: Path) -> int:
+    """Return the `SCAN` that the layer in a folder was made with."""
+    return int(_hnsw(path)["full_scan_threshold"])
+
+
+def _hnsw(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]
+    return found
 
 
 def engine_failed(error: BaseException) -> bool:

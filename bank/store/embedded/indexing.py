@@ -6,13 +6,20 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import qdrant_edge as edge
 
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
-from latentbank.bank.store.embedded.engine import CAPTION_INDEX, engine_errors, graph_of, has_caption_index
+from latentbank.bank.store.embedded.engine import (
+    CAPTION_INDEX,
+    engine_errors,
+    graph_of,
+    has_caption_index,
+    scan_of,
+)
 from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
@@ -94,7 +101,7 @@ class Indexing:
         with engine_errors(self._bank):
             self._layers.require_room(self._layers.bytes_on_disk(layer))
             forget_origin(path)
-        if not self._layers.optimize_elsewhere(layer, self._target(graph, LARGEST_PIECE, _MANY)):
+        if not self._layers.optimize_elsewhere(layer, self._target(path, graph, LARGEST_PIECE, _MANY)):
             self._optimize(layer, graph, LARGEST_PIECE, _MANY)
 
     def index(self, layer: int, count: int) -> None:
@@ -167,7 +174,7 @@ class Indexing:
             shard = self._layers.shard(layer, write=True)
             shard.flush()
             forget_origin(path)
-            target = self._target(graph, largest, segments)
+            target = self._target(path, graph, largest, segments)
             fresh = None
             try:
                 fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
@@ -177,7 +184,7 @@ class Indexing:
                 self._layers.replace_shard(layer, fresh)
                 release_memory()
 
-    def _target(self, graph: int, largest: int, segments: int) -> Optimization:
+    def _target(self, path: Path, graph: int, largest: int, segments: int) -> Optimization:
         head = (self._manifest.read() or ({}, {}))[0]
         return Optimization(
             head["hidden_size"],
@@ -186,6 +193,7 @@ class Indexing:
             graph,
             largest,
             segments,
+            scan_of(path),
         )
 
 

@@ -40,6 +40,7 @@ class Optimization:
     graph: int
     largest: int
     segments: int
+    scan: int
 
 
 def optimize(

@@ -211,6 +211,7 @@ class EmbeddedStore:
             quantization=edge.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
             ),
+            acorn=edge.AcornSearchParams(enable=True),  # in a graph with a filter that selects less than half
         )
         rows = np.asarray(queries, dtype=np.float32).tolist()
         requests = [

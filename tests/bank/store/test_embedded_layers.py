@@ -67,6 +67,24 @@ def test_pieces_of_a_layer_get_their_graph_at_the_end(place: Place, monkeypatch:
     store.close()
 
 
+def test_a_layer_of_an_earlier_version_is_not_built_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine scans less of what a filter selects; another setting would cost a new graph."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr("latentbank.bank.store.embedded.layers.SCAN", 10_000)
+        store = made(place, graph_from=100)
+    store.upsert(4, points(200))
+    store.commit()
+    store.index(4)
+    layer = place.settings.data_dir / "bank" / "L04"
+    built = {file: file.stat().st_ino for file in layer.rglob("links*")}
+    assert built
+    store.index(4)
+    assert {file: file.stat().st_ino for file in layer.rglob("links*")} == built
+    store.close()
+
+
 def test_captions_are_indexed_when_a_filter_first_reads_them(place: Place) -> None:
     store = made(place)
     two_corpora(store)

@@ -69,6 +69,8 @@ def test_a_layer_is_indexed_with_its_4096th_context(store: Store) -> None:
     store.index(LAYER)
     assert indexed_fields(store) == set(INDEXED_FIELDS)
     assert store.facet(LAYER, "corpus") == {"animals": engine.INDEXES_FROM}
+    schema = store._layers.state(LAYER).payload_schema  # type: ignore[attr-defined]
+    assert [index.params.enable_hnsw for index in schema.values()] == [False] * 4  # no links in a graph
 
 
 def test_an_empty_layer_takes_little_room(store: Store) -> None:
