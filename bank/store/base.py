@@ -129,7 +129,7 @@ class Store(Protocol):
 
     @property
     def side_by_side(self) -> bool:
-        """Whether layers are stored in less time if threads store several of them at once."""
+        """Whether layers now take less time to store if threads store several of them at once."""
 
     def in_use(self) -> str:
         """Return the stored name of the version that the bank's plain name means now."""

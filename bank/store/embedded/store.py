@@ -100,7 +100,7 @@ class EmbeddedStore:
     @property
     def side_by_side(self) -> bool:
         """See `Store`."""
-        return self._layers.several_write
+        return any(map(self._indexing.gets_many, self.layers()))
 
     def in_use(self) -> str:
         """See `Store`."""
@@ -161,6 +161,7 @@ class EmbeddedStore:
             with self._captions.changing():
                 self._dirty.add(layer)
                 self._layers.store_elsewhere(layer, points)
+                self._dirty.add(layer)  # a commit by another thread may have come too early
             return
         with self._captions.changing(), self._layers.writing, self._layers.use(layer, write=True) as shard:
             self._dirty.add(layer)
@@ -177,8 +178,13 @@ class EmbeddedStore:
         """See `Store`."""
         self._access.require_writable()
         with self._layers.writing:
-            states = {layer: self._layers.flush(layer) for layer in sorted(self._dirty)}
-            self._dirty.clear()
+            dirty = sorted(self._dirty)
+            self._dirty.clear()  # first: what other threads write meanwhile is left to the next commit
+            try:
+                states = {layer: self._layers.flush(layer) for layer in dirty}
+            except BaseException:
+                self._dirty.update(dirty)
+                raise
             due = [layer for layer, state in states.items() if self._indexing.is_due(layer, state)]
         for layer in due:
             self._indexing.index_piece(layer)
