@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo train-demo train-linear scores lenses correction experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale clean
+.PHONY: demo train-demo train-linear scores lenses correction experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale scale-large clean
 
 ## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
@@ -138,6 +138,14 @@ scale: $(VENV)/.installed
 	LATENTBANK_GRAPH_FROM=1000 $(GROWTH) --contexts 20000 --hidden-size 4096 --json docs/scale/growth-4096.json
 	$(BENCH).quantization --states .bench/states-150k --contexts 100000 --layers 8 --work .bench \
 		--json docs/scale/quantization.json
+	$(BIN)/python -m benchmarks.estimate_scale
+
+## scale-large: fill synthetic banks of up to 2,000,000 contexts and write their tables (2 hours on 2 cores, 12 GB in .bench)
+SCALE = $(BENCH).scale --work .bench --json docs/scale/scale.json
+scale-large: $(VENV)/.installed
+	mkdir -p .bench
+	$(SCALE) --width 576 --contexts 125000,180000,250000,350000,2000000
+	$(SCALE) --width 4096 --contexts 12500,25000,50000,100000,200000
 	$(BIN)/python -m benchmarks.estimate_scale
 
 # torch first, because another package's version range could otherwise install a different torch. The last two wheels

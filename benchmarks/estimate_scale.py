@@ -1,8 +1,8 @@
 """Compute the tables of docs/scale.md and write them into it: `python -m benchmarks.estimate_scale`.
 
 Estimates come from bank/sizing.py, like those of `latentbank ingest plan --estimate`. Beside them stand the results of
-benchmarks/growth.py and benchmarks/quantization.py in docs/scale/. With `--check` nothing is written, and the exit code
-is 1 if docs/scale.md is out of date.
+benchmarks/growth.py, benchmarks/quantization.py and benchmarks/scale.py in docs/scale/. With `--check` nothing is
+written, and the exit code is 1 if docs/scale.md is out of date.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import scale_tables
+from benchmarks.common import place
 from latentbank.bank.sizing import GB, Machines, Shape, index_seconds, layer_bytes, size, store_seconds
 
 ROOT = Path(__file__).parent.parent
@@ -234,7 +236,7 @@ TABLES = {
     "growth": growth_table,
     "cores": core_table,
     "quantization": quantization_table,
-}
+} | scale_tables.TABLES
 
 
 def updated(text: str) -> str:
@@ -274,10 +276,7 @@ def _results(name: str, *, sizes: bool = False) -> Any:
 
 
 def _measured_on(where: dict[str, Any]) -> str:
-    return (
-        f"{where['cpu']}, {where['cores']} cores, {where['ram_gib']} GiB, qdrant-edge-py "
-        f"{where['packages']['qdrant-edge-py']}, {where['date'][:10]}."
-    )
+    return f"{place(where)}, qdrant-edge-py {where['packages']['qdrant-edge-py']}, {where['date'][:10]}."
 
 
 def _gb(count: float) -> str:

@@ -263,7 +263,7 @@ def _right(cosines: list[list[float]], true: Floats) -> float:
         min(sum(c >= row[max(n - 1, 0)] - TIE for c in found), n)
         for found, row, n in zip(cosines, true, exist.tolist(), strict=True)
     ]
-    return float(sum(hits) / max(exist.sum(), 1))
+    return float(sum(hits) / exist.sum()) if exist.any() else 1.0
 
 
 _TASKS = {"fill": fill, "index": index, "truth": truth, "open": open_, "search": search}
