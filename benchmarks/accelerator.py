@@ -6,7 +6,7 @@ All models are random, of SmolLM2-135M's and LLaMA-7B's shapes; nothing is read 
 than this repository's. For a CUDA machine with 24 GB or more; more for larger batches. Written for Python 3.11 to 3.13
 and PyTorch 2.11 to 2.13. Besides torch, transformers, accelerate and what these bring it needs
 
-    pydantic 2, pydantic-settings and its python-dotenv, pyarrow, portalocker, qdrant-edge-py 0.9.0
+    pydantic 2, pydantic-settings and its python-dotenv, pyarrow, portalocker, scipy, qdrant-edge-py 0.9.0
 
 of which a machine with PyTorch often lacks pydantic-settings, python-dotenv and qdrant-edge-py: 14 MiB of wheels.
 

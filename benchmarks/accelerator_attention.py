@@ -17,7 +17,7 @@ from benchmarks.limits import best
 from latentbank.ingest.encode import fill_rows
 
 _ROWS = (128, 256, 512, 1024)  # nodes in a row
-_WORKS = (torch.OutOfMemoryError, RuntimeError, ValueError, NotImplementedError)
+_FAILURES = (torch.OutOfMemoryError, RuntimeError, ValueError, NotImplementedError)
 
 
 def attention(setup: Setup) -> Iterator[Result]:
@@ -65,7 +65,7 @@ def _row_length(setup: Setup, size: Size, batch: Batch, length: int, dtype: torc
             way, seconds = maker(setup, batch.visible, q, k, v)
             what, found = _result(setup, size, batch, length, name, way, true, seconds)
             yield what, found | {"bound_seconds": bound}
-        except _WORKS as error:  # no compiler, or shapes that it does not know
+        except _FAILURES as error:  # no compiler, or shapes that it does not know
             yield (
                 f"{size.name}, rows of {length}: {name}",
                 {"failed": f"{type(error).__name__}: {error}"[:200]},

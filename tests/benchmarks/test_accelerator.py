@@ -15,7 +15,7 @@ from benchmarks import accelerator
 from benchmarks.accelerator import BEGIN, END, STEPS, main
 
 # Results of each step that are waited for; the first ones of the others are like these.
-_SOME = {"limits": 2, "exactness": 2, "encoding": 1, "job": 1, "attention": 4, "batches": 1}
+_SOME = {"limits": 2, "exactness": 2, "encoding": 1, "job": 1, "attention": 4, "batches": 1, "scan": 2}
 
 
 def some_of(step: Any, count: int) -> Any:
@@ -41,6 +41,7 @@ def test_every_step_measures_on_tiny_models(tmp_path: Path, monkeypatch: pytest.
     assert stored["contexts"] > 100
     _, boolean, added, flex = results["attention"].values()
     assert max(boolean["furthest"], added["furthest"], flex["furthest"]) < 1e-5
+    assert [scanned["same_as_float32"] for scanned in results["scan"].values()] == [1.0, 1.0]
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
