@@ -43,6 +43,7 @@ from latentbank.cli.reproduce import reproduce
 from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
+from latentbank.memory import collect_rarely
 
 _NAME = "latentbank"
 # Of what typer itself says about options, arguments and names of commands.
@@ -133,6 +134,7 @@ def main() -> None:
     # Both variables are read when torch and tqdm are imported, which has not happened yet.
     # Threads that wait must not spin: the writer needs the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    collect_rarely()
     try:
         with guarded_streams():
             if not sys.stderr.isatty():
