@@ -55,6 +55,7 @@ class Job:
     def opened(self) -> Iterator[tuple[Bank, LanguageModel]]:
         """Load the LLM and open the bank, creating it if it is new."""
         from latentbank.ingest.banks import create_bank
+        from latentbank.models.language.devices import bfloat16_hint
 
         layers = self.layers()
         llm = self.model.load_llm(layers, default=self.model_name())
@@ -70,6 +71,8 @@ class Job:
         ) as opened:
             dtype = str(llm.dtype).removeprefix("torch.")
             print(f"{llm.packing} on {llm.device}, {dtype}", file=sys.stderr)
+            if hint := bfloat16_hint(self.model.dtype, llm.device):
+                print(f"{hint.removesuffix('.')} (--dtype bfloat16).", file=sys.stderr)
             yield opened, llm
 
 

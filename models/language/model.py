@@ -44,8 +44,8 @@ def load_language_model(
             vision-language model only the language model is kept. A path is made absolute.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`, which spreads the model over all GPUs and leaves in the CPU's
             memory what does not fit; by default `cuda`, or `mps` on a Mac, if there is a GPU.
-        dtype: `float32`, `bfloat16` or `float16`; by default bfloat16 on a GPU and float32 on the CPU. float16
-            overflows in many models, whose hidden states have a few very large dimensions.
+        dtype: `float32`, `bfloat16` or `float16`; by default, and for `auto`, bfloat16 on a GPU and float32 on the CPU.
+            float16 overflows in many models, whose hidden states have a few very large dimensions.
         revision: branch, tag or commit on the hub.
         deepest_layer: the deepest layer that will be read, or a function that returns it for the model's number of
             layers. Blocks after it are not kept in memory; for the usual architectures they are not read at all.

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from latentbank.bank.settings import Settings
 from latentbank.errors import BankMismatch, BankUnavailable, CorpusError, LatentBankError
@@ -15,9 +16,10 @@ from latentbank.ingest.corpus import corpus_from_sentences, open_corpus
 from latentbank.ingest.filling import fill, plan
 from latentbank.ingest.plan import PlanSettings, load_plan
 from latentbank.ingest.sources.base import Read
-from latentbank.models.language.model import LanguageModel
+from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.ingest.conftest import Tiny
 from tests.ingest.jobs import some_sentences
+from tests.tiny import save_tiny
 
 SENTENCES = some_sentences(20)
 
@@ -179,3 +181,22 @@ def test_a_closed_bank_is_not_filled(model: LanguageModel, settings: Settings) -
             fill(bank, source, model)
     with create_bank("b", model, settings=settings) as again:
         assert again.corpora == {}
+
+
+def test_a_bank_filled_in_bfloat16_is_asked_in_float32(tmp_path: Path, settings: Settings) -> None:
+    path = str(save_tiny(tmp_path / "model"))
+    half, whole = (load_language_model(path, device="cpu", dtype=dtype) for dtype in ("bfloat16", "auto"))
+    assert (half.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
+    assert half.packing == "prefix-packed"
+    layers = [1, 4]
+    with create_bank("half", half, layers, settings=settings) as bank:
+        report = fill(bank, corpus_from_sentences("c", SENTENCES), half, batch=64)
+        bank.require_model(whole.name, whole.identity())
+        ids = whole.encode(SENTENCES[7])
+        states = whole.hidden_states([ids], layers)[0]
+        for layer in layers:
+            found = bank.search(states[layer][1:].numpy(), bank_layers=[layer], top_k=1, exact=True)
+            # Each token's own context, of this sentence or of one that begins alike, is the nearest one.
+            assert [hits[0].token_id for hits in found] == ids[1:]
+            assert min(hits[0].cosine for hits in found) > 1 - 2e-3
+    assert report.complete

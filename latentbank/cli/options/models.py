@@ -32,7 +32,8 @@ class DeviceOptions:
         ),
     ] = None
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; the default depends on the device.")
+        str | None,
+        typer.Option(help="float32, bfloat16, float16 or auto; auto, the default, depends on the device."),
     ] = None
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 from latentbank.errors import ModelError
 from latentbank.models.composite.projector import Projector, save_projector
 from latentbank.models.language import devices
-from latentbank.models.language.devices import choose_device, choose_dtype, spread
+from latentbank.models.language.devices import bfloat16_hint, choose_device, choose_dtype, spread
 from latentbank.models.language.layout import decoder_of
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.models.language.unembedding import load_unembedding, unembedding_of_language
@@ -51,6 +51,25 @@ def test_auto_without_a_gpu_is_the_cpu(tmp_path: Path) -> None:
         assert torch.equal(
             load_unembedding(path, device="auto").head.weight, load_unembedding(path).head.weight
         )
+
+
+def test_what_bfloat16_would_give_is_said_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    has = {"_is_amx_tile_supported": True, "_is_avx512_bf16_supported": True}
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    for question, answer in has.items():
+        monkeypatch.setattr(torch.cpu, question, lambda answer=answer: answer, raising=False)
+    assert "with AMX" in str(bfloat16_hint(None, cpu))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    said = bfloat16_hint("auto", cpu)
+    assert said is not None
+    assert "with AVX512_BF16" in said
+    assert "\n" not in said
+    assert [bfloat16_hint(asked, cpu) for asked in ("float32", torch.bfloat16)] == [None, None]
+    assert bfloat16_hint(None, gpu) is None
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert bfloat16_hint(None, cpu) is None
+    assert [choose_dtype("auto", device) for device in (cpu, gpu)] == [torch.float32, torch.bfloat16]
 
 
 def test_a_model_is_spread_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:

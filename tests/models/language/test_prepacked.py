@@ -70,3 +70,8 @@ def test_a_saved_model_is_the_one_that_was_loaded(saved: Callable[[str], str], t
     ids = [[5, 6, 7, 8]]
     last = model.num_layers
     assert torch.equal(model.hidden_states(ids, [last])[0][last], again.hidden_states(ids, [last])[0][last])
+
+
+def test_nothing_is_prepacked_where_it_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert prepack(nn.Sequential(nn.Linear(4, 4)).requires_grad_(False)) == 0
