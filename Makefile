@@ -122,6 +122,7 @@ bench: $(VENV)/.installed
 		--json .bench/search-600k.json
 	$(BENCH).reading --states .bench/states-150k --json .bench/reading.json
 	$(BENCH).correction_time --json .bench/correction-time.json
+	$(BENCH).start_up --data-dir .demo/banks --model .demo/SmolLM2-135M-Instruct --json .bench/start-up.json
 	$(BENCH).page --states .bench/states-150k --json .bench/page.json
 	$(BENCH).move --json .bench/move.json
 	$(BENCH).upload --json .bench/upload.json

@@ -5,7 +5,8 @@
 Both sides get the same sentences and the same LLM, already in memory, each in a process of its own. latentbank's time
 covers its whole job: creating the bank, planning, the LLM, writing, indexing, the ledger. The bare forward pass is
 transformers' own decoder, cut after the deepest layer, on the rows into which the plan's prefixes are packed. Nothing
-is collected, rotated or written. It is timed before and after the job.
+is collected, rotated or written. It is timed before and after the job. The encoder alone collects the hidden states of
+the planned contexts and writes nothing. `--dtype` is that of all but the reference, which knows float32 alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,15 @@ from benchmarks.common import (
     in_child,
     machine,
     memory,
-    mib,
     model_file,
     parser_of,
+    processor_seconds,
     read_lines,
     sentences_file,
     show,
     write_json,
 )
+from benchmarks.ingest_tables import comparison, memory_rows
 from latentbank.text import layer_numbers
 
 BANK = "benchmark"
@@ -46,14 +49,14 @@ def main() -> None:
     """Measure both sides for every size and print a table for each."""
     arguments = _parser().parse_args()
     layers = layer_numbers(arguments.layers)
-    common: dict[str, Any] = {"model": _model(arguments.model), "layers": layers}
+    common: dict[str, Any] = {"model": _model(arguments.model), "layers": layers, "dtype": arguments.dtype}
     where = machine()
     tables: list[Row] = []
     measured: dict[str, Any] = {}
-    sizes = {"layers": arguments.layers, "model": Path(common["model"]).name, "dtype": "float32"}
+    sizes = {"layers": arguments.layers, "model": Path(common["model"]).name, "dtype": arguments.dtype}
     for sentences in arguments.sentences:
         found = _measure(sentences, arguments.reference_sentences, common, arguments.forward_tokens)
-        rows = _rows(found, len(layers), max(layers))
+        rows = comparison(found, len(layers), max(layers))
         show(
             f"Ingestion of {sentences:,} sentences",
             sizes | {"contexts": found["latentbank"]["contexts"], "prefixes": found["latentbank"]["tokens"]},
@@ -68,7 +71,7 @@ def main() -> None:
             or in_child(_MODULE, "latentbank", sentences=n, **common)
             for n in arguments.memory_sentences
         }
-        rows = _memory_rows(runs)
+        rows = memory_rows(runs)
         show("Peak memory of latentbank's whole job, from the loaded LLM on", sizes, rows, where)
         tables += rows
         measured["memory"] = {f"{n} sentences": run for n, run in runs.items()}
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="use the first so many sentences of the wheel; several: 3000,30000",
     )
     add("--layers", default="4,8,12,16")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"))
     add("--model", help="the LLM: a directory or a GGUF (the wheel's GGUF)")
     add(
         "--reference-sentences",
@@ -122,6 +126,7 @@ def _measure(
     return {
         "reference": in_child(_MODULE, "reference", sentences=fewer, **common) if fewer else None,
         "forward_before": in_child(_MODULE, "forward", **forward),
+        "encoder": in_child(_MODULE, "encoder", **forward),
         "latentbank": in_child(_MODULE, "latentbank", sentences=sentences, **common),
         "forward_after": in_child(_MODULE, "forward", **forward),
     }
@@ -130,8 +135,9 @@ def _measure(
 # -- what runs in a process of its own ---------------------------------------------------------
 
 
-def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
-    """Time `build_index`, the model preloaded."""
+def run_reference(sentences: int, model: str, layers: Sequence[int], dtype: str) -> dict[str, Any]:
+    """Time `build_index`, the model preloaded, in float32 whatever `dtype` is."""
+    del dtype
     import latentlens  # type: ignore[import-untyped]  # it has no types
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -156,7 +162,7 @@ def run_reference(sentences: int, model: str, layers: Sequence[int]) -> dict[str
     }
 
 
-def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
+def run_latentbank(sentences: int, model: str, layers: Sequence[int], dtype: str) -> dict[str, Any]:
     """Time the whole job, the model preloaded, into a bank in a temporary folder."""
     from latentbank.ingest.banks import create_bank
     from latentbank.ingest.corpus import open_corpus
@@ -165,7 +171,7 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
     from latentbank.models.language.model import load_language_model
     from latentbank.progress import shown
 
-    language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=max(layers))
+    language = load_language_model(model, device="cpu", dtype=dtype, deepest_layer=max(layers))
     loaded = _loaded()
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as sampled:
         began = time.monotonic()
@@ -191,7 +197,30 @@ def run_latentbank(sentences: int, model: str, layers: Sequence[int]) -> dict[st
     }
 
 
-def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -> dict[str, Any]:
+def run_encoder(sentences: int, limit: int, model: str, layers: Sequence[int], dtype: str) -> dict[str, Any]:
+    """Time the encoder alone, on the first planned prefixes, about `limit` of them."""
+    from latentbank.ingest.corpus import open_corpus
+    from latentbank.ingest.encode import encode
+    from latentbank.ingest.planning import make_plan
+    from latentbank.models.language.model import load_language_model
+
+    language = load_language_model(model, device="cpu", dtype=dtype, deepest_layer=max(layers))
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(open_corpus(CORPUS, sentences_file(), limit=sentences), language, Path(folder))
+        list(encode(language, CORPUS, islice(plan.read(), 8), layers))  # to warm up
+        encoded = encode(language, CORPUS, plan.read(), layers)
+        tokens, began, used = 0, time.monotonic(), processor_seconds()
+        while tokens < limit and (batch := next(encoded, None)) is not None:
+            tokens += batch.computed
+    seconds = time.monotonic() - began
+    return {
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_processor_second": tokens / (processor_seconds() - used),
+    }
+
+
+def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int], dtype: str) -> dict[str, Any]:
     """Time transformers' decoder on the planned prefixes, packed as the job packs them, and on plain rows.
 
     The packed rows are those of the plan, or of evenly spread batches of it with about `limit` tokens. The plain rows
@@ -230,7 +259,7 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
     plain = stream[: tokens // ROW * ROW].reshape(-1, ROW)
 
     source, options = _where(model)
-    decoder: Any = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
+    decoder: Any = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype), **options)
     decoder.eval()
     decoder.layers = decoder.layers[: max(layers)]
     decoder.config.num_hidden_layers = max(layers)
@@ -239,16 +268,17 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int]) -
             ids, depths, sees, _n = batches[0]
             decoder(input_ids=ids, position_ids=depths, attention_mask=sees, use_cache=False)
             decoder(input_ids=plain[:size], use_cache=False)
-        began = time.monotonic()
+        began, used = time.monotonic(), processor_seconds()
         for ids, depths, sees, _n in batches:
             decoder(input_ids=ids, position_ids=depths, attention_mask=sees, use_cache=False)
-        packed_done = time.monotonic()
+        packed_done, packed_used = time.monotonic(), processor_seconds() - used
         for at in range(0, len(plain), size):
             decoder(input_ids=plain[at : at + size], use_cache=False)
         plain_done = time.monotonic()
     return {
         "tokens": tokens,
         "packed_tokens_per_second": tokens / (packed_done - began),
+        "packed_tokens_per_processor_second": tokens / packed_used,
         "plain_tokens_per_second": plain.numel() / (plain_done - packed_done),
     }
 
@@ -277,93 +307,12 @@ def _memory(loaded: Memory, sampled: PeakMemory) -> dict[str, int]:
     }
 
 
-# -- tables ------------------------------------------------------------------------------------
-
-
-def _rows(found: dict[str, Any], depth_count: int, deepest: int) -> list[Row]:
-    theirs, ours = found["reference"], found["latentbank"]
-    rows = []
-    mine = ours["contexts"] / ours["seconds"]
-    passes = [found[when]["packed_tokens_per_second"] for when in ("forward_before", "forward_after")]
-    share = ours["tokens"] / ours["seconds"] / (sum(passes) / 2)
-    if theirs:
-        rate = theirs["contexts"] / theirs["seconds"]
-        only = f", reference on its first {theirs['sentences']:,} only"
-        note = only if theirs["sentences"] < ours["sentences"] else ""
-        rows = [
-            Row(
-                f"contexts per second, {depth_count} layers{note}",
-                f"{rate:.1f}",
-                f"{mine:.1f}",
-                mine / rate,
-                least=6.0,
-                share=share,
-                limit="the bare forward pass",
-            ),
-            Row(
-                f"sentences per second{note}",
-                f"{theirs['sentences'] / theirs['seconds']:.2f}",
-                f"{ours['sentences'] / ours['seconds']:.2f}",
-                ours["sentences"] / ours["seconds"] / theirs["sentences"] * theirs["seconds"],
-                share=share,
-                limit="the bare forward pass",
-            ),
-            Row("contexts a layer", f"{theirs['contexts']:,}", f"{ours['contexts']:,}", None),
-            Row("wall time", f"{theirs['seconds']:,.0f} s", f"{ours['seconds']:,.0f} s", None),
-        ]
-    else:
-        what = f"contexts per second, {depth_count} layers"
-        rows = [Row(what, "not run", f"{mine:.1f}", None, share=share, limit="the bare forward pass")]
-    parts = ", ".join(f"{part} {ours[part + '_seconds']:,.0f} s" for part in ("plan", "encode", "index"))
-    rows.append(Row("… of which", "", parts, None))
-    speed = ours["tokens"] / ours["encode_seconds"]
-    for kind, what, least in (
-        ("packed", "the same packed rows", 0.85),
-        ("plain", "unpadded causal rows", None),
-    ):
-        bare = [found[when][f"{kind}_tokens_per_second"] for when in ("forward_before", "forward_after")]
-        mean = sum(bare) / 2
-        rows.append(
-            Row(
-                f"encoding and writing, share of a bare forward on {what}, {deepest} layers (tokens/s)",
-                f"bare {mean:.0f} ({bare[0]:.0f} before, {bare[1]:.0f} after)",
-                f"{speed:.0f}",
-                speed / mean,
-                "",
-                least=least,
-            )
-        )
-    for kind in ("resident", "anonymous"):
-        for what, base in ((f"peak {kind} memory", 0), (f"… beyond the loaded LLM ({kind})", 1)):
-            used = [side and side[f"peak_{kind}"] - base * side[f"loaded_{kind}"] for side in (theirs, ours)]
-            rows.append(
-                Row(
-                    what,
-                    mib(used[0]) if theirs else "not run",
-                    mib(used[1]),
-                    used[1] / used[0] if theirs else None,
-                )
-            )
-    return rows
-
-
-def _memory_rows(runs: dict[int, dict[str, Any]]) -> list[Row]:
-    """Return a comparison of every size with the first, for latentbank alone."""
-    (first, base), *others = runs.items()
-    return [
-        Row(
-            f"peak {kind}, {n:,} sentences against {first:,}",
-            "",
-            f"{mib(run[f'peak_{kind}'])} / {mib(base[f'peak_{kind}'])}",
-            run[f"peak_{kind}"] / base[f"peak_{kind}"],
-            most=1.25,
-        )
-        for n, run in others
-        for kind in ("resident", "anonymous")
-    ]
-
-
-_TASKS = {"reference": run_reference, "latentbank": run_latentbank, "forward": run_forward}
+_TASKS = {
+    "reference": run_reference,
+    "latentbank": run_latentbank,
+    "encoder": run_encoder,
+    "forward": run_forward,
+}
 
 if __name__ == "__main__" and not answer_child(_TASKS, sys.argv[1:]):
     main()
