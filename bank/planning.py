@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -189,20 +190,19 @@ def _measured(hidden_size: int, precision: Precision) -> Rates:
     given = torch.randn((queries, hidden_size), generator=generator).to(precision.device, dtype)
     block = torch.empty((rows, hidden_size), dtype=dtype, device=precision.device)
     room = torch.empty((queries, rows), dtype=dtype, device=precision.device)
-    best = [float("inf")] * 3
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: block.copy_(vectors),
+        lambda: torch.mm(given, block.T, out=room),
+        lambda: room.amax(dim=1),
+    )
+    best = [float("inf")] * len(steps)
     with torch.inference_mode():
         for _ in range(4):  # the first warms up
-            for number, call in enumerate(
-                (
-                    lambda: block.copy_(vectors),
-                    lambda: torch.mm(given, block.T, out=room),
-                    lambda: room.amax(dim=1),
-                )
-            ):
+            for number, step in enumerate(steps):
                 began = time.perf_counter()
-                call()
+                step()
                 if precision.device == "cuda":
-                    torch.cuda.synchronize()
+                    torch.cuda.synchronize()  # type: ignore[no-untyped-call]
                 best[number] = min(best[number], time.perf_counter() - began)
     numbers = rows * hidden_size
     return Rates(precision, best[0] / numbers, best[1] / (numbers * queries), best[2] / (rows * queries))

@@ -13,6 +13,7 @@ import json
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,6 @@ def _start(file: Path, length: int) -> bytes:
         return opened.read(length)
 
 
-def _mapped(file: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> npt.NDArray:
+def _mapped(file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Map a file; its bytes are read when they are needed, and the system can reclaim the memory."""
     return np.asarray(np.memmap(file, dtype, mode="c", offset=offset, shape=shape))

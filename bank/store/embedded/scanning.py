@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +149,8 @@ class Scanner:
                 continue
             some = rows[np.linspace(0, len(rows) - 1, _SAMPLE).astype(int)]
             ids = text_ids(part.ids[some])
-            stored = {str(p.id): p.vector for p in shard.retrieve(ids, with_payload=False, with_vector=True)}
+            points = shard.retrieve(list[Any](ids), with_payload=False, with_vector=True)
+            stored = {str(point.id): point.vector for point in points}
             if not all(
                 id_ in stored and np.array_equal(np.asarray(stored[id_], np.float16), part.vectors[row])
                 for id_, row in zip(ids, some, strict=True)
