@@ -124,9 +124,10 @@ class Scanner:
         if self._unreadable.get(layer) == change or not self._layers.writing.acquire(blocking=False):
             return None
         try:
-            if not self._is_committed(layer):
-                return None
+            # In this block the layer is not handed over to another process that writes to it.
             with self._layers.use(layer) as shard:
+                if not self._is_committed(layer):
+                    return None
                 change = self._layers.changes(layer)
                 try:
                     found = Originals(change, read_parts(self._layers.loaded(layer), hidden_size))
