@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import qdrant_edge as edge
 
-from benchmarks.common import answer_child, folder_bytes, in_child, machine, mib, parser_of
+from benchmarks.common import answer_child, folder_bytes, in_child, machine, mib, parser_of, place
 from benchmarks.states import open_states
 from benchmarks.truth import Floats, unit
 from latentbank.bank.points import INDEXED_FIELDS
@@ -248,7 +248,7 @@ def main() -> None:
     add("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     where, results = machine(), {}
-    print(f"{where['cpu']}, {where['date'][:10]}; {arguments.contexts:,} contexts of layer {arguments.layer}")
+    print(f"{place(where)}, {where['date'][:10]}; {arguments.contexts:,} contexts of layer {arguments.layer}")
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         module, given = "benchmarks.filters", {"layer": arguments.layer, "count": arguments.contexts}
         states = str(arguments.states.resolve())

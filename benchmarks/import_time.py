@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.common import machine
+from benchmarks.common import machine, place
 
 RUNS = 7
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ def main() -> None:
     where = machine()
     print(
         f"import latentbank: {figures['beyond_s']:.3f} s and {figures['modules_beyond']} modules beyond the "
-        f"interpreter's own {empty:.3f} s, best of {RUNS}; {where['cpu']}, {where['date'][:10]}"
+        f"interpreter's own {empty:.3f} s, best of {RUNS}; {place(where)}, {where['date'][:10]}"
     )
     if arguments.json:
         text = json.dumps({"figures": figures, "machine": where}, indent=2)

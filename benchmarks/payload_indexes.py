@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from benchmarks.common import folder_bytes, machine, mib
+from benchmarks.common import folder_bytes, machine, mib, place
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.store.embedded.engine import INDEXES_FROM, KINDS, layer_config
 
@@ -110,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     where, figures = machine(), {}
     print(
-        f"{where['cpu']}, {where['date'][:10]}; {HIDDEN} dimensions, {QUERIES} queries at once, best of {RUNS}"
+        f"{place(where)}, {where['date'][:10]}; {HIDDEN} dimensions, {QUERIES} queries at once, best of {RUNS}"
     )
     for indexed in (False, True):
         with tempfile.TemporaryDirectory() as folder:
