@@ -107,7 +107,8 @@ def machine() -> dict[str, Any]:
 def place(where: Mapping[str, Any]) -> str:
     """Return a machine as one line: processor, instruction sets, cores, threads, memory; older results name fewer."""
     sets = f" ({', '.join(where['instructions'])})" if where.get("instructions") else ""
-    threads = f", {where['threads']} threads" if "threads" in where else ""
+    count = where.get("threads")
+    threads = f", {count} thread{'' if count == 1 else 's'}" if count else ""
     return f"{where['cpu']}{sets}, {where['cores']} cores{threads}, {where['ram_gib']} GiB of RAM"
 
 
