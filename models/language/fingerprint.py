@@ -42,7 +42,11 @@ def fingerprint(vocabulary: Mapping[str, int], sizes: Iterable[int], weights: It
     because rounding twice can give another value than rounding once. Order and names of the weights do not count, so
     renamed parameters in a release of transformers change nothing.
     """
-    whole = _of_vocabulary(vocabulary, sizes)
+    return _with_weights(_of_vocabulary(vocabulary, sizes), weights)
+
+
+def _with_weights(whole: hashlib.blake2b, weights: Iterable[Tensor]) -> str:
+    """Return the fingerprint, from the state after vocabulary and sizes, which is changed."""
     for part in sorted(hashed(weight, _SAMPLES) for weight in weights):
         whole.update(part)
     return whole.hexdigest()
@@ -68,21 +72,22 @@ def identify(
     """
     every, shape = list(blocks), tuple(sizes)
     packed = max((packed_in(block) for block in every), default="")
+    known = _of_vocabulary(vocabulary, shape)
     digests = Digests(
         dtype=packed or str(dtype).removeprefix("torch."),
-        vocabulary=_of_vocabulary(vocabulary, shape).hexdigest()[:16],
+        vocabulary=known.hexdigest()[:16],
         embedding=_digest(embedding, dtype),
         blocks=tuple(_digest(block, dtype) for block in every),
         adapter=public_name(adapter or ""),
     )
     first = (weight for module in (embedding, every[0]) for weight in weights(module) if not weight.is_meta)
-    return Identity(fingerprint(vocabulary, shape, first), digests)
+    return Identity(_with_weights(known, first), digests)
 
 
 def _of_vocabulary(vocabulary: Mapping[str, int], sizes: Iterable[int]) -> hashlib.blake2b:
     whole = hashlib.blake2b(digest_size=16)
-    for token, number in sorted(vocabulary.items()):
-        whole.update(f"{len(token)} {token} {number}\n".encode("utf-8", "surrogatepass"))
+    lines = "".join(f"{len(token)} {token} {vocabulary[token]}\n" for token in sorted(vocabulary))
+    whole.update(lines.encode("utf-8", "surrogatepass"))
     whole.update(repr(list(sizes)).encode())
     return whole
 
