@@ -78,6 +78,30 @@ def test_what_was_measured_is_kept_when_the_time_is_over(
     assert "left out: exactness, limits, job" in said.err
 
 
+def test_the_fastest_attention_and_the_smallest_batch_that_is_enough_are_named() -> None:
+    def way(seconds: float, mask: float = 0.0) -> dict[str, Any]:
+        return {"tokens": 1000, "seconds": seconds, "mask_seconds": mask}
+
+    results = {
+        "attention": {
+            "L's shape, rows of 128: without a mask": way(0.1),
+            "L's shape, rows of 128: SDPA, boolean mask": way(0.3),
+            "L's shape, rows of 256: flex_attention, one row": way(0.2, mask=1.0),
+            "L's shape, rows of 512: flex_attention, one row": way(0.2, mask=6.0),
+            "L's shape, rows of 512: flex_attention, rows": {"failed": "no"},
+        },
+        "batches": {
+            f"L's shape: {tokens} tokens": {"tokens": tokens, "tokens_per_second": rate, "peak_bytes": 1}
+            for tokens, rate in ((1024, 80.0), (2048, 98.0), (4096, 100.0))
+        }
+        | {"L's shape: 8192 tokens": {"tokens": 8192, "out_of_memory": True}},
+    }
+    assert accelerator.conclusions(results) == [
+        ("L's shape: the fastest attention", "rows of 256: flex_attention, one row"),
+        ("L's shape: tokens a pass that are enough", "2,048"),
+    ]
+
+
 def test_a_step_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--steps", "speed"]) == 2
     assert "There is no step speed; there are limits" in capsys.readouterr().err
