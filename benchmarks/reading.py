@@ -174,7 +174,7 @@ def read(work: str, layers: Sequence[int], images: int, contexts: int) -> dict[s
         limits = picture_limits(
             contexts, model.language.hidden_size, tokens * len(visual_layers), len(layers)
         )
-        some = model.visual_tokens([scene.image for scene in scenes[1:3]], visual_layers)
+        some = model.visual_tokens([scene.image for scene in scenes[1:2]], visual_layers)
         recall: dict[str, dict[int, float]] = {way: {} for way in WAYS}
         for layer in visual_layers:
             rows = np.concatenate([image.states[layer].numpy() for image in some])

@@ -5,7 +5,8 @@
 Both sides hold the same hidden states of real sentences and answer the same queries, each in a process of its own with
 a warm page cache. The states are encoded once and kept in DIR (see states.py). Queries are hidden states of tokens of
 held-out sentences, spread over the layers. Noise is added to every second query, a Gaussian vector of 0.5 to 1.5 times
-its length, because visual tokens are farther from text tokens than these are from each other.
+its length, because visual tokens are farther from text tokens than these are from each other. Our side searches as it
+plans itself, and again through the graph, exactly, and as planned.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ from benchmarks.common import (
 )
 from benchmarks.indexes import BANK, build_indexes, make_queries, search_states
 from benchmarks.limits import measure_limits
+from benchmarks.products import picture_limits
 from benchmarks.truth import STORAGE, TIE, judge
 from latentbank.text import layer_numbers
 
 _REPEATS = 3
+WAYS = ("graph", "exact", "auto")
 
 
 def main() -> None:
@@ -64,6 +67,7 @@ def main() -> None:
         theirs = in_child("benchmarks.search", "ask-reference", **given)
         warm(work / "banks")
         ours = in_child("benchmarks.search", "ask-latentbank", **given, settings=settings)
+        ours["width"] = queries.shape[1]
         judged = judge(states, count, layers, queries, arguments.top_k, theirs, ours)
         disk = {"reference": folder_bytes(work / "reference"), "latentbank": folder_bytes(work / "banks")}
     found = {"reference": theirs, "latentbank": ours}
@@ -82,7 +86,7 @@ def main() -> None:
         "contexts per token": states.about["contexts_per_token"],
     }
     measured = {
-        side: {key: value for key, value in of.items() if key not in ("neighbors", "exact")}
+        side: {key: value for key, value in of.items() if key not in ("neighbors", "exact", "ways")}
         for side, of in found.items()
     }
     where = machine()
@@ -137,6 +141,8 @@ def ask_reference(work: str, layers: Sequence[int], top_k: int) -> dict[str, Any
 def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Open the bank and search it."""
     began = time.monotonic()
+    import torch  # noqa: F401 (as where the queries come from an LLM; the reference imports it, too)
+
     import latentbank.bank.opening
     import latentbank.bank.store.embedded.store  # otherwise imported on opening; the reference imports torch above, too
 
@@ -149,6 +155,10 @@ def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[
         len(queries),
         lambda n: (n.bank_layer, n.caption, n.position, n.cosine),
         exact=lambda opened: opened.search(queries, layers, top_k, exact=True),
+        ways=lambda opened, way: (
+            opened.search(queries, layers, top_k, search=way),
+            ", ".join(sorted(set(opened.searched.values()))),
+        ),
     )
 
 
@@ -159,6 +169,7 @@ def _measure(
     count: int,
     plain: Callable[[Any], tuple[Any, ...]],
     exact: Callable[[Any], list[list[Any]]] | None = None,
+    ways: Callable[[Any, str], tuple[list[list[Any]], str]] | None = None,
 ) -> dict[str, Any]:
     """Return times of opening, of the first query and of all queries, and memory.
 
@@ -194,6 +205,15 @@ def _measure(
         found = exact(index)
         result["exact_seconds"] = time.monotonic() - start
         result["exact"] = [[plain(neighbor) for neighbor in row] for row in found]
+    result["ways"] = {}
+    for way in WAYS if ways is not None else ():
+        seconds = []
+        for _ in range(_REPEATS + 1):
+            start = time.monotonic()
+            found, taken = ways(index, way)
+            seconds.append(time.monotonic() - start)
+        near = [[plain(neighbor) for neighbor in row] for row in found]
+        result["ways"][way] = {"seconds": min(seconds), "taken": taken, "neighbors": near}
     return result
 
 
@@ -230,6 +250,7 @@ def _rows(
             "",
             least=0.99,
         ),
+        *_way_rows(arguments, layers, count, found, judged),
         Row("top-1", f"{theirs['top_1']:.4f}", f"{ours['top_1']:.4f}", ours["top_1"], ""),
         *_opening_rows(found),
         *_memory_rows(found),
@@ -241,6 +262,28 @@ def _rows(
             disk["latentbank"] / disk["reference"],
         ),
     ]
+
+
+def _way_rows(
+    arguments: argparse.Namespace,
+    layers: Sequence[int],
+    count: int,
+    found: dict[str, dict[str, Any]],
+    judged: dict[str, Any],
+) -> Iterator[Row]:
+    """Yield the rates of each way, and the share of the machine's own limit."""
+    theirs = min(found["reference"]["search_seconds"])
+    limits = picture_limits(count, found["latentbank"]["width"], arguments.queries, len(layers))
+    for way, of_way in found["latentbank"]["ways"].items():
+        dtype = "bfloat16" if "bfloat16" in of_way["taken"] else "float32"
+        yield Row(
+            f"{way} ({of_way['taken']}): queries/s; recall@{arguments.top_k} {judged['ways'][way]['recall']:.4f}",
+            f"{arguments.queries / theirs:.1f}",
+            f"{arguments.queries / of_way['seconds']:.1f}",
+            theirs / of_way["seconds"],
+            share=limits[dtype] / of_way["seconds"],
+            limit=f"conversion, products and top-k in {dtype}",
+        )
 
 
 def _opening_rows(found: dict[str, dict[str, Any]]) -> list[Row]:

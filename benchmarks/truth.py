@@ -40,6 +40,7 @@ def judge(
         "reference": truth.score(theirs["neighbors"]),
         "latentbank": truth.score(ours["neighbors"]),
         "latentbank_exact": truth.score(ours["exact"]),
+        "ways": {way: truth.score(found["neighbors"]) for way, found in ours.get("ways", {}).items()},
     }
     same = ties = other = 0
     furthest = 0.0
