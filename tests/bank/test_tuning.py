@@ -17,6 +17,7 @@ from latentbank.bank.settings import load_settings
 from latentbank.bank.tuning import Sample, tune
 from latentbank.errors import QueryError
 from tests.bank.samples import Place, entry, fill, sample_bank, units
+from tests.wire.double import QdrantDouble
 
 COUNT = 120
 
@@ -124,3 +125,19 @@ def test_a_filter_is_a_mask(bank: Bank) -> None:
         found = bank.search(queries, "all", where=where, visual_layer=3)
         assert [[n.id for n in row] for row in found] == [[n.id for n in row] for row in expected]
     assert np.allclose([n.cosine for n in found[0]], [n.cosine for n in expected[0]], atol=1e-6)
+
+
+def test_a_server_is_searched_as_it_was_tuned(server: QdrantDouble) -> None:
+    settings = load_settings(url=server.url, grpc_port=server.grpc_port, retry_wait=0.01)
+    with sample_bank(Place("grpc", settings)) as bank:
+        fill(bank, 30)
+        assert bank.store.work(4, None, bank.hidden_size) is None
+        text, visual = tune(bank, 0.9, {3: Sample(units(4, seed=5))}, queries=6)
+        assert (text.recall, visual.recall) == (1.0, 1.0)
+        queries = units(4, seed=6)
+        found = bank.search(queries, "all", visual_layer=3)
+        assert set(bank.searched.values()) == {"through the index"}
+        assert found == bank.search(queries, "all", search="exact")
+        assert set(bank.searched.values()) == {"exactly, by the engine"}
+        with open_bank("bank", settings) as again:
+            assert again.manifest.tuned["efs"] == {"text": text.ef, "visual 3": visual.ef}
