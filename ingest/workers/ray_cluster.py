@@ -220,7 +220,16 @@ def blind_nodes(marker: Path, text: str, address: str, _progress: Progress) -> l
     """Return the machines of a cluster, by their addresses, that do not read `text` in a file."""
     with cluster(address) as ray:
         strategy: Any = importlib.import_module("ray.util.scheduling_strategies")
-        read = ray.remote(num_cpus=0, max_retries=0)(_read)
+
+        # Not a function of this module: each machine would first import what the workers need, to read one file.
+        def read_text(path: str) -> str | None:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    return file.read()
+            except (OSError, ValueError):
+                return None
+
+        read = ray.remote(num_cpus=0, max_retries=0)(read_text)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         found = [
             read.options(
@@ -232,14 +241,6 @@ def blind_nodes(marker: Path, text: str, address: str, _progress: Progress) -> l
     return sorted(
         {node["NodeManagerAddress"] for node, seen in zip(nodes, texts, strict=True) if seen != text}
     )
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, ValueError):
-        return None
 
 
 class _Worker:

@@ -163,9 +163,11 @@ def check(
         ]
         for number, each in enumerate(rounds)
     ]
-    groups = [images, *([image for image, _ in each] for each in changed)]
-    flat = [image for group in groups for image in group]
-    states = _states(vlm, case, flat, len(sizes))
+    flat = [image for each in changed for image, _ in each]
+    if case.states is None:  # the unchanged images were read above
+        states = [tokens.states[0] for tokens in before] + _states(vlm, case, flat, len(sizes))
+    else:
+        states = _states(vlm, case, [*images, *flat], len(sizes))
     for number, each in enumerate(rounds):
         for place, (tokens, probes) in enumerate(zip(before, each, strict=True)):
             base = states[place]
