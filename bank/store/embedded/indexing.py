@@ -39,7 +39,7 @@ _READ_SECONDS = 60.0
 # it holds, at most the second number, because each piece loads the whole layer anew.
 PIECE, LARGEST_PIECE = 20_000, 100_000
 # Contexts still to come to a layer from which other processes write to it: one takes a third of a second to start.
-MANY = 20_000
+MANY = 10_000
 # The size of a graph that is searched with `ef` candidates, and the fewest candidates in a small one.
 LARGE, FEWEST = 600_000, 64
 # Segments while a layer is loaded: none is merged with another.
