@@ -81,7 +81,7 @@ class LayerWriter:
     def _store(self, layer: int, ids: Sequence[str], payloads: Sequence[Any], width: int) -> None:
         """Store contexts, whose vectors follow as float32 numbers."""
         rows = np.empty((len(ids), width), dtype=np.float32)
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         while left:
             if not (received := self._socket.recv_into(left)):
                 raise EOFError

@@ -31,7 +31,7 @@ from latentbank.bank.store.embedded.other_process import can_start, require_succ
 _MODULE = "latentbank.bank.store.embedded.layer_writer"
 # Bytes of vectors in one message: the other process holds one, and the next one waits here.
 _MESSAGE = 4 << 20
-# Processes at most: each takes 60 MiB.
+# Processes at most: each takes 60 to 100 MiB.
 _MOST = 8
 
 
