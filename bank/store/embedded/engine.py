@@ -62,11 +62,9 @@ def engine_points(
     processor time, where a list takes 16 and 159 (AMD EPYC, 2026-11-29). Bytes must never be passed: the engine takes
     each of them for a number.
     """
-    rows = np.ascontiguousarray(vectors, dtype=np.float32)
+    rows: Iterable[Any] = np.ascontiguousarray(vectors, dtype=np.float32)
     triples = zip(ids, rows, payloads, strict=True)
-    return [
-        edge.Point(id_, memoryview(row), cast("dict[str, Any]", payload)) for id_, row, payload in triples
-    ]
+    return [edge.Point(id_, row.data, cast("dict[str, Any]", payload)) for id_, row, payload in triples]
 
 
 def add_payload_indexes(shard: edge.EdgeShard) -> None:
