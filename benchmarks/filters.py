@@ -29,7 +29,7 @@ from benchmarks.truth import Floats, unit
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.rotation import ROTATION_SEED, rotate
 from latentbank.bank.sizing import segments_of
-from latentbank.bank.store.embedded.engine import engine_points, layer_config
+from latentbank.bank.store.embedded.engine import ACORN, engine_points, layer_config
 from latentbank.bank.store.embedded.indexing import FEWEST, LARGE
 
 TOP = 5
@@ -60,7 +60,7 @@ WAYS = {
     "links of all fields": Way(_ALL, _ALL),
     "links of corpus and word": Way(_ALL, ("corpus", "word")),
     "no links": Way(_ALL, ()),
-    "no links, longer scan": Way(_ALL, (), 4),
+    "no links, longer scan": Way(_ALL, (), 10),
 }
 
 
@@ -198,7 +198,7 @@ def _timed(
     params = edge.SearchParams(
         hnsw_ef=ef,
         quantization=edge.QuantizationSearchParams(ignore=False, rescore=True, oversampling=6.0),
-        acorn=edge.AcornSearchParams(enable=True) if acorn else None,
+        acorn=ACORN if acorn else None,
     )
     requests = [
         edge.QueryRequest(limit=TOP, query=edge.Query.Nearest(row), filter=condition, params=params)

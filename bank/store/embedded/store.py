@@ -40,7 +40,13 @@ from latentbank.bank.store.base import (
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, each_condition
 from latentbank.bank.store.embedded.access import Access
-from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_errors, engine_points, graph_of
+from latentbank.bank.store.embedded.engine import (
+    ACORN,
+    add_payload_indexes,
+    engine_errors,
+    engine_points,
+    graph_of,
+)
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
@@ -217,7 +223,7 @@ class EmbeddedStore:
             quantization=edge.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
             ),
-            acorn=edge.AcornSearchParams(enable=True),  # in a graph with a filter that selects less than half
+            acorn=ACORN,
         )
         rows = np.asarray(queries, dtype=np.float32).tolist()
         requests = [
