@@ -23,7 +23,7 @@ LOAD_IN = ("4bit", "8bit")
 # How much faster SmolLM2-135M was in bfloat16 than in float32, prefix-packed, by instruction set.
 _BFLOAT16_GAINS = {
     "AMX": "3.0 times as fast on an Intel Xeon (Sapphire Rapids)",
-    "AVX512_BF16": "1.8 times as fast on an AMD EPYC (Zen 4)",
+    "AVX512_BF16": "1.6 to 1.8 times as fast on an AMD EPYC (Zen 4)",
 }
 # The rest is for hidden states and attention.
 _FOR_WEIGHTS = 0.9
