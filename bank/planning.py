@@ -28,12 +28,12 @@ faster of both that finds 99 of 100 neighbors."""
 WAYS: tuple[Way, ...] = ("auto", "graph", "exact")
 
 # Seconds of a processor's core for a vector that the engine compares with a query through its index, and for each of
-# the vector's numbers (AMD EPYC, benchmarks/search.py, 2026-11-29).
-_COMPARED, _NUMBER = 4e-6, 6e-9
+# the vector's numbers (AMD EPYC, processor time, 2026-11-29; docs/benchmarks.md).
+_COMPARED, _NUMBER = 1e-6, 2e-9
 # The same for a vector that it compares without a graph, one after the other.
-_SCANNED, _SCANNED_NUMBER = 3e-8, 6e-11
+_SCANNED, _SCANNED_NUMBER = 3e-9, 3e-11
 # The same for the engine's own exact search.
-_EXACT, _EXACT_NUMBER = 3e-8, 4e-10
+_EXACT, _EXACT_NUMBER = 1e-8, 9e-11
 # Seconds to import torch, to learn the ids that a filter selects, each, and to read a layer's files.
 _IMPORT, _SELECTED, _FILES = 2.0, 2e-6, 0.005
 # bfloat16 pays if it takes less than this share of the time: its best must be rescored.

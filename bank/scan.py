@@ -96,7 +96,11 @@ def _best(
     import torch
 
     device = queries.device
-    size = _ROWS_CUDA if device.type == "cuda" else _ROWS
+    size = _ROWS_CUDA
+    if device.type != "cuda":
+        # In bfloat16 more are kept, so it takes longer to look through a block than to multiply it: fewer are better.
+        halved = queries.dtype == torch.bfloat16
+        size = _ROWS * (max(1, min(4, 2304 // queries.shape[1])) if halved else 1)
     block = torch.empty((size, queries.shape[1]), dtype=queries.dtype, device=device)
     room = torch.empty((len(queries), size), dtype=queries.dtype, device=device)
     best = torch.full((len(queries), kept), -torch.inf, device=device)
