@@ -202,7 +202,7 @@ def _measured(hidden_size: int, precision: Precision) -> Rates:
                 began = time.perf_counter()
                 step()
                 if precision.device == "cuda":
-                    torch.cuda.synchronize()  # type: ignore[no-untyped-call]
+                    torch.cuda.synchronize()
                 best[number] = min(best[number], time.perf_counter() - began)
     numbers = rows * hidden_size
     return Rates(precision, best[0] / numbers, best[1] / (numbers * queries), best[2] / (rows * queries))

@@ -58,5 +58,5 @@ class HostCopy:
 def _copies_of(device: torch.device) -> torch.cuda.Stream:
     """Return a GPU's stream for copies to the CPU; the GPU copies and computes at the same time."""
     if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
+        _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return _streams[device]

@@ -181,7 +181,7 @@ def _read(
     found = {}
     for done, layer in enumerate(layers):
         progress.update(done, len(layers))
-        answers = choices.answers(choices.lenses[0], layer, [told.tokens], "visual")
+        (answers,) = choices.answers(choices.lenses[0], [layer], [told.tokens], "visual")
         found[layer] = [list(neighbors) for neighbors, _ in answers]
     return found
 

@@ -50,7 +50,7 @@ def visual_samples(
         raise ImageError("None of the images can be read, so nothing can be measured with them.")
     samples = {}
     for layer in layers:
-        states = as_floats(torch.cat([states[layer] for states in found]))  # type: ignore[arg-type]
+        states = as_floats(torch.cat([states[layer] for states in found]))
         mean = None
         if bank.metric == "centred":
             mean = resolve_mean(bank, kept_means(model) or "batch", layer, states)

@@ -134,7 +134,7 @@ class LatentLens(Lens):
                 for layer, queries in zip(visual[start:stop], some, strict=True)
                 for _ in range(len(queries))
             ]
-            states = np.concatenate([as_floats(queries.states) for queries in some])  # type: ignore[arg-type]
+            states = np.concatenate([as_floats(queries.states) for queries in some])
             means = [_rows_of_mean(queries) for queries in some]
             known = [mean for mean in means if mean is not None]
             mean = np.concatenate(known) if len(known) == len(means) else None
@@ -214,7 +214,7 @@ def _rows_of_mean(queries: Queries) -> npt.NDArray[Any] | None:
     """Return the mean of each query, `[tokens, hidden]`."""
     if queries.mean is None:
         return None
-    mean = as_floats(queries.mean)  # type: ignore[arg-type]
+    mean = as_floats(queries.mean)
     return np.broadcast_to(mean, (len(queries), mean.shape[-1]))
 
 

@@ -212,12 +212,14 @@ class ServerStore:
     def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
         """See `Store`; a server multiplies no matrices for us."""
         del layer, ef, hidden_size
+        return None
 
     def scan(
         self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
     ) -> list[list[Hit]] | None:
         """See `Store`; a server multiplies no matrices for us."""
         del layer, queries, limit, where, precision
+        return None
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """See `Store`."""
