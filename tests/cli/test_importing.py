@@ -41,7 +41,7 @@ def test_a_connector_becomes_a_model_that_reads_images(
     assert run("ingest", "run", corpus, "--model", llm, "--bank", "tiny", "--layers", "1,2")[0] == 0
     words = ("query", "image", "grass.png", "--bank", "tiny", "--model", "olmo-vit/projector.safetensors")
     code, out, err = run(*words, "--tokens", "all", "--answer", "2", "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "searched: layers 1, 2, through the index\n")
     (reading,) = json.loads(out)
     labels = [
         token["label"] for token in reading["tokens"] if token.get("kind") == "prompt" and token["layer"] == 0

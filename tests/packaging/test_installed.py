@@ -47,12 +47,12 @@ def read(folder):
 # Prints which process indexes a layer, and lets even a small layer be indexed in a process of its own.
 _SHOWS_INDEXING = """
 import sys
-from latentbank.bank.store.embedded import optimizing
+from latentbank.bank.store.embedded import optimizing, other_process
 from latentbank.cli import main
 
 def report(event, arguments):
     if event == "subprocess.Popen" and optimizing.__name__ in arguments[1]:
-        print("indexes:", optimizing._HERE, file=sys.stderr)
+        print("indexes:", other_process._HERE, file=sys.stderr)
 
 sys.addaudithook(report)
 optimizing._OTHER_PROCESS_FROM = 1

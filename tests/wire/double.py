@@ -41,10 +41,9 @@ class QdrantDouble:
     """The server. Use it as a context manager: it runs from the start of the block to its end.
 
     With `grpc=False` its gRPC port refuses connections. With `tls=True` both APIs speak TLS
-    with a certificate for 127.0.0.1 and localhost, to be checked against `ca_file`. Each request over REST and each
-    connection of gRPC reaches another node, whatever number of `peers` GET /cluster reports (1: no cluster; `cluster`
-    lets others join); with `sticky=True`, all requests of a connection reach one. After a change, each other node
-    answers with the old metadata `lag` times (see `tests.wire.nodes`).
+    with a certificate for 127.0.0.1 and localhost, to be checked against `ca_file`. Each connection reaches another
+    node, whatever number of `peers` GET /cluster reports (1: no cluster; `cluster` lets others join). After a change,
+    each other node answers with the old metadata `lag` times (see `tests.wire.nodes`).
     """
 
     def __init__(
@@ -55,14 +54,13 @@ class QdrantDouble:
         grpc: bool = True,
         lag: int = 1,
         peers: int = 1,
-        sticky: bool = False,
     ) -> None:
         """Start serving at once, on free ports of 127.0.0.1."""
         self._directory = Path(tempfile.mkdtemp(prefix="qdrant-double-"))
         self._engine = Engine(self._directory / "collections")
         self.cluster = Cluster(peers)
         self._reports = Reports(self._engine, self.cluster)
-        self._nodes = Nodes(self._engine, self._reports, lag, sticky)
+        self._nodes = Nodes(self._engine, self._reports, lag)
         self._keys = Keys(api_key, read_only_key)
         self._handler = RequestHandler(self._nodes, self._keys)
         self._certificates: Certificates | None = make_certificates(self._directory) if tls else None

@@ -1,4 +1,4 @@
-"""The nodes of a cluster, of which each request or connection reaches one, and what each of them does not know yet.
+"""The nodes of a cluster, of which each connection reaches one, and what each of them does not know yet.
 
 A server's changes to collections and aliases go through consensus. The node that was asked answers when it has applied
 the change itself. Before it answers it waits for the others only after creating a collection, and after creating or
@@ -37,9 +37,8 @@ class _Old:
 class Nodes:
     """Applies requests on behalf of nodes. Safe to use from many threads."""
 
-    def __init__(self, engine: Engine, reports: Reports, lag: int, sticky: bool) -> None:
+    def __init__(self, engine: Engine, reports: Reports, lag: int) -> None:
         """Answer from `engine`; each other node shows what a change has replaced `lag` times."""
-        self.sticky = sticky
         self._engine, self._reports, self._cluster, self._lag = engine, reports, reports.cluster, lag
         self._lock = threading.Lock()
         self._behind: list[dict[tuple[str, str], _Old]] = [
@@ -49,7 +48,7 @@ class Nodes:
         self._by_peer: dict[str, int] = {}
 
     def join(self, peer: str | None = None) -> int:
-        """Return the node that a request or connection reaches, as a balancer gives them out: each in turn.
+        """Return the node that a new connection reaches, as a balancer gives them out: each in turn.
 
         `peer` names the other end if a transport tells only that; it then stays with its node.
         """

@@ -196,8 +196,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         started = time.perf_counter()
-        if not self.server.handler.nodes.sticky:
-            self._node = self.server.handler.nodes.join()
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             result, trouble = self._serve(raw)

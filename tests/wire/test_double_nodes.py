@@ -26,7 +26,7 @@ LEDGER: dict[str, Any] = {"vectors_config": {}, "replication_factor": 3}
 def nodes(transport: str) -> Iterator[tuple[QdrantDouble, list[QdrantClient]]]:
     """Provide a lagging double of three peers, and a client of each: each client has one connection."""
     with ExitStack() as open_:
-        server = open_.enter_context(QdrantDouble(lag=1, peers=LEAST, sticky=True))
+        server = open_.enter_context(QdrantDouble(lag=1, peers=LEAST))
         clients = []
         for _ in range(LEAST):
             client = QdrantClient(

@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +43,8 @@ class LayerWriter:
 
     def __init__(self, descriptor: int) -> None:
         """Take requests from a connected socket."""
+        from multiprocessing.connection import Connection  # banks that are only read need none
+
         self._connection = Connection(descriptor)
         self._socket = socket.socket(fileno=os.dup(descriptor))  # the same one, for vectors
         self._shards: dict[int, edge.EdgeShard] = {}

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import astuple
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +183,8 @@ class _Process:
     """
 
     def __init__(self, lock: BankLock) -> None:
+        from multiprocessing.connection import Connection  # banks that are only read need none
+
         with ExitStack() as made:
             descriptor = made.enter_context(lock.lend())
             mine, theirs = socket.socketpair()
