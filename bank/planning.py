@@ -155,7 +155,7 @@ def plan(
     """
     compared = work.compared if selected is None else min(2 * work.compared, selected)
     base, number = (_COMPARED, _NUMBER) if work.graph else (_SCANNED, _SCANNED_NUMBER)
-    through = queries * compared * (base + hidden_size * number) / max(1, min(_cores(), tasks))
+    through = queries * compared * (base + hidden_size * number) / max(1, min(cores(), tasks))
     scanned = work.contexts if selected is None else selected
     fixed = _FILES + (0.0 if selected is None else selected * _SELECTED)
     if finds and "torch" not in sys.modules:
@@ -208,5 +208,6 @@ def _measured(hidden_size: int, precision: Precision) -> Rates:
     return Rates(precision, best[0] / numbers, best[1] / (numbers * queries), best[2] / (rows * queries))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

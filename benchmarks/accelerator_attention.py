@@ -12,8 +12,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.accelerator_models import Size, plan_of, random_model, sentences
-from benchmarks.accelerator_steps import Batch, Result, Setup, batch_of
+from benchmarks.accelerator_steps import Result, Setup
 from benchmarks.limits import best
+from benchmarks.packed import Batch, batch_of
 from latentbank.ingest.encode import fill_rows
 
 _ROWS = (128, 256, 512, 1024)  # nodes in a row

@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.accelerator_models import CORPUS, Size, plan_of, random_model, sentences
 from benchmarks.limits import best, copy_speed, gemm_speed
-from latentbank.ingest.encode import BATCH, ROW, Row, encode, fill_rows
+from benchmarks.packed import Batch, batch_of
+from latentbank.ingest.encode import BATCH, ROW, encode, fill_rows
 from latentbank.ingest.plan import PlannedSentence
 from latentbank.models.language import packing
 from latentbank.models.language.model import LanguageModel
@@ -158,29 +159,6 @@ def _far(one: Any, other: Any) -> float:
 
 
 # -- batches, encoding, the job ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows as a decoder takes them, on the device; `tokens` without padding."""
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    visible: torch.Tensor
-    tokens: int
-
-
-def batch_of(rows: Sequence[Row], device: str) -> Batch:
-    """Return rows on the device, padded to the longest."""
-    width = max(len(row.tokens) for row in rows)
-    ids, positions = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
-    visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
-    for at, row in enumerate(rows):
-        n = len(row.tokens)
-        ids[at, :n], positions[at, :n] = torch.tensor(row.tokens), torch.tensor(row.depths)
-        visible[at, :n, :n] = torch.from_numpy(row.attention())
-    sizes = sum(len(row.tokens) for row in rows)
-    return Batch(ids.to(device), positions.to(device), visible.to(device), sizes)
 
 
 def bare_rate(setup: Setup, model: LanguageModel, batches: Sequence[Batch]) -> float:

@@ -230,6 +230,7 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int], d
     import torch
     from transformers import AutoModel
 
+    from benchmarks.packed import Batch, batch_of
     from latentbank.ingest.corpus import open_corpus
     from latentbank.ingest.encode import BATCH, ROW, fill_rows
     from latentbank.ingest.planning import make_plan
@@ -243,19 +244,10 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int], d
     size = BATCH["cpu"] // ROW
     starts = range(0, len(rows), size)
     number = min(len(starts), max(1, round(len(starts) * limit / plan.prefixes)))
-    batches = []
-    for i in np.linspace(0, len(starts) - 1, number).astype(int):
-        batch = rows[starts[i] : starts[i] + size]
-        width = max(len(row.tokens) for row in batch)
-        ids, depths = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
-        sees = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
-        for at, row in enumerate(batch):
-            n = len(row.tokens)
-            ids[at, :n], depths[at, :n] = torch.tensor(row.tokens), torch.tensor(row.depths)
-            sees[at, :n, :n] = torch.from_numpy(row.attention())
-        batches.append((ids, depths, sees[:, None], sum(len(row.tokens) for row in batch)))
-    tokens = sum(batch[3] for batch in batches)
-    stream = torch.cat([batch[0].flatten() for batch in batches])
+    chosen = np.linspace(0, len(starts) - 1, number).astype(int)
+    batches = [batch_of(rows[starts[i] : starts[i] + size], "cpu") for i in chosen]
+    tokens = sum(batch.tokens for batch in batches)
+    stream = torch.cat([batch.ids.flatten() for batch in batches])
     plain = stream[: tokens // ROW * ROW].reshape(-1, ROW)
 
     source, options = _where(model)
@@ -263,14 +255,18 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int], d
     decoder.eval()
     decoder.layers = decoder.layers[: max(layers)]
     decoder.config.num_hidden_layers = max(layers)
+
+    def packed(batch: Batch) -> None:
+        sees = batch.visible[:, None]
+        decoder(input_ids=batch.ids, position_ids=batch.positions, attention_mask=sees, use_cache=False)
+
     with torch.inference_mode():
         for _ in range(2):  # to warm up
-            ids, depths, sees, _n = batches[0]
-            decoder(input_ids=ids, position_ids=depths, attention_mask=sees, use_cache=False)
+            packed(batches[0])
             decoder(input_ids=plain[:size], use_cache=False)
         began, used = time.monotonic(), processor_seconds()
-        for ids, depths, sees, _n in batches:
-            decoder(input_ids=ids, position_ids=depths, attention_mask=sees, use_cache=False)
+        for batch in batches:
+            packed(batch)
         packed_done, packed_used = time.monotonic(), processor_seconds() - used
         for at in range(0, len(plain), size):
             decoder(input_ids=plain[at : at + size], use_cache=False)

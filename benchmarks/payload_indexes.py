@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from benchmarks.common import folder_bytes, machine, mib, place
+from benchmarks.limits import best
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.store.embedded.engine import INDEXES_FROM, KINDS, layer_config
 
@@ -30,14 +30,9 @@ CONTEXTS = (512, INDEXES_FROM, 4 * INDEXES_FROM)
 FILTERS = {"corpus": "a", "word": "w7", "position": 7}
 
 
-def best(run: Callable[[], object]) -> float:
+def milliseconds(run: Callable[[], object]) -> float:
     """Return the shortest of several runs, in milliseconds."""
-    times = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return min(times) * 1000
+    return best(run, RUNS) * 1000
 
 
 def create(folder: Path, *, indexed: bool) -> edge.EdgeShard:
@@ -88,16 +83,16 @@ def measure(folder: Path, *, indexed: bool) -> dict[str, Any]:
     queries = np.random.default_rng(1).normal(size=(QUERIES, HIDDEN)).tolist()
     found: dict[str, Any] = {
         "empty_bytes": folder_bytes(empty),
-        "load_ms": best(lambda: edge.EdgeShard.load(str(empty), None).close()),
+        "load_ms": milliseconds(lambda: edge.EdgeShard.load(str(empty), None).close()),
         "search_ms": {},
     }
     for contexts in CONTEXTS:
         shard = create(folder / str(contexts), indexed=indexed)
         fill(shard, contexts)
-        times = {"none": best(partial(search, shard, queries, None))}
+        times = {"none": milliseconds(partial(search, shard, queries, None))}
         for field, value in FILTERS.items():
             condition = edge.Filter(must=[edge.FieldCondition(key=field, match=edge.MatchValue(value))])
-            times[field] = best(partial(search, shard, queries, condition))
+            times[field] = milliseconds(partial(search, shard, queries, condition))
         found["search_ms"][contexts] = {name: round(value, 1) for name, value in times.items()}
         shard.close()
     return found

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.common import Row, machine, show
 from benchmarks.indexes import BANK
+from benchmarks.limits import best
 from benchmarks.products import product_limit
 from benchmarks.scenes import filled_bank, scenes_parser
 from benchmarks.truth import TIE
@@ -89,12 +90,7 @@ def _rows(bank: Any, states: Any, layers: list[int], visual_layers: list[int]) -
 
 def _seconds(call: Callable[[], object]) -> float:
     """Return the processor seconds of the fastest of some calls."""
-    seconds = []
-    for _ in range(_REPEATS):
-        began = time.process_time()
-        call()
-        seconds.append(time.process_time() - began)
-    return min(seconds)
+    return best(call, _REPEATS, time.process_time)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from latentbank.bank.planning import cores
 from latentbank.bank.store.base import Points
 from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.lock import BankLock
@@ -43,11 +44,6 @@ def writers_for(lock: BankLock | None) -> Writers | None:
     if lock is None or cores() < 2 or not can_start():
         return None
     return Writers(lock, min(cores(), _MOST))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Writers:

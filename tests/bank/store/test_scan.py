@@ -158,7 +158,7 @@ def test_fewer_vectors_than_asked_for() -> None:
 def test_the_faster_way_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = Rates(FLOAT32, number=1e-10, pair=1e-11, product=1e-9)
     monkeypatch.setattr("latentbank.bank.planning.rates", lambda _: measured)
-    monkeypatch.setattr("latentbank.bank.planning._cores", lambda: 2)
+    monkeypatch.setattr("latentbank.bank.planning.cores", lambda: 2)
     graph = Work(1_000_000, 320, graph=True)
     # One query is faster through a graph than past it, hundreds in a layer of ten thousand are not.
     assert plan(graph, None, 1, 576, 1, finds=True).precision is None
