@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Payload fields with an index in every layer collection, and the index's kind ("grouping": a keyword whose points are
-# stored side by side).
 INDEXED_FIELDS = {"corpus": "keyword", "word": "grouping", "token_id": "integer", "position": "integer"}
+"""Payload fields with an index in every layer collection of contexts, and the index's kind ("grouping": a keyword whose
+points are stored side by side)."""
+IMAGE_FIELDS = {
+    **dict.fromkeys(("corpus", "image", "word"), "keyword"),
+    **dict.fromkeys(("tile", "token", "row", "column"), "integer"),
+}
+"""The same for collections of visual tokens."""
 
 
 class Payload(TypedDict):

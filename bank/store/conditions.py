@@ -9,11 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from latentbank.bank.store.captions import Ids, engine_phrases
-from latentbank.bank.where import All, Filter, Not, Where
+from latentbank.bank.where import All, Conditions, Filter, Not, Where
 from latentbank.bank.where import Any as AnyOf
 from latentbank.errors import QueryError
 
-_TEXTS = ("corpus", "word", "caption_contains")
+_TEXTS = ("corpus", "word", "image", "caption_contains")
+_BOUNDS = {"_min": "gte", "_max": "lte"}
 _LARGEST = 2**63 - 1
 
 
@@ -36,12 +37,12 @@ def conditions(where: Filter | None, dialect: Dialect) -> Any:
     """Return a filter as the engine's conditions; None is returned as None.
 
     Raises:
-        QueryError: `where` is not a filter, or a Where without any condition.
+        QueryError: `where` is not a filter, or one without any condition.
     """
     engine = dialect.module
     if where is None:
         return None
-    if isinstance(where, Where):
+    if isinstance(where, Conditions):
         return engine.Filter(must=_fields(where, dialect))
     if isinstance(where, All):
         return engine.Filter(must=[conditions(part, dialect) for part in where.parts])
@@ -89,7 +90,7 @@ def reads_captions(where: Filter | Sequence[Filter | None] | None) -> bool:
     return isinstance(where, Where) and where.caption_contains is not None
 
 
-def _fields(where: Where, dialect: Dialect) -> list[Any]:
+def _fields(where: Conditions, dialect: Dialect) -> list[Any]:
     engine = dialect.module
     found: list[Any] = []
     for name, value in where.given().items():
@@ -102,16 +103,18 @@ def _fields(where: Where, dialect: Dialect) -> list[Any]:
                 for form in engine_phrases(phrase)
             ]
             found.append(forms[0] if len(forms) == 1 else engine.Filter(should=forms))
-        elif name in ("position_min", "position_max"):
-            bound = {"gte" if name == "position_min" else "lte": float(_plain(name, value))}
-            found.append(engine.FieldCondition(key="position", range=dialect.range_type(**bound)))
+        elif (side := _BOUNDS.get(name[-4:])) is not None:
+            bound = dialect.range_type(**{side: float(_plain(name, value))})
+            found.append(engine.FieldCondition(key=name[:-4], range=bound))
         elif isinstance(value, Iterable) and not isinstance(value, str):
             values = [_plain(name, item) for item in value]
             found.append(engine.FieldCondition(key=name, match=engine.MatchAny(any=values)))
         else:
             found.append(engine.FieldCondition(key=name, match=engine.MatchValue(value=_plain(name, value))))
     if not found:
-        raise QueryError("Where() without a condition is not a filter; name a field or leave it out.")
+        raise QueryError(
+            f"{type(where).__name__}() without a condition is not a filter; name a field or leave it out."
+        )
     return found
 
 

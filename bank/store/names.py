@@ -1,10 +1,11 @@
-"""Names in a store: of layer collections and ledgers, of aliases, and of records about an ingestion's shares."""
+"""Names in a store: of collections, ledgers and aliases, of images, and of records about an ingestion's shares."""
 
 from __future__ import annotations
 
 import re
 
 _COLLECTION = re.compile(r"(?P<bank>.+)--L(?P<layer>\d\d+)")
+_IMAGES = re.compile(r"(?P<bank>.+)--V(?P<vlm>[0-9a-f]{8})")
 
 
 def collection_name(bank: str, layer: int) -> str:
@@ -18,6 +19,20 @@ def ledger_name(bank: str) -> str:
     Names of banks hold no double hyphen, so no bank's layer has such a name.
     """
     return f"{bank}--ledger"
+
+
+def images_name(bank: str, fingerprint: str) -> str:
+    """Return the name that the images of a VLM are stored under, by the first 8 hex digits of its fingerprint.
+
+    Names of banks hold no double hyphen, so no bank and no version has such a name. All versions of a bank share it.
+    """
+    return f"{bank}--V{fingerprint[:8]}"
+
+
+def split_images(stored: str) -> tuple[str, str] | None:
+    """Return the bank and the 8 hex digits of the VLM of a name made by `images_name`; None for any other name."""
+    match = _IMAGES.fullmatch(stored)
+    return (match["bank"], match["vlm"]) if match else None
 
 
 def in_use_name(bank: str) -> str:

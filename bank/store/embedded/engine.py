@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import qdrant_edge as edge
 
-from latentbank.bank.points import INDEXED_FIELDS
+from latentbank.bank.store.fields import indexed_fields
 from latentbank.errors import BankUnavailable
 from latentbank.text import first_line
 
@@ -33,7 +33,7 @@ KINDS: dict[str, Any] = {
     "grouping": edge.KeywordIndexParams(memory=_INDEXES, is_tenant=True, enable_hnsw=False),
     "integer": edge.IntegerIndexParams(memory=_INDEXES, enable_hnsw=False),
 }
-"""Payload indexes by the kinds that `latentbank.bank.points.INDEXED_FIELDS` names."""
+"""Payload indexes by the kinds that `latentbank.bank.store.fields.indexed_fields` names."""
 
 SCAN = 100_000
 """KiB of vectors in a segment up to which a new layer's engine scans what a filter selects, instead of searching the
@@ -70,11 +70,11 @@ def engine_points(
     return [edge.Point(id_, row.data, cast("dict[str, Any]", payload)) for id_, row, payload in triples]
 
 
-def add_payload_indexes(shard: edge.EdgeShard) -> None:
-    """Index the payload fields that filters name, once a layer is large enough to gain from it."""
+def add_payload_indexes(shard: edge.EdgeShard, bank: str) -> None:
+    """Index the payload fields that filters name, once a layer of `bank` is large enough to gain from it."""
     state = shard.info()
     if state.points_count >= INDEXES_FROM:
-        for field, kind in INDEXED_FIELDS.items():
+        for field, kind in indexed_fields(bank).items():
             if field not in state.payload_schema:
                 shard.update(edge.UpdateOperation.create_field_index(field, KINDS[kind]))
 

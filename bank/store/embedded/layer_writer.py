@@ -92,7 +92,7 @@ class LayerWriter:
             part = slice(at, at + _UPSERT)
             built = engine_points(ids[part], rows[part], payloads[part])
             shard.update(edge.UpdateOperation.upsert_points(built))
-        add_payload_indexes(shard)
+        add_payload_indexes(shard, self._paths[layer].parent.name)
 
     def _flush(self, layer: int) -> tuple[int, int]:
         """Return the numbers of a `Written`, which is another class in a program than in a module."""

@@ -178,7 +178,7 @@ class EmbeddedStore:
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():
                     time.sleep(_PAUSE)
-            add_payload_indexes(shard)
+            add_payload_indexes(shard, self._bank)
 
     def commit(self) -> None:
         """See `Store`."""

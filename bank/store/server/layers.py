@@ -8,7 +8,8 @@ from typing import Any
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from latentbank.bank.points import INDEXED_FIELDS
+from latentbank.bank.store.fields import holds_images, indexed_fields
+from latentbank.bank.store.names import split_collection
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.indexing import OFF
 from latentbank.bank.store.server.retrying import exists_already, refused
@@ -69,9 +70,9 @@ def create_layer(
     if not server.call(create) and not _is_like(server, collection, hidden_size, quantization):
         server.call(partial(server.rest.delete_collection, collection))
         server.call(create)
-    for field, kind in INDEXED_FIELDS.items():
+    for field, kind in indexed_fields(_stored(collection)).items():
         _create_index(server, collection, field, _KINDS[kind])
-    _create_index(server, collection, "caption", _CAPTION)
+    index_all_captions(server, collection)
 
 
 def index_captions(server: Connection, collection: str) -> None:
@@ -111,8 +112,18 @@ def index_captions(server: Connection, collection: str) -> None:
 
 
 def index_all_captions(server: Connection, collection: str) -> None:
-    """Index a layer's captions, whatever its index is now; nothing if they are indexed as they should be."""
-    _create_index(server, collection, "caption", _CAPTION)
+    """Index a layer's captions, whatever its index is now; nothing if they are indexed as they should be.
+
+    Visual tokens have no captions.
+    """
+    if not holds_images(_stored(collection)):
+        _create_index(server, collection, "caption", _CAPTION)
+
+
+def _stored(collection: str) -> str:
+    """Return the name that a layer's collection is stored under."""
+    parts = split_collection(collection)
+    return parts[0] if parts else collection
 
 
 def _is_like(server: Connection, collection: str, hidden_size: int, quantization: str) -> bool:

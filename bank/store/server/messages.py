@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from qdrant_client import grpc, models
-from qdrant_client.conversions.conversion import RestToGrpc
+from qdrant_client.conversions.conversion import RestToGrpc, json_to_value
 
 from latentbank.bank.store.base import Floats, Points
 
@@ -29,8 +29,10 @@ def point_messages(points: Points) -> list[Any]:
         for field, value in payload.items():
             if isinstance(value, str):
                 message.payload[field].string_value = value
-            else:  # a payload holds only strings and integers
+            elif isinstance(value, int):
                 message.payload[field].integer_value = value
+            else:  # those of visual tokens hold boxes and norms, too
+                message.payload[field].CopyFrom(json_to_value(value))
         made.append(message)
     return made
 

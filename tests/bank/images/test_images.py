@@ -1,0 +1,176 @@
+"""Banks of images: the same on an embedded bank, on a server over gRPC, and over REST alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentbank.bank.images.bank import ImageBank
+from latentbank.bank.images.opening import create_images, delete_images, list_images, open_images
+from latentbank.bank.images.points import patch_ids
+from latentbank.bank.opening import list_banks, list_versions
+from latentbank.bank.where import WhereImage
+from latentbank.errors import BankMismatch, BankNotFound, LayerNotFound
+from tests.bank.samples import WIDTH, Place, entry, fill, nearest, sample_bank, units
+
+VLM = {
+    "model": "tiny/vlm",
+    "fingerprint": "ab" * 16,
+    "layers": (0, 8),
+    "num_layers": 16,
+    "hidden_size": WIDTH,
+}
+SIDE = 4  # rows and columns of an image's grid
+
+
+def put(images: ImageBank, names: str, corpus: str = "photos", seed: int = 0) -> dict[int, Any]:
+    """Store an image of each letter at every layer, and its corpus; return the hidden states by layer."""
+    tokens = SIDE * SIDE
+    stored = {}
+    for layer in images.layers:
+        states = units(len(names) * tokens, seed + layer) * 3
+        stored[layer] = states
+        for number, name in enumerate(names):
+            ids = patch_ids(corpus, f"digest-{name}", tokens)
+            payloads = [
+                {
+                    "corpus": corpus,
+                    "image": f"{name}.png",
+                    "digest": f"digest-{name}",
+                    "token": token,
+                    "tokens": tokens,
+                    "tile": 0,
+                    "row": token // SIDE,
+                    "column": token % SIDE,
+                    "box": [1.0 * token, 0.0, token + 1.0, 1.0],
+                    "size": [64, 48],
+                    "norm": 3.0,
+                }
+                for token in range(tokens)
+            ]
+            payloads[0]["picture"] = base64.b64encode(f"jpeg {name}".encode()).decode()
+            images.add(layer, ids, states[number * tokens : (number + 1) * tokens], payloads)
+    images.commit()
+    count = len(names) * tokens
+    record = entry(corpus, count, sentences=len(names)).to_dict()
+    images.store.change_entry(corpus, lambda _: record)
+    return stored
+
+
+@pytest.fixture
+def images(place: Place) -> Iterator[ImageBank]:
+    """The images of a VLM in a bank that has a corpus of contexts."""
+    with sample_bank(place) as bank:
+        fill(bank, 20)
+    with create_images("bank", place.settings, **VLM) as images:  # type: ignore[arg-type]
+        yield images
+
+
+class TestImages:
+    """What is stored of images, in every place."""
+
+    def test_patches_are_found_as_by_plain_cosine(self, images: ImageBank) -> None:
+        stored = put(images, "abcde")
+        queries = units(7, seed=99)
+        for layer in images.layers:
+            best, cosines = nearest(stored[layer], queries, 3)
+            found = images.search(queries * 5, layer, 3, search="exact")
+            assert [[p.token for p in row] for row in found] == (best % 16).tolist()
+            assert [[p.image for p in row] for row in found] == [
+                ["abcde"[i // 16] + ".png" for i in r] for r in best
+            ]
+            assert np.allclose([[p.cosine for p in row] for row in found], cosines, atol=2e-3)
+        patch = found[0][0]
+        assert (patch.layer, patch.corpus, patch.size, patch.norm) == (8, "photos", (64, 48), 3.0)
+        assert patch.box == (patch.token, 0.0, patch.token + 1.0, 1.0)
+
+    def test_filters_select_images_places_and_corpora(self, images: ImageBank) -> None:
+        put(images, "abc")
+        put(images, "ab", "scenes", seed=50)
+        query = units(1, seed=3)
+        for where, count in (
+            (WhereImage(image="a.png"), 32),
+            (WhereImage(image="a.png", corpus="scenes"), 16),
+            (WhereImage(corpus=["photos", "scenes"], row_min=1, row_max=2), 40),
+            (WhereImage(column_max=0) & ~WhereImage(corpus="photos"), 8),
+            (WhereImage(token=0), 5),
+            (WhereImage(word="dog"), 0),
+        ):
+            assert images.count(8, where) == count
+            found = images.search(query, 8, 100, where)[0]
+            assert len(found) == count
+        assert {p.column for p in images.search(query, 0, 100, WhereImage(column_max=0))[0]} == {0}
+
+    def test_images_are_listed_with_their_pictures(self, images: ImageBank) -> None:
+        put(images, "abc")
+        listed = sorted(images.images(pictures=True), key=lambda one: one.image)
+        assert [(one.image, one.tokens, one.picture) for one in listed] == [
+            (f"{name}.png", 16, f"jpeg {name}".encode()) for name in "abc"
+        ]
+        assert {one.picture for one in images.images(WhereImage(corpus="photos"))} == {b""}
+        found = images.search(units(2), 8, 5)
+        pictures = images.pictures([patch for row in found for patch in row])
+        assert all(
+            pictures[p.corpus, p.digest] == f"jpeg {p.image[0]}".encode() for row in found for p in row
+        )
+        assert images.facet("image", WhereImage(row_max=0)) == dict.fromkeys(["a.png", "b.png", "c.png"], 4)
+
+    def test_words_are_stored_beside_the_vectors(self, images: ImageBank) -> None:
+        put(images, "ab")
+        before = {patch.id: vector for patch, vector in images.patches(8)}
+        first = patch_ids("photos", "digest-a", 16)
+        images.set_words(8, {id_: "dog" if number < 3 else "" for number, id_ in enumerate(first)})
+        images.commit()
+        assert images.facet("word", WhereImage(word=["dog", "cat"]), layer=8) == {"dog": 3}
+        assert images.count(8, WhereImage(word="")) == 13
+        assert images.count(0, WhereImage(word="dog")) == 0
+        after = {patch.id: vector for patch, vector in images.patches(8)}
+        assert after.keys() == before.keys()
+        assert max(abs(after[key] - before[key]).max() for key in after) < 1e-3
+
+    def test_a_bank_keeps_the_images_of_each_vlm_apart(self, images: ImageBank, place: Place) -> None:
+        put(images, "abc")
+        other = {**VLM, "model": "tiny/other", "fingerprint": "cd" * 16, "layers": [4]}
+        with create_images("bank", place.settings, **other) as second:  # type: ignore[arg-type]
+            assert second.count() == 0
+        images.close()
+        assert [(one.model, one.layers) for one in list_images("bank", place.settings)] == [
+            ("tiny/vlm", (0, 8)),
+            ("tiny/other", (4,)),
+        ]
+        with pytest.raises(BankMismatch, match=r"tiny/vlm \(abababab\), tiny/other"):
+            open_images("bank", place.settings)
+        with open_images("bank", place.settings, "ab" * 16) as found:
+            assert found.count() == 48
+            assert found.verify() == []
+        with pytest.raises(BankNotFound, match="no images of this VLM"):
+            open_images("bank", place.settings, "ef" * 16)
+
+    def test_images_are_no_banks(self, images: ImageBank, place: Place) -> None:
+        put(images, "a")
+        assert list_banks(place.settings) == ["bank"]
+        assert [one.versions for one in list_versions(place.settings)] == [(1,)]
+
+    def test_other_layers_and_widths_are_refused(self, images: ImageBank, place: Place) -> None:
+        images.close()
+        with pytest.raises(BankMismatch, match="visual layers 0, 8, not 4"):
+            create_images("bank", place.settings, **{**VLM, "layers": [4]})  # type: ignore[arg-type]
+        with pytest.raises(BankMismatch, match="32 numbers"):
+            create_images("bank", place.settings, **{**VLM, "hidden_size": 8})  # type: ignore[arg-type]
+        with pytest.raises(BankNotFound, match="no bank 'none'"):
+            create_images("none", place.settings, **VLM)  # type: ignore[arg-type]
+        with open_images("bank", place.settings) as again, pytest.raises(LayerNotFound, match="at 0, 8"):
+            again.search(units(1), 4)
+
+    def test_images_are_deleted_alone(self, images: ImageBank, place: Place) -> None:
+        put(images, "ab")
+        stored = images.stored
+        images.close()
+        delete_images(stored, place.settings)
+        assert list_images("bank", place.settings) == []
+        with sample_bank(place) as bank:
+            assert bank.count() == 20
