@@ -37,13 +37,13 @@ from PIL import Image
 from benchmarks.common import Row, machine, parser_of, show, write_json
 from latentbank.bank.points import Neighbor
 from latentbank.models.vision.geometry import squeezed
+from latentbank.models.vision.sources import find_images
 from latentbank.query.judging.answers import open_answers
 from latentbank.query.judging.endpoint import Endpoint
 from latentbank.query.judging.judge import ask
 from latentbank.query.judging.questions import Questions, find_questions
 from latentbank.query.judging.sources import sources_of
 from latentbank.query.output.parquet import ReadingFolder
-from latentbank.query.reading.images import find_images
 from latentbank.query.reading.reading import Place, Reading, TokenReading
 from tests.wire.chat import ChatStub, Sent, asked, completion, says
 

@@ -19,7 +19,7 @@ from latentbank.errors import QueryError
 from latentbank.ingest.banks import create_bank
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.filling import fill
-from latentbank.query.reading.images import ImageSource
+from latentbank.models.vision.sources import ImageSource
 from latentbank.query.reproduction.truth import RATER, TruthJudge
 from latentbank.query.reproduction.world import Load, World
 

@@ -35,7 +35,7 @@ _MODULES = {
     "read_hidden": "latentbank.query.reading.text",
     "read_image": "latentbank.query.reading.visual",
     "read_images": "latentbank.query.reading.visual",
-    "find_images": "latentbank.query.reading.images",
+    "find_images": "latentbank.models.vision.sources",
     "read_video": "latentbank.query.reading.video",
     "read_audio": "latentbank.query.reading.audio",
     # Lenses

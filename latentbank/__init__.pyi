@@ -25,7 +25,7 @@ from latentbank.bank.transfer.load import import_bank as import_bank
 
 # Reading
 from latentbank.query.reading.audio import read_audio as read_audio
-from latentbank.query.reading.images import find_images as find_images
+from latentbank.models.vision.sources import find_images as find_images
 from latentbank.query.reading.reading import Reading as Reading
 from latentbank.query.reading.text import read_hidden as read_hidden
 from latentbank.query.reading.text import read_text as read_text

@@ -16,13 +16,13 @@ from latentbank.bank.opening import open_bank
 from latentbank.bank.where import Where
 from latentbank.demo.scenes import EVALUATION, load_things, make_scene
 from latentbank.demo.vlm import load_demo
+from latentbank.models.vision.sources import ImageSource
 from latentbank.models.visual import unembedding_of
 from latentbank.query.lenses.base import Lens
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.logit import LogitLens
 from latentbank.query.output.pictures import png_bytes
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
 

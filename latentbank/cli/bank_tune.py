@@ -80,8 +80,8 @@ def _visual(
 ) -> dict[int, Sample]:
     """Return visual tokens of pictures by visual layer."""
     from latentbank.cli.visual_setup import load_as_deep
+    from latentbank.models.vision.sources import find_images
     from latentbank.query.evaluation.tuning import visual_samples
-    from latentbank.query.reading.images import find_images
     from latentbank.query.reading.visual import default_visual_layers
 
     def broken(_: str, error: LatentBankError) -> None:

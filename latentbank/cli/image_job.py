@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.layers import BankLayers
     from latentbank.hub import Listing
+    from latentbank.models.vision.sources import Images, ImageSource
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.output.files import OutputFiles
     from latentbank.query.output.parquet import ReadingFolder
-    from latentbank.query.reading.images import Images, ImageSource
     from latentbank.query.reading.reading import Reading
 
 
@@ -151,8 +151,8 @@ def reading_folder(
     path: Path, vlm: VisualModel, bank: Bank | None, bank_layers: BankLayers, choice: Mapping[str, Any]
 ) -> ReadingFolder:
     """Open the folder of --parquet, with everything that its readings depend on."""
+    from latentbank.models.vision.checks import dtype_name
     from latentbank.query.output.parquet import ReadingFolder
-    from latentbank.query.reading.visual_tokens import dtype_name
 
     settings: dict[str, Any] = {
         "model": public_name(vlm.name),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
-from latentbank.query.reading.images import ImageSource, find_images
+from latentbank.models.vision.sources import ImageSource, find_images
 from latentbank.query.reproduction.asking import EndpointJudge
 from latentbank.query.reproduction.plan import DEMO, JudgePlan, Plan
 from latentbank.query.reproduction.speech import tagger

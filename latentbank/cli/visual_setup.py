@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.settings import Settings
     from latentbank.hub import Listing
+    from latentbank.models.vision.sources import Images
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.calibration.correction import Correction, Mode
     from latentbank.query.reading.around import Around
-    from latentbank.query.reading.images import Images
     from latentbank.query.silence.silence import Silence
 
 _FITTED = 32  # images that a random projector is fitted to
@@ -204,7 +204,7 @@ def find_files(sources: list[str], what: str, error: type[LatentBankError]) -> I
         what: what they are, for the message.
         error: what is raised if one does not exist, or a glob matches nothing.
     """
-    from latentbank.query.reading.images import Images
+    from latentbank.models.vision.sources import Images
 
     paths: list[Path] = []
     for given in sources:
@@ -258,8 +258,8 @@ def _randomized(vlm: VisualModel, images: Images) -> VisualModel:
         QueryError: it has no projector of ours.
         ImageError: none of the first images can be read.
     """
+    from latentbank.models.vision.sources import opened
     from latentbank.query.evaluation.controls import with_random_projector
-    from latentbank.query.reading.images import opened
 
     # Those that cannot be read are named when they are read.
     sample = [image for _, image in opened(itertools.islice(images, _FITTED), lambda *_: None)]

@@ -21,6 +21,7 @@ from latentbank.bank.vectors import unit_mean
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, ImageError, LatentBankError, QueryError
 from latentbank.locks import alone_in
+from latentbank.models.vision.sources import Source, opened
 from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.progress import Progress, Silent
 from latentbank.query.calibration.calibration import require_metric
@@ -38,7 +39,6 @@ from latentbank.query.calibration.folder import (
 from latentbank.query.calibration.numbers import Comparison, Floats, Ids, pack_ids, spread_of
 from latentbank.query.calibration.references import MOST, ReferenceTokens, measure_references, picture_digest
 from latentbank.query.lenses.centring import Means
-from latentbank.query.reading.images import Source, opened
 from latentbank.query.reading.visual import default_visual_layers
 from latentbank.query.reading.visual_tokens import Broken
 from latentbank.query.silence.null_tokens import keep_null_tokens

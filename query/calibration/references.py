@@ -14,8 +14,8 @@ import numpy.typing as npt
 from latentbank.bank.rotation import unit
 from latentbank.bank.search import as_floats
 from latentbank.errors import QueryError
+from latentbank.models.vision.sources import Source
 from latentbank.query.lenses.centring import Means, means_of
-from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ import numpy as np
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.models.language.intervening import NOTHING
 from latentbank.models.vision.prompted import Prompted, prompted
+from latentbank.models.vision.sources import Source as ImageGiven
+from latentbank.models.vision.sources import opened
 from latentbank.models.visual import unembedding_of
 from latentbank.progress import Progress, Silent
 from latentbank.query.causes.ablating import Source, Way, ablation, source_of, ways_of
@@ -21,8 +23,6 @@ from latentbank.query.causes.sets import best_scores, near_sets, random_sets, sh
 from latentbank.query.lenses.centring import QueryMean
 from latentbank.query.reading.around import VISUAL_ALONE
 from latentbank.query.reading.assembly import Choices
-from latentbank.query.reading.images import Source as ImageGiven
-from latentbank.query.reading.images import opened
 from latentbank.query.reading.visual import checked, python_warning
 from latentbank.query.reading.visual_tokens import check_states
 from latentbank.text import check_text, listed, public_name

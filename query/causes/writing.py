@@ -13,6 +13,8 @@ from latentbank.bank.where import All, Filter, Where
 from latentbank.errors import QueryError
 from latentbank.models.language.intervening import Intervention
 from latentbank.models.vision.prompted import prompted
+from latentbank.models.vision.sources import Source as ImageGiven
+from latentbank.models.vision.sources import opened
 from latentbank.models.visual import unembedding_of
 from latentbank.progress import Progress, Silent
 from latentbank.query.causes.answers import answer_of
@@ -20,8 +22,6 @@ from latentbank.query.causes.cause import Spoken, check_layers, speak
 from latentbank.query.causes.results import Spread, spread_of
 from latentbank.query.causes.scores import Scores
 from latentbank.query.evaluation.scoring import names
-from latentbank.query.reading.images import Source as ImageGiven
-from latentbank.query.reading.images import opened
 from latentbank.text import check_text, public_name
 from latentbank.values import Layers, layers_of, whole
 

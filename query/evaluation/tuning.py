@@ -10,8 +10,8 @@ import torch
 from latentbank.bank.search import as_floats, prepared
 from latentbank.bank.tuning import Sample, sample_rows
 from latentbank.errors import ImageError
+from latentbank.models.vision.sources import Source
 from latentbank.query.lenses.centring import kept_means, resolve_mean
-from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 
 if TYPE_CHECKING:

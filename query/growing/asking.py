@@ -17,13 +17,13 @@ from latentbank.bank.search import as_floats
 from latentbank.bank.vectors import stored_vectors, unit_mean
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+from latentbank.models.vision.sources import Source
 from latentbank.progress import Progress, Silent
 from latentbank.query.calibration.calibration import FEWEST_OWN
 from latentbank.query.calibration.references import MOST, density_mean, mean_of_largest, nearest_of
 from latentbank.query.growing.missing import Group, Missing
 from latentbank.query.growing.scores import NEAREST, Floats, Space
 from latentbank.query.growing.silent import silent_tokens
-from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.values import Layers, layers_of, whole
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from latentbank.errors import LatentBankError
+from latentbank.models.vision.sources import ImageSource
 from latentbank.progress import Progress, Silent
 from latentbank.query.judging.answers import Answer, AnswerFile, key_of
 from latentbank.query.judging.endpoint import Connection, Endpoint, Unanswered
@@ -19,7 +20,6 @@ from latentbank.query.judging.prompts import messages_of, read_answer, schema_of
 from latentbank.query.judging.questions import Question
 from latentbank.query.judging.verdicts import Verdict
 from latentbank.query.judging.views import crop, jpeg, picture
-from latentbank.query.reading.images import ImageSource
 
 T = TypeVar("T")
 

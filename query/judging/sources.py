@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from latentbank.errors import ImageError
+from latentbank.models.vision.sources import ImageSource, find_images
 from latentbank.query.judging.questions import Question
-from latentbank.query.reading.images import ImageSource, find_images
 
 
 def sources_of(questions: Iterable[Question], images: Sequence[str] | None = None) -> dict[str, ImageSource]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentbank.errors import QueryError
-from latentbank.query.reading.images import ImageSource
+from latentbank.models.vision.sources import ImageSource
 from latentbank.query.reading.reading import Reading
 
 _SUFFIXES = {"html": (".html", ".htm"), "png": (".png",), "pdf": (".pdf",), "svg": (".svg",)}

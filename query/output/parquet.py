@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from latentbank.errors import LatentBankError
 from latentbank.files import write_whole
 from latentbank.locks import alone_in
-from latentbank.query.reading.images import ImageSource
+from latentbank.models.vision.sources import ImageSource
 from latentbank.query.reading.reading import Reading
 from latentbank.text import as_unicode, public_name
 

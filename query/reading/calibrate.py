@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
+from latentbank.models.vision.sources import Source
 from latentbank.query.lenses.centring import Means, means_of
-from latentbank.query.reading.images import Source
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.values import Layers, layers_of, whole
 

@@ -14,14 +14,9 @@ import numpy.typing as npt
 import torch
 
 from latentbank.errors import QueryError
-from latentbank.query.reading.images import Source
-from latentbank.query.reading.visual_tokens import (
-    Broken,
-    dtype_name,
-    image_tokens,
-    overflow_error,
-    wider_dtypes,
-)
+from latentbank.models.vision.checks import dtype_name, overflow_error, wider_dtypes
+from latentbank.models.vision.sources import Source
+from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, whole
 

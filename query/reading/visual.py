@@ -13,12 +13,12 @@ from latentbank.bank.merge import Unique
 from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+from latentbank.models.vision.sources import Source
 from latentbank.query.lenses.base import Lens
 from latentbank.query.lenses.centring import QueryMean, kept_means
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.around import Around, Which, around_of
 from latentbank.query.reading.assembly import Choices, read_batches
-from latentbank.query.reading.images import Source
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual_tokens import Broken, image_tokens
 from latentbank.values import Layers, layers_of, whole

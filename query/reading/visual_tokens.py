@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import ImageError, LatentBankError, ModelError, SoundError
+from latentbank.models.vision.checks import check_directions
+from latentbank.models.vision.sources import ImageSource, Source, opened
 from latentbank.models.vision.tokens import tokens_with_text
 from latentbank.query.reading.around import VISUAL_ALONE, Around
-from latentbank.query.reading.images import ImageSource, Source, opened
 from latentbank.text import check_text
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
     from latentbank.models.vision.tokens import VisualModel, VisualTokens
@@ -161,36 +161,6 @@ def check_states(tokens: VisualTokens, name: str, model: VisualModel) -> None:
     Raises:
         ModelError: a hidden state is not finite or all zeros; the message names layer, image and dtype.
     """
-    _check_states(tokens.states, f"visual tokens of {name}", model)
+    check_directions(tokens.states, f"visual tokens of {name}", model.name)
     if tokens.text is not None:
-        _check_states(tokens.text.states, f"text tokens beside {name}", model)
-
-
-def _check_states(by_layer: Mapping[int, torch.Tensor], what: str, model: VisualModel) -> None:
-    for layer, states in by_layer.items():
-        if not states.isfinite().all():
-            raise overflow_error(model.name, layer, what, states.dtype)
-        if not states.any(dim=-1).all():
-            raise ModelError(
-                f"Layer {layer} of {model.name} gives {what}, one of which is all zeros: it has no direction to read; "
-                "leave out that image or that layer."
-            )
-
-
-def overflow_error(model: str, layer: int, what: str, dtype: torch.dtype) -> ModelError:
-    """Return the error for hidden states of a layer that the dtype cannot hold."""
-    return ModelError(
-        f"Layer {layer} of {model} gives {what} that are not finite in {dtype_name(dtype)}: load it in "
-        f"{wider_dtypes(dtype)}.",
-        argument="dtype",
-    )
-
-
-def wider_dtypes(dtype: torch.dtype) -> str:
-    """Return the names of the dtypes whose range is larger than this one's."""
-    return "bfloat16 or float32" if dtype_name(dtype) == "float16" else "float32"
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name, such as float32."""
-    return str(dtype).removeprefix("torch.")
+        check_directions(tokens.text.states, f"text tokens beside {name}", model.name)

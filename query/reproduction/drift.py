@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latentbank.query.reading.images import ImageSource
+from latentbank.models.vision.sources import ImageSource
 from latentbank.query.reading.norms import SENTENCES, measure_norms
 from latentbank.query.reading.visual_tokens import image_tokens
 from latentbank.query.reproduction.measured import Measured

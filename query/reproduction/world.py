@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from latentbank.query.reading.images import ImageSource
+from latentbank.models.vision.sources import ImageSource
 from latentbank.query.reproduction.neighbors import Tag
 
 if TYPE_CHECKING:

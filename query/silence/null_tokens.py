@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.errors import QueryError
+from latentbank.models.vision.sources import Source, opened
 from latentbank.progress import Progress
 from latentbank.query.calibration.folder import read_array, write_array
 from latentbank.query.calibration.references import measure_references
-from latentbank.query.reading.images import Source, opened
 from latentbank.query.silence.null_pictures import COUNT, KINDS, null_pictures
 
 if TYPE_CHECKING:

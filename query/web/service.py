@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.models.vision.alone import LanguageAlone
+from latentbank.models.vision.sources import ImageSource
 from latentbank.progress import Silent
 from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction, Mode
 from latentbank.query.lenses.base import LensOptions
 from latentbank.query.lenses.registry import lens_classes, lenses_of
 from latentbank.query.reading.around import around_of
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.states import read_states
 from latentbank.query.reading.text import read_text

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
     from latentbank.cli.options.models import LoadingOptions
     from latentbank.cli.options.scenes import SceneInputs
+    from latentbank.models.vision.sources import ImageSource
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.causes.cause import CauseOptions
     from latentbank.query.causes.writing import Act, Writings
     from latentbank.query.evaluation.experiments.causes import CauseSetup
-    from latentbank.query.reading.images import ImageSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class AblationOptions:
         Raises:
             QueryError: an option has no such value, or other images or the tokens are needed.
         """
-        from latentbank.query.reading.images import find_images
+        from latentbank.models.vision.sources import find_images
 
         others = list(find_images(self.others)) if self.others else []
         self.options(others).ways()

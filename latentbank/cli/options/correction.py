@@ -13,8 +13,8 @@ from latentbank.errors import LatentBankError, ModelError, QueryError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from latentbank.models.vision.sources import Images
     from latentbank.query.calibration.correction import Mode
-    from latentbank.query.reading.images import Images
 
 SCENES = 80
 """Scenes that a calibration is computed from where no pictures are given."""
@@ -75,7 +75,7 @@ class CalibrationImages:
             ImageError: a picture is missing.
             LatentBankError: no pictures are given, and the demo's are not installed.
         """
-        from latentbank.query.reading.images import find_images
+        from latentbank.models.vision.sources import find_images
 
         if self.images:
             return find_images(

@@ -12,9 +12,9 @@ from latentbank.cli.options.common import VisualLayersOption
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
+    from latentbank.models.vision.sources import Images
     from latentbank.progress import Progress
     from latentbank.query.judging.endpoint import Endpoint
-    from latentbank.query.reading.images import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class GrowOptions:
 
     def find(self) -> Images:
         """Return the images."""
-        from latentbank.query.reading.images import find_images
+        from latentbank.models.vision.sources import find_images
 
         return find_images(self.images, limit=self.images_limit)
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from latentbank.bank.layers import BankLayers
     from latentbank.bank.planning import Way
     from latentbank.bank.where import Filter
+    from latentbank.models.vision.sources import Images
     from latentbank.query.output.files import OutputFiles
     from latentbank.query.reading.around import Around
-    from latentbank.query.reading.images import Images
 
 PromptOption = Annotated[
     str | None, typer.Option(help="Text beside the image; by default the model's own prompt.")
@@ -72,7 +72,7 @@ class ImageOptions:
 
     def find(self) -> Images:
         """Return the images."""
-        from latentbank.query.reading.images import find_images
+        from latentbank.models.vision.sources import find_images
 
         return find_images(
             self.images, column=self.column, config=self.config, split=self.split, limit=self.limit

@@ -13,8 +13,8 @@ from latentbank.cli.grouping import named_otherwise
 from latentbank.cli.options.common import VisualLayersOption, numbers
 
 if TYPE_CHECKING:
+    from latentbank.models.vision.sources import ImageSource
     from latentbank.query.judging.questions import Question
-    from latentbank.query.reading.images import ImageSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from latentbank.models.vision.sources import find_images
 from latentbank.query.output.parquet import ReadingFolder
-from latentbank.query.reading.images import find_images
 from tests.query.web.readings import reading_of
 
 GRID = (5, 6)

@@ -13,11 +13,11 @@ import pytest
 from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.sources import ImageSource, find_images
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.output.stored import open_stored, stored_files
-from latentbank.query.reading.images import ImageSource, find_images
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import read_images
 from tests.query.patch_vlm import PatchVLM, picture

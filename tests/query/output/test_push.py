@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from latentbank.errors import LatentBankError
+from latentbank.models.vision.sources import ImageSource
 from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.output.push import prepare_readings, push_readings
 from latentbank.query.output.stored import open_stored
-from latentbank.query.reading.images import ImageSource
 from tests.hub import HubDouble, serving, use
 from tests.query.web.readings import reading_of
 

@@ -13,6 +13,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.rotation import unit
 from latentbank.errors import LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.sources import ImageSource
 from latentbank.models.vision.tokens import TextTokens
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
@@ -20,7 +21,6 @@ from latentbank.query.output.grids import grid_lines
 from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.output.pictures import draw_reading
 from latentbank.query.reading.around import labels_of
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.visual import join_layers, read_image, read_images, read_layers
 from latentbank.query.web.data import page_data
 from tests.query.banks import ONE_CORPUS, fill

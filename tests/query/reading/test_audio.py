@@ -19,6 +19,7 @@ from latentbank.bank.rotation import unit
 from latentbank.errors import LatentBankError, ModelError, QueryError, SoundError
 from latentbank.models.audio.sounds import RATE, Sound
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.sources import ImageSource
 from latentbank.models.vision.tokens import VisualTokens
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
@@ -27,7 +28,6 @@ from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.output.pictures import draw_reading
 from latentbank.query.output.plots import plot_reading, save_plot
 from latentbank.query.reading.audio import read_audio, read_sounds
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.web.data import page_data
 from tests.query.banks import ONE_CORPUS, fill
 from tests.query.patch_vlm import PatchVLM, picture

@@ -17,12 +17,12 @@ from latentbank.bank.points import Neighbor
 from latentbank.cli.output.readings import show_grids
 from latentbank.errors import ModelError, QueryError
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.sources import find_images
 from latentbank.models.vision.tokens import VisualTokens
 from latentbank.query.evaluation.patches import grid_of
 from latentbank.query.output.grids import grid_lines
 from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.output.pictures import draw_reading, save_reading
-from latentbank.query.reading.images import find_images
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.visual import read_image
 from latentbank.query.web.data import page_data, page_json

@@ -19,6 +19,7 @@ from latentbank.bank.bank import Bank
 from latentbank.errors import ImageError, LatentBankError, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.clips import Clip
+from latentbank.models.vision.sources import ImageSource
 from latentbank.models.vision.tokens import TextTokens, VisualTokens
 from latentbank.query.calibration.calibrate import calibrate
 from latentbank.query.lenses.latent import LatentLens
@@ -26,7 +27,6 @@ from latentbank.query.output.grids import grid_lines
 from latentbank.query.output.parquet import ReadingFolder
 from latentbank.query.output.pictures import draw_reading
 from latentbank.query.output.plots import plot_reading, save_plot
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reading.video import read_video, read_videos
 from latentbank.query.reading.visual import read_images
 from latentbank.query.silence.significance import significant

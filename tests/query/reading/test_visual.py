@@ -20,13 +20,13 @@ from latentbank.bank.rotation import unit
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, ImageError, LayerNotFound, ModelError, QueryError
 from latentbank.models.language.model import LanguageModel, load_language_model
+from latentbank.models.vision.sources import find_images
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.query.lenses.centring import means_of
 from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.grids import grid_lines, shorten
 from latentbank.query.output.pictures import draw_reading, png_bytes, save_reading
-from latentbank.query.reading.images import find_images
 from latentbank.query.reading.reading import Reading
 from latentbank.query.reading.text import read_hidden, read_text
 from latentbank.query.reading.visual import (

@@ -14,9 +14,9 @@ from latentbank.bank.opening import delete_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import QueryError
 from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.sources import ImageSource
 from latentbank.progress import Progress
 from latentbank.query.judging.verdicts import read_verdicts
-from latentbank.query.reading.images import ImageSource
 from latentbank.query.reproduction.build import bank_of, stages_of
 from latentbank.query.reproduction.measured import FIGURES, Measured, published, read_table
 from latentbank.query.reproduction.plan import Plan, plan_from

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from latentbank.errors import ImageError
-from latentbank.query.reading.images import find_images
+from latentbank.models.vision.sources import find_images
 from tests.query.patch_vlm import picture
 
 
