@@ -18,7 +18,7 @@ INDEXED_FIELDS = {"corpus": "keyword", "word": "grouping", "token_id": "integer"
 """Payload fields with an index in every layer collection of contexts, and the index's kind ("grouping": a keyword whose
 points are stored side by side)."""
 IMAGE_FIELDS = {
-    **dict.fromkeys(("corpus", "image", "word"), "keyword"),
+    **dict.fromkeys(("corpus", "image", "digest", "word"), "keyword"),
     **dict.fromkeys(("tile", "token", "row", "column"), "integer"),
 }
 """The same for collections of visual tokens."""

@@ -82,6 +82,7 @@ class WhereImage(Conditions):
     Args:
         corpus: name of the corpus of images.
         image: name of the image, as the bank lists it.
+        digest: digest of the image's file.
         word: the word that was stored for the visual token, exactly as written.
         tile: 0 for the view of the whole image, 1 and more for its parts.
         token: number of the visual token in its image, from 0.
@@ -93,6 +94,7 @@ class WhereImage(Conditions):
 
     corpus: str | Sequence[str] | None = None
     image: str | Sequence[str] | None = None
+    digest: str | Sequence[str] | None = None
     word: str | Sequence[str] | None = None
     tile: int | Sequence[int] | None = None
     token: int | Sequence[int] | None = None

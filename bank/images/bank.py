@@ -18,6 +18,7 @@ from latentbank.bank.search import Search, prepare
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
 from latentbank.bank.store.captions import Ids
+from latentbank.bank.store.grouping import Groups, nearest_groups
 from latentbank.bank.store.names import split_images
 from latentbank.bank.verify import verify
 from latentbank.bank.view import read_manifest
@@ -166,6 +167,36 @@ class ImageBank:
         plan = made.plans.get(chosen)
         self.searched[chosen] = str(plan) if plan else "through the index"
         return [_patches(found[row, chosen], chosen) for row in range(len(vectors))]
+
+    def nearest_by_image(
+        self,
+        vector: Floats,
+        layer: int,
+        images: int = 20,
+        per_image: int = 1,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
+        ef: int | None = None,
+    ) -> list[list[Patch]]:
+        """Return the images whose best visual tokens are nearest to a query, nearest first, each with its own best.
+
+        A picture that is stored twice, under two names or in two corpora, is one image here.
+
+        Args:
+            vector: as it is stored: rotated, of length 1, float32 `[hidden]`.
+            layer: the visual layer.
+            images: images, at most.
+            per_image: visual tokens of each, at most.
+            where: only visual tokens that this filter of `WhereImage` selects.
+            exact: compare with every visual token.
+            ef: as for `search`.
+        """
+        chosen = self.choose_layer(layer)
+        wanted = Groups("digest", whole(images, "images", 1), whole(per_image, "per_image", 1))
+        examined = whole(ef, "ef", 1) if ef is not None else self.settings.ef_visual
+        found = nearest_groups(self._store, chosen, vector, wanted, where, exact, examined)
+        return [_patches(group, chosen) for group in found]
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
         """Return the number of visual tokens at a visual layer (by default the first: all hold the same ones)."""

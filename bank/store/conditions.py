@@ -13,7 +13,7 @@ from latentbank.bank.where import All, Conditions, Filter, Not, Where
 from latentbank.bank.where import Any as AnyOf
 from latentbank.errors import QueryError
 
-_TEXTS = ("corpus", "word", "image", "caption_contains")
+_TEXTS = ("corpus", "word", "image", "digest", "caption_contains")
 _BOUNDS = {"_min": "gte", "_max": "lte"}
 _LARGEST = 2**63 - 1
 

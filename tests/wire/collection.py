@@ -15,6 +15,7 @@ from tests.wire import translate
 from tests.wire.archive import Snapshot
 from tests.wire.config import initial_config, updated_config, without_metadata
 from tests.wire.errors import Refusal, WireError, not_spoken, wrong
+from tests.wire.groups import query_groups
 from tests.wire.optimizers import Optimizers
 
 # Bytes of a stored number, by which the size of segments is measured.
@@ -253,6 +254,10 @@ class Collection:
         with self._lock, self._shard_in_use() as shard:
             found = shard.query_batch(request)
         return [m.QueryResponse.model_construct(points=[_scored(item) for item in some]) for some in found]
+
+    def query_groups(self, given: m.QueryGroupsRequest) -> m.GroupsResult:
+        """Return the groups whose best points are nearest."""
+        return query_groups(given, lambda request: self.query([request])[0].points)
 
     # Inside
 

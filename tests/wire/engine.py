@@ -66,6 +66,7 @@ class Engine:
             "count": lambda name, body: self.find(name).count(body),
             "facet": lambda name, body: self.find(name).facet(body),
             "query": lambda name, body: self.find(name).query([body])[0],
+            "query_groups": lambda name, body: self.find(name).query_groups(body),
             "query_batch": lambda name, body: self.find(name).query(body.searches),
         }
 

@@ -10,7 +10,7 @@ from tests.wire.errors import Refusal, WireError
 QUIET = ("version", "health")
 """Operations that a fault for any operation skips: clients call them by themselves, at any time."""
 
-FAMILIES = {"query": ("query", "query_batch")}
+FAMILIES = {"query": ("query", "query_batch", "query_groups")}
 """Names that stand for several operations."""
 
 

@@ -89,6 +89,7 @@ ROUTES = (
     Route("POST", _C + "/points/count", "count", TypeAdapter(m.CountRequest)),
     Route("POST", _C + "/facet", "facet", TypeAdapter(m.FacetRequest)),
     Route("POST", _C + "/points/query", "query", TypeAdapter(m.QueryRequest)),
+    Route("POST", _C + "/points/query/groups", "query_groups", TypeAdapter(m.QueryGroupsRequest)),
     Route("POST", _C + "/points/query/batch", "query_batch", TypeAdapter(m.QueryRequestBatch)),
 )
 

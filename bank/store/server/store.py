@@ -32,10 +32,12 @@ from latentbank.bank.store.base import (
 )
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, count_ids, each_condition, reads_captions
+from latentbank.bank.store.grouping import Groups
 from latentbank.bank.store.names import collection_name
 from latentbank.bank.store.server.aliases import version_in_use
 from latentbank.bank.store.server.client import OLDEST, Connection, is_too_old
 from latentbank.bank.store.server.downloading import save_snapshot
+from latentbank.bank.store.server.grouping import query_groups
 from latentbank.bank.store.server.indexing import defer_index, failure, index_layer, waiting
 from latentbank.bank.store.server.layers import create_layer, index_all_captions, index_captions
 from latentbank.bank.store.server.manifest import ServerManifest
@@ -183,13 +185,7 @@ class ServerStore:
     ) -> list[list[Hit]]:
         """See `Store`."""
         self._index_captions(layer, where)
-        params = models.SearchParams(
-            hnsw_ef=max(ef or self._settings.ef, limit),
-            exact=exact,
-            quantization=models.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
-            ),
-        )
+        params = self._params(limit, exact, ef, oversampling)
         where = self._captions.each_exact(layer, where)
         filters = each_condition(where, len(queries), _DIALECT)
         asked = models.QueryRequest(limit=limit, params=params, with_payload=payloads)
@@ -208,6 +204,31 @@ class ServerStore:
             [Hit(str(p.id), p.score, cast("Payload", p.payload) if payloads else None) for p in answer.points]
             for answer in answers
         ]
+
+    def groups(
+        self,
+        layer: int,
+        query: Floats,
+        wanted: Groups,
+        where: Filter | None = None,
+        exact: bool = False,
+        ef: int | None = None,
+    ) -> list[list[Hit]]:
+        """See `latentbank.bank.store.grouping.GroupingStore`."""
+        params = self._params(wanted.count * wanted.size, exact, ef, None)
+        name, selected = self._collection(layer), partial(self._selected, layer)
+        return query_groups(self._server, name, query, wanted, where, params, selected)
+
+    def _params(
+        self, limit: int, exact: bool, ef: int | None, oversampling: float | None
+    ) -> models.SearchParams:
+        return models.SearchParams(
+            hnsw_ef=max(ef or self._settings.ef, limit),
+            exact=exact,
+            quantization=models.QuantizationSearchParams(
+                ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
+            ),
+        )
 
     def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
         """See `Store`; a server multiplies no matrices for us."""

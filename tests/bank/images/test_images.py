@@ -13,6 +13,8 @@ from latentbank.bank.images.bank import ImageBank
 from latentbank.bank.images.opening import create_images, delete_images, list_images, open_images
 from latentbank.bank.images.points import patch_ids
 from latentbank.bank.opening import list_banks, list_versions
+from latentbank.bank.rotation import unit
+from latentbank.bank.search import prepare
 from latentbank.bank.where import WhereImage
 from latentbank.errors import BankMismatch, BankNotFound, LayerNotFound
 from tests.bank.samples import WIDTH, Place, entry, fill, nearest, sample_bank, units
@@ -104,6 +106,30 @@ class TestImages:
             found = images.search(query, 8, 100, where)[0]
             assert len(found) == count
         assert {p.column for p in images.search(query, 0, 100, WhereImage(column_max=0))[0]} == {0}
+
+    @pytest.mark.parametrize(("wanted", "size"), [(3, 1), (4, 3), (9, 2), (40, 20)])
+    def test_groups_are_of_the_best_images(self, images: ImageBank, wanted: int, size: int) -> None:
+        names = "abcdefghijkl"
+        stored = put(images, names)[8]
+        # One image's tokens stand so near to the query that the best points are all of it.
+        query = units(1, seed=7)[0]
+        stored[:16] = query + 0.7 * units(16, seed=8)
+        payloads = {p.id: (p, v) for p, v in images.patches(8, WhereImage(image="a.png"))}
+        ids = patch_ids("photos", "digest-a", 16)
+        fields = [payloads[id_][0].to_dict() for id_ in ids]
+        for one in fields:
+            del one["id"], one["layer"], one["cosine"], one["word"]
+        images.add(8, ids, stored[:16], fields)
+        images.commit()
+        vector = prepare(query, "query", WIDTH, images.manifest.rotation_seed)[0]
+        found = images.nearest_by_image(vector, 8, wanted, size, exact=True)
+        cosines = (unit(stored) @ query).reshape(len(names), 16)
+        best = np.argsort(-cosines.max(axis=1))[:wanted]
+        assert [group[0].image[0] for group in found] == [names[i] for i in best]
+        for group, image in zip(found, best, strict=True):
+            assert [patch.token for patch in group] == np.argsort(-cosines[image])[:size].tolist()
+        rows = WhereImage(row_min=2)
+        assert {p.row for g in images.nearest_by_image(vector, 8, 5, 3, rows) for p in g} == {2, 3}
 
     def test_images_are_listed_with_their_pictures(self, images: ImageBank) -> None:
         put(images, "abc")
