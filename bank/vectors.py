@@ -83,6 +83,19 @@ def context_vectors(
     return found
 
 
+def first_context(bank: Bank, where: Filter | None = None) -> str:
+    """Return the id of a context that a filter selects: the first by its id, which is a random one.
+
+    Raises:
+        QueryError: there is none.
+    """
+    shown = visible(where, bank.shown_corpora, incomplete=True)
+    point = next(iter(bank.store.scroll(bank.layers[0], shown)), None)
+    if point is None:
+        raise QueryError(f"No context of the bank '{bank.name}' is selected.", argument="where")
+    return point.id
+
+
 def stored_vectors(bank: Bank, layer: int, ids: Sequence[str]) -> npt.NDArray[np.float32]:
     """Return vectors by their contexts' ids as a bank layer stores them: rotated, float32 `[ids, hidden]`.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 PAPER = "paper"
 """What stands for the paper's layers, wherever layers can be named."""
-NAMED_BANK_LAYERS = ("mid", "all", PAPER)
+ALL = "all"
+"""What stands for all visual layers, from the LLM's input on."""
+NAMED_BANK_LAYERS = ("mid", ALL, PAPER)
 """What can stand for layers of a bank, in place of numbers."""
 
 
@@ -26,3 +28,12 @@ def paper_visual_layers(num_layers: int) -> list[int]:
         num_layers: the number of blocks of the whole LLM.
     """
     return [0, *paper_layers(num_layers)]
+
+
+def all_visual_layers(num_layers: int) -> list[int]:
+    """Return all visual layers of an LLM, from its input on.
+
+    Args:
+        num_layers: the number of blocks of the whole LLM.
+    """
+    return list(range(num_layers + 1))

@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from latentbank.cli import (
     bank,
-    bank_move,  # noqa: F401 (adds its commands to those of `bank`)
+    bank_context,  # noqa: F401 (adds its command to those of `bank`)
+    bank_move,  # noqa: F401 (the same)
     bank_tune,  # noqa: F401 (the same)
     evaluate,
     experiment,

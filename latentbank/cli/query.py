@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from latentbank.cli.options.banks import ModelBankOptions
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
 from latentbank.cli.options.images import SearchOptions
 from latentbank.cli.options.models import ModelOptions
+from latentbank.errors import QueryError
 
 app = typer.Typer(no_args_is_help=True, help="Read hidden states against a bank.")
 
@@ -34,20 +36,38 @@ def query_text(
         str, typer.Option("--lens", help="latent, and further lenses with commas, such as latent,tuned.")
     ] = "latent",
     search: SearchOptions,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Follow --token through --layer, by default all layers of the bank: its words and its drift.",
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="With --follow: write a picture (.png, .svg, .pdf) or a page (.html)."
+        ),
+    ] = None,
     model: ModelOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Read the tokens of a sentence against a bank, and through further lenses."""
+    from latentbank.cli.output.following import give_followed
     from latentbank.cli.output.readings import show_reading
     from latentbank.cli.output.text import show_ways
     from latentbank.models.vision.alone import LanguageAlone
+    from latentbank.query.following.tokens import follow_text
     from latentbank.query.lenses.base import LensOptions
     from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
     from latentbank.query.reading.text import read_text
 
     settings = GlobalOptions.of(ctx).settings()
     layers = numbers(layer)
-    condition = search.condition()
+    if follow and token is None:
+        raise QueryError("One token is followed; name it.", argument="token")
+    if output is not None and not follow:
+        raise QueryError("Only a token that is followed is drawn.", argument="follow")
     others = [name for name in lens_names(lens) if name != "latent"]  # LatentLens always reads
     with bank.opened(settings, include_incomplete=search.include_incomplete) as opened:
         manifest = opened.manifest
@@ -59,6 +79,18 @@ def query_text(
             default_revision=manifest.revision,
         )
         options = LensOptions(LanguageAlone(lambda: llm), unique=search.once(), data_dir=settings.data_dir)
+        asked: dict[str, Any] = {
+            "top_k": search.top_k,
+            "where": search.condition(),
+            "search": search.way(),
+            "lenses": lenses_of(others, options),
+        }
+        if token is not None and follow:
+            around = {"bank_layers": search.layers("all"), "unique": search.once() or "word"}
+            give_followed(
+                follow_text(opened, llm, sentence, token, layers, **around, **asked), output, as_json
+            )
+            return
         reading = read_text(
             opened,
             llm,
@@ -66,11 +98,8 @@ def query_text(
             layers,
             token=token,
             bank_layers=search.layers(),
-            top_k=search.top_k,
-            where=condition,
             unique=search.once(),
-            search=search.way(),
-            lenses=lenses_of(others, options),
+            **asked,
         )
         show_ways(opened)
     show_reading(reading, as_json=as_json)

@@ -23,6 +23,7 @@ from latentbank.cli.options.common import (
 from latentbank.cli.options.correction import CorrectOption
 from latentbank.cli.options.images import (
     FdrOption,
+    FollowOption,
     ImageBatchOption,
     ImageOptions,
     MeansOption,
@@ -69,12 +70,14 @@ def query_image(
             help="Replace the projector by one of random weights: a control, to be judged beside the readings.",
         ),
     ] = False,
+    follow: FollowOption = None,
     batch: ImageBatchOption = 8,
     images: ImageOptions,
     model: VisualModelOptions,
     outputs: ReadingOutputs,
 ) -> None:
     """Read the visual tokens of images through one lens or several. Exits 1 if an image could not be read."""
+    from latentbank.cli.following import follow_one, for_following
     from latentbank.query.reading.visual import read_images
 
     choices = Choices(
@@ -89,8 +92,14 @@ def query_image(
         correct=correct,
         fdr=fdr,
     )
+    found = images.find()
+    if follow is not None:
+        choices = for_following(choices, found, outputs)
     with ExitStack() as stack:
-        ready = prepared(stack, ctx, images.find(), choices, bank, model, outputs)
+        ready = prepared(stack, ctx, found, choices, bank, model, outputs)
+        if follow is not None:
+            follow_one(ready, follow, search.top_k, prompt, outputs)
+            return
         ready.job.run(
             lambda pending: read_images(
                 ready.vlm,

@@ -39,6 +39,13 @@ class OutputFiles:
                     f"{path} is one file, but there may be more images; name a folder.", argument=kind
                 )
 
+    def paths_of(self, image: ImageSource) -> dict[str, Path]:
+        """Return the file of an image for each kind."""
+        return {
+            kind: path if _is_file(kind, path) else path / image.file_name(f".{kind}")
+            for kind, path in self.paths.items()
+        }
+
     def write(self, image: ImageSource, reading: Reading) -> list[Path]:
         """Write the files of an image's reading, each whole or not at all.
 
@@ -49,8 +56,7 @@ class OutputFiles:
             LatentBankError: a file cannot be written, or a figure is requested and matplotlib is not installed.
         """
         written = []
-        for kind, path in self.paths.items():
-            file = path if _is_file(kind, path) else path / image.file_name(f".{kind}")
+        for kind, file in self.paths_of(image).items():
             if kind == "html":
                 from latentbank.query.web.file import save_html
 

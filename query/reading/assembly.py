@@ -222,10 +222,10 @@ def _heads(model: VisualModel, tokens: VisualTokens) -> list[_Head]:
         [None] * len(tokens) if tokens.seconds is None else [(a, b) for a, b in tokens.seconds.tolist()]
     )
     visual = [
-        _Head("visual", number, "visual", _label(number, place), place, seconds)
+        _Head("visual", number, "visual", place_label(number, place), place, seconds)
         if any(tokens.size)
         else _Head("visual", number, "audio", f"{seconds[0] if seconds else 0:.2f} s", None, seconds)
-        for number, (place, seconds) in enumerate(zip(_places(tokens), times, strict=True))
+        for number, (place, seconds) in enumerate(zip(places_of(tokens), times, strict=True))
     ]
     text = tokens.text
     if text is None:
@@ -240,7 +240,8 @@ def _heads(model: VisualModel, tokens: VisualTokens) -> list[_Head]:
     return [[*visual, *around][at] for at in order.tolist()]
 
 
-def _places(tokens: VisualTokens) -> Iterator[Place]:
+def places_of(tokens: VisualTokens) -> Iterator[Place]:
+    """Yield the place of each visual token."""
     for tile, row, column, (left, top, right, bottom) in zip(
         tokens.tiles.tolist(),
         tokens.rows.tolist(),
@@ -277,7 +278,8 @@ def _text_mean(lens: Lens, layer: int) -> npt.NDArray[np.floating[Any]] | None:
     return lens.bank.text_mean(layer)
 
 
-def _label(index: int, place: Place) -> str:
+def place_label(index: int, place: Place) -> str:
+    """Return the name of a visual token for people, such as "3,4" or "1:3,4"; its number if it is in no grid."""
     if place.row < 0:
         return str(index)
     at = f"{place.row},{place.column}"

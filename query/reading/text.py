@@ -82,7 +82,7 @@ def read_text(
     chosen = _layers_to_read(bank, layers)
     for lens in lenses:
         lens.check_layers(chosen)
-    always_bos = _planned_with_bos(bank)
+    always_bos = planned_with_bos(bank)
     ids = model.encode(sentence, always_bos=always_bos)
     special = set(model.tokenizer.all_special_ids)
     texts = [str(model.tokenizer.decode([id_])) for id_ in ids]
@@ -197,7 +197,7 @@ def _read(
     )
 
 
-def _planned_with_bos(bank: Bank) -> bool:
+def planned_with_bos(bank: Bank) -> bool:
     """Return whether every corpus of the bank has the model's BOS before its sentences."""
     planned = [entry.plan.get("bos") for entry in bank.corpora.values()]
     return bool(planned) and all(bos == "always" for bos in planned)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentbank.layers import NAMED_BANK_LAYERS, PAPER, paper_layers, paper_visual_layers
+from latentbank.layers import (
+    ALL,
+    NAMED_BANK_LAYERS,
+    PAPER,
+    all_visual_layers,
+    paper_layers,
+    paper_visual_layers,
+)
 from latentbank.text import layer_numbers
 
 if TYPE_CHECKING:
@@ -23,7 +30,8 @@ LayersOption = Annotated[
 VisualLayersOption = Annotated[
     str | None,
     typer.Option(
-        "--visual-layers", help="Layers that visual tokens are taken from, such as 0,4,8,16, or paper."
+        "--visual-layers",
+        help="Layers that visual tokens are taken from, such as 0,4,8,16, or paper, or all.",
     ),
 ]
 LensOption = Annotated[
@@ -89,11 +97,13 @@ def named_layers(text: str | None) -> LayerChoice:
 
 
 def named_visual_layers(text: str | None) -> LayerChoice:
-    """Return the visual layers that an option names: numbers or "paper".
+    """Return the visual layers that an option names: numbers, "paper" or "all".
 
     Raises:
-        QueryError: the text is neither.
+        QueryError: the text is none of these.
     """
+    if text == ALL:
+        return all_visual_layers
     return paper_visual_layers if text == PAPER else numbers(text)
 
 

@@ -33,6 +33,18 @@ RecipeOption = Annotated[
 ImageBatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")]
 
 
+FollowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--follow",
+        metavar="ROW,COLUMN",
+        help="Follow one visual token through --visual-layers, by default all of them: its words and its drift, as a "
+        "table or as --png, --svg, --pdf or --html.",
+        show_default=False,
+    ),
+]
+
+
 FdrOption = Annotated[
     float | None,
     typer.Option(
@@ -134,9 +146,9 @@ class SearchOptions:
         bool, typer.Option("--include-incomplete", help="Search incomplete corpora, too.")
     ] = False
 
-    def layers(self) -> BankLayers:
-        """Return the bank layers to search."""
-        return bank_layers_of(self.bank_layers or "mid")
+    def layers(self, default: str = "mid") -> BankLayers:
+        """Return the bank layers to search; `default` stands for those that are not given."""
+        return bank_layers_of(self.bank_layers or default)
 
     def condition(self) -> Filter | None:
         """Return the filter; None: there is none."""
