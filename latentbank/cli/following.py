@@ -11,7 +11,7 @@ from latentbank.layers import ALL
 if TYPE_CHECKING:
     from latentbank.cli.options.images import ReadingOutputs
     from latentbank.cli.visual_setup import Choices, Setup
-    from latentbank.query.reading.images import Images
+    from latentbank.models.vision.sources import Images
 
 
 def for_following(choices: Choices, images: Images, outputs: ReadingOutputs) -> Choices:

@@ -16,13 +16,13 @@ from latentbank.bank.search import as_floats, prepared
 from latentbank.bank.where import Filter
 from latentbank.bank.words import tight
 from latentbank.errors import QueryError
+from latentbank.models.vision.sources import Source
 from latentbank.query.following.contexts import bank_mean, mean_told
 from latentbank.query.following.followed import Followed, Step, Vector, drifts
 from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import Means, QueryMean, kept_means, resolve_mean
 from latentbank.query.reading.around import VISUAL_ALONE
 from latentbank.query.reading.assembly import place_label, places_of
-from latentbank.query.reading.images import Source
 from latentbank.query.reading.text import planned_with_bos, read_text
 from latentbank.query.reading.visual import checked
 from latentbank.query.reading.visual_tokens import image_tokens
