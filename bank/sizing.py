@@ -39,10 +39,11 @@ _LOG = 2 * 32 * 2**20
 # cache of original vectors.
 USABLE = 0.8
 
-# Seconds of one core to store a context: per context, and per dimension; measured at 576 and 4,096 dimensions. Seconds
-# to index a context, per dimension: measured at 100,000 contexts in segments of 50,000. The model assumes growth with
-# the tenth root of a segment's size; docs/scale.md shows the error.
-_STORE, _STORE_DIMENSION = 6.0e-5, 1.04e-7
+# Seconds of one core to store a context and to quantize it: per context, and per dimension; measured at 576 (104 to 142
+# µs) and 4,096 dimensions (334 to 345; benchmarks/writing.py). Seconds to index a context, per dimension: measured at
+# 100,000 contexts in segments of 50,000. The model assumes growth with the tenth root of a segment's size;
+# docs/scale.md shows the error.
+_STORE, _STORE_DIMENSION = 8.4e-5, 6.2e-8
 _INDEX_DIMENSION, _INDEX_AT, _INDEX_GROWTH = 4.0e-7, 50_000, 0.1
 
 
