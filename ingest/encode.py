@@ -55,6 +55,16 @@ class Encoded:
     states: dict[int, npt.NDArray[np.float32]]
     computed: int
 
+    @property
+    def counted(self) -> int:
+        """How many contexts there are."""
+        return len(self.ids)
+
+    def payloads_at(self, layer: int) -> list[Payload]:
+        """Return the payload of each context, the same at all layers."""
+        del layer
+        return self.payloads
+
 
 @dataclass
 class Row:

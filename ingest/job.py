@@ -209,7 +209,7 @@ def _encode(
     begins = announced + LEDGER_SECONDS if bank.store.shared else 0.0
     writer = Writer(bank, part.contexts, progress, begins)
     heartbeat = (
-        Heartbeat(bank, plan.corpus, part.share, part.contexts, lambda: writer.written + missing.found)
+        Heartbeat(bank.store, plan.corpus, part.share, part.contexts, lambda: writer.written + missing.found)
         if part.share
         else None
     )

@@ -1,4 +1,4 @@
-"""The writer: a thread that stores contexts while the LLM computes the next batch."""
+"""The writer: a thread that stores contexts or visual tokens while the model computes the next batch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any, Protocol
 
-from latentbank.bank.bank import Bank
-from latentbank.ingest.encode import Encoded
+import numpy.typing as npt
+
+from latentbank.bank.store.base import Floats, Store
 from latentbank.progress import Progress
 
 # Batches between the LLM and the writer: a few seconds of work, a few MB.
@@ -23,41 +25,74 @@ COMMIT_SECONDS = 5.0
 SWITCH_SECONDS = 1e-4
 
 
+class Batch(Protocol):
+    """What is stored at once."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The id of each point."""
+
+    @property
+    def states(self) -> Mapping[int, Floats]:
+        """Hidden states of the points by layer, float32 `[points, hidden]`."""
+
+    @property
+    def counted(self) -> int:
+        """How much of the job it is, in what the progress counts."""
+
+    def payloads_at(self, layer: int) -> Sequence[Any]:
+        """Return the payload of each point at a layer."""
+
+
+class Target(Protocol):
+    """What is written to: a bank, or a bank of images."""
+
+    @property
+    def store(self) -> Store:
+        """Its store."""
+
+    def add(self, layer: int, ids: Sequence[str], states: npt.ArrayLike, payloads: Sequence[Any]) -> None:
+        """Store points at one layer."""
+
+    def commit(self) -> None:
+        """Make everything added so far durable."""
+
+
 class Writer:
     """A thread that stores batches as they come, and commits every few seconds and at the end; a context manager.
 
     Attributes:
-        written: contexts stored so far.
+        written: how much of the job is stored so far: contexts, or images.
     """
 
-    def __init__(self, bank: Bank, total: int, progress: Progress, begins: float = 0.0) -> None:
+    def __init__(self, bank: Target, total: int | None, progress: Progress, begins: float = 0.0) -> None:
         """Prepare the thread.
 
         Args:
             bank: open for writing.
-            total: contexts of the job.
-            progress: counts contexts done.
+            total: contexts or images of the job; None: not known.
+            progress: counts those that are done.
             begins: the time of the monotonic clock before which nothing is stored.
         """
         self._bank, self._total, self._progress = bank, total, progress
         self._begins = begins
-        self._queue: queue.Queue[tuple[Encoded, int] | None] = queue.Queue(_QUEUE)
+        self._queue: queue.Queue[tuple[Batch, int] | None] = queue.Queue(_QUEUE)
         self._failure: BaseException | None = None
         self._hurry = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="latentbank writer", daemon=True)
         self.written = 0
 
-    def put(self, encoded: Encoded, found: int) -> None:
+    def put(self, batch: Batch, found: int) -> None:
         """Queue a batch for storing; waits while the queue is full. Raises the writer's own error if it failed.
 
         Args:
-            encoded: the contexts of the batch.
-            found: contexts of the job so far that were stored before, for the progress.
+            batch: the points.
+            found: how much of the job so far was stored before, for the progress.
         """
         while self._failure is None:
             try:
-                self._queue.put((encoded, found), timeout=0.5)
+                self._queue.put((batch, found), timeout=0.5)
                 return
             except queue.Full:
                 continue
@@ -100,31 +135,31 @@ class Writer:
 
     def _work(self) -> None:
         try:
-            for encoded, found in self._batches():
+            for batch, found in self._batches():
                 time.sleep(max(self._begins - time.monotonic(), 0.0))
-                self._store(encoded)
-                self.written += len(encoded.ids)
+                self._store(batch)
+                self.written += batch.counted
                 self._progress.update(self.written + found, self._total)
         except BaseException as error:
             self._failure = error
         finally:
             self._done.set()
 
-    def _store(self, encoded: Encoded) -> None:
+    def _store(self, batch: Batch) -> None:
         """Store a batch in all layers, at once where other processes do the work: a server, or some of our own."""
 
         def add(layer: int) -> None:
-            self._bank.add(layer, encoded.ids, encoded.states[layer], encoded.payloads)
+            self._bank.add(layer, batch.ids, batch.states[layer], batch.payloads_at(layer))
 
-        if not self._bank.store.side_by_side or len(encoded.states) == 1:
-            for layer in encoded.states:
+        if not self._bank.store.side_by_side or len(batch.states) == 1:
+            for layer in batch.states:
                 add(layer)
             return
-        with ThreadPoolExecutor(len(encoded.states), "latentbank layer") as pool:
-            for stored in [pool.submit(add, layer) for layer in encoded.states]:
+        with ThreadPoolExecutor(len(batch.states), "latentbank layer") as pool:
+            for stored in [pool.submit(add, layer) for layer in batch.states]:
                 stored.result()
 
-    def _batches(self) -> Iterator[tuple[Encoded, int]]:
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
         last = time.monotonic()
         while (item := self._queue.get()) is not None and not self._hurry:
             yield item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, cast
 
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.asking import Asked
-from latentbank.bank.images.points import Patch, StoredImage
+from latentbank.bank.bank import Bank
+from latentbank.bank.images.points import Patch, StoredImage, patch_id, patch_ids
 from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.planning import Way, way_of
 from latentbank.bank.points import Hit, Payload
@@ -20,11 +22,9 @@ from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
 from latentbank.bank.store.captions import Ids
 from latentbank.bank.store.grouping import Groups, nearest_groups
 from latentbank.bank.store.names import split_images
-from latentbank.bank.verify import verify
-from latentbank.bank.view import read_manifest
 from latentbank.bank.where import Filter, WhereImage
 from latentbank.errors import LayerNotFound
-from latentbank.progress import Progress, Silent
+from latentbank.progress import Progress
 from latentbank.text import listed
 from latentbank.values import whole
 
@@ -41,15 +41,20 @@ class ImageBank:
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         """Take over an open store of images, and its manifest."""
+        parts = split_images(store.bank)
+        self.collections = Bank(store, replace(manifest, bank=parts[0] if parts else store.bank))
+        """The collections as those of a bank, whose contexts are visual tokens: to check, copy and index them."""
         self._store = store
-        self._manifest = manifest
         self.searched: dict[int, str] = {}  # how each visual layer was searched last, for people
+
+    @property
+    def _manifest(self) -> Manifest:
+        return self.collections.manifest
 
     @property
     def name(self) -> str:
         """The name of the bank that the images belong to."""
-        parts = split_images(self._store.bank)
-        return parts[0] if parts else self._store.bank
+        return self._manifest.bank
 
     @property
     def stored(self) -> str:
@@ -97,12 +102,7 @@ class ImageBank:
     @property
     def corpora(self) -> dict[str, CorpusEntry]:
         """The ledger: every corpus of images by name, also one whose ingestion is not complete."""
-        self.reload()
-        return dict(self._manifest.corpora)
-
-    def reload(self) -> None:
-        """Read the manifest again: another process may have changed it on a server."""
-        self._manifest = read_manifest(self._store, self._store.bank)
+        return self.collections.corpora
 
     def choose_layer(self, layer: int) -> int:
         """Return a visual layer after a check.
@@ -246,12 +246,11 @@ class ImageBank:
 
     def info(self) -> dict[int, LayerInfo]:
         """Return the state of every collection by visual layer."""
-        return {layer: self._store.info(layer) for layer in self.layers}
+        return self.collections.info().layers
 
     def verify(self, sample: int = 1000, progress: Progress | None = None) -> list[str]:
         """Check the collections as `Bank.verify` does; a corpus's contexts are its visual tokens here."""
-        self.reload()
-        return verify(self._store, self._manifest, whole(sample, "sample", 0), progress or Silent())
+        return self.collections.verify(sample, progress)
 
     @property
     def _lowest(self) -> int:
@@ -283,23 +282,51 @@ class ImageBank:
 
         An empty word is stored too: it says that the token was read and shows none.
         """
-        chosen, wanted = self.choose_layer(layer), list(words)
-        for at in range(0, len(wanted), _READ):
-            some = Ids(frozenset(wanted[at : at + _READ]))
-            found = list(self._store.scroll(chosen, some, vectors=True, payloads=True))
+        self._rewrite(self.choose_layer(layer), {id_: {"word": word} for id_, word in words.items()})
+
+    def rename(self, corpus: str, names: Mapping[str, str]) -> None:
+        """Store other names of images, by their digests; durable once `commit` has returned."""
+        for digest, name in names.items():
+            first = self._store.payloads(self._lowest, [patch_id(corpus, digest, 0)])
+            tokens = [cast("dict[str, Any]", payload)["tokens"] for payload in first.values()]
+            changes = {id_: {"image": name} for id_ in patch_ids(corpus, digest, sum(tokens))}
+            for layer in self.layers:
+                self._rewrite(layer, changes)
+
+    def _rewrite(self, layer: int, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Store points again with other values of some payload fields, by their ids."""
+        ids = list(changes)
+        for at in range(0, len(ids), _READ):
+            some = Ids(frozenset(ids[at : at + _READ]))
+            found = list(self._store.scroll(layer, some, vectors=True, payloads=True))
             rows = [point.vector for point in found if point.vector is not None]
-            payloads = [{**cast("dict[str, Any]", point.payload), "word": words[point.id]} for point in found]
-            ids = [point.id for point in found]
+            payloads = [{**cast("dict[str, Any]", point.payload), **changes[point.id]} for point in found]
             if found:
-                self._store.upsert(chosen, Points(ids, np.stack(rows), cast("Sequence[Payload]", payloads)))
+                stored = cast("Sequence[Payload]", payloads)
+                self._store.upsert(layer, Points([point.id for point in found], np.stack(rows), stored))
 
     def commit(self) -> None:
         """Make everything added so far durable."""
         self._store.commit()
 
+    def remove(self, ids: Sequence[str]) -> None:
+        """Delete visual tokens by their ids, at all visual layers."""
+        for at in range(0, len(ids), _READ):
+            some = Ids(frozenset(ids[at : at + _READ]))
+            for layer in self.layers:
+                self._store.delete_points(layer, some)
+
+    def drop_corpus(self, corpus: str) -> int:
+        """Remove a corpus of images from every visual layer and from the ledger; return how many tokens it had.
+
+        Raises:
+            LatentBankError: there is no such corpus.
+        """
+        return self.collections.drop_corpus(corpus)
+
     def close(self) -> None:
         """Release files, locks and connections."""
-        self._store.close()
+        self.collections.close()
 
     def __enter__(self) -> ImageBank:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
@@ -144,6 +144,6 @@ def patch_id(corpus: str, digest: str, token: int) -> str:
     return as_uuid(state.digest())
 
 
-def patch_ids(corpus: str, digest: str, tokens: int) -> Sequence[str]:
+def patch_ids(corpus: str, digest: str, tokens: int) -> list[str]:
     """Return the point ids of all visual tokens of an image."""
     return [patch_id(corpus, digest, token) for token in range(tokens)]

@@ -247,6 +247,9 @@ class Store(Protocol):
     ) -> Iterator[Stored]:
         """Iterate over a layer's points in the order of their ids, from the id `start` (inclusive) on."""
 
+    def delete_points(self, layer: int, where: Filter) -> None:
+        """Delete every point that a filter selects; it has no condition on captions."""
+
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """Delete every point of a corpus."""
 

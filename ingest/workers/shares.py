@@ -20,7 +20,7 @@ from latentbank.bank.manifest import now
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
-    from latentbank.bank.bank import Bank
+    from latentbank.bank.store.base import Store
     from latentbank.ingest.plan import Plan
 
 # Seconds between two heartbeats, and after which a worker without one counts as stalled.
@@ -109,18 +109,18 @@ class Heartbeat:
     """
 
     def __init__(
-        self, bank: Bank, corpus: str, share: Share, contexts: int, stored: Callable[[], int]
+        self, store: Store, corpus: str, share: Share, contexts: int, stored: Callable[[], int]
     ) -> None:
         """Prepare the thread.
 
         Args:
-            bank: open for writing.
+            store: open for writing.
             corpus: the name that the contexts are stored under.
             share: the worker's share.
             contexts: contexts of the share.
             stored: a function that returns how many of them are stored by now.
         """
-        self._bank, self._corpus, self._share = bank, corpus, share
+        self._store, self._corpus, self._share = store, corpus, share
         self._contexts, self._stored = contexts, stored
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="latentbank heartbeat", daemon=True)
@@ -135,7 +135,7 @@ class Heartbeat:
     ) -> None:
         self._end.set()
         # A server that does not answer may delay the last beat; an embedded bank must not be closed meanwhile.
-        self._thread.join(_LAST_BEAT_SECONDS if self._bank.store.shared else None)
+        self._thread.join(_LAST_BEAT_SECONDS if self._store.shared else None)
 
     def done(self) -> None:
         """Record that every context of the share is stored. A late beat has another key and cannot overwrite it."""
@@ -156,4 +156,4 @@ class Heartbeat:
             "contexts": self._contexts,
             "worker": f"{socket.gethostname()}, process {os.getpid()}",
         }
-        self._bank.store.write_shares(self._corpus, {f"{self._share}/{what}": record})
+        self._store.write_shares(self._corpus, {f"{self._share}/{what}": record})

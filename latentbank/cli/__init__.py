@@ -20,6 +20,7 @@ from latentbank.cli import (
     experiment_cause,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_lenses,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_silence,  # noqa: F401 (adds its command to those of `experiment`)
+    images,
     importing,
     ingest,
     ingest_grow,  # noqa: F401 (adds its command to those of `ingest`)
@@ -121,6 +122,7 @@ command(app, "reproduce", example="reproduce --preset demo -o reproduction", fir
 for _name, _group in (
     ("ingest", ingest.app),
     ("bank", bank.app),
+    ("images", images.app),
     ("query", query.app),
     ("evaluate", evaluate.app),
     ("experiment", experiment.app),

@@ -135,7 +135,7 @@ def bank_delete(
     settings = GlobalOptions.of(ctx).writer_settings()
     if not yes:
         check_deletion(bank, settings)  # checked before the user is asked
-        _confirm(f"Delete bank '{bank}' with all its layers?")
+        confirm(f"Delete bank '{bank}' with all its layers?")
     delete_bank(bank, settings)
     remove_plans(plan_folder(settings, bank, ""))
     typer.echo(f"Deleted '{bank}'.")
@@ -227,7 +227,7 @@ def bank_replicate(
     show_replicated(done, leaving, as_json=as_json)
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
     """Ask a question; ends the command unless the answer is yes.
 
     Raises:

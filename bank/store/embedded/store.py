@@ -328,8 +328,12 @@ class EmbeddedStore:
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
+        self.delete_points(layer, Where(corpus=corpus))
+
+    def delete_points(self, layer: int, where: Filter) -> None:
+        """See `Store`."""
         self._access.require_writable()
-        selected = conditions(Where(corpus=corpus), _DIALECT)
+        selected = conditions(where, _DIALECT)
         with self._captions.changing(), self._layers.writing, self._layers.use(layer, write=True) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()

@@ -326,7 +326,11 @@ class ServerStore:
 
     def delete_corpus(self, layer: int, corpus: str) -> None:
         """See `Store`."""
-        selector = models.FilterSelector(filter=conditions(Where(corpus=corpus), _DIALECT))
+        self.delete_points(layer, Where(corpus=corpus))
+
+    def delete_points(self, layer: int, where: Filter) -> None:
+        """See `Store`."""
+        selector = models.FilterSelector(filter=conditions(where, _DIALECT))
         name = self._collection(layer)
         with self._captions.changing():
             self._server.call(partial(self._server.rest.delete, name, selector, wait=True))
