@@ -114,8 +114,8 @@ def ingest_images(
     if entry is not None and dict(entry.plan) != settings:
         before = entry.plan.get("prompt")
         raise CorpusError(
-            f"The corpus '{corpus}' was ingested with {f'the prompt “{before}”' if before else 'no prompt of its own'}; "
-            "use the same, or choose another name.",
+            f"The corpus '{corpus}' was ingested with {f'the prompt “{before}”' if before else 'no prompt of its own'}"
+            "; use the same, or choose another name.",
             argument="prompt",
         )
     known = known_images(bank, corpus, progress)

@@ -101,6 +101,7 @@ def images_ingest(
         return
 
     def broken(name: str, error: LatentBankError) -> None:
+        del name  # the message has it
         if found.total == 1:
             raise error
         print(f"skipped: {message_of(error, ctx)}", file=sys.stderr)
