@@ -19,6 +19,7 @@ from latentbank.cli import (
     experiment,
     experiment_cause,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_lenses,  # noqa: F401 (adds its command to those of `experiment`)
+    experiment_models,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_silence,  # noqa: F401 (adds its command to those of `experiment`)
     images,
     importing,
