@@ -122,7 +122,7 @@ def test_models_of_other_sizes_beside_random_weights(bank: Bank, filled: Bank, t
 
 
 def test_a_word_that_means_something_else(tiny: LanguageModel, tiny_dir: Path, tmp_path: Path) -> None:
-    things = ["dog", "cat", "train", "river", "window", "bread", "water", "bridge", "sand", "village", "morning"]
+    things = [
         "dog",
         "cat",
         "train",
@@ -132,7 +132,6 @@ def test_a_word_that_means_something_else(tiny: LanguageModel, tiny_dir: Path, t
         "water",
         "bridge",
         "sand",
-        "children",
         "village",
         "morning",
     ]
