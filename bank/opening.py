@@ -9,12 +9,14 @@ from typing import Unpack
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.creation import checked_layers, create_layers, without_leftovers
+from latentbank.bank.images.opening import delete_images, stored_images
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import SCHEMA, UNIT_MEANS, Manifest
 from latentbank.bank.rotation import ROTATION_SEED
 from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, SettingsGiven, settings_from
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
+from latentbank.bank.store.names import split_images
 from latentbank.bank.versions import (
     Versions,
     check_name,
@@ -293,7 +295,7 @@ def use_bank(name: str, settings: Settings | None = None, **given: Unpack[Settin
 
 
 def delete_bank(name: str, settings: Settings | None = None, **given: Unpack[SettingsGiven]) -> None:
-    """Delete a bank, or one of its versions, with all layer collections, and what an interrupted deletion left.
+    """Delete a bank with its images, or one of its versions, and what an interrupted deletion left.
 
     Raises:
         BankNotFound: there is no such bank or version.
@@ -308,7 +310,10 @@ def delete_bank(name: str, settings: Settings | None = None, **given: Unpack[Set
     settings = settings_from(settings, **given)
     bank, version = split_name(name)
     place = backend(settings)
-    store = place.open(check_deletion(name, settings))
+    stored = check_deletion(name, settings)
+    for images in stored_images(bank, settings) if version is None else ():
+        delete_images(images, settings)
+    store = place.open(stored)
     try:
         if not store.layers():
             read_manifest(store, name)
@@ -350,6 +355,8 @@ def check_deletion(name: str, settings: Settings) -> str:
 
 
 def _open(name: str, settings: Settings, *, create: bool = False) -> Store:
+    if split_images(name):
+        return backend(settings).open(name, create=create)
     bank, version = split_name(name)
     if version is None:
         return backend(settings).open_in_use(bank, create=create)

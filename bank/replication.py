@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Replicated
+from latentbank.bank.store.names import split_images
 from latentbank.bank.versions import split_name, stored_name
 from latentbank.errors import BankNotFound
 from latentbank.progress import Progress, Silent
@@ -50,5 +51,5 @@ def replicate_banks(
         if stored not in there:
             known = f"it has {listed(there)}" if there else "it has none"
             raise BankNotFound(f"There is no bank '{name}' in {place.location}; {known}.")
-        banks.append(stored)
+        banks += [stored, *(name for name in there if (split_images(name) or ("",))[0] == bank)]
     return place.replicate(banks or there, copies, leaving, progress.update)

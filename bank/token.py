@@ -33,6 +33,7 @@ def read_token(
     layers: Sequence[int],
     expires: datetime,
     versions: Sequence[int] = VERSIONS,
+    images: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """Return a JSON Web Token (HS256) with which Qdrant lets its holder read these banks and nothing else.
 
@@ -45,6 +46,7 @@ def read_token(
         layers: the layers of all banks; layers that a bank does not have are harmless.
         expires: when the token expires, with a time zone.
         versions: versions of the banks with a plain name, which need not exist yet.
+        images: the visual layers of the banks' images, by the names that these are stored under.
 
     Raises:
         LatentBankError: the key is itself a token, which cannot sign others.
@@ -55,6 +57,9 @@ def read_token(
         )
     # Each once: a server refuses a token that names a collection twice, as a bank and its first version do.
     opened = dict.fromkeys(name for bank in banks for name in _opened(bank, layers, versions))
+    opened |= dict.fromkeys(
+        name for stored, own in (images or {}).items() for name in _of_version(stored, own)
+    )
     access = [{"collection": collection, "access": "r"} for collection in opened]
     head = _written({"alg": "HS256", "typ": "JWT"})
     signed = f"{head}.{_written({'exp': int(expires.timestamp()), 'access': access})}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Unpack
 
+from latentbank.bank.bank import Bank
 from latentbank.bank.creation import checked_layers, create_layers, without_leftovers
 from latentbank.bank.images.bank import ImageBank
 from latentbank.bank.manifest import Manifest
@@ -15,6 +16,7 @@ from latentbank.bank.store.names import images_name, split_images
 from latentbank.bank.versions import split_name, version_of
 from latentbank.bank.view import read_manifest
 from latentbank.errors import BankMismatch, BankNotFound
+from latentbank.progress import Progress, Silent
 from latentbank.text import listed, public_name
 from latentbank.values import Layers
 
@@ -149,6 +151,39 @@ def all_images(settings: Settings) -> Iterator[tuple[str, str]]:
     for stored in backend(settings).bank_names():
         if parts := split_images(stored):
             yield parts[0], stored
+
+
+def open_collections(stored: str, settings: Settings) -> Bank:
+    """Open the images stored under a name as a bank whose contexts are visual tokens: to move and check them.
+
+    Raises:
+        BankNotFound: there are none.
+    """
+    store = backend(settings).open(stored)
+    try:
+        return Bank(store, read_manifest(store, stored))
+    except BaseException:
+        store.close()
+        raise
+
+
+def verify_images(
+    name: str, settings: Settings, sample: int = 1000, progress: Progress | None = None
+) -> list[str]:
+    """Return what is wrong with a bank's images, one sentence each; see `Bank.verify`.
+
+    Args:
+        name: the bank's name.
+        settings: where it is.
+        sample: how many vectors of each layer are read.
+        progress: counts the visual tokens compared.
+    """
+    progress, wrong = progress or Silent(), []
+    for stored in stored_images(split_name(name)[0], settings):
+        with open_collections(stored, settings) as images:
+            progress.stage("comparing images", "visual tokens")
+            wrong += [f"Images of {images.manifest.model}: {one}" for one in images.verify(sample, progress)]
+    return wrong
 
 
 def delete_images(stored: str, settings: Settings) -> None:

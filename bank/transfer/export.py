@@ -4,6 +4,7 @@
     SHA256SUMS                       of every other file; written last, so an export without it is unfinished
     {corpus}/contexts-00000.parquet  ids and payloads of the corpus's first PART contexts, in the order of their ids
     {corpus}/L04-00000.safetensors   their `vectors` [n, hidden] float16 in layer 4, and `ids` [n, 16] uint8
+    images/V01234567/                an export of the images of a VLM (bank/transfer/images.py), in the same form
 
 Vectors have length 1 and are not rotated: a hidden state scaled to length 1 (in a centred bank after its layer's mean
 was subtracted; the manifest has the means) can be compared with them by a dot product. Payloads have the stored name of
@@ -32,6 +33,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.points import Stored
 from latentbank.bank.rotation import unrotate
+from latentbank.bank.store.fields import holds_images
 from latentbank.bank.transfer.receive import BATCH, batches, complete_corpora, incomplete_corpora
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, CorpusError, LatentBankError
@@ -63,6 +65,19 @@ COLUMNS = pa.schema(
         ("end", pa.int32()),
     ]
 )
+IMAGE_COLUMNS = pa.schema(
+    [
+        ("id", pa.string()),
+        *((name, pa.string()) for name in ("corpus", "image", "digest")),
+        *((name, pa.int32()) for name in ("token", "tokens", "tile", "row", "column")),
+        ("box", pa.list_(pa.float64())),
+        ("size", pa.list_(pa.int32())),
+        ("norm", pa.float64()),
+        ("word", pa.string()),
+        ("picture", pa.string()),
+    ]
+)
+"""The columns of visual tokens; `word` and `picture` may be empty."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +161,10 @@ def parts_of(entry: CorpusEntry, part: int) -> Iterator[tuple[int, int]]:
         yield number, min(part, entry.contexts - number * part)
 
 
-def contexts_file(corpus: str, number: int) -> str:
-    """Return the name of a file of ids and payloads."""
+def contexts_file(corpus: str, number: int, layer: int | None = None) -> str:
+    """Return the name of a file of ids and payloads: of all layers, or of visual tokens at one `layer`."""
+    if layer is not None:
+        return f"{corpus}/L{layer:02d}-{number:05d}.parquet"
     return f"{corpus}/contexts-{number:05d}.parquet"
 
 
@@ -255,21 +272,27 @@ def _check_same(folder: Path, text: str) -> None:
 
 
 def _export_layer(bank: Bank, layer: int, entry: CorpusEntry, writer: _Writer) -> Iterator[int]:
-    """Write a layer's missing files, for the first layer also those of payloads; yields the contexts of each file."""
-    first = layer == bank.layers[0]
+    """Write a layer's missing files, for the first layer also those of payloads; yields the contexts of each file.
+
+    Payloads of visual tokens differ from layer to layer, so each has files of them.
+    """
+    first, images = layer == bank.layers[0], holds_images(bank.store.bank)
+    told = first or images
     last: str | None = None  # the last id of the previous file
     points: Iterator[Stored] | None = None
     for number, count in parts_of(entry, PART):
-        contexts, vectors = contexts_file(entry.name, number), vectors_file(entry.name, layer, number)
+        contexts = contexts_file(entry.name, number, layer if images else None)
+        vectors = vectors_file(entry.name, layer, number)
         if writer.whole(contexts) and writer.whole(vectors):
             ids, points = writer.ids(contexts), None
         else:
-            points = points or _after(bank, layer, entry, last, payloads=first)
+            points = points or _after(bank, layer, entry, last, payloads=told)
             ids, rows, payloads = _gather(bank, points, count)
-            if len(ids) != count or (not first and ids != writer.ids(contexts)):
+            known = contexts_file(entry.name, number, bank.layers[0] if images else None)
+            if len(ids) != count or (not first and ids != writer.ids(known)):
                 raise _changed(bank, layer, entry)
-            if first:
-                writer.write(contexts, _parquet(payloads))
+            if told:
+                writer.write(contexts, _parquet(payloads, IMAGE_COLUMNS if images else COLUMNS))
             writer.write(vectors, save_tensors({"vectors": rows, "ids": packed_ids(ids)}))
         last = ids[-1]
         yield count
@@ -297,9 +320,9 @@ def _gather(
     return ids, rows[: len(ids)], payloads
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def _parquet(rows: list[dict[str, Any]], columns: pa.Schema) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, COLUMNS), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, columns), sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
 
 

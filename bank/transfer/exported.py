@@ -16,10 +16,12 @@ from safetensors.numpy import load as load_tensors
 
 from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.points import Payload
+from latentbank.bank.store.fields import holds_images
 from latentbank.bank.transfer.export import (
     COLUMNS,
     DESCRIPTION,
     FORMAT,
+    IMAGE_COLUMNS,
     SUMS,
     contexts_file,
     digest,
@@ -83,6 +85,7 @@ class Export:
                 "latentbank version that wrote it."
             )
         self.manifest = Manifest.from_dict(head, corpora)
+        self.images = holds_images(self.manifest.bank)
 
     def fetch(self, entries: Sequence[CorpusEntry], layers: Sequence[int], progress: Progress) -> None:
         """Download the files of some corpora and layers, if the export is on the hub.
@@ -92,7 +95,8 @@ class Export:
         """
         if self._download is not None and entries:
             parts = [(entry.name, number) for entry in entries for number, _ in parts_of(entry, self.part)]
-            names = [contexts_file(*part) for part in parts]
+            of = layers if self.images else [None]
+            names = [contexts_file(*part, layer) for part in parts for layer in of]
             names += [vectors_file(name, layer, number) for name, number in parts for layer in layers]
             progress.stage("downloading", "MiB")
             self._download(names, progress)
@@ -113,18 +117,24 @@ class Export:
             raise self.damaged(name, f"it does not have the sum in {SUMS}")
         return data
 
-    def contexts(self, entry: CorpusEntry, number: int, count: int) -> tuple[list[str], list[Payload]]:
-        """Return the ids and payloads of a file of payloads."""
-        name = contexts_file(entry.name, number)
+    def contexts(
+        self, entry: CorpusEntry, number: int, count: int, layer: int
+    ) -> tuple[list[str], list[Payload]]:
+        """Return the ids and payloads of a file of payloads; of contexts they are the same for each layer."""
+        name = contexts_file(entry.name, number, layer if self.images else None)
+        columns = IMAGE_COLUMNS if self.images else COLUMNS
         try:
-            table = pq.read_table(pa.BufferReader(self.read(name))).select(COLUMNS.names).cast(COLUMNS)
+            table = pq.read_table(pa.BufferReader(self.read(name))).select(columns.names).cast(columns)
         except (pa.ArrowException, ValueError, LookupError) as error:
             raise self.damaged(name, first_line(error)) from None
         rows = table.to_pylist()
+        if self.images:
+            rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
         ids = [row.pop("id") for row in rows]
         if len(rows) != count or any(row["corpus"] != entry.stored for row in rows):
             raise self.damaged(name, f"it does not hold {count:,} contexts of '{entry.name}'")
-        if any(column.null_count for column in table.columns):
+        full = table.drop_columns(["word", "picture"]) if self.images else table
+        if any(column.null_count for column in full.columns):
             raise self.damaged(name, "a field is empty")
         return ids, cast("list[Payload]", rows)
 

@@ -103,8 +103,10 @@ def _import_part(
     *,
     check: bool,
 ) -> None:
-    ids, payloads = export.contexts(entry, number, count)
+    ids, payloads = export.contexts(entry, number, count, target.layers[0])
     for layer in target.layers:
+        if export.images:
+            ids, payloads = export.contexts(entry, number, count, layer)
         if check and target.store.present(layer, ids) == set(ids):
             receiver.skip(count)
             continue

@@ -4,8 +4,9 @@
     s3.py backup  --bank NAME --to   s3://BUCKET/PREFIX          --node URL [--node URL ...]
     s3.py restore --bank NAME --from s3://BUCKET/PREFIX/NAME/TIME --node URL [--node URL ...]
 
-Name every node of a cluster by its own address, not by that of a load balancer. The environment holds the keys:
-LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE (the admin key), LATENTBANK_TLS_CA, S3_ENDPOINT, AWS_REGION,
+A bank's images are backed up with it, each VLM's to a folder of its own, NAME--V01234567/TIME, which is restored under
+that name. Name every node of a cluster by its own address, not by that of a load balancer. The environment holds the
+keys: LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE (the admin key), LATENTBANK_TLS_CA, S3_ENDPOINT, AWS_REGION,
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. deploy/README.md, "Backup", explains the design.
 """
 
@@ -41,7 +42,6 @@ _PART = 64 << 20
 _MAX_SECONDS = 6 * 3600.0
 _ENTRY = "corpus/"
 _MARK = "latentbank-ledger"
-_PAGE = 1000
 _PARAMS = ("vectors", "shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
 # Seconds until all nodes must know a new collection, and between the first two checks; the pause doubles, up to 1.
 _DISCOVERY_SECONDS, _FIRST_PAUSE = 60.0, 0.05
@@ -86,21 +86,28 @@ class Node:
 
     def layers(self, bank: str) -> list[str]:
         """Return the names of the bank's layer collections, lowest layer first."""
-        names = [entry["name"] for entry in self.ask("GET", "/collections")["collections"]]
-        return sorted(name for name in names if re.fullmatch(re.escape(bank) + r"--L\d\d+", name))
+        return sorted(name for name in self._names() if re.fullmatch(re.escape(bank) + r"--L\d\d+", name))
+
+    def images(self, bank: str) -> list[str]:
+        """Return the names that the bank's images are stored under, one for each VLM; its versions share them."""
+        form = re.compile(re.escape(bank.partition("@")[0]) + r"--V[0-9a-f]{8}(?=--(ledger|L\d\d+)$)")
+        return sorted({match[0] for name in self._names() if (match := form.match(name))})
 
     def ledger(self, bank: str) -> tuple[str, list[Any]] | None:
         """Return the name and the points of the bank's ledger, without the workers' heartbeats; None: it has none."""
         name = f"{bank}--ledger"
-        if name not in [entry["name"] for entry in self.ask("GET", "/collections")["collections"]]:
+        if name not in self._names():
             return None
         points: list[Any] = []
-        page = {"limit": _PAGE, "with_payload": True}
+        page = {"limit": 1000, "with_payload": True}
         while page.get("offset", "") is not None:
             found = self.ask("POST", _path(name, "points/scroll"), page)
             points += found["points"]
             page["offset"] = found.get("next_page_offset")
         return name, [point for point in points if point["payload"]["kind"] != "share"]
+
+    def _names(self) -> list[str]:
+        return [entry["name"] for entry in self.ask("GET", "/collections")["collections"]]
 
     def info(self, collection: str) -> Any:
         """Return the node's information about a collection."""
@@ -152,7 +159,7 @@ class _Hashed(io.RawIOBase):
     """A stream that computes its hash while it is read."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self.hash, self.size = stream, hashlib.sha256(), 0
+        self._stream, self.hash = stream, hashlib.sha256()
 
     def readable(self) -> bool:
         """Return True."""
@@ -162,7 +169,6 @@ class _Hashed(io.RawIOBase):
         """Return the next bytes."""
         data: bytes = self._stream.read() if size < 0 else self._stream.read(size)
         self.hash.update(data)
-        self.size += len(data)
         return data
 
 
@@ -201,8 +207,7 @@ def backup(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> str:
     if ledger:
         index["format"] = 2
         name, points = ledger
-        info = first.info(name)
-        kept = {"config": info["config"], "payload_schema": info["payload_schema"]}
+        kept = {key: first.info(name)[key] for key in ("config", "payload_schema")}
         index["ledger"] = {"name": name, **kept, "points": points}
     data = json.dumps(index, indent=1).encode()
     bucket.put(f"{folder}/{INDEX}", io.BytesIO(data), len(data))
@@ -224,7 +229,10 @@ def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
     if index.get("format") not in _FORMATS or index.get("bank") != bank:
         raise BackupError(f"s3://{bucket.name}/{bucket.prefix} is not a readable backup of a bank '{bank}'.")
     there, ledger = first.layers(bank), first.ledger(bank)
-    if (ledger and ledger[1]) or any(_is_manifest(_kept(first.info(name))) for name in there):
+    metadata = [
+        _kept(first.info(name)) for name in there
+    ]  # a manifest, or the mark of a bank that has a ledger
+    if (ledger and ledger[1]) or any(kept and _MARK not in kept for kept in metadata):
         raise BackupError(
             f"{first.url} already has a bank '{bank}'; delete it first (`latentbank bank delete {bank}`)."
         )
@@ -242,8 +250,8 @@ def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
             }
             node.ask("PUT", _path(name, f"shards/{shard}/snapshots/recover?wait=true"), recovery)
     for name, layer in index["layers"].items():
-        if metadata := layer["config"]["metadata"]:
-            first.ask("PATCH", _path(name), {"metadata": metadata})
+        if own := layer["config"]["metadata"]:
+            first.ask("PATCH", _path(name), {"metadata": own})
     if ledger := index.get("ledger"):
         _create(first, ledger["name"], ledger)
         points = [
@@ -272,11 +280,6 @@ def _kept(info: Any) -> dict[str, Any]:
     """Return a collection's metadata without the workers' heartbeats."""
     metadata = info["config"].get("metadata") or {}
     return {key: value for key, value in metadata.items() if not key.startswith("share/")}
-
-
-def _is_manifest(metadata: dict[str, Any]) -> bool:
-    """Return whether metadata is a bank's manifest, not only the mark of one that has a ledger."""
-    return bool(metadata) and _MARK not in metadata
 
 
 def _corpora(layers: dict[str, Any], ledger: tuple[str, list[Any]] | None) -> dict[str, Any]:
@@ -366,7 +369,8 @@ def main() -> None:
     try:
         bucket, nodes = Bucket(arguments.place, _client()), [_node(url) for url in arguments.nodes]
         if arguments.command == "backup":
-            print(f"{arguments.place.rstrip('/')}/{backup(arguments.bank, bucket, nodes)}")
+            for name in (arguments.bank, *nodes[0].images(arguments.bank)):
+                print(f"{arguments.place.rstrip('/')}/{backup(name, bucket, nodes)}")
         else:
             restore(arguments.bank, bucket, nodes)
             report("Restored. Check it: latentbank bank verify")

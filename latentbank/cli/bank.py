@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentbank.cli.grouping import command
 from latentbank.cli.options.banks import only_bank, place
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
-from latentbank.errors import LatentBankError, QueryError
+from latentbank.errors import BankUnavailable, LatentBankError, QueryError
 from latentbank.ingest.defaults import plan_folder
 from latentbank.text import layer_numbers
+
+if TYPE_CHECKING:
+    from latentbank.bank.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Manage banks.")
 
@@ -21,11 +25,14 @@ app = typer.Typer(no_args_is_help=True, help="Manage banks.")
 @command(app, "list", example="bank list")
 def bank_list(ctx: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the banks and their versions."""
+    from latentbank.bank.images.opening import list_images
     from latentbank.bank.opening import list_versions
     from latentbank.cli.output.banks import show_banks
 
     settings = GlobalOptions.of(ctx).settings()
-    show_banks(list_versions(settings), place(settings), as_json=as_json)
+    banks = list_versions(settings)
+    images = {bank.bank: list_images(bank.bank, settings) for bank in banks}
+    show_banks(banks, images, place(settings), as_json=as_json)
 
 
 @command(app, "info", example="bank info SmolLM2-135M")
@@ -36,12 +43,14 @@ def bank_info(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bank is and holds."""
+    from latentbank.bank.images.opening import list_images
     from latentbank.bank.opening import bank_versions, open_bank
     from latentbank.cli.output.banks import show_info
 
     settings = GlobalOptions.of(ctx).settings()
     with open_bank(only_bank(bank, settings), settings) as opened:
-        show_info(opened.info(), opened.version, bank_versions(opened.name, settings), as_json=as_json)
+        versions, images = bank_versions(opened.name, settings), list_images(opened.name, settings)
+        show_info(opened.info(), opened.version, versions, images, as_json=as_json)
 
 
 @command(app, "verify", example="bank verify SmolLM2-135M")
@@ -52,7 +61,8 @@ def bank_verify(
     sample: Annotated[int, typer.Option(min=0, help="Vectors of each layer whose length is checked.")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bank: counts, equal contexts in all layers, sound vectors. Exits 1 if something is wrong."""
+    """Check a bank and its images: counts, equal contexts in all layers, sound vectors. Exits 1 if it is wrong."""
+    from latentbank.bank.images.opening import verify_images
     from latentbank.bank.opening import open_bank
     from latentbank.cli.output.banks import show_verified
     from latentbank.progress import shown
@@ -61,6 +71,7 @@ def bank_verify(
     with open_bank(only_bank(bank, settings), settings) as opened:
         with shown("comparing", "contexts") as progress:
             wrong = opened.verify(sample, progress)
+            wrong += verify_images(opened.name, settings, sample, progress)
         show_verified(opened.name, wrong, as_json=as_json)
     if wrong:
         raise typer.Exit(1)
@@ -73,15 +84,20 @@ def bank_index(
     bank: Annotated[str | None, typer.Argument()] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Index what a killed job has left unindexed (`bank verify` finds it)."""
+    """Index what a killed job has left unindexed (`bank verify` finds it), also of images."""
+    from latentbank.bank.images.opening import open_collections, stored_images
     from latentbank.bank.opening import open_bank
     from latentbank.bank.upkeep import index_waiting
+    from latentbank.bank.versions import split_name
     from latentbank.cli.output.banks import show_indexed
     from latentbank.progress import shown
 
     settings = GlobalOptions.of(ctx).writer_settings()
     with open_bank(only_bank(bank, settings), settings) as opened, shown("indexing", "layers") as progress:
         layers = index_waiting(opened, progress)
+        for stored in stored_images(split_name(opened.name)[0], settings):
+            with open_collections(stored, settings) as images:
+                index_waiting(images, progress)
     show_indexed(opened.name, layers, as_json=as_json)
 
 
@@ -128,14 +144,14 @@ def bank_delete(
     bank: Annotated[str, typer.Argument()],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a bank, or one of its versions (such as SmolLM2-135M@1) that is not in use, with everything in it."""
+    """Delete a bank with its images, or one of its versions (such as SmolLM2-135M@1) that is not in use."""
     from latentbank.bank.opening import check_deletion, delete_bank
     from latentbank.ingest.plan_files import remove_plans
 
     settings = GlobalOptions.of(ctx).writer_settings()
     if not yes:
         check_deletion(bank, settings)  # checked before the user is asked
-        confirm(f"Delete bank '{bank}' with all its layers?")
+        confirm(f"Delete bank '{bank}' with all its layers{_and_images(bank, settings)}?")
     delete_bank(bank, settings)
     remove_plans(plan_folder(settings, bank, ""))
     typer.echo(f"Deleted '{bank}'.")
@@ -191,8 +207,9 @@ def bank_token(
         raise LatentBankError(
             "Tokens are signed with the server's admin key; set LATENTBANK_API_KEY or LATENTBANK_API_KEY_FILE."
         )
-    made = read_token(key, names, chosen, until, opened)
-    show_token(made, names, chosen, opened, until, as_json=as_json)
+    images = _images_of(names, GlobalOptions.of(ctx).settings())
+    made = read_token(key, names, chosen, until, opened, images)
+    show_token(made, names, chosen, opened, until, list(images), as_json=as_json)
 
 
 @command(app, "replicate", example="bank replicate SmolLM2-135M --copies 2")
@@ -225,6 +242,33 @@ def bank_replicate(
     with shown("copying and removing", "copies of shards") as progress:
         done = replicate_banks(banks or (), settings, copies, leaving, progress)
     show_replicated(done, leaving, as_json=as_json)
+
+
+def _and_images(bank: str, settings: Settings) -> str:
+    """Return a clause of what a bank holds of images that goes with it; "" if it is nothing."""
+    from latentbank.bank.images.opening import list_images
+    from latentbank.bank.versions import split_name
+
+    found = list_images(bank, settings) if split_name(bank)[1] is None else []
+    count = sum(entry.sentences for images in found for entry in images.corpora.values())
+    return f" and the visual tokens of {count:,} images" if found else ""
+
+
+def _images_of(banks: Sequence[str], settings: Settings) -> dict[str, Sequence[int]]:
+    """Return the visual layers of banks' images on the server, by the names that these are stored under."""
+    from latentbank.bank.images.opening import list_images
+    from latentbank.bank.store.backends import backend
+
+    if not backend(settings).shared:
+        return {}
+    try:
+        return {images.bank: images.layers for bank in banks for images in list_images(bank, settings)}
+    except BankUnavailable as error:
+        print(
+            f"warning: the key opens no images, as the server cannot be asked for them: {error}",
+            file=sys.stderr,
+        )
+        return {}
 
 
 def confirm(question: str) -> None:

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from latentbank.bank.transfer.snapshots import Way
 
 
+ImagesOption = Annotated[
+    bool,
+    typer.Option(
+        "--images/--no-images", help="Also what the bank holds of images, with their small pictures."
+    ),
+]
+
+
 @command(
     app,
     "export",
@@ -40,17 +48,22 @@ def bank_export(
     ] = None,
     push: PushOptions,
     license: LicenseOption = None,
+    images: ImagesOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a bank as safetensors and Parquet files, or push them to the hub. Run again, it continues."""
+    """Write a bank as safetensors and Parquet files, or push them to the hub. Run again, it continues.
+
+    Images go into a folder of the export, but never to the hub.
+    """
     from latentbank.bank.opening import open_bank
     from latentbank.bank.transfer.export import export_bank
+    from latentbank.bank.transfer.images import export_images
     from latentbank.bank.transfer.push import push_bank
     from latentbank.cli.output.moves import show_export
     from latentbank.progress import shown
 
     settings = GlobalOptions.of(ctx).settings()
-    pushed = None
+    pushed, held = None, []
     with open_bank(bank, settings) as opened, shown("exporting", "contexts") as progress:
         if push.push is not None:
             report, pushed = push_bank(
@@ -68,7 +81,8 @@ def bank_export(
             raise LatentBankError("Name a folder to export to, or a repository on the hub.", argument="push")
         else:
             report = export_bank(opened, directory, progress)
-    show_export(report, pushed, as_json=as_json)
+            held = export_images(bank, settings, directory, progress) if images else []
+    show_export(report, pushed, held, as_json=as_json)
 
 
 @command(app, "import", example="bank import export --name SmolLM2-135M", first="source layers name sample")
@@ -89,19 +103,22 @@ def bank_import(
         str | None, typer.Option("--name", "-n", help="Name of the bank; by default the exported one's.")
     ] = None,
     sample: SampleOption = 1000,
+    images: ImagesOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Read an export into a bank, and verify it. Run again, it continues where it stopped."""
+    from latentbank.bank.transfer.images import import_images
     from latentbank.bank.transfer.load import import_bank
-    from latentbank.cli.output.moves import show_move
+    from latentbank.cli.output.moves import show_moves
     from latentbank.progress import shown
 
     settings = GlobalOptions.of(ctx).writer_settings()
     chosen: BankLayers = bank_layers_of(layers or "all")
     with shown("importing", "contexts") as progress:
         report = import_bank(source, settings, name, progress, sample, chosen)
-    show_move(report, place(settings), as_json=as_json)
-    if report.wrong:
+        held = import_images(source, settings, report.bank, progress, sample) if images else []
+    show_moves(report, held, place(settings), as_json=as_json)
+    if report.wrong or any(one.wrong for one in held):
         raise typer.Exit(1)
 
 
@@ -119,9 +136,13 @@ class CopyOptions:
     ] = None
     corpus: Annotated[
         list[str] | None,
-        typer.Option("--corpus", help="Only this corpus (can be repeated); by default all complete ones."),
+        typer.Option(
+            "--corpus",
+            help="Only this corpus (can be repeated), and no images; by default all complete ones.",
+        ),
     ] = None
     sample: SampleOption = 1000
+    images: ImagesOption = True
     as_json: JsonOption = False
 
     def sides(self, settings: Settings) -> tuple[Settings, Settings]:
@@ -141,14 +162,17 @@ class CopyOptions:
         """Copy the bank, compare both sides and print the report; exits 1 if they differ."""
         from latentbank.bank.opening import open_bank
         from latentbank.bank.transfer.copy import copy_bank
-        from latentbank.cli.output.moves import show_move
+        from latentbank.bank.transfer.images import copy_images
+        from latentbank.cli.output.moves import show_moves
         from latentbank.progress import shown
 
         layers: BankLayers = bank_layers_of(self.layers or "all")
         with open_bank(self.bank, source) as opened, shown("copying", "contexts") as progress:
             report = copy_bank(opened, target, layers, self.corpus, progress, self.sample, by)
-        show_move(report, place(target), as_json=self.as_json)
-        if report.wrong:
+            wanted = self.images and not self.corpus
+            held = copy_images(self.bank, source, target, progress, self.sample, by) if wanted else []
+        show_moves(report, held, place(target), as_json=self.as_json)
+        if report.wrong or any(one.wrong for one in held):
             raise typer.Exit(1)
 
 

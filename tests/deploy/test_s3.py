@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -175,6 +176,23 @@ def test_a_bank_comes_back_whole_on_a_cluster_of_any_size(place: Place, size: in
     }
     assert "metadata" not in new.collections[LAYERS[1]].config
     assert old.keys == new.keys == {KEY}
+
+
+def test_a_banks_images_are_backed_up_with_it_and_come_back(place: Place) -> None:
+    cluster = _with_ledger(1)
+    for name in (*LAYERS, LEDGER):
+        made = copy.deepcopy(cluster.collections[name])
+        cluster.collections[name.replace("bank--", "bank--V01234567--")] = made
+    place.up(cluster)
+    folders = place.saved(cluster).splitlines()
+    assert [folder.split("/")[-2] for folder in folders] == ["bank", "bank--V01234567"]
+    fresh = place.up(Cluster(1))
+    for folder in folders:
+        code, _, err = place.call("restore", folder, fresh.urls, bank=folder.split("/")[-2])
+        assert code == 0, err
+    assert len(fresh.collections) == 2 * len([*LAYERS, LEDGER])
+    for name in fresh.collections:
+        assert _contents(fresh, name) == _contents(cluster, name)
 
 
 def test_a_ledger_comes_back_last_and_without_heartbeats(place: Place) -> None:

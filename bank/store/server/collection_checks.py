@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from latentbank.bank.check import Check, looked
 from latentbank.bank.store.base import FEW
-from latentbank.bank.store.names import split_collection, split_ledger
+from latentbank.bank.store.names import split_collection, split_images, split_ledger
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.indexing import failure, waiting
 from latentbank.bank.store.server.metadata import collection_names
@@ -65,9 +65,11 @@ def collections(server: Connection, bank: str | None) -> Iterator[Check]:
 
 
 def belongs(name: str, bank: str | None) -> bool:
-    """Return whether a collection is part of a bank, by its stored name (None: of any bank)."""
+    """Return whether a collection is part of a bank or of its images, by its stored name (None: of any bank)."""
     parts = split_collection(name)
     owner = parts[0] if parts else split_ledger(name)
+    if owner is not None and (images := split_images(owner)):
+        owner = images[0]
     return owner is not None and bank in (None, owner)
 
 

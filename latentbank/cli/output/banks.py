@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,25 +10,35 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from latentbank.cli.output.text import console, print_facts, print_json, size_text
+from latentbank.cli.output.images import images_table, vlm_facts
+from latentbank.cli.output.text import console, count_text, print_facts, print_json, size_text
 from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import BankInfo
+    from latentbank.bank.manifest import Manifest
     from latentbank.bank.store.base import Replicated
     from latentbank.bank.tuning import TunedKind
     from latentbank.bank.upgrade import UpgradeReport
     from latentbank.bank.versions import Versions
 
 
-def show_banks(banks: Sequence[Versions], where: str, *, as_json: bool) -> None:
-    """Print the names of banks, with their versions unless there is only version 1."""
+def show_banks(
+    banks: Sequence[Versions], images: Mapping[str, Sequence[Manifest]], where: str, *, as_json: bool
+) -> None:
+    """Print the names of banks, with their versions unless there is only version 1, and with their `images`."""
     if as_json:
         versions = {bank.bank: _versions(bank) for bank in banks}
-        print_json({"where": where, "banks": list(versions), "versions": versions})
+        facts = {bank: [vlm_facts(one) for one in found] for bank, found in images.items()}
+        print_json({"where": where, "banks": list(versions), "versions": versions, "images": facts})
         return
     for bank in banks:
         print(bank.bank if bank.versions == (1,) else f"{bank.bank}  ({_versions_text(bank)})")
+        for one in images[bank.bank]:
+            corpora = listed(
+                f"{entry.name} ({count_text(entry.sentences, 'image')})" for entry in one.corpora.values()
+            )
+            print(f"  images of {one.model}: {corpora or 'none yet'}")
     if not banks:
         console().print(
             f"There is no bank in {where} yet; `latentbank ingest run` creates one.", highlight=False
@@ -72,13 +82,16 @@ def show_tuned(bank: str, recall: float, found: Sequence[TunedKind], *, as_json:
         print("Where none is enough, an embedded bank is scanned; of a server's bank, pull a copy.")
 
 
-def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool) -> None:
-    """Print a bank's manifest, its versions and the state of its layers."""
+def show_info(
+    info: BankInfo, version: int, versions: Versions, images: Sequence[Manifest], *, as_json: bool
+) -> None:
+    """Print a bank's manifest, its versions, the state of its layers, and what it holds of images."""
     manifest = info.manifest
     if as_json:
         layers = {str(layer): asdict(state) for layer, state in info.layers.items()}
         facts = {key: value for key, value in manifest.to_dict().items() if key != "means"}
-        print_json({**facts, "bank_version": version, **_versions(versions), "state": layers})
+        held = [vlm_facts(one) for one in images]
+        print_json({**facts, "bank_version": version, **_versions(versions), "state": layers, "images": held})
         return
     print_facts(
         [
@@ -109,6 +122,8 @@ def show_info(info: BankInfo, version: int, versions: Versions, *, as_json: bool
                 entry.updated,
             )
         console().print(ledger)
+    if images:
+        console().print(images_table(images))
 
 
 def show_verified(bank: str, wrong: Sequence[str], *, as_json: bool) -> None:
@@ -159,6 +174,7 @@ def show_token(
     layers: Sequence[int],
     versions: Sequence[int],
     expires: datetime,
+    images: Sequence[str],
     *,
     as_json: bool,
 ) -> None:
@@ -171,6 +187,7 @@ def show_token(
                 "banks": list(banks),
                 "layers": list(layers),
                 "versions": list(versions),
+                "images": list(images),
                 "expires": until,
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from latentbank.ingest.latentlens.caches import CacheReport
 
 
-def show_export(report: ExportReport, pushed: Pushed | None, *, as_json: bool) -> None:
-    """Print what an export holds, and where it was pushed to."""
+def show_export(
+    report: ExportReport, pushed: Pushed | None, images: Sequence[ExportReport] = (), *, as_json: bool
+) -> None:
+    """Print what an export holds, with images of VLMs, and where it was pushed to."""
     if as_json:
-        print_json({**asdict(report), "pushed": pushed and asdict(pushed)})
+        held = [asdict(one) for one in images]
+        print_json({**asdict(report), "images": held, "pushed": pushed and asdict(pushed)})
         return
     print_facts(
         [
@@ -33,6 +37,15 @@ def show_export(report: ExportReport, pushed: Pushed | None, *, as_json: bool) -
                 f"{report.files:,}{f' in {report.directory}' if report.directory else ''}, "
                 f"{size_text(report.bytes)} ({report.written:,} written now)",
             ),
+            *(
+                (
+                    "images",
+                    f"{corpora_text(one.corpora, one.left_out)}: {one.contexts:,} visual tokens at each of the visual "
+                    f"layers {listed(one.layers)}, {one.files:,} files, {size_text(one.bytes)} "
+                    f"({one.written:,} written now)",
+                )
+                for one in images
+            ),
             *pushed_facts(pushed),
         ]
     )
@@ -44,6 +57,24 @@ def pushed_facts(pushed: Pushed | None) -> list[tuple[str, str]]:
         return []
     who = "private" if pushed.private else "public"
     return [("on the hub", f"{pushed.url} ({who}), commit {pushed.commit[:12]}")]
+
+
+def show_moves(report: MoveReport, images: Sequence[MoveReport], where: str, *, as_json: bool) -> None:
+    """Print what was moved into a bank: contexts, and images of VLMs."""
+    if as_json:
+        held = [{**asdict(one), "sound": not one.wrong} for one in images]
+        print_json({"where": where, **asdict(report), "sound": not report.wrong, "images": held})
+        return
+    show_move(report, where, as_json=False)
+    for one in images:
+        for sentence in one.wrong:
+            print(sentence)
+        verdict = "They are verified" if not one.wrong else "They are not sound"
+        by = f" ({one.snapshots} layers by snapshot)" if one.snapshots else ""
+        print(
+            f"Its images hold {corpora_text(one.corpora, one.left_out)}: {one.contexts:,} visual tokens at each of the "
+            f"visual layers {listed(one.layers)}, {one.written:,} vectors written now{by}. {verdict}."
+        )
 
 
 def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
