@@ -34,8 +34,6 @@ from minio.error import MinioException
 
 INDEX = "backup.json"
 """Name of the file that is written last. A folder without it is not a backup."""
-# The second format has a ledger, which restoring a bank must not leave out.
-_FORMATS = (1, 2)
 # Bytes of one part of an upload. S3 accepts 10,000 parts, so a shard can have 640 GB.
 _PART = 64 << 20
 # Timeout of a request: a snapshot of a large shard takes hours.
@@ -226,12 +224,10 @@ def restore(bank: str, bucket: Bucket, nodes: Sequence[Node]) -> None:
     """
     first = nodes[0]
     index = json.loads(bucket.get(INDEX))
-    if index.get("format") not in _FORMATS or index.get("bank") != bank:
+    if index.get("format") not in (1, 2) or index.get("bank") != bank:
         raise BackupError(f"s3://{bucket.name}/{bucket.prefix} is not a readable backup of a bank '{bank}'.")
     there, ledger = first.layers(bank), first.ledger(bank)
-    metadata = [
-        _kept(first.info(name)) for name in there
-    ]  # a manifest, or the mark of a bank that has a ledger
+    metadata = [_kept(first.info(name)) for name in there]
     if (ledger and ledger[1]) or any(kept and _MARK not in kept for kept in metadata):
         raise BackupError(
             f"{first.url} already has a bank '{bank}'; delete it first (`latentbank bank delete {bank}`)."

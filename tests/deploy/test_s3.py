@@ -191,7 +191,7 @@ def test_a_banks_images_are_backed_up_with_it_and_come_back(place: Place) -> Non
         code, _, err = place.call("restore", folder, fresh.urls, bank=folder.split("/")[-2])
         assert code == 0, err
     assert len(fresh.collections) == 2 * len([*LAYERS, LEDGER])
-    for name in fresh.collections:
+    for name in fresh.collections.keys() - {LEDGER, LEDGER.replace("bank--", "bank--V01234567--")}:
         assert _contents(fresh, name) == _contents(cluster, name)
 
 
