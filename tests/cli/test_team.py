@@ -185,7 +185,7 @@ def test_a_token_for_a_reader(
         assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2")[0] == 0
         server.requests.clear()
         code, out, err = run(*words)
-        assert (code, err) == (0, "")
+        assert code == 0, err
         assert {request.operation for request in server.requests} == {
             "list"
         }  # are there images to be opened?
