@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float32]
 
 # Rows of a block: its vectors, scores and the queries fit into the caches of a processor's core.
 _ROWS, _ROWS_CUDA = 2048, 1 << 16
+# Columns of a block's products that are one group: a group is looked into only if its best is good enough.
+_GROUP = 16
 # Queries whose products are held at once.
 _QUERIES = 2048
 # Candidates that are rescored in float32 for each query besides those asked for, if the products are bfloat16.
@@ -59,7 +61,7 @@ def nearest(
     number here and there, up to the order of float32 sums.
 
     Args:
-        parts: float16 `[rows, hidden]` each.
+        parts: float16 `[rows, hidden]` each, at least one.
         chosen: the rows of each part that are compared, ascending; None: all of them.
         queries: float32 `[queries, hidden]`.
         limit: how many are kept for each query.
@@ -95,32 +97,40 @@ def _best(
     """Return the numbers of each query's best vectors, int64 `[queries, kept]`; -1 if there are fewer."""
     import torch
 
-    device = queries.device
+    device, count = queries.device, len(queries)
     size = _ROWS_CUDA
     if device.type != "cuda":
-        # In bfloat16 more are kept, so it takes longer to look through a block than to multiply it: fewer are better.
+        # In bfloat16 more are kept, so a block's selection takes longer beside its product: fewer blocks are better.
         halved = queries.dtype == torch.bfloat16
         size = _ROWS * (max(1, min(4, 2304 // queries.shape[1])) if halved else 1)
-    block = torch.empty((size, queries.shape[1]), dtype=queries.dtype, device=device)
-    room = torch.empty((len(queries), size), dtype=queries.dtype, device=device)
-    best = torch.full((len(queries), kept), -torch.inf, device=device)
-    where = torch.full((len(queries), kept), -1, dtype=torch.int64, device=device)
+    most = -(-size // _GROUP) * _GROUP
+    block = torch.empty((most, queries.shape[1]), dtype=queries.dtype, device=device)
+    room = torch.empty((count, most), dtype=queries.dtype, device=device)
+    best = torch.full((count, kept), -torch.inf, device=device)
+    where = torch.full((count, kept), -1, dtype=torch.int64, device=device)
     for vectors, rows in _blocks(parts, chosen, size):
         width = len(vectors)
+        groups = -(-width // _GROUP)
+        padded = groups * _GROUP
         block[:width].copy_(torch.from_numpy(vectors))
-        out = room if width == size else room.new_empty((len(queries), width))
-        scores = torch.mm(queries, block[:width].T, out=out)
-        # Few blocks have a better vector for a query than those that are kept.
-        better = (scores.amax(dim=1) > best[:, -1]).nonzero()[:, 0]
-        if not len(better):
+        out = room if padded == most else room.new_empty((count, padded))
+        torch.mm(queries, block[:padded].T, out=out)
+        out[:, width:] = -torch.inf
+        scores = out.view(count, _GROUP, groups)
+        # What is better than all that a query keeps lies in groups whose best is, and of these in the `kept` best.
+        tops = scores.amax(dim=1)
+        taken = min(int((tops > best[:, -1:]).sum(dim=1).max()), kept)
+        if not taken:
             continue
-        every = len(better) == len(queries)
-        part, places = (scores if every else scores[better]).topk(min(kept, width), dim=1)
-        numbers = torch.as_tensor(rows, device=device)[places]
-        together = torch.cat([best[better], part.float()], dim=1)
-        top, order = together.topk(kept, dim=1)
-        best[better] = top
-        where[better] = torch.cat([where[better], numbers], dim=1).gather(1, order)
+        chosen_groups = tops.topk(taken, dim=1)[1][:, None].expand(-1, _GROUP, -1)
+        within = torch.arange(_GROUP, device=device)[:, None] * groups
+        columns = (chosen_groups + within).flatten(1)
+        part, places = scores.gather(2, chosen_groups).flatten(1).topk(min(kept, taken * _GROUP), dim=1)
+        numbers = torch.full((padded,), -1, device=device)
+        numbers[:width] = torch.as_tensor(rows, device=device)
+        together = torch.cat([best, part.float()], dim=1)
+        best, order = together.topk(kept, dim=1)
+        where = torch.cat([where, numbers[columns.gather(1, places)]], dim=1).gather(1, order)
     return where
 
 

@@ -102,6 +102,8 @@ class Scanner:
         originals = self.originals(layer, queries.shape[1])
         if originals is None:
             return None
+        if not originals.parts:  # all contexts were deleted, and the layer was indexed since
+            return [[] for _ in queries]
         chosen = originals.alive if where is None else self._selected(layer, originals, where)
         parts = [part.vectors for part in originals.parts]
         scores, rows = nearest(parts, chosen, queries, limit, precision)

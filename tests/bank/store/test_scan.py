@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
@@ -82,6 +82,7 @@ def assert_equal(store: Store, precision: Precision = FLOAT32) -> None:
 
 
 @given(st.lists(STEPS, min_size=1, max_size=6))
+@example(["delete a", "index", "add b"])
 @limits(max_examples=6, deadline=None)
 def test_a_scan_finds_what_the_engine_finds(
     quick_disk: Path, stores: itertools.count[int], steps: list[str]
