@@ -58,6 +58,20 @@ def find(data_dir: Path, name: str, identity: Identity) -> str | None:
     return min(found, key=lambda path: public_name(path) != name, default=None)
 
 
+def known_as(data_dir: Path, name: str) -> list[str]:
+    """Return the paths that end with a name at which whole models were read; the latest first, and they may be gone.
+
+    Args:
+        data_dir: folder of embedded banks.
+        name: the last part of the path.
+    """
+    return [
+        entry["path"]
+        for entry in _read(data_dir)
+        if not entry.get("part") and public_name(entry["path"]) == name
+    ]
+
+
 def locate(data_dir: Path, name: str, identity: Identity, *, local: bool, whose: str) -> str:
     """Return what a model is loaded by on this machine: its id on the hub, or a path.
 

@@ -18,6 +18,7 @@ from latentbank.cli.options.pages import PageOptions
 from latentbank.cli.serving import listen, require_web, serve
 from latentbank.errors import LatentBankError, ModelError
 from latentbank.files import existing
+from latentbank.text import listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from latentbank.query.calibration.correction import Mode
     from latentbank.query.web.service import ReadingService
 
-# Held-out scenes that the page offers if the demo's pictures are installed.
-_SCENES = (0, 3, 8)
+# Held-out scenes that the page offers if the demo's pictures are installed, by the numbers in their names; it opens with
+# the first.
+_SCENES = {2: 3, 1: 0, 3: 8}
 
 
 def view(
@@ -65,11 +67,10 @@ def view(
         listening = stack.enter_context(listen(page.host, page.port))  # first: loading a model takes a while
         service, pictures = None, {}
         if not saved_only:
-            print("opening the bank and loading the model ...", file=sys.stderr)
             opened = stack.enter_context(bank.opened(settings))
             service = _service(opened, model, loading, settings, mode)
             pictures = shipped_pictures() if service.reads_images else {}
-        serve(Guard(create_app(service, pictures), page.token), listening)
+        serve(Guard(create_app(service, pictures, next(iter(pictures), "")), page.token), listening)
 
 
 def _service(
@@ -89,6 +90,8 @@ def _service(
         return loading.load_vlm(path, lambda count: count, settings, revision=revision, say=say)
 
     (name, first), *others = shown_names(models or [bank.find_model()]).items()
+    corpora = f"corpora {listed(sorted(bank.shown_corpora))}, " if bank.shown_corpora else ""
+    print(f"loading {name} for bank {bank.name} ({corpora}layers {listed(bank.layers)}) ...", file=sys.stderr)
     trusted, wanted = loading.trust_remote_code, loading.revision or revision
     if not others and (why := why_no_images(first, revision=wanted, trust_remote_code=trusted)):
         print(
@@ -103,19 +106,23 @@ def _service(
 
 
 def shipped_pictures() -> dict[str, bytes]:
-    """Return the images that the page offers: a photo, and scenes if the demo's pictures are installed."""
+    """Return the images that the page offers, first that which it opens with: scenes, if the demo's pictures are installed,
+    and a photo.
+    """
     from latentbank.demo.scenes import EVALUATION, load_things, make_scene
     from latentbank.demo.vlm import PHOTO
     from latentbank.query.output.pictures import png_bytes
 
-    pictures = {"a cat": PHOTO.read_bytes()}
+    photo = {"a cat": PHOTO.read_bytes()}
     try:
         things = load_things()
     except ModelError:
-        return pictures
-    for number, seed in enumerate(_SCENES, 1):
-        pictures[f"scene {number}"] = png_bytes(make_scene(things, EVALUATION[seed]).image)
-    return pictures
+        return photo
+    scenes = {
+        f"scene {number}": png_bytes(make_scene(things, EVALUATION[seed]).image)
+        for number, seed in _SCENES.items()
+    }
+    return scenes | photo
 
 
 def shown_names(models: Sequence[str]) -> dict[str, str]:

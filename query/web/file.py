@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from latentbank.query.reading.reading import Reading
 
 PAGE = Path(__file__).parent / "page"
-_MODULES = ("reading.js", "draw.js", "view.js")  # in the order of their imports
-_START = """
-showReading(document.querySelector("main"), JSON.parse(document.getElementById("reading").textContent));
-"""
+STYLES = ("style.css", "reading.css")
+"""The style sheets of a reading."""
+_MODULES = (  # in the order of their imports
+    "elements.js", "colours.js", "speaking.js", "reading.js", "regions.js", "legends.js", "stage.js", "life.js",
+    "cards.js", "headline.js", "words.js", "bar.js", "keys.js", "view.js", "figure.js", "tools.js", "saved.js",
+)  # fmt: skip
+_START = "startSaved();\n"
 
 
 def reading_html(reading: Reading) -> str:
@@ -38,7 +41,8 @@ def page_html(data: str, title: str) -> str:
         data: from `page_json`.
         title: of the page.
     """
-    script, style = _script(), (PAGE / "style.css").read_text(encoding="utf-8")
+    script = _script()
+    style = "".join((PAGE / name).read_text(encoding="utf-8") for name in STYLES)
     policy = (
         f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -48,7 +52,7 @@ def page_html(data: str, title: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)} – latentbank</title>\n"
-        f"<style>{style}</style>\n</head>\n<body>\n<main></main>\n"
+        f'<style>{style}</style>\n</head>\n{_body()}\n'
         f'<script type="application/json" id="reading">{data}</script>\n'
         f'<script type="module">{script}</script>\n</body>\n</html>\n'
     )
@@ -85,12 +89,20 @@ def framed(reading: Reading, height: int = 720) -> str:
 
 
 @cache
+def _body() -> str:
+    """Return the body of the live page as a saved page has it, from its first tag on: without what needs a server."""
+    text = (PAGE / "index.html").read_text(encoding="utf-8")
+    text = re.sub(r"<!-- live -->.*?<!-- /live -->\n?", "", text, flags=re.DOTALL)
+    return text[text.index("<body") : text.index("</body>")].rstrip()
+
+
+@cache
 def _script() -> str:
     """Return the page's modules as one script, as a page opened from disk cannot import modules."""
     parts = []
     for name in _MODULES:
         text = (PAGE / name).read_text(encoding="utf-8")
-        text = re.sub(r"^import .*;\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^import [^;]*;\n", "", text, flags=re.MULTILINE)
         parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
     return "\n".join([*parts, _START])
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -29,16 +29,23 @@ _GONE = 0.5  # seconds between looks whether a program still waits
 _KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
 
 
-def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | None = None) -> FastAPI:
+def create_app(
+    service: ReadingService | None, pictures: Mapping[str, bytes] | None = None, start: str = ""
+) -> FastAPI:
     """Return the page's app; it must be wrapped in a `Guard`.
 
     Args:
         service: what reads; it is closed with the app. None: only saved readings can be opened.
         pictures: images that the page offers, by name.
+        start: the picture that the page opens with; it is read as soon as the app is served. "": none.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if service is not None and start in offered:
+            query = ReadingQuery(picture=start, fdr=service.about()["fdr"])
+            with suppress(LatentBankError):
+                service.submit(query.request(start, offered[start]))
         yield
         if service is not None:
             await asyncio.to_thread(service.close)
@@ -48,7 +55,7 @@ def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | N
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     handle_errors(app)
     serve_files(app, "index.html")
-    _serve_pictures(app, service, offered)
+    _serve_pictures(app, service, offered, start if start in offered else "")
     _take_requests(app, service, offered)
     _read_states(app, service)
     _serve_jobs(app, service)
@@ -56,11 +63,13 @@ def create_app(service: ReadingService | None, pictures: Mapping[str, bytes] | N
     return app
 
 
-def _serve_pictures(app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes]) -> None:
+def _serve_pictures(
+    app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes], start: str
+) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
         limits = {"bytes": LARGEST_UPLOAD, "pixels": MOST_PIXELS}
-        return {"pictures": list(offered), "limits": limits} | (
+        return {"pictures": list(offered), "start": start, "limits": limits} | (
             service.about() if service else {"models": [], "images": False}
         )
 

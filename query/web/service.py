@@ -54,6 +54,8 @@ WAITING_BYTES = 200_000_000
 """Largest size of their images altogether."""
 MOST_STATES = 8192
 """Largest number of hidden states, tokens times layers, that another program may send at once."""
+FIRST_FDR = 0.05
+"""The largest share of false words that the page asks for at first, where a calibration tells."""
 _KEPT_READINGS = 64
 _KEPT_BYTES = 200_000_000
 _KEPT_JOBS = 256
@@ -126,7 +128,17 @@ class ReadingService:
             "lens_titles": {name: lens.title for name, lens in lens_classes().items()},
             "corrections": self._corrections(),
             "correct": self._correct or "none",
+            "fdr": self._fdr(),
         }
+
+    def _fdr(self) -> float:
+        """Return the largest share of false words that the page asks for at first; 0 where nulls are not known."""
+        if self._models is None:
+            return 0.0
+        try:
+            return open_silence(self.bank, self._models.first, FIRST_FDR).fdr
+        except LatentBankError:
+            return 0.0
 
     def _corrections(self) -> list[str]:
         """Return the corrections that can be made: all of them if the first model is calibrated for the bank."""

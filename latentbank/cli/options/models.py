@@ -12,6 +12,7 @@ import typer
 
 from latentbank.cli.options.common import LayerChoice, deepest_of
 from latentbank.errors import LatentBankError
+from latentbank.found_models import known_as
 
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
@@ -80,7 +81,7 @@ class LoadingOptions(DeviceOptions):
             revision=self.revision or revision,
             deepest_layer=deepest_layer,
             trust_remote_code=self.trust_remote_code,
-            folder=models_folder(settings) / "demo",
+            folder=demo_folder(settings),
             data_dir=settings.data_dir,
             say=say or (lambda text: print(text, file=sys.stderr)),
         )
@@ -174,6 +175,19 @@ class SceneModelOptions(LoadingOptions):
             "--model", "-m", help="Hub id or folder of a VLM, a projector's .safetensors file, or demo."
         ),
     ] = "demo"
+
+
+def demo_folder(settings: Settings) -> Path:
+    """Return the folder of the demo's LLM: where it lies unpacked already, or else where it will be kept.
+
+    It may lie among the converted models, where this machine has read it before, or beside the folder of the banks.
+    """
+    from latentbank.demo.names import LANGUAGE_NAME
+
+    kept = models_folder(settings) / "demo"
+    beside = settings.data_dir.resolve().parent / LANGUAGE_NAME
+    folders = (kept, *map(Path, known_as(settings.data_dir, LANGUAGE_NAME)), beside)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), kept)
 
 
 def models_folder(settings: Settings) -> Path:

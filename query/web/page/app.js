@@ -1,21 +1,27 @@
-// The live page: the form, progress, and the view of the reading. The address holds the form's state.
+// The live page: choosing what is read, its progress, and the view of the reading. The address holds the form's state.
 
-import { element } from "./draw.js";
+import { element } from "./elements.js";
+import { drop, followJob } from "./jobs.js";
 import { addPart, wholeOf } from "./parts.js";
+import { fillForm, FILTERS, hashForAnother, kindOf, queryOf } from "./request.js";
 import { answer } from "./server.js";
-import { showReading } from "./view.js";
+import { makeTools } from "./tools.js";
+import { showImage, showReading } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer", "correct", "fdr"];
 const CORRECTIONS = { both: "hubs and the mean", hubs: "hubs", mean: "the mean" };
 let about;
 let chosen = null; // {file}, {picture} or {upload}, the key of a file that the server keeps
-let job = null; // {id, events} of the reading in progress
+let job = null; // the reading in progress
+let view = null; // what is shown
 let turn = 0; // number of the last request; answers to earlier ones are ignored
+const places = { seen: $("seen"), told: $("told") };
 
+makeTools(() => view && { reading: view.reading(), state: view.state }, say);
 start().catch((error) => say(error.message, true));
 
 async function start() {
+  $("search").addEventListener("submit", (event) => (event.preventDefault(), findWord()));
   about = await (await answer(fetch("api/about"))).json();
   $("saved").addEventListener("change", () => $("saved").files[0] && openSaved($("saved").files[0]));
   if (!about.models.length) {
@@ -30,6 +36,18 @@ async function start() {
     $("tabs").hidden = true;
     $("tabs").querySelector("[value=text]").checked = true;
   }
+  fillChoices();
+  $("ask").hidden = false;
+  $("ask").addEventListener("submit", (event) => (event.preventDefault(), read()));
+  $("ask").addEventListener("change", refilter);
+  $("cancel").addEventListener("click", () => job && drop(job.id));
+  $("file").addEventListener("change", () => $("file").files[0] && another({ file: $("file").files[0] }));
+  $("tabs").addEventListener("change", showTab);
+  takeDrops();
+  recall();
+}
+
+function fillChoices() {
   if (about.models.length > 1) $("model").append(...about.models.map((name) => element("option", {}, name)));
   $("corpus").append(...about.corpora.map((name) => element("option", {}, name)));
   for (const lens of about.lenses) {
@@ -38,40 +56,24 @@ async function start() {
   }
   for (const mode of about.corrections) $("correct").append(element("option", { value: mode }, CORRECTIONS[mode] ?? mode));
   $("correct").value = about.correct ?? "none";
+  $("fdr").value = about.fdr || "";
   for (const name of about.pictures) {
-    const source = `api/pictures/${encodeURIComponent(name)}`;
-    const button = element(
-      "button",
-      { type: "button", class: "thumb", "data-picture": name },
-      element("img", { src: source, alt: "" }),
-      element("span", {}, name),
-    );
-    button.addEventListener("click", () => (choose({ picture: name }), read()));
-    $("pictures").append(button);
+    const image = element("img", { src: pictureAt(name), alt: "", width: 56, height: 56 });
+    const thumb = element("button", { type: "button", class: "thumb", "data-picture": name, "aria-label": name, title: name }, image);
+    thumb.addEventListener("click", () => another({ picture: name }));
+    $("pictures").append(thumb);
   }
-  $("ask").hidden = false;
-  $("ask").addEventListener("submit", (event) => (event.preventDefault(), read()));
-  $("ask").addEventListener("change", refilter);
-  $("cancel").addEventListener("click", () => job && drop(job.id));
-  $("find").addEventListener("click", findWord);
-  $("where").addEventListener("keydown", (event) => event.key === "Enter" && (event.preventDefault(), findWord()));
-  $("file").addEventListener("change", () => $("file").files[0] && (choose({ file: $("file").files[0] }), read()));
-  $("tabs").addEventListener("change", showTab);
-  takeDrops();
-  recall();
 }
 
 // -- the request ------------------------------------------------------------------------------
 
-function kind() {
-  return $("tabs").querySelector(":checked").value;
-}
+const pictureAt = (name) => `api/pictures/${encodeURIComponent(name)}`;
 
 function showTab() {
-  const text = kind() === "text";
+  const text = kindOf() === "text";
   $("image-part").hidden = text;
   $("text-part").hidden = !text;
-  $("where-part").hidden = text;
+  $("search").hidden = text;
   $("model-part").hidden = text || about.models.length < 2;
   $("lenses").hidden = text;
   $("around-part").hidden = text;
@@ -88,53 +90,49 @@ function choose(what) {
   }
 }
 
-function queryOf(change = {}) {
-  const text = kind() === "text";
-  const given = Object.fromEntries(FIELDS.map((name) => [name, $(name).value.trim()]));
-  const lenses = [...$("lenses").querySelectorAll(":checked")].map((box) => box.value);
-  given.lens = text ? "latent" : lenses.join(",") || "latent";
-  if (text) Object.assign(given, { sentence: $("sentence").value.trim(), model: "", tokens: "", answer: "", correct: "", fdr: "" });
-  else if (chosen?.picture) given.picture = chosen.picture;
-  else if (chosen?.upload) given.upload = chosen.upload;
-  const query = new URLSearchParams({ ...given, ...change });
-  if (query.get("correct") === about.correct) query.delete("correct"); // what the page does anyway
-  for (const [name, value] of [...query]) if (!value) query.delete(name);
-  return query;
+/** Read another image. It is shown at once, before anything is read. */
+function another(what) {
+  choose(what);
+  const source = what.picture ? pictureAt(what.picture) : URL.createObjectURL(what.file);
+  view = null;
+  showImage(places, source, what.picture ?? what.file.name, () => what.file && URL.revokeObjectURL(source));
+  return read({}, hashForAnother());
 }
 
 /** Read again when a filter or the model changes, if there is something to read. */
 function refilter(event) {
-  if (["model", "corpus", "word", "caption", "unique", "tokens", "answer", "correct", "fdr"].includes(event.target.id) && (chosen || kind() === "text")) read();
+  if (FILTERS.includes(event.target.id) && (chosen || kindOf() === "text")) read();
 }
 
 function recall() {
   const query = new URLSearchParams(location.search);
-  for (const name of FIELDS) if (query.has(name)) $(name).value = query.get(name);
-  const lenses = query.get("lens")?.split(",");
-  if (lenses) for (const box of $("lenses").querySelectorAll("input")) box.checked = lenses.includes(box.value);
-  if (query.has("sentence")) {
-    $("sentence").value = query.get("sentence");
-    $("tabs").querySelector("[value=text]").checked = true;
-  } else if (about.pictures.includes(query.get("picture"))) {
-    choose({ picture: query.get("picture") });
-  } else if (query.has("upload") && about.images) {
-    choose({ upload: query.get("upload") });
+  if (query.size) $("fdr").value = ""; // an address says it where it is asked for
+  fillForm(query);
+  if (about.pictures.includes(query.get("picture"))) choose({ picture: query.get("picture") });
+  else if (query.has("upload") && about.images) choose({ upload: query.get("upload") });
+  if (new URLSearchParams(location.hash.slice(1)).get("view") === "heat") {
+    $("where").value = query.get("word") ?? query.get("caption") ?? "";
   }
   showTab();
   if (query.has("model") && !about.models.includes(query.get("model"))) {
     [$("model").value] = about.models;
     return say(`There is no model ${query.get("model")} on this page; choose one of ${about.models.join(", ")}.`, true);
   }
-  if (chosen || query.has("sentence")) read();
+  if (chosen || query.has("sentence")) return read();
+  if (about.start && !location.search) return another({ picture: about.start });
 }
 
 /** Show where a word or phrase is: a heat map of how near each token's nearest context with it is. */
 function findWord() {
   const phrase = $("where").value.trim();
   if (!phrase) return say("Write the word to find.", true);
-  if (!chosen) return say("Choose an image first.", true);
+  if (!chosen) {
+    if (!view) return say("Choose an image first.", true);
+    return say(view.find(phrase)); // in an opened file
+  }
   const change = /\s/.test(phrase) ? { word: "", caption: phrase } : { word: phrase, caption: "" };
   const kept = new URLSearchParams(location.hash.slice(1));
+  for (const name of ["layer", "find", "cause"]) kept.delete(name);
   kept.set("view", "heat");
   kept.set("lens", "latent");
   return read({ ...change, lens: "latent", bank_layers: "all" }, `#${kept}`);
@@ -152,15 +150,14 @@ function takeDrops() {
     if (!about.images) return say("This page reads sentences alone.", true);
     $("tabs").querySelector("[value=image]").checked = true;
     showTab();
-    choose({ file });
-    read();
+    another({ file });
   });
 }
 
 // -- reading -----------------------------------------------------------------------------------
 
 async function read(change = {}, hash = location.hash) {
-  const query = queryOf(change);
+  const query = queryOf(about, chosen, change);
   const missing = about.images ? "Choose an image or write a sentence first." : "Write a sentence first.";
   if (!query.has("sentence") && !chosen) return say(missing, true);
   abandon();
@@ -184,7 +181,7 @@ async function read(change = {}, hash = location.hash) {
       query.set("upload", upload);
       history.replaceState(null, "", `?${query}${location.hash}`);
     }
-    follow(id);
+    follow(id, query);
   } catch (error) {
     if (mine !== turn) return;
     if (error.status === 404 && query.has("upload") && chosen?.file) {
@@ -196,63 +193,57 @@ async function read(change = {}, hash = location.hash) {
   }
 }
 
-/** Cancel a job on the server. */
-function drop(id) {
-  return fetch(`api/jobs/${id}`, { method: "DELETE" }).catch(() => {});
-}
-
 /** Cancel the running job, as another request takes its place. */
 function abandon() {
   if (!job) return;
-  job.events.close();
+  job.close();
   drop(job.id);
   job = null;
 }
 
-function follow(id) {
-  const events = new EventSource(`api/jobs/${id}/events`);
-  job = { id, events };
+function follow(id, query) {
   const mine = turn;
+  const asked = query.get("word") ?? query.get("caption") ?? "";
   let whole; // the reading so far
-  let showMore;
-  events.addEventListener("part", (event) => {
-    const part = JSON.parse(event.data);
-    const first = !showMore;
-    if (first) whole = wholeOf(part);
-    addPart(whole, part);
-    if (first) showMore = showReading($("view"), whole);
-    else showMore(whole);
-    $("save").hidden = true; // until the reading is complete
-  });
-  events.addEventListener("message", async (event) => {
-    const now = JSON.parse(event.data);
-    if (now.state === "waiting" || now.state === "running") {
+  let shown = null;
+  const show = (data, complete) => {
+    if (shown) return shown.update(data, complete);
+    shown = view = showReading(places, data, { asked, complete });
+  };
+  const ended = () => {
+    job = null;
+    busy(false);
+  };
+  job = followJob(id, {
+    part(part) {
+      whole ??= wholeOf(part);
+      addPart(whole, part);
+      show(whole, false);
+      $("save").hidden = true; // until the reading is complete
+    },
+    state(now) {
       say(now.what);
       if (now.total) [$("progress").max, $("progress").value] = [now.total, now.done];
       else $("progress").removeAttribute("value");
-      return;
-    }
-    events.close();
-    job = null;
-    busy(false);
-    if (now.state !== "done") return say(now.error || "Cancelled.", now.state === "failed");
-    try {
-      const data = await (await answer(fetch(`api/readings/${now.reading}`))).json();
-      if (mine !== turn) return;
-      if (showMore) showMore(data);
-      else showReading($("view"), data);
-      $("save").href = `api/readings/${now.reading}/page`;
-      $("save").hidden = false;
-      say("done");
-    } catch (error) {
-      say(error.message, true);
-    }
-  });
-  events.addEventListener("error", () => {
-    if (events.readyState !== EventSource.CLOSED) return;
-    job = null;
-    busy(false);
-    say("The connection is lost; is the page's server still running?", true);
+    },
+    async end(now) {
+      ended();
+      if (now.state !== "done") return say(now.error || "Cancelled.", now.state === "failed");
+      try {
+        const data = await (await answer(fetch(`api/readings/${now.reading}`))).json();
+        if (mine !== turn) return;
+        show(data, true);
+        $("save").href = `api/readings/${now.reading}/page`;
+        $("save").hidden = false;
+        say("done");
+      } catch (error) {
+        say(error.message, true);
+      }
+    },
+    lost() {
+      ended();
+      say("The connection is lost; is the page's server still running?", true);
+    },
   });
 }
 
@@ -265,7 +256,7 @@ async function openSaved(file) {
     abandon(); // otherwise the running job's reading would replace it
     turn += 1;
     busy(false);
-    showReading($("view"), data);
+    view = showReading(places, data);
     $("save").hidden = true;
     say(`opened ${file.name}`);
   } catch (error) {
@@ -278,6 +269,7 @@ async function openSaved(file) {
 function say(text, wrong = false) {
   $("status").textContent = text;
   $("status").classList.toggle("wrong", wrong);
+  $("status").classList.toggle("visually-hidden", text === "done"); // one sees it
 }
 
 function busy(on) {

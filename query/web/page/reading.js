@@ -1,5 +1,7 @@
 // A reading's data, as query/web/data.py writes them, and functions to look things up in them.
 
+import { bestLayer, speakingOf } from "./speaking.js";
+
 /** Lenses of readings that were saved before readings described their lenses. */
 const OLD_LENSES = {
   latent: { title: "LatentLens", score: "cosine", bank: true },
@@ -92,11 +94,24 @@ export function openReading(data) {
     return tokens.filter((t) => !isText(t.number) && namesOf(lens, layer, t.number).includes(word)).map((t) => t.number);
   }
 
+  const spoken = new Map(); // for each lens and layer, what its tokens have to say, as it is asked for
+  function saying(lens, layer) {
+    const key = `${lens} ${layer}`;
+    if (!spoken.has(key)) spoken.set(key, speakingOf(told, lens, layer));
+    return spoken.get(key);
+  }
+
   const tiles = [...new Set(tokens.filter((t) => t.row >= 0).map((t) => t.tile))].sort((a, b) => a - b);
-  return {
+  const told = {
     data,
     tokens,
     tiles,
+    foundAt,
+    saying,
+    /** The tokens that a lens describes: not the text around an image. */
+    described: tokens.filter((token) => !isText(token.number)),
+    /** The place of the layer that is shown at first, among those that are read. */
+    bestLayer: (lens) => bestLayer(told, lens),
     neighbors,
     range,
     shares,
@@ -150,6 +165,7 @@ export function openReading(data) {
       return token.row < 0 ? `token ${token.label}` : `${tile}row ${token.row}, column ${token.column}`;
     },
   };
+  return told;
 }
 
 /** A caption as [before, token, after], cut at `room` letters from the token. Offsets count code points. */

@@ -1,58 +1,82 @@
-// The view of one reading: controls, the grid of tokens, and the neighbors of the active token and of pinned tokens.
+// The view of one reading: the image with its tokens, what is said about it, its controls, and the panel beside it.
 
-import { bankColour, drawShares, drawStage, element } from "./draw.js";
-import { CORRECTED, excerpt, openReading, shownScore, whySilent } from "./reading.js";
+import { makeBar, OF_IMAGES, VIEWS } from "./bar.js";
+import { drawCard, wordsInCommon } from "./cards.js";
+import { element, setTo } from "./elements.js";
+import { hiddenOf, sentenceOf } from "./headline.js";
+import { neighboringCell } from "./keys.js";
+import { drawShares } from "./legends.js";
+import { openReading } from "./reading.js";
+import { drawStage } from "./stage.js";
+import { drawWords, tokensOf } from "./words.js";
 
-const VIEWS = { words: "Words", heat: "Heat map", bank: "Bank layer" };
 const CORRECTIONS = { hubs: "hubs", mean: "the mean", both: "hubs and the mean" };
-const OF_IMAGES = { ...VIEWS, image: "Image alone" };
 let previous; // aborts the listeners of the view shown before
 
 /**
- * Show a reading in `root`, replacing its content. The address's fragment holds the state of the view.
+ * Show a reading, replacing what was shown. The address's fragment holds the state of the view.
  *
- * @param root an element
+ * @param places {seen, told}: elements for the reading itself, and for the panel beside it
  * @param data what query/web/data.py wrote
- * @returns a function that updates the view with new data of the same reading
+ * @param live {asked, complete, below}: the word that the reading was asked for; whether all layers are read; and a
+ *   function that returns elements to show below the list of words, given the reading and the state. A saved page has none
+ * @returns {update(data, complete), state, reading, find(word)}
  */
-export function showReading(root, data) {
+export function showReading({ seen, told }, data, { asked = "", complete = true, below = () => [] } = {}) {
   let reading = openReading(data);
   previous?.abort();
   const life = (previous = new AbortController());
-  const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [] };
-  const state = { ...plain, token: null };
+  const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [], all: false, find: "" };
+  const state = { ...plain, token: null, following: true };
+  let cells = new Map(); // of each token, those in all pictures
+  let marked = []; // cells that are active or pinned
 
+  const title = element("h2", { class: "title" }, data.source);
+  const sentence = element("p", { class: "sentence" });
+  const hidden = element("p", { class: "hidden-words" });
+  const all = element("input", { type: "checkbox", id: "all" });
+  const allWords = element("label", {}, all, " All words");
+  const hiddenText = element("span", {});
+  hidden.append(allWords, " ", hiddenText);
   const stages = element("div", { class: "stages" });
-  const cards = element("section", { class: "cards", "aria-label": "Neighbors" });
   const shares = element("div", {});
+  const cards = element("section", { class: "cards", "aria-label": "Neighbors" });
   const status = element("p", { class: "visually-hidden", role: "status" });
-  const controls = makeControls(reading, state, (change) => {
-    Object.assign(state, change);
-    draw();
-  });
-  root.replaceChildren(
-    element("h2", { class: "title" }, data.source),
-    element("p", { class: "about" }, about(data)),
+  const bar = makeBar(() => reading, state, change, life.signal);
+  all.addEventListener("change", () => change({ all: all.checked }));
+  if (data.size) {
+    seen.style.setProperty("--ratio", data.size[0] / data.size[1]);
+  }
+  seen.classList.toggle("pictured", Boolean(data.size));
+  seen.replaceChildren(
+    element("div", { class: "headline" }, title, sentence),
+    stages,
+    bar.element,
+    hidden,
+    shares,
     ...(data.note ? [element("p", { class: "note" }, data.note)] : []),
-    controls.element,
-    element("div", { class: "columns" }, element("div", { class: "left" }, stages, shares), cards),
-    element(
-      "p",
-      { class: "help" },
-      data.around ? "A word of the text marks the other tokens whose neighbors have it, and they mark the words they name. " : "",
-      "Point at a token, or move with the arrow keys. Click, Enter or Space pins it; a second pinned token is ",
-      "compared with the first. Escape unpins all. Page up and Page down change the layer.",
-    ),
+    element("p", { class: "about source" }, about(data)),
     status,
   );
+  const words = element("div", { class: "below" });
+  told.replaceChildren(cards, words, help(data));
 
   // -- state ---------------------------------------------------------------------------------
 
+  function change(what) {
+    Object.assign(state, what);
+    draw();
+  }
+
   function remember() {
-    const kept = new URLSearchParams({ layer: data.layers[state.layer], view: state.view });
+    const kept = new URLSearchParams();
+    if (!state.following) kept.set("layer", data.layers[state.layer]);
+    kept.set("view", state.view);
     if (state.lenses.length < data.lenses.length) kept.set("lens", state.lenses.join(","));
     if (reading.tiles.length > 1) kept.set("tile", state.tile);
     if (state.pins.length) kept.set("pins", state.pins.join(","));
+    if (state.all) kept.set("all", "1");
+    if (state.find) kept.set("find", state.find);
     // Browsers limit how often an address changes, and this runs for each token pointed at.
     if (location.hash === `#${kept}`) return;
     try {
@@ -66,13 +90,23 @@ export function showReading(root, data) {
     Object.assign(state, plain);
     const kept = new URLSearchParams(location.hash.slice(1));
     const layer = data.layers.indexOf(Number(kept.get("layer")));
-    if (kept.has("layer") && layer >= 0) state.layer = layer;
+    state.following = !(kept.has("layer") && layer >= 0);
     if (kept.get("view") in (data.size ? OF_IMAGES : VIEWS)) state.view = kept.get("view");
     const lenses = (kept.get("lens") ?? "").split(",").filter((lens) => data.lenses.includes(lens));
     if (lenses.length) state.lenses = lenses;
     if (reading.tiles.includes(Number(kept.get("tile")))) state.tile = Number(kept.get("tile"));
     const pins = (kept.get("pins") ?? "").split(",").filter((pin) => /^\d+$/.test(pin)).map(Number);
     state.pins = [...new Set(pins.filter((pin) => pin < reading.tokens.length))].slice(0, 2);
+    state.all = kept.get("all") === "1";
+    state.find = kept.get("find") ?? "";
+    if (state.following) follow();
+    else state.layer = layer;
+  }
+
+  /** Show the best layer, or while layers are being read, the last one. */
+  function follow() {
+    const read = [...data.layers.keys()].filter((layer) => reading.isRead(layer));
+    state.layer = complete ? reading.bestLayer(state.lenses[0]) : Math.max(0, ...read);
   }
 
   // -- drawing -------------------------------------------------------------------------------
@@ -80,57 +114,106 @@ export function showReading(root, data) {
   function draw() {
     const focused = stages.contains(document.activeElement) ? document.activeElement.dataset.token : null;
     const lens = document.activeElement?.closest?.("figure")?.dataset.lens;
+    seen.style.setProperty("--stages", state.lenses.length);
     stages.replaceChildren(...state.lenses.map((name) => drawStage(reading, { ...state, lens: name })));
+    cells = new Map();
+    marked = [];
+    for (const cell of stages.querySelectorAll("[data-token]")) {
+      const number = Number(cell.dataset.token);
+      cells.set(number, [...(cells.get(number) ?? []), cell]);
+    }
     shares.replaceChildren(...(state.view === "bank" && data.bank_layers.length ? [drawShares(reading)] : []));
-    controls.update();
+    sentence.replaceChildren(...sentenceOf(reading, state, asked));
+    hiddenText.textContent = hiddenOf(reading, state);
+    hidden.hidden = !hiddenText.textContent;
+    all.checked = state.all;
+    bar.update();
+    list();
     mark();
     if (focused !== null) {
       stages.querySelector(`[data-lens="${lens}"] [data-token="${focused}"]`)?.focus({ preventScroll: true });
     }
   }
 
+  function list() {
+    words.replaceChildren(drawWords(reading, state, { find, point }), ...below(reading, state));
+  }
+
   /** Mark the active token and the pinned ones, and show their neighbors. */
   function mark() {
-    for (const grid of stages.querySelectorAll("[role=grid]")) {
-      const cells = [...grid.querySelectorAll("[data-token]")];
-      const stop = cells.find((cell) => Number(cell.dataset.token) === state.token) ?? cells[0];
-      for (const cell of cells) {
-        const number = Number(cell.dataset.token);
-        cell.classList.toggle("active", number === state.token);
-        cell.classList.toggle("pinned", state.pins.includes(number));
-        setTo(cell, "aria-selected", String(state.pins.includes(number)));
-        setTo(cell, "tabindex", cell === stop ? "0" : "-1");
-      }
-    }
     const shown = [...state.pins];
     if (shown.length < 2 && state.token !== null && !shown.includes(state.token)) shown.push(state.token);
-    if (data.around) markNamed(shown);
-    if (!shown.length) {
-      cards.replaceChildren(element("p", { class: "about" }, "Point at a token to see its neighbors."));
-    } else {
-      const common = shown.length === 2 ? wordsInCommon(reading, state, shown) : new Set();
-      cards.replaceChildren(...shown.map((number) => drawCard(reading, state, number, common, pin)));
-      if (shown.length === 2) {
-        const words = [...common].join(", ") || "none";
-        cards.append(element("p", { class: "common" }, `Words in common: ${words}`));
-      }
+    for (const cell of marked) cell.classList.remove("active", "pinned");
+    marked = [...new Set([...state.pins, state.token])].flatMap((number) => cells.get(number) ?? []);
+    for (const cell of marked) {
+      const number = Number(cell.dataset.token);
+      cell.classList.toggle("active", number === state.token);
+      cell.classList.toggle("pinned", state.pins.includes(number));
+    }
+    for (const grid of stages.querySelectorAll("[role=grid]")) markStops(grid);
+    markNamed(shown);
+    const common = shown.length === 2 ? wordsInCommon(reading, state, shown) : new Set();
+    const acts = { pin, go: (layer) => change({ layer, following: false }) };
+    cards.replaceChildren(...shown.map((number) => drawCard(reading, state, number, common, acts)));
+    cards.classList.toggle("two", shown.length === 2);
+    if (shown.length === 2) {
+      cards.append(element("p", { class: "common" }, `Words in common: ${[...common].join(", ") || "none"}`));
     }
     remember();
   }
 
-  /** Mark the patches that name the word of a shown text token, and the text that a shown patch names. */
+  /** Let the Tab key stop at the active token, or at the first one, and tell which tokens are pinned. */
+  function markStops(grid) {
+    const stop = grid.querySelector(".active") ?? grid.querySelector("[data-token]");
+    for (const cell of grid.querySelectorAll('[tabindex="0"], [aria-selected="true"]')) {
+      if (cell !== stop) setTo(cell, "tabindex", "-1");
+      if (!cell.classList.contains("pinned")) setTo(cell, "aria-selected", "false");
+    }
+    if (stop) setTo(stop, "tabindex", "0");
+    for (const cell of grid.querySelectorAll(".pinned")) setTo(cell, "aria-selected", "true");
+  }
+
+  /** Mark the patches that name the word of a shown text token, the text that a shown patch names, and what was looked for. */
   function markNamed(shown) {
     for (const figure of stages.querySelectorAll("figure")) {
       const { lens } = figure.dataset;
       const named = new Set(shown.flatMap((number) => reading.namedBy(lens, state.layer, number)));
+      if (state.find) for (const number of tokensOf(reading, lens, state.layer, state.find)) named.add(number);
       const patches = shown.filter((number) => !reading.isText(number));
-      const names = new Set(patches.flatMap((number) => reading.namesOf(lens, state.layer, number)));
-      for (const cell of figure.querySelectorAll("[data-token]")) {
-        const token = reading.tokens[Number(cell.dataset.token)];
-        const told = reading.isText(token.number) && names.has(token.word.toLowerCase());
-        cell.classList.toggle("named", told || named.has(token.number));
+      const names = data.around ? new Set(patches.flatMap((number) => reading.namesOf(lens, state.layer, number))) : new Set();
+      setNamed(figure, (token) => named.has(token.number) || (reading.isText(token.number) && names.has(token.word.toLowerCase())));
+    }
+  }
+
+  function setNamed(figure, isNamed) {
+    const before = new Set(figure.querySelectorAll(".named"));
+    for (const token of reading.tokens) {
+      if (!isNamed(token)) continue;
+      for (const cell of cells.get(token.number) ?? []) {
+        if (!figure.contains(cell)) continue;
+        cell.classList.add("named");
+        before.delete(cell);
       }
     }
+    for (const cell of before) cell.classList.remove("named");
+  }
+
+  /** Mark tokens while a word of the list is pointed at. */
+  function point(numbers) {
+    for (const cell of stages.querySelectorAll(".pointed")) cell.classList.remove("pointed");
+    for (const cell of numbers.flatMap((number) => cells.get(number) ?? [])) cell.classList.add("pointed");
+  }
+
+  /** Mark the tokens that have a word among their neighbors; "" marks none. */
+  function find(word) {
+    state.find = word;
+    const count = tokensOf(reading, state.lenses[0], state.layer, word).length;
+    status.textContent = word ? `${count} token${count === 1 ? " has" : "s have"} “${word}” among the neighbors at ${reading.layerName(state.layer)}` : "";
+    const within = words.contains(document.activeElement);
+    list();
+    if (within) words.querySelector(".entry[aria-pressed=true]")?.focus({ preventScroll: true });
+    mark();
+    return status.textContent;
   }
 
   function activate(number) {
@@ -143,7 +226,15 @@ export function showReading(root, data) {
     const pinned = state.pins.includes(number);
     state.pins = pinned ? state.pins.filter((other) => other !== number) : [...state.pins.slice(0, 1), number];
     state.token = number;
+    state.following = false; // what is looked at stays
     status.textContent = `${reading.tokenName(number)} ${pinned ? "unpinned" : "pinned"}`;
+    mark();
+  }
+
+  function release() {
+    status.textContent = state.pins.length ? "All tokens unpinned" : "";
+    state.pins = [];
+    state.token = null;
     mark();
   }
 
@@ -168,13 +259,11 @@ export function showReading(root, data) {
     if (event.key === "Enter" || event.key === " ") {
       pin(number);
     } else if (event.key === "Escape" && state.pins.length) {
-      state.pins = [];
-      status.textContent = "All tokens unpinned";
-      mark();
+      release();
     } else if (turn) {
-      state.layer = Math.min(data.layers.length - 1, Math.max(0, state.layer + turn));
-      status.textContent = reading.layerName(state.layer);
-      draw();
+      const layer = Math.min(data.layers.length - 1, Math.max(0, state.layer + turn));
+      status.textContent = reading.layerName(layer);
+      change({ layer, following: false });
     } else {
       const next = neighboringCell(reading, cell, event.key);
       if (!next) return;
@@ -186,41 +275,37 @@ export function showReading(root, data) {
 
   recall();
   draw();
-  return (more) => {
-    reading = openReading(more);
-    draw();
+  return {
+    state,
+    find,
+    reading: () => reading,
+    update(more, whole) {
+      reading = openReading(more);
+      complete = whole;
+      if (state.following) follow();
+      draw();
+    },
   };
 }
 
-/** Set an attribute if it differs: of thousands of cells, few change. */
-function setTo(cell, name, value) {
-  if (cell.getAttribute(name) !== value) cell.setAttribute(name, value);
-}
-
-/** The cell that a key leads to, within the same grid. */
-function neighboringCell(reading, cell, key) {
-  const grid = cell.closest("[role=grid]");
-  const at = reading.tokens[Number(cell.dataset.token)];
-  const cells = [...grid.querySelectorAll("[data-token]")];
-  const place = cells.indexOf(cell);
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[key];
-  if (key === "Home" || key === "End") {
-    const row = cells.filter((other) => other.parentNode === cell.parentNode);
-    return row.at(key === "Home" ? 0 : -1);
-  }
-  if (step === undefined) return null;
-  if (key === "ArrowLeft" || key === "ArrowRight" || at.row < 0) return cells[place + step];
-  return cells.find((candidate) => {
-    const other = reading.tokens[Number(candidate.dataset.token)];
-    return other.row === at.row + step && other.column === at.column;
-  });
-}
-
-function wordsInCommon(reading, state, [first, second]) {
-  const words = (token) =>
-    state.lenses.flatMap((lens) => reading.neighbors(lens, state.layer, token).map((found) => found.word));
-  const others = new Set(words(second).map((word) => word.toLowerCase()));
-  return new Set(words(first).map((word) => word.toLowerCase()).filter((word) => word.trim() && others.has(word)));
+/** Show an image alone, large, before it is read. */
+export function showImage({ seen, told }, source, title, then) {
+  previous?.abort();
+  const image = element("img", { alt: "", src: source });
+  const frame = element("div", { class: "picture" }, image);
+  const fit = () => {
+    const ratio = image.naturalWidth / image.naturalHeight || 1;
+    frame.style.setProperty("--ratio", ratio);
+    seen.style.setProperty("--ratio", ratio);
+    then();
+  };
+  image.addEventListener("load", fit);
+  image.addEventListener("error", then);
+  seen.classList.add("pictured");
+  seen.style.setProperty("--stages", 1);
+  const headline = element("div", { class: "headline" }, element("h2", { class: "title" }, title), element("p", { class: "sentence" }, "The image is being read."));
+  seen.replaceChildren(headline, element("div", { class: "stages" }, element("figure", { class: "stage" }, frame)));
+  told.replaceChildren();
 }
 
 function shownPercent(share) {
@@ -237,129 +322,13 @@ function about(data) {
   return parts.join(" · ");
 }
 
-// -- controls ----------------------------------------------------------------------------------
-
-function makeControls(reading, state, change) {
-  const { data } = reading;
-  const slider = element("input", { type: "range", id: "layer", min: 0, max: data.layers.length - 1, step: 1 });
-  const shown = element("output", { for: "layer" });
-  slider.addEventListener("input", () => change({ layer: Number(slider.value) }));
-  const views = choices("View", "radio", data.size ? OF_IMAGES : VIEWS, (key) => change({ view: key }));
-  const lensNames = Object.fromEntries(data.lenses.map((lens) => [lens, reading.lensTitle(lens)]));
-  const lenses = choices("Lenses", "checkbox", lensNames, () => {
-    const chosen = data.lenses.filter((lens) => lenses.inputs[lens].checked);
-    change({ lenses: chosen.length ? chosen : state.lenses });
-  });
-  const made = element(
-    "div",
-    { class: "controls" },
-    element("label", { for: "layer", class: "layer" }, data.size ? "Visual layer " : "Layer ", shown, slider),
-    views.element,
+function help(data) {
+  const around = data.around ? "A word of the text marks the other tokens whose neighbors have it, and they mark the words they name. " : "";
+  return element(
+    "p",
+    { class: "help" },
+    around,
+    "Arrow keys move between tokens. Click, Enter or Space pins one; a second pinned token is compared with the first. ",
+    "Escape unpins all. Page up and Page down change the layer.",
   );
-  if (data.lenses.length > 1) made.append(lenses.element);
-  // The steps of a video are a slider, the tiles of an image a list.
-  const tiles = data.frames
-    ? element("input", { type: "range", id: "tile", min: 0, max: reading.tiles.length - 1, step: 1 })
-    : element("select", { id: "tile" });
-  const time = element("output", { for: "tile" });
-  if (data.frames) {
-    tiles.addEventListener("input", () => change({ tile: reading.tiles[Number(tiles.value)] }));
-    made.append(element("label", { for: "tile", class: "layer time" }, "Time ", time, tiles));
-  } else if (reading.tiles.length > 1) {
-    for (const tile of reading.tiles) {
-      tiles.append(element("option", { value: tile }, reading.tileName(tile)));
-    }
-    tiles.addEventListener("change", () => change({ tile: Number(tiles.value) }));
-    made.append(element("label", {}, "Tile ", tiles));
-  }
-  return {
-    element: made,
-    update() {
-      slider.value = state.layer;
-      slider.setAttribute("aria-valuetext", reading.layerName(state.layer));
-      shown.textContent = data.layers[state.layer];
-      for (const [key, input] of Object.entries(views.inputs)) input.checked = key === state.view;
-      for (const [key, input] of Object.entries(lenses.inputs)) input.checked = state.lenses.includes(key);
-      tiles.value = data.frames ? reading.tiles.indexOf(state.tile) : state.tile;
-      if (data.frames) {
-        time.textContent = reading.tileName(state.tile);
-        tiles.setAttribute("aria-valuetext", reading.tileName(state.tile));
-      }
-    },
-  };
-}
-
-function choices(legend, type, names, act) {
-  const inputs = {};
-  const labels = Object.entries(names).map(([key, name]) => {
-    inputs[key] = element("input", { type, name: legend.toLowerCase(), value: key });
-    inputs[key].addEventListener("change", () => act(key));
-    return element("label", {}, inputs[key], ` ${name}`);
-  });
-  return { element: element("fieldset", {}, element("legend", {}, legend), ...labels), inputs };
-}
-
-// -- neighbors ---------------------------------------------------------------------------------
-
-function drawCard(reading, state, number, common, pin) {
-  const pinned = state.pins.includes(number);
-  const button = element("button", { type: "button", "aria-pressed": String(pinned) }, pinned ? "Unpin" : "Pin");
-  button.addEventListener("click", () => pin(number));
-  const name = reading.tokenName(number);
-  const norm = reading.data.norms[state.layer]?.[number];
-  const card = element(
-    "article",
-    { class: pinned ? "card pinned-card" : "card", "aria-label": name },
-    element("header", {}, element("h3", {}, name), button),
-    element("p", { class: "about" }, reading.layerName(state.layer) + (norm === undefined ? "" : `, norm ${norm}`)),
-  );
-  const { kind, word } = reading.tokens[number];
-  if (reading.isText(number)) card.append(element("p", { class: "about" }, `a token of the ${kind}, of the word “${word}”`));
-  for (const lens of state.lenses) {
-    const found = reading.neighbors(lens, state.layer, number);
-    if (state.lenses.length > 1) card.append(element("h4", {}, reading.lensTitle(lens)));
-    if (reading.isText(number)) {
-      const count = reading.namedBy(lens, state.layer, number).length;
-      if (count) card.append(element("p", { class: "about" }, `${count} visual token${count > 1 ? "s have" : " has"} this word among the neighbors.`));
-    }
-    const p = reading.pValue(lens, state.layer, number);
-    const silent = reading.isSilent(lens, state.layer, number);
-    if (p !== undefined && !silent) card.append(element("p", { class: "about" }, `p = ${shownScore(p)}`));
-    const read = silent ? whySilent(reading, lens, state.layer, number) : "No neighbors match the filter.";
-    const none = reading.isRead(state.layer) ? read : "Not read yet.";
-    if (!found.length) card.append(element("p", { class: "about" }, none));
-    card.append(element("ol", {}, ...found.map((neighbor) => drawNeighbor(reading, lens, state.layer, neighbor, common))));
-  }
-  return card;
-}
-
-function drawNeighbor(reading, lens, layer, found, common) {
-  const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
-  const corrected = found.own !== undefined;
-  // A corrected score has no largest value of its own, so the layer's best is a full bar.
-  const share = corrected ? found.score / Math.max(1e-6, reading.range(lens, layer)[1]) : found.score;
-  bar.firstChild.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
-  const word = element("b", { dir: "auto" }, found.word.trim() || JSON.stringify(found.token));
-  if (common.has(found.word.toLowerCase())) word.classList.add("shared");
-  const line = element(
-    "div",
-    { class: "neighbor" },
-    word,
-    bar,
-    element("span", { class: "score", title: corrected ? CORRECTED : reading.scoreName(lens) }, shownScore(found.score)),
-  );
-  const item = element("li", {}, line);
-  if (found.caption) {
-    const [before, token, after] = excerpt(found);
-    item.append(element("p", { class: "caption", dir: "auto" }, before, element("mark", {}, token), after));
-  }
-  const from = element("span", { class: "from" });
-  if (found.bankLayer >= 0) {
-    const swatch = element("span", { class: "swatch" });
-    swatch.style.background = bankColour(reading.data.bank_layers, found.bankLayer);
-    from.append(swatch, ` layer ${found.bankLayer}`, ` · ${found.corpus}`);
-  }
-  if (corrected) from.append(found.bankLayer >= 0 ? " · " : "", `${reading.scoreName(lens)} ${shownScore(found.own)}`);
-  if (from.childNodes.length) line.append(from);
-  return item;
 }
