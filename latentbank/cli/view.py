@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from latentbank.query.calibration.correction import Mode
     from latentbank.query.web.service import ReadingService
 
-# Held-out scenes that the page offers if the demo's pictures are installed, by the numbers in their names; it opens with
-# the first.
+# Held-out scenes that the page offers if the demo's pictures are installed, by the numbers in their names. It opens
+# with the first.
 _SCENES = {2: 3, 1: 0, 3: 8}
 
 
@@ -106,8 +106,9 @@ def _service(
 
 
 def shipped_pictures() -> dict[str, bytes]:
-    """Return the images that the page offers, first that which it opens with: scenes, if the demo's pictures are installed,
-    and a photo.
+    """Return the images that the page offers: scenes if the demo's pictures are installed, and a photo.
+
+    The page opens with the first one.
     """
     from latentbank.demo.scenes import EVALUATION, load_things, make_scene
     from latentbank.demo.vlm import PHOTO

@@ -52,7 +52,7 @@ def page_html(data: str, title: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)} – latentbank</title>\n"
-        f'<style>{style}</style>\n</head>\n{_body()}\n'
+        f"<style>{style}</style>\n</head>\n{_body()}\n"
         f'<script type="application/json" id="reading">{data}</script>\n'
         f'<script type="module">{script}</script>\n</body>\n</html>\n'
     )

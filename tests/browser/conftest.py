@@ -68,7 +68,7 @@ class BrowserWindow:
 
     def resize(self, width: int, scheme: Literal["light", "dark"] = "light") -> None:
         """Show the page in a window of some width, to someone who prefers light or dark pages."""
-        self.page.set_viewport_size({"width": width, "height": 844})
+        self.page.set_viewport_size({"width": width, "height": 844 if width < 860 else 900})
         self.page.emulate_media(color_scheme=scheme)
 
     def leave(self) -> None:
@@ -89,15 +89,25 @@ class BrowserWindow:
         away = [url for url in self.requests if not url.startswith((origin, "data:", "blob:"))]
         assert away == []
 
-    def serious(self) -> list[str]:
-        """Return the serious accessibility problems that axe finds in the page as it is now."""
+    def check_place(self, width: int) -> None:
+        """Check that the image lies high in the first window, and whole."""
+        self.page.evaluate("scrollTo(0, 0)")
+        image = self.page.locator(".picture").first.bounding_box()
+        size = self.page.viewport_size
+        assert image is not None
+        assert size is not None
+        assert image["y"] <= (200 if width < 860 else 120)
+        assert image["y"] + image["height"] <= size["height"]
+        assert image["height"] > 0.5 * min(width, size["height"])
+
+    def findings(self) -> list[str]:
+        """Return the accessibility problems that axe finds in the page as it is now."""
         # Not as a script element, which the page's policy would block.
         self.page.evaluate(_AXE.read_text(encoding="utf-8"))
         found = self.page.evaluate("axe.run()")["violations"]
         return [
             f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
             for violation in found
-            if violation["impact"] in ("serious", "critical")
             for node in violation["nodes"]
         ]
 

@@ -167,13 +167,13 @@ def test_all_answered(window: BrowserWindow, served: Served) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_it_fits_and_axe_finds_nothing_serious(
+def test_it_fits_and_axe_finds_nothing(
     window: BrowserWindow, served: Served, width: int, scheme: Any
 ) -> None:
     window.resize(width, scheme)
     page = begun(window, served, f"Ed {width}")
     at(page, 1)
     page.keyboard.press("c")
-    assert window.serious() == []
+    assert window.findings() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     window.check(served.address)

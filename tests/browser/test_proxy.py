@@ -39,7 +39,7 @@ def test_the_page_reads_uploads_and_saves_under_a_sub_path(window: BrowserWindow
         reading = page.url
         assert reading.startswith(f"{address}?")
         with page.expect_download() as saving:
-            page.get_by_text("Save this page").click()
+            page.get_by_role("link", name="Save this page").click()
         assert saving.value.path().read_text(encoding="utf-8").startswith("<!doctype html>")
         page.goto("about:blank")
         page.goto(reading)

@@ -48,5 +48,5 @@ def test_it_reads_sentences_and_says_so(
     page.locator(".chip").nth(2).hover()
     expect(page.locator(".card li").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert window.serious() == []
+    assert window.findings() == []
     window.check(sentences)

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from latentbank.bank.settings import load_settings
+from latentbank.cli.options.models import demo_folder
 from latentbank.cli.view import shipped_pictures, shown_names
+from latentbank.demo.names import LANGUAGE_NAME
 from latentbank.errors import ModelError
+from latentbank.found_models import remember
+from latentbank.identity import Identity
 from tests.cli.commands import Run, caller
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +98,16 @@ def test_models_are_chosen_by_names_without_their_paths(tmp_path: Path) -> None:
         "org/llava": "org/llava",
         "llava (2)": second,
     }
+
+
+def test_the_demos_llm_is_taken_from_where_it_lies(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / "banks", url="")
+    kept = tmp_path / "banks" / ".models" / "demo"
+    assert demo_folder(settings) == kept
+    beside = tmp_path / LANGUAGE_NAME
+    for folder in (beside, elsewhere := tmp_path / "other" / LANGUAGE_NAME, kept):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        if folder == elsewhere:
+            remember(settings.data_dir, str(elsewhere), Identity("f"))
+        assert demo_folder(settings) == folder

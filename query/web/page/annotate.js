@@ -1,7 +1,7 @@
 // The page of questions: an image with a box, words, and a kind or none for each word. The address's fragment holds the
 // annotator's name and the question.
 
-import { element } from "./draw.js";
+import { element } from "./elements.js";
 import { answer } from "./server.js";
 
 const $ = (id) => document.getElementById(id);

@@ -48,7 +48,7 @@ function makeStrip(now, state, change, life) {
   const shown = element("output", { for: "layer" });
   const bars = data.layers.map(() => element("span", { class: "amount" }));
   const names = data.layers.map((name, at) => element("span", { class: "tick" }, element("span", { class: "well" }, bars[at]), String(name)));
-  const best = element("span", { class: "about best" });
+  const best = element("span", { class: "best" });
   const play = makePlay(() => change({ layer: state.layer === last ? 0 : state.layer + 1, following: false }), life);
   slider.addEventListener("input", () => {
     play.stop();

@@ -14,14 +14,14 @@ export function drawLife(reading, { layer, lenses }, lens, number, go) {
     meter.firstChild.style.width = `${Math.max(0, (scores[at] ?? 0) / most) * 100}%`;
     const said = reading.saying(lens, at).tokens.has(number);
     return button(
-      { class: said ? "moment" : "moment quiet", "aria-current": at === layer ? "step" : null, "aria-label": `${reading.layerName(at)}: ${word || unread} ${shownScore(scores[at])}` },
+      { class: said ? "moment" : "moment quiet", "aria-current": at === layer ? "step" : null },
       () => go(at),
-      element("span", { class: "at" }, String(name)),
+      element("span", { class: "at" }, element("span", { class: "visually-hidden" }, "layer "), String(name)),
       element("span", { class: "found", dir: "auto" }, word || unread),
       meter,
       element("span", { class: "score" }, shownScore(scores[at])),
     );
   });
   const title = lenses.length > 1 ? `Through the layers, ${reading.lensTitle(lens)}` : "Through the layers";
-  return element("section", { class: "life", "aria-label": title }, element("h4", {}, title), ...lines);
+  return element("div", { class: "life", role: "group", "aria-label": title }, element("h4", {}, title), ...lines);
 }

@@ -37,7 +37,7 @@ export function speakingOf(reading, lens, layer) {
   const repeated = [...words.values()].some((list) => new Set(list).size < list.length);
   if (!reading.data.size || !repeated) return { tokens: all, by: "nothing", said: 0 };
   const scores = described.map((number) => found[number][0][2]).sort((a, b) => a - b);
-  const middle = scores[Math.floor((scores.length - 1) / 2)];
+  const middle = scores[Math.floor(scores.length / 2)];
   const speaking = described.filter((number) => {
     const [best, ...others] = words.get(number);
     const agreeing = 1 + others.filter((word) => word === best).length;

@@ -27,10 +27,10 @@ function drawEntry(reading, { find, lenses: [lens], layer }, { word, numbers }, 
   const best = numbers.reduce((a, b) => (reading.bestScore(lens, layer, b) > reading.bestScore(lens, layer, a) ? b : a));
   const [before, token, after] = excerpt(reading.neighbors(lens, layer, best)[0], 32);
   const entry = button(
-    { class: "entry", "aria-pressed": String(chosen), "aria-label": `${word}, ${numbers.length} token${numbers.length > 1 ? "s" : ""}` },
+    { class: "entry", "aria-pressed": String(chosen) },
     () => acts.find(chosen ? "" : word),
     element("b", { dir: "auto" }, word),
-    element("span", { class: "count" }, String(numbers.length)),
+    element("span", { class: "count" }, String(numbers.length), element("span", { class: "visually-hidden" }, " tokens")),
     element("span", { class: "caption", dir: "auto" }, ...(token ? [before, element("mark", {}, token), after] : [])),
   );
   for (const kind of ["pointerenter", "focus"]) entry.addEventListener(kind, () => acts.point(numbers));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
@@ -520,6 +521,23 @@ def test_with_an_llm_alone_the_page_reads_sentences(bank: Bank, tiny: LanguageMo
 def test_an_llm_that_is_not_the_banks_is_refused(bank: Bank, tmp_path: Path) -> None:
     with pytest.raises(BankMismatch):
         ReadingService(bank, load_language_model(str(save_tiny(tmp_path / "other", seed=7))))
+
+
+def test_the_picture_that_the_page_opens_with_is_read_as_it_starts(bank: Bank, vlm: PatchVLM) -> None:
+    service = ReadingService(bank, vlm)
+    with TestClient(Guard(create_app(service, {"a": png(picture(31))}, "a")), base_url=HOME) as client:
+        assert client.get("/api/about").json()["start"] == "a"
+        job = next(iter(service._jobs.values()))
+        for _ in range(2000):
+            if job.finished:
+                break
+            time.sleep(0.005)
+        # What the page asks for then needs no work: its job is finished at once.
+        sent = {"picture": "a", "bank_layers": "mid", "top_k": "5", "lens": "latent"}
+        asked = client.post("/api/readings", params=sent).json()["job"]
+        assert service.job(asked).reading == job.reading != ""  # type: ignore[union-attr]
+    with TestClient(Guard(create_app(None, {"a": b""}, "a")), base_url=HOME) as client:
+        assert client.get("/api/about").json()["start"] == ""
 
 
 def test_without_a_model_the_page_is_there_and_reads_nothing() -> None:
