@@ -47,10 +47,15 @@ def save_followed(followed: Followed, path: Path) -> Path:
         raise QueryError(f"{path} has no suffix of a picture; use .png, .svg, .pdf or .html.")
     if kind == "html":
         return write_whole(path, _page(followed).encode())
-    return write_whole(path, _picture(followed, kind))
+    return write_whole(path, draw_followed(followed, kind))
 
 
-def _picture(followed: Followed, kind: str) -> bytes:
+def draw_followed(followed: Followed, kind: str) -> bytes:
+    """Return the picture of a followed token as a file: "png", "svg" or "pdf".
+
+    Raises:
+        LatentBankError: matplotlib is not installed.
+    """
     need_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -155,7 +160,7 @@ def _draw_drift(axis: Any, followed: Followed) -> None:
 
 def _page(followed: Followed) -> str:
     """Return a page that needs nothing else: the picture, and a table with the captions of the nearest contexts."""
-    picture = _picture(followed, "svg").decode()
+    picture = draw_followed(followed, "svg").decode()
     picture = picture[picture.index("<svg") :]
     rows = "\n".join(_row(step, lens, followed) for step in followed.steps for lens in followed.lenses)
     title = html.escape(followed.title)

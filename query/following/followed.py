@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.points import Neighbor
+from latentbank.errors import LatentBankError
 from latentbank.query.reading.reading import Place
 
 if TYPE_CHECKING:
@@ -98,6 +99,15 @@ class Followed:
             return f"visual token {self.label} of {self.source}"
         start, end = self.span
         return f"{self.source[:start]}[{self.source[start:end]}]{self.source[end:]}"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return what a notebook shows: its picture, if matplotlib is installed."""
+        from latentbank.query.following.figure import draw_followed
+
+        try:
+            return draw_followed(self, "png")
+        except LatentBankError:
+            return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready data (docs/json.md describes it)."""
