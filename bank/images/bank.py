@@ -244,6 +244,27 @@ class ImageBank:
                 payload = cast("dict[str, Any]", point.payload)
                 yield Patch.from_payload(point.id, chosen, 1.0, payload), point.vector
 
+    def vectors(self, layer: int, ids: Sequence[str]) -> dict[str, Floats]:
+        """Return vectors of visual tokens by id, as they are stored: rotated, float32 `[hidden]`.
+
+        Tokens that are not stored are left out.
+        """
+        chosen = self.choose_layer(layer)
+        found: dict[str, Floats] = {}
+        for at in range(0, len(ids), _READ):
+            some = Ids(frozenset(ids[at : at + _READ]))
+            stored = self._store.scroll(chosen, some, vectors=True)
+            found |= {point.id: point.vector for point in stored if point.vector is not None}
+        return found
+
+    def prepared(self, states: npt.ArrayLike) -> Floats:
+        """Return hidden states `[n, hidden]` or `[hidden]` as they are stored: of length 1, rotated, `[n, hidden]`.
+
+        Raises:
+            QueryError: they have a wrong shape or type, or one is zero or not finite.
+        """
+        return prepare(states, "hidden states", self.hidden_size, self._manifest.rotation_seed)
+
     def info(self) -> dict[int, LayerInfo]:
         """Return the state of every collection by visual layer."""
         return self.collections.info().layers

@@ -53,6 +53,7 @@ class Patch:
         size: width and height of the image in pixels.
         norm: length of its hidden state.
         word: the word that was stored for it; empty if none was.
+        corrected: the score it is ranked by if scores were corrected, without a unit; None: by the cosine.
     """
 
     id: str
@@ -70,6 +71,12 @@ class Patch:
     size: tuple[int, int]
     norm: float
     word: str = ""
+    corrected: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The number that it is ranked by: the corrected score if there is one, else the cosine."""
+        return self.cosine if self.corrected is None else self.corrected
 
     @classmethod
     def from_payload(cls, point_id: str, layer: int, cosine: float, payload: Mapping[str, Any]) -> Patch:

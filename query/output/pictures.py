@@ -125,14 +125,14 @@ def _listed(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: 
     draw = ImageDraw.Draw(panel)
     for number, line in enumerate(lines):
         top = 3 if number == 0 else size[1] + _HEADING * number + 3
-        draw.text((2, top), line, "black", _font(_FONT + (2 if number == 0 else 0)))
+        draw.text((2, top), line, "black", font_of(_FONT + (2 if number == 0 else 0)))
     panel.paste(reading.image.resize(size, Image.Resampling.LANCZOS), (0, _HEADING))
     return panel
 
 
 def _wrapped(words: Sequence[str]) -> list[str]:
     """Return words as lines that fit below an image; an ellipsis stands for those that do not."""
-    font = _font(_FONT)
+    font = font_of(_FONT)
     lines = [""]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()
@@ -171,7 +171,7 @@ def _panel(reading: Reading, tokens: Sequence[TokenReading], layer: int, lens: s
 def _heading_font(heading: str, width: int) -> ImageFont.FreeTypeFont:
     """Return the largest font in which a heading fits above a narrow image, but none below 8 pixels."""
     sizes = range(_FONT + 2, 7, -1)
-    return next((font for size in sizes if (font := _font(size)).getlength(heading) <= width), _font(8))
+    return next((font for size in sizes if (font := font_of(size)).getlength(heading) <= width), font_of(8))
 
 
 def _corrected(reading: Reading, tokens: Sequence[TokenReading]) -> str:
@@ -182,7 +182,7 @@ def _corrected(reading: Reading, tokens: Sequence[TokenReading]) -> str:
 
 def _with_answer(panel: Image.Image, answer: Sequence[TokenReading]) -> Image.Image:
     """Return a panel with the tokens of an answer and their best words below it, in lines that fit."""
-    font = _font(_FONT)
+    font = font_of(_FONT)
     lines: list[str] = []
     for item in map(told, answer):
         longer = f"{lines[-1]}   {item}" if lines else item
@@ -226,19 +226,24 @@ def _fit(word: str, width: float, height: float) -> tuple[ImageFont.FreeTypeFont
     A word that does not fit in the smallest font is cut. The font is None if the patch is too low for any word.
     """
     for size in range(min(_FONT, int(height) - 2), 8, -1):
-        font = _font(size)
+        font = font_of(size)
         if font.getlength(word) <= width:
             return font, word
     if height < 9:
         return None, word
-    font = _font(9)
+    font = font_of(9)
     while word and font.getlength(word + "…") > width:
         word = word[:-1]
     return font, word + "…"
 
 
 @lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Return a font of a size in pixels that has as many scripts as this system offers.
+
+    Raises:
+        LatentBankError: Pillow has no FreeType.
+    """
     for name in _FONTS:
         try:
             return ImageFont.truetype(name, size)
