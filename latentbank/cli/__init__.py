@@ -22,6 +22,7 @@ from latentbank.cli import (
     experiment_models,  # noqa: F401 (adds its command to those of `experiment`)
     experiment_silence,  # noqa: F401 (adds its command to those of `experiment`)
     images,
+    images_ask,  # noqa: F401 (adds its commands to those of `images`)
     importing,
     ingest,
     ingest_grow,  # noqa: F401 (adds its command to those of `ingest`)

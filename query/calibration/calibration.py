@@ -238,12 +238,27 @@ def load_calibration(bank: Bank, model: VisualModel) -> Calibration:
         QueryError: there is none, or the bank cannot be calibrated.
         LatentBankError: its files cannot be read.
     """
+    return calibration_of(bank, visual_fingerprint(model), model.name)
+
+
+def calibration_of(bank: Bank, fingerprint: str, name: str) -> Calibration:
+    """Open the calibration of the VLM of a fingerprint for a bank; see `load_calibration`.
+
+    Args:
+        bank: an open bank.
+        fingerprint: the VLM's, 32 hex digits.
+        name: the VLM's name, for messages.
+
+    Raises:
+        QueryError: there is none, or the bank cannot be calibrated.
+        LatentBankError: its files cannot be read.
+    """
     require_metric(bank, "correct")
-    folder = calibration_folder(bank.settings.data_dir, visual_fingerprint(model), bank.manifest)
+    folder = calibration_folder(bank.settings.data_dir, fingerprint, bank.manifest)
     about = read_about(folder)
     if about is None:
         raise QueryError(
-            f"{model.name} is not calibrated for the bank '{bank.name}'; calibrate it on other pictures than those "
+            f"{name} is not calibrated for the bank '{bank.name}'; calibrate it on other pictures than those "
             "that are read, or read without correction.",
             argument="correct",
         )

@@ -15,17 +15,21 @@ from latentbank.bank.rotation import unrotate
 from latentbank.bank.store.captions import Ids
 from latentbank.bank.where import WhereImage
 from latentbank.progress import Progress, Silent
+from latentbank.query.calibration.calibration import calibration_of
+from latentbank.query.calibration.correction import Correction, Mode
 from latentbank.query.images.space import require_same_space
 from latentbank.query.lenses.base import Queries
+from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.silence.significance import significant
+from latentbank.query.silence.silence import Silence
 from latentbank.values import whole
 
 if TYPE_CHECKING:
+    from latentbank.bank.bank import Bank
     from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.images.points import StoredImage
+    from latentbank.bank.layers import BankLayers
     from latentbank.bank.where import Filter
-    from latentbank.query.lenses.latent import LatentLens
-    from latentbank.query.silence.silence import Silence
 
 Floats = npt.NDArray[np.float32]
 NO_WORD = ""
@@ -49,6 +53,33 @@ class Naming:
     read: int
     kept: int
     silent: int
+
+
+def lens_for(
+    images: ImageBank,
+    bank: Bank,
+    bank_layers: BankLayers = "mid",
+    correct: Mode | None = None,
+    fdr: float | None = None,
+) -> tuple[LatentLens, Silence | None]:
+    """Return the lens that gives stored tokens their words, and which of them fall silent (None: none).
+
+    Args:
+        images: the bank of images.
+        bank: the bank of the same LLM.
+        bank_layers: as for `Bank.search`.
+        correct: how scores are corrected, by the VLM's calibration for this bank.
+        fdr: as for `Silence`; it needs the calibration, too.
+
+    Raises:
+        QueryError: the VLM is not calibrated for the bank, or `fdr` is no number between 0 and 1.
+    """
+    calibration = None
+    if correct is not None or fdr is not None:
+        calibration = calibration_of(bank, images.fingerprint, images.model)
+    correction = None if correct is None or calibration is None else Correction(calibration, correct)
+    silence = None if fdr is None or calibration is None else Silence(calibration, fdr)
+    return LatentLens(bank, bank_layers, correction=correction), silence
 
 
 def name_patches(

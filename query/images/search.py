@@ -190,13 +190,17 @@ class ImageSearch:
         for own in (WhereImage(image=image), WhereImage(digest=image)):
             for patch, _ in self.images.patches(layer, own & place):
                 return patch
-        known = self.images.count(layer, WhereImage(image=image) | WhereImage(digest=image))
+        known = self.knows(image)
         raise QueryError(
             f"{image} has no patch in row {row}, column {column}; they count from 0."
             if known
             else f"No image '{image}' is stored; list the images, or ingest it.",
             argument="patch" if known else None,
         )
+
+    def knows(self, image: str) -> bool:
+        """Return whether an image is stored, by its name or its digest."""
+        return self.images.count(where=WhereImage(image=image) | WhereImage(digest=image)) > 0
 
     def bank_layer(self, layer: int | None = None) -> int:
         """Return a bank layer; None: the one nearest to two fifths of the LLM's depth.

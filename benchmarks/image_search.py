@@ -1,0 +1,358 @@
+"""How well and how fast patches are found by a word, on the demo's scenes, where it is known what covers each patch.
+
+    python -m benchmarks.image_search quality --data-dir .demo/scores/banks --work .bench/images
+    python -m benchmarks.image_search speed --work .bench/images
+
+`quality` encodes 1,000 scenes of `VALIDATION` once, at several visual layers, and writes the VLM's captions of them.
+R-precision of each of the 250 things is the share of true patches among the first R, where R is the number of patches
+that it covers at least a fifth; all cosines are computed exactly, in memory. What was chosen was chosen on every second
+thing, the others are held out; intervals come from resampling things. The ceiling is a single vector, too: the mean of
+the thing's own true patches in every second scene, which searches the other scenes.
+
+`speed` stores `--images` images of 49 tokens at one layer: the scenes' tokens, and copies of them with noise. It times
+searches for the words' vectors, one at a time and 200 at once, and compares what they find with an exact search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import machine, parser_of
+from latentbank.bank.bank import Bank
+from latentbank.bank.images.bank import ImageBank
+from latentbank.bank.images.opening import create_images, open_images
+from latentbank.bank.images.points import patch_ids
+from latentbank.bank.opening import create_bank, open_bank
+from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.settings import Settings, load_settings
+from latentbank.demo.scenes import VALIDATION, load_things, make_scene
+from latentbank.demo.vlm import load_demo
+from latentbank.query.calibration.references import MOST, density_mean, nearest_of
+from latentbank.query.evaluation.patches import grid_of, token_of_patch
+from latentbank.query.evaluation.scoring import mentions
+from latentbank.query.images.contexts import term_of_bank
+from latentbank.query.images.ranking import EXAMPLES
+from latentbank.query.images.space import Floats, words_of
+
+SCENES, TOKENS, LEAST = 1000, 49, 0.2
+LAYERS = (0, 8, 16, 24)
+_BATCH, _BLOCK = 16, 4096
+_NOISE = 0.5  # length of the noise that is added to a token of length 1, to make a copy
+_ASKED, _TOP = 200, 20
+
+
+@dataclass(frozen=True)
+class Things:
+    """What the scenes show.
+
+    Attributes:
+        names: of the things, those of even number first.
+        truth: the numbers of the patches that each covers at least a fifth, by name.
+        captions: what the VLM writes about each scene.
+    """
+
+    names: list[str]
+    truth: dict[str, np.ndarray[Any, Any]]
+    captions: list[str]
+
+    def precision(self, scores: Floats) -> np.ndarray[Any, Any]:
+        """Return the R-precision of each thing for scores `[things, patches]`."""
+        return np.array(
+            [precision(row, self.truth[name]) for name, row in zip(self.names, scores, strict=True)]
+        )
+
+
+def precision(scores: Floats, true: np.ndarray[Any, Any]) -> float:
+    """Return the share of true patches among the first R by score."""
+    best = np.argpartition(-scores, len(true) - 1)[: len(true)]
+    return len(np.intersect1d(best, true)) / len(true)
+
+
+def main() -> None:
+    """Measure, print and write JSON."""
+    parser = parser_of("benchmarks.image_search", __doc__)
+    add = parser.add_argument
+    add("part", choices=["quality", "fill", "speed"])
+    add("--work", type=Path, required=True, help="folder that keeps tokens, captions and the bank of images")
+    add("--data-dir", type=Path, help="folder of the banks")
+    add("--bank", default="descriptive", help="a bank of plain cosine")
+    add("--bank-layers", default="8,12,16,20")
+    add("--layers", default="0,8,16,24", help="visual layers")
+    add("--llm", type=Path, help="folder that keeps the LLM")
+    add("--images", type=int, default=10_000, help="of the bank of images whose speed is measured")
+    add("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    results = {"quality": quality, "fill": fill, "speed": speed}[given.part](given)
+    if given.json is not None:
+        given.json.write_text(
+            json.dumps({"machine": machine(), **results}, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+# -- quality ---------------------------------------------------------------------------------------
+
+
+def encode(given: argparse.Namespace) -> Things:
+    """Encode the scenes once, and return what they show; tokens lie in the folder of work, of length 1."""
+    layers = [int(layer) for layer in given.layers.split(",")]
+    told = given.work / "things.json"
+    missing = [layer for layer in layers if not _file(given.work, layer).is_file()]
+    if missing or not told.is_file():
+        given.work.mkdir(parents=True, exist_ok=True)
+        model = load_demo(given.llm)
+        things, grid = load_things(), grid_of(model)
+        covered: dict[str, list[int]] = {thing.name: [] for thing in things}
+        kept: dict[int, list[Any]] = {layer: [] for layer in missing}
+        for start in range(0, SCENES, _BATCH):
+            scenes = [
+                make_scene(things, VALIDATION[n], grid) for n in range(start, min(SCENES, start + _BATCH))
+            ]
+            for number, scene in enumerate(scenes, start):
+                for thing in scene.objects:
+                    true = np.flatnonzero(thing.coverage >= LEAST) + number * TOKENS
+                    covered[thing.name] += true.tolist()
+            for tokens in model.visual_tokens([scene.image for scene in scenes], missing):
+                places = token_of_patch(tokens)
+                chosen = [places[patch] for patch in sorted(places)]
+                for layer in missing:
+                    kept[layer].append(unit(tokens.states[layer][chosen].float().numpy()).astype(np.float16))
+        for layer, parts in kept.items():
+            np.save(_file(given.work, layer), np.concatenate(parts))
+        told.write_text(json.dumps({name: sorted(set(own)) for name, own in covered.items()}))
+    shown = {name: np.array(own) for name, own in json.loads(told.read_text()).items() if own}
+    return Things([*shown][0::2] + [*shown][1::2], shown, [])
+
+
+def captions(given: argparse.Namespace) -> list[str]:
+    """Return what the VLM writes about each scene; it is written once."""
+    file = given.work / "captions.json"
+    written: list[str] = json.loads(file.read_text()) if file.is_file() else []
+    if len(written) < SCENES:
+        model, things = load_demo(given.llm), load_things()
+        for start in range(len(written), SCENES, _BATCH):
+            numbers = range(start, min(SCENES, start + _BATCH))
+            written += model.captions([make_scene(things, VALIDATION[n]).image for n in numbers], 32)
+            file.write_text(json.dumps(written))
+    return written
+
+
+def quality(given: argparse.Namespace) -> dict[str, Any]:
+    """Print R-precision by visual layer, bank layer and way of ranking, beside the ceiling and the captions."""
+    things = encode(given)
+    written = captions(given)
+    layers = [int(layer) for layer in given.layers.split(",")]
+    results: dict[str, Any] = {}
+    kept: dict[str, dict[int, Floats]] = {}
+    with open_bank(given.bank, data_dir=given.data_dir, url="") as bank:
+        for layer in layers:
+            x = rotate(np.load(_file(given.work, layer)).astype(np.float32), bank.manifest.rotation_seed)
+            sample = x[np.random.default_rng(0).choice(len(x), MOST, replace=False)]
+            centred = unit(x - density_mean(sample, nearest_of(MOST)))
+            for name, rows in (("plain", x), ("means subtracted", centred)):
+                _tell(results, f"visual {layer}, ceiling, {name}", _ceiling(things, rows))
+            for number in (int(one) for one in given.bank_layers.split(",")):
+                for name, scores in _ways(bank, number, things, x, centred):
+                    _tell(results, f"visual {layer}, bank {number}, {name}", things.precision(scores))
+                    if name in ("examples", "plain") and number == _default(bank):
+                        kept.setdefault(name, {})[layer] = scores.astype(np.float16)
+        for name, by_layer in kept.items():
+            mean = np.mean([scores.astype(np.float32) for scores in by_layer.values()], axis=0)
+            _tell(results, f"visual layers averaged, bank {_default(bank)}, {name}", things.precision(mean))
+    names_in = np.array([[mentions(text, name) for text in written] for name in things.names])
+    images = np.repeat(names_in, TOKENS, axis=1).astype(np.float32)
+    noise = np.random.default_rng(0).random(images.shape, dtype=np.float32)
+    _tell(results, "captions that name it, any of their patches", things.precision(images + 0.5 * noise))
+    plain = kept["plain"][16 if 16 in kept["plain"] else layers[0]].astype(np.float32)
+    _tell(results, "captions that name it, patches by plain cosine", things.precision(images * 4 + plain))
+    best = kept["examples"][16 if 16 in kept["examples"] else layers[0]].astype(np.float32)
+    _tell(results, "captions that name it, patches by examples", things.precision(images * 4 + best))
+    return results
+
+
+def _default(bank: Bank) -> int:
+    return min(bank.layers, key=lambda layer: abs(layer - 0.4 * bank.manifest.num_layers))
+
+
+def _ways(bank: Bank, layer: int, things: Things, x: Floats, centred: Floats) -> Any:
+    """Yield the name and the scores `[things, patches]` of each way of ranking."""
+    words = words_of(bank, layer)
+    terms, single = [], []
+    for name in things.names:
+        term, one = (term_of_bank(bank, name, [layer], most=most) for most in (50, 1))
+        assert term is not None
+        assert one is not None
+        terms.append(term.vectors[layer])
+        single.append(one.vectors[layer])
+    raw = np.stack(terms)
+    yield "plain, one context", unit(np.stack(single)) @ x.T
+    yield "plain", unit(raw) @ x.T
+    directions = unit(raw - words.mean)
+    yield "text's mean subtracted", directions @ x.T
+    scores = directions @ centred.T
+    yield "means", scores
+    competing = np.concatenate(
+        [words.competing(centred[start : start + _BLOCK]) for start in range(0, len(centred), _BLOCK)]
+    )
+    first = scores - competing
+    yield "words", first
+    best = np.argsort(-first, axis=1)[:, :EXAMPLES]
+    middle = unit(directions + unit(centred[best].mean(axis=1)))
+    yield "examples alone", middle @ centred.T
+    yield "examples", middle @ centred.T + first
+
+
+def _ceiling(things: Things, rows: Floats) -> np.ndarray[Any, Any]:
+    """Return the R-precision of the mean of a thing's true patches in every second scene, in the other scenes."""
+    odd = (np.arange(len(rows)) // TOKENS) % 2
+    found = []
+    for name in things.names:
+        true, own = things.truth[name], []
+        for half in (0, 1):
+            seen, left = true[odd[true] != half], true[odd[true] == half]
+            if len(seen) and len(left):
+                scores = rows @ unit(rows[seen].mean(axis=0)[None])[0]
+                own.append(precision(np.where(odd == half, scores, -9.0), left))
+        found.append(np.mean(own) if own else np.nan)
+    return np.array(found)
+
+
+def _tell(results: dict[str, Any], name: str, values: np.ndarray[Any, Any]) -> None:
+    """Print and keep the mean over things, that over the chosen ones and over those that are held out."""
+    half = (len(values) + 1) // 2
+    told = {}
+    for part, own in (("all", values), ("chosen on", values[:half]), ("held out", values[half:])):
+        own = own[~np.isnan(own)]
+        drawn = np.random.default_rng(0).choice(own, (2000, len(own))).mean(axis=1)
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        told[part] = {"mean": float(own.mean()), "low": float(low), "high": float(high), "things": len(own)}
+    results[name] = told
+    text = "  ".join(
+        f"{part} {one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for part, one in told.items()
+    )
+    print(f"{name:44} {text}", flush=True)
+
+
+def _file(work: Path, layer: int) -> Path:
+    return work / f"tokens-{layer:02d}.npy"
+
+
+# -- speed -----------------------------------------------------------------------------------------
+
+
+def fill(given: argparse.Namespace) -> dict[str, Any]:
+    """Store the bank of images whose speed is measured, and the words' vectors beside it."""
+    layer, settings = 16, _settings(given)
+    x = np.load(_file(given.work, layer)).astype(np.float32)
+    with open_bank(given.bank, data_dir=given.data_dir, url="") as source:
+        model, chosen = source.manifest, _default(source)
+        words = words_of(source, chosen)
+        names = [*json.loads((given.work / "things.json").read_text())]
+        terms = [term_of_bank(source, name, [chosen]) for name in names]
+        queries = unit(np.stack([term.vectors[chosen] for term in terms if term is not None]) - words.mean)
+        np.save(given.work / "queries.npy", queries)
+    create_bank(
+        "speed",
+        settings,
+        model=model.model,
+        fingerprint=model.fingerprint,
+        layers=[chosen],
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+    ).close()
+    chance = np.random.default_rng(0)
+    started = time.perf_counter()
+    with create_images(
+        "speed",
+        settings,
+        model="demo",
+        fingerprint="0" * 32,
+        layers=[layer],
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+    ) as images:
+        images.store.defer_index(layer, given.images * TOKENS)
+        for number in range(given.images):
+            rows = x[number % SCENES * TOKENS : (number % SCENES + 1) * TOKENS]
+            if number >= SCENES:
+                rows = rows + _NOISE * unit(chance.standard_normal(rows.shape))
+            _add(images, layer, number, rows)
+        images.commit()
+        images.store.index(layer)
+    seconds = time.perf_counter() - started
+    print(f"stored and indexed {given.images:,} images in {seconds:.0f} s")
+    return {"fill_seconds": seconds}
+
+
+def _add(images: ImageBank, layer: int, number: int, rows: Floats) -> None:
+    digest = f"{number:032x}"
+    payloads = [
+        {
+            "corpus": "scenes",
+            "image": f"{number:05}.png",
+            "digest": digest,
+            "token": token,
+            "tokens": TOKENS,
+            "tile": 0,
+            "row": token // 7,
+            "column": token % 7,
+            "box": [32.0 * (token % 7), 32.0 * (token // 7), 32.0 * (token % 7 + 1), 32.0 * (token // 7 + 1)],
+            "size": [224, 224],
+            "norm": 1.0,
+        }
+        for token in range(TOKENS)
+    ]
+    images.add(layer, patch_ids("scenes", digest, TOKENS), rows, payloads)
+
+
+def speed(given: argparse.Namespace) -> dict[str, Any]:
+    """Time searches, and compare them with the exact ones."""
+    layer = 16
+    queries = np.load(given.work / "queries.npy")[:_ASKED]
+    results: dict[str, Any] = {}
+    with open_images("speed", _settings(given)) as images:
+        exact = [{patch.id for patch in row} for row in images.nearest(queries, layer, _TOP, search="exact")]
+        for way in ("auto", "graph", "exact"):
+            images.nearest(queries[:3], layer, _TOP, search=way)
+            single = []
+            found = []
+            for query in queries[:60]:
+                start = time.perf_counter()
+                found += images.nearest(query[None], layer, _TOP, search=way)
+                single.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            together = images.nearest(queries, layer, _TOP, search=way)
+            all_at_once = time.perf_counter() - start
+            results[way] = {
+                "way": images.searched.get(layer, ""),
+                "one_ms": 1000 * statistics.median(single),
+                "one_worst_ms": 1000 * max(single),
+                "recall_one": _recall(found, exact),
+                "together_s": all_at_once,
+                "recall_together": _recall(together, exact),
+            }
+            print(way, results[way], flush=True)
+        results["patches"] = images.count(layer)
+    return results
+
+
+def _recall(found: Any, exact: Any) -> float:
+    shares = [
+        len({patch.id for patch in row} & true) / len(true) for row, true in zip(found, exact, strict=False)
+    ]
+    return float(np.mean(shares))
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    return load_settings(data_dir=given.work / "banks", url="")
+
+
+if __name__ == "__main__":
+    main()
