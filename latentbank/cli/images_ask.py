@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
     from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.settings import Settings
+    from latentbank.bank.where import Filter
     from latentbank.models.language.model import LanguageModel
     from latentbank.query.images.contexts import Term
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     app,
     "where",
     example="images where dog --html dog.html",
-    first="word bank sentence visual_layers bank_layer limit by_image",
+    first="word bank sentence contexts visual_layers bank_layer limit by_image",
 )
 def images_where(
     ctx: typer.Context,
@@ -49,6 +50,12 @@ def images_where(
     sentence: Annotated[
         str | None,
         typer.Option(help="Take the word as it stands in this sentence, which the LLM reads now."),
+    ] = None,
+    contexts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Make the word of these contexts alone, such as 'caption_contains!=hot dog'; all must hold."
+        ),
     ] = None,
     bank_layer: Annotated[
         int | None,
@@ -63,15 +70,17 @@ def images_where(
     outputs: PatchOutputs,
 ) -> None:
     """Show the patches of a bank of images that mean a word, best first."""
+    from latentbank.bank.where import parse_where
+    from latentbank.progress import shown
     from latentbank.query.images.search import ImageSearch
 
-    asked = how.how(pictures=outputs.pictures)
+    asked, chosen = how.how(pictures=outputs.pictures), parse_where(contexts or [])
     settings = GlobalOptions.of(ctx).settings()
     with ExitStack() as stack:
         opened, images = _opened(stack, bank, settings, vlm)
-        search = ImageSearch(images, opened)
+        search = ImageSearch(images, opened, stack.enter_context(shown("measuring", "contexts")))
         search.visual_layers(asked.layers)
-        term = _term(opened, word, sentence, search.bank_layer(bank_layer), model)
+        term = _term(opened, word, sentence, search.bank_layer(bank_layer), model, chosen)
         found = search.where(term, asked, bank_layer)
     outputs.show(found)
 
@@ -199,6 +208,7 @@ def _term(
     sentence: str | None,
     layer: int,
     loading: LoadingOptions,
+    contexts: Filter | None,
 ) -> Term:
     """Return the word as the sentence has it, or the bank, or plain sentences that the LLM reads.
 
@@ -210,7 +220,7 @@ def _term(
 
     if sentence is not None:
         return term_of_sentence(bank, _language(bank, layer, loading), sentence, word, [layer])
-    found = term_of_bank(bank, word, [layer])
+    found = term_of_bank(bank, word, [layer], contexts)
     if found is not None:
         return found
     try:

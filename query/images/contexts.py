@@ -81,7 +81,7 @@ def term_of_bank(
     if not found:
         return None
     vectors = {layer: _mean(stored_vectors(bank, layer, found)) for layer in layers}
-    return Term(text, vectors, len(found), f"{len(found):,} contexts of the bank '{bank.name}'")
+    return Term(text, vectors, len(found), f"{len(found):,} contexts of the bank")
 
 
 def term_of_sentence(

@@ -44,6 +44,8 @@ li > svg { display: block; width: 100%; aspect-ratio: 1; background: var(--line)
 .none { padding: 2rem 0; color: var(--quiet); }
 """
 
+_MOST = 6  # patches of an image whose places are told
+
 
 def gallery_html(found: RankedPatches) -> str:
     """Return an answer as an HTML page. Its content security policy allows its own style and pictures, no requests."""
@@ -84,10 +86,9 @@ def save_gallery(found: RankedPatches, path: str | os.PathLike[str]) -> Path:
 
 def about(found: RankedPatches) -> str:
     """Return one sentence on what was searched and how."""
-    layers = f"visual layer {listed(found.visual_layers)}"
-    if found.bank_layers:
-        layers += f", contexts of bank layer {listed(found.bank_layers)}"
-    parts = [f"{found.model}, bank {found.bank}, {layers}", found.source, found.correction]
+    source = f"{found.source}, bank layer {listed(found.bank_layers)}" if found.bank_layers else found.source
+    where = f"{found.model}, bank {found.bank}, visual layer {listed(found.visual_layers)}"
+    parts = [where, source, found.correction]
     return f"{'; '.join(part for part in parts if part)}."
 
 
@@ -97,6 +98,16 @@ def place_of(patch: Patch) -> str:
         return f"token {patch.token}"
     tile = f", tile {patch.tile}" if patch.tile else ""
     return f"row {patch.row}, column {patch.column}{tile}"
+
+
+def places_of(group: Sequence[Patch]) -> str:
+    """Return where patches of one image lie, for people; several as options take them."""
+    if len(group) == 1 or group[0].row < 0:
+        return place_of(group[0])
+    shown = [
+        f"{patch.row},{patch.column}" + (f",{patch.tile}" if patch.tile else "") for patch in group[:_MOST]
+    ]
+    return f"patches {' · '.join(shown)}{' · …' if len(group) > _MOST else ''}"
 
 
 def score_text(patch: Patch) -> str:

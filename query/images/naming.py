@@ -170,7 +170,7 @@ def _words(
     rows = np.stack([vector for own in found.values() for vector in own.values()])
     queries = Queries(unrotate(rows, images.manifest.rotation_seed), layer, "visual")
     neighbors = lens.read(queries, 1)
-    words = [own[0].word.casefold() if own else NO_WORD for own in neighbors]
+    words = [own[0].word.strip().casefold() if own else NO_WORD for own in neighbors]
     if silence is not None:
         values = [1.0 if value is None else value for value in silence.p_values(lens, queries, neighbors)]
         start = 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.images.points import Patch
     from latentbank.bank.where import Filter
+    from latentbank.progress import Progress
 
 Correct = Literal["both", "mean", "none"]
 """How patches are ranked. "none": by plain cosine. "mean": after the means of visual tokens and of text are subtracted.
@@ -81,6 +82,7 @@ class ImageSearch:
     Args:
         images: the bank of images, open.
         bank: the bank of the same LLM, of whose contexts words are made; None: only patches can be asked for.
+        progress: receives the contexts that are read when a bank layer's words are made, once for each bank.
 
     Raises:
         BankMismatch: visual tokens and contexts do not lie in one space.
@@ -94,11 +96,11 @@ class ImageSearch:
         >>> places = [(patch.image, patch.row, patch.column) for patch in found.patches]
     """
 
-    def __init__(self, images: ImageBank, bank: Bank | None = None) -> None:
+    def __init__(self, images: ImageBank, bank: Bank | None = None, progress: Progress | None = None) -> None:
         """Check that both belong together; nothing is measured yet."""
         if bank is not None:
             require_same_space(images, bank)
-        self.images, self.bank = images, bank
+        self.images, self.bank, self._progress = images, bank, progress
         self._means: dict[int, Floats] = {}
         self._words: dict[int, Words] = {}
 
@@ -297,7 +299,7 @@ class ImageSearch:
 
     def _known_words(self, layer: int) -> Words:
         if layer not in self._words:
-            self._words[layer] = words_of(self._require_bank(), layer)
+            self._words[layer] = words_of(self._require_bank(), layer, self._progress)
         return self._words[layer]
 
     def _require_bank(self) -> Bank:

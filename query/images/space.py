@@ -19,6 +19,7 @@ import numpy.typing as npt
 from latentbank.bank.rotation import unit
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch, LatentBankError, QueryError
+from latentbank.progress import Progress, Silent
 from latentbank.query.calibration.folder import bank_fingerprint, corpus_digest, read_array, write_array
 from latentbank.query.calibration.references import MOST, density_mean, nearest_of
 
@@ -99,8 +100,13 @@ def visual_mean(images: ImageBank, layer: int) -> Floats:
     return density_mean(units, nearest_of(len(units)))
 
 
-def words_of(bank: Bank, layer: int) -> Words:
+def words_of(bank: Bank, layer: int, progress: Progress | None = None) -> Words:
     """Return the words of a bank layer, which are kept beside the banks once they are made.
+
+    Args:
+        bank: the bank.
+        layer: the bank layer.
+        progress: receives the contexts that are read, if they must be made.
 
     Raises:
         QueryError: the bank has no complete corpus.
@@ -112,25 +118,29 @@ def words_of(bank: Bank, layer: int) -> Words:
         with suppress(LatentBankError):  # it is damaged, and is made anew
             kept = np.array(read_array(file, [None, bank.hidden_size], "float16"))
     if kept is None:
-        kept = _make(bank, chosen)
+        kept = _make(bank, chosen, progress or Silent())
         with suppress(LatentBankError):  # others may keep a bank where this user cannot write
             write_array(file, kept)
     rows = kept.astype(np.float32)
     return Words(rows[0], unit(rows[1:]))
 
 
-def _make(bank: Bank, layer: int) -> npt.NDArray[np.float16]:
+def _make(bank: Bank, layer: int, progress: Progress) -> npt.NDArray[np.float16]:
     """Return the mean of a bank layer and, below it, the centred means of its words."""
     entries = [entry for entry in bank.corpora.values() if entry.complete]
     contexts = sum(entry.contexts for entry in entries)
     sums: dict[str, npt.NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
+    read = 0
     for entry in entries:
         share = -(-entry.contexts * min(contexts, CONTEXTS) // contexts) if contexts else 0
         stored = bank.store.scroll(layer, Where(corpus=entry.stored), vectors=True, payloads=True)
         for point in itertools.islice(stored, share):
             if point.payload is None or point.vector is None:
                 continue
+            read += 1
+            if read % 1024 == 0:
+                progress.update(read, min(contexts, CONTEXTS))
             word = point.payload["word"].casefold()
             counts[word] = counts.get(word, 0) + 1
             sums[word] = sums.get(word, 0.0) + point.vector.astype(np.float64)
