@@ -23,8 +23,10 @@ from latentbank.progress import Progress
 if TYPE_CHECKING:
     from latentbank.models.vision.tokens import VisualModel
 
-# Images that are encoded to measure, after those that warm up, and for how long.
-_SAMPLE, _SECONDS = 32, 10.0
+SAMPLE = 40
+"""Images that a dry run encodes to measure, the first batch of them to warm up."""
+# Seconds after which no further batch of them is encoded.
+_SECONDS = 10.0
 # Bytes of a visual token's payload and of its payload indexes beyond a context's without its caption.
 _MORE = 230
 
@@ -72,6 +74,7 @@ def plan_images(
     batch: int,
     prompt: str | None = None,
     stored: int = 0,
+    sample: int = SAMPLE,
 ) -> ImagesPlan:
     """Encode some of the images and estimate what all of them need; nothing is stored.
 
@@ -86,6 +89,7 @@ def plan_images(
         batch: images in one forward pass.
         prompt: the text beside each image; None: the model's own.
         stored: visual tokens of other corpora that each layer holds already.
+        sample: how many images are encoded, at most.
 
     Raises:
         ImageError: none of the first images can be read.
@@ -97,8 +101,8 @@ def plan_images(
         del name  # it is named when it is ingested
         errors.append(error)
 
-    sample = itertools.islice(images, _SAMPLE + batch)
-    opened = open_images((Missing(image, "") for image in sample), fail)
+    first = itertools.islice(images, sample)
+    opened = open_images((Missing(image, "") for image in first), fail)
     encoded: list[EncodedImages] = []
     times: list[float] = []  # of each batch, for an image
     began = time.monotonic()
@@ -108,7 +112,7 @@ def plan_images(
         if made is not None:
             encoded.append(made)
             times.append((time.monotonic() - started) / made.counted)
-        progress.update(sum(one.counted for one in encoded), total and min(total, _SAMPLE + batch))
+        progress.update(sum(one.counted for one in encoded), total and min(total, sample))
         if time.monotonic() - began > _SECONDS:
             break
     if not times:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.manifest import Manifest
     from latentbank.bank.settings import Settings
+    from latentbank.ingest.images.naming import NamedImages
+    from latentbank.ingest.images.planning import ImagesPlan
     from latentbank.models.vision.tokens import VisualModel
 
 app = typer.Typer(no_args_is_help=True, help="Bank the visual tokens of images, and search them.")
@@ -64,7 +66,6 @@ def images_ingest(
     from latentbank.cli.output.images import show_images_plan, show_ingested
     from latentbank.ingest.images.job import ingest_images
     from latentbank.ingest.images.naming import named_images
-    from latentbank.ingest.images.planning import plan_images
     from latentbank.ingest.workers.shares import parse_share
     from latentbank.models.vision.tokens import visual_fingerprint
     from latentbank.progress import shown
@@ -83,20 +84,9 @@ def images_ingest(
         (one for one in list_images(target, settings) if one.fingerprint == visual_fingerprint(vlm)), None
     )
     held = {} if known is None else {entry.name: entry.contexts for entry in known.corpora.values()}
-    with shown("measuring", "images") as progress:
-        plan = plan_images(
-            vlm,
-            found,
-            found.corpus,
-            found.total,
-            layers,
-            settings.model_copy(update={"quantization": contexts.quantization}),
-            progress,
-            batch=batch,
-            prompt=prompt,
-            stored=sum(count for corpus, count in held.items() if corpus != found.corpus),
-        )
-    show_images_plan(plan, target, vlm.name, as_json=as_json and dry_run, error=not dry_run)
+    if dry_run or not held.get(found.corpus):  # what is stored already is known by its files
+        plan = _planned(vlm, found, layers, contexts, held, settings, batch, prompt, dry_run=dry_run)
+        show_images_plan(plan, target, vlm.name, as_json=as_json and dry_run, error=not dry_run)
     if dry_run:
         return
 
@@ -162,6 +152,39 @@ def images_drop(
         confirm(f"Drop all images of {of} from bank '{name}'?")
     delete_images(stored, settings)
     typer.echo(f"Dropped all images of {of} from '{name}'.")
+
+
+def _planned(
+    vlm: VisualModel,
+    images: NamedImages,
+    layers: list[int],
+    contexts: Manifest,
+    held: dict[str, int],
+    settings: Settings,
+    batch: int,
+    prompt: str | None,
+    *,
+    dry_run: bool,
+) -> ImagesPlan:
+    """Plan an ingestion; a few images tell how large it will be, unless that is all that is asked."""
+    from latentbank.ingest.images.planning import SAMPLE, plan_images
+    from latentbank.progress import shown
+
+    few = max(1, min(SAMPLE, (images.total or SAMPLE) // 20))
+    with shown("measuring", "images") as progress:
+        return plan_images(
+            vlm,
+            images,
+            images.corpus,
+            images.total,
+            layers,
+            settings.model_copy(update={"quantization": contexts.quantization}),
+            progress,
+            batch=batch,
+            prompt=prompt,
+            stored=sum(count for corpus, count in held.items() if corpus != images.corpus),
+            sample=SAMPLE if dry_run else few,
+        )
 
 
 def _created(bank: str, settings: Settings, vlm: VisualModel, layers: list[int]) -> ImageBank:

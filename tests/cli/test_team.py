@@ -186,9 +186,8 @@ def test_a_token_for_a_reader(
         server.requests.clear()
         code, out, err = run(*words)
         assert code == 0, err
-        assert {request.operation for request in server.requests} == {
-            "list"
-        }  # are there images to be opened?
+        asked = {request.operation for request in server.requests}  # for images that it opens, too
+        assert asked == {"list_collections", "retrieve"}
         token = out.strip()
         assert claims_of(token)
         made = json.loads(run(*words, "--versions", "2,1", "--json")[1])
