@@ -70,7 +70,7 @@ def main() -> None:
             f"{count / alone:.2f}",
             f"{count / job:.2f}",
             share,
-            "share",
+            " of the forward",
             least=LEAST,
             share=share,
             limit="the VLM's own forward passes",
