@@ -306,13 +306,21 @@ class ImageBank:
         self._rewrite(self.choose_layer(layer), {id_: {"word": word} for id_, word in words.items()})
 
     def rename(self, corpus: str, names: Mapping[str, str]) -> None:
-        """Store other names of images, by their digests; durable once `commit` has returned."""
+        """Store other names of images, by their digests.
+
+        An image's first token, by which it is listed, gets its name last: after a kill it has the old one.
+        """
+        firsts = {patch_id(corpus, digest, 0): {"image": name} for digest, name in names.items()}
         for digest, name in names.items():
             first = self._store.payloads(self._lowest, [patch_id(corpus, digest, 0)])
             tokens = [cast("dict[str, Any]", payload)["tokens"] for payload in first.values()]
             changes = {id_: {"image": name} for id_ in patch_ids(corpus, digest, sum(tokens))}
-            for layer in self.layers:
+            for layer in self.layers[1:]:
                 self._rewrite(layer, changes)
+            self._rewrite(self._lowest, {id_: own for id_, own in changes.items() if id_ not in firsts})
+        self.commit()
+        self._rewrite(self._lowest, firsts)
+        self.commit()
 
     def _rewrite(self, layer: int, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Store points again with other values of some payload fields, by their ids."""

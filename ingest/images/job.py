@@ -129,7 +129,8 @@ def ingest_images(
         raise ImageError("None of the images could be read; the lines above say why.")
     complete = share is None or _all_done(bank, corpus)
     if complete:
-        if job.encoded or reader.changed or reader.renamed() or entry is None or not entry.complete:
+        if entry is None or bank.corpora.get(corpus) != entry or not _is_whole(bank, entry):
+            _remove_rest(bank, corpus, progress)
             _index(bank, progress)
             _complete(bank, corpus)
         else:
@@ -183,7 +184,8 @@ class _Job:
             with writer:
                 for encoded in self._encoded():
                     if not self.encoded:
-                        self._announce(encoded)
+                        self._announce()
+                        self._expect(encoded)
                     self.encoded += encoded.counted
                     writer.put(encoded, self.reader.found + self.reader.copies + self.reader.failed)
             if self.share is None:  # what is nowhere any more, no single worker knows
@@ -199,8 +201,8 @@ class _Job:
             if made is not None:
                 yield made
 
-    def _announce(self, first: EncodedImages) -> None:
-        """Record that the corpus is being ingested, before its first token is stored, and expect the others."""
+    def _announce(self) -> None:
+        """Record that the corpus is being ingested, before its first token is stored or removed."""
         new = _entry(self.images.corpus, {"prompt": self.prompt}, 0, 0, "")
         change_entry(
             self.bank.collections,
@@ -208,6 +210,9 @@ class _Job:
             lambda old: new if old is None else replace(old, complete=False, updated=new.updated),
             None,
         )
+
+    def _expect(self, first: EncodedImages) -> None:
+        """Postpone indexing until the other images are stored, too, which will have about as many tokens."""
         left = (self.images.total or _EXPECTED) - self.reader.found
         for layer in self.bank.layers:
             expected = self.bank.count(layer) + round(max(left, 1) * len(first.ids) / first.counted)
@@ -216,10 +221,12 @@ class _Job:
     def _tidy(self) -> None:
         """Give images their new names, and remove files that others have replaced, now that those are stored."""
         corpus, renamed, replaced = self.images.corpus, self.reader.renamed(), self.reader.replaced()
+        if not (renamed or replaced):
+            return
+        self._announce()
         self.bank.rename(corpus, renamed)
         self.bank.remove([id_ for digest, tokens in replaced for id_ in patch_ids(corpus, digest, tokens)])
-        if renamed or replaced:
-            self.bank.commit()
+        self.bank.commit()
 
 
 def _raising(name: str, error: LatentBankError) -> None:
@@ -234,6 +241,23 @@ def _entry(corpus: str, plan: dict[str, str | None], images: int, points: int, d
 def _all_done(bank: ImageBank, corpus: str) -> bool:
     """Return whether the last share is done, so that this worker has to complete the corpus."""
     return all(share.state == "done" for share in share_states(bank.store.read_shares(corpus)))
+
+
+def _is_whole(bank: ImageBank, entry: CorpusEntry) -> bool:
+    return entry.complete and bank.collections.stored_contexts(entry.name) == {entry.contexts}
+
+
+def _remove_rest(bank: ImageBank, corpus: str, progress: Progress) -> None:
+    """Remove tokens of images that are not whole: what kills have left of files that are not there any more."""
+    where = WhereImage(corpus=corpus)
+    counts = {bank.count(layer, where) for layer in bank.layers}
+    if counts == {sum(image.tokens for image in bank.images(where))}:
+        return
+    whole = known_images(bank, corpus, progress).digests
+    for layer in bank.layers:
+        points = bank.store.scroll(layer, where, payloads=True)
+        bank.remove([point.id for point in points if dict(point.payload or {})["digest"] not in whole])
+    bank.commit()
 
 
 def _index(bank: ImageBank, progress: Progress) -> None:

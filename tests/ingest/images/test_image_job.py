@@ -196,6 +196,39 @@ def test_changed_renamed_and_exchanged_files_are_found_by_their_digests(own: Sit
     assert own.job().encoded == 0
 
 
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_a_job_that_fails_while_it_removes_old_files_goes_on(
+    own: Site, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.job()
+    for number in (1, 2, 3):
+        picture(number + 200).save(own.photos / f"0{number}.png")
+    (own.photos / "04.png").rename(own.photos / "renamed.png")
+    with own.bank() as bank:
+        real, left = bank.store.delete_points if calls < 2 else bank.store.upsert, calls
+
+        def failing(*given: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise RuntimeError("killed")
+            real(*given)
+
+        monkeypatch.setattr(bank.store, "delete_points" if calls < 2 else "upsert", failing)
+        with pytest.raises(RuntimeError, match="killed"):
+            ingest_images(bank, own.images(), ColourVLM(), batch=4)
+    (own.photos / "02.png").unlink()  # what is half removed or half stored is never seen again
+    own.job()
+    with own.bank() as bank:
+        assert bank.verify() == []
+        held = names(bank)
+    fresh = own.at(own.banks.parent / "fresh")
+    fresh.job()
+    with fresh.bank() as bank:
+        assert names(bank).items() <= held.items()
+        assert held.keys() - names(bank).keys() <= {"photos/02.png"}
+
+
 def test_corpora_of_images_are_dropped_alone(own: Site) -> None:
     own.job()
     own.job(images=own.images("again"))
