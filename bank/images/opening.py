@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Unpack
 
@@ -134,11 +134,23 @@ def list_images(
     Nothing is opened for writing, also where another process has it open.
     """
     settings = settings_from(settings, **given)
-    place, found = backend(settings), []
-    for stored in stored_images(split_name(name)[0], settings):
-        if (manifest := place.peek_manifest(stored)) is not None:
-            found.append(replace(Manifest.from_dict(*manifest), bank=stored))
-    return found
+    return _manifests(stored_images(split_name(name)[0], settings), settings)
+
+
+def list_all_images(settings: Settings) -> dict[str, list[Manifest]]:
+    """Return what all banks hold of images, by the bank's name; banks without images are left out."""
+    stored: dict[str, list[str]] = {}
+    for bank, name in sorted(all_images(settings)):
+        stored.setdefault(bank, []).append(name)
+    return {bank: _manifests(names, settings) for bank, names in stored.items()}
+
+
+def _manifests(stored: Iterable[str], settings: Settings) -> list[Manifest]:
+    place = backend(settings)
+    found = ((name, place.peek_manifest(name)) for name in stored)
+    return [
+        replace(Manifest.from_dict(*manifest), bank=name) for name, manifest in found if manifest is not None
+    ]
 
 
 def stored_images(bank: str, settings: Settings) -> list[str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PICTURE_SIDE = 256
 """Pixels of the longer side of the small picture that is kept of each image."""
 _QUALITY = 80
+# Bytes of hidden states that are stored at once.
+_MOST = 64 << 20
 
 T = TypeVar("T")
 
@@ -94,8 +96,10 @@ def encode_images(
     layers: Sequence[int],
     prompt: str | None,
     fail: Callable[[str, LatentBankError], None],
-) -> EncodedImages | None:
-    """Return the visual tokens of some images at each layer; images that the model refuses go to `fail`.
+) -> Iterator[EncodedImages]:
+    """Yield the visual tokens of some images at each layer; images that the model refuses go to `fail`.
+
+    They come together, unless they are large: then a few images at a time, so that little waits to be stored.
 
     Args:
         model: the VLM.
@@ -105,15 +109,23 @@ def encode_images(
         prompt: the text beside each image; None: the model's own.
         fail: called with an image's name and the error.
 
-    Returns:
-        None: the model refuses all of them.
-
     Raises:
         ModelError: a hidden state is not finite or zero, or the model fails for a reason that is not the image's.
     """
-    found = list(_visual_tokens(model, images, layers, prompt, fail))
-    if not found:
-        return None
+    most = _MOST // (4 * model.hidden_size * len(layers))
+    group: list[tuple[OpenImage, VisualTokens]] = []
+    for one in list(_visual_tokens(model, images, layers, prompt, fail)):
+        if group and sum(len(tokens) for _, tokens in [*group, one]) > most:
+            yield _encoded(corpus, group, layers)
+            group = []
+        group.append(one)
+    if group:
+        yield _encoded(corpus, group, layers)
+
+
+def _encoded(
+    corpus: str, found: Sequence[tuple[OpenImage, VisualTokens]], layers: Sequence[int]
+) -> EncodedImages:
     ids = [id_ for image, tokens in found for id_ in patch_ids(corpus, image.digest, len(tokens))]
     states = {
         layer: np.concatenate([tokens.states[layer].detach().float().cpu().numpy() for _, tokens in found])

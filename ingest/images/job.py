@@ -197,9 +197,7 @@ class _Job:
         reader, corpus = self.reader, self.images.corpus
         opened = open_images(reader.missing(self.images), reader.fail)
         for part in batches_ahead(opened, self.batch):
-            made = encode_images(self.model, corpus, part, self.bank.layers, self.prompt, reader.fail)
-            if made is not None:
-                yield made
+            yield from encode_images(self.model, corpus, part, self.bank.layers, self.prompt, reader.fail)
 
     def _announce(self) -> None:
         """Record that the corpus is being ingested, before its first token is stored or removed."""

@@ -108,10 +108,9 @@ def plan_images(
     began = time.monotonic()
     for part in batches_ahead(opened, batch):
         started = time.monotonic()
-        made = encode_images(model, corpus, part, layers, prompt, fail)
-        if made is not None:
-            encoded.append(made)
-            times.append((time.monotonic() - started) / made.counted)
+        if made := list(encode_images(model, corpus, part, layers, prompt, fail)):
+            encoded += made
+            times.append((time.monotonic() - started) / sum(one.counted for one in made))
         progress.update(sum(one.counted for one in encoded), total and min(total, sample))
         if time.monotonic() - began > _SECONDS:
             break

@@ -25,13 +25,13 @@ app = typer.Typer(no_args_is_help=True, help="Manage banks.")
 @command(app, "list", example="bank list")
 def bank_list(ctx: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the banks and their versions."""
-    from latentbank.bank.images.opening import list_images
+    from latentbank.bank.images.opening import list_all_images
     from latentbank.bank.opening import list_versions
     from latentbank.cli.output.banks import show_banks
 
     settings = GlobalOptions.of(ctx).settings()
     banks = list_versions(settings)
-    images = {bank.bank: list_images(bank.bank, settings) for bank in banks}
+    images = list_all_images(settings)
     show_banks(banks, images, place(settings), as_json=as_json)
 
 

@@ -34,7 +34,7 @@ def show_banks(
         return
     for bank in banks:
         print(bank.bank if bank.versions == (1,) else f"{bank.bank}  ({_versions_text(bank)})")
-        for one in images[bank.bank]:
+        for one in images.get(bank.bank, ()):
             corpora = listed(
                 f"{entry.name} ({count_text(entry.sentences, 'image')})" for entry in one.corpora.values()
             )
