@@ -56,12 +56,10 @@ class Things:
     Attributes:
         names: of the things, those of even number first.
         truth: the numbers of the patches that each covers at least a fifth, by name.
-        captions: what the VLM writes about each scene.
     """
 
     names: list[str]
     truth: dict[str, np.ndarray[Any, Any]]
-    captions: list[str]
 
     def precision(self, scores: Floats) -> np.ndarray[Any, Any]:
         """Return the R-precision of each thing for scores `[things, patches]`."""
@@ -128,7 +126,7 @@ def encode(given: argparse.Namespace) -> Things:
             np.save(_file(given.work, layer), np.concatenate(parts))
         told.write_text(json.dumps({name: sorted(set(own)) for name, own in covered.items()}))
     shown = {name: np.array(own) for name, own in json.loads(told.read_text()).items() if own}
-    return Things([*shown][0::2] + [*shown][1::2], shown, [])
+    return Things([*shown][0::2] + [*shown][1::2], shown)
 
 
 def captions(given: argparse.Namespace) -> list[str]:
@@ -147,7 +145,6 @@ def captions(given: argparse.Namespace) -> list[str]:
 def quality(given: argparse.Namespace) -> dict[str, Any]:
     """Print R-precision by visual layer, bank layer and way of ranking, beside the ceiling and the captions."""
     things = encode(given)
-    written = captions(given)
     layers = [int(layer) for layer in given.layers.split(",")]
     results: dict[str, Any] = {}
     kept: dict[str, dict[int, Floats]] = {}
@@ -166,6 +163,7 @@ def quality(given: argparse.Namespace) -> dict[str, Any]:
         for name, by_layer in kept.items():
             mean = np.mean([scores.astype(np.float32) for scores in by_layer.values()], axis=0)
             _tell(results, f"visual layers averaged, bank {_default(bank)}, {name}", things.precision(mean))
+    written = captions(given)
     names_in = np.array([[mentions(text, name) for text in written] for name in things.names])
     images = np.repeat(names_in, TOKENS, axis=1).astype(np.float32)
     noise = np.random.default_rng(0).random(images.shape, dtype=np.float32)
