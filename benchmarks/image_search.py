@@ -1,6 +1,8 @@
 """How well and how fast patches are found by a word, on the demo's scenes, where it is known what covers each patch.
 
     python -m benchmarks.image_search quality --data-dir .demo/scores/banks --work .bench/images
+    python -m benchmarks.image_search stored --data-dir .demo/scores/banks --work .bench/images
+    python -m benchmarks.image_search fill --data-dir .demo/scores/banks --work .bench/images
     python -m benchmarks.image_search speed --work .bench/images
 
 `quality` encodes 1,000 scenes of `VALIDATION` once, at several visual layers, and writes the VLM's captions of them.
@@ -9,8 +11,9 @@ that it covers at least a fifth; all cosines are computed exactly, in memory. Wh
 thing, the others are held out; intervals come from resampling things. The ceiling is a single vector, too: the mean of
 the thing's own true patches in every second scene, which searches the other scenes.
 
-`speed` stores `--images` images of 49 tokens at one layer: the scenes' tokens, and copies of them with noise. It times
-searches for the words' vectors, one at a time and 200 at once, and compares what they find with an exact search.
+`stored` stores the scenes' tokens and asks as `images where` does. `fill` stores `--images` images of 49 tokens at one
+layer: the scenes' tokens, and copies of them with noise. `speed` times searches there for the words' vectors, one at a
+time and 200 at once, and compares what they find with an exact search.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.images.bank import ImageBank
 from latentbank.bank.images.opening import create_images, open_images
 from latentbank.bank.images.points import patch_ids
+from latentbank.bank.manifest import Manifest
 from latentbank.bank.opening import create_bank, open_bank
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.settings import Settings, load_settings
@@ -40,10 +44,12 @@ from latentbank.query.evaluation.patches import grid_of, token_of_patch
 from latentbank.query.evaluation.scoring import mentions
 from latentbank.query.images.contexts import term_of_bank
 from latentbank.query.images.ranking import EXAMPLES
+from latentbank.query.images.search import How, ImageSearch
 from latentbank.query.images.space import Floats, words_of
 
 SCENES, TOKENS, LEAST = 1000, 49, 0.2
-LAYERS = (0, 8, 16, 24)
+LAYER = 16
+"""The visual layer that is stored."""
 _BATCH, _BLOCK = 16, 4096
 _NOISE = 0.5  # length of the noise that is added to a token of length 1, to make a copy
 _ASKED, _TOP = 200, 20
@@ -78,7 +84,7 @@ def main() -> None:
     """Measure, print and write JSON."""
     parser = parser_of("benchmarks.image_search", __doc__)
     add = parser.add_argument
-    add("part", choices=["quality", "fill", "speed"])
+    add("part", choices=["quality", "stored", "fill", "speed"])
     add("--work", type=Path, required=True, help="folder that keeps tokens, captions and the bank of images")
     add("--data-dir", type=Path, help="folder of the banks")
     add("--bank", default="descriptive", help="a bank of plain cosine")
@@ -88,7 +94,7 @@ def main() -> None:
     add("--images", type=int, default=10_000, help="of the bank of images whose speed is measured")
     add("--json", type=Path, help="file for the results")
     given = parser.parse_args()
-    results = {"quality": quality, "fill": fill, "speed": speed}[given.part](given)
+    results = {"quality": quality, "stored": stored, "fill": fill, "speed": speed}[given.part](given)
     if given.json is not None:
         given.json.write_text(
             json.dumps({"machine": machine(), **results}, indent=1) + "\n", encoding="utf-8"
@@ -247,46 +253,57 @@ def _file(work: Path, layer: int) -> Path:
 
 def fill(given: argparse.Namespace) -> dict[str, Any]:
     """Store the bank of images whose speed is measured, and the words' vectors beside it."""
-    layer, settings = 16, _settings(given)
-    x = np.load(_file(given.work, layer)).astype(np.float32)
     with open_bank(given.bank, data_dir=given.data_dir, url="") as source:
-        model, chosen = source.manifest, _default(source)
+        chosen = _default(source)
         words = words_of(source, chosen)
         names = [*json.loads((given.work / "things.json").read_text())]
         terms = [term_of_bank(source, name, [chosen]) for name in names]
         queries = unit(np.stack([term.vectors[chosen] for term in terms if term is not None]) - words.mean)
         np.save(given.work / "queries.npy", queries)
+        seconds = _store(given, "speed", source.manifest, given.images)
+    print(f"stored and indexed {given.images:,} images in {seconds:.0f} s")
+    return {"fill_seconds": seconds}
+
+
+def stored(given: argparse.Namespace) -> dict[str, Any]:
+    """Print R-precision of the very search that `images where` makes, in a stored bank of the scenes."""
+    things, results = encode(given), dict[str, Any]()
+    with open_bank(given.bank, data_dir=given.data_dir, url="") as bank:
+        if not (given.work / "banks" / "stored").is_dir():
+            _store(given, "stored", bank.manifest, SCENES)
+        with open_images("stored", _settings(given)) as images:
+            search = ImageSearch(images, bank)
+            for exact in (False, True):
+                values = []
+                for name in things.names:
+                    true = things.truth[name]
+                    how = How(limit=len(true), exact=exact, pictures=False)
+                    found = search.where(name, how)
+                    places = [int(patch.image[:5]) * TOKENS + patch.token for patch in found.patches]
+                    values.append(len(np.intersect1d(places, true)) / len(true))
+                _tell(results, f"stored, visual 16, {'exact' if exact else 'index'}", np.array(values))
+    return results
+
+
+def _store(given: argparse.Namespace, name: str, manifest: Manifest, count: int) -> float:
+    """Store the tokens of so many images at one layer and index them; return the seconds."""
+    settings, chance = _settings(given), np.random.default_rng(0)
+    x = np.load(_file(given.work, LAYER)).astype(np.float32)
+    sizes = {"num_layers": manifest.num_layers, "hidden_size": manifest.hidden_size}
     create_bank(
-        "speed",
-        settings,
-        model=model.model,
-        fingerprint=model.fingerprint,
-        layers=[chosen],
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
+        name, settings, model=manifest.model, fingerprint=manifest.fingerprint, layers=[12], **sizes
     ).close()
-    chance = np.random.default_rng(0)
     started = time.perf_counter()
-    with create_images(
-        "speed",
-        settings,
-        model="demo",
-        fingerprint="0" * 32,
-        layers=[layer],
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-    ) as images:
-        images.store.defer_index(layer, given.images * TOKENS)
-        for number in range(given.images):
+    with create_images(name, settings, model="demo", fingerprint="0" * 32, layers=[LAYER], **sizes) as images:
+        images.store.defer_index(LAYER, count * TOKENS)
+        for number in range(count):
             rows = x[number % SCENES * TOKENS : (number % SCENES + 1) * TOKENS]
             if number >= SCENES:
                 rows = rows + _NOISE * unit(chance.standard_normal(rows.shape))
-            _add(images, layer, number, rows)
+            _add(images, LAYER, number, rows)
         images.commit()
-        images.store.index(layer)
-    seconds = time.perf_counter() - started
-    print(f"stored and indexed {given.images:,} images in {seconds:.0f} s")
-    return {"fill_seconds": seconds}
+        images.store.index(LAYER)
+    return time.perf_counter() - started
 
 
 def _add(images: ImageBank, layer: int, number: int, rows: Floats) -> None:
@@ -312,7 +329,7 @@ def _add(images: ImageBank, layer: int, number: int, rows: Floats) -> None:
 
 def speed(given: argparse.Namespace) -> dict[str, Any]:
     """Time searches, and compare them with the exact ones."""
-    layer = 16
+    layer = LAYER
     queries = np.load(given.work / "queries.npy")[:_ASKED]
     results: dict[str, Any] = {}
     with open_images("speed", _settings(given)) as images:
