@@ -18,19 +18,16 @@ if TYPE_CHECKING:
     from latentbank.query.images.results import RankedPatches
 
 _STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --raised: #f1f3f6; --text: #1a1d21; --quiet: #565d66;
-  --line: #d5dae1; --mark: #0b57c4; --on-mark: #ffffff; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --raised: #1e2329; --text: #e8eaed;
-  --quiet: #a9b1bb; --line: #363d46; --mark: #8ab8ff; --on-mark: #0d1420; } }
+:root { color-scheme: light dark; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 80rem; padding: 1.25rem; background: var(--ground); color: var(--text);
+body { margin: 0 auto; max-width: 80rem; padding: 1.25rem; background: #ffffff; color: #1a1d21;
   font: 15px/1.45 system-ui, sans-serif; }
 h1 { margin: 0 0 0.25rem; font-size: 1.5rem; overflow-wrap: anywhere; }
-.about { margin: 0 0 1.25rem; color: var(--quiet); overflow-wrap: anywhere; }
+.about { margin: 0 0 1.25rem; overflow-wrap: anywhere; }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(14rem, 45%), 1fr)); gap: 1rem; margin: 0;
   padding: 0; list-style: none; }
-li { min-width: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; background: var(--raised); }
-li > svg { display: block; width: 100%; aspect-ratio: 1; background: var(--line); }
+li { min-width: 0; border: 1px solid #d5dae1; border-radius: 8px; overflow: hidden; background: #f1f3f6; }
+li > svg { display: block; width: 100%; aspect-ratio: 1; background: #d5dae1; }
 .shade { fill: #000000; opacity: 0.4; fill-rule: evenodd; }
 .outer, .inner { fill: none; vector-effect: non-scaling-stroke; }
 .outer { stroke: #ffffff; stroke-width: 4px; }
@@ -39,9 +36,16 @@ li > svg { display: block; width: 100%; aspect-ratio: 1; background: var(--line)
 .told p { margin: 0; overflow-wrap: anywhere; }
 .name { font-weight: 600; }
 .rank { display: inline-block; min-width: 1.5rem; margin-right: 0.4rem; padding: 0 0.35rem; border-radius: 4px;
-  background: var(--mark); color: var(--on-mark); text-align: center; font-variant-numeric: tabular-nums; }
-.quiet { color: var(--quiet); font-variant-numeric: tabular-nums; }
-.none { padding: 2rem 0; color: var(--quiet); }
+  background: #0b57c4; color: #ffffff; text-align: center; font-variant-numeric: tabular-nums; }
+.about, .quiet, .none { color: #565d66; font-variant-numeric: tabular-nums; }
+.none { padding: 2rem 0; }
+@media (prefers-color-scheme: dark) {
+  body { background: #14171b; color: #e8eaed; }
+  li { border-color: #363d46; background: #1e2329; }
+  li > svg { background: #363d46; }
+  .rank { background: #8ab8ff; color: #0d1420; }
+  .about, .quiet, .none { color: #a9b1bb; }
+}
 """
 
 _MOST = 6  # patches of an image whose places are told
