@@ -100,6 +100,9 @@ def ablation(
         source: what takes their place. Without other images, "mean" takes the mean of the image's tokens that are not
             ablated.
         draw: number of the draw; "image" takes another image for each in turn.
+
+    Raises:
+        QueryError: all tokens of the image are ablated, and there are no other images whose mean could be taken.
     """
     numbers = np.array(tokens, np.int64)
     places = told.tokens.positions
@@ -116,6 +119,12 @@ def ablation(
         means = source.means
         return Intervention(positions, layer, change=lambda at, old: means[at].to(old).expand_as(old))
     rest = torch.from_numpy(np.setdiff1d(np.arange(len(told.tokens)), numbers))
+    if not len(rest):
+        raise QueryError(
+            "All visual tokens of the image are to be ablated, so there is no mean of others to take their place; name "
+            "other images, or ablate them by attention.",
+            argument="others",
+        )
 
     def rest_mean(at: int, old: Tensor) -> Tensor:
         states = source.own[at]

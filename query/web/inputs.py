@@ -9,9 +9,10 @@ from fastapi import Query
 
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
+from latentbank.errors import QueryError
 from latentbank.layers import NAMED_BANK_LAYERS
 from latentbank.query.lenses.registry import lens_names
-from latentbank.query.web.jobs import ReadingRequest, StatesRequest
+from latentbank.query.web.jobs import CauseRequest, ReadingRequest, StatesRequest
 from latentbank.text import layer_numbers
 
 LONGEST_ANSWER = 256
@@ -105,6 +106,29 @@ class ReadingQuery(SearchQuery):
             correct=self.correct,
             fdr=self.fdr or None,
         )
+
+
+@dataclass(frozen=True)
+class CausesQuery(ReadingQuery):
+    """The query parameters of a request to ablate the tokens of a word.
+
+    Attributes:
+        of: the word.
+        at: the visual layer.
+    """
+
+    of: Annotated[str, Query(min_length=1, max_length=200)] = ""
+    at: Annotated[int, Query(ge=0)] = 0
+
+    def causes(self, name: str, image: bytes) -> CauseRequest:
+        """Return the request to ablate tokens of the image.
+
+        Raises:
+            QueryError: layers or lenses that do not exist, or no word.
+        """
+        if not self.of.strip():
+            raise QueryError("Name the word whose tokens are ablated.")
+        return CauseRequest(self.request(name, image), self.of.strip(), self.at)
 
 
 @dataclass(frozen=True)

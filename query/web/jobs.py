@@ -13,6 +13,7 @@ from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.merge import Unique
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+from latentbank.progress import Silent
 from latentbank.query.calibration.correction import Mode
 from latentbank.query.reading.around import Which
 
@@ -61,6 +62,26 @@ class ReadingRequest:
         )
         rest = repr((replace(self, image=None), shown, version)).encode("utf-8", "surrogateescape")
         return hashlib.blake2b((self.image or b"") + rest, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class CauseRequest:
+    """Of which word's tokens it is asked what they do.
+
+    Attributes:
+        reading: the image, and how its tokens are read; the first of its lenses says which tokens show the word.
+        word: the word.
+        layer: the visual layer at which they show it, and from which on they are ablated.
+    """
+
+    reading: ReadingRequest
+    word: str
+    layer: int
+
+    def key(self, corpora: Iterable[CorpusEntry] = (), version: int = 1) -> str:
+        """Return 32 hex digits that differ between requests, as those of a `ReadingRequest` do."""
+        rest = repr((self.reading.key(corpora, version), "causes", self.word, self.layer))
+        return hashlib.blake2b(rest.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -160,3 +181,20 @@ class Job:
         self.check()
         if count:
             self.update(done=self.done + count)
+
+
+class JobProgress(Silent):
+    """Progress that is shown as a job's, and that ends when the job is cancelled."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def stage(self, what: str, unit: str) -> None:
+        """Say what is done now; counting begins anew."""
+        self._job.check()
+        self._job.update(what=f"{what} ({unit})", done=0, total=0)
+
+    def update(self, done: float, total: float | None = None) -> None:
+        """Show how much is done."""
+        self._job.check()
+        self._job.update(done=int(done), total=int(total or 0))

@@ -16,7 +16,7 @@ from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.web.bodies import LARGEST_UPLOAD, Bodies
 from latentbank.query.web.common import handle_errors, serve_files
 from latentbank.query.web.file import page_html
-from latentbank.query.web.inputs import ReadingQuery, StatesQuery, shown_name
+from latentbank.query.web.inputs import CausesQuery, ReadingQuery, StatesQuery, shown_name
 from latentbank.query.web.jobs import FINAL_STATES, Job
 from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
 from latentbank.query.web.trial import MOST_PIXELS, check_image
@@ -101,6 +101,17 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
         job = await asyncio.to_thread(service.submit, query.request(name, image))
         return JSONResponse({"job": job.id, "upload": upload.key if upload else ""}, 202)
 
+    @app.post("/api/causes", status_code=202)
+    async def causes(query: Annotated[CausesQuery, Depends()]) -> Response:
+        if service is None or not service.reads_images:
+            raise HTTPException(409, "No vision-language model is loaded here.")
+        if query.picture:
+            name, image = query.picture, _picture(offered, query.picture)
+        else:
+            name, image = (kept := _kept(uploads, query.upload)).name, kept.data
+        job = await asyncio.to_thread(service.submit_causes, query.causes(name, image))
+        return JSONResponse({"job": job.id}, 202)
+
 
 def _read_states(app: FastAPI, service: ReadingService | None) -> None:
     """Let other programs send hidden states, and answer with their reading."""
@@ -133,13 +144,17 @@ def _read_states(app: FastAPI, service: ReadingService | None) -> None:
 async def _upload(request: Request, query: ReadingQuery, uploads: Uploads, bodies: Bodies) -> Upload:
     """Return the uploaded image that a request names, or that it brings in its body."""
     if query.upload:
-        upload = uploads.get(query.upload)
-        if upload is None:
-            raise HTTPException(404, "This image is not kept here any more; choose its file again.")
-        return upload
+        return _kept(uploads, query.upload)
     async with bodies.of(request) as body:
         await asyncio.to_thread(check_image, body)
         return uploads.keep(shown_name(query.name) or "image", body)
+
+
+def _kept(uploads: Uploads, key: str) -> Upload:
+    upload = uploads.get(key)
+    if upload is None:
+        raise HTTPException(404, "This image is not kept here any more; choose its file again.")
+    return upload
 
 
 def _serve_jobs(app: FastAPI, service: ReadingService | None) -> None:
@@ -160,6 +175,11 @@ def _serve_jobs(app: FastAPI, service: ReadingService | None) -> None:
 def _serve_readings(app: FastAPI, service: ReadingService | None) -> None:
     @app.get("/api/readings/{key}")
     def reading(key: str) -> Response:
+        data = _reading(service, key).data
+        return Response(data.encode("utf-8", "replace"), media_type="application/json")
+
+    @app.get("/api/causes/{key}")
+    def causes(key: str) -> Response:
         data = _reading(service, key).data
         return Response(data.encode("utf-8", "replace"), media_type="application/json")
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -16,7 +16,6 @@ from latentbank.bank.bank import Bank
 from latentbank.errors import LatentBankError, QueryError
 from latentbank.models.vision.alone import LanguageAlone
 from latentbank.models.vision.sources import ImageSource
-from latentbank.progress import Silent
 from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction, Mode
 from latentbank.query.lenses.base import LensOptions
@@ -28,10 +27,13 @@ from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import chosen_layers, default_visual_layers, join_layers, read_layers
 from latentbank.query.silence.silence import open_silence
 from latentbank.query.states.bodies import states_in
+from latentbank.query.web.causing import causes_json
 from latentbank.query.web.data import page_json, shrunk
 from latentbank.query.web.jobs import (
     Cancelled,
+    CauseRequest,
     Job,
+    JobProgress,
     ReadingRequest,
     StatesRequest,
     TooBusy,
@@ -160,6 +162,25 @@ class ReadingService:
             QueryError: there is no such model, or no model takes images.
             TooBusy: too many jobs are waiting, or their images are too large.
         """
+        request = self._checked(request)
+        key = request.key(self.bank.shown_corpora.values(), self.bank.version)
+        return self._queue(request.image, key, lambda job: self._read(job, request))
+
+    def submit_causes(self, request: CauseRequest) -> Job:
+        """Put a request to ablate the tokens of a word in the queue.
+
+        Returns:
+            Its job. `reading` returns the JSON of `Causes.to_dict` by the job's `reading`.
+
+        Raises:
+            QueryError, TooBusy: as for `submit`.
+        """
+        request = replace(request, reading=self._checked(request.reading))
+        key = request.key(self.bank.shown_corpora.values(), self.bank.version)
+        return self._queue(request.reading.image, key, lambda job: self._causes(job, request))
+
+    def _checked(self, request: ReadingRequest) -> ReadingRequest:
+        """Return a request that names its model."""
         names = self._names
         if request.image is not None and not self.reads_images:
             raise QueryError(SENTENCES_ALONE)
@@ -167,19 +188,20 @@ class ReadingService:
             raise QueryError(
                 f"There is no model '{request.model}' on this page; choose one of {listed(names)}."
             )
-        request = replace(request, model=request.model or names[0])
-        shown = self.bank.shown_corpora.values()
-        job = Job(secrets.token_urlsafe(12), image=request.image)
-        key = request.key(shown, self.bank.version)
+        return replace(request, model=request.model or names[0])
+
+    def _queue(self, image: bytes | None, key: str, work: Callable[[Job], StoredReading]) -> Job:
+        """Queue work whose result will be kept by a key; the job is finished at once if it is kept already."""
+        job = Job(secrets.token_urlsafe(12), image=image)
         with self._lock:
             if key in self._readings:
                 self._readings.move_to_end(key)
                 job.update(state="done", reading=key, image=None)
-            elif self._is_full(request.image):
+            elif self._is_full(image):
                 raise TooBusy("Too many readings are waiting; try again in a minute.")
             self._add(job)
         if not job.finished:
-            self._thread.submit(self._run, job, request, key)
+            self._thread.submit(self._run, job, key, work)
         return job
 
     def submit_states(self, request: StatesRequest) -> tuple[Job, Future[dict[str, Any]]]:
@@ -229,16 +251,12 @@ class ReadingService:
                 job.cancelled.set()
         self._thread.shutdown(wait=True)
 
-    def _run(self, job: Job, request: ReadingRequest, key: str) -> None:
-        """Answer a request; whatever happens, the job ends in a final state."""
+    def _run(self, job: Job, key: str, work: Callable[[Job], StoredReading]) -> None:
+        """Do a job's work and keep the result; whatever happens, the job ends in a final state."""
         try:
             job.check()
             job.update(state="running")
-            reading = (
-                self._read_text(job, request) if request.image is None else self._read_image(job, request)
-            )
-            job.check()
-            stored = StoredReading(reading.source, page_json(reading))
+            stored = work(job)
             with self._lock:
                 self._readings[key] = stored
                 while len(self._readings) > 1 and (
@@ -291,6 +309,17 @@ class ReadingService:
         mode = self._correct if wanted == "" else None if wanted == "none" else wanted
         return None if mode is None else Correction(load_calibration(self.bank, model), mode)
 
+    def _read(self, job: Job, request: ReadingRequest) -> StoredReading:
+        reading = self._read_text(job, request) if request.image is None else self._read_image(job, request)
+        job.check()
+        return StoredReading(reading.source, page_json(reading))
+
+    def _causes(self, job: Job, request: CauseRequest) -> StoredReading:
+        assert self._models is not None
+        model = self._models.get(request.reading.model, lambda text: job.update(what=text)).model
+        correction = self._correction(model, request.reading.correct)
+        return StoredReading(request.reading.name, causes_json(self.bank, model, request, correction, job))
+
     def _read_text(self, job: Job, request: ReadingRequest) -> Reading:
         job.update(what="reading the sentence")
         return read_text(
@@ -329,7 +358,7 @@ class ReadingService:
         if request.fdr is not None:
             silence = open_silence(self.bank, model.model, request.fdr)
             job.update(what="reading images with nothing to see, once")
-            silence.prepare(lenses, layers, _JobProgress(job))
+            silence.prepare(lenses, layers, JobProgress(job))
         found: list[Reading] = []
         for reading in read_layers(
             model,
@@ -355,18 +384,6 @@ class ReadingService:
                 parts=(*job.parts, _part(reading, len(found) - 1, layers)),
             )
         return join_layers(found)
-
-
-class _JobProgress(Silent):
-    """Progress that is shown as a job's, and that ends when the job is cancelled."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def update(self, done: float, total: float | None = None) -> None:
-        """Show how much is done."""
-        self._job.check()
-        self._job.update(done=int(done), total=int(total or 0))
 
 
 def _part(reading: Reading, number: int, layers: tuple[int, ...]) -> str:

@@ -1,5 +1,6 @@
 // The live page: choosing what is read, its progress, and the view of the reading. The address holds the form's state.
 
+import { makeCauses } from "./causes.js";
 import { element } from "./elements.js";
 import { drop, followJob } from "./jobs.js";
 import { addPart, wholeOf } from "./parts.js";
@@ -16,6 +17,9 @@ let job = null; // the reading in progress
 let view = null; // what is shown
 let turn = 0; // number of the last request; answers to earlier ones are ignored
 const places = { seen: $("seen"), told: $("told") };
+
+let shownQuery = null; // of the reading that is shown; null if it has no image here
+const causes = makeCauses(() => shownQuery && new URLSearchParams(shownQuery), () => view?.list());
 
 makeTools(() => view && { reading: view.reading(), state: view.state }, say);
 start().catch((error) => say(error.message, true));
@@ -95,6 +99,7 @@ function another(what) {
   choose(what);
   const source = what.picture ? pictureAt(what.picture) : URL.createObjectURL(what.file);
   view = null;
+  causes.stop();
   showImage(places, source, what.picture ?? what.file.name, () => what.file && URL.revokeObjectURL(source));
   return read({}, hashForAnother());
 }
@@ -208,7 +213,8 @@ function follow(id, query) {
   let shown = null;
   const show = (data, complete) => {
     if (shown) return shown.update(data, complete);
-    shown = view = showReading(places, data, { asked, complete });
+    shownQuery = query.has("picture") || query.has("upload") ? query : null;
+    shown = view = showReading(places, data, { asked, complete, below: causes.draw });
   };
   const ended = () => {
     job = null;
@@ -256,6 +262,7 @@ async function openSaved(file) {
     abandon(); // otherwise the running job's reading would replace it
     turn += 1;
     busy(false);
+    shownQuery = null;
     view = showReading(places, data);
     $("save").hidden = true;
     say(`opened ${file.name}`);

@@ -19,14 +19,15 @@ let previous; // aborts the listeners of the view shown before
  * @param places {seen, told}: elements for the reading itself, and for the panel beside it
  * @param data what query/web/data.py wrote
  * @param live {asked, complete, below}: the word that the reading was asked for; whether all layers are read; and a
- *   function that returns elements to show below the list of words, given the reading and the state. A saved page has none
- * @returns {update(data, complete), state, reading, find(word)}
+ *   function that returns elements to show below the list of words, given the reading, the state, and a function that
+ *   changes the state. A saved page has none
+ * @returns {update(data, complete), state, reading(), find(word), list()}
  */
 export function showReading({ seen, told }, data, { asked = "", complete = true, below = () => [] } = {}) {
   let reading = openReading(data);
   previous?.abort();
   const life = (previous = new AbortController());
-  const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [], all: false, find: "" };
+  const plain = { layer: 0, view: "words", lenses: data.lenses, tile: reading.tiles[0] ?? 0, pins: [], all: false, find: "", cause: false };
   const state = { ...plain, token: null, following: true };
   let cells = new Map(); // of each token, those in all pictures
   let marked = []; // cells that are active or pinned
@@ -77,6 +78,7 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
     if (state.pins.length) kept.set("pins", state.pins.join(","));
     if (state.all) kept.set("all", "1");
     if (state.find) kept.set("find", state.find);
+    if (state.find && state.cause) kept.set("cause", "1");
     // Browsers limit how often an address changes, and this runs for each token pointed at.
     if (location.hash === `#${kept}`) return;
     try {
@@ -99,6 +101,7 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
     state.pins = [...new Set(pins.filter((pin) => pin < reading.tokens.length))].slice(0, 2);
     state.all = kept.get("all") === "1";
     state.find = kept.get("find") ?? "";
+    state.cause = kept.get("cause") === "1";
     if (state.following) follow();
     else state.layer = layer;
   }
@@ -136,7 +139,7 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
   }
 
   function list() {
-    words.replaceChildren(drawWords(reading, state, { find, point }), ...below(reading, state));
+    words.replaceChildren(drawWords(reading, state, { find, point }), ...(complete ? below(reading, state, (what) => (Object.assign(state, what), remember())) : []));
   }
 
   /** Mark the active token and the pinned ones, and show their neighbors. */
@@ -207,6 +210,7 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
   /** Mark the tokens that have a word among their neighbors; "" marks none. */
   function find(word) {
     state.find = word;
+    state.cause = false;
     const count = tokensOf(reading, state.lenses[0], state.layer, word).length;
     status.textContent = word ? `${count} token${count === 1 ? " has" : "s have"} “${word}” among the neighbors at ${reading.layerName(state.layer)}` : "";
     const within = words.contains(document.activeElement);
@@ -278,6 +282,7 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
   return {
     state,
     find,
+    list,
     reading: () => reading,
     update(more, whole) {
       reading = openReading(more);

@@ -155,7 +155,9 @@ def test_tokens_by_number(dogs: CompositeVLM) -> None:
 def test_through_a_bank(bank: Bank, vlm: CompositeVLM) -> None:
     lens = LatentLens(bank, "all")
     (neighbors,) = lens.read(Queries(vlm.visual_tokens([picture(0)], [1])[0].states[1][:1], 1, "visual"))
-    found = cause(vlm, picture(0), neighbors[0].word, lens, [1], CauseOptions(draws=1, answer=3))
+    found = cause(
+        vlm, picture(0), neighbors[0].word, lens, [1], CauseOptions(by=["attention"], draws=1, answer=3)
+    )
     assert (found.bank, found.lens) == ("small", "latent")
     assert 0 in found.showing[1]
 
