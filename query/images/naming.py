@@ -129,8 +129,9 @@ def name_patches(
         changed += sum(bool(own) for own in found.values())
         done += len(some)
         progress.update(done, total)
-    if read:
-        images.store.index(chosen)  # what has a word now was written anew
+    if read and images.store.info(chosen).waiting:  # what has a word now was written anew
+        progress.stage("indexing", "layers")
+        images.store.index(chosen)
     return Naming(chosen, changed, read, kept, silent)
 
 
