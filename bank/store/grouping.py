@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -33,15 +33,19 @@ class Groups:
 
     def only(self, values: Sequence[str], where: Filter | None) -> Filter:
         """Return a filter, narrowed to the groups of some values."""
-        chosen = WhereImage(**{self.field: tuple(values)})
+        chosen = self._selects(values)
         return chosen if where is None else where & chosen
 
     def others(self, values: Sequence[str], where: Filter | None) -> Filter | None:
         """Return a filter without the groups of some values."""
         if not values:
             return where
-        rest = ~WhereImage(**{self.field: tuple(values)})
+        rest = ~self._selects(values)
         return rest if where is None else where & rest
+
+    def _selects(self, values: Sequence[str]) -> Filter:
+        given: dict[str, Any] = {self.field: tuple(values)}
+        return WhereImage(**given)
 
     def of(self, hits: Sequence[Hit]) -> dict[str, list[Hit]]:
         """Return hits in their groups, in their order."""

@@ -169,7 +169,8 @@ def _states(
     special, ends = set(model.tokenizer.all_special_ids), _ending(token)
     rows, places = [], []
     for sentence in sentences:
-        ids, spans = (ask(sentence, always_bos=always_bos) for ask in (model.encode, model.spans))
+        ids = model.encode(sentence, always_bos=always_bos)
+        spans = model.spans(sentence, always_bos=always_bos)
         real = [place for place, id_ in enumerate(ids) if id_ not in special]
         wanted = ends(sentence)
         # The first token has no context.

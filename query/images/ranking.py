@@ -16,6 +16,7 @@ from latentbank.bank.rotation import unit
 if TYPE_CHECKING:
     from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.images.points import Patch
+    from latentbank.bank.planning import Way
     from latentbank.bank.where import Filter
     from latentbank.query.images.space import Floats, Words
 
@@ -66,7 +67,7 @@ class Pool:
             )
             return {patch.id: patch for group in groups for patch in group}
         count = max(times * self.limit, DEPTH) if times > 1 else self.limit
-        way = "exact" if self.exact else None
+        way: Way | None = "exact" if self.exact else None
         (found,) = self.images.nearest(direction[None], self.layer, count, self.where, search=way)
         return {patch.id: patch for patch in found}
 

@@ -286,11 +286,13 @@ class ImageSearch:
                     f"The patch is known at visual layer {listed(patch)}, not at {layer}.",
                     argument="visual_layers",
                 )
-            return self.images.prepared(patch[layer])[0]
+            own: Floats = self.images.prepared(patch[layer])[0]
+            return own
         rows = self.images.vectors(layer, [patch.id])
         if patch.id not in rows:
             raise QueryError(f"{patch.image} is not stored any more; ask for another patch.")
-        return unit(rows[patch.id][None])[0]
+        stored: Floats = unit(rows[patch.id][None])[0]
+        return stored
 
     def _mean(self, layer: int) -> Floats:
         if layer not in self._means:

@@ -66,7 +66,7 @@ def _drawn(picture: bytes | None, group: Sequence[Patch]) -> Image.Image:
         image = Image.new("RGB", size, (200, 205, 212))
     else:
         image = Image.open(io.BytesIO(picture)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    boxes = [tuple(round(edge * scale) for edge in patch.box) for patch in group if patch.box is not None]
+    boxes = [_scaled(patch.box, scale) for patch in group if patch.box is not None]
     if boxes:
         dark = image.point([round(value * 0.6) for value in range(256)] * 3)
         for box in boxes:
@@ -79,6 +79,11 @@ def _drawn(picture: bytes | None, group: Sequence[Patch]) -> Image.Image:
     square = Image.new("RGB", (_SIDE, _SIDE), (241, 243, 246))
     square.paste(image, ((_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2))
     return square
+
+
+def _scaled(box: tuple[float, float, float, float], scale: float) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(edge * scale) for edge in box)
+    return left, top, right, bottom
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
