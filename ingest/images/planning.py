@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from latentbank.bank.images.points import PICTURE
 from latentbank.bank.planning import cores
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import Shape, index_seconds, layer_bytes, store_seconds
@@ -132,8 +131,8 @@ def _estimated(
 ) -> ImagesPlan:
     sampled = sum(one.counted for one in encoded)
     tokens = sum(len(one.ids) for one in encoded) / sampled
-    first = [payload for one in encoded for payload in one.payloads[layers[0]] if PICTURE in payload]
-    picture = sum(len(payload[PICTURE]) for payload in first) / sampled
+    pictures = [payload.get("picture", "") for one in encoded for payload in one.payloads[layers[0]]]
+    picture = sum(map(len, pictures)) / sampled
     points = round(tokens * (total or 1))
     shape = Shape(
         contexts=points + stored,
