@@ -51,7 +51,7 @@ _WATCH = """() => {
     });
     observer.observe(target, { childList: true, subtree: true });
   };
-  const [view, status] = ["#view", "#status"].map((id) => document.querySelector(id));
+  const [view, status] = ["#seen", "#status"].map((id) => document.querySelector(id));
   document.querySelector("#file").addEventListener("change", () => {
     [window.chosenAt, window.firstAfter, window.allAfter] = [performance.now(), null, null];
     view.replaceChildren();

@@ -98,6 +98,15 @@ class Silence:
                 progress.update(done + count, total)
             done += len(null_tokens(self._folder, layer))
 
+    def is_measured(self, lens: Lens, layers: Sequence[int]) -> bool:
+        """Return whether the nulls of all these visual layers were read through a lens before: it costs no time."""
+        try:
+            return all(
+                self._kept(lens, self.calibration.require_layer(layer)) is not None for layer in layers
+            )
+        except QueryError:
+            return False
+
     def nulls(self, lens: Lens, layer: int) -> npt.NDArray[np.float32]:
         """Return the evidence of a lens for the nulls of a visual layer, ascending, `[tokens]`.
 

@@ -29,6 +29,7 @@ from latentbank.query.silence.silence import open_silence
 from latentbank.query.states.bodies import states_in
 from latentbank.query.web.causing import causes_json
 from latentbank.query.web.data import page_json, shrunk
+from latentbank.query.web.first import first_fdr
 from latentbank.query.web.jobs import (
     Cancelled,
     CauseRequest,
@@ -56,8 +57,6 @@ WAITING_BYTES = 200_000_000
 """Largest size of their images altogether."""
 MOST_STATES = 8192
 """Largest number of hidden states, tokens times layers, that another program may send at once."""
-FIRST_FDR = 0.05
-"""The largest share of false words that the page asks for at first, where a calibration tells."""
 _KEPT_READINGS = 64
 _KEPT_BYTES = 200_000_000
 _KEPT_JOBS = 256
@@ -134,13 +133,9 @@ class ReadingService:
         }
 
     def _fdr(self) -> float:
-        """Return the largest share of false words that the page asks for at first; 0 where nulls are not known."""
         if self._models is None:
             return 0.0
-        try:
-            return open_silence(self.bank, self._models.first, FIRST_FDR).fdr
-        except LatentBankError:
-            return 0.0
+        return first_fdr(self.bank, self._models.first, self._correction(self._models.first, ""))
 
     def _corrections(self) -> list[str]:
         """Return the corrections that can be made: all of them if the first model is calibrated for the bank."""

@@ -120,7 +120,11 @@ def test_what_was_measured_is_kept_and_depends_on_what_is_searched(
     world: World, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lens = LatentLens(bank, "all")
-    first = open_silence(bank, world.vlm, 0.05).nulls(lens, 0)
+    unread = open_silence(bank, world.vlm, 0.05)
+    assert not unread.is_measured(lens, [0])
+    first = unread.nulls(lens, 0)
+    assert unread.is_measured(lens, [0])
+    assert not unread.is_measured(lens, [0, 77])  # not calibrated
     filtered = open_silence(bank, world.vlm, 0.05).nulls(replace(lens, where=Where(word="dog")), 0)
     assert first.tolist() != filtered.tolist()
     read: list[int] = []
