@@ -17,11 +17,7 @@ from latentbank.bank.where import Where
 from latentbank.demo.scenes import EVALUATION, load_things, make_scene
 from latentbank.demo.vlm import load_demo
 from latentbank.models.vision.sources import ImageSource
-from latentbank.models.visual import unembedding_of
-from latentbank.query.lenses.base import Lens
-from latentbank.query.lenses.embedding import EmbeddingLens
 from latentbank.query.lenses.latent import LatentLens
-from latentbank.query.lenses.logit import LogitLens
 from latentbank.query.output.pictures import png_bytes
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
@@ -29,8 +25,8 @@ from latentbank.query.web.file import save_html
 OUTPUT = Path("docs/page.png")
 DEMO = Path(".demo")
 SCENE = 3
-LAYERS = (0, 8, 12, 16)
-PINNED = (16, 18)  # tokens on the shield and on the toothbrush
+LAYERS = (0, 4, 8, 12, 16)
+PINNED = 22  # a token on the shield
 
 
 def main() -> None:
@@ -43,20 +39,15 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     vlm = load_demo(DEMO / "SmolLM2-135M-Instruct")
-    language = vlm.language
     scene = ImageSource("scene", "", png_bytes(make_scene(load_things(), EVALUATION[SCENE]).image))
     with open_bank("demo", data_dir=DEMO / "banks", url="") as bank:
-        lenses: list[Lens] = [
-            LatentLens(bank, "all", Where(corpus="descriptions"), unique="word"),
-            LogitLens(unembedding_of(vlm), language.tokenizer),
-            EmbeddingLens(language.embedding, language.tokenizer),
-        ]
-        (reading,) = read_images(vlm, [scene], lenses, LAYERS)
+        lens = LatentLens(bank, "all", Where(corpus="descriptions"))
+        (reading,) = read_images(vlm, [scene], [lens], LAYERS)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = save_html(reading, Path(folder) / "page.html")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
-        page.goto(f"{file.as_uri()}#layer=16&lens=latent,logit&pins={','.join(map(str, PINNED))}")
+        page.goto(f"{file.as_uri()}#layer=16&pins={PINNED}")
         page.screenshot(path=OUTPUT)
         browser.close()
     print(f"{OUTPUT}: {OUTPUT.stat().st_size:,} bytes")
