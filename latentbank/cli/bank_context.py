@@ -49,6 +49,7 @@ def bank_context(
     from latentbank.bank.vectors import first_context
     from latentbank.bank.where import parse_where
     from latentbank.cli.output.following import give_followed
+    from latentbank.progress import shown
     from latentbank.query.following.contexts import follow_context
 
     if unique not in ("context", "word"):
@@ -56,12 +57,13 @@ def bank_context(
     condition = parse_where(where or [])
     if (context is None) == (condition is None):
         raise QueryError("Name a context: give its id, or --where with a filter that selects some.")
-    with bank.opened(GlobalOptions.of(ctx).settings()) as opened:
+    with bank.opened(GlobalOptions.of(ctx).settings()) as opened, shown("following", "layers") as progress:
         followed = follow_context(
             opened,
             first_context(opened, condition) if context is None else context,
             bank_layers_of(bank_layers),
             top_k=top_k,
             unique="word" if unique == "word" else None,
+            progress=progress,
         )
     give_followed(followed, output, as_json)

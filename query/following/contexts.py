@@ -17,6 +17,7 @@ from latentbank.bank.store.captions import Ids
 from latentbank.bank.vectors import stored_vectors, unit_mean
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+from latentbank.progress import Progress, Silent
 from latentbank.query.following.followed import Followed, Step, Vector, drifts
 from latentbank.text import public_name
 from latentbank.values import whole
@@ -32,6 +33,7 @@ def follow_context(
     top_k: int = 5,
     unique: Unique | None = "word",
     where: Filter | None = None,
+    progress: Progress | None = None,
 ) -> Followed:
     """Follow a stored context through a bank's layers.
 
@@ -42,6 +44,7 @@ def follow_context(
         top_k: nearest other contexts at each layer.
         unique: "word" keeps one neighbor of each word; None: all.
         where: only neighbors that this filter selects.
+        progress: counts the layers.
 
     Returns:
         The context at each layer. A centred bank keeps no hidden states without the mean, so only centred cosines are
@@ -62,16 +65,18 @@ def follow_context(
         )
     (own,) = named([Neighbor.from_payload(known, layers[0], 1.0, points[0].payload)], corpora)
     others = _with(visible(where, corpora, incomplete=True), ~Ids(frozenset([known])))
-    rows = [stored_vectors(bank, layer, [known]) for layer in layers]
-    found = []
-    for layer, row in zip(layers, rows, strict=True):
+    progress = progress or Silent()
+    found, vectors, centred = [], list[Vector](), list[Vector]()
+    for number, layer in enumerate(layers):
+        progress.update(number, len(layers))
+        row = stored_vectors(bank, layer, [known])
         asked = asked_for(bank.manifest, bank.settings, 1, None, None)
         search = Search(
             bank.store, [layer], others, bank.settings.search, payloads=unique == "word", asked=asked
         )
         found.append(tuple(named(search.best(row, top_k, unique)[0], corpora)))
-    vectors: list[Vector] = [row[0] for row in rows]
-    centred, told = _centred(bank, layers, vectors)
+        vectors.append(row[0])
+        centred.append(row[0] - bank_mean(bank, layer))
     drift = drifts(None if bank.metric == "centred" else vectors, centred)
     return Followed(
         kind="context",
@@ -84,7 +89,7 @@ def follow_context(
             Step(layer, one, None, {"latent": neighbors})
             for layer, one, neighbors in zip(layers, drift, found, strict=True)
         ),
-        means=told,
+        means=mean_told(bank),
         context=own,
         span=(own.start, own.end),
     )
@@ -100,11 +105,6 @@ def bank_mean(bank: Bank, layer: int) -> Vector:
 def mean_told(bank: Bank) -> str:
     """Return in words which mean `bank_mean` is, or in a centred bank was subtracted before."""
     return f"of text, at each layer of the bank '{bank.name}'"
-
-
-def _centred(bank: Bank, layers: list[int], vectors: list[Vector]) -> tuple[list[Vector], str]:
-    rows = [vector - bank_mean(bank, layer) for layer, vector in zip(layers, vectors, strict=True)]
-    return rows, mean_told(bank)
 
 
 def _with(shown: Filter | None, condition: Filter) -> Filter:

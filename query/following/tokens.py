@@ -17,6 +17,7 @@ from latentbank.bank.where import Filter
 from latentbank.bank.words import tight
 from latentbank.errors import QueryError
 from latentbank.models.vision.sources import Source
+from latentbank.progress import Progress, Silent
 from latentbank.query.following.contexts import bank_mean, mean_told
 from latentbank.query.following.followed import Followed, Step, Vector, drifts
 from latentbank.query.lenses.base import Lens, Queries
@@ -47,6 +48,7 @@ def follow_text(
     unique: Unique | None = "word",
     search: Way | None = None,
     lenses: Sequence[Lens] = (),
+    progress: Progress | None = None,
 ) -> Followed:
     """Follow a token of a sentence through an LLM's layers.
 
@@ -62,6 +64,7 @@ def follow_text(
         unique: one neighbor per "context" or per "word".
         search: "auto", "graph" or "exact", as `Bank.search` takes it; None: the bank's setting.
         lenses: further lenses of the same LLM.
+        progress: counts the layers whose mean is measured.
 
     Raises:
         LatentBankError: as for `read_text`.
@@ -85,7 +88,7 @@ def follow_text(
     states = model.hidden_states([model.encode(sentence, always_bos=bos)], chosen)[0]
     rows = [states[layer][last].float().cpu().numpy() for layer in chosen]
     found = {(one.layer, one.lens): one for one in reading.tokens if one.index == last}
-    centred = _without_text_mean(bank, chosen, rows)
+    centred = _without_text_mean(bank, chosen, rows, progress or Silent())
     return Followed(
         kind="text",
         label=found[chosen[0], reading.lenses[0]].label,
@@ -178,15 +181,18 @@ def _read(
     return {layer: tuple(rows[0]) for layer, rows in zip(states, found, strict=True)}
 
 
-def _without_text_mean(bank: Bank, layers: Sequence[int], rows: Sequence[Vector]) -> list[Vector] | None:
+def _without_text_mean(
+    bank: Bank, layers: Sequence[int], rows: Sequence[Vector], progress: Progress
+) -> list[Vector] | None:
     """Return hidden states without the mean of text at their layers; None if the bank lacks one of these layers."""
     if not set(layers) <= set(bank.layers):
         return None
-    manifest = bank.manifest
-    return [
-        prepared(manifest, row, "hidden states", manifest.mean(layer))[0] - bank_mean(bank, layer)
-        for layer, row in zip(layers, rows, strict=True)
-    ]
+    manifest, found = bank.manifest, list[Vector]()
+    for number, (layer, row) in enumerate(zip(layers, rows, strict=True)):
+        progress.update(number, len(layers))
+        stored = prepared(manifest, row, "hidden states", manifest.mean(layer))[0]
+        found.append(stored - bank_mean(bank, layer))
+    return found
 
 
 def _without_visual_mean(

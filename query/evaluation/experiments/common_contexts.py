@@ -14,6 +14,7 @@ from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.points import Neighbor, Stored
 from latentbank.bank.where import Where
 from latentbank.errors import BankMismatch
+from latentbank.progress import Progress
 from latentbank.query.evaluation.experiments.similarity import Ints
 from latentbank.text import listed, public_name
 
@@ -46,10 +47,12 @@ class Common:
         return [context.id for context in self.contexts]
 
 
-def common_contexts(first: Bank, second: Bank, words: int, seed: int) -> Common:
+def common_contexts(
+    first: Bank, second: Bank, words: int, seed: int, progress: Progress | None = None
+) -> Common:
     """Return contexts of random words of the first bank that the second holds, too.
 
-    Words are drawn as often as the first bank has contexts of them.
+    Words are drawn as often as the first bank has contexts of them. `progress` counts them.
 
     Raises:
         BankMismatch: the banks have too few contexts in common; the message says why.
@@ -58,6 +61,8 @@ def common_contexts(first: Bank, second: Bank, words: int, seed: int) -> Common:
     layer, by_word = first.layers[0], dict[str, list[Neighbor]]()
     drawn = itertools.islice(_random_words(first, layer, corpora, seed), words)
     while some := list(itertools.islice(drawn, _ASKED)):
+        if progress is not None:
+            progress.update(len(by_word), words)
         forms = tuple(form for _, spelled in some for form in spelled)
         for point in first.store.scroll(layer, Where(corpus=corpora, word=forms), payloads=True):
             if point.payload is not None:

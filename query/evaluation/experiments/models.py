@@ -171,7 +171,8 @@ def compare_models(
             f"The bank '{first.name}' has metric {first.metric} and '{second.name}' {second.metric}; compare banks of "
             "one metric."
         )
-    common = common_contexts(first, second, words, seed)
+    progress.stage("choosing contexts", "words")
+    common = common_contexts(first, second, words, seed, progress)
     drawn = Bootstrap(len(common.names), seed=seed)
     own = _layers(first, bank_layers, common, k, progress)
     others = own if second is first else _layers(second, bank_layers, common, k, progress)
