@@ -53,7 +53,8 @@ def shared(first: Ints, second: Ints) -> npt.NDArray[np.float64]:
     count, k = first.shape
     rows = np.arange(count)[:, None] * count
     common = np.intersect1d(rows + first, rows + second, assume_unique=True)
-    return np.bincount(common // count, minlength=count) / k
+    shares: Doubles = np.bincount(common // count, minlength=count) / k
+    return shares
 
 
 @dataclass(frozen=True, eq=False)
