@@ -5,16 +5,18 @@ from __future__ import annotations
 import html
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentbank.errors import QueryError
 from latentbank.files import write_whole
 from latentbank.query.evaluation.figures import need_matplotlib
-from latentbank.query.following.followed import Followed, Step
 from latentbank.query.lenses.registry import score_of, title_of
 from latentbank.query.output.fonts import fonts_for, quiet_about_glyphs
 from latentbank.query.output.grids import shorten
 from latentbank.query.reading.reading import excerpt
+
+if TYPE_CHECKING:
+    from latentbank.query.following.followed import Followed, Step
 
 FORMATS = ("png", "svg", "pdf", "html")
 _ROW, _CELL, _WORD = 0.25, 0.92, 12  # inches of a layer's row and of a word's cell, and letters of a word
