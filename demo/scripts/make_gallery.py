@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def life(world: World) -> Entry:
     scene = make_scene(world.things, EVALUATION[SCENES["shield"]])
     tokens = world.read(scene.image).at(LAYERS[-1])
     surest = min(tokens, key=lambda token: 2.0 if token.p_value is None else token.p_value)
-    plain = replace(world.lens, correction=None) if isinstance(world.lens, LatentLens) else world.lens
+    plain = world.lens.corrected(None)
     followed = follow_visual(world.vlm, scene.image, surest.label, [plain])
     title = "A visual token through all layers"
     told = (
