@@ -22,6 +22,7 @@ from latentbank.demo.images import LAYERS as STORED
 from latentbank.demo.images import Scenes, store_scenes
 from latentbank.demo.scenes import EVALUATION, Thing, load_things, make_scene
 from latentbank.demo.vlm import PHOTO, load_demo, wheel_file
+from latentbank.files import write_whole
 from latentbank.ingest.corpus import corpus_from_sentences
 from latentbank.ingest.filling import fill
 from latentbank.ingest.job import JobReport
@@ -32,7 +33,7 @@ from latentbank.progress import duration, shown
 from latentbank.query.images.search import How, ImageSearch
 from latentbank.query.images.sheet import save_sheet
 from latentbank.query.lenses.latent import LatentLens
-from latentbank.query.output.pictures import save_reading
+from latentbank.query.output.pictures import png_bytes, save_reading
 from latentbank.query.reading.reading import Reading, excerpt
 from latentbank.query.reading.text import read_text
 from latentbank.query.reading.visual import read_images
@@ -72,7 +73,8 @@ def read_pictures(bank: Bank, vlm: CompositeVLM, things: Sequence[Thing]) -> Non
     names = [f"a scene: {scene.caption}" for scene in scenes] + ["a photo of a cat"]
     files = [f"scene-{number}" for number in SCENES] + ["photo"]
     images = [*(scene.image for scene in scenes), open_image(PHOTO)]
-    (FOLDER / "pictures").mkdir(exist_ok=True)
+    for file, image in zip(files, images, strict=True):
+        write_whole(FOLDER / "images" / f"{file}.png", png_bytes(image))
     for name, file, reading in zip(
         names, files, read_images(vlm, images, [lens], VISUAL_LAYERS), strict=True
     ):

@@ -75,8 +75,8 @@ def told_words(tokens: Sequence[TokenReading]) -> str:
     if not counts:
         return "no word at all"
     parts = [f"“{word}” on {count}" for word, count in counts.most_common(_SHOWN)]
-    more = f", and {len(counts) - _SHOWN} other words" if len(counts) > _SHOWN else ""
-    return ", ".join(parts) + more
+    left = len(counts) - _SHOWN
+    return ", ".join(parts) + (f", and {left} other word{'s' * (left > 1)}" if left > 0 else "")
 
 
 def best_layer(reading: Reading, lens: str | None = None) -> int:

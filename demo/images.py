@@ -49,9 +49,13 @@ class Scenes:
         """Return a scene by its number."""
         return make_scene(self.things, VALIDATION[number])
 
+    def number(self, name: str) -> int:
+        """Return the number of a scene by the name of its image in the bank."""
+        return int(PurePath(name).stem.rpartition("-")[2])
+
     def of_image(self, name: str) -> Scene:
         """Return the scene of an image by its name in the bank."""
-        return self.scene(int(PurePath(name).stem.rpartition("-")[2]))
+        return self.scene(self.number(name))
 
 
 def store_scenes(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,13 +115,15 @@ def scenes(world: World) -> Iterator[Entry]:
     """Yield held-out scenes."""
     for name, number in SCENES.items():
         scene = make_scene(world.things, EVALUATION[number])
-        yield image_entry(world.read(scene.image), name, f"A scene: {scene.caption}", f"{name}.png")
+        yield image_entry(
+            world.read(scene.image), name, f"A scene: {scene.caption}", f".demo/images/scene-{number}.png"
+        )
 
 
 def photo(world: World) -> Entry:
     """Return the photo."""
     reading = world.read(open_image(PHOTO))
-    return image_entry(reading, "photo", "A photo of a cat", "cat.jpg")
+    return image_entry(reading, "photo", "A photo of a cat", "demo/data/photo.jpg")
 
 
 def image_entry(reading: Reading, name: str, title: str, file: str) -> Entry:
@@ -159,7 +162,7 @@ def lenses(world: World) -> Entry:
         told=told,
         picture=draw_reading(reading, [layer]),
         described="; ".join(f"{lens}: {words}" for lens, words in rows),
-        command=f"{_COMMAND} query image shield.png --model demo --visual-layers {layer} "
+        command=f"{_COMMAND} query image .demo/images/scene-3.png --model demo --visual-layers {layer} "
         "--lens latent,logit,embedding --html lenses.html",
         words=rows,
     )
@@ -178,7 +181,11 @@ def life(world: World) -> Entry:
         "layer: its words, and how far its hidden state drifts."
     )
     return followed_entry(
-        followed, "life", title, told, "query image shield.png --model demo --follow " + surest.label
+        followed,
+        "life",
+        title,
+        told,
+        "query image .demo/images/scene-3.png --model demo --follow " + surest.label,
     )
 
 
@@ -192,7 +199,7 @@ def sentences(world: World) -> Iterator[Entry]:
         yield followed_entry(
             followed,
             name,
-            f"A word in a sentence: the bank of {'a river' if name == 'river' else 'the money'}",
+            f"A word in a sentence: {'the bank of a river' if name == 'river' else 'a bank with money'}",
             f"The word “bank” of “{sentence}” at each layer of the bank: its nearest contexts in other sentences, one "
             "per word.",
             f"query text '{sentence}' --token bank --follow",
@@ -219,11 +226,15 @@ def searches(world: World, settings: Settings) -> Iterator[Entry]:
         store_scenes(world.bank.name, settings, world.vlm, stored, progress)
     with open_images(world.bank.name, settings) as images:
         search = ImageSearch(images, world.bank)
-        word = most_frequent(stored)
+        shown_things = [
+            [thing.name for thing in stored.scene(number).labelled().objects]
+            for number in range(stored.count)
+        ]
+        word = most_frequent(shown_things)
         found = search.where(word, How(limit=FOUND, by_image=True))
-        showing = [shows(stored, name, word) for name in {patch.image for patch in found.patches}]
-        truly = sum(shows(stored, image.name, word) for image in stored)
-        told = f"Of {stored.count} scenes, {truly} show a {word}; of the ten that are found first, {sum(showing)} do."
+        true = [any(names(word, name) for name in things) for things in shown_things]
+        right = sum(true[stored.number(name)] for name in {patch.image for patch in found.patches})
+        told = f"Of {stored.count} scenes, {sum(true)} show a {word}; of the ten that are found first, {right} do."
         yield sheet_entry(
             found, "where", f"Where is a {word}?", told, f"images where {word} --by-image --limit 10"
         )
@@ -244,20 +255,10 @@ def sheet_entry(found: RankedPatches, name: str, title: str, told: str, command:
     return Entry(name, title, told, draw_sheet(found), described, f"{_COMMAND} {command}", rows)
 
 
-def most_frequent(scenes: Scenes) -> str:
-    """Return the thing that most of the scenes show, of those whose name is one word."""
-    counts: dict[str, int] = {}
-    for number in range(scenes.count):
-        for name in {
-            thing.name for thing in scenes.scene(number).labelled().objects if " " not in thing.name
-        }:
-            counts[name] = counts.get(name, 0) + 1
+def most_frequent(scenes: Sequence[Sequence[str]]) -> str:
+    """Return the thing that most scenes show, of those whose name is one word; scenes are lists of names."""
+    counts = Counter(name for things in scenes for name in set(things) if " " not in name)
     return max(counts, key=lambda name: (counts[name], name))
-
-
-def shows(scenes: Scenes, image: str, word: str) -> bool:
-    """Return whether the scene of an image shows what a word names."""
-    return any(names(word, thing.name) for thing in scenes.of_image(image).labelled().objects)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,8 @@ def _draw_drift(axis: Any, followed: Followed) -> None:
     axis.tick_params(labelsize=7)
     axis.set_title("cosine with itself at the …", fontsize=9)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=6, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.06))
+        below = -0.3 / max(_LEAST - 1.3, _ROW * len(followed.steps))  # a third of an inch: below the numbers
+        axis.legend(fontsize=6, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, below))
 
 
 def _page(followed: Followed) -> str:
