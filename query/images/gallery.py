@@ -132,9 +132,7 @@ def _defined(number: int, patch: Patch, picture: bytes) -> str:
 def _card(rank: int, group: Sequence[Patch], picture: int | None, found: RankedPatches) -> str:
     """Return the card of one patch, or of one image with its patches."""
     first, name = group[0], html.escape(group[0].image)
-    places = html.escape(
-        " · ".join(place_of(patch) for patch in group[:4]) + (" · …" if len(group) > 4 else "")
-    )
+    places = html.escape(places_of(group))
     layer = f"layer {first.layer}, " if len(found.visual_layers) > 1 else ""
     told = [
         f'<p class="name"><span class="rank">{rank}</span>{name}</p>',
