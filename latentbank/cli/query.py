@@ -86,7 +86,7 @@ def query_text(
             "lenses": lenses_of(others, options),
         }
         if token is not None and follow:
-            around = {"bank_layers": search.layers("all"), "unique": search.once() or "word"}
+            around: dict[str, Any] = {"bank_layers": search.layers("all"), "unique": search.once() or "word"}
             give_followed(
                 follow_text(opened, llm, sentence, token, layers, **around, **asked), output, as_json
             )
