@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentbank.demo.classes import load_classes
 from latentbank.demo.scenes import COLOURS, THINGS
 from latentbank.files import write_whole
 
@@ -134,16 +135,38 @@ def describe(sentences: int, seed: int = 0) -> Iterator[str]:
         pattern = patterns[random.integers(len(patterns))]
         other = things[random.integers(len(things))]
         words = {name: choices[random.integers(len(choices))] for name, choices in FILLERS.items()}
-        sentence = pattern.format(
-            thing=f"{thing['article']} {thing['name']}",
-            name=thing["name"],
-            other=f"{other['article']} {other['name']}",
-            **words,
+        sentence = _spelled(
+            pattern.format(
+                thing=f"{thing['article']} {thing['name']}",
+                name=thing["name"],
+                other=f"{other['article']} {other['name']}",
+                **words,
+            )
         )
-        sentence = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", sentence)
         if sentence not in made:
             made.add(sentence)
             yield sentence
+
+
+def describe_classes(each: int, seed: int = 0) -> Iterator[str]:
+    """Yield `each` sentences about each noun of the encoder's classes that is no thing of the scenes.
+
+    Photos show other things than the scenes do, and a lens can find only words that its bank holds.
+    """
+    known = {thing["name"] for thing in json.loads(THINGS.read_text(encoding="utf-8"))}
+    nouns = {one.noun: f"{one.article} {one.noun}" for one in load_classes() if one.noun not in known}
+    random = np.random.default_rng(seed)
+    names = sorted(nouns)
+    for name in names:
+        for pattern in random.choice(ANYWHERE, each, replace=False):
+            words = {filler: choices[random.integers(len(choices))] for filler, choices in FILLERS.items()}
+            other = nouns[names[random.integers(len(names))]]
+            yield _spelled(pattern.format(thing=nouns[name], name=name, other=other, **words))
+
+
+def _spelled(sentence: str) -> str:
+    """Return a sentence with "an" before vowels."""
+    return re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", sentence)
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320),
 )
 # The stage whose output is the last stride-16 map.
-_FINE_STAGE = 4
+FINE_STAGE = 4
 
 
 class _Convolution(nn.Module):
@@ -133,7 +133,7 @@ class EfficientNetLite0(nn.Module):
         fine = x
         for number, stage in enumerate(self.stages):
             x = stage(x)
-            if number == _FINE_STAGE:
+            if number == FINE_STAGE:
                 fine = x
         return fine, self.head(x)
 
@@ -162,7 +162,7 @@ class EfficientNetEncoder:
     """
 
     name = "EfficientNet-Lite0"
-    features = _HEAD + 4 * _STAGES[_FINE_STAGE].channels
+    features = _HEAD + 4 * _STAGES[FINE_STAGE].channels
     grid = (GRID, GRID)
 
     def __init__(self, network: EfficientNetLite0) -> None:

@@ -43,6 +43,7 @@ from latentbank.models.training.features import Features, Row, cache_features
 from latentbank.models.training.pairs import Pair
 from latentbank.models.training.stages import Stage, TrainSettings
 from latentbank.models.training.train import train_projector
+from latentbank.models.vision.encoders import Encoder
 from latentbank.progress import shown
 
 SCENES = 12_000  # for training; each gives a row for the whole scene and a region row for each of its things
@@ -127,6 +128,18 @@ def _some(random: Generator, patches: np.ndarray[tuple[int], np.dtype[np.int64]]
     return tuple(int(patch) for patch in np.sort(random.choice(patches, count, replace=False)))
 
 
+def load_scenes(encoder: Encoder, folder: Path, scenes: int) -> Features:
+    """Return the encoded scenes to train on, with their regions; they are encoded once and kept in `folder`."""
+    with shown("encoding scenes", "scenes") as progress:
+        return cache_features(
+            encoder,
+            scene_rows(load_things(), TRAINING[:scenes]),
+            folder / "features",
+            f"{scenes} composed scenes with regions",
+            progress=progress,
+        )
+
+
 def train_demo(
     folder: Path,
     recipe: Recipe,
@@ -152,14 +165,8 @@ def train_demo(
     things = load_things()
     encoder = demo.load_demo_encoder()
     language = demo.load_demo_language(folder / "language")
+    training = load_scenes(encoder, folder, scenes)
     with shown("encoding scenes", "scenes") as progress:
-        training = cache_features(
-            encoder,
-            scene_rows(things, TRAINING[:scenes]),
-            folder / "features",
-            f"{scenes} composed scenes with regions",
-            progress=progress,
-        )
         validation = cache_features(
             encoder,
             scene_rows(things, VALIDATION[:held_out], regions=False),

