@@ -69,6 +69,7 @@ def query_text(
     if output is not None and not follow:
         raise QueryError("Only a token that is followed is drawn.", argument="follow")
     others = [name for name in lens_names(lens) if name != "latent"]  # LatentLens always reads
+    where = search.condition()
     with bank.opened(settings, include_incomplete=search.include_incomplete) as opened:
         manifest = opened.manifest
         default = None if model.model else opened.find_model()
@@ -81,7 +82,7 @@ def query_text(
         options = LensOptions(LanguageAlone(lambda: llm), unique=search.once(), data_dir=settings.data_dir)
         asked: dict[str, Any] = {
             "top_k": search.top_k,
-            "where": search.condition(),
+            "where": where,
             "search": search.way(),
             "lenses": lenses_of(others, options),
         }

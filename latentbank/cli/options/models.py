@@ -12,7 +12,6 @@ import typer
 
 from latentbank.cli.options.common import LayerChoice, deepest_of
 from latentbank.errors import LatentBankError
-from latentbank.found_models import known_as
 
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
@@ -183,6 +182,7 @@ def demo_folder(settings: Settings) -> Path:
     It may lie among the converted models, where this machine has read it before, or beside the folder of the banks.
     """
     from latentbank.demo.names import LANGUAGE_NAME
+    from latentbank.found_models import known_as
 
     kept = models_folder(settings) / "demo"
     beside = settings.data_dir.resolve().parent / LANGUAGE_NAME
