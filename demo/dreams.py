@@ -92,7 +92,8 @@ class Dreamer:
         share = torch.from_numpy(random.choice([0.0, 0.0, 0.4], BATCH).astype(np.float32))[
             :, None, None, None
         ]
-        return (1 - share) * x + share * x.roll(1, 0)
+        mixed: Tensor = (1 - share) * x + share * x.roll(1, 0)
+        return mixed
 
     def _optimized(self, drawn: Tensor, classes: Tensor, random: Generator) -> Tensor:
         fine = drawn.clone().requires_grad_(True)

@@ -65,8 +65,8 @@ def restandardized(projector: Projector, sample: Tensor) -> Projector:
     first = _linears(new)[0]
     with torch.no_grad():
         mean, std = sample.mean(0), sample.std(0).clamp(min=1e-3)
-        first.bias += first.weight @ ((mean - new.mean) / new.std)
-        first.weight *= std / new.std
+        first.bias.add_(first.weight @ ((mean - new.mean) / new.std))
+        first.weight.mul_(std / new.std)
         new.mean.copy_(mean)
         new.std.copy_(std)
     return new
