@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 
 from fastapi import FastAPI, HTTPException, Request
@@ -20,18 +21,31 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
 def serve_files(app: FastAPI, index: str) -> None:
-    """Serve the page's files, with one of them as the page itself."""
+    """Serve the page's files, with one of them as the page itself; compressed to those who take that."""
     files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in _TYPES}
+    packed = {name: gzip.compress(data, mtime=0) for name, data in files.items()}
+
+    def sent(request: Request, name: str) -> Response:
+        kind, vary = _TYPES["." + name.rsplit(".", 1)[-1]], {"vary": "accept-encoding"}
+        if not _takes_gzip(request.headers.get("accept-encoding", "")):
+            return Response(files[name], media_type=kind, headers=vary)
+        return Response(packed[name], media_type=kind, headers=vary | {"content-encoding": "gzip"})
 
     @app.get("/")
-    def page() -> Response:
-        return Response(files[index], media_type="text/html")
+    def page(request: Request) -> Response:
+        return sent(request, index)
 
     @app.get("/static/{name}")
-    def static(name: str) -> Response:
+    def static(request: Request, name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "There is no such file.")
-        return Response(files[name], media_type=_TYPES["." + name.rsplit(".", 1)[-1]])
+        return sent(request, name)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Return whether an Accept-Encoding header names gzip, and not with a weight of 0."""
+    parts = [part.replace(" ", "").lower().split(";q=") for part in accepted.split(",")]
+    return any(part[0] == "gzip" and (len(part) == 1 or part[1].strip("0.") != "") for part in parts)
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -87,6 +87,7 @@ def test_a_tokens_life_leads_to_its_layers(window: BrowserWindow, spoken: Path) 
     page.goto(spoken.as_uri())
     page.locator("[data-token='0']").focus()
     moments = page.locator(".life .moment")
+    expect(moments).to_have_count(3)  # they come a frame after the neighbors
     assert moments.locator(".found").all_text_contents() == ["fog", "dog", "the"]
     assert [moment.get_attribute("aria-current") for moment in moments.all()] == [None, "step", None]
     moments.nth(2).click()

@@ -3,11 +3,25 @@
 import { button, element } from "./elements.js";
 import { shownScore } from "./reading.js";
 
-/** A line for each layer: the layer, the best word, and its score as a bar; a click goes to the layer. */
-export function drawLife(reading, { layer, lenses }, lens, number, go) {
+/**
+ * A line for each layer: the layer, the best word, and its score as a bar; a click goes to the layer.
+ *
+ * The lines come one frame later, into room that is kept for them, so that the token's neighbors need not wait.
+ */
+export function drawLife(reading, state, lens, number, go) {
+  const title = state.lenses.length > 1 ? `Through the layers, ${reading.lensTitle(lens)}` : "Through the layers";
+  const made = element("div", { class: "life", role: "group", "aria-label": title }, element("h4", {}, title));
+  made.style.setProperty("--lines", reading.data.layers.length);
+  const { layer } = state; // of now
+  const fill = () => made.isConnected && made.append(...linesOf(reading, layer, lens, number, go));
+  requestAnimationFrame(() => requestAnimationFrame(fill));
+  return made;
+}
+
+function linesOf(reading, layer, lens, number, go) {
   const scores = reading.data.layers.map((_, at) => reading.bestScore(lens, at, number));
   const most = Math.max(1e-6, ...scores.filter((score) => score !== undefined));
-  const lines = reading.data.layers.map((name, at) => {
+  return reading.data.layers.map((name, at) => {
     const word = reading.bestWord(lens, at, number).trim();
     const unread = reading.isRead(at) ? (reading.isSilent(lens, at, number) ? "silent" : "nothing found") : "not read yet";
     const meter = element("span", { class: "meter", "aria-hidden": "true" }, element("span"));
@@ -22,6 +36,4 @@ export function drawLife(reading, { layer, lenses }, lens, number, go) {
       element("span", { class: "score" }, shownScore(scores[at])),
     );
   });
-  const title = lenses.length > 1 ? `Through the layers, ${reading.lensTitle(lens)}` : "Through the layers";
-  return element("div", { class: "life", role: "group", "aria-label": title }, element("h4", {}, title), ...lines);
 }

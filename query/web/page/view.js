@@ -146,11 +146,15 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
   function mark() {
     const shown = [...state.pins];
     if (shown.length < 2 && state.token !== null && !shown.includes(state.token)) shown.push(state.token);
-    for (const cell of marked) cell.classList.remove("active", "pinned");
+    for (const cell of marked) {
+      cell.classList.remove("active", "pinned");
+      cell.querySelector(".halo")?.remove();
+    }
     marked = [...new Set([...state.pins, state.token])].flatMap((number) => cells.get(number) ?? []);
     for (const cell of marked) {
       const number = Number(cell.dataset.token);
       cell.classList.toggle("active", number === state.token);
+      if (number === state.token) haloOf(cell);
       cell.classList.toggle("pinned", state.pins.includes(number));
     }
     for (const grid of stages.querySelectorAll("[role=grid]")) markStops(grid);
@@ -311,6 +315,16 @@ export function showImage({ seen, told }, source, title, then) {
   const headline = element("div", { class: "headline" }, element("h2", { class: "title" }, title), element("p", { class: "sentence" }, "The image is being read."));
   seen.replaceChildren(headline, element("div", { class: "stages" }, element("figure", { class: "stage" }, frame)));
   told.replaceChildren();
+}
+
+/** Draw a dark frame around an active patch's light one, so that it is seen on any image. */
+function haloOf(cell) {
+  const patch = cell.querySelector(".patch");
+  if (!patch) return; // a token of text
+  const halo = patch.cloneNode();
+  halo.removeAttribute("fill");
+  setTo(halo, "class", "halo");
+  cell.prepend(halo);
 }
 
 function shownPercent(share) {

@@ -585,6 +585,16 @@ def test_every_answer_carries_the_policy(client: TestClient) -> None:
     assert total < 300_000
 
 
+def test_files_are_compressed_for_those_who_take_it(client: TestClient) -> None:
+    plain = (PAGE / "view.js").read_bytes()
+    for accepted, encoding in (("br, gzip;q=0.5", "gzip"), ("gzip;q=0.0", None), ("br", None)):
+        found = client.get("/static/view.js", headers={"accept-encoding": accepted})
+        assert found.headers.get("content-encoding") == encoding
+        assert found.headers["vary"] == "accept-encoding"
+        assert found.content == plain
+        assert (int(found.headers["content-length"]) < len(plain) / 2) == (encoding == "gzip")
+
+
 def test_a_foreign_name_or_site_gets_nothing(client: TestClient) -> None:
     assert client.get("/api/about", headers={"host": "evil.example:8265"}).status_code == 421
     assert client.get("/api/about", headers={"host": "localhost:8265"}).status_code == 200
