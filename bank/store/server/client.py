@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
-import httpx
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.grpc import CollectionExistsRequest
 from qdrant_client.qdrant_remote import QdrantRemote
@@ -36,9 +35,6 @@ _LONGEST_BACKOFF_MS = 5_000
 _LONGEST_ANSWER = 5
 # Seconds before a port that did not answer is asked again; doubles, up to the longest. Its node may only hang.
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
-# Connections for REST are used again, but none that idled for a second: servers close those that idle for five, and a
-# request on one that is being closed fails.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=1.0)
 
 
 class Connection:
@@ -215,6 +211,4 @@ def connect(settings: Settings, *, prefer_grpc: bool) -> QdrantRemote:
             grpc_options=options,
             check_compatibility=False,
             verify=verify,
-            # By default a connection to a server on this machine is used for one request only.
-            limits=_LIMITS,
         )
