@@ -62,8 +62,7 @@ def query_text(
     from latentbank.query.lenses.registry import lens_names, lenses_of, needs_whole
     from latentbank.query.reading.text import read_text
 
-    settings = GlobalOptions.of(ctx).settings()
-    layers = numbers(layer)
+    settings, layers = GlobalOptions.of(ctx).settings(), numbers(layer)
     if follow and token is None:
         raise QueryError("One token is followed; name it.", argument="token")
     if output is not None and not follow:

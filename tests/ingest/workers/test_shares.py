@@ -308,7 +308,7 @@ def test_a_worker_beats_while_it_works_and_survives_a_failing_beat(
                 raise BankUnavailable("gone")
 
         monkeypatch.setattr(bank.store, "write_shares", write)
-        with Heartbeat(bank, "c", Share(0, 2), 9, lambda: len(written)) as heartbeat:
+        with Heartbeat(bank.store, "c", Share(0, 2), 9, lambda: len(written)) as heartbeat:
             assert enough.wait(30)
         beats = len(written)
         assert written == list(range(beats))
