@@ -132,6 +132,19 @@ class CausesQuery(ReadingQuery):
 
 
 @dataclass(frozen=True)
+class GalleryQuery:
+    """The query parameters of a request for the bank's images that show a word.
+
+    Attributes:
+        word: the word, or several that follow each other.
+        model: name of one of the page's models; "": the first.
+    """
+
+    word: Annotated[str, Query(max_length=200)] = ""
+    model: Short = ""
+
+
+@dataclass(frozen=True)
 class StatesQuery(SearchQuery):
     """The query parameters of a request that brings hidden states; "" stands for what is not given.
 

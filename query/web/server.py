@@ -16,7 +16,7 @@ from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.web.bodies import LARGEST_UPLOAD, Bodies
 from latentbank.query.web.common import handle_errors, serve_files
 from latentbank.query.web.file import page_html
-from latentbank.query.web.inputs import CausesQuery, ReadingQuery, StatesQuery, shown_name
+from latentbank.query.web.inputs import CausesQuery, GalleryQuery, ReadingQuery, StatesQuery, shown_name
 from latentbank.query.web.jobs import FINAL_STATES, Job
 from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
 from latentbank.query.web.trial import MOST_PIXELS, check_image
@@ -60,6 +60,7 @@ def create_app(
     _read_states(app, service)
     _serve_jobs(app, service)
     _serve_readings(app, service)
+    _serve_galleries(app, service)
     return app
 
 
@@ -189,6 +190,20 @@ def _serve_readings(app: FastAPI, service: ReadingService | None) -> None:
         text = page_html(stored.data, stored.source)
         headers = {"content-disposition": 'attachment; filename="reading.html"'}
         return Response(text.encode("utf-8", "replace"), media_type="text/html", headers=headers)
+
+
+def _serve_galleries(app: FastAPI, service: ReadingService | None) -> None:
+    @app.post("/api/gallery", status_code=202)
+    async def ask(query: Annotated[GalleryQuery, Depends()]) -> Response:
+        if service is None or not service.reads_images:
+            raise HTTPException(409, "No vision-language model is loaded here.")
+        job = await asyncio.to_thread(service.galleries.submit, query.word, query.model)
+        return JSONResponse({"job": job.id}, 202)
+
+    @app.get("/api/gallery/{key}")
+    def gallery(key: str) -> Response:
+        data = _reading(service, key).data
+        return Response(data.encode("utf-8", "replace"), media_type="application/json")
 
 
 async def _events(job: Job) -> AsyncIterator[bytes]:

@@ -30,6 +30,7 @@ from latentbank.query.states.bodies import states_in
 from latentbank.query.web.causing import causes_json
 from latentbank.query.web.data import page_json, shrunk
 from latentbank.query.web.first import first_fdr
+from latentbank.query.web.galleries import Galleries
 from latentbank.query.web.jobs import (
     Cancelled,
     CauseRequest,
@@ -83,6 +84,7 @@ class ReadingService:
     Attributes:
         bank: the bank.
         reads_images: whether there is a VLM.
+        galleries: searches the bank's images, in the same queue.
 
     Raises:
         BankMismatch: the bank belongs to another LLM than the first model's.
@@ -114,6 +116,11 @@ class ReadingService:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._readings: OrderedDict[str, StoredReading] = OrderedDict()
+        self.galleries = Galleries(
+            bank,
+            self._models,
+            lambda key, work: self._queue(None, key, lambda job: StoredReading("", work(job))),
+        )
 
     def about(self) -> dict[str, Any]:
         """Return what can be requested, as JSON-ready data. All models share the bank's LLM, and so its layers."""
@@ -130,6 +137,7 @@ class ReadingService:
             "corrections": self._corrections(),
             "correct": self._correct or "none",
             "fdr": self._fdr(),
+            "gallery": self.galleries.models(),
         }
 
     def _fdr(self) -> float:

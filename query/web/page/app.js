@@ -2,6 +2,7 @@
 
 import { makeCauses } from "./causes.js";
 import { element } from "./elements.js";
+import { askedOfAll, makeGallery } from "./gallery.js";
 import { drop, followJob } from "./jobs.js";
 import { addPart, wholeOf } from "./parts.js";
 import { fillForm, FILTERS, hashForAnother, kindOf, queryOf } from "./request.js";
@@ -20,6 +21,13 @@ const places = { seen: $("seen"), told: $("told") };
 
 let shownQuery = null; // of the reading that is shown; null if it has no image here
 const causes = makeCauses(() => shownQuery && new URLSearchParams(shownQuery), () => view?.list());
+const gallery = makeGallery($("gallery"), () => $("model").value, (file, word) => {
+  $("tabs").querySelector("[value=image]").checked = true;
+  showTab();
+  $("where").value = word;
+  scrollTo(0, 0);
+  another({ file });
+});
 
 makeTools(() => view && { reading: view.reading(), state: view.state }, say);
 start().catch((error) => say(error.message, true));
@@ -47,6 +55,11 @@ async function start() {
   $("cancel").addEventListener("click", () => job && drop(job.id));
   $("file").addEventListener("change", () => $("file").files[0] && another({ file: $("file").files[0] }));
   $("tabs").addEventListener("change", showTab);
+  $("model").addEventListener("change", showTab);
+  $("everywhere").addEventListener("click", () => {
+    const word = $("where").value.trim();
+    return word ? gallery.ask(word) : say("Write the word to find.", true);
+  });
   takeDrops();
   recall();
 }
@@ -78,6 +91,7 @@ function showTab() {
   $("image-part").hidden = text;
   $("text-part").hidden = !text;
   $("search").hidden = text;
+  $("everywhere").hidden = !hasGallery();
   $("model-part").hidden = text || about.models.length < 2;
   $("lenses").hidden = text;
   $("around-part").hidden = text;
@@ -85,6 +99,11 @@ function showTab() {
   $("fdr-part").hidden = text || !about.corrections.length; // both need a calibration
   $("layers-name").textContent = text ? "Layers" : "Visual layers";
   $("layers").placeholder = text ? "the middle" : about.visual_layers.join(",");
+}
+
+/** Whether the bank holds images of the chosen VLM. */
+function hasGallery() {
+  return about.gallery.includes($("model").value || about.models[0]);
 }
 
 function choose(what) {
@@ -119,12 +138,18 @@ function recall() {
     $("where").value = query.get("word") ?? query.get("caption") ?? "";
   }
   showTab();
+  const word = query.get("images")?.trim();
+  if (word && hasGallery()) {
+    $("where").value ||= word;
+    gallery.ask(word);
+  }
   if (query.has("model") && !about.models.includes(query.get("model"))) {
     [$("model").value] = about.models;
     return say(`There is no model ${query.get("model")} on this page; choose one of ${about.models.join(", ")}.`, true);
   }
   if (chosen || query.has("sentence")) return read();
-  if (about.start && !location.search) return another({ picture: about.start });
+  query.delete("images");
+  if (about.start && !query.size) return another({ picture: about.start });
 }
 
 /** Show where a word or phrase is: a heat map of how near each token's nearest context with it is. */

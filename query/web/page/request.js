@@ -1,5 +1,7 @@
 // What the form asks for, as the query of an address: an address holds all of it, and fills the form again.
 
+import { askedOfAll } from "./gallery.js";
+
 const FIELDS = ["model", "layers", "bank_layers", "top_k", "unique", "corpus", "word", "caption", "tokens", "answer", "correct", "fdr"];
 /** Fields whose change reads again at once. */
 export const FILTERS = ["model", "corpus", "word", "caption", "unique", "tokens", "answer", "correct", "fdr"];
@@ -26,7 +28,7 @@ export function queryOf(about, chosen, change = {}) {
   if (text) Object.assign(given, { sentence: field("sentence").value.trim(), model: "", tokens: "", answer: "", correct: "", fdr: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
   else if (chosen?.upload) given.upload = chosen.upload;
-  const query = new URLSearchParams({ ...given, ...change });
+  const query = new URLSearchParams({ ...given, ...change, images: askedOfAll() }); // a gallery stays
   if (query.get("correct") === about.correct) query.delete("correct"); // what the page does anyway
   for (const [name, value] of [...query]) if (!value) query.delete(name);
   return query;

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import re
 from collections.abc import Iterator
@@ -11,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.images.bank import ImageBank
 from latentbank.bank.images.opening import create_images, open_images
-from latentbank.bank.images.points import patch_ids
 from latentbank.bank.opening import open_bank
 from latentbank.bank.rotation import unit, unrotate
 from latentbank.bank.where import WhereImage
@@ -29,62 +25,7 @@ from latentbank.query.images.search import How, ImageSearch
 from latentbank.query.images.sheet import draw_sheet
 from latentbank.query.lenses.latent import LatentLens
 from tests.query.banks import fill
-
-WORDS = ("dog", "cat", "bridge", "fire truck")
-SENTENCES = [
-    template.format(word)
-    for word in WORDS
-    for template in (
-        "There is a {} in the garden.",
-        "My old {} is on the table.",
-        "She painted the {} red.",
-        "We saw a {} near the river.",
-    )
-]
-COLUMNS, TOKENS = 3, 6
-SHOWN = {n: WORDS[n % 4] for n in range(12)}
-"""The word that each image shows, in its first two patches; the others are background."""
-
-
-def fill_images(bank: Bank, images: ImageBank) -> None:
-    """Store images whose tokens are contexts moved by one offset, as a modality has it, and nearly alike background."""
-    chance = np.random.default_rng(0)
-    width = bank.hidden_size
-    offset = 1.5 * unit(chance.standard_normal(width))
-    for number, word in SHOWN.items():
-        for layer in images.layers:
-            term = term_of_bank(bank, word, [2])
-            assert term is not None
-            seen = unrotate(term.vectors[2][None], bank.manifest.rotation_seed)[0]
-            noise = chance.standard_normal((TOKENS, width)) * 0.2 / np.sqrt(width)
-            rows = offset + noise
-            rows[:2] += seen
-            images.add(layer, patch_ids("drawn", f"d{number}", TOKENS), rows * 7, payloads(number))
-    images.commit()
-
-
-def payloads(number: int) -> list[dict[str, object]]:
-    places = [divmod(token, COLUMNS) for token in range(TOKENS)]
-    made: list[dict[str, object]] = [
-        {
-            "corpus": "drawn",
-            "image": f"<{number}>.png",
-            "digest": f"d{number}",
-            "token": token,
-            "tokens": TOKENS,
-            "tile": 0,
-            "row": row,
-            "column": column,
-            "box": [10.0 * column, 10.0 * row, 10.0 * column + 10, 10.0 * row + 10],
-            "size": [30, 20],
-            "norm": 7.0,
-        }
-        for token, (row, column) in enumerate(places)
-    ]
-    file = io.BytesIO()
-    Image.new("RGB", (15, 10), (200, 0, 0)).save(file, "JPEG")
-    made[0]["picture"] = base64.b64encode(file.getvalue()).decode()
-    return made
+from tests.query.images.drawn import SENTENCES, SHOWN, WORDS, fill_images
 
 
 @pytest.fixture(scope="module")
