@@ -185,7 +185,7 @@ def _rename() -> None:
     for name, function in as_it_was.items():
         if name in ("collection_name", "ledger_name"):
             changed: Any = made(function)
-        elif name.startswith("split_"):
+        elif name.startswith("split_") and name != "split_images":  # that one is given names of stores
             changed = split(function)
         else:
             continue

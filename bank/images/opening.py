@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Unpack
@@ -19,6 +20,9 @@ from latentbank.errors import BankMismatch, BankNotFound
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed, public_name
 from latentbank.values import Layers
+
+# Before it is said that there are no images: other nodes of a cluster learn of new collections a moment later.
+_PAUSES = (0.0, 0.05, 0.2, 0.5)
 
 
 def open_images(
@@ -240,7 +244,11 @@ def _require_same(wanted: Manifest, known: Manifest, bank: str) -> None:
 
 
 def _the_only(bank: str, settings: Settings) -> str:
-    there = stored_images(bank, settings)
+    there: list[str] = []
+    for pause in _PAUSES if settings.url else _PAUSES[:1]:
+        time.sleep(pause)
+        if there := stored_images(bank, settings):
+            break
     if not there:
         raise _missing(bank, settings)
     if len(there) > 1:

@@ -18,7 +18,7 @@ from latentbank.bank.token import read_token
 from latentbank.bank.transfer.images import copy_images, export_images, import_images
 from latentbank.errors import BankNotFound, BankUnavailable
 from tests.bank.images.filled import VLM, put
-from tests.bank.samples import Place, fill, sample_bank, units
+from tests.bank.samples import Place, fill, sample_bank, soon, soon_raises, units
 from tests.wire.double import QdrantDouble
 
 KEY = "an admin key"
@@ -30,6 +30,7 @@ def filled(settings: Settings) -> None:
         fill(bank, 10)
     with create_images("bank", settings, **VLM) as images:  # type: ignore[arg-type]
         put(images, "abc")
+    assert soon(lambda: len(list_images("bank", settings)) == 1)  # on a cluster, other nodes learn of it late
 
 
 class Content:
@@ -67,6 +68,7 @@ def test_images_are_copied_to_a_server_and_back(
     for source, target in ((here, server), (server, there)):
         (report,) = copy_images("bank", source, target)
         assert (report.contexts, report.written, report.wrong) == (48, 96, [])
+        assert soon(lambda: len(list_images("bank", server)) == 1)
         assert held(target) == held(here)
     assert copy_images("bank", server, there)[0].written == 0
     monkeypatch.setattr(latentbank.bank.transfer.snapshots, "SNAPSHOT_FROM", 1)
@@ -120,6 +122,5 @@ def test_a_deleted_bank_takes_its_images_with_it(place: Place) -> None:
         images.store.commit()
     assert any("tiny/vlm: Layer 8 holds 0" in one for one in verify_images("bank", place.settings))
     delete_bank("bank", place.settings)
-    assert list_banks(place.settings) == []
-    with pytest.raises(BankNotFound, match="holds no images"):
-        open_images("bank", place.settings)
+    assert soon(lambda: list_banks(place.settings) == [])
+    assert soon_raises(BankNotFound, "holds no images", lambda: open_images("bank", place.settings))
