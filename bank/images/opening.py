@@ -245,7 +245,7 @@ def _require_same(wanted: Manifest, known: Manifest, bank: str) -> None:
 
 def _the_only(bank: str, settings: Settings) -> str:
     there: list[str] = []
-    for pause in _PAUSES if settings.url else _PAUSES[:1]:
+    for pause in _PAUSES:
         time.sleep(pause)
         if there := stored_images(bank, settings):
             break
