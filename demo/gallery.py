@@ -143,10 +143,10 @@ def gallery_markdown(entries: Sequence[Entry], about: str, folder: str) -> str:
 
 
 def write_gallery(entries: Sequence[Entry], about: str, docs: Path) -> list[Path]:
-    """Write a gallery into a folder of docs: gallery.md, gallery.html, and its pictures in gallery/."""
+    """Write a gallery into a folder of docs: gallery.md, and in gallery/ its pictures and all.html."""
     files = [write_whole(docs / "gallery" / f"{entry.name}.jpg", jpeg_of(entry.picture)) for entry in entries]
-    files.append(write_whole(docs / "gallery.html", gallery_html(entries, about).encode()))
-    more = f"{about} [gallery.html](gallery.html) is all of it in one file that needs no network."
+    files.append(write_whole(docs / "gallery" / "all.html", gallery_html(entries, about).encode()))
+    more = f"{about} [gallery/all.html](gallery/all.html) is all of it in one file that needs no network."
     files.append(write_whole(docs / "gallery.md", gallery_markdown(entries, more, "gallery").encode()))
     known = {file.name for file in files}
     for file in (docs / "gallery").glob("*.jpg"):

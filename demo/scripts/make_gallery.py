@@ -2,7 +2,7 @@
 
     make demo && .venv/bin/python -m latentbank.demo.scripts.make_gallery
 
-It writes docs/gallery.md, docs/gallery.html and the pictures in docs/gallery. What chance finds is measured first,
+It writes docs/gallery.md, docs/gallery/all.html and the pictures in docs/gallery. What chance finds is measured first,
 which takes some minutes; run again, it is known.
 """
 
@@ -95,7 +95,7 @@ def main() -> None:
         entries = [*scenes(world), photo(world), lenses(world), life(world), *sentences(world)]
         entries += searches(world, settings)
     files = write_gallery(entries, ABOUT, given.docs)
-    page = given.docs / "gallery.html"
+    page = given.docs / "gallery" / "all.html"
     print(f"{len(entries)} readings in {len(files)} files; {page}: {page.stat().st_size:,} bytes")
 
 

@@ -37,18 +37,22 @@ def test_a_gallery(tmp_path: Path) -> None:
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "of-before.jpg").write_bytes(b"")
     write_gallery(entries, "About.", tmp_path)
-    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    page = (tmp_path / "gallery" / "all.html").read_text(encoding="utf-8")
     assert page.count('<img src="data:image/jpeg;base64,') == page.count('alt="Nothing &amp; all"') == 2
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|<script|<b>|<first>", page)
     text = (tmp_path / "gallery.md").read_text(encoding="utf-8")
     assert "![Nothing & all](gallery/first.jpg)" in text
-    assert sorted(file.name for file in (tmp_path / "gallery").iterdir()) == ["first.jpg", "second.jpg"]
+    assert sorted(file.name for file in (tmp_path / "gallery").iterdir()) == [
+        "all.html",
+        "first.jpg",
+        "second.jpg",
+    ]
     assert Image.open(tmp_path / "gallery" / "first.jpg").width == 1100
 
 
 def test_the_gallery_of_the_docs_is_ten_readings_and_small() -> None:
-    page = DOCS / "gallery.html"
+    page = DOCS / "gallery" / "all.html"
     assert page.stat().st_size < 3_000_000
     names = re.findall(r'<figure id="([\w-]+)">', page.read_text(encoding="utf-8"))
     assert len(names) == 10
