@@ -23,15 +23,15 @@ from statistics import mean
 from PIL import Image
 
 from benchmarks.common import Row, machine, parser_of, show, write_json
-from latentbank.bank.images.opening import create_images
 from latentbank.bank.opening import list_banks
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.demo.scenes import VALIDATION, load_things, make_scene
+from latentbank.ingest.images.banks import create_images
 from latentbank.ingest.images.job import BATCH, ImagesReport, ingest_images
 from latentbank.ingest.images.naming import named_images
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.sources import find_images
-from latentbank.models.vision.tokens import VisualModel, visual_fingerprint
+from latentbank.models.vision.tokens import VisualModel
 from latentbank.models.visual import load_visual_model
 
 LEAST = 0.85
@@ -133,15 +133,7 @@ def _forward(vlm: VisualModel, images: list[Image.Image], layers: list[int]) -> 
 
 def _job(vlm: VisualModel, photos: Path, settings: Settings, layers: list[int]) -> ImagesReport:
     named = named_images(find_images([photos]), [photos], "photos")
-    with create_images(
-        "demo",
-        settings,
-        model=vlm.name,
-        fingerprint=visual_fingerprint(vlm),
-        layers=layers,
-        num_layers=vlm.num_layers,
-        hidden_size=vlm.hidden_size,
-    ) as bank:
+    with create_images("demo", vlm, layers, settings) as bank:
         return ingest_images(bank, named, vlm)
 
 

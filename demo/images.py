@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from latentbank.bank.images.opening import create_images
 from latentbank.demo.scenes import VALIDATION, Scene, Thing, make_scene
+from latentbank.ingest.images.banks import create_images
 from latentbank.ingest.images.job import ImagesReport, ingest_images
 from latentbank.ingest.images.naming import NamedImages
 from latentbank.models.vision.sources import ImageSource
-from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.query.output.pictures import png_bytes
 
 if TYPE_CHECKING:
@@ -62,14 +61,6 @@ def store_scenes(
     bank: str, settings: Settings, vlm: CompositeVLM, scenes: Scenes, progress: Progress
 ) -> ImagesReport:
     """Store the visual tokens of scenes beside a bank's contexts; those that are there are not read again."""
-    with create_images(
-        bank,
-        settings,
-        model=vlm.name,
-        fingerprint=visual_fingerprint(vlm),
-        layers=LAYERS,
-        num_layers=vlm.num_layers,
-        hidden_size=vlm.hidden_size,
-    ) as images:
+    with create_images(bank, vlm, LAYERS, settings) as images:
         named = NamedImages(CORPUS, scenes, (), scenes.count)
         return ingest_images(images, named, vlm, progress)

@@ -293,7 +293,7 @@ class ImageBank:
         Raises:
             QueryError: a hidden state is zero or not finite.
         """
-        vectors = prepare(states, "hidden states", self.hidden_size, self._manifest.rotation_seed)
+        vectors = self.prepared(states)
         self._store.upsert(
             self.choose_layer(layer), Points(ids, vectors, cast("Sequence[Payload]", payloads))
         )

@@ -23,7 +23,6 @@ from latentbank.cli.options.models import VisualModelOptions
 from latentbank.errors import LatentBankError
 
 if TYPE_CHECKING:
-    from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.manifest import Manifest
     from latentbank.bank.settings import Settings
     from latentbank.ingest.images.naming import NamedImages
@@ -64,6 +63,7 @@ def images_ingest(
     from latentbank.bank.images.opening import bank_manifest, list_images
     from latentbank.bank.model import ModelCheck
     from latentbank.cli.output.images import show_images_plan, show_ingested
+    from latentbank.ingest.images.banks import create_images
     from latentbank.ingest.images.job import ingest_images
     from latentbank.ingest.images.naming import named_images
     from latentbank.ingest.workers.shares import parse_share
@@ -76,13 +76,13 @@ def images_ingest(
     share = None if shard is None else parse_share(shard)
     target = only_bank(bank.bank, settings)
     contexts = bank_manifest(target, settings)
-    vlm, layers = _loaded(contexts, list_images(target, settings), visual_layers, model, settings)
+    stored = list_images(target, settings)
+    vlm, layers = _loaded(contexts, stored, visual_layers, model, settings)
     ModelCheck(allow_other_model=bank.allow_other_model)(
         contexts, settings, vlm.name, vlm.language.identity()
     )
-    known = next(
-        (one for one in list_images(target, settings) if one.fingerprint == visual_fingerprint(vlm)), None
-    )
+    own = visual_fingerprint(vlm)
+    known = next((one for one in stored if one.fingerprint == own), None)
     held = {} if known is None else {entry.name: entry.contexts for entry in known.corpora.values()}
     if dry_run or not held.get(found.corpus):  # what is stored already is known by its files
         plan = _planned(vlm, found, layers, contexts, held, settings, batch, prompt, dry_run=dry_run)
@@ -97,7 +97,7 @@ def images_ingest(
         print(f"skipped: {message_of(error, ctx)}", file=sys.stderr)
 
     with ExitStack() as stack:
-        opened = stack.enter_context(_created(target, settings, vlm, layers))
+        opened = stack.enter_context(create_images(target, vlm, layers, settings))
         progress = stack.enter_context(shown("ingesting", "images"))
         report = ingest_images(
             opened, found, vlm, progress, batch=batch, prompt=prompt, share=share, broken=broken
@@ -185,26 +185,6 @@ def _planned(
             stored=sum(count for corpus, count in held.items() if corpus != images.corpus),
             sample=SAMPLE if dry_run else few,
         )
-
-
-def _created(bank: str, settings: Settings, vlm: VisualModel, layers: list[int]) -> ImageBank:
-    """Open the images of a VLM in a bank for writing; their collections are made if there are none."""
-    from latentbank.bank.images.opening import create_images
-    from latentbank.files import existing
-    from latentbank.models.vision.tokens import visual_fingerprint
-    from latentbank.text import is_path
-
-    return create_images(
-        bank,
-        settings,
-        model=vlm.name,
-        fingerprint=visual_fingerprint(vlm),
-        layers=layers,
-        num_layers=vlm.num_layers,
-        hidden_size=vlm.hidden_size,
-        revision=vlm.revision,
-        local=is_path(vlm.name) and existing(vlm.name) is not None,
-    )
 
 
 def _loaded(

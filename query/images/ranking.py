@@ -84,6 +84,7 @@ class Ranking:
         direction: what a centred token is compared with, of length 1; None: tokens are ranked by cosine.
         mean: the mean of visual tokens that is subtracted.
         words: the words that compete; None: none do.
+        anchor: the word itself, of length 1, where words compete: it counts beside the direction.
         found: the tokens by id.
         vectors: their vectors as they are stored, by id; filled as they are needed.
     """
@@ -103,7 +104,7 @@ class Ranking:
         cosines: Floats = unit(rows) @ self.question
         if self.direction is None or self.mean is None:
             return cosines, cosines
-        centred = unit(unit(rows) - self.mean)
+        centred = self.centred(ids)
         scores: Floats = centred @ self.direction
         if self.words is not None and self.anchor is not None:
             scores = scores + centred @ self.anchor - self.words.competing(centred)
