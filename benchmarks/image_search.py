@@ -1,26 +1,23 @@
 """How well and how fast patches are found by a word, on the demo's scenes, where it is known what covers each patch.
 
+    python -m benchmarks.image_search tokens --work .bench/images
     python -m benchmarks.image_search quality --data-dir .demo/scores/banks --work .bench/images
     python -m benchmarks.image_search stored --data-dir .demo/scores/banks --work .bench/images
-    python -m benchmarks.image_search fill --data-dir .demo/scores/banks --work .bench/images
-    python -m benchmarks.image_search speed --work .bench/images
 
-`quality` encodes 1,000 scenes of `VALIDATION` once, at several visual layers, and writes the VLM's captions of them.
+`tokens` encodes 1,000 scenes of `VALIDATION` once, at several visual layers; the other parts do so first if that is
+not done. `quality` also writes the VLM's captions of them.
 R-precision of each of the 250 things is the share of true patches among the first R, where R is the number of patches
 that it covers at least a fifth; all cosines are computed exactly, in memory. What was chosen was chosen on every second
 thing, the others are held out; intervals come from resampling things. The ceiling is a single vector, too: the mean of
 the thing's own true patches in every second scene, which searches the other scenes.
 
-`stored` stores the scenes' tokens and asks as `images where` does. `fill` stores `--images` images of 49 tokens at one
-layer: the scenes' tokens, and copies of them with noise. `speed` times searches there for the words' vectors, one at a
-time and 200 at once, and compares what they find with an exact search.
+`stored` stores the scenes' tokens and asks as `images where` does. `benchmarks.image_speed` says how fast that is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +49,6 @@ LAYER = 16
 """The visual layer that is stored."""
 _BATCH, _BLOCK = 16, 4096
 _NOISE = 0.5  # length of the noise that is added to a token of length 1, to make a copy
-_ASKED, _TOP = 200, 20
 
 
 @dataclass(frozen=True)
@@ -84,17 +80,16 @@ def main() -> None:
     """Measure, print and write JSON."""
     parser = parser_of("benchmarks.image_search", __doc__)
     add = parser.add_argument
-    add("part", choices=["quality", "stored", "fill", "speed"])
+    add("part", choices=["tokens", "quality", "stored"])
     add("--work", type=Path, required=True, help="folder that keeps tokens, captions and the bank of images")
     add("--data-dir", type=Path, help="folder of the banks")
     add("--bank", default="descriptive", help="a bank of plain cosine")
     add("--bank-layers", default="8,12,16,20")
     add("--layers", default="0,8,16,24", help="visual layers")
     add("--llm", type=Path, help="folder that keeps the LLM")
-    add("--images", type=int, default=10_000, help="of the bank of images whose speed is measured")
     add("--json", type=Path, help="file for the results")
     given = parser.parse_args()
-    results = {"quality": quality, "stored": stored, "fill": fill, "speed": speed}[given.part](given)
+    results = {"tokens": tokens, "quality": quality, "stored": stored}[given.part](given)
     if given.json is not None:
         given.json.write_text(
             json.dumps({"machine": machine(), **results}, indent=1) + "\n", encoding="utf-8"
@@ -135,6 +130,13 @@ def encode(given: argparse.Namespace) -> Things:
     return Things([*shown][0::2] + [*shown][1::2], shown)
 
 
+def tokens(given: argparse.Namespace) -> dict[str, Any]:
+    """Encode the scenes, and print how many patches show a thing."""
+    things = encode(given)
+    print(f"{len(things.names)} things, {sum(map(len, things.truth.values())):,} patches that show one")
+    return {"things": len(things.names)}
+
+
 def captions(given: argparse.Namespace) -> list[str]:
     """Return what the VLM writes about each scene; it is written once."""
     file = given.work / "captions.json"
@@ -164,11 +166,13 @@ def quality(given: argparse.Namespace) -> dict[str, Any]:
             for number in (int(one) for one in given.bank_layers.split(",")):
                 for name, scores in _ways(bank, number, things, x, centred):
                     _tell(results, f"visual {layer}, bank {number}, {name}", things.precision(scores))
-                    if name in ("examples", "plain") and number == _default(bank):
+                    if name in ("examples", "plain") and number == default_layer(bank):
                         kept.setdefault(name, {})[layer] = scores.astype(np.float16)
         for name, by_layer in kept.items():
             mean = np.mean([scores.astype(np.float32) for scores in by_layer.values()], axis=0)
-            _tell(results, f"visual layers averaged, bank {_default(bank)}, {name}", things.precision(mean))
+            _tell(
+                results, f"visual layers averaged, bank {default_layer(bank)}, {name}", things.precision(mean)
+            )
     written = captions(given)
     names_in = np.array([[mentions(text, name) for text in written] for name in things.names])
     images = np.repeat(names_in, TOKENS, axis=1).astype(np.float32)
@@ -181,7 +185,7 @@ def quality(given: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _default(bank: Bank) -> int:
+def default_layer(bank: Bank) -> int:
     return min(bank.layers, key=lambda layer: abs(layer - 0.4 * bank.manifest.num_layers))
 
 
@@ -248,21 +252,7 @@ def _file(work: Path, layer: int) -> Path:
     return work / f"tokens-{layer:02d}.npy"
 
 
-# -- speed -----------------------------------------------------------------------------------------
-
-
-def fill(given: argparse.Namespace) -> dict[str, Any]:
-    """Store the bank of images whose speed is measured, and the words' vectors beside it."""
-    with open_bank(given.bank, data_dir=given.data_dir, url="") as source:
-        chosen = _default(source)
-        words = words_of(source, chosen)
-        names = [*json.loads((given.work / "things.json").read_text())]
-        terms = [term_of_bank(source, name, [chosen]) for name in names]
-        queries = unit(np.stack([term.vectors[chosen] for term in terms if term is not None]) - words.mean)
-        np.save(given.work / "queries.npy", queries)
-        seconds = _store(given, "speed", source.manifest, given.images)
-    print(f"stored and indexed {given.images:,} images in {seconds:.0f} s")
-    return {"fill_seconds": seconds}
+# -- stored ----------------------------------------------------------------------------------------
 
 
 def stored(given: argparse.Namespace) -> dict[str, Any]:
@@ -270,8 +260,8 @@ def stored(given: argparse.Namespace) -> dict[str, Any]:
     things, results = encode(given), dict[str, Any]()
     with open_bank(given.bank, data_dir=given.data_dir, url="") as bank:
         if not (given.work / "banks" / "stored").is_dir():
-            _store(given, "stored", bank.manifest, SCENES)
-        with open_images("stored", _settings(given)) as images:
+            store_tokens(given.work, "stored", bank.manifest, SCENES)
+        with open_images("stored", bank_settings(given.work)) as images:
             search = ImageSearch(images, bank)
             for exact in (False, True):
                 values = []
@@ -285,10 +275,10 @@ def stored(given: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _store(given: argparse.Namespace, name: str, manifest: Manifest, count: int) -> float:
+def store_tokens(work: Path, name: str, manifest: Manifest, count: int) -> float:
     """Store the tokens of so many images at one layer and index them; return the seconds."""
-    settings, chance = _settings(given), np.random.default_rng(0)
-    x = np.load(_file(given.work, LAYER)).astype(np.float32)
+    settings, chance = bank_settings(work), np.random.default_rng(0)
+    x = np.load(_file(work, LAYER)).astype(np.float32)
     sizes = {"num_layers": manifest.num_layers, "hidden_size": manifest.hidden_size}
     create_bank(
         name, settings, model=manifest.model, fingerprint=manifest.fingerprint, layers=[12], **sizes
@@ -327,46 +317,9 @@ def _add(images: ImageBank, layer: int, number: int, rows: Floats) -> None:
     images.add(layer, patch_ids("scenes", digest, TOKENS), rows, payloads)
 
 
-def speed(given: argparse.Namespace) -> dict[str, Any]:
-    """Time searches, and compare them with the exact ones."""
-    layer = LAYER
-    queries = np.load(given.work / "queries.npy")[:_ASKED]
-    results: dict[str, Any] = {}
-    with open_images("speed", _settings(given)) as images:
-        exact = [{patch.id for patch in row} for row in images.nearest(queries, layer, _TOP, search="exact")]
-        for way in ("graph", "auto"):
-            images.nearest(queries[:3], layer, _TOP, search=way)
-            single = []
-            found = []
-            for query in queries[:60]:
-                start = time.perf_counter()
-                found += images.nearest(query[None], layer, _TOP, search=way)
-                single.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            together = images.nearest(queries, layer, _TOP, search=way)
-            all_at_once = time.perf_counter() - start
-            results[way] = {
-                "way": images.searched.get(layer, ""),
-                "one_ms": 1000 * statistics.median(single),
-                "one_worst_ms": 1000 * max(single),
-                "recall_one": _recall(found, exact),
-                "together_s": all_at_once,
-                "recall_together": _recall(together, exact),
-            }
-            print(way, results[way], flush=True)
-        results["patches"] = images.count(layer)
-    return results
-
-
-def _recall(found: Any, exact: Any) -> float:
-    shares = [
-        len({patch.id for patch in row} & true) / len(true) for row, true in zip(found, exact, strict=False)
-    ]
-    return float(np.mean(shares))
-
-
-def _settings(given: argparse.Namespace) -> Settings:
-    return load_settings(data_dir=given.work / "banks", url="")
+def bank_settings(work: Path) -> Settings:
+    """Return the settings of the banks in the folder of work."""
+    return load_settings(data_dir=work / "banks", url="")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from latentbank.bank.search import Search, prepare
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
 from latentbank.bank.store.captions import Ids
-from latentbank.bank.store.grouping import Groups, nearest_groups
+from latentbank.bank.store.grouping import Groups
 from latentbank.bank.store.names import split_images
 from latentbank.bank.where import Filter, WhereImage
 from latentbank.errors import LayerNotFound
@@ -193,9 +193,9 @@ class ImageBank:
             ef: as for `search`.
         """
         chosen = self.choose_layer(layer)
-        wanted = Groups("digest", whole(images, "images", 1), whole(per_image, "per_image", 1))
+        wanted = Groups("digest", whole(images, "images", 1), whole(per_image, "per_image", 1), where)
         examined = whole(ef, "ef", 1) if ef is not None else self.settings.ef_visual
-        found = nearest_groups(self._store, chosen, vector, wanted, where, exact, examined)
+        found = self._store.groups(chosen, vector, wanted, exact, examined)
         return [_patches(group, chosen) for group in found]
 
     def count(self, layer: int | None = None, where: Filter | None = None) -> int:
@@ -227,11 +227,18 @@ class ImageBank:
         """Return the small pictures (JPEG) of the images that patches belong to, by corpus and digest."""
         ids = list(dict.fromkeys(patch.first_id for patch in patches))
         found: dict[tuple[str, str], bytes] = {}
-        for at in range(0, len(ids), _READ):
-            for payload in self._store.payloads(self._lowest, ids[at : at + _READ]).values():
+        for some in _some(ids):
+            for payload in self._store.payloads(self._lowest, some).values():
                 image = StoredImage.from_payload(cast("dict[str, Any]", payload))
                 found[image.corpus, image.digest] = image.picture
         return found
+
+    def patch(self, id_: str) -> Patch | None:
+        """Return a visual token by its id, as it is at the lowest visual layer; None if it is not stored."""
+        payload = self._store.payloads(self._lowest, [id_]).get(id_)
+        if payload is None:
+            return None
+        return Patch.from_payload(id_, self._lowest, 1.0, cast("dict[str, Any]", payload))
 
     def patches(self, layer: int, where: Filter | None = None) -> Iterator[tuple[Patch, Floats]]:
         """Iterate over visual tokens with their vectors as they are stored: rotated, float32 `[hidden]`.
@@ -251,9 +258,8 @@ class ImageBank:
         """
         chosen = self.choose_layer(layer)
         found: dict[str, Floats] = {}
-        for at in range(0, len(ids), _READ):
-            some = Ids(frozenset(ids[at : at + _READ]))
-            stored = self._store.scroll(chosen, some, vectors=True)
+        for some in _some(ids):
+            stored = self._store.scroll(chosen, Ids(frozenset(some)), vectors=True)
             found |= {point.id: point.vector for point in stored if point.vector is not None}
         return found
 
@@ -324,10 +330,8 @@ class ImageBank:
 
     def _rewrite(self, layer: int, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Store points again with other values of some payload fields, by their ids."""
-        ids = list(changes)
-        for at in range(0, len(ids), _READ):
-            some = Ids(frozenset(ids[at : at + _READ]))
-            found = list(self._store.scroll(layer, some, vectors=True, payloads=True))
+        for some in _some(list(changes)):
+            found = list(self._store.scroll(layer, Ids(frozenset(some)), vectors=True, payloads=True))
             rows = [point.vector for point in found if point.vector is not None]
             payloads = [{**cast("dict[str, Any]", point.payload), **changes[point.id]} for point in found]
             if found:
@@ -340,10 +344,9 @@ class ImageBank:
 
     def remove(self, ids: Sequence[str]) -> None:
         """Delete visual tokens by their ids, at all visual layers."""
-        for at in range(0, len(ids), _READ):
-            some = Ids(frozenset(ids[at : at + _READ]))
+        for some in _some(ids):
             for layer in self.layers:
-                self._store.delete_points(layer, some)
+                self._store.delete_points(layer, Ids(frozenset(some)))
 
     def drop_corpus(self, corpus: str) -> int:
         """Remove a corpus of images from every visual layer and from the ledger; return how many tokens it had.
@@ -367,6 +370,11 @@ class ImageBank:
 
     def __repr__(self) -> str:
         return f"<ImageBank {self.name}: {self.model}, visual layers {listed(self.layers)}>"
+
+
+def _some(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield ids, as many at once as are read or changed together."""
+    return (ids[at : at + _READ] for at in range(0, len(ids), _READ))
 
 
 def _patches(hits: Sequence[Hit], layer: int) -> list[Patch]:

@@ -20,6 +20,7 @@ from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
 from latentbank.bank.scan import Precision
 from latentbank.bank.settings import Settings
+from latentbank.bank.store.grouping import Groups
 from latentbank.bank.where import Filter
 from latentbank.errors import LatentBankError
 
@@ -205,6 +206,19 @@ class Store(Protocol):
 
         `where` is one filter for all queries, or one for each. `ef` is the number of candidates examined in a graph,
         `oversampling` that of candidates per point that are rescored exactly (None: as in the settings).
+        """
+
+    def groups(
+        self, layer: int, query: Floats, wanted: Groups, exact: bool = False, ef: int | None = None
+    ) -> list[list[Hit]]:
+        """Return the groups whose best points are nearest to a query, nearest first, each with its own nearest points.
+
+        Args:
+            layer: a visual layer.
+            query: rotated, of length 1, float32 `[hidden]`.
+            wanted: by which field, how many groups, of how many points, and of which points.
+            exact: compare with every point.
+            ef: as for `search`.
         """
 
     def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:

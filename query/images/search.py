@@ -83,6 +83,7 @@ class ImageSearch:
         images: the bank of images, open.
         bank: the bank of the same LLM, of whose contexts words are made; None: only patches can be asked for.
         progress: receives the contexts that are read when a bank layer's words are made, once for each bank.
+        means: what an earlier search of the same images has measured, by visual layer; filled.
 
     Raises:
         BankMismatch: visual tokens and contexts do not lie in one space.
@@ -96,12 +97,18 @@ class ImageSearch:
         >>> places = [(patch.image, patch.row, patch.column) for patch in found.patches]
     """
 
-    def __init__(self, images: ImageBank, bank: Bank | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        images: ImageBank,
+        bank: Bank | None = None,
+        progress: Progress | None = None,
+        means: dict[int, Floats] | None = None,
+    ) -> None:
         """Check that both belong together; nothing is measured yet."""
         if bank is not None:
             require_same_space(images, bank)
         self.images, self.bank, self._progress = images, bank, progress
-        self._means: dict[int, Floats] = {}
+        self._means = {} if means is None else means
         self._words: dict[int, Words] = {}
 
     def where(self, word: str | Term, how: How | None = None, bank_layer: int | None = None) -> RankedPatches:

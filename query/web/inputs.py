@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
@@ -12,7 +14,7 @@ from latentbank.bank.where import All, Filter, Where
 from latentbank.errors import QueryError
 from latentbank.layers import NAMED_BANK_LAYERS
 from latentbank.query.lenses.registry import lens_names
-from latentbank.query.web.jobs import CauseRequest, ReadingRequest, StatesRequest
+from latentbank.query.web.jobs import CauseRequest, GalleryRequest, ReadingRequest, StatesRequest
 from latentbank.text import layer_numbers
 
 LONGEST_ANSWER = 256
@@ -133,15 +135,46 @@ class CausesQuery(ReadingQuery):
 
 @dataclass(frozen=True)
 class GalleryQuery:
-    """The query parameters of a request for the bank's images that show a word.
+    """The query parameters of a request for the bank's images that show a word, or what a patch shows.
 
     Attributes:
         word: the word, or several that follow each other.
+        like: instead of it, the id of a stored patch, or row, column and tile of a patch of `picture` or `upload`, with
+            commas.
+        picture: one of the page's pictures.
+        upload: the key of an image that was uploaded.
         model: name of one of the page's models; "": the first.
     """
 
     word: Annotated[str, Query(max_length=200)] = ""
+    like: Short = ""
+    picture: Short = ""
+    upload: Short = ""
     model: Short = ""
+
+    @property
+    def of_image(self) -> bool:
+        """Whether it asks for a patch of an image that is opened."""
+        return bool(self.like and (self.picture or self.upload) and "," in self.like)
+
+    def request(self, name: str = "", image: bytes | None = None) -> GalleryRequest:
+        """Return the request; `name` and `image` are those of the image whose patch is asked for.
+
+        Raises:
+            QueryError: there is neither a word nor a patch.
+        """
+        word = " ".join(self.word.split())
+        if not word and not self.like:
+            raise QueryError("Write the word to find.")
+        if not self.like:
+            return GalleryRequest(self.model, word=word)
+        if image is None:
+            return GalleryRequest(self.model, like=_point_id(self.like))
+        numbers = self.like.split(",")
+        if len(numbers) != 3 or not all(re.fullmatch(r"[0-9]{1,6}", number) for number in numbers):
+            raise QueryError(f"'{self.like}' is no patch; give its row, column and tile.")
+        row, column, tile = map(int, numbers)
+        return GalleryRequest(self.model, place=(row, column, tile), image=image, name=name)
 
 
 @dataclass(frozen=True)
@@ -174,6 +207,13 @@ class StatesQuery(SearchQuery):
             **self.searched(),
             query_mean=self.query_mean or None,
         )
+
+
+def _point_id(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise QueryError(f"'{text}' is no patch of the bank; choose one of a gallery.") from None
 
 
 def where_of(corpus: str, word: str, caption: str) -> Filter | None:

@@ -85,6 +85,32 @@ class CauseRequest:
 
 
 @dataclass(frozen=True)
+class GalleryRequest:
+    """What all images of a bank are asked for: a word, a stored patch, or a patch of an image that is opened.
+
+    Attributes:
+        model: one of the service's model names, whose images are asked; "": the first of them.
+        word: the word, or several that follow each other; "": a patch is asked for.
+        like: the id of a stored patch; "": there is none.
+        place: row, column and tile of a patch of `image`; None: there is none.
+        image: bytes of an image file.
+        name: what the image is called.
+    """
+
+    model: str = ""
+    word: str = ""
+    like: str = ""
+    place: tuple[int, int, int] | None = None
+    image: bytes | None = None
+    name: str = ""
+
+    def key(self, rest: Any) -> str:
+        """Return 32 hex digits that differ between requests, and for other values of `rest`."""
+        told = repr(("gallery", replace(self, image=None), rest)).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b((self.image or b"") + told, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
 class StatesRequest:
     """Which hidden states to read, and how.
 

@@ -56,11 +56,12 @@ def create_app(
     handle_errors(app)
     serve_files(app, "index.html")
     _serve_pictures(app, service, offered, start if start in offered else "")
-    _take_requests(app, service, offered)
+    uploads = Uploads()
+    _take_requests(app, service, offered, uploads)
     _read_states(app, service)
     _serve_jobs(app, service)
     _serve_readings(app, service)
-    _serve_galleries(app, service)
+    _serve_galleries(app, service, offered, uploads)
     return app
 
 
@@ -80,8 +81,10 @@ def _serve_pictures(
         return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
 
 
-def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes]) -> None:
-    uploads, bodies = Uploads(), Bodies()
+def _take_requests(
+    app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes], uploads: Uploads
+) -> None:
+    bodies = Bodies()
 
     @app.post("/api/readings", status_code=202)
     async def read(request: Request, query: Annotated[ReadingQuery, Depends()]) -> Response:
@@ -106,10 +109,7 @@ def _take_requests(app: FastAPI, service: ReadingService | None, offered: Mappin
     async def causes(query: Annotated[CausesQuery, Depends()]) -> Response:
         if service is None or not service.reads_images:
             raise HTTPException(409, "No vision-language model is loaded here.")
-        if query.picture:
-            name, image = query.picture, _picture(offered, query.picture)
-        else:
-            name, image = (kept := _kept(uploads, query.upload)).name, kept.data
+        name, image = _opened(query, offered, uploads)
         job = await asyncio.to_thread(service.submit_causes, query.causes(name, image))
         return JSONResponse({"job": job.id}, 202)
 
@@ -149,6 +149,16 @@ async def _upload(request: Request, query: ReadingQuery, uploads: Uploads, bodie
     async with bodies.of(request) as body:
         await asyncio.to_thread(check_image, body)
         return uploads.keep(shown_name(query.name) or "image", body)
+
+
+def _opened(
+    query: CausesQuery | GalleryQuery, offered: Mapping[str, bytes], uploads: Uploads
+) -> tuple[str, bytes]:
+    """Return name and bytes of the image that a request names, which was read before."""
+    if query.picture:
+        return query.picture, _picture(offered, query.picture)
+    kept = _kept(uploads, query.upload)
+    return kept.name, kept.data
 
 
 def _kept(uploads: Uploads, key: str) -> Upload:
@@ -192,12 +202,15 @@ def _serve_readings(app: FastAPI, service: ReadingService | None) -> None:
         return Response(text.encode("utf-8", "replace"), media_type="text/html", headers=headers)
 
 
-def _serve_galleries(app: FastAPI, service: ReadingService | None) -> None:
+def _serve_galleries(
+    app: FastAPI, service: ReadingService | None, offered: Mapping[str, bytes], uploads: Uploads
+) -> None:
     @app.post("/api/gallery", status_code=202)
     async def ask(query: Annotated[GalleryQuery, Depends()]) -> Response:
         if service is None or not service.reads_images:
             raise HTTPException(409, "No vision-language model is loaded here.")
-        job = await asyncio.to_thread(service.galleries.submit, query.word, query.model)
+        name, image = ("", None) if not query.of_image else _opened(query, offered, uploads)
+        job = await asyncio.to_thread(service.galleries.submit, query.request(name, image))
         return JSONResponse({"job": job.id}, 202)
 
     @app.get("/api/gallery/{key}")

@@ -119,7 +119,7 @@ class ReadingService:
         self.galleries = Galleries(
             bank,
             self._models,
-            lambda key, work: self._queue(None, key, lambda job: StoredReading("", work(job))),
+            lambda image, key, work: self._queue(image, key, lambda job: StoredReading("", work(job))),
         )
 
     def about(self) -> dict[str, Any]:

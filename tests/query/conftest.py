@@ -10,6 +10,7 @@ import pytest
 from latentbank.bank.bank import Bank
 from latentbank.models.language.model import LanguageModel, load_language_model
 from tests.query.banks import TWO, fill
+from tests.query.images.drawn import fill_drawn
 from tests.tiny import save_tiny
 
 
@@ -36,6 +37,14 @@ def filled_dir(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
     """A data folder with the bank `small`, which has two corpora."""
     folder = tmp_path_factory.mktemp("banks")
     fill("small", folder, tiny, TWO, range(tiny.num_layers + 1)).close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_dir(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the bank `small` and its drawn images; tests that change them copy it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    fill_drawn(folder, tiny)
     return folder
 
 

@@ -52,8 +52,9 @@ from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
 from latentbank.bank.store.embedded.scanning import Scanner
-from latentbank.bank.store.embedded.unpacking import unpack
+from latentbank.bank.store.embedded.unpacking import received, unpack
 from latentbank.bank.store.embedded.writers import writers_for
+from latentbank.bank.store.grouping import Groups, grouped
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 
@@ -243,6 +244,12 @@ class EmbeddedStore:
             for answer in answers
         ]
 
+    def groups(
+        self, layer: int, query: Floats, wanted: Groups, exact: bool = False, ef: int | None = None
+    ) -> list[list[Hit]]:
+        """See `Store`; the engine has no groups."""
+        return grouped(self, layer, query, wanted, exact, ef)
+
     def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
         """See `Store`."""
         if self._scanner.originals(layer, hidden_size) is None:
@@ -346,23 +353,15 @@ class EmbeddedStore:
     def load_snapshot(self, layer: int, save: Callable[[Path], None], expected: Mapping[str, int]) -> None:
         """See `Store`."""
         self._access.require_writable()
-        path = self._layers.path(layer)
-        file, fresh = path.with_suffix(".snapshot"), path.with_suffix(".new")
         head = (self.read_manifest() or ({}, {}))[0]
         self._layers.require_room(0)
-        try:
-            save(file)
+        with received(self._layers.path(layer), save) as (file, fresh):
             self._layers.require_room(file.stat().st_size)
             with engine_errors(self._bank):
-                if fresh.exists():
-                    shutil.rmtree(fresh)
                 unpack(file, fresh, head["hidden_size"], head["quantization"], expected)
             with self._captions.changing():
                 self._layers.replace(layer, fresh)
             self._dirty.discard(layer)
-        finally:
-            file.unlink(missing_ok=True)
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def info(self, layer: int) -> LayerInfo:
         """See `Store`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import qdrant_edge as edge
@@ -26,6 +27,19 @@ def is_from_snapshot(path: Path) -> bool:
 def forget_origin(path: Path) -> None:
     """Record that a layer's segments are about to be rewritten, so they are no longer the snapshot's."""
     (path / _MARK).unlink(missing_ok=True)
+
+
+@contextmanager
+def received(path: Path, save: Callable[[Path], None]) -> Iterator[tuple[Path, Path]]:
+    """Save a snapshot beside a layer's folder; yield its file and a folder to unpack it to. Both are removed."""
+    file, fresh = path.with_suffix(".snapshot"), path.with_suffix(".new")
+    try:
+        save(file)
+        shutil.rmtree(fresh, ignore_errors=True)
+        yield file, fresh
+    finally:
+        file.unlink(missing_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def unpack(

@@ -26,11 +26,10 @@ def query_groups(
     collection: str,
     query: Floats,
     wanted: Groups,
-    where: Filter | None,
     params: models.SearchParams,
     translated: Callable[[Filter | None], Any],
 ) -> list[list[Hit]]:
-    """Return a collection's groups; see `nearest_groups`.
+    """Return a collection's groups; see `Store.groups`.
 
     A server gives up after a few searches, also when its best points are all of a few groups. It is then asked for
     further groups, without those that it has returned: they can only be farther.
@@ -40,7 +39,6 @@ def query_groups(
         collection: its name.
         query: float32 `[hidden]`.
         wanted: the groups.
-        where: only points that this filter selects.
         params: how the server searches.
         translated: makes the server's conditions of a filter.
     """
@@ -52,7 +50,7 @@ def query_groups(
             collection,
             group_by=wanted.field,
             query=query.tolist(),
-            query_filter=translated(wanted.others(known, where)),
+            query_filter=translated(wanted.others(known)),
             search_params=params,
             limit=min(_AT_ONCE, wanted.count - len(found)),
             group_size=wanted.size,

@@ -206,18 +206,12 @@ class ServerStore:
         ]
 
     def groups(
-        self,
-        layer: int,
-        query: Floats,
-        wanted: Groups,
-        where: Filter | None = None,
-        exact: bool = False,
-        ef: int | None = None,
+        self, layer: int, query: Floats, wanted: Groups, exact: bool = False, ef: int | None = None
     ) -> list[list[Hit]]:
-        """See `latentbank.bank.store.grouping.GroupingStore`."""
+        """See `Store`."""
         params = self._params(wanted.count * wanted.size, exact, ef, None)
         name, selected = self._collection(layer), partial(self._selected, layer)
-        return query_groups(self._server, name, query, wanted, where, params, selected)
+        return query_groups(self._server, name, query, wanted, params, selected)
 
     def _params(
         self, limit: int, exact: bool, ef: int | None, oversampling: float | None

@@ -21,10 +21,10 @@ const places = { seen: $("seen"), told: $("told") };
 
 let shownQuery = null; // of the reading that is shown; null if it has no image here
 const causes = makeCauses(() => shownQuery && new URLSearchParams(shownQuery), () => view?.list());
-const gallery = makeGallery($("gallery"), () => $("model").value, (file, word) => {
+const gallery = makeGallery($("gallery"), () => $("model").value, () => named(chosen), (file, word) => {
   $("tabs").querySelector("[value=image]").checked = true;
   showTab();
-  $("where").value = word;
+  if (word) $("where").value = word;
   scrollTo(0, 0);
   another({ file });
 });
@@ -58,7 +58,7 @@ async function start() {
   $("model").addEventListener("change", showTab);
   $("everywhere").addEventListener("click", () => {
     const word = $("where").value.trim();
-    return word ? gallery.ask(word) : say("Write the word to find.", true);
+    return word ? gallery.ask({ images: word }) : say("Write the word to find.", true);
   });
   takeDrops();
   recall();
@@ -106,6 +106,11 @@ function hasGallery() {
   return about.gallery.includes($("model").value || about.models[0]);
 }
 
+/** How an address names an image: {picture} or {upload}; nothing if it cannot. */
+function named(what) {
+  return what?.picture ? { picture: what.picture } : what?.upload ? { upload: what.upload } : {};
+}
+
 function choose(what) {
   chosen = what;
   for (const button of $("pictures").children) {
@@ -116,6 +121,7 @@ function choose(what) {
 /** Read another image. It is shown at once, before anything is read. */
 function another(what) {
   choose(what);
+  gallery.forget();
   const source = what.picture ? pictureAt(what.picture) : URL.createObjectURL(what.file);
   view = null;
   causes.stop();
@@ -138,17 +144,15 @@ function recall() {
     $("where").value = query.get("word") ?? query.get("caption") ?? "";
   }
   showTab();
-  const word = query.get("images")?.trim();
-  if (word && hasGallery()) {
-    $("where").value ||= word;
-    gallery.ask(word);
-  }
+  const { images: word, like } = askedOfAll();
+  if (word) $("where").value ||= word;
+  if ((word || like) && hasGallery()) gallery.ask(word ? { images: word } : { like });
   if (query.has("model") && !about.models.includes(query.get("model"))) {
     [$("model").value] = about.models;
     return say(`There is no model ${query.get("model")} on this page; choose one of ${about.models.join(", ")}.`, true);
   }
   if (chosen || query.has("sentence")) return read();
-  query.delete("images");
+  for (const name of ["images", "like"]) query.delete(name);
   if (about.start && !query.size) return another({ picture: about.start });
 }
 
@@ -166,6 +170,11 @@ function findWord() {
   kept.set("view", "heat");
   kept.set("lens", "latent");
   return read({ ...change, lens: "latent", bank_layers: "all" }, `#${kept}`);
+}
+
+/** Ask all images for what a token shows. */
+function likeThis({ row, column, tile }) {
+  gallery.ask({ like: [row, column, tile].join(",") });
 }
 
 function takeDrops() {
@@ -239,7 +248,7 @@ function follow(id, query) {
   const show = (data, complete) => {
     if (shown) return shown.update(data, complete);
     shownQuery = query.has("picture") || query.has("upload") ? query : null;
-    shown = view = showReading(places, data, { asked, complete, below: causes.draw });
+    shown = view = showReading(places, data, { asked, complete, below: causes.draw, like: shownQuery && hasGallery() ? likeThis : null });
   };
   const ended = () => {
     job = null;

@@ -8,21 +8,23 @@ import { CORRECTED, excerpt, shownScore, whySilent } from "./reading.js";
 /**
  * A token's card: its neighbors by each lens, and its life through the layers.
  *
- * @param acts {pin(number), go(layer)}
+ * @param acts {pin(number), go(layer), like(token)}; `like` is null where no images are stored
  */
 export function drawCard(reading, state, number, common, acts) {
   const pinned = state.pins.includes(number);
+  const token = reading.tokens[number];
   const name = reading.tokenName(number);
   const norm = reading.data.norms[state.layer]?.[number];
   const head = element(
     "header",
     {},
     element("h3", {}, name),
+    ...(acts.like && token.row >= 0 ? [button({ class: "small", "aria-label": `Like this, in all images: ${name}` }, () => acts.like(token), "Like this")] : []),
     button({ class: "small", "aria-pressed": String(pinned) }, () => acts.pin(number), pinned ? "Unpin" : "Pin"),
   );
   const where = reading.layerName(state.layer) + (norm === undefined ? "" : `, norm ${norm}`);
   const card = element("article", { class: pinned ? "card pinned-card" : "card", "aria-label": name }, head, element("p", { class: "about" }, where));
-  const { kind, word } = reading.tokens[number];
+  const { kind, word } = token;
   if (reading.isText(number)) card.append(element("p", { class: "about" }, `a token of the ${kind}, of the word “${word}”`));
   for (const lens of state.lenses) card.append(...lensParts(reading, state, lens, number, common));
   if (reading.data.layers.length > 1) {

@@ -1,31 +1,37 @@
-// The bank's images that show a word: a gallery of ranked pictures, with the patches that show it marked.
+// The bank's images that show a word, or what a patch shows: ranked pictures, with the patches that show it marked.
 
 import { button, element, shape } from "./elements.js";
 import { drop, followJob } from "./jobs.js";
 import { shownScore } from "./reading.js";
 import { answer } from "./server.js";
 
-/** The word whose gallery the address asks for; "" if it asks for none. */
+/** What an address asks all images for, as a query: `images`, a word, or `like`, a patch. Empty if it asks for nothing. */
 export function askedOfAll() {
-  return new URLSearchParams(location.search).get("images") ?? "";
+  const query = new URLSearchParams(location.search);
+  return Object.fromEntries(["images", "like"].filter((name) => query.get(name)?.trim()).map((name) => [name, query.get(name).trim()]));
 }
+
+/** Whether an address's `like` is a patch of the image that the address names, and not a stored one. */
+const isOfImage = (like) => like?.includes(",");
 
 /**
  * Make the gallery.
  *
  * @param place the section that holds it
  * @param modelOf returns the name of the chosen VLM; "" for the first
- * @param open called with a picture's file when it is chosen, and the word
- * @returns {ask(word), close}
+ * @param imageOf returns the query of the image that is shown, {picture} or {upload}
+ * @param open called with a picture's file when it is chosen, and the word; "" if a patch was asked for
+ * @returns {ask(what), forget}: `what` is {images}, a word, or {like}: the id of a stored patch, or row, column and tile
+ *   of a patch of the image that is shown, with commas. `forget` takes such a patch out of the address
  */
-export function makeGallery(place, modelOf, open) {
+export function makeGallery(place, modelOf, imageOf, open) {
   let job = null;
   let turn = 0; // answers to earlier questions are ignored
 
-  function remember(word) {
+  function remember(what) {
     const query = new URLSearchParams(location.search);
-    if (word) query.set("images", word);
-    else query.delete("images");
+    for (const name of ["images", "like"]) query.delete(name);
+    for (const [name, value] of Object.entries(what)) query.set(name, value);
     history.replaceState(null, "", `${query.size ? `?${query}` : location.pathname}${location.hash}`);
   }
 
@@ -40,35 +46,43 @@ export function makeGallery(place, modelOf, open) {
 
   function close() {
     stop();
-    remember("");
+    remember({});
     place.hidden = true;
     place.parentNode.classList.remove("with-gallery");
     place.replaceChildren();
     document.getElementById("where").focus();
   }
 
-  function show(word, ...parts) {
-    const title = element("h2", { id: "gallery-title", tabindex: -1 }, element("span", { dir: "auto" }, `“${word}”`), " in all images");
+  function forget() {
+    if (isOfImage(askedOfAll().like)) remember({});
+  }
+
+  function show(what, ...parts) {
+    const sought = what.images ? `“${what.images}”` : (what.told ?? "Like this patch");
+    const title = element("h2", { id: "gallery-title", tabindex: -1 }, element("span", { dir: "auto" }, sought), what.images ? " in all images" : ", in all images");
+    const within = place.contains(document.activeElement); // what was pressed goes
     place.replaceChildren(element("header", {}, title, button({ class: "small" }, close, "Close the gallery")), ...parts);
     place.hidden = false;
     place.parentNode.classList.add("with-gallery");
+    if (within) title.focus({ preventScroll: true });
   }
 
-  function fail(word, text) {
+  function fail(what, text) {
     job = null;
-    show(word, element("p", { class: "status wrong", role: "alert" }, text), button({ class: "small" }, () => ask(word), "Try again"));
+    show(what, element("p", { class: "status wrong", role: "alert" }, text), button({ class: "small" }, () => ask(what), "Try again"));
   }
 
-  async function ask(word) {
+  async function ask(what) {
     stop();
     const mine = turn;
-    remember(word);
+    const { images: word = "", like = "" } = what;
+    remember(word ? { images: word } : { like });
     const status = element("p", { role: "status" }, "sent");
     const progress = element("progress", { "aria-label": "Searching the images" });
-    show(word, status, progress);
+    show(what, status, progress);
     place.scrollIntoView({ block: "nearest" });
     try {
-      const query = new URLSearchParams({ word, model: modelOf() });
+      const query = new URLSearchParams({ word, like, model: modelOf(), ...(isOfImage(like) ? imageOf() : {}) });
       const { job: id } = await (await answer(fetch(`api/gallery?${query}`, { method: "POST" }))).json();
       if (mine !== turn) return drop(id);
       place.append(button({ class: "small" }, () => drop(id), "Cancel"));
@@ -79,25 +93,28 @@ export function makeGallery(place, modelOf, open) {
         },
         async end(now) {
           job = null;
-          if (now.state !== "done") return fail(word, now.error || "Cancelled.");
+          if (now.state !== "done") return fail(what, now.error || "Cancelled.");
           try {
             const found = await (await answer(fetch(`api/gallery/${now.reading}`))).json();
-            if (mine === turn) show(word, ...partsOf(found, (file) => open(file, word)));
+            if (mine === turn) show({ ...what, told: toldOf(found) }, ...partsOf(found, (file) => open(file, word), ask));
           } catch (error) {
-            if (mine === turn) fail(word, error.message);
+            if (mine === turn) fail(what, error.message);
           }
         },
-        lost: () => fail(word, "The connection is lost; is the page's server still running?"),
+        lost: () => fail(what, "The connection is lost; is the page's server still running?"),
       });
     } catch (error) {
-      if (mine === turn) fail(word, error.message);
+      if (mine === turn) fail(what, error.message);
     }
   }
 
-  return { ask, close };
+  return { ask, forget };
 }
 
-function partsOf(found, open) {
+/** What was asked for, as a title. */
+const toldOf = ({ question }) => question[0].toUpperCase() + question.slice(1);
+
+function partsOf(found, open, ask) {
   const { images } = found;
   if (!images.length) return [element("p", { role: "status" }, "No image is stored.")];
   const layers = found.visual_layers.join(", ");
@@ -105,7 +122,7 @@ function partsOf(found, open) {
   const told = `${images.length} image${images.length === 1 ? "" : "s"}, best first · ${found.model}, visual layer ${layers}${corrected}`;
   return [
     element("p", { class: "about", role: "status" }, told),
-    element("ol", { class: "ranked" }, ...images.map((image, at) => element("li", {}, drawImage(image, at + 1, open)))),
+    element("ol", { class: "ranked" }, ...images.map((image, at) => element("li", {}, drawImage(image, at + 1, open), drawLike(image, ask)))),
     element("p", { class: "about" }, "Choose a picture to read it. What is read is the small picture that the bank keeps, not the file itself."),
   ];
 }
@@ -127,6 +144,12 @@ function drawImage({ image, size: [width, height], picture, patches }, rank, ope
   ];
   if (!picture) return element("div", { class: "shown" }, canvas, ...caption);
   return button({ class: "shown" }, () => open(fileOf(picture, image)), canvas, ...caption);
+}
+
+/** A button that asks for patches with the meaning of an image's best one. */
+function drawLike({ image, patches: [{ id, row, column }] }, ask) {
+  const where = row < 0 ? "" : `row ${row}, column ${column} of `;
+  return button({ class: "small", "aria-label": `Like this, in all images: ${where}${image}` }, () => ask({ like: id }), "Like this");
 }
 
 /** A picture as a file, as if it had been chosen. */

@@ -28,7 +28,7 @@ export function queryOf(about, chosen, change = {}) {
   if (text) Object.assign(given, { sentence: field("sentence").value.trim(), model: "", tokens: "", answer: "", correct: "", fdr: "" });
   else if (chosen?.picture) given.picture = chosen.picture;
   else if (chosen?.upload) given.upload = chosen.upload;
-  const query = new URLSearchParams({ ...given, ...change, images: askedOfAll() }); // a gallery stays
+  const query = new URLSearchParams({ ...given, ...change, ...askedOfAll() }); // a gallery stays
   if (query.get("correct") === about.correct) query.delete("correct"); // what the page does anyway
   for (const [name, value] of [...query]) if (!value) query.delete(name);
   return query;

@@ -18,12 +18,13 @@ let previous; // aborts the listeners of the view shown before
  *
  * @param places {seen, told}: elements for the reading itself, and for the panel beside it
  * @param data what query/web/data.py wrote
- * @param live {asked, complete, below}: the word that the reading was asked for; whether all layers are read; and a
+ * @param live {asked, complete, below, like}: the word that the reading was asked for; whether all layers are read; a
  *   function that returns elements to show below the list of words, given the reading, the state, and a function that
- *   changes the state. A saved page has none
+ *   changes the state; and one that asks the bank's images for what a token shows, null if there are none. A saved page
+ *   has none of them
  * @returns {update(data, complete), state, reading(), find(word), list()}
  */
-export function showReading({ seen, told }, data, { asked = "", complete = true, below = () => [] } = {}) {
+export function showReading({ seen, told }, data, { asked = "", complete = true, below = () => [], like = null } = {}) {
   let reading = openReading(data);
   previous?.abort();
   const life = (previous = new AbortController());
@@ -160,7 +161,7 @@ export function showReading({ seen, told }, data, { asked = "", complete = true,
     for (const grid of stages.querySelectorAll("[role=grid]")) markStops(grid);
     markNamed(shown);
     const common = shown.length === 2 ? wordsInCommon(reading, state, shown) : new Set();
-    const acts = { pin, go: (layer) => change({ layer, following: false }) };
+    const acts = { pin, like, go: (layer) => change({ layer, following: false }) };
     cards.replaceChildren(...shown.map((number) => drawCard(reading, state, number, common, acts)));
     cards.classList.toggle("two", shown.length === 2);
     if (shown.length === 2) {

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.images.bank import ImageBank
+from latentbank.bank.images.opening import create_images
 from latentbank.bank.images.points import patch_ids
 from latentbank.bank.rotation import unit, unrotate
+from latentbank.models.language.model import LanguageModel
+from latentbank.models.vision.tokens import visual_fingerprint
 from latentbank.query.images.contexts import term_of_bank
+from tests.query.banks import fill
+from tests.query.patch_vlm import PatchVLM
 
 WORDS = ("dog", "cat", "bridge", "fire truck")
 SENTENCES = [
@@ -30,7 +37,18 @@ SHOWN = {n: WORDS[n % 4] for n in range(12)}
 """The word that each image shows, in its first two patches; the others are background."""
 
 
-def fill_images(bank: Bank, images: ImageBank) -> None:
+def fill_drawn(path: Path, language: LanguageModel) -> None:
+    """Make the bank `small`, with its sentences, and the drawn images of a `PatchVLM` at visual layers 0 and 2."""
+    given: Any = {"model": "patch", "fingerprint": visual_fingerprint(PatchVLM(language)), "num_layers": 4}
+    given |= {"hidden_size": language.hidden_size, "data_dir": path, "url": ""}
+    with (
+        fill("small", path, language, {"c": SENTENCES}) as bank,
+        create_images("small", layers=(0, 2), **given) as images,
+    ):
+        _fill_images(bank, images)
+
+
+def _fill_images(bank: Bank, images: ImageBank) -> None:
     """Store images whose tokens are contexts moved by one offset, as a modality has it, and nearly alike background."""
     chance = np.random.default_rng(0)
     width = bank.hidden_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from latentbank.bank.bank import Bank
 from latentbank.bank.images.bank import ImageBank
-from latentbank.bank.images.opening import create_images, open_images
+from latentbank.bank.images.opening import open_images
 from latentbank.bank.opening import open_bank
 from latentbank.bank.rotation import unit, unrotate
 from latentbank.bank.where import WhereImage
@@ -24,20 +25,12 @@ from latentbank.query.images.naming import NO_WORD, Naming, name_patches
 from latentbank.query.images.search import How, ImageSearch
 from latentbank.query.images.sheet import draw_sheet
 from latentbank.query.lenses.latent import LatentLens
-from tests.query.banks import fill
-from tests.query.images.drawn import SENTENCES, SHOWN, WORDS, fill_images
+from tests.query.images.drawn import SENTENCES, SHOWN, WORDS
 
 
 @pytest.fixture(scope="module")
-def folder(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("images")
-    given = {"model": "tiny/vlm", "fingerprint": "ab" * 16, "num_layers": 4, "hidden_size": tiny.hidden_size}
-    with (
-        fill("small", path, tiny, {"c": SENTENCES}) as bank,
-        create_images("small", layers=(0, 2), data_dir=path, url="", **given) as images,  # type: ignore[arg-type]
-    ):
-        fill_images(bank, images)
-    return path
+def folder(drawn_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(drawn_dir, tmp_path_factory.mktemp("images") / "banks")
 
 
 @pytest.fixture
