@@ -25,7 +25,7 @@ _INDEXES = edge.Memory.Cold
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
 # None of them adds links to the graph, which would double the time of building it and help few filters
-# (benchmarks/filters.py): what a filter selects is scanned up to `SCAN`, and beyond it found by ACORN.
+# (benchmarks/filters.py): what a filter selects is scanned up to `scan_for`, and beyond it found by ACORN.
 KINDS: dict[str, Any] = {
     "keyword": edge.KeywordIndexParams(memory=_INDEXES, enable_hnsw=False),
     # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest
@@ -35,9 +35,9 @@ KINDS: dict[str, Any] = {
 }
 """Payload indexes by the kinds that `latentbank.bank.store.fields.indexed_fields` names."""
 
-SCAN = 100_000
-"""KiB of vectors in a segment up to which a new layer's engine scans what a filter selects, instead of searching the
-graph: 89,000 contexts of 576 dimensions, whose codes it reads in two milliseconds."""
+LEAST_SCAN, MOST_SCAN = 10_000, 100_000
+"""KiB of vectors in a segment up to which the engine scans what a filter selects, instead of searching the graph: at
+least as many as on a server, 8,900 contexts of 576 dimensions, at most 89,000, whose codes take two milliseconds."""
 
 ACORN = edge.AcornSearchParams(enable=True, max_selectivity=0.7)
 """How a graph is searched with a filter that selects more than that, but not nearly all."""
@@ -97,7 +97,7 @@ def layer_config(
     graph: int = 0,
     largest: int | None = None,
     segments: int | None = None,
-    scan: int = 10_000,
+    scan: int = LEAST_SCAN,
 ) -> edge.EdgeConfig:
     """Return a layer's settings.
 
@@ -108,7 +108,7 @@ def layer_config(
         graph: edges per node of the graph; 0: no graph, the quantized vectors are scanned.
         largest: most contexts in a segment that results from merging; None: the engine's choice.
         segments: how many segments there may be before some are merged; None: the engine's choice.
-        scan: see `SCAN`; another one than a layer has makes the engine build it anew. The default is a server's.
+        scan: see `scan_for`; another one than a layer has makes the engine build it anew. The default is a server's.
     """
     return edge.EdgeConfig(
         vectors=edge.EdgeVectorParams(
@@ -125,7 +125,7 @@ def layer_config(
             indexing_threshold=1,
             # One more: the engine keeps a segment for new points.
             default_segment_number=None if segments is None else segments + 1,
-            max_segment_size=None if largest is None else -(-largest * 2 * hidden_size // 1024),  # in KiB
+            max_segment_size=None if largest is None else kib(largest, hidden_size),
         ),
         payload_memory=edge.Memory.Cold,
         wal_enabled=False,
@@ -146,8 +146,22 @@ def graph_of(path: Path) -> int:
 
 
 def scan_of(path: Path) -> int:
-    """Return the `SCAN` that the layer in a folder was made with."""
+    """Return the KiB of vectors in a segment up to which the layer in a folder is scanned."""
     return int(_hnsw(path)["full_scan_threshold"])
+
+
+def scan_for(contexts: int, segments: int, hidden_size: int) -> int:
+    """Return the KiB of vectors up to which a new graph's engine scans what a filter selects in a segment.
+
+    The engine scans a segment for every query, with a filter or without, if all of it is no more. So it is half of a
+    segment, except in small ones, where a scan takes no longer than the graph.
+    """
+    return min(MOST_SCAN, max(LEAST_SCAN, kib(contexts // (2 * segments), hidden_size)))
+
+
+def kib(contexts: int, hidden_size: int) -> int:
+    """Return how many KiB the originals of so many contexts are: two bytes a number."""
+    return -(-contexts * 2 * hidden_size // 1024)
 
 
 def _hnsw(path: Path) -> dict[str, Any]:

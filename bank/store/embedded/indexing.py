@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import qdrant_edge as edge
 
@@ -18,6 +17,8 @@ from latentbank.bank.store.embedded.engine import (
     engine_errors,
     graph_of,
     has_caption_index,
+    kib,
+    scan_for,
     scan_of,
 )
 from latentbank.bank.store.embedded.layer_writer import Written
@@ -101,7 +102,7 @@ class Indexing:
         with engine_errors(self._bank):
             self._layers.require_room(self._layers.bytes_on_disk(layer))
             forget_origin(path)
-        if not self._layers.optimize_elsewhere(layer, self._target(path, graph, LARGEST_PIECE, _MANY)):
+        if not self._layers.optimize_elsewhere(layer, self._target(layer, graph, LARGEST_PIECE, _MANY)):
             self._optimize(layer, graph, LARGEST_PIECE, _MANY)
 
     def index(self, layer: int, count: int) -> None:
@@ -154,9 +155,16 @@ class Indexing:
         state = self._layers.state(layer)
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / _segments(state) / LARGE)))
 
-    def compared(self, layer: int, ef: int) -> int:
-        """Return how many contexts a query is compared with in all graphs of a layer; some are seen twice."""
-        return _segments(self._layers.state(layer)) * self.candidates(layer, ef)
+    def compared(self, layer: int, ef: int, hidden_size: int) -> int | None:
+        """Return how many contexts a query is compared with in all graphs of a layer; some are seen twice.
+
+        None: it has no graph, or its segments are so small that the engine scans them.
+        """
+        path, state = self._layers.path(layer), self._layers.state(layer)
+        segments = _segments(state)
+        if not graph_of(path) or kib(state.points_count // segments, hidden_size) < scan_of(path):
+            return None
+        return segments * self.candidates(layer, ef)
 
     def _optimize(self, layer: int, graph: int, largest: int, segments: int) -> None:
         """Index what is not indexed yet, and merge segments.
@@ -174,7 +182,7 @@ class Indexing:
             shard = self._layers.shard(layer, write=True)
             shard.flush()
             forget_origin(path)
-            target = self._target(path, graph, largest, segments)
+            target = self._target(layer, graph, largest, segments)
             fresh = None
             try:
                 fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
@@ -184,8 +192,13 @@ class Indexing:
                 self._layers.replace_shard(layer, fresh)
                 release_memory()
 
-    def _target(self, path: Path, graph: int, largest: int, segments: int) -> Optimization:
-        head = (self._manifest.read() or ({}, {}))[0]
+    def _target(self, layer: int, graph: int, largest: int, segments: int) -> Optimization:
+        path, head = self._layers.path(layer), (self._manifest.read() or ({}, {}))[0]
+        scan = scan_of(path)
+        if graph and not graph_of(
+            path
+        ):  # a layer that has a graph keeps it: another setting would build it anew
+            scan = scan_for(self._layers.state(layer).points_count, segments, head["hidden_size"])
         return Optimization(
             head["hidden_size"],
             head["quantization"],
@@ -193,7 +206,7 @@ class Indexing:
             graph,
             largest,
             segments,
-            scan_of(path),
+            scan,
         )
 
 

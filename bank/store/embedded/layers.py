@@ -19,7 +19,7 @@ from pathlib import Path
 import qdrant_edge as edge
 
 from latentbank.bank.store.base import Points
-from latentbank.bank.store.embedded.engine import SCAN, engine_errors, layer_config, read_ahead
+from latentbank.bank.store.embedded.engine import engine_errors, layer_config, read_ahead
 from latentbank.bank.store.embedded.full_disk import watch
 from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.optimizing import Optimization
@@ -86,7 +86,7 @@ class Layers:
                 if left_by_a_kill.exists():
                     shutil.rmtree(left_by_a_kill)
             fresh.mkdir()
-            config = layer_config(hidden_size, quantization, ef_construct, scan=SCAN)
+            config = layer_config(hidden_size, quantization, ef_construct)
             shard = edge.EdgeShard.create(str(fresh), config)
             shard.flush()
             shard.close()

@@ -45,7 +45,6 @@ from latentbank.bank.store.embedded.engine import (
     add_payload_indexes,
     engine_errors,
     engine_points,
-    graph_of,
 )
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
@@ -254,9 +253,9 @@ class EmbeddedStore:
         """See `Store`."""
         if self._scanner.originals(layer, hidden_size) is None:
             return None
-        contexts, graph = self.count(layer), graph_of(self._layers.path(layer)) > 0
-        compared = self._indexing.compared(layer, ef or self._settings.ef) if graph else contexts
-        return Work(contexts, min(compared, contexts), graph)
+        contexts = self.count(layer)
+        compared = self._indexing.compared(layer, ef or self._settings.ef, hidden_size)
+        return Work(contexts, contexts if compared is None else min(compared, contexts), compared is not None)
 
     def scan(
         self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import qdrant_edge as edge
 
+from latentbank.bank.planning import Work
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.embedded import optimizing
@@ -67,19 +68,40 @@ def test_pieces_of_a_layer_get_their_graph_at_the_end(place: Place, monkeypatch:
     store.close()
 
 
+def test_a_graph_is_searched_unless_its_segments_are_small(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filters that select half of a segment are scanned; a query without a filter must not be."""
+    store = made(place, graph_from=100)
+    store.upsert(4, points(200))
+    store.commit()
+    store.index(4)
+    assert store.work(4, None, WIDTH) == Work(200, 200, graph=False)  # small: the engine scans the segments
+    monkeypatch.setattr("latentbank.bank.store.embedded.engine.LEAST_SCAN", 1)
+    store.create(8, WIDTH, "int8")
+    store.upsert(8, points(200))
+    store.commit()
+    store.index(8)
+    layer = place.settings.data_dir / "bank" / "L08"
+    built = [json.loads(file.read_text()) for file in layer.rglob("hnsw_config.json")]
+    assert built
+    assert all(1 < segment["full_scan_threshold"] < segment["indexed_vector_count"] for segment in built)
+    assert store.work(8, None, WIDTH) == Work(200, 64, graph=True)
+    store.close()
+
+
 def test_a_layer_of_an_earlier_version_is_not_built_anew(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its engine scans less of what a filter selects; another setting would cost a new graph."""
-    with monkeypatch.context() as earlier:
-        earlier.setattr("latentbank.bank.store.embedded.layers.SCAN", 10_000)
-        store = made(place, graph_from=100)
+    """Its engine scans another share of what a filter selects; the setting of today would cost a new graph."""
+    store = made(place, graph_from=100)
     store.upsert(4, points(200))
     store.commit()
     store.index(4)
     layer = place.settings.data_dir / "bank" / "L04"
     built = {file: file.stat().st_ino for file in layer.rglob("links*")}
     assert built
+    monkeypatch.setattr("latentbank.bank.store.embedded.indexing.scan_for", lambda *_: 20_000)
     store.index(4)
     assert {file: file.stat().st_ino for file in layer.rglob("links*")} == built
     store.close()
