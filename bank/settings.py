@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         "cosine", description="What a new bank compares: cosine, or cosine after centring."
     )
     hnsw_m: int = Field(16, ge=4, description="Edges per node of the HNSW graph.")
-    hnsw_ef_construct: int = Field(100, ge=4, description="Candidates while the graph is built.")
+    hnsw_ef_construct: int = Field(200, ge=4, description="Candidates while the graph is built.")
     graph_from: int = Field(
         60_000,
         ge=0,

@@ -150,6 +150,11 @@ def scan_of(path: Path) -> int:
     return int(_hnsw(path)["full_scan_threshold"])
 
 
+def ef_construct_of(path: Path) -> int:
+    """Return the candidates that the layer in a folder examines while its graph is built."""
+    return int(_hnsw(path)["ef_construct"])
+
+
 def scan_for(contexts: int, segments: int, hidden_size: int) -> int:
     """Return the KiB of vectors up to which a new graph's engine scans what a filter selects in a segment.
 

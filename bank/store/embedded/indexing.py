@@ -14,6 +14,7 @@ from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
 from latentbank.bank.store.embedded.engine import (
     CAPTION_INDEX,
+    ef_construct_of,
     engine_errors,
     graph_of,
     has_caption_index,
@@ -194,15 +195,15 @@ class Indexing:
 
     def _target(self, layer: int, graph: int, largest: int, segments: int) -> Optimization:
         path, head = self._layers.path(layer), (self._manifest.read() or ({}, {}))[0]
-        scan = scan_of(path)
-        if graph and not graph_of(
-            path
-        ):  # a layer that has a graph keeps it: another setting would build it anew
+        # A layer that has a graph keeps its settings: others would build it anew.
+        scan, ef_construct = scan_of(path), ef_construct_of(path)
+        if graph and not graph_of(path):
+            ef_construct = self._settings.hnsw_ef_construct
             scan = scan_for(self._layers.state(layer).points_count, segments, head["hidden_size"])
         return Optimization(
             head["hidden_size"],
             head["quantization"],
-            self._settings.hnsw_ef_construct,
+            ef_construct,
             graph,
             largest,
             segments,

@@ -93,8 +93,8 @@ def test_a_graph_is_searched_unless_its_segments_are_small(
 def test_a_layer_of_an_earlier_version_is_not_built_anew(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its engine scans another share of what a filter selects; the setting of today would cost a new graph."""
-    store = made(place, graph_from=100)
+    """Its graph was made with other settings; those of today would cost a new one."""
+    store = made(place, graph_from=100, hnsw_ef_construct=100)
     store.upsert(4, points(200))
     store.commit()
     store.index(4)
@@ -102,6 +102,8 @@ def test_a_layer_of_an_earlier_version_is_not_built_anew(
     built = {file: file.stat().st_ino for file in layer.rglob("links*")}
     assert built
     monkeypatch.setattr("latentbank.bank.store.embedded.indexing.scan_for", lambda *_: 20_000)
+    store.close()
+    store = place.open(graph_from=100)
     store.index(4)
     assert {file: file.stat().st_ino for file in layer.rglob("links*")} == built
     store.close()
