@@ -70,14 +70,14 @@ class Settings(BaseSettings):
         "cosine", description="What a new bank compares: cosine, or cosine after centring."
     )
     hnsw_m: int = Field(16, ge=4, description="Edges per node of the HNSW graph.")
-    hnsw_ef_construct: int = Field(200, ge=4, description="Candidates while the graph is built.")
+    hnsw_ef_construct: int = Field(100, ge=4, description="Candidates while the graph is built.")
     graph_from: int = Field(
         60_000,
         ge=0,
         description="Contexts from which a layer gets an HNSW graph; below it the quantized vectors are scanned.",
     )
     ef: int = Field(
-        160,
+        200,
         gt=0,
         description="Candidates while a graph is searched; embedded, that is for a graph of 600,000 contexts, and "
         "smaller ones get fewer.",

@@ -150,8 +150,8 @@ class Indexing:
     def candidates(self, layer: int, ef: int) -> int:
         """Return how many candidates to examine in each segment's graph: by the cube root of its size.
 
-        Measured on layers of 150,000 and 600,000 contexts in two segments: with 80 and 127 candidates recall is 0.996
-        and 0.990 (benchmarks/search.py).
+        Measured on four layers of 150,000 contexts in two segments, searched together: with 80, 100 and 200 candidates
+        in each, recall@5 is 0.985, 0.991 and 0.996 (benchmarks/search.py).
         """
         state = self._layers.state(layer)
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / _segments(state) / LARGE)))

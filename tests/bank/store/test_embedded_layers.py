@@ -94,7 +94,7 @@ def test_a_layer_of_an_earlier_version_is_not_built_anew(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its graph was made with other settings; those of today would cost a new one."""
-    store = made(place, graph_from=100, hnsw_ef_construct=100)
+    store = made(place, graph_from=100, hnsw_ef_construct=200)
     store.upsert(4, points(200))
     store.commit()
     store.index(4)
