@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import portalocker
 import pytest
 
-from tests import real_server
+from tests import forking, real_server
 from tests.slow import FILES, FIXTURES, LONGEST
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -26,6 +26,9 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Tiny layers too: each that the engine loads would get eight threads to search it, which look for work all the time.
 os.environ["QDRANT_NUM_CPUS"] = "1"
+# What is freed is kept for what comes next. To give it back each time and to get it again, cleared page by page, took
+# as long as the smaller models' own work.
+os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 # Temporary files in memory where there is room, here and in child processes. The engine makes files of many megabytes
 # that are mostly holes and syncs them many times a second: on a disk that takes half as much again.
 _MEMORY = Path("/dev/shm")
@@ -36,6 +39,13 @@ TESTS = Path(__file__).parent
 
 if TYPE_CHECKING:
     from latentbank.models.language.model import LanguageModel
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Fork the workers of pytest-xdist from one process that has done their imports."""
+    if sys.platform == "linux":
+        config.add_cleanup(forking.let_workers_fork(specs))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,15 +67,14 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow tests, which `make test-fast` leaves out, and put the longest files first."""
 
-    def path_of(item: pytest.Item) -> str:
-        return item.path.relative_to(TESTS).as_posix()
-
-    def rank(item: pytest.Item) -> int:
-        return next((n for n, part in enumerate(LONGEST) if path_of(item).startswith(part)), len(LONGEST))
-
-    items.sort(key=rank)  # stable: the tests of a file keep their order
+    paths = {path: path.relative_to(TESTS).as_posix() for path in {item.path for item in items}}
+    ranks = {
+        path: next((n for n, part in enumerate(LONGEST) if name.startswith(part)), len(LONGEST))
+        for path, name in paths.items()
+    }
+    items.sort(key=lambda item: ranks[item.path])  # stable: the tests of a file keep their order
     for item in items:
-        path = path_of(item)
+        path = paths[item.path]
         if path.startswith(FILES) or FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
         if path.startswith(real_server.FOLDERS) and real_server.is_eligible(item):
