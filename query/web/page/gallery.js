@@ -131,10 +131,11 @@ function drawImage({ image, size: [width, height], picture, patches }, rank, ope
   const [{ row, column, score }] = patches;
   const canvas = shape("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   if (picture) canvas.append(shape("image", { href: `data:image/jpeg;base64,${picture}`, width, height, preserveAspectRatio: "none" }));
-  for (const { box } of patches.filter((patch) => patch.box)) {
-    const [left, top, right, bottom] = box;
-    const place = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
-    canvas.append(shape("rect", { class: "halo", ...place }), shape("rect", { class: "mark", ...place }));
+  const boxes = patches.flatMap(({ box }) => (box ? [box] : []));
+  const holes = boxes.map(([left, top, right, bottom]) => `M${left} ${top}H${right}V${bottom}H${left}Z`).join("");
+  if (holes) canvas.append(shape("path", { class: "shade", d: `M0 0H${width}V${height}H0Z${holes}` }));
+  for (const [left, top, right, bottom] of boxes) {
+    canvas.append(shape("rect", { class: "mark", x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) }));
   }
   const where = row < 0 ? "" : `row ${row}, column ${column}, `;
   const hidden = (text) => element("span", { class: "visually-hidden" }, text);
