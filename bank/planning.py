@@ -16,16 +16,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from latentbank.bank.scan import FLOAT32, Precision
+from latentbank.bank.scan import FLOAT32, Precision, convert, room_to_convert
 from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
     from latentbank.bank.search import Search
+    from latentbank.bank.store.base import Store
 
 Way = Literal["auto", "graph", "exact"]
 """How a bank is searched: "graph" is through the index, "exact" compares with every context in float32, "auto" is the
 faster of both that finds 99 of 100 neighbors."""
 WAYS: tuple[Way, ...] = ("auto", "graph", "exact")
+
+QUERY_BATCH, _LEAST_BATCH = 288, 16
+"""Queries that are sent to a store at once, at most and at least; see `batch_of`."""
 
 # Seconds of a processor's core for a vector that the engine compares with a query through its index, and for each of
 # the vector's numbers (AMD EPYC, processor time, 2026-11-29; docs/benchmarks.md).
@@ -98,6 +102,16 @@ class Rates:
         return numbers * self.number + numbers * queries * self.pair + contexts * queries * self.product
 
 
+@dataclass
+class _Spent:
+    """Seconds of searches for which torch was not imported: once they are as many as that takes, more may follow."""
+
+    seconds: float = 0.0
+
+
+_spent = _Spent()
+
+
 def way_of(search: str | None, *, exact: bool, default: Way = "auto") -> Way:
     """Return the way that is asked for; `exact=True` is the older name of `search="exact"`.
 
@@ -129,8 +143,19 @@ def plan_layer(search: Search, layer: int, queries: int, hidden_size: int) -> Pl
             return replace(through, index=seconds)
         return Plan(precise(), seconds, None)
     selected = None if search.where is None else search.store.count(layer, search.where)
-    tasks = len(search.layers) * -(-queries // 288)
+    tasks = len(search.layers) * -(-queries // batch_of(search.store, len(search.layers), queries))
     return plan(work, selected, queries, hidden_size, tasks, finds=search.asked.finds)
+
+
+def batch_of(store: Store, layers: int, queries: int) -> int:
+    """Return how many of a layer's queries are sent to a store at once, if so many layers are searched.
+
+    The engine works on a batch on one core. Batches are large enough to share its work, and small enough that all cores
+    here have some; a server has cores of its own.
+    """
+    if store.shared:
+        return QUERY_BATCH
+    return min(QUERY_BATCH, max(_LEAST_BATCH, -(-queries * layers // cores())))
 
 
 def precise() -> Precision:
@@ -159,7 +184,8 @@ def plan(
     scanned = work.contexts if selected is None else selected
     fixed = _FILES + (0.0 if selected is None else selected * _SELECTED)
     if finds and "torch" not in sys.modules:
-        fixed += _IMPORT
+        fixed += max(0.0, _IMPORT - _spent.seconds)
+        _spent.seconds += through
     if finds and through < fixed:
         return Plan(None, through, None)
     measured = rates(hidden_size)
@@ -190,8 +216,9 @@ def _measured(hidden_size: int, precision: Precision) -> Rates:
     given = torch.randn((queries, hidden_size), generator=generator).to(precision.device, dtype)
     block = torch.empty((rows, hidden_size), dtype=dtype, device=precision.device)
     room = torch.empty((queries, rows), dtype=dtype, device=precision.device)
+    wide = room_to_convert(given)
     steps: tuple[Callable[[], object], ...] = (
-        lambda: block.copy_(vectors),
+        lambda: convert(block, vectors, wide),
         lambda: torch.mm(given, block.T, out=room),
         lambda: room.amax(dim=1),
     )

@@ -39,6 +39,9 @@ _LOG = 2 * 32 * 2**20
 # cache of original vectors.
 USABLE = 0.8
 
+NO_GRAPH = 1 << 62
+"""More contexts than any layer has."""
+
 # Seconds of one core to store a context and to quantize it: per context, and per dimension; measured at 576 (104 to 142
 # µs) and 4,096 dimensions (334 to 345; benchmarks/writing.py). Seconds to index a context, per dimension: measured at
 # 100,000 contexts in segments of 50,000. The model assumes growth with the tenth root of a segment's size;
@@ -58,7 +61,7 @@ class Shape:
         caption_bytes: bytes of a context's caption, on average.
         quantization: "int8", "turbo" or "none".
         hnsw_m: edges per node of a graph.
-        graph_from: contexts from which a layer has a graph.
+        graph_from: contexts from which a layer has a graph; `NO_GRAPH`: it never has.
         server: whether it is a Qdrant server's bank; else an embedded one.
     """
 

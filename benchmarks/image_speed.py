@@ -34,6 +34,7 @@ from latentbank.query.images.space import Floats, words_of
 
 _ASKED, _TOP = 200, 20
 _ALONE, _AGAIN = 60, 5  # queries that are asked alone, and how often all are asked at once
+_QUESTIONS = 8
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def _asked_whole(given: argparse.Namespace, images: ImageBank) -> list[float]:
     seconds = []
     with open_bank(given.bank, data_dir=given.data_dir, url="") as bank:
         search = ImageSearch(images, bank)
-        for name in ("dog", "car", "bottle", "guitar", "bird"):
+        for name in encode(given).names[:_QUESTIONS]:
             start = time.perf_counter()
             search.where(name, How(limit=20, layers=LAYER, pictures=False))
             seconds.append(time.perf_counter() - start)

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from latentbank.bank.settings import Settings
-from latentbank.bank.sizing import Machines, Shape, Sizing, layer_bytes, size
+from latentbank.bank.sizing import NO_GRAPH, Machines, Shape, Sizing, layer_bytes, size
 from latentbank.bank.sizing import index_seconds as seconds_to_index
 from latentbank.bank.store.backends import backend
 from latentbank.errors import LatentBankError
@@ -193,7 +193,7 @@ def _seconds_to_store(
     kept: Sequence[Encoded], model: LanguageModel, layers: Sequence[int], settings: Settings, graph: bool
 ) -> tuple[float, float]:
     """Return the seconds that storing and indexing take in an embedded bank, with graphs or without."""
-    graph_from = 0 if graph else 1 << 62
+    graph_from = 0 if graph else NO_GRAPH
     with _folder_of(settings.data_dir) as folder:
         trial = settings.model_copy(update={"url": "", "data_dir": Path(folder), "graph_from": graph_from})
         with create_bank(

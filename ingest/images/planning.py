@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from latentbank.bank.planning import cores
 from latentbank.bank.settings import Settings
-from latentbank.bank.sizing import Shape, index_seconds, layer_bytes, store_seconds
+from latentbank.bank.sizing import NO_GRAPH, Shape, index_seconds, layer_bytes, store_seconds
 from latentbank.bank.store.backends import backend
 from latentbank.errors import ImageError, LatentBankError
 from latentbank.ingest.images.encoding import EncodedImages, batches_ahead, encode_images, open_images
@@ -141,7 +141,7 @@ def _estimated(
         caption_bytes=0,
         quantization=settings.quantization,
         hnsw_m=settings.hnsw_m,
-        graph_from=settings.graph_from,
+        graph_from=NO_GRAPH,
         server=backend(settings).shared,
     )
     whole, share = layer_bytes(shape), points / (points + stored)

@@ -28,6 +28,7 @@ from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.optimizing import Optimization, optimize
 from latentbank.bank.store.embedded.unpacking import forget_origin, is_from_snapshot
+from latentbank.bank.store.fields import has_graph
 from latentbank.bank.where import Filter
 from latentbank.files import sync_folders
 from latentbank.memory import release_memory
@@ -76,8 +77,8 @@ class Indexing:
 
     def defer(self, layer: int, expected: int) -> None:
         """Expect a layer to be loaded until it holds so many contexts."""
-        has_graph = expected >= self._settings.graph_from
-        self._pieces[layer] = min(PIECE, -(-expected // 2)) if has_graph else PIECE
+        graph = has_graph(self._bank, expected, self._settings)
+        self._pieces[layer] = min(PIECE, -(-expected // 2)) if graph else PIECE
         if expected - self._layers.state(layer).points_count >= MANY:
             self._many.add(layer)
 
@@ -118,7 +119,7 @@ class Indexing:
         if is_from_snapshot(self._layers.path(layer)) and not _unindexed(self._layers.state(layer)):
             return
         graph, segments = 0, 1
-        if count >= self._settings.graph_from:
+        if has_graph(self._bank, count, self._settings):
             graph, segments = self._settings.hnsw_m, segments_of(count)
         # The engine merges the smallest segments until one is full. With room for a piece more than the average, the
         # result is as many segments as intended, of about the same size.

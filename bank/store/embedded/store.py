@@ -251,9 +251,10 @@ class EmbeddedStore:
 
     def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
         """See `Store`."""
-        if self._scanner.originals(layer, hidden_size) is None:
+        originals = self._scanner.originals(layer, hidden_size)
+        if originals is None:
             return None
-        contexts = self.count(layer)
+        contexts = originals.count
         compared = self._indexing.compared(layer, ef or self._settings.ef, hidden_size)
         return Work(contexts, contexts if compared is None else min(compared, contexts), compared is not None)
 

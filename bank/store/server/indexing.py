@@ -23,6 +23,8 @@ from functools import partial
 
 from qdrant_client import models
 
+from latentbank.bank.store.fields import has_graph
+from latentbank.bank.store.names import split_collection
 from latentbank.bank.store.server.client import Connection
 from latentbank.errors import BankUnavailable
 
@@ -51,7 +53,8 @@ def index_layer(server: Connection, collection: str, count: int) -> None:
     """
     settings = server.settings
     # Another job may have found more contexts a moment ago: a layer that has a graph keeps it.
-    graph = count >= settings.graph_from or (_info(server, collection).config.hnsw_config.m or 0) > 0
+    bank, _ = split_collection(collection) or ("", 0)
+    graph = has_graph(bank, count, settings) or (_info(server, collection).config.hnsw_config.m or 0) > 0
     change = models.HnswConfigDiff(m=settings.hnsw_m if graph else 0, ef_construct=settings.hnsw_ef_construct)
     _set(server, collection, WANTED, hnsw_config=change)
     _wait_until_indexed(server, collection, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from latentbank.bank.images.points import patch_ids
 from latentbank.bank.opening import list_banks, list_versions
 from latentbank.bank.rotation import unit
 from latentbank.bank.search import prepare
+from latentbank.bank.settings import load_settings
+from latentbank.bank.store.embedded.engine import graph_of
 from latentbank.bank.where import WhereImage
 from latentbank.errors import BankMismatch, BankNotFound, LayerNotFound
 from tests.bank.images.filled import VLM, put
@@ -26,6 +29,19 @@ def images(place: Place) -> Iterator[ImageBank]:
         fill(bank, 20)
     with create_images("bank", place.settings, **VLM) as images:  # type: ignore[arg-type]
         yield images
+
+
+def test_visual_tokens_have_no_graph(data_dir: Path) -> None:
+    place = Place("embedded", load_settings(data_dir=data_dir, graph_from=10))
+    with sample_bank(place) as bank:
+        fill(bank, 20)
+        bank.store.index(4)
+        with create_images("bank", place.settings, **VLM) as images:  # type: ignore[arg-type]
+            put(images, "ab")
+            images.store.index(8)
+            folder = data_dir / images.stored
+    assert graph_of(data_dir / "bank" / "L04") == 16
+    assert graph_of(folder / "L08") == 0
 
 
 class TestImages:

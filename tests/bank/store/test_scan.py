@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from latentbank.bank.planning import Rates, Work, plan, rates
 from latentbank.bank.points import context_id
-from latentbank.bank.scan import FLOAT32, Precision, nearest
+from latentbank.bank.scan import FLOAT32, Precision, convert, nearest, room_to_convert
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.embedded.originals import UnknownLayout, read_parts
 from latentbank.bank.where import Where
@@ -170,6 +172,28 @@ def test_the_faster_way_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     filtered = plan(graph, 1_000, 100, 576, 1, finds=False)
     assert filtered.scan is not None
     assert filtered.scan < 0.02 * plan(graph, None, 100, 576, 1, finds=False).scan
+
+
+def test_torch_is_imported_once_searches_without_it_took_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Rates(FLOAT32, number=1e-10, pair=1e-12, product=1e-10)
+    monkeypatch.setattr("latentbank.bank.planning.rates", lambda _: measured)
+    monkeypatch.setattr("latentbank.bank.planning._spent.seconds", 0.0)
+    monkeypatch.delitem(sys.modules, "torch")
+    codes = Work(500_000, 500_000, graph=False)
+    planned = [plan(codes, None, 200, 576, 1, finds=True) for _ in range(3)]
+    assert [found.precision for found in planned] == [None, FLOAT32, FLOAT32]
+    assert plan(codes, None, 1, 576, 1, finds=True).precision is None
+
+
+def test_half_numbers_are_converted_by_way_of_float32() -> None:
+    vectors = torch.from_numpy(units(5_000, seed=8).astype(np.float16))
+    queries = torch.empty((1, WIDTH), dtype=torch.bfloat16)
+    block = torch.zeros((5_000, WIDTH), dtype=torch.bfloat16)
+    wide = room_to_convert(queries)
+    assert wide is not None
+    convert(block, vectors, wide)
+    assert torch.equal(block, vectors.to(torch.bfloat16))
+    assert room_to_convert(queries.float()) is None
 
 
 def test_a_machine_is_measured_once() -> None:
