@@ -21,15 +21,11 @@ from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
     from latentbank.bank.search import Search
-    from latentbank.bank.store.base import Store
 
 Way = Literal["auto", "graph", "exact"]
 """How a bank is searched: "graph" is through the index, "exact" compares with every context in float32, "auto" is the
 faster of both that finds 99 of 100 neighbors."""
 WAYS: tuple[Way, ...] = ("auto", "graph", "exact")
-
-QUERY_BATCH, _LEAST_BATCH = 288, 16
-"""Queries that are sent to a store at once, at most and at least; see `batch_of`."""
 
 # Seconds of a processor's core for a vector that the engine compares with a query through its index, and for each of
 # the vector's numbers (AMD EPYC, processor time, 2026-11-29; docs/benchmarks.md).
@@ -143,19 +139,8 @@ def plan_layer(search: Search, layer: int, queries: int, hidden_size: int) -> Pl
             return replace(through, index=seconds)
         return Plan(precise(), seconds, None)
     selected = None if search.where is None else search.store.count(layer, search.where)
-    tasks = len(search.layers) * -(-queries // batch_of(search.store, len(search.layers), queries))
+    tasks = len(search.layers) * -(-queries // 288)
     return plan(work, selected, queries, hidden_size, tasks, finds=search.asked.finds)
-
-
-def batch_of(store: Store, layers: int, queries: int) -> int:
-    """Return how many of a layer's queries are sent to a store at once, if so many layers are searched.
-
-    The engine works on a batch on one core. Batches are large enough to share its work, and small enough that all cores
-    here have some; a server has cores of its own.
-    """
-    if store.shared:
-        return QUERY_BATCH
-    return min(QUERY_BATCH, max(_LEAST_BATCH, -(-queries * layers // cores())))
 
 
 def precise() -> Precision:

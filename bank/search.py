@@ -15,7 +15,7 @@ import numpy.typing as npt
 from latentbank.bank.asking import Asked
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
-from latentbank.bank.planning import Plan, Way, batch_of, plan_layer
+from latentbank.bank.planning import Plan, Way, plan_layer
 from latentbank.bank.points import Hit, Neighbor
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.settings import Metric
@@ -23,6 +23,8 @@ from latentbank.bank.store.base import Floats, Store
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import QueryError
 
+# Queries sent to the store in one batch: enough to share the engine's work, few enough to run batches in parallel.
+QUERY_BATCH = 288
 # Times as many contexts are asked of a scan when their words were too few.
 _DEEPER = 4
 
@@ -243,12 +245,11 @@ class Search:
 
         Layers and batches of queries are searched in parallel: the engine works outside Python's lock.
         """
-        size = batch_of(self.store, len(requests), max(map(len, requests.values()), default=0))
         tasks = [
-            (layer, ef, queries[at : at + size])
+            (layer, ef, queries[at : at + QUERY_BATCH])
             for layer, all_queries in requests.items()
             for ef, queries in self.asked.by_ef(all_queries)
-            for at in range(0, len(queries), size)
+            for at in range(0, len(queries), QUERY_BATCH)
         ]
 
         def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from qdrant_client import models
 
-from latentbank.bank.planning import QUERY_BATCH
+from latentbank.bank.search import QUERY_BATCH
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.server.client import connect
 from tests.qdrant_facts import KEYS, leaves
