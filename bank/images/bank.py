@@ -15,7 +15,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.images.points import Patch, StoredImage, patch_id, patch_ids
 from latentbank.bank.manifest import CorpusEntry, Manifest
 from latentbank.bank.planning import Way, way_of
-from latentbank.bank.points import Hit, Payload
+from latentbank.bank.points import Hit, Payload, Stored
 from latentbank.bank.search import Search, prepare
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import Floats, LayerInfo, Points, Store
@@ -304,12 +304,18 @@ class ImageBank:
             self.choose_layer(layer), Points(ids, vectors, cast("Sequence[Payload]", payloads))
         )
 
-    def set_words(self, layer: int, words: Mapping[str, str]) -> None:
+    def set_words(self, layer: int, words: Mapping[str, str], points: Sequence[Stored]) -> None:
         """Store the word of each visual token, by its id, at one visual layer; durable once `commit` has returned.
 
         An empty word is stored too: it says that the token was read and shows none.
+
+        Args:
+            layer: the visual layer.
+            words: the words.
+            points: these tokens as they are stored, with vectors and payloads.
         """
-        self._rewrite(self.choose_layer(layer), {id_: {"word": word} for id_, word in words.items()})
+        changes = {id_: {"word": word} for id_, word in words.items()}
+        self._store_changed(self.choose_layer(layer), points, changes)
 
     def rename(self, corpus: str, names: Mapping[str, str]) -> None:
         """Store other names of images, by their digests.
@@ -332,11 +338,16 @@ class ImageBank:
         """Store points again with other values of some payload fields, by their ids."""
         for some in _some(list(changes)):
             found = list(self._store.scroll(layer, Ids(frozenset(some)), vectors=True, payloads=True))
-            rows = [point.vector for point in found if point.vector is not None]
-            payloads = [{**cast("dict[str, Any]", point.payload), **changes[point.id]} for point in found]
-            if found:
-                stored = cast("Sequence[Payload]", payloads)
-                self._store.upsert(layer, Points([point.id for point in found], np.stack(rows), stored))
+            self._store_changed(layer, found, changes)
+
+    def _store_changed(
+        self, layer: int, points: Sequence[Stored], changes: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        rows = [point.vector for point in points if point.vector is not None]
+        payloads = [{**cast("dict[str, Any]", point.payload), **changes[point.id]} for point in points]
+        if points:
+            stored = cast("Sequence[Payload]", payloads)
+            self._store.upsert(layer, Points([point.id for point in points], np.stack(rows), stored))
 
     def commit(self) -> None:
         """Make everything added so far durable."""

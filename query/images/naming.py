@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from latentbank.bank.images.bank import ImageBank
     from latentbank.bank.images.points import StoredImage
     from latentbank.bank.layers import BankLayers
+    from latentbank.bank.points import Stored
     from latentbank.bank.where import Filter
 
 Floats = npt.NDArray[np.float32]
+_SECONDS = 10.0  # between two commits
 NO_WORD = ""
 """What is stored for a visual token that was read and shows no word."""
 
@@ -95,7 +98,8 @@ def name_patches(
 ) -> Naming:
     """Read stored visual tokens of a layer through a lens, and store the word of each one's best neighbor with it.
 
-    A killed pass, run again, continues: tokens that have a word are not read again. Words are in lower case.
+    A killed pass, run again, continues: tokens that have a word are not read again. What was read is made durable every
+    few seconds. Words are in lower case.
 
     Args:
         images: the bank of images; it is written to.
@@ -104,7 +108,7 @@ def name_patches(
         silence: tokens that say no more than chance get no word (`NO_WORD`); None: all tokens get one.
         where: only images that this filter of `WhereImage` selects, by corpus, name or digest.
         again: read all tokens anew, such as with another lens.
-        batch: images whose tokens are read at once; what was read is durable after each batch.
+        batch: images whose tokens are read at once.
         progress: receives the number of images done.
 
     Raises:
@@ -117,18 +121,22 @@ def name_patches(
     first: Filter = WhereImage(token=0)
     total = images.count(where=first if where is None else where & first)
     done = changed = read = kept = silent = 0
+    committed = time.monotonic()
     for some in _batches(images.images(where), whole(batch, "batch", 1)):
         found = _tokens(images, chosen, some, again=again)
         kept += sum(one.tokens for one in some) - sum(len(own) for own in found.values())
         words = _words(images, lens, chosen, found, silence)
         if words:
-            images.set_words(chosen, words)
+            images.set_words(chosen, words, [point for own in found.values() for point in own])
+        if time.monotonic() - committed > _SECONDS:
             images.commit()
+            committed = time.monotonic()
         read += len(words)
         silent += sum(word == NO_WORD for word in words.values())
         changed += sum(bool(own) for own in found.values())
         done += len(some)
         progress.update(done, total)
+    images.commit()
     if read and images.store.info(chosen).waiting:  # what has a word now was written anew
         progress.stage("indexing", "layers")
         images.store.index(chosen)
@@ -142,18 +150,18 @@ def _batches(images: Iterator[StoredImage], size: int) -> Iterator[list[StoredIm
 
 def _tokens(
     images: ImageBank, layer: int, some: Sequence[StoredImage], *, again: bool
-) -> dict[str, dict[str, Floats]]:
-    """Return the stored vectors of tokens without a word, by image and id."""
+) -> dict[str, list[Stored]]:
+    """Return the stored tokens without a word, with vectors and payloads, by image."""
     owners = {
         id_: f"{one.corpus}/{one.digest}"
         for one in some
         for id_ in patch_ids(one.corpus, one.digest, one.tokens)
     }
-    found: dict[str, dict[str, Floats]] = {}
+    found: dict[str, list[Stored]] = {}
     for point in images.store.scroll(layer, Ids(frozenset(owners)), vectors=True, payloads=True):
         payload = cast("Mapping[str, Any]", point.payload or {})
         if point.vector is not None and (again or "word" not in payload):
-            found.setdefault(owners[point.id], {})[point.id] = point.vector
+            found.setdefault(owners[point.id], []).append(point)
     return found
 
 
@@ -161,14 +169,14 @@ def _words(
     images: ImageBank,
     lens: LatentLens,
     layer: int,
-    found: Mapping[str, Mapping[str, Floats]],
+    found: Mapping[str, Sequence[Stored]],
     silence: Silence | None,
 ) -> dict[str, str]:
     """Return the word of each token by its id."""
-    ids = [id_ for own in found.values() for id_ in own]
+    ids = [point.id for own in found.values() for point in own]
     if not ids:
         return {}
-    rows = np.stack([vector for own in found.values() for vector in own.values()])
+    rows = np.stack([cast("Floats", point.vector) for own in found.values() for point in own])
     queries = Queries(unrotate(rows, images.manifest.rotation_seed), layer, "visual")
     neighbors = lens.read(queries, 1)
     words = [own[0].word.strip().casefold() if own else NO_WORD for own in neighbors]

@@ -15,6 +15,7 @@ from latentbank.bank.opening import list_banks, list_versions
 from latentbank.bank.rotation import unit
 from latentbank.bank.search import prepare
 from latentbank.bank.settings import load_settings
+from latentbank.bank.store.captions import Ids
 from latentbank.bank.store.embedded.engine import graph_of
 from latentbank.bank.where import WhereImage
 from latentbank.errors import BankMismatch, BankNotFound, LayerNotFound
@@ -121,7 +122,8 @@ class TestImages:
         put(images, "ab")
         before = {patch.id: vector for patch, vector in images.patches(8)}
         first = patch_ids("photos", "digest-a", 16)
-        images.set_words(8, {id_: "dog" if number < 3 else "" for number, id_ in enumerate(first)})
+        points = list(images.store.scroll(8, Ids(frozenset(first)), vectors=True, payloads=True))
+        images.set_words(8, {id_: "dog" if number < 3 else "" for number, id_ in enumerate(first)}, points)
         images.commit()
         assert images.facet("word", WhereImage(word=["dog", "cat"]), layer=8) == {"dog": 3}
         assert images.count(8, WhereImage(word="")) == 13

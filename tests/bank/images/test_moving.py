@@ -82,7 +82,8 @@ def test_images_are_exported_and_imported(data_dir: Path, tmp_path: Path) -> Non
     here, there = load_settings(data_dir=data_dir / "a"), load_settings(data_dir=data_dir / "b")
     filled(here)
     with open_images("bank", here) as images:
-        images.set_words(8, {next(iter(images.store.scroll(8))).id: "dog"})
+        point = next(iter(images.store.scroll(8, vectors=True, payloads=True)))
+        images.set_words(8, {point.id: "dog"}, [point])
         images.commit()
     (report,) = export_images("bank", here, tmp_path)
     assert (report.contexts, report.corpora) == (48, ["photos"])
