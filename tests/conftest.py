@@ -60,7 +60,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(7_000, 10, 10)
+        gc.set_threshold(70_000, 10, 10)
         gc.enable()
 
 

@@ -21,8 +21,12 @@ _BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "qdrant-openap
 
 def description_file() -> Path | None:
     """Return the file of Qdrant's OpenAPI description, or None if there is none."""
-    path = Path(os.environ.get(VARIABLE) or _BESIDE)
-    return path if path.is_file() else None
+    return _existing(os.environ.get(VARIABLE) or _BESIDE)
+
+
+@functools.cache
+def _existing(path: str | Path) -> Path | None:
+    return Path(path) if Path(path).is_file() else None
 
 
 def complaint(method: str, template: str, body: Any) -> str | None:

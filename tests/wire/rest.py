@@ -10,8 +10,9 @@ import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -50,10 +51,13 @@ class Route:
     body: TypeAdapter[Any] | None = None
     waits: bool = False
 
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.template))
+
     def match(self, method: str, path: str) -> re.Match[str] | None:
         """Return the match of this route with a request line, which may hold the collection's name."""
-        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.template)
-        return re.fullmatch(pattern, path) if method == self.method else None
+        return self._pattern.fullmatch(path) if method == self.method else None
 
 
 _C = "/collections/{collection_name}"
@@ -146,6 +150,7 @@ class RestServer(ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+        self._served_by = ThreadPoolExecutor(500)  # used again: most connections are of one request
 
     def begin(self) -> None:
         """Accept connections."""
@@ -159,6 +164,11 @@ class RestServer(ThreadingHTTPServer):
         with self._lock:
             for connection in self._connections:
                 _shut(connection)
+        self._served_by.shutdown(wait=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve one connection in a thread of its own."""
+        self._served_by.submit(self.process_request_thread, request, client_address)
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept; the TLS handshake is left to the connection's own thread."""

@@ -79,7 +79,11 @@ def test_two_workers_one_killed_in_the_middle(
 
         def kill_worker() -> None:
             with remote.bank(model) as bank:
-                while not bank.store.read_shares("c"):
+                written = -1
+                while True:  # Ray's start takes a minute or more, in which nothing is written
+                    before, written = written, sum(each.operation == "upsert" for each in server.requests)
+                    if written != before and bank.store.read_shares("c"):
+                        break
                     time.sleep(0.02)
                 server.inject(Fault.hang, operation="upsert", seconds=4.0)
                 while server.faults_left:
