@@ -72,9 +72,9 @@ reproduce: $(VENV)/.installed
 # Test files are compiled once, also where the environment asks Python to keep nothing: six seconds for each worker.
 test test-fast test-oracle: export PYTHONDONTWRITEBYTECODE =
 
-## test: run the whole test suite, six test files at a time, because a third of its time is waiting
+## test: run the whole test suite, eight test files at a time, because half of each one's time is waiting
 test: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 8 --dist loadfile --no-loadscope-reorder
 
 ## test-fast: run the tests that are not marked slow, in under 90 seconds on two cores
 test-fast: $(VENV)/.installed

@@ -48,6 +48,16 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
         config.add_cleanup(forking.let_workers_fork(specs))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep some folders together beside files, if files are to be."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.scheduling import FileScheduling
+
+    return FileScheduling(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Let Python's garbage collector alone while tests are collected, and keep it from what was imported by then.

@@ -72,14 +72,19 @@ FILES = (
 )
 # Files that take longest, mostly by waiting: they start first, so that no worker ends long after the others.
 LONGEST = (
+    "ingest/workers/test_ray_cluster.py",
     "faults/test_faults.py",
     "ingest/test_job.py",
-    "demo/test_vlm.py",
-    "ingest/workers/test_ray_cluster.py",
-    "browser/test_live.py",
+    "browser/",
     "bank/test_versions.py",
     "packaging/",
+    "demo/test_vlm.py",
+    "models/vision/test_oracle.py",
+    "bank/transfer/test_snapshots.py",
+    "bank/test_bank.py",
     "cli/test_train.py",
-    "ingest/workers/test_shares.py",
+    "bank/store/test_embedded_layers.py",
     "bank/store/test_embedded_survival.py",
+    "ingest/workers/test_shares.py",
+    "models/language/test_causal_types.py",
 )

@@ -126,7 +126,8 @@ def load(case: Case, directory: Path, deepest_layer: int | None = 0) -> VisionLa
         if hasattr(config, "_attn_implementation") and id(config) not in configs:
             config._attn_implementation_internal = _NOTHING
         if type(module).__module__.startswith("timm.") and hasattr(module, "fused_attn"):
-            module.forward = lambda x, *_args, **_options: torch.zeros_like(x)  # what _zero makes of it, at no cost
+            # What _zero makes of it, at no cost.
+            module.forward = lambda states, *_args, **_options: torch.zeros_like(states)
     return vlm
 
 
