@@ -207,7 +207,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         started = time.perf_counter()
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        raw = self.rfile.read(length)
+        if len(raw) < length:  # the client was killed while it sent this, which is no request
+            self.close_connection = True
+            return
         try:
             result, trouble = self._serve(raw)
             if isinstance(result, Snapshot):

@@ -1,5 +1,6 @@
 """Faults of the double: ordered faults, keys, TLS, restarts."""
 
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -43,6 +44,17 @@ def create(client: QdrantClient, name: str = "bank") -> None:
 
 
 # Faults
+
+
+def test_a_request_that_its_client_does_not_finish_is_none() -> None:
+    head = "PUT /collections/bank HTTP/1.1\r\nHost: double\r\nContent-Length: 99\r\n\r\n"
+    with QdrantDouble() as server:
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+            connection.sendall(head.encode() + b'{"vectors": {"size"')
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+        assert server.requests == []
+        assert server.invalid_requests == []
 
 
 @pytest.mark.parametrize(
