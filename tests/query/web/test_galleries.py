@@ -14,12 +14,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.images.bank import ImageBank
 from latentbank.bank.images.opening import open_images
 from latentbank.bank.opening import open_bank
 from latentbank.models.language.model import LanguageModel
 from latentbank.query.images.photo import states_of_patch
 from latentbank.query.images.search import How, ImageSearch
-from latentbank.query.images.space import visual_mean
+from latentbank.query.images.space import Floats, visual_mean
 from latentbank.query.web.guard import Guard
 from latentbank.query.web.server import create_app
 from latentbank.query.web.service import ReadingService
@@ -97,11 +98,13 @@ def test_a_patch_of_an_image_that_is_read(client: TestClient, bank: Bank, tiny: 
 def test_a_mean_is_measured_once_until_images_change(
     client: TestClient, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = []
-    monkeypatch.setattr(
-        "latentbank.query.images.search.visual_mean",
-        lambda images, layer: measured.append(layer) or visual_mean(images, layer),
-    )
+    measured: list[int] = []
+
+    def counted(images: ImageBank, layer: int) -> Floats:
+        measured.append(layer)
+        return visual_mean(images, layer)
+
+    monkeypatch.setattr("latentbank.query.images.search.visual_mean", counted)
     for word in ("dog", "cat"):
         assert last(client, word=word)["state"] == "done"
     assert measured == [2]
