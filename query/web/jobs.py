@@ -93,7 +93,7 @@ class GalleryRequest:
         word: the word, or several that follow each other; "": a patch is asked for.
         like: the id of a stored patch; "": there is none.
         place: row, column and tile of a patch of `image`; None: there is none.
-        image: bytes of an image file.
+        image: bytes of an image file; empty: there is none.
         name: what the image is called.
     """
 
@@ -101,13 +101,13 @@ class GalleryRequest:
     word: str = ""
     like: str = ""
     place: tuple[int, int, int] | None = None
-    image: bytes | None = None
+    image: bytes = b""
     name: str = ""
 
     def key(self, rest: Any) -> str:
         """Return 32 hex digits that differ between requests, and for other values of `rest`."""
-        told = repr(("gallery", replace(self, image=None), rest)).encode("utf-8", "surrogateescape")
-        return hashlib.blake2b((self.image or b"") + told, digest_size=16).hexdigest()
+        told = repr(("gallery", replace(self, image=b""), rest)).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(self.image + told, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
