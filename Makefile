@@ -8,9 +8,10 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo
 
-## train-demo: train the demo's projector again (under 90 minutes on 2 cores, 4 GB in .demo/training)
+## train-demo: train the demo's projector again (under two hours on 2 cores, 4 GB in .demo/training)
 train-demo: $(VENV)/.installed
 	$(TRAIN) --install
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m latentbank.demo.schooling --install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo.scripts.make_means
 
 ## train-linear: train the demo's linear projector again (ten minutes on 2 idle cores)

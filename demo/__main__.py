@@ -17,7 +17,7 @@ from latentbank.bank.images.opening import open_images
 from latentbank.bank.opening import create_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.where import Where
-from latentbank.demo.descriptions import describe
+from latentbank.demo.descriptions import describe, describe_classes
 from latentbank.demo.images import LAYERS as STORED
 from latentbank.demo.images import Scenes, store_scenes
 from latentbank.demo.scenes import EVALUATION, Thing, load_things, make_scene
@@ -51,7 +51,8 @@ HELD_OUT = (
     ("They had a picnic on the bank of the river.", "bank"),
 )
 
-DESCRIPTIONS = 5_000  # sentences about the things in the demo's scenes
+DESCRIPTIONS = 20_000  # sentences about the things in the demo's scenes
+NAMES = 2  # sentences about each other noun that a photo's patch may need
 SCENES = (0, 3, 8)  # numbers of the held-out scenes that are read
 VISUAL_LAYERS = (0, 16)
 LOOKED_FOR = "crown"  # shown by six of the scenes that are stored
@@ -69,7 +70,7 @@ def fill_corpus(bank: Bank, model: LanguageModel, name: str, sentences: list[str
 def read_pictures(bank: Bank, vlm: CompositeVLM, things: Sequence[Thing]) -> None:
     """Read three held-out scenes and a photo: print them as grids of words, and save them as pictures."""
     scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
-    lens = LatentLens(bank, "all", Where(corpus="descriptions"), unique="word")
+    lens = LatentLens(bank, "all", Where(corpus=["descriptions", "names"]), unique="word")
     names = [f"a scene: {scene.caption}" for scene in scenes] + ["a photo of a cat"]
     files = [f"scene-{number}" for number in SCENES] + ["photo"]
     images = [*(scene.image for scene in scenes), open_image(PHOTO)]
@@ -149,6 +150,7 @@ def main() -> None:
         )  # so that the command line finds the bank's LLM
         fill_corpus(bank, model, "concepts", concepts)
         fill_corpus(bank, model, "descriptions", list(describe(DESCRIPTIONS)))
+        fill_corpus(bank, model, "names", list(describe_classes(NAMES)))
         for sentence, token in HELD_OUT:
             print_reading(read_text(bank, model, sentence, token=token, top_k=4, unique="context"))
         things = load_things()

@@ -81,7 +81,7 @@ def test_only_requested_layers_are_loaded(smollm2_dir: Path) -> None:
 
 
 def test_the_shipped_projector_is_small_and_says_where_it_is_from() -> None:
-    assert demo.PROJECTOR.stat().st_size < 12_000_000
+    assert demo.PROJECTOR.stat().st_size < 16_000_000
     card = json.loads(demo.PROJECTOR.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["llm"]["name"] == demo.LANGUAGE_NAME
     assert card["encoder"]["name"] == "EfficientNet-Lite0"
