@@ -17,7 +17,7 @@ from latentbank.bank.images.opening import open_images
 from latentbank.bank.opening import create_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.where import Where
-from latentbank.demo.descriptions import describe, describe_classes
+from latentbank.demo.descriptions import PICTURED, describe, describe_classes
 from latentbank.demo.images import LAYERS as STORED
 from latentbank.demo.images import Scenes, store_scenes
 from latentbank.demo.scenes import EVALUATION, Thing, load_things, make_scene
@@ -70,7 +70,7 @@ def fill_corpus(bank: Bank, model: LanguageModel, name: str, sentences: list[str
 def read_pictures(bank: Bank, vlm: CompositeVLM, things: Sequence[Thing]) -> None:
     """Read three held-out scenes and a photo: print them as grids of words, and save them as pictures."""
     scenes = [make_scene(things, EVALUATION[number]) for number in SCENES]
-    lens = LatentLens(bank, "all", Where(corpus=["descriptions", "names"]), unique="word")
+    lens = LatentLens(bank, "all", Where(corpus=PICTURED), unique="word")
     names = [f"a scene: {scene.caption}" for scene in scenes] + ["a photo of a cat"]
     files = [f"scene-{number}" for number in SCENES] + ["photo"]
     images = [*(scene.image for scene in scenes), open_image(PHOTO)]

@@ -20,6 +20,9 @@ from latentbank.demo.classes import load_classes
 from latentbank.demo.scenes import COLOURS, THINGS
 from latentbank.files import write_whole
 
+PICTURED = ("descriptions", "names")
+"""Corpora of the demo's bank with sentences about what pictures show: the scenes' things, and what photos may show."""
+
 # {thing} is the thing with its article, {name} without; {other} is another thing with its article.
 ANYWHERE = (
     "There is {thing} in this picture.",

@@ -23,6 +23,7 @@ from latentbank.bank.images.opening import open_images
 from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.bank.where import Where
+from latentbank.demo.descriptions import PICTURED
 from latentbank.demo.gallery import Entry, best_layer, told_words, words_of, write_gallery
 from latentbank.demo.images import Scenes, store_scenes
 from latentbank.demo.scenes import EVALUATION, VALIDATION, Thing, load_things, make_scene
@@ -55,9 +56,9 @@ CALIBRATION = 100  # scenes that words are corrected by
 FDR = 0.05
 FOUND = 10  # patches of a search that are shown
 ABOUT = (
-    "Ten readings with the demo's models: EfficientNet-Lite0, a projector that was trained on drawn scenes, and "
-    "SmolLM2-135M. Each square of a picture is a visual token, with the word that a lens finds for it; squares without "
-    "a word are those for which the lens says no more than chance."
+    "Ten readings with the demo's models: EfficientNet-Lite0, a projector that was trained on drawn scenes and on what a "
+    "classifier sees in dreamt images, and SmolLM2-135M. Each square of a picture is a visual token, with the word that "
+    "a lens finds for it; squares without a word are those for which the lens says no more than chance."
 )
 _COMMAND = "latentbank --data-dir .demo/banks"
 
@@ -101,7 +102,7 @@ def main() -> None:
 
 def make_world(vlm: CompositeVLM, bank: Bank, things: Sequence[Thing]) -> World:
     """Calibrate the VLM for the bank, unless it is, and measure what chance finds."""
-    plain = LatentLens(bank, "all", Where(corpus="descriptions"), unique="word")
+    plain = LatentLens(bank, "all", Where(corpus=PICTURED), unique="word")
     pictures = [make_scene(things, seed).labelled() for seed in VALIDATION[-CALIBRATION:]]
     with shown("calibrating", "scenes") as progress:
         correction = correction_for("both", vlm, [plain], pictures, LAYERS, progress)
@@ -140,7 +141,7 @@ def image_entry(reading: Reading, name: str, title: str, file: str) -> Entry:
         picture=draw_reading(reading, [layer]),
         described=f"{title}. {told}",
         command=f"{_COMMAND} query image {file} --model demo --visual-layers {layer} --bank-layers all --unique word "
-        f"--where corpus=descriptions --correct both --fdr {FDR} --html {name}.html",
+        f"--where 'corpus={'|'.join(PICTURED)}' --correct both --fdr {FDR} --html {name}.html",
         words=words_of(tokens),
     )
 
