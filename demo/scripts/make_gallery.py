@@ -56,9 +56,9 @@ CALIBRATION = 100  # scenes that words are corrected by
 FDR = 0.05
 FOUND = 10  # patches of a search that are shown
 ABOUT = (
-    "Ten readings with the demo's models: EfficientNet-Lite0, a projector that was trained on drawn scenes and on what a "
-    "classifier sees in dreamt images, and SmolLM2-135M. Each square of a picture is a visual token, with the word that "
-    "a lens finds for it; squares without a word are those for which the lens says no more than chance."
+    "Ten readings with the demo's models: EfficientNet-Lite0, a projector that was trained on drawn scenes and on what "
+    "a classifier sees in dreamt images, and SmolLM2-135M. Each square of a picture is a visual token, with the word "
+    "that a lens finds for it; squares without a word are those for which the lens says no more than chance."
 )
 _COMMAND = "latentbank --data-dir .demo/banks"
 
