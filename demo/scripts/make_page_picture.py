@@ -14,6 +14,7 @@ from pathlib import Path
 
 from latentbank.bank.opening import open_bank
 from latentbank.bank.where import Where
+from latentbank.demo.descriptions import PICTURED
 from latentbank.demo.scenes import EVALUATION, load_things, make_scene
 from latentbank.demo.vlm import load_demo
 from latentbank.models.vision.sources import ImageSource
@@ -41,7 +42,7 @@ def main() -> None:
     vlm = load_demo(DEMO / "SmolLM2-135M-Instruct")
     scene = ImageSource("scene", "", png_bytes(make_scene(load_things(), EVALUATION[SCENE]).image))
     with open_bank("demo", data_dir=DEMO / "banks", url="") as bank:
-        lens = LatentLens(bank, "all", Where(corpus="descriptions"))
+        lens = LatentLens(bank, "all", Where(corpus=PICTURED))
         (reading,) = read_images(vlm, [scene], [lens], LAYERS)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = save_html(reading, Path(folder) / "page.html")
