@@ -7,8 +7,9 @@ regression.
   where the class's logit passes a threshold, and two gates.
 - The second has units of the old projector, one for each noun, which sums the units of its classes and loses a share of
   those of the others, and two that are constant where nothing is drawn. The last layer turns nouns into their vectors.
-- A gate is a linear regression that tells tokens of drawn scenes from those of dreams. It silences the nouns on the one
-  and the old units on the other. Some of the old units make room; what they gave is fitted to those that stay.
+- A gate is a linear regression that tells tokens of drawn scenes, and of images with nothing to see, from those of
+  dreams. It silences the nouns on the ones and the old units on the others. Some of the old units make room; what they
+  gave is fitted to those that stay.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ class Material:
         dreamt: tokens of dreams, `[n, 1728]` float16.
         scenes: tokens of scenes, `[m, 1728]` float16.
         things: tokens of scenes that show a thing, `[k, 1728]` float16; they count as much as all of the scenes'.
+        nothing: tokens of images with nothing to see, such as noise, `[l, 1728]` float16; they count a quarter as much.
         vectors: a vector for each noun of the teacher, float32 `[nouns, hidden]`.
     """
 
     dreamt: NDArray[np.float16]
     scenes: NDArray[np.float16]
     things: NDArray[np.float16]
+    nothing: NDArray[np.float16]
     vectors: Tensor
 
 
@@ -84,8 +87,8 @@ def joined(projector: Projector, teacher: NounTeacher, material: Material, seed:
     """
     random = np.random.default_rng([seed, 2])
     dreamt = _some(random, material.dreamt, SAMPLE)
-    halves = [_some(random, rows, SAMPLE // 2) for rows in (material.scenes, material.things)]
-    scenes = torch.cat(halves)
+    parts = [_some(random, rows, SAMPLE // 2) for rows in (material.scenes, material.things)]
+    scenes = torch.cat([*parts, _some(random, material.nothing, SAMPLE // 8)])
     before = restandardized(projector.eval(), torch.cat([dreamt, scenes]))
     new = Projector(**{**before.shape(), "width": WIDTH})
     new.mean.copy_(before.mean)

@@ -29,9 +29,9 @@ from torch.nn import functional
 from latentbank.demo import vlm as demo
 from latentbank.demo.classes import load_classes
 from latentbank.demo.dreams import Dreamer
-from latentbank.demo.encoder import load_efficientnet
+from latentbank.demo.encoder import EfficientNetEncoder, load_efficientnet
 from latentbank.demo.joining import Material, joined
-from latentbank.demo.scenes import THINGS, load_things
+from latentbank.demo.scenes import THINGS, TRAINING, load_things, make_scene
 from latentbank.demo.teacher import SURE, NounTeacher
 from latentbank.demo.training import SCENES, load_scenes
 from latentbank.demo.vectors import first_vectors, noun_vectors
@@ -40,13 +40,20 @@ from latentbank.models.composite.projector import Projector, load_projector, sav
 from latentbank.models.language.model import load_language_model
 from latentbank.models.training.features import Features
 from latentbank.progress import shown
+from latentbank.query.silence.null_pictures import null_pictures
 
 DREAMS = 64  # batches
+NOTHING = 360  # images with nothing to see
 _SCENES = 2_960  # scenes that the regressions see
 _CHECKED = 3  # batches of other dreams, and
 _CHECKED_SCENES = 40  # scenes after those, on which the result is checked
 _THINGS = 300  # scenes whose regions give the mean visual tokens of things
-_SEEDS = (0, 1)  # of dreams to learn from, and of dreams to check with
+_SOURCES = 20  # scenes that images with nothing to see are made of
+_BATCH = 16  # of them that are encoded together
+_SEEDS = (
+    0,
+    1,
+)  # of dreams to learn from, and of dreams to check with; the second also of images with nothing to see
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ def school(
     *,
     dreams: int = DREAMS,
     scenes: int = SCENES,
+    nothing: int = NOTHING,
     practice: tuple[Practice, ...] = PRACTICE,
 ) -> Path:
     """Teach a projector in `folder`, and return the file of the new one.
@@ -76,6 +84,7 @@ def school(
         folder: keeps what each step made, the encoded scenes and the LLM.
         dreams: number of batches of dreams.
         scenes: number of encoded scenes there, as `train_demo` was told.
+        nothing: number of images with nothing to see.
         practice: the parts of the training of vectors, one after the other.
     """
     encoder = demo.load_demo_encoder()
@@ -86,7 +95,8 @@ def school(
     checked = _dreams(folder, _SEEDS[1], _CHECKED)
     vectors = _vectors(folder, features, before, teacher, practice)
     tokens = np.array(features.values[:_SCENES]).reshape(-1, features.width)
-    after = joined(before, teacher, Material(learned, tokens, _things(features), vectors))
+    unseen = _nothing(folder, encoder, nothing)
+    after = joined(before, teacher, Material(learned, tokens, _things(features), unseen, vectors))
     known = torch.from_numpy(np.array(features.values[_SCENES : _SCENES + _CHECKED_SCENES])).flatten(0, 1)
     checks = check(before, after, teacher, torch.from_numpy(checked), known, vectors)
     print(json.dumps(checks, indent=2))
@@ -94,6 +104,7 @@ def school(
         "start": start.name,
         "dreams": len(learned) // len(encoder.boxes((64, 64))),
         "scenes": min(_SCENES, len(features.values)),
+        "nothing": len(unseen) // len(encoder.boxes((64, 64))),
         "nouns": len(teacher.nouns),
         "vectors": [asdict(part) for part in practice],
         "checks": checks,
@@ -120,6 +131,25 @@ def _dreams(folder: Path, seed: int, batches: int) -> NDArray[np.float16]:
                 progress.update(done + 1, len(missing))
     rows = np.concatenate([np.load(file) for file in files])
     return rows.reshape(-1, rows.shape[-1])
+
+
+def _nothing(folder: Path, encoder: EfficientNetEncoder, count: int) -> NDArray[np.float16]:
+    """Return tokens of images with nothing to see `[n, 1728]`, which are kept in a file.
+
+    Without them many would count as photos: lenses would find nouns in noise, and chance would find as much as lenses.
+    They are of the kinds that the null of `latentbank.query.silence` is made of, but others.
+    """
+    file = folder / "schooling" / "nothing.npy"
+    if not file.is_file():
+        things = load_things()
+        sources = [make_scene(things, seed).image for seed in TRAINING[-_SOURCES:]]
+        pictures = list(null_pictures(sources, count, seed=_SEEDS[-1]))
+        parts = [encoder.encode(pictures[at : at + _BATCH]) for at in range(0, count, _BATCH)]
+        tokens = torch.cat(parts).flatten(0, 1).numpy().astype(np.float16)
+        with replacing(file) as unfinished, unfinished.open("wb") as opened:
+            np.save(opened, tokens)
+    found: NDArray[np.float16] = np.load(file)
+    return found
 
 
 def _vectors(

@@ -143,10 +143,10 @@ def test_a_small_schooling_runs_through_and_continues(
     start = Projector("mlp3", features.width, language.hidden_size, 1152)
     start.fit(features.sample(100, 0), 1.0)
     save_projector(tmp_path / "start.safetensors", start, {"encoder": {}, "llm": {}})
-    given = {"dreams": 1, "scenes": 6, "practice": (Practice("float32", 1, 0.1),)}
+    given = {"dreams": 1, "scenes": 6, "nothing": 9, "practice": (Practice("float32", 1, 0.1),)}
     path = school(tmp_path / "start.safetensors", tmp_path, **given)
     projector, card = load_projector(path)
-    assert card["photos"]["dreams"] == 2
+    assert (card["photos"]["dreams"], card["photos"]["nothing"]) == (2, 9)
     assert card["photos"]["checks"]["tokens"] > 0
     assert projector.width == joining.WIDTH
     assert projector.features == encoder.features
