@@ -47,7 +47,7 @@ class Material:
         dreamt: tokens of dreams, `[n, 1728]` float16.
         scenes: tokens of scenes, `[m, 1728]` float16.
         things: tokens of scenes that show a thing, `[k, 1728]` float16; they count as much as all of the scenes'.
-        nothing: tokens of images with nothing to see, such as noise, `[l, 1728]` float16; they count a quarter as much.
+        nothing: tokens of images with nothing to see, such as noise, `[l, 1728]` float16; they count as much.
         vectors: a vector for each noun of the teacher, float32 `[nouns, hidden]`.
     """
 
@@ -88,7 +88,7 @@ def joined(projector: Projector, teacher: NounTeacher, material: Material, seed:
     random = np.random.default_rng([seed, 2])
     dreamt = _some(random, material.dreamt, SAMPLE)
     parts = [_some(random, rows, SAMPLE // 2) for rows in (material.scenes, material.things)]
-    scenes = torch.cat([*parts, _some(random, material.nothing, SAMPLE // 8)])
+    scenes = torch.cat([*parts, _some(random, material.nothing, SAMPLE // 2)])
     before = restandardized(projector.eval(), torch.cat([dreamt, scenes]))
     new = Projector(**{**before.shape(), "width": WIDTH})
     new.mean.copy_(before.mean)
