@@ -243,7 +243,8 @@ class Search:
     ) -> dict[tuple[int, int], list[Hit]]:
         """Return each layer's answers for rows of `vectors`, each with its filter, by row and layer.
 
-        Layers and batches of queries are searched in parallel: the engine works outside Python's lock.
+        Layers and batches of queries are asked for at once. A server works on them side by side; the embedded engine
+        works on one batch at a time, and on a layer's segments side by side.
         """
         tasks = [
             (layer, ef, queries[at : at + QUERY_BATCH])
