@@ -37,7 +37,8 @@ def product_limit(
         kept = []
         for start in range(0, contexts, size):
             part = vectors[start : start + size]
-            block[: len(part)].copy_(part)
+            # To bfloat16 by way of float32: on a processor PyTorch takes a quarter of the time so.
+            block[: len(part)].copy_(part.float() if dtype == torch.bfloat16 else part)
             full = len(part) == size
             scores = torch.mm(asked, block.T, out=room) if full else torch.mm(asked, block[: len(part)].T)
             kept.append(scores.topk(min(top_k, len(part)), dim=1)[0])
