@@ -1,4 +1,4 @@
-"""How well and how fast patches are found by a word, on the demo's scenes, where it is known what covers each patch.
+"""How well patches are found by a word, on the demo's scenes, where it is known what covers each patch.
 
     python -m benchmarks.image_search tokens --work .bench/images
     python -m benchmarks.image_search quality --data-dir .demo/scores/banks --work .bench/images
@@ -186,6 +186,7 @@ def quality(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def default_layer(bank: Bank) -> int:
+    """Return the bank layer nearest to two fifths of the LLM's layers."""
     return min(bank.layers, key=lambda layer: abs(layer - 0.4 * bank.manifest.num_layers))
 
 

@@ -50,10 +50,7 @@ _CHECKED_SCENES = 40  # scenes after those, on which the result is checked
 _THINGS = 300  # scenes whose regions give the mean visual tokens of things
 _SOURCES = 20  # scenes that images with nothing to see are made of
 _BATCH = 16  # of them that are encoded together
-_SEEDS = (
-    0,
-    1,
-)  # of dreams to learn from, and of dreams to check with; the second also of images with nothing to see
+_SEEDS = (0, 1)  # of dreams to learn from, and of dreams to check with (and of images with nothing to see)
 
 
 @dataclass(frozen=True)
@@ -100,11 +97,12 @@ def school(
     known = torch.from_numpy(np.array(features.values[_SCENES : _SCENES + _CHECKED_SCENES])).flatten(0, 1)
     checks = check(before, after, teacher, torch.from_numpy(checked), known, vectors)
     print(json.dumps(checks, indent=2))
+    patches = len(encoder.boxes((64, 64)))
     told = {
         "start": start.name,
-        "dreams": len(learned) // len(encoder.boxes((64, 64))),
+        "dreams": len(learned) // patches,
         "scenes": min(_SCENES, len(features.values)),
-        "nothing": len(unseen) // len(encoder.boxes((64, 64))),
+        "nothing": len(unseen) // patches,
         "nouns": len(teacher.nouns),
         "vectors": [asdict(part) for part in practice],
         "checks": checks,

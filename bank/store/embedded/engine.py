@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -140,19 +141,25 @@ def _quantization(kind: str) -> Any:
     return None
 
 
-def graph_of(path: Path) -> int:
-    """Return the edges per node of the graph of the layer in a folder; 0: it has no graph."""
-    return int(_hnsw(path)["m"])
+@dataclass(frozen=True)
+class GraphSettings:
+    """Settings of a layer's graph, with which it was built.
+
+    Attributes:
+        edges: per node; 0: there is no graph.
+        ef_construct: candidates examined while it was built.
+        scan: KiB of vectors in a segment up to which it is scanned; see `scan_for`.
+    """
+
+    edges: int
+    ef_construct: int
+    scan: int
 
 
-def scan_of(path: Path) -> int:
-    """Return the KiB of vectors in a segment up to which the layer in a folder is scanned."""
-    return int(_hnsw(path)["full_scan_threshold"])
-
-
-def ef_construct_of(path: Path) -> int:
-    """Return the candidates that the layer in a folder examines while its graph is built."""
-    return int(_hnsw(path)["ef_construct"])
+def graph_of(path: Path) -> GraphSettings:
+    """Return the settings of the graph of the layer in a folder."""
+    found = json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]
+    return GraphSettings(int(found["m"]), int(found["ef_construct"]), int(found["full_scan_threshold"]))
 
 
 def scan_for(contexts: int, segments: int, hidden_size: int) -> int:
@@ -167,11 +174,6 @@ def scan_for(contexts: int, segments: int, hidden_size: int) -> int:
 def kib(contexts: int, hidden_size: int) -> int:
     """Return how many KiB the originals of so many contexts are: two bytes a number."""
     return -(-contexts * 2 * hidden_size // 1024)
-
-
-def _hnsw(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]
-    return found
 
 
 def engine_failed(error: BaseException) -> bool:

@@ -14,13 +14,11 @@ from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
 from latentbank.bank.store.embedded.engine import (
     CAPTION_INDEX,
-    ef_construct_of,
     engine_errors,
     graph_of,
     has_caption_index,
     kib,
     scan_for,
-    scan_of,
 )
 from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.layers import Layers
@@ -100,7 +98,7 @@ class Indexing:
         """
         # A layer that has a graph keeps it: another setting would apply to all its segments.
         path = self._layers.path(layer)
-        graph = graph_of(path)
+        graph = graph_of(path).edges
         with engine_errors(self._bank):
             self._layers.require_room(self._layers.bytes_on_disk(layer))
             forget_origin(path)
@@ -162,9 +160,9 @@ class Indexing:
 
         None: it has no graph, or its segments are so small that the engine scans them.
         """
-        path, state = self._layers.path(layer), self._layers.state(layer)
+        graph, state = graph_of(self._layers.path(layer)), self._layers.state(layer)
         segments = _segments(state)
-        if not graph_of(path) or kib(state.points_count // segments, hidden_size) < scan_of(path):
+        if not graph.edges or kib(state.points_count // segments, hidden_size) < graph.scan:
             return None
         return segments * self.candidates(layer, ef)
 
@@ -195,10 +193,10 @@ class Indexing:
                 release_memory()
 
     def _target(self, layer: int, graph: int, largest: int, segments: int) -> Optimization:
-        path, head = self._layers.path(layer), (self._manifest.read() or ({}, {}))[0]
+        known, head = graph_of(self._layers.path(layer)), (self._manifest.read() or ({}, {}))[0]
         # A layer that has a graph keeps its settings: others would build it anew.
-        scan, ef_construct = scan_of(path), ef_construct_of(path)
-        if graph and not graph_of(path):
+        scan, ef_construct = known.scan, known.ef_construct
+        if graph and not known.edges:
             ef_construct = self._settings.hnsw_ef_construct
             scan = scan_for(self._layers.state(layer).points_count, segments, head["hidden_size"])
         return Optimization(

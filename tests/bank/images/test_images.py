@@ -41,8 +41,8 @@ def test_visual_tokens_have_no_graph(data_dir: Path) -> None:
             put(images, "ab")
             images.store.index(8)
             folder = data_dir / images.stored
-    assert graph_of(data_dir / "bank" / "L04") == 16
-    assert graph_of(folder / "L08") == 0
+    assert graph_of(data_dir / "bank" / "L04").edges == 16
+    assert graph_of(folder / "L08").edges == 0
 
 
 class TestImages:
