@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def drawn_dir(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("drawn")
     fill_drawn(folder, tiny)
     return folder
+
+
+@pytest.fixture(scope="module")
+def drawn_copy(drawn_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `drawn_dir` for the tests of one file."""
+    return shutil.copytree(drawn_dir, tmp_path_factory.mktemp("drawn") / "banks")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,20 +27,15 @@ from latentbank.query.lenses.latent import LatentLens
 from tests.query.images.drawn import SENTENCES, SHOWN, WORDS
 
 
-@pytest.fixture(scope="module")
-def folder(drawn_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(drawn_dir, tmp_path_factory.mktemp("images") / "banks")
-
-
 @pytest.fixture
-def bank(folder: Path) -> Iterator[Bank]:
-    with open_bank("small", data_dir=folder, url="") as opened:
+def bank(drawn_copy: Path) -> Iterator[Bank]:
+    with open_bank("small", data_dir=drawn_copy, url="") as opened:
         yield opened
 
 
 @pytest.fixture
-def images(folder: Path) -> Iterator[ImageBank]:
-    with open_images("small", data_dir=folder, url="") as opened:
+def images(drawn_copy: Path) -> Iterator[ImageBank]:
+    with open_images("small", data_dir=drawn_copy, url="") as opened:
         yield opened
 
 
@@ -180,7 +174,7 @@ class TestWords:
     """The words that a collection shows."""
 
     def test_a_killed_pass_continues_and_equals_an_unbroken_one(
-        self, folder: Path, bank: Bank, images: ImageBank, monkeypatch: pytest.MonkeyPatch
+        self, drawn_copy: Path, bank: Bank, images: ImageBank, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lens = LatentLens(bank, [2])
         calls = itertools.count()

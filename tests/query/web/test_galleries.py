@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,14 +31,9 @@ HOME = "http://127.0.0.1:8265"
 CAT = png(picture(1, (64, 64)))
 
 
-@pytest.fixture(scope="module")
-def folder(drawn_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(drawn_dir, tmp_path_factory.mktemp("gallery") / "banks")
-
-
 @pytest.fixture
-def bank(folder: Path) -> Iterator[Bank]:
-    with open_bank("small", data_dir=folder, url="") as opened:
+def bank(drawn_copy: Path) -> Iterator[Bank]:
+    with open_bank("small", data_dir=drawn_copy, url="") as opened:
         yield opened
 
 
