@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,41 +21,42 @@ from tests.wire.double import QdrantDouble
 CONFIG = (DEPLOY / "haproxy.cfg").read_text(encoding="utf-8")
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextmanager
 def _balanced(server: QdrantDouble, directory: Path, tls: bool) -> Iterator[dict[str, int]]:
-    """Run HAProxy before one double that stands for nodes 2 and 3; node 1 is down. Yield the ports it listens on."""
-    rest, away = int(server.url.rsplit(":", 1)[1]), _free_port()
-    ports = {"rest": _free_port(), "grpc": _free_port()}
-    text = CONFIG.replace("bind :6333", f"bind 127.0.0.1:{ports['rest']}")
-    text = text.replace("bind :6334", f"bind 127.0.0.1:{ports['grpc']}")
-    text = re.sub(r"qdrant-1:633[34]", f"127.0.0.1:{away}", text)
-    text = re.sub(r"qdrant-[23]:6333", f"127.0.0.1:{rest}", text)
-    text = re.sub(r"qdrant-[23]:6334", f"127.0.0.1:{server.grpc_port}", text)
-    text = text.replace(f"{away} port 6333", f"{away} port {away}").replace("port 6333", f"port {rest}")
-    file = directory / "haproxy.cfg"
-    file.write_text(text, encoding="utf-8")
-    program = system_tool("haproxy", "LATENTBANK_HAPROXY", "/usr/sbin/haproxy")
-    environment = os.environ | {"QDRANT_TLS": str(tls).lower()}
-    process = subprocess.Popen(
-        [program, "-db", "-f", file], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for port in ports.values():
-            for _ in range(200):
-                with socket.socket() as sock:
-                    if sock.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
-        yield ports
-    finally:
-        process.terminate()
-        process.wait(20)
+    """Run HAProxy before one double that stands for nodes 2 and 3; node 1 is down. Yield the ports it listens on.
+
+    All ports are held from the start, so that no other program can get one of them meanwhile.
+    """
+    with socket.socket() as rest, socket.socket() as grpc, socket.socket() as away:
+        ports = {}
+        for name, one in (("rest", rest), ("grpc", grpc), ("away", away)):
+            one.bind(("127.0.0.1", 0))
+            ports[name] = int(one.getsockname()[1])
+        rest.listen(64)
+        grpc.listen(64)
+        text = CONFIG.replace("bind :6333", f"bind fd@{rest.fileno()}")
+        text = text.replace("bind :6334", f"bind fd@{grpc.fileno()}")
+        text = re.sub(r"qdrant-1:633[34]", f"127.0.0.1:{ports['away']}", text)
+        node = int(server.url.rsplit(":", 1)[1])
+        text = re.sub(r"qdrant-[23]:6333", f"127.0.0.1:{node}", text)
+        text = re.sub(r"qdrant-[23]:6334", f"127.0.0.1:{server.grpc_port}", text)
+        text = text.replace(f"{ports['away']} port 6333", f"{ports['away']} port {ports['away']}")
+        text = text.replace("port 6333", f"port {node}")
+        file = directory / "haproxy.cfg"
+        file.write_text(text, encoding="utf-8")
+        program = system_tool("haproxy", "LATENTBANK_HAPROXY", "/usr/sbin/haproxy")
+        process = subprocess.Popen(
+            [program, "-db", "-f", file],
+            env=os.environ | {"QDRANT_TLS": str(tls).lower()},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[rest.fileno(), grpc.fileno()],
+        )
+        try:
+            yield ports
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
