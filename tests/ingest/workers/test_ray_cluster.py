@@ -41,8 +41,9 @@ def plan(model: LanguageModel, tmp_path: Path) -> Plan:
 
 
 @pytest.fixture
-def cluster() -> Iterator[None]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start Ray with two processors, whose workers import this source tree."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # ranked behind the other tests, they hardly get on
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ray.init(
         num_cpus=2,
