@@ -29,8 +29,9 @@ from benchmarks.truth import Floats, unit
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.rotation import ROTATION_SEED, rotate
 from latentbank.bank.sizing import segments_of
-from latentbank.bank.store.embedded.engine import ACORN, engine_points, layer_config
+from latentbank.bank.store.embedded.engine import ACORN, layer_config
 from latentbank.bank.store.embedded.indexing import FEWEST, LARGE
+from latentbank.bank.store.embedded.points import engine_points
 
 TOP = 5
 FRACTIONS = (0.5, 0.2, 0.05, 0.005, 0.0005)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from latentbank.bank.points import IMAGE_FIELDS, INDEXED_FIELDS
-from latentbank.bank.settings import Settings
 from latentbank.bank.store.names import split_images
+
+if TYPE_CHECKING:
+    from latentbank.bank.settings import Settings
 
 
 def holds_images(stored: str) -> bool:

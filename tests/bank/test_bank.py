@@ -774,6 +774,9 @@ def test_importing_bank_loads_nothing_heavy() -> None:
     assert not loaded_by("from latentbank.bank.settings import Settings, load_settings; load_settings()") & (
         heavy | {"numpy"}
     )
+    # A process that indexes a layer is started for each of them.
+    indexing = loaded_by("import latentbank.bank.store.embedded.optimizing")
+    assert not indexing & {"numpy", "pydantic", "pydantic_settings", "tenacity", "qdrant_client"}
     opening = "from latentbank.bank.opening import create_bank, open_bank, list_banks"
     assert not loaded_by(f"from latentbank.bank.bank import Bank; {opening}") & heavy
 

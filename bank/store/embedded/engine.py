@@ -1,16 +1,17 @@
-"""Settings of the embedded engine for a layer: what stays in memory, what on the disk; and its errors."""
+"""Settings of the embedded engine for a layer: what stays in memory, what on the disk; and its errors.
+
+Each process that indexes a layer imports this first: it is done sooner without numpy and the settings' library.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import qdrant_edge as edge
 
 from latentbank.bank.store.fields import indexed_fields
@@ -55,20 +56,6 @@ CAPTION_INDEX = edge.TextIndexParams(
     memory=_INDEXES,
 )
 """The payload index for filters by caption."""
-
-
-def engine_points(
-    ids: Sequence[str], vectors: npt.ArrayLike, payloads: Sequence[Mapping[str, Any]]
-) -> list[edge.Point]:
-    """Return contexts as the engine takes them; row i of `vectors` `[n, hidden]` belongs to `ids[i]`.
-
-    A memory view of float32 numbers is the form it reads fastest: at 576 and 4,096 dimensions in 9 and 48 µs of
-    processor time, where a list takes 16 and 159 (AMD EPYC, 2026-11-29). Bytes must never be passed: the engine takes
-    each of them for a number.
-    """
-    rows: Iterable[Any] = np.ascontiguousarray(vectors, dtype=np.float32)
-    triples = zip(ids, rows, payloads, strict=True)
-    return [edge.Point(id_, row.data, cast("dict[str, Any]", payload)) for id_, row, payload in triples]
 
 
 def add_payload_indexes(shard: edge.EdgeShard, bank: str) -> None:

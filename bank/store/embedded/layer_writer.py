@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import qdrant_edge as edge
 
-from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_failed, engine_points
+from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_failed
 from latentbank.bank.store.embedded.optimizing import Optimization, optimize_here
+from latentbank.bank.store.embedded.points import engine_points
 from latentbank.files import sync_folders
 from latentbank.memory import release_memory
 from latentbank.text import first_line

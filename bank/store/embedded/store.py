@@ -44,12 +44,12 @@ from latentbank.bank.store.embedded.engine import (
     ACORN,
     add_payload_indexes,
     engine_errors,
-    engine_points,
 )
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
+from latentbank.bank.store.embedded.points import engine_points
 from latentbank.bank.store.embedded.scanning import Scanner
 from latentbank.bank.store.embedded.unpacking import received, unpack
 from latentbank.bank.store.embedded.writers import writers_for

@@ -16,7 +16,8 @@ from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.base import Store
 from latentbank.bank.store.embedded import indexing, writers
-from latentbank.bank.store.embedded.engine import engine_points, layer_config
+from latentbank.bank.store.embedded.engine import layer_config
+from latentbank.bank.store.embedded.points import engine_points
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import (
     HEAD,
