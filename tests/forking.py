@@ -5,13 +5,14 @@ and hold all of that six times in memory. Here one process imports it (`_serve`)
 another Python, and it stands for a fork of that process: it hands over its standard streams and ends when the fork
 does.
 
-Only packages of others are imported before, so what is ours is imported by each worker under pytest's eyes. Tests that
-need a fresh process start one.
+Only packages of others are imported before, so what is ours is imported by each worker under pytest's eyes. The
+programs that tests start can be forks, too (`tests/children.py`). Tests that need a fresh process start one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -21,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # What most workers import sooner or later, and takes a tenth of a second.
 PACKAGES = [
@@ -38,14 +39,21 @@ MODELS = [
 IMPORTS = [*PACKAGES, *(f"transformers.models.{name}" for name in MODELS)]
 # Plugins of pytest among them, which it would warn of: it cannot rewrite their assertions any more.
 PLUGINS = ("anyio", "hypothesis", "_hypothesis_globals")
+_WHERE = "TESTS_FORKS"  # the environment variable with the path of the socket, in all forks
+_KIND = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+_MOST = 1 << 20  # bytes of a message
 _SERVER = "from tests.forking import _serve; _serve({listener})"
 
 
 def let_workers_fork(specs: Iterable[Any]) -> Callable[[], None]:
     """Let xdist start the workers of `specs` as forks, and return what ends the process that they are forks of."""
+    there = os.environ.get(_WHERE)
+    if there is not None:  # a test has started pytest: that process serves it, too
+        _start_as_forks(specs, there)
+        return lambda: None
     folder = tempfile.TemporaryDirectory(prefix="forks-")
     path = Path(folder.name, "socket")
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(*_KIND) as listener:
         listener.bind(str(path))
         listener.listen(64)
         server = subprocess.Popen(
@@ -54,14 +62,18 @@ def let_workers_fork(specs: Iterable[Any]) -> Callable[[], None]:
             stdin=subprocess.PIPE,
             pass_fds=[listener.fileno()],
         )
-    for spec in specs:
-        spec.python = shlex.join([sys.executable, "-SE", __file__, str(path)])
+    _start_as_forks(specs, str(path))
 
     def end() -> None:
         server.communicate()
         folder.cleanup()
 
     return end
+
+
+def _start_as_forks(specs: Iterable[Any], path: str) -> None:
+    for spec in specs:
+        spec.python = shlex.join([sys.executable, "-SE", __file__, path])
 
 
 def _serve(listener: int) -> None:
@@ -71,6 +83,8 @@ def _serve(listener: int) -> None:
     import selectors
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [path for path in sys.path[1:] if path not in named]
     gc.disable()
     for name in IMPORTS:
         with contextlib.suppress(Exception):  # a test that needs what is missing says so itself
@@ -81,6 +95,7 @@ def _serve(listener: int) -> None:
     gc.enable()
     forks: set[int] = set()
     with socket.socket(fileno=listener) as listening, selectors.DefaultSelector() as waiting:
+        os.environ[_WHERE] = listening.getsockname()
         waiting.register(listening, selectors.EVENT_READ)
         waiting.register(0, selectors.EVENT_READ)
         while all(key.fd != 0 for key, _ in waiting.select()):
@@ -89,8 +104,7 @@ def _serve(listener: int) -> None:
             if fork == 0:
                 waiting.close()
                 listening.close()
-                _work(connection)
-                return
+                _work(connection, paths)
             connection.close()
             forks.add(fork)
     signal.signal(signal.SIGALRM, lambda *_: [os.kill(fork, signal.SIGKILL) for fork in forks])
@@ -99,24 +113,32 @@ def _serve(listener: int) -> None:
         forks.discard(os.wait()[0])
 
 
-def _work(connection: socket.socket) -> None:
-    """Take over the streams that come by the connection, and do what `python -c` would for xdist."""
+def _work(connection: socket.socket, paths: list[str]) -> NoReturn:
+    """Take over what comes by the connection, and do what `python -c` would for xdist."""
+    from tests import children
+
+    children.fork_programs(paths, connection)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    told, streams, _, _ = socket.recv_fds(connection, _MOST, 3)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    folder, variables = json.loads(told)
+    os.chdir(folder)
+    os.environ |= variables
     sys.argv[:] = ["-c"]
     exec(eval(sys.stdin.readline()), sys.modules["__main__"].__dict__)
     connection.close()
+    children.leave(0)
 
 
 def _stand_for_a_fork(path: str) -> None:
-    """Hand this process's streams to a fork, and wait for its end."""
+    """Hand this process's streams, folder and environment to a fork, and wait for its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as connection:
+    with socket.socket(*_KIND) as connection:
         connection.connect(path)
-        socket.send_fds(connection, [b"."], [0, 1, 2])
+        told = json.dumps([os.getcwd(), dict(os.environ)])
+        socket.send_fds(connection, [told.encode()], [0, 1, 2])
         for number in (0, 1, 2):
             os.close(number)
         connection.recv(1)  # nothing ever comes: the fork's end ends the connection

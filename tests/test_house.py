@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests import children
 from tests.house import ROOT, Module, circles, imports, modules
 
 ALL = modules()
@@ -125,9 +125,7 @@ def test_the_suite_fails_if_a_folder_is_imported_from_the_root(tmp_path: Path, w
         "tests/test_files.py",
     ]
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = subprocess.run(
-        words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    done = children.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 1, done.stdout + done.stderr
     assert "imported without latentbank: bank" in done.stdout
     assert " passed" in done.stdout

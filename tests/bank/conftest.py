@@ -18,7 +18,7 @@ import pytest
 import tenacity
 
 from latentbank.bank.settings import load_settings
-from tests import real_server
+from tests import children, real_server
 from tests.bank.samples import Place, Start
 from tests.wire.disk import quick_folder
 from tests.wire.double import QdrantDouble
@@ -127,7 +127,7 @@ def start() -> Iterator[Start]:
         command = [*through, sys.executable, "-c", CHILD, function.__module__, function.__name__]
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        running.append(subprocess.Popen([*command, *map(str, given)], env=environment, text=True, **pipes))
+        running.append(children.Popen([*command, *map(str, given)], env=environment, text=True, **pipes))
         return running[-1]
 
     yield begin

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from latentbank.query.judging.annotations import Annotations
+from tests import children
 from tests.cli.commands import Run
 from tests.query.judging.asked import readings_in
 
@@ -50,7 +51,7 @@ def test_it_serves_questions_to_who_has_the_token_and_ends_by_ctrl_c(tmp_path: P
     answers = tmp_path / "a.jsonl"
     words = [sys.executable, "-m", "latentbank", "annotate", str(readings), "-o", str(answers), "--port", "0"]
     environment = {**os.environ, "LATENTBANK_TOKEN": TOKEN}
-    started = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    started = children.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     assert started.stderr is not None
     try:
         heard = [started.stderr.readline(), started.stderr.readline()]

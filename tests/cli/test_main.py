@@ -13,6 +13,7 @@ import pytest
 import latentbank
 from latentbank.ingest.defaults import default_layers
 from latentbank.layers import paper_layers, paper_visual_layers
+from tests import children
 from tests.cli.commands import Run
 from tests.tiny import save_tiny
 
@@ -396,7 +397,7 @@ def test_a_busy_bank_names_the_process(run: Run, corpus: Path, model_dir: Path, 
         "print('open', flush=True); "
         "sys.stdin.read()"
     )
-    with subprocess.Popen(
+    with children.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None

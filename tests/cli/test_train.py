@@ -21,7 +21,7 @@ from latentbank.cli import app
 from latentbank.errors import CorpusError, LatentBankError, ModelError
 from latentbank.models.composite.projector import load_projector
 from latentbank.models.visual import load_visual_model
-from tests import hub
+from tests import children, hub
 from tests.models.pixels import pairs
 from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import save_tiny
@@ -149,7 +149,7 @@ def test_the_recipe_killed_and_continued_gives_the_same_projector(
         "latentbank",
         *arguments(parts, tmp_path / "killed", *recipe, "--checkpoint-every", "0", steps=50),
     ]
-    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    child = children.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / "checkpoint.pt").exists():
         assert child.poll() is None
@@ -167,16 +167,8 @@ def test_two_processes_train_the_same_projector(parts: dict[str, str], tmp_path:
     run(parts, tmp_path / "one", steps=5)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "latentbank"]
-    done = subprocess.run(
-        [
-            *launch,
-            *arguments(parts, tmp_path / "two", "--json", steps=5, features=str(tmp_path / "features")),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = arguments(parts, tmp_path / "two", "--json", steps=5, features=str(tmp_path / "features"))
+    done = children.run([*launch, *words], cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["training"]["steps"] == 5  # only one process prints
     single, double = weights(tmp_path / "one"), weights(tmp_path / "two")

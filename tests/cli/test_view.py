@@ -20,6 +20,7 @@ from latentbank.demo.names import LANGUAGE_NAME
 from latentbank.errors import ModelError
 from latentbank.found_models import remember
 from latentbank.identity import Identity
+from tests import children
 from tests.cli.commands import Run, caller
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def test_the_environment_may_name_the_models(run: Run, monkeypatch: pytest.Monke
 
 def test_it_starts_guarded_and_ends_by_ctrl_c() -> None:
     words = [sys.executable, "-m", "latentbank", "view", "--saved-only", "--port", "0"]
-    started = subprocess.Popen(
+    started = children.Popen(
         words, cwd=ROOT, env={**os.environ, "LATENTBANK_TOKEN": TOKEN}, stderr=subprocess.PIPE, text=True
     )
     assert started.stderr is not None

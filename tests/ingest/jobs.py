@@ -36,7 +36,10 @@ from latentbank.ingest.planning import plan_for
 from latentbank.ingest.workers.shares import parse_share
 from latentbank.models.language.model import LanguageModel, load_language_model
 from latentbank.progress import Progress
-from tests import real_server  # noqa: F401 - names collections on a real server, in child processes too
+from tests import (
+    children,
+    real_server,  # noqa: F401 - names collections on a real server, in child processes too
+)
 
 # Created here, in the process that all others are forked from; otherwise each would leave a lock of its own behind.
 tqdm.get_lock()
@@ -280,6 +283,7 @@ def _context() -> Any:
     """Return the context of a fork server that has imported everything, so that each job starts at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.ingest.jobs"])
+    children.start_fork_server()
     return context
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import latentbank
+from tests import children
 from tests.packaging.environments import environment
 
 ROOMS = ("bank", "demo", "ingest", "models", "query")
@@ -71,8 +71,6 @@ def test_the_sdist_holds_all_that_its_tests_read(unpacked: Path) -> None:
     )
     plugins = ["-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
     words = ["-m", "pytest", "-q", *plugins, "-k", reading, "tests"]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=unpacked, env=environment(), capture_output=True, text=True
-    )
+    done = children.run([sys.executable, *words], cwd=unpacked, env=environment())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 100

@@ -28,7 +28,10 @@ from latentbank.ingest.images.naming import NamedImages, named_images
 from latentbank.ingest.workers.shares import Share
 from latentbank.models.vision.sources import find_images
 from latentbank.models.vision.tokens import VisualTokens
-from tests import real_server  # noqa: F401 - names collections on a real server, in child processes too
+from tests import (
+    children,
+    real_server,  # noqa: F401 - names collections on a real server, in child processes too
+)
 
 WIDTH, ROWS, COLUMNS = 32, 2, 3
 LAYERS = (0, 4)
@@ -139,6 +142,7 @@ def _work(site: Site, name: str, times: int, line: Connection) -> None:
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.ingest.images.jobs"])
+    children.start_fork_server()
     return context
 
 

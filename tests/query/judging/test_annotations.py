@@ -16,6 +16,7 @@ from latentbank.query.judging.annotations import Annotations
 from latentbank.query.judging.questions import Candidate, Question, Subject
 from latentbank.query.judging.views import View
 from latentbank.query.judging.votes import read_votes
+from tests import children
 
 # Four threads answer as four people, and each acknowledged answer is printed.
 _WRITER = """
@@ -100,7 +101,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
 
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    writer = subprocess.Popen(
+    writer = children.Popen(
         [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     assert writer.stdout is not None

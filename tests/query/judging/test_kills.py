@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from latentbank.query.judging.endpoint import Endpoint
 from latentbank.query.judging.judge import ask
 from latentbank.query.judging.questions import find_questions
 from latentbank.query.judging.sources import sources_of
+from tests import children
 from tests.query.judging.asked import readings_in
 from tests.wire.chat import Body, asked, chat_stub, says
 
@@ -37,9 +37,7 @@ def test_what_had_arrived_is_not_asked_again(tmp_path: Path) -> None:
     _, readings = readings_in(tmp_path, 6)
     questions = find_questions([readings]).asked
     with chat_stub(lambda body: says(concrete=asked(body)[:1], abstract=[]), seconds=0.1) as stub:
-        killed = subprocess.Popen(
-            [sys.executable, "-c", _ASK, str(readings), stub.url, str(tmp_path / "kept")]
-        )
+        killed = children.Popen([sys.executable, "-c", _ASK, str(readings), stub.url, str(tmp_path / "kept")])
         while not (files := list((tmp_path / "kept").glob("*.jsonl"))) or len(_lines(files[0])) < 5:
             assert killed.poll() is None
             time.sleep(0.01)

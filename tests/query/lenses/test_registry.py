@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.registry import lens_classes, lens_names, lenses_of, score_of, title_of
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.data import page_data
+from tests import children
 from tests.query.patch_vlm import PatchVLM, picture
 
 PACKAGE = '''
@@ -208,6 +208,6 @@ def test_a_name_of_ours_is_ours_also_if_another_lens_took_it_first() -> None:
         "from latentbank.query.lenses.registry import lens_class\n"
         "print(lens_class('logit').title, len(lens_class('latent').title))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, "-c", code], check=True)
     assert done.stdout.split() == ["LogitLens", "10"]
     assert "The lens __main__.Theirs is not available" in done.stderr
