@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -177,6 +178,7 @@ def _be(words: Sequence[str], variables: Mapping[str, str], paths: Sequence[str]
     os.environ.clear()
     os.environ.update(variables)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    tempfile.tempdir = None  # a variable names it
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[name]
     main = sys.modules["__main__"].__dict__

@@ -85,6 +85,11 @@ def test_a_program_can_be_talked_to_interrupted_and_given_files() -> None:
     os.close(reading)
 
 
+def test_temporary_files_lie_where_a_variable_says(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+    assert children.run(words, env=os.environ | {"TMPDIR": str(tmp_path)}).stdout == f"{tmp_path}\n"
+
+
 def test_others_are_started_as_usual() -> None:
     assert children.run(["echo", "a"]).stdout == "a\n"
     fresh = children.run([sys.executable, "-S", "-c", "import sys; print(sys.flags.no_site)"])
