@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from latentbank.bank.bank import Bank
+from latentbank.bank.store.base import Store
 from latentbank.progress import Progress, Silent
 
 
@@ -18,11 +21,26 @@ def index_waiting(bank: Bank, progress: Progress | None = None) -> list[int]:
     Raises:
         BankUnavailable: the server failed to index a layer.
     """
-    progress = progress or Silent()
     left = [layer for layer in bank.layers if bank.store.info(layer).waiting]
     if left:
-        progress.stage("indexing", "layers")
-    for done, layer in enumerate(left):
-        progress.update(done, len(left))
-        bank.store.index(layer)
+        index_layers(bank.store, left, progress)
     return left
+
+
+def index_layers(store: Store, layers: Sequence[int], progress: Progress | None = None) -> None:
+    """Index layers, several at once where that is faster.
+
+    Args:
+        store: a bank's, or that of its images, open for writing.
+        layers: the layers.
+        progress: counts layers.
+
+    Raises:
+        BankUnavailable: a layer could not be indexed.
+    """
+    progress, done = progress or Silent(), 0
+    progress.stage("indexing", "layers")
+    for group in store.index_together(layers):
+        progress.update(done, len(layers))
+        store.index(*group)
+        done += len(group)

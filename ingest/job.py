@@ -19,7 +19,7 @@ from latentbank.bank.bank import Bank
 from latentbank.bank.corpora import CorpusContent
 from latentbank.bank.ledger import LEDGER_SECONDS
 from latentbank.bank.manifest import CorpusEntry
-from latentbank.bank.upkeep import index_waiting
+from latentbank.bank.upkeep import index_layers, index_waiting
 from latentbank.ingest.encode import context_ids, encode
 from latentbank.ingest.means import text_means
 from latentbank.ingest.plan import Plan, PlannedSentence
@@ -119,7 +119,7 @@ def store_plan(
     encoded_at = time.monotonic()
     complete = share is None or _all_stored(bank, plan)
     if complete:
-        _index(bank, progress)
+        index_layers(bank.store, bank.layers, progress)
         bank.add_digests(model.identity())
         corpora.complete(bank, entry, plan.contexts)
     return JobReport(
@@ -237,14 +237,6 @@ def _all_stored(bank: Bank, plan: Plan) -> bool:
             return False
         time.sleep(1.0)
     return True  # completing the corpus then reports what is wrong
-
-
-def _index(bank: Bank, progress: Progress) -> None:
-    """Index every layer."""
-    progress.stage("indexing", "layers")
-    for done, layer in enumerate(bank.layers):
-        progress.update(done, len(bank.layers))
-        bank.store.index(layer)
 
 
 class _Missing:

@@ -185,11 +185,14 @@ class Store(Protocol):
     def commit(self) -> None:
         """Make everything upserted so far durable."""
 
-    def index(self, layer: int) -> None:
-        """Quantize a layer and, from `graph_from` contexts on, build its HNSW graph.
+    def index(self, *layers: int) -> None:
+        """Quantize layers and, from `graph_from` contexts on, build their HNSW graphs.
 
-        Returns when the contexts that it holds now are indexed, also if another job loads more of them meanwhile.
+        Returns when the contexts that they hold now are indexed, also if another job loads more of them meanwhile.
         """
+
+    def index_together(self, layers: Sequence[int]) -> list[list[int]]:
+        """Return layers in groups that `index` is best given at once, in the same order."""
 
     def search(
         self,

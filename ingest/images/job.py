@@ -17,7 +17,7 @@ from latentbank.bank.changes import change_entry
 from latentbank.bank.images.bank import ImageBank
 from latentbank.bank.images.points import patch_ids
 from latentbank.bank.manifest import CorpusEntry, now
-from latentbank.bank.upkeep import index_waiting
+from latentbank.bank.upkeep import index_layers, index_waiting
 from latentbank.bank.where import WhereImage
 from latentbank.errors import CorpusError, ImageError, LatentBankError
 from latentbank.ingest.images.encoding import EncodedImages, batches_ahead, encode_images, open_images
@@ -131,7 +131,7 @@ def ingest_images(
     if complete:
         if entry is None or bank.corpora.get(corpus) != entry or not _is_whole(bank, entry):
             _remove_rest(bank, corpus, progress)
-            _index(bank, progress)
+            index_layers(bank.store, bank.layers, progress)
             _complete(bank, corpus)
         else:
             index_waiting(bank.collections, progress)
@@ -256,13 +256,6 @@ def _remove_rest(bank: ImageBank, corpus: str, progress: Progress) -> None:
         points = bank.store.scroll(layer, where, payloads=True)
         bank.remove([point.id for point in points if dict(point.payload or {})["digest"] not in whole])
     bank.commit()
-
-
-def _index(bank: ImageBank, progress: Progress) -> None:
-    progress.stage("indexing", "layers")
-    for done, layer in enumerate(bank.layers):
-        progress.update(done, len(bank.layers))
-        bank.store.index(layer)
 
 
 def _complete(bank: ImageBank, corpus: str) -> None:

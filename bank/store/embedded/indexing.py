@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import qdrant_edge as edge
 
+from latentbank.bank.planning import cores
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
@@ -24,7 +26,12 @@ from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
-from latentbank.bank.store.embedded.optimizing import Optimization, optimize
+from latentbank.bank.store.embedded.optimizing import (
+    Optimization,
+    Task,
+    in_other_processes,
+    optimize,
+)
 from latentbank.bank.store.embedded.unpacking import forget_origin, is_from_snapshot
 from latentbank.bank.store.fields import has_graph
 from latentbank.bank.where import Filter
@@ -47,6 +54,23 @@ LARGE, FEWEST = 600_000, 64
 _MANY = 1_000_000
 # Contexts whose captions take more than a second to index.
 _LOG_FROM = 50_000
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What a layer is to become.
+
+    Attributes:
+        layer: the layer.
+        graph: edges per node of the graphs; 0: no graph.
+        largest: most contexts in a segment that results from merging.
+        segments: how many segments there may be; only if there are more, some are merged.
+    """
+
+    layer: int
+    graph: int
+    largest: int
+    segments: int
 
 
 class Indexing:
@@ -98,30 +122,53 @@ class Indexing:
         """
         # A layer that has a graph keeps it: another setting would apply to all its segments.
         path = self._layers.path(layer)
-        graph = graph_of(path).edges
+        goal = _Goal(layer, graph_of(path).edges, LARGEST_PIECE, _MANY)
         with engine_errors(self._bank):
             self._layers.require_room(self._layers.bytes_on_disk(layer))
             forget_origin(path)
-        if not self._layers.optimize_elsewhere(layer, self._target(layer, graph, LARGEST_PIECE, _MANY)):
-            self._optimize(layer, graph, LARGEST_PIECE, _MANY)
+        if not self._layers.optimize_elsewhere(layer, self._target(goal)):
+            self._optimize([goal])
 
-    def index(self, layer: int, count: int) -> None:
-        """Index a layer of `count` contexts, which is loaded.
+    def together(self, counts: Mapping[int, int]) -> list[list[int]]:
+        """Return layers of so many contexts in groups that `index` is best given at once.
+
+        One processor quantizes a layer, all of them build a graph. So layers without a graph are indexed side by side,
+        one for each processor, if other processes do it.
+        """
+        groups: list[list[int]] = []
+        alone = True  # nothing is indexed beside the last group
+        for layer, count in counts.items():
+            single = has_graph(self._bank, count, self._settings) or not in_other_processes(count, self._lock)
+            if single or alone or len(groups[-1]) >= cores():
+                groups.append([])
+            groups[-1].append(layer)
+            alone = single
+        return groups
+
+    def index(self, counts: Mapping[int, int]) -> None:
+        """Index layers of so many contexts, which are loaded, at once.
 
         A layer that came with its indexes, in a snapshot, stays as it is until something is added to it.
         """
-        self._pieces.pop(layer, None)
-        self._many.discard(layer)
+        for layer in counts:
+            self._pieces.pop(layer, None)
+            self._many.discard(layer)
         if not self._many:
             self._layers.end_writers()
-        if is_from_snapshot(self._layers.path(layer)) and not _unindexed(self._layers.state(layer)):
-            return
+        goals = [self._goal(layer, count) for layer, count in counts.items() if not self._came_indexed(layer)]
+        if goals:
+            self._optimize(goals)
+
+    def _came_indexed(self, layer: int) -> bool:
+        return is_from_snapshot(self._layers.path(layer)) and not _unindexed(self._layers.state(layer))
+
+    def _goal(self, layer: int, count: int) -> _Goal:
         graph, segments = 0, 1
         if has_graph(self._bank, count, self._settings):
             graph, segments = self._settings.hnsw_m, segments_of(count)
         # The engine merges the smallest segments until one is full. With room for a piece more than the average, the
         # result is as many segments as intended, of about the same size.
-        self._optimize(layer, graph, -(-count // segments) + max(PIECE, _tenth(count)), segments)
+        return _Goal(layer, graph, -(-count // segments) + max(PIECE, _tenth(count)), segments)
 
     def index_captions(self, layer: int, where: Filter | Sequence[Filter | None] | None) -> None:
         """Index captions if a filter needs them and they are not indexed yet, or as earlier versions did.
@@ -166,46 +213,44 @@ class Indexing:
             return None
         return segments * self.candidates(layer, ef)
 
-    def _optimize(self, layer: int, graph: int, largest: int, segments: int) -> None:
-        """Index what is not indexed yet, and merge segments.
-
-        Args:
-            layer: the layer.
-            graph: edges per node of the graphs; 0: no graph.
-            largest: most contexts in a segment that results from merging.
-            segments: how many segments there may be; only if there are more, some are merged.
-        """
-        path = self._layers.path(layer)
+    def _optimize(self, goals: Sequence[_Goal]) -> None:
+        """Index what is not indexed yet, and merge segments."""
         with engine_errors(self._bank), self._layers.writing:
             # Segments are rewritten beside the old ones.
-            self._layers.require_room(self._layers.bytes_on_disk(layer))
-            shard = self._layers.shard(layer, write=True)
-            shard.flush()
-            forget_origin(path)
-            target = self._target(layer, graph, largest, segments)
-            fresh = None
+            self._layers.require_room(sum(self._layers.bytes_on_disk(goal.layer) for goal in goals))
+            tasks = [self._task(goal) for goal in goals]
+            fresh: list[edge.EdgeShard | None] = [None] * len(goals)
             try:
-                fresh = optimize(path, target, shard.info().points_count, self._lock, read=self.is_read())
-                sync_folders(path)  # the engine has synced the files of its new segments
+                fresh[:] = optimize(tasks, self._lock, read=self.is_read())
+                for task in tasks:
+                    sync_folders(task.path)  # the engine has synced the files of its new segments
             finally:
                 # Not earlier: closing a shard drops its files from the page cache, and the new one maps most of them.
-                self._layers.replace_shard(layer, fresh)
+                for goal, shard in zip(goals, fresh, strict=True):
+                    self._layers.replace_shard(goal.layer, shard)
                 release_memory()
 
-    def _target(self, layer: int, graph: int, largest: int, segments: int) -> Optimization:
-        known, head = graph_of(self._layers.path(layer)), (self._manifest.read() or ({}, {}))[0]
+    def _task(self, goal: _Goal) -> Task:
+        path, shard = self._layers.path(goal.layer), self._layers.shard(goal.layer, write=True)
+        shard.flush()
+        forget_origin(path)
+        return Task(path, self._target(goal), shard.info().points_count)
+
+    def _target(self, goal: _Goal) -> Optimization:
+        known, head = graph_of(self._layers.path(goal.layer)), (self._manifest.read() or ({}, {}))[0]
         # A layer that has a graph keeps its settings: others would build it anew.
         scan, ef_construct = known.scan, known.ef_construct
-        if graph and not known.edges:
+        if goal.graph and not known.edges:
             ef_construct = self._settings.hnsw_ef_construct
-            scan = scan_for(self._layers.state(layer).points_count, segments, head["hidden_size"])
+            contexts = self._layers.state(goal.layer).points_count
+            scan = scan_for(contexts, goal.segments, head["hidden_size"])
         return Optimization(
             head["hidden_size"],
             head["quantization"],
             ef_construct,
-            graph,
-            largest,
-            segments,
+            goal.graph,
+            goal.largest,
+            goal.segments,
             scan,
         )
 

@@ -131,34 +131,36 @@ def record_indexer(descriptor: int) -> None:
 
 @dataclass(frozen=True)
 class _Holders:
-    """What a lock file says about its holders: the job, and the process that indexes for it."""
+    """What a lock file says about its holders: the job, and the processes that index for it."""
 
     job: int | None = None
     indexing: bool = False
-    indexer: int | None = None
+    indexers: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, file: IO[bytes]) -> _Holders:
         file.seek(0)
         job, *rest = file.read().decode(errors="replace").split() or [""]
-        indexer = rest[1] if len(rest) > 1 else ""
         return cls(
-            int(job) if job.isdigit() else None, bool(rest), int(indexer) if indexer.isdigit() else None
+            int(job) if job.isdigit() else None,
+            bool(rest),
+            tuple(int(one) for one in rest[1:] if one.isdigit()),
         )
 
     def orphaned(self) -> bool:
         """Return whether an indexing process still holds the lock although its job has ended."""
         if not self.indexing or self.job is None or not _has_ended(self.job):
             return False
-        return self.indexer is None or _exists(self.indexer)  # None: it has only just been started
+        return not self.indexers or any(map(_exists, self.indexers))  # without: it has only just been started
 
     def describe(self) -> str:
         """Return who holds the lock, as the end of the sentence "the bank is …"."""
         if self.job == os.getpid():
             return "open in this process already; close it there"
         if self.orphaned():
+            running = next(filter(_exists, self.indexers), "?")
             return (
-                f"still being indexed by a process (pid {self.indexer or '?'}) whose job (pid {self.job}) has ended; "
+                f"still being indexed by a process (pid {running}) whose job (pid {self.job}) has ended; "
                 "wait for that process to end, end it"
             )
         if self.job is None or _exists(self.job):

@@ -12,7 +12,8 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -43,46 +44,71 @@ class Optimization:
     scan: int
 
 
-def optimize(
-    path: Path, target: Optimization, contexts: int, lock: BankLock | None, *, read: bool
-) -> edge.EdgeShard:
-    """Index a layer. Nothing else may write to it meanwhile; shards that are open on it may read.
+@dataclass(frozen=True)
+class Task:
+    """A layer to index.
 
-    Args:
+    Attributes:
         path: the layer's folder; everything in it has been flushed.
         target: see `Optimization`.
         contexts: how many it holds.
-        lock: the bank's lock, which the other process holds too, even if it outlives this one.
-        read: the bank is being searched, and searches have priority: the other process then uses idle processor time
+    """
+
+    path: Path
+    target: Optimization
+    contexts: int
+
+
+def in_other_processes(contexts: int, lock: BankLock | None) -> bool:
+    """Return whether a layer of so many contexts is indexed in another process."""
+    return contexts >= _OTHER_PROCESS_FROM and lock is not None and can_start()
+
+
+def optimize(tasks: Sequence[Task], lock: BankLock | None, *, read: bool) -> list[edge.EdgeShard]:
+    """Index layers; those that other processes index, all at once.
+
+    Nothing else may write to the layers meanwhile; shards that are open on them may read.
+
+    Args:
+        tasks: the layers.
+        lock: the bank's lock, which the other processes hold too, even if they outlive this one.
+        read: the bank is being searched, and searches have priority: the other processes then use idle processor time
             only, which on a busy machine is little.
 
     Returns:
-        The layer's new shard; one that was open before must be closed.
+        The layers' new shards; those that were open before must be closed.
 
     Raises:
         OSError: it failed; the message says why.
         Exception: the engine's, which has no other class.
     """
-    if contexts < _OTHER_PROCESS_FROM or lock is None or not can_start():
-        return optimize_here(path, target)
-    with lock.lend() as descriptor:
-        _optimize_in_other_process(path, target, descriptor, read=read)
-    read_ahead(path)
-    return edge.EdgeShard.load(str(path), None)
+    if lock is None or not all(in_other_processes(task.contexts, lock) for task in tasks):
+        return [optimize_here(task.path, task.target) for task in tasks]
+    _optimize_in_other_processes(tasks, lock, read=read)
+    for task in tasks:
+        read_ahead(task.path)
+    return [edge.EdgeShard.load(str(task.path), None) for task in tasks]
 
 
-def _optimize_in_other_process(path: Path, target: Optimization, lock: int, *, read: bool) -> None:
-    """Index a layer in another process, which inherits the descriptor `lock`, and wait for it."""
-    task = [str(path), os.getpid(), lock, *astuple(target)]
-    with start(__name__, task, [lock]) as child:
+def _optimize_in_other_processes(tasks: Sequence[Task], lock: BankLock, *, read: bool) -> None:
+    """Index each layer in another process, which inherits the descriptor of `lock`, and wait for all of them."""
+    children = []
+    with ExitStack() as started:
         try:
-            _lower_priority(child.pid, read=read)
-            output, complaint = child.communicate()
+            for task in tasks:
+                descriptor = started.enter_context(lock.lend())
+                told = [str(task.path), os.getpid(), descriptor, *astuple(task.target)]
+                children.append(started.enter_context(start(__name__, told, [descriptor])))
+                _lower_priority(children[-1].pid, read=read)
+            answers = [child.communicate() for child in children]
         except BaseException:
-            child.kill()
-            child.wait()
+            for child in children:
+                child.kill()
+            for child in children:
+                child.wait()
             raise
-    require_success(child, "indexes", output, complaint)
+    for child, (output, complaint) in zip(children, answers, strict=True):
+        require_success(child, "indexes", output, complaint)
 
 
 def _lower_priority(pid: int, *, read: bool) -> None:

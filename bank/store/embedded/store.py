@@ -40,11 +40,7 @@ from latentbank.bank.store.base import (
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, each_condition
 from latentbank.bank.store.embedded.access import Access
-from latentbank.bank.store.embedded.engine import (
-    ACORN,
-    add_payload_indexes,
-    engine_errors,
-)
+from latentbank.bank.store.embedded.engine import ACORN, add_payload_indexes, engine_errors
 from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
@@ -195,10 +191,14 @@ class EmbeddedStore:
         for layer in due:
             self._indexing.index_piece(layer)
 
-    def index(self, layer: int) -> None:
+    def index(self, *layers: int) -> None:
         """See `Store`."""
         self._access.require_writable()
-        self._indexing.index(layer, self.count(layer))
+        self._indexing.index({layer: self.count(layer) for layer in layers})
+
+    def index_together(self, layers: Sequence[int]) -> list[list[int]]:
+        """See `Store`."""
+        return self._indexing.together({layer: self.count(layer) for layer in layers})
 
     # -- points --------------------------------------------------------------------------------
 

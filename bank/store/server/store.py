@@ -145,11 +145,16 @@ class ServerStore:
         defer_index(self._server, self._collection(layer))
         self._loading[layer] = time.monotonic() + _DEFER_AGAIN
 
-    def index(self, layer: int) -> None:
+    def index(self, *layers: int) -> None:
         """See `Store`."""
-        self._loading.pop(layer, None)
-        index_all_captions(self._server, self._collection(layer))
-        index_layer(self._server, self._collection(layer), self.count(layer))
+        for layer in layers:
+            self._loading.pop(layer, None)
+            index_all_captions(self._server, self._collection(layer))
+            index_layer(self._server, self._collection(layer), self.count(layer))
+
+    def index_together(self, layers: Sequence[int]) -> list[list[int]]:
+        """See `Store`; the server divides the work itself."""
+        return [[layer] for layer in layers]
 
     # -- points --------------------------------------------------------------------------------
 

@@ -324,3 +324,95 @@ def test_an_error_of_the_indexing_process_is_raised_here(place: Place) -> None:
     store.index(4)
     assert store.info(4).indexed == 50
     store.close()
+
+
+# -- several layers at once ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(place: Place, in_other_process: None, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Return a store with 50 contexts in each of the layers 4, 8 and 12, to index on two processors."""
+    monkeypatch.setattr("latentbank.bank.store.embedded.indexing.cores", lambda: 2)
+    store = made(place, graph_from=200)
+    for layer in (4, 8, 12):
+        if layer != 4:
+            store.create(layer, WIDTH, "int8")
+        store.upsert(layer, points(50, seed=layer))
+    store.commit()
+    return store
+
+
+def test_layers_without_a_graph_are_indexed_side_by_side(
+    three: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert three.index_together([12, 4, 8]) == [[12, 4], [8]]
+    queries, begun = units(20, seed=9), list[int]()
+    before = {layer: three.search(layer, queries, 5, exact=True) for layer in (4, 12)}
+
+    def stop(pid: int) -> None:
+        begun.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+        if len(begun) == 2:
+            for each in begun:  # the first one has waited for the second
+                os.kill(each, signal.SIGCONT)
+
+    when_it_runs(monkeypatch, stop)
+    three.index(12, 4)
+    assert len(begun) == 2
+    assert [three.info(layer).indexed for layer in (4, 8, 12)] == [50, 0, 50]
+    assert {layer: three.search(layer, queries, 5, exact=True) for layer in (4, 12)} == before
+    three.close()
+
+
+def test_a_layer_with_a_graph_or_in_this_process_is_indexed_alone(
+    three: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.upsert(8, points(200, "more", seed=2))
+    three.commit()
+    assert three.index_together([4, 8, 12]) == [[4], [8], [12]]
+    monkeypatch.setattr(optimizing, "_OTHER_PROCESS_FROM", 60)
+    assert three.index_together([4, 12]) == [[4], [12]]
+    three.close()
+
+
+def test_one_of_two_processes_is_killed(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def kill_the_second(pid: int) -> None:
+        begun.append(pid)
+        if len(begun) == 2:
+            os.kill(pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        when_it_runs(patch, kill_the_second)
+        with pytest.raises(BankUnavailable, match="ended by SIGKILL, perhaps for lack of memory"):
+            three.index(4, 8)
+    for pid in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert [three.count(layer) for layer in (4, 8)] == [50, 50]
+    three.index(4, 8)
+    assert [three.info(layer).indexed for layer in (4, 8)] == [50, 50]
+    three.close()
+
+
+def test_an_interrupted_caller_ends_both(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def interrupt_at_the_second(pid: int) -> None:
+        begun.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        when_it_runs(patch, interrupt_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            three.index(4, 8)
+    assert len(begun) == 2
+    for pid in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    three.index(4, 8)
+    assert [three.info(layer).indexed for layer in (4, 8)] == [50, 50]
+    three.close()
