@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import importlib.metadata
@@ -138,10 +139,17 @@ def smollm2_dir(pytestconfig: pytest.Config) -> Path:
     # One worker converts, which takes most of a minute; the others wait for it.
     with portalocker.Lock(target.with_suffix(".lock"), timeout=600):
         if not target.exists():
+            import gguf
+
             from latentbank.models.language.model import load_language_model
 
             unfinished = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=target.parent))
-            load_language_model(str(source), device="cpu", dtype="float32").save(unfinished)
+            with pytest.MonkeyPatch.context() as patch:
+                # transformers parses the file three times, and makes one table again for each of 397 modules.
+                for name in ("GGUFReader", "get_tensor_name_map"):
+                    patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+                model = load_language_model(str(source), device="cpu", dtype="float32")
+            model.save(unfinished)
             unfinished.rename(target)
     return target
 
