@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,10 @@ def tiny_model(architecture: str, seed: int = 0, **config_overrides: Any) -> Pre
     return model
 
 
+# The files of tiny models, and the state of random numbers after they were made: many tests ask for the same one.
+_saved: dict[str, tuple[dict[str, bytes], torch.Tensor]] = {}
+
+
 def save_tiny(
     directory: str | Path,
     architecture: str = "llama",
@@ -187,9 +192,19 @@ def save_tiny(
     **config_overrides: Any,
 ) -> Path:
     """Write a tiny model and its tokenizer to `directory`, so that `load_language_model(str(path))` works."""
+    given = (architecture, bos, pad, seed, dtype, config_overrides)
+    if repr(given) not in _saved:
+        with tempfile.TemporaryDirectory() as folder:
+            tiny_model(architecture, seed, **config_overrides).to(dtype).save_pretrained(folder)
+            tiny_tokenizer(bos, pad).save_pretrained(folder)
+            files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        _saved[repr(given)] = files, torch.get_rng_state()
+    files, state = _saved[repr(given)]
     path = Path(directory)
-    tiny_model(architecture, seed, **config_overrides).to(dtype).save_pretrained(path)
-    tiny_tokenizer(bos, pad).save_pretrained(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    torch.set_rng_state(state)  # as if the model had been made now
     return path
 
 

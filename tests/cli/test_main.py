@@ -410,32 +410,50 @@ def test_a_busy_bank_names_the_process(run: Run, corpus: Path, model_dir: Path, 
     assert run("bank", "info", "tiny-llama")[0] == 0
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        (),
-        ("ingest",),
-        ("ingest", "run"),
-        ("bank",),
-        ("bank", "verify"),
-        ("query", "text"),
-        ("query", "means"),
-        ("evaluate", "scenes"),
-        ("experiment", "metric"),
-    ],
+HELPED: tuple[tuple[str, ...], ...] = (
+    (),
+    ("ingest",),
+    ("ingest", "run"),
+    ("bank",),
+    ("bank", "verify"),
+    ("query", "text"),
+    ("query", "means"),
+    ("evaluate", "scenes"),
+    ("experiment", "metric"),
 )
-def test_help_names_an_example_and_loads_no_heavy_library(command: tuple[str, ...]) -> None:
-    code = (
-        "import sys, latentbank.cli; sys.argv = ['latentbank', *sys.argv[1:], '--help']\n"
-        "try: latentbank.cli.main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'qdrant_client', 'qdrant_edge'} & set(sys.modules)\n"
-        "sys.exit(f'{heavy} loaded' if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+HELPS = """
+import contextlib, io, json, sys
+import latentbank.cli
+
+told = []
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = [*command, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        latentbank.cli.main()
+    heavy = {"torch", "transformers", "numpy", "datasets", "qdrant_client", "qdrant_edge"} & set(sys.modules)
+    told.append([text.getvalue(), sorted(heavy)])
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def helped() -> dict[tuple[str, ...], tuple[str, list[str]]]:
+    """The help of commands in a fresh process, each with the heavy libraries that are loaded after it."""
+    words = [sys.executable, "-c", HELPS, json.dumps(HELPED)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return dict(zip(HELPED, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("command", HELPED)
+def test_help_names_an_example_and_loads_no_heavy_library(
+    helped: dict[tuple[str, ...], tuple[str, list[str]]], command: tuple[str, ...]
+) -> None:
+    text, heavy = helped[command]
+    assert heavy == []
+    assert "Usage:" in text
     if len(command) == 2:
-        assert f"Example: latentbank {' '.join(command)}" in done.stdout
+        assert f"Example: latentbank {' '.join(command)}" in text
 
 
 def test_the_public_face_gives_what_it_names() -> None:
