@@ -7,7 +7,7 @@ import io
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -42,19 +42,25 @@ class Module:
         """The parsed file."""
         return ast.parse(self.source)
 
-    def imported(self, *, for_types: bool) -> set[str]:
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the parsed file."""
+        return list(ast.walk(self.tree))
+
+    @cache  # noqa: B019 - there is one of each file
+    def imported(self, *, for_types: bool) -> frozenset[str]:
         """Return the dotted names that it imports, in functions too; those of `from` with each name they take.
 
         Args:
             for_types: whether imports under `if TYPE_CHECKING` count.
         """
         found: set[str] = set()
-        for node in _walk(self.tree, for_types):
+        for node in self.nodes if for_types else _loaded(self.tree):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        return found
+        return frozenset(found)
 
 
 def modules() -> dict[str, Module]:
@@ -92,7 +98,7 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 def functions(module: Module) -> Iterator[tuple[str, int]]:
     """Yield the functions of a module with their lengths in lines, docstrings counted."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
 
@@ -100,7 +106,7 @@ def functions(module: Module) -> Iterator[tuple[str, int]]:
 def prose(module: Module) -> Iterator[tuple[int, str]]:
     """Yield a module's strings and comments with their lines; values in f-strings are shown as {}."""
     inside: set[int] = set()
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.JoinedStr):
             inside |= {id(part) for part in ast.walk(node) if part is not node}
             parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
@@ -112,11 +118,17 @@ def prose(module: Module) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
-def _walk(node: ast.AST, for_types: bool) -> Iterator[ast.AST]:
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if for_types or not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
-            yield from _walk(child, for_types)
+def _loaded(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the nodes outside of `if TYPE_CHECKING`."""
+    ahead: list[ast.AST] = [tree]
+    while ahead:
+        node = ahead.pop()
+        yield node
+        ahead += [
+            child
+            for child in ast.iter_child_nodes(node)
+            if not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"))
+        ]
 
 
 def _reached(arrows: dict[str, set[str]], start: str) -> set[str]:

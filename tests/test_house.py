@@ -73,16 +73,16 @@ def test_only_the_stores_name_qdrant() -> None:
 def test_only_the_stores_decide_by_the_url() -> None:
     for module in ALL.values():
         if not module.name.startswith("latentbank.bank.store."):
-            assert not list(_decides_by_url(module.tree)), module.name
+            assert not list(_decides_by_url(module.nodes)), module.name
 
 
-def _decides_by_url(tree: ast.Module) -> list[int]:
+def _decides_by_url(nodes: list[ast.AST]) -> list[int]:
     """Return the lines of conditions that depend on the `url` of settings."""
     conditions = [
-        node.test for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Assert)
+        node.test for node in nodes if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Assert)
     ]
-    conditions += [value for node in ast.walk(tree) if isinstance(node, ast.BoolOp) for value in node.values]
-    conditions += [node.operand for node in ast.walk(tree) if isinstance(node, ast.UnaryOp)]
+    conditions += [value for node in nodes if isinstance(node, ast.BoolOp) for value in node.values]
+    conditions += [node.operand for node in nodes if isinstance(node, ast.UnaryOp)]
     return [
         part.lineno
         for condition in conditions
@@ -93,7 +93,7 @@ def _decides_by_url(tree: ast.Module) -> list[int]:
 
 def test_lenses_are_not_told_apart_by_their_class() -> None:
     for module in ALL.values():
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
                 assert "LatentLens" not in ast.unparse(node.args[1]), f"{module.name}:{node.lineno}"
 
