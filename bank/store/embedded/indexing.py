@@ -148,7 +148,8 @@ class Indexing:
     def index(self, counts: Mapping[int, int]) -> None:
         """Index layers of so many contexts, which are loaded, at once.
 
-        A layer that came with its indexes, in a snapshot, stays as it is until something is added to it.
+        They are indexed one after the other if the disk has no room for all. A layer that came with its indexes, in a snapshot, stays as it
+        is until something is added to it.
         """
         for layer in counts:
             self._pieces.pop(layer, None)
@@ -156,8 +157,12 @@ class Indexing:
         if not self._many:
             self._layers.end_writers()
         goals = [self._goal(layer, count) for layer, count in counts.items() if not self._came_indexed(layer)]
-        if goals:
-            self._optimize(goals)
+        together = goals and self._layers.has_room(self._bytes(goals))
+        for part in [goals] if together else [[goal] for goal in goals]:
+            self._optimize(part)
+
+    def _bytes(self, goals: Sequence[_Goal]) -> int:
+        return sum(self._layers.bytes_on_disk(goal.layer) for goal in goals)
 
     def _came_indexed(self, layer: int) -> bool:
         return is_from_snapshot(self._layers.path(layer)) and not _unindexed(self._layers.state(layer))
@@ -217,7 +222,7 @@ class Indexing:
         """Index what is not indexed yet, and merge segments."""
         with engine_errors(self._bank), self._layers.writing:
             # Segments are rewritten beside the old ones.
-            self._layers.require_room(sum(self._layers.bytes_on_disk(goal.layer) for goal in goals))
+            self._layers.require_room(self._bytes(goals))
             tasks = [self._task(goal) for goal in goals]
             fresh: list[edge.EdgeShard | None] = [None] * len(goals)
             try:

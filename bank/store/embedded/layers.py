@@ -152,7 +152,7 @@ class Layers:
             return self._shards[layer]
 
     def _load(self, layer: int, path: Path) -> None:
-        copy = None if self._writable and self._has_room(0) else ScratchLayer(path, self._bank)
+        copy = None if self._writable and self.has_room(0) else ScratchLayer(path, self._bank)
         watch(copy.path.parent if copy else self._folder)
         try:
             read_ahead(path)
@@ -296,7 +296,7 @@ class Layers:
         Raises:
             BankUnavailable: they cannot.
         """
-        if not self._has_room(needed):
+        if not self.has_room(needed):
             free = shutil.disk_usage(self._folder).free
             raise BankUnavailable(
                 f"The disk of {self._folder} is full ({free >> 20} MiB free); make room and run the command "
@@ -308,5 +308,6 @@ class Layers:
         if layer not in self._copies:
             self.require_room(0)
 
-    def _has_room(self, needed: int) -> bool:
+    def has_room(self, needed: int) -> bool:
+        """Return whether so many bytes can be written, and some are left."""
         return shutil.disk_usage(self._folder).free >= needed + RESERVE_BYTES

@@ -375,6 +375,28 @@ def test_a_layer_with_a_graph_or_in_this_process_is_indexed_alone(
     three.close()
 
 
+def test_a_disk_with_room_for_one_layer_is_enough(
+    three: Store, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[list[int]] = []
+    optimize = optimizing.optimize
+
+    def noted(tasks: Any, *given: Any, **options: Any) -> Any:
+        at_once.append([int(task.path.name[1:]) for task in tasks])
+        return optimize(tasks, *given, **options)
+
+    monkeypatch.setattr("latentbank.bank.store.embedded.indexing.optimize", noted)
+    files = (place.settings.data_dir / "bank" / "L04").rglob("*")
+    size = sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+    monkeypatch.setattr(
+        "latentbank.bank.store.embedded.layers.Layers.has_room", lambda _, needed: needed < 1.5 * size
+    )
+    three.index(4, 8)
+    assert at_once == [[4], [8]]
+    assert [three.info(layer).indexed for layer in (4, 8)] == [50, 50]
+    three.close()
+
+
 def test_one_of_two_processes_is_killed(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
 
