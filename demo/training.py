@@ -44,7 +44,7 @@ from latentbank.models.training.pairs import Pair
 from latentbank.models.training.stages import Stage, TrainSettings
 from latentbank.models.training.train import train_projector
 from latentbank.models.vision.encoders import Encoder
-from latentbank.progress import shown
+from latentbank.progress import Progress, shown
 
 SCENES = 12_000  # for training; each gives a row for the whole scene and a region row for each of its things
 HELD_OUT = 200  # scenes on which the result is scored
@@ -194,7 +194,9 @@ def train_demo(
             progress=progress,
         )
     trained, _ = load_projector(path)
-    report = score(language, trained, validation, [_names(things, seed) for seed in VALIDATION[:held_out]])
+    names = [_names(things, seed) for seed in VALIDATION[:held_out]]
+    with shown("writing captions", "scenes") as progress:
+        report = score(language, trained, validation, names, progress)
     write_whole(folder / run / "scores.json", (json.dumps(report, indent=2) + "\n").encode())
     print(json.dumps({key: value for key, value in report.items() if key != "captions"}, indent=2))
     for line in report["captions"][:12]:
@@ -207,7 +209,11 @@ def _names(things: Sequence[Thing], seed: int) -> list[str]:
 
 
 def score(
-    language: LanguageModel, projector: Projector, held_out: Features, names: Sequence[Sequence[str]]
+    language: LanguageModel,
+    projector: Projector,
+    held_out: Features,
+    names: Sequence[Sequence[str]],
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return how well captions of held-out scenes are predicted and written.
 
@@ -216,6 +222,7 @@ def score(
         projector: trained.
         held_out: rows of whole scenes.
         names: of each row's things, in the order of its caption.
+        progress: counts the captions written.
 
     Returns:
         `name_loss`: the mean loss of the tokens of things' names, in nats. `loss`: the mean loss of all caption tokens.
@@ -241,6 +248,8 @@ def score(
     written: list[str] = []
     for start in range(0, count, 20):
         written += write_captions(frame, head, visual[start : start + 20])
+        if progress is not None:
+            progress.update(len(written), count)
     found = [
         [re.search(rf"\b{re.escape(name)}\b", text) is not None for name in own]
         for own, text in zip(names, written, strict=True)

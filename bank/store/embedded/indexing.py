@@ -148,8 +148,8 @@ class Indexing:
     def index(self, counts: Mapping[int, int]) -> None:
         """Index layers of so many contexts, which are loaded, at once.
 
-        They are indexed one after the other if the disk has no room for all. A layer that came with its indexes, in a snapshot, stays as it
-        is until something is added to it.
+        They are indexed one after the other if the disk has no room for all. A layer that came with its indexes, in a
+        snapshot, stays as it is until something is added to it.
         """
         for layer in counts:
             self._pieces.pop(layer, None)
