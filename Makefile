@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 
 ## train-demo: train the demo's projector again (under two hours on 2 cores, 4 GB in .demo/training)
 train-demo: $(VENV)/.installed
-	$(TRAIN) --install
+	$(TRAIN)
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m latentbank.demo.schooling --install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo.scripts.make_means
 

@@ -33,7 +33,7 @@ from latentbank.demo.encoder import EfficientNetEncoder, load_efficientnet
 from latentbank.demo.joining import Material, joined
 from latentbank.demo.scenes import THINGS, TRAINING, load_things, make_scene
 from latentbank.demo.teacher import SURE, NounTeacher
-from latentbank.demo.training import SCENES, load_scenes
+from latentbank.demo.training import SCENES, load_scenes, unlearned
 from latentbank.demo.vectors import first_vectors, noun_vectors
 from latentbank.files import replacing, write_whole
 from latentbank.models.composite.projector import Projector, load_projector, save_projector
@@ -249,6 +249,8 @@ def main() -> None:
     )
     asked = parser.parse_args()
     start = asked.start or asked.folder / "run" / "projector.safetensors"
+    if asked.start is None and (why := unlearned(start)):
+        raise SystemExit(why)
     path = school(start, asked.folder, dreams=asked.dreams)
     if asked.install:
         for kind in (".safetensors", ".json"):

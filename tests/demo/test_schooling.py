@@ -155,6 +155,32 @@ def test_a_small_schooling_runs_through_and_continues(
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("own", "others", "learned"), [(1.03, 10.05, True), (3.42, 7.83, True), (5.89, 6.75, False)]
+)
+def test_a_projector_that_has_learned_nothing_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: float, others: float, learned: bool
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "scores.json").write_text(json.dumps({"name_loss": own, "name_loss_shuffled": others}))
+    begun: list[Path] = []
+
+    def begin(start: Path, *_: object, **__: object) -> Path:
+        begun.append(start)
+        return start
+
+    monkeypatch.setattr(schooling, "school", begin)
+    monkeypatch.setattr("sys.argv", ["schooling", "--folder", str(tmp_path)])
+    if learned:
+        schooling.main()
+        assert begun == [run / "projector.safetensors"]
+        return
+    with pytest.raises(SystemExit, match=r"hardly learned what scenes show: .* 5\.89, and 6\.75"):
+        schooling.main()
+    assert begun == []
+
+
 def test_the_control_takes_words_of_the_next_photo(encoder: EfficientNetEncoder) -> None:
     classes = (load_classes()[0],) * 5
     sure = Sure(np.array([0, 0, 0, 2, 2]), np.array([1, 2, 3, 4, 5]), classes)
