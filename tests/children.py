@@ -179,6 +179,10 @@ def _be(words: Sequence[str], variables: Mapping[str, str], paths: Sequence[str]
     os.environ.update(variables)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tempfile.tempdir = None  # a variable names it
+    # Those of before know what kind of file they wrote to.
+    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[name]
     main = sys.modules["__main__"].__dict__
