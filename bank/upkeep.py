@@ -1,4 +1,4 @@
-"""Upkeep of a bank: what jobs that were killed have left undone in its layers."""
+"""Upkeep of a bank: its layers are indexed, also what jobs that were killed have left undone."""
 
 from __future__ import annotations
 

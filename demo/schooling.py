@@ -33,9 +33,9 @@ from latentbank.demo.encoder import EfficientNetEncoder, load_efficientnet
 from latentbank.demo.joining import Material, joined
 from latentbank.demo.scenes import THINGS, TRAINING, load_things, make_scene
 from latentbank.demo.teacher import SURE, NounTeacher
-from latentbank.demo.training import SCENES, load_scenes, unlearned
+from latentbank.demo.training import SCENES, install, load_scenes, unlearned
 from latentbank.demo.vectors import first_vectors, noun_vectors
-from latentbank.files import replacing, write_whole
+from latentbank.files import replacing
 from latentbank.models.composite.projector import Projector, load_projector, save_projector
 from latentbank.models.language.model import load_language_model
 from latentbank.models.training.features import Features
@@ -253,8 +253,7 @@ def main() -> None:
         raise SystemExit(why)
     path = school(start, asked.folder, dreams=asked.dreams)
     if asked.install:
-        for kind in (".safetensors", ".json"):
-            write_whole(demo.PROJECTOR.with_suffix(kind), path.with_suffix(kind).read_bytes())
+        install(path, demo.PROJECTOR)
     print(f"The projector is {demo.PROJECTOR if asked.install else path}.")
 
 

@@ -209,7 +209,10 @@ def train_demo(
 
 def unlearned(projector: Path) -> str | None:
     """Return why a trained projector should not become the demo's, as the scores beside it say; None: it may."""
-    scores = json.loads((projector.parent / "scores.json").read_text("utf-8"))
+    file = projector.parent / "scores.json"
+    if not file.is_file():
+        return f"{projector} was not trained to the end; train it first."
+    scores = json.loads(file.read_text("utf-8"))
     own, others = scores["name_loss"], scores["name_loss_shuffled"]
     if own <= _LEARNED * others:
         return None
@@ -218,6 +221,12 @@ def unlearned(projector: Path) -> str | None:
         f"{others:.2f} with another scene's image; remove its folder and train again on a machine with nothing else "
         "to do."
     )
+
+
+def install(trained: Path, place: Path) -> None:
+    """Copy a projector with its card to the place where the demo finds it."""
+    for kind in (".safetensors", ".json"):
+        write_whole(place.with_suffix(kind), trained.with_suffix(kind).read_bytes())
 
 
 def _names(things: Sequence[Thing], seed: int) -> list[str]:
@@ -360,8 +369,7 @@ def main() -> None:
     if arguments.install:
         if why := unlearned(path):
             raise SystemExit(why)
-        for kind in (".safetensors", ".json"):
-            write_whole(demo.PROJECTOR.with_suffix(kind), path.with_suffix(kind).read_bytes())
+        install(path, demo.PROJECTOR)
     print(f"The projector is {demo.PROJECTOR if arguments.install else path}.")
 
 

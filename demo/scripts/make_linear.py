@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 
 from latentbank.demo import vlm as demo
-from latentbank.demo.training import Recipe, train_demo
-from latentbank.files import write_whole
+from latentbank.demo.training import Recipe, install, train_demo
 
 SCENES = 3_000
 RECIPE = Recipe(region_steps=400, scene_steps=50)
@@ -30,8 +29,7 @@ def main() -> None:
     made = train_demo(
         given.folder, RECIPE, projector="linear", run="linear-short", scenes=SCENES, held_out=_HELD_OUT
     )
-    for kind in (".safetensors", ".json"):
-        write_whole(demo.LINEAR.with_suffix(kind), made.with_suffix(kind).read_bytes())
+    install(made, demo.LINEAR)
     print(f"The projector is {demo.LINEAR}.")
 
 

@@ -181,6 +181,14 @@ def test_a_projector_that_has_learned_nothing_is_not_installed(
     assert begun == []
 
 
+def test_a_projector_that_was_not_trained_to_the_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["schooling", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit, match="was not trained to the end; train it first"):
+        schooling.main()
+
+
 def test_the_control_takes_words_of_the_next_photo(encoder: EfficientNetEncoder) -> None:
     classes = (load_classes()[0],) * 5
     sure = Sure(np.array([0, 0, 0, 2, 2]), np.array([1, 2, 3, 4, 5]), classes)

@@ -26,12 +26,7 @@ from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
-from latentbank.bank.store.embedded.optimizing import (
-    Optimization,
-    Task,
-    in_other_processes,
-    optimize,
-)
+from latentbank.bank.store.embedded.optimizing import Optimization, Task, in_other_processes, optimize
 from latentbank.bank.store.embedded.unpacking import forget_origin, is_from_snapshot
 from latentbank.bank.store.fields import has_graph
 from latentbank.bank.where import Filter
@@ -157,7 +152,7 @@ class Indexing:
         if not self._many:
             self._layers.end_writers()
         goals = [self._goal(layer, count) for layer, count in counts.items() if not self._came_indexed(layer)]
-        together = goals and self._layers.has_room(self._bytes(goals))
+        together = len(goals) > 1 and self._layers.has_room(self._bytes(goals))
         for part in [goals] if together else [[goal] for goal in goals]:
             self._optimize(part)
 
