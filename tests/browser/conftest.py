@@ -37,8 +37,10 @@ def browser() -> Iterator[Browser]:
     found = named or next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    # Playwright waits 5 seconds for what is expected, which is too short where other tests run beside this one.
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         # Containers' root cannot have Chromium's sandbox.
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])

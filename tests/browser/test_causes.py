@@ -35,7 +35,7 @@ def test_the_tokens_of_a_word_are_taken_out(window: BrowserWindow, writing: str)
     page.locator(".entry").first.click()
     page.get_by_role("button", name="Take them out").click()
     causes = page.locator(".causes")
-    expect(causes).to_contain_text("Change of log-probability without", timeout=60_000)
+    expect(causes).to_contain_text("Change of log-probability without")
     rows = causes.locator("tbody tr")
     assert rows.count() >= 1
     assert rows.first.locator("th").inner_text() == "the tokens of the word"
@@ -44,6 +44,6 @@ def test_the_tokens_of_a_word_are_taken_out(window: BrowserWindow, writing: str)
     told, address = causes.inner_text(), page.url
     page.goto("about:blank")
     page.goto(address)
-    expect(causes).to_contain_text("Change of log-probability without", timeout=60_000)
+    expect(causes).to_contain_text("Change of log-probability without")
     assert causes.inner_text() == told
     window.check(writing)
