@@ -162,7 +162,7 @@ def test_a_job_is_cancelled_by_its_button(
     window: BrowserWindow, live: str, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proceed, original = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(20), original(*a, **k))[1])
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(60), original(*a, **k))[1])
     page = opened(window, live)
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}

@@ -73,7 +73,7 @@ def test_it_starts_guarded_and_ends_by_ctrl_c() -> None:
         with urllib.request.urlopen(request) as answer:
             assert b"<!doctype html>" in answer.read()
         started.send_signal(signal.SIGINT)
-        assert started.wait(20) == 0
+        assert started.wait(60) == 0
         assert TOKEN not in line + started.stderr.read()
     finally:
         started.kill()

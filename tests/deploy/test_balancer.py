@@ -56,7 +56,7 @@ def _balanced(server: QdrantDouble, directory: Path, tls: bool) -> Iterator[dict
             yield ports
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -164,7 +164,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Visito
         finally:
             for process in processes:
                 process.terminate()
-                process.wait(20)
+                process.wait(60)
 
 
 @pytest.mark.parametrize("name", PLACES)

@@ -75,7 +75,7 @@ def test_an_error_ends_the_upload_and_the_store_goes_on(server: QdrantDouble) ->
 
 
 def test_two_requests_are_on_their_way_at_once(calls: Connection) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
     uploader = Uploader(calls)
     uploader.send("bank--L04", [lambda _: both.wait()] * 6)
     uploader.close()

@@ -331,12 +331,12 @@ def test_a_client_may_leave_while_its_job_runs(page: Page, monkeypatch: pytest.M
 
     def slow(*given: object, **more: object) -> object:
         started.set()
-        assert proceed.wait(20)
+        assert proceed.wait(60)
         return original(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(page.vlm, "visual_tokens", slow)
     job = json.loads(page.upload(png(picture(77))).body)["job"]
-    assert started.wait(20)
+    assert started.wait(60)
     with page.connect() as connection:
         connection.sendall(f"GET /api/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert b"data: " in connection.recv(4096) + connection.recv(4096)

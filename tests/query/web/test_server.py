@@ -356,7 +356,7 @@ def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
 
     def slow(*given: Any, **more: Any) -> Any:
         started.set()
-        assert proceed.wait(20)
+        assert proceed.wait(60)
         return original(*given, **more)
 
     monkeypatch.setattr(vlm, "visual_tokens", slow)
@@ -364,7 +364,7 @@ def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
         "/api/readings", params={"picture": "a cat", "layers": layers}
     ).json()["job"]
     running, waiting = ask("0"), ask("1")
-    assert started.wait(20)
+    assert started.wait(60)
     for job in (running, waiting):
         assert client.delete(f"/api/jobs/{job}").status_code == 204
     proceed.set()
@@ -470,7 +470,7 @@ def test_too_many_waiting_jobs_are_refused(
 ) -> None:
     monkeypatch.setattr("latentbank.query.web.service.WAITING", 2)
     proceed, original = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(20), original(*a, **k))[1])
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(60), original(*a, **k))[1])
     try:
         for layer in range(3):
             outcome_of = client.post("/api/readings", params={"picture": "a cat", "layers": str(layer)})
