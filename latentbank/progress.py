@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
+# Seconds of work before its first plain line.
+FIRST_LINE = 2.0
+
 
 class Progress(Protocol):
     """What a long-running function reports its work to."""
@@ -49,7 +52,7 @@ class _Lines:
         self.stage(what, unit)
 
     def stage(self, what: str, unit: str) -> None:
-        self.what, self.unit, self.every = what, unit, 2.0
+        self.what, self.unit, self.every = what, unit, FIRST_LINE
         self.started = self.printed = time.monotonic()
         self.first: float | None = None
         self.noted = ""

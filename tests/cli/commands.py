@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from latentbank import progress
 from latentbank.cli import main
 from tests import real_server
 
@@ -24,6 +25,8 @@ def caller(
         monkeypatch.delenv(name, raising=False)
     for name, value in real_server.environment().items():
         monkeypatch.setenv(name, value)
+    # What a command writes does not depend on how busy the machine is; tests/test_progress.py has the lines.
+    monkeypatch.setattr(progress, "FIRST_LINE", float("inf"))
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["latentbank", *map(str, words)])
