@@ -145,12 +145,20 @@ class StoredImage:
 
 def patch_id(corpus: str, digest: str, token: int) -> str:
     """Return the point id (a UUID string) of visual token `token` of an image: the same at every visual layer."""
-    name = corpus.encode()
-    state = hashlib.blake2b(struct.pack("<I", len(name)) + name, digest_size=16)
-    state.update(digest.encode() + struct.pack("<I", token))
-    return as_uuid(state.digest())
+    return _patch_id(_state(corpus, digest), token)
 
 
 def patch_ids(corpus: str, digest: str, tokens: int) -> list[str]:
     """Return the point ids of all visual tokens of an image."""
-    return [patch_id(corpus, digest, token) for token in range(tokens)]
+    state = _state(corpus, digest)
+    return [_patch_id(state.copy(), token) for token in range(tokens)]
+
+
+def _state(corpus: str, digest: str) -> hashlib.blake2b:
+    name = corpus.encode()
+    return hashlib.blake2b(struct.pack("<I", len(name)) + name + digest.encode(), digest_size=16)
+
+
+def _patch_id(state: hashlib.blake2b, token: int) -> str:
+    state.update(struct.pack("<I", token))
+    return as_uuid(state.digest())

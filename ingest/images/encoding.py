@@ -134,7 +134,8 @@ def _encoded(
     fixed = [payload for image, tokens in found for payload in _payloads(corpus, image, tokens)]
     payloads: dict[int, list[PatchPayload]] = {}
     for layer in layers:
-        norms = np.linalg.norm(states[layer].astype(np.float64), axis=1)
+        squares = np.einsum("th,th->t", states[layer], states[layer], dtype=np.float64)
+        norms = np.sqrt(squares).tolist()
         payloads[layer] = [
             {**payload, "norm": float(f"{norm:.4g}")} for payload, norm in zip(fixed, norms, strict=True)
         ]
@@ -171,9 +172,11 @@ def _visual_tokens(
 
 
 def _payloads(corpus: str, image: OpenImage, tokens: VisualTokens) -> Iterator[PatchPayload]:
-    for token, (tile, row, column, box) in enumerate(
-        zip(tokens.tiles.tolist(), tokens.rows.tolist(), tokens.columns.tolist(), tokens.boxes, strict=True)
-    ):
+    places = zip(tokens.tiles.tolist(), tokens.rows.tolist(), tokens.columns.tolist(), strict=True)
+    boxes = tokens.boxes.astype(np.float64).round(1).tolist()
+    known = set(np.flatnonzero(np.isfinite(tokens.boxes).all(axis=1)).tolist())
+    size = list(tokens.size)
+    for token, (tile, row, column) in enumerate(places):
         yield {
             "corpus": corpus,
             "image": image.name,
@@ -183,8 +186,8 @@ def _payloads(corpus: str, image: OpenImage, tokens: VisualTokens) -> Iterator[P
             "tile": tile,
             "row": row,
             "column": column,
-            "box": [round(float(side), 1) for side in box] if np.isfinite(box).all() else [],
-            "size": list(tokens.size),
+            "box": boxes[token] if token in known else [],
+            "size": size,
         }
 
 

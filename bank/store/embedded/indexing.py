@@ -99,6 +99,10 @@ class Indexing:
         if expected - self._layers.state(layer).points_count >= MANY:
             self._many.add(layer)
 
+    def is_loading(self, layer: int) -> bool:
+        """Return whether a layer is being loaded, so that its indexes follow later."""
+        return layer in self._pieces
+
     def gets_many(self, layer: int) -> bool:
         """Return whether a layer is being loaded with so many contexts that other processes should write to it.
 

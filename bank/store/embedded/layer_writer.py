@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import qdrant_edge as edge
 
-from latentbank.bank.store.embedded.engine import add_payload_indexes, engine_failed
+from latentbank.bank.store.embedded.engine import engine_failed
 from latentbank.bank.store.embedded.optimizing import Optimization, optimize_here
 from latentbank.bank.store.embedded.points import engine_points
 from latentbank.files import sync_folders
@@ -93,7 +93,6 @@ class LayerWriter:
             part = slice(at, at + _UPSERT)
             built = engine_points(ids[part], rows[part], payloads[part])
             shard.update(edge.UpdateOperation.upsert_points(built))
-        add_payload_indexes(shard, self._paths[layer].parent.name)
 
     def _flush(self, layer: int) -> tuple[int, int]:
         """Return the numbers of a `Written`, which is another class in a program than in a module."""

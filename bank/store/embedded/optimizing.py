@@ -19,7 +19,12 @@ from pathlib import Path
 
 import qdrant_edge as edge
 
-from latentbank.bank.store.embedded.engine import engine_failed, layer_config, read_ahead
+from latentbank.bank.store.embedded.engine import (
+    add_payload_indexes,
+    engine_failed,
+    layer_config,
+    read_ahead,
+)
 from latentbank.bank.store.embedded.full_disk import unwatched
 from latentbank.bank.store.embedded.lock import BankLock, record_indexer
 from latentbank.bank.store.embedded.other_process import can_start, require_success, start
@@ -124,8 +129,14 @@ def optimize_here(path: Path, target: Optimization) -> edge.EdgeShard:
     # The engine accepts other settings only while it loads a shard.
     shard = edge.EdgeShard.load(str(path), layer_config(*astuple(target)))
     try:
+        bank = path.parent.name
         with unwatched():
+            # What is merged gets its payload indexes anew, so a layer has none before, unless it gets a graph: contexts
+            # of one word are then stored side by side, which needs their index.
+            if target.graph:
+                add_payload_indexes(shard, bank)
             shard.optimize()
+            add_payload_indexes(shard, bank)
         shard.flush()
     except BaseException:
         shard.close()

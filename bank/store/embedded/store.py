@@ -174,7 +174,8 @@ class EmbeddedStore:
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():
                     time.sleep(_PAUSE)
-            add_payload_indexes(shard, self._bank)
+            if not self._indexing.is_loading(layer):
+                add_payload_indexes(shard, self._bank)
 
     def commit(self) -> None:
         """See `Store`."""

@@ -73,6 +73,20 @@ def test_a_layer_is_indexed_with_its_4096th_context(store: Store) -> None:
     assert [index.params.enable_hnsw for index in schema.values()] == [False] * 4  # no links in a graph
 
 
+def test_a_layer_that_is_loaded_gets_its_payload_indexes_when_it_is_indexed(store: Store) -> None:
+    store.defer_index(LAYER, engine.INDEXES_FROM)
+    store.upsert(LAYER, points(engine.INDEXES_FROM - 40))
+    store.upsert(LAYER, points(40, "cats", seed=1))
+    store.commit()
+    before = answers(store)
+    assert indexed_fields(store) == set()
+    store.index(LAYER)
+    assert indexed_fields(store) == set(INDEXED_FIELDS)
+    assert answers(store) == before
+    store.upsert(LAYER, points(1, "cats", seed=1, first=40))
+    assert store.count(LAYER, Where(corpus="cats")) == 41
+
+
 def test_an_empty_layer_takes_little_room(store: Store) -> None:
     store.commit()
     assert store.info(LAYER).bytes_on_disk < 1 << 20
