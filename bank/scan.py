@@ -200,13 +200,15 @@ def _rescored(
     They are computed in float32 one by one, so they do not depend on what else is asked at the same time, as those of a
     product of matrices do in their last digits.
     """
+    import torch
+
     scores = np.empty(rows.shape, np.float32)
     step = max(1, _RESCORED // (rows.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), step):
         some = slice(start, start + step)
-        vectors = take(parts, rows[some].ravel()).reshape(*rows[some].shape, -1).astype(np.float32)
-        vectors *= queries[some, None]
-        scores[some] = vectors.sum(axis=-1)
+        # PyTorch converts them in a third of the time.
+        vectors = torch.from_numpy(take(parts, rows[some].ravel())).float().numpy()
+        scores[some] = np.einsum("qnh,qh->qn", vectors.reshape(*rows[some].shape, -1), queries[some])
     scores[rows < 0] = -np.inf
     order = np.lexsort((rows, -scores))
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
@@ -214,6 +216,8 @@ def _rescored(
 
 def take(parts: Sequence[Any], numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return the rows of arrays of the same kind by their numbers, counted through all of them; -1 takes any row."""
+    if len(parts) == 1:
+        return np.asarray(parts[0][np.maximum(numbers, 0)])
     ends = np.cumsum([len(part) for part in parts])
     of = np.searchsorted(ends, numbers, side="right")
     taken = np.empty((len(numbers), *parts[0].shape[1:]), parts[0].dtype)

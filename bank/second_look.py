@@ -30,6 +30,9 @@ class SecondLook(Protocol):
     def depth(self) -> int:
         """How many contexts of each layer it looks at, the nearest by cosine."""
 
+    def of_rows(self, rows: Sequence[int]) -> SecondLook:
+        """Return the same look for some of the queries, numbered anew."""
+
     def searched(self, manifest: Manifest, vectors: Floats) -> Floats:
         """Return the vectors whose nearest contexts are looked at: unit length, rotated, float32 `[queries, hidden]`.
 
@@ -77,7 +80,7 @@ def look_again(
         if short := [row for row, neighbors in enumerate(best) if len(neighbors) < top_k]:
             # Their contexts are of few words, so the nearest contexts of other words are scored, too.
             wider = _with_more_words(search, hits, searched, short, top_k)
-            again = _ranked(search.layers, look, manifest, vectors[short], wider)
+            again = _ranked(search.layers, look.of_rows(short), manifest, vectors[short], wider)
             for row, neighbors in zip(short, _distinct(search, again, top_k), strict=True):
                 best[row] = neighbors
         return best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,11 @@ class CorrectedLook:
     def depth(self) -> int:
         """How many contexts of each layer it looks at."""
         return DEPTH
+
+    def of_rows(self, rows: Sequence[int]) -> CorrectedLook:
+        """Return this look, which is the same for all queries."""
+        del rows
+        return self
 
     def searched(self, manifest: Manifest, vectors: Floats) -> Floats:
         """Return the queries less a part of the mean of visual tokens, made unit; for hubs alone, as they are.
@@ -106,6 +111,60 @@ class CorrectedLook:
         hubs[there] = kept.numbers[:, HUBS]
         corrected: Floats = 2 * scores - hubs - near[:, None]
         return corrected, cosines
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedLooks:
+    """Scores contexts of queries of several visual layers again, each query's by the look of its layer.
+
+    Attributes:
+        looks: one for each visual layer.
+        owners: for each query, the place of its look: `[queries]`.
+    """
+
+    looks: Sequence[CorrectedLook]
+    owners: npt.NDArray[np.intp]
+
+    @property
+    def depth(self) -> int:
+        """How many contexts of each layer it looks at."""
+        return DEPTH
+
+    def of_rows(self, rows: Sequence[int]) -> CorrectedLooks:
+        """Return the looks for some of the queries."""
+        return CorrectedLooks(self.looks, self.owners[list(rows)])
+
+    def searched(self, manifest: Manifest, vectors: Floats) -> Floats:
+        """See `CorrectedLook`."""
+        searched = np.empty_like(vectors)
+        for look, rows in self._parts():
+            searched[rows] = look.searched(manifest, vectors[rows])
+        return searched
+
+    def scores(
+        self, manifest: Manifest, layer: int, vectors: Floats, found: Sequence[Sequence[Hit]]
+    ) -> tuple[Floats, Floats]:
+        """See `CorrectedLook`."""
+        most = max(map(len, found), default=0)
+        scores = np.full((len(found), most), -np.inf, np.float32)
+        cosines = np.zeros_like(scores)
+        for look, rows in self._parts():
+            part, own = look.scores(manifest, layer, vectors[rows], [found[row] for row in rows])
+            scores[rows, : part.shape[1]], cosines[rows, : own.shape[1]] = part, own
+        return scores, cosines
+
+    def _parts(self) -> Iterator[tuple[CorrectedLook, npt.NDArray[np.intp]]]:
+        """Yield each look with its queries."""
+        for place, look in enumerate(self.looks):
+            rows = np.flatnonzero(self.owners == place)
+            if len(rows):
+                yield look, rows
+
+
+def looks_of(looks: Sequence[CorrectedLook | None], counts: Sequence[int]) -> CorrectedLooks | None:
+    """Return the look for queries of several parts, so many of each; None if they are not corrected."""
+    known = [look for look in looks if look is not None]
+    return CorrectedLooks(known, np.repeat(np.arange(len(counts)), counts)) if known else None
 
 
 def require_hubs(mode: Mode, manifest: Manifest) -> None:

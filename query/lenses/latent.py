@@ -12,7 +12,7 @@ from latentbank.bank.nothing import why_nothing
 from latentbank.bank.planning import way_of
 from latentbank.bank.search import as_floats
 from latentbank.errors import QueryError
-from latentbank.query.calibration.look import require_hubs
+from latentbank.query.calibration.look import CorrectedLook, looks_of, require_hubs
 from latentbank.query.lenses.base import Lens, LensOptions, Queries
 from latentbank.values import layers_of
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from latentbank.query.calibration.correction import Correction
 
 
-# Queries of several layers that are searched for together: enough to share what a scan reads, not much memory.
-_TOGETHER = 4096
+# Queries of several layers that are searched for together: enough to share what a scan reads, not much memory. With a
+# correction fewer, as ten times as many contexts are looked at.
+_TOGETHER, _CORRECTED_TOGETHER = 4096, 512
 
 
 @dataclass(frozen=True)
@@ -111,45 +112,40 @@ class LatentLens(Lens):
                 Also, with a correction, a visual layer that is not calibrated, or a context without numbers.
             LayerNotFound: a bank layer that the bank does not have.
         """
-        states: Any = queries.states
-        mean: Any = queries.mean
-        look = self.correction.look(queries.layer) if self.correction and queries.kind != "text" else None
-        if look is not None and self.bank.metric == "centred":
-            mean = look.calibration.references(look.layer).mean
-        return self._search(states, mean, _visual_layer(queries), top_k, look)
+        return self._search([queries], _visual_layer(queries), top_k)
 
     def read_each(self, parts: Sequence[Queries], top_k: int = 5) -> list[list[list[Neighbor]]]:
         """Return what `read` returns for queries of several layers; see `Lens.read_each`.
 
-        They are one search, unless scores are corrected: a scan then reads each bank layer once for all of them.
+        They are one search: a scan then reads each bank layer once for all of them.
         """
         visual = [_visual_layer(queries) for queries in parts]
-        if self.correction is not None or len(parts) < 2 or None in visual:
+        if len(parts) < 2 or None in visual:
             return super().read_each(parts, top_k)
+        most = _TOGETHER if self.correction is None else _CORRECTED_TOGETHER
         found: list[list[list[Neighbor]]] = []
-        for start, stop in _together([len(queries) for queries in parts]):
+        for start, stop in _together([len(queries) for queries in parts], most):
             some = parts[start:stop]
             layers = [
                 layer
                 for layer, queries in zip(visual[start:stop], some, strict=True)
                 for _ in range(len(queries))
             ]
-            states = np.concatenate([as_floats(queries.states) for queries in some])
-            means = [_rows_of_mean(queries) for queries in some]
-            known = [mean for mean in means if mean is not None]
-            mean = np.concatenate(known) if len(known) == len(means) else None
-            rows = iter(self._search(states, mean, cast("list[int]", layers), top_k, None))
+            rows = iter(self._search(some, cast("list[int]", layers), top_k))
             found += [list(itertools.islice(rows, len(queries))) for queries in some]
         return found
 
     def _search(
-        self,
-        states: Any,
-        mean: Any,
-        visual_layer: int | list[int] | None,
-        top_k: int,
-        look: SecondLook | None,
+        self, parts: Sequence[Queries], visual_layer: int | list[int] | None, top_k: int
     ) -> list[list[Neighbor]]:
+        looks = [self._look(queries) for queries in parts]
+        means = [self._mean(queries, look) for queries, look in zip(parts, looks, strict=True)]
+        states, mean = cast("npt.ArrayLike", parts[0].states), means[0]
+        look: SecondLook | None = looks[0]
+        if len(parts) > 1:
+            states = np.concatenate([as_floats(queries.states) for queries in parts])
+            mean = _rows_of_means(means, parts)
+            look = looks_of(looks, [len(queries) for queries in parts])
         return self.bank.search(
             states,
             self.bank_layers,
@@ -163,6 +159,18 @@ class LatentLens(Lens):
             search=self.search,
             visual_layer=visual_layer,
         )
+
+    def _look(self, queries: Queries) -> CorrectedLook | None:
+        """Return the second look at what queries find; None: they are not corrected."""
+        if self.correction is None or queries.kind == "text":
+            return None
+        return self.correction.look(queries.layer)
+
+    def _mean(self, queries: Queries, look: CorrectedLook | None) -> npt.ArrayLike | None:
+        """Return the mean that is subtracted from queries; None: nothing is."""
+        if look is not None and self.bank.metric == "centred":
+            return look.calibration.references(look.layer).mean
+        return cast("npt.ArrayLike | None", queries.mean)
 
     def check(self, model: VisualModel) -> None:
         """Check that the bank is of the VLM's language model and has the layers to search.
@@ -210,19 +218,24 @@ def _visual_layer(queries: Queries) -> int | None:
     return -1 if queries.layer is None else queries.layer
 
 
-def _rows_of_mean(queries: Queries) -> npt.NDArray[Any] | None:
-    """Return the mean of each query, `[tokens, hidden]`."""
-    if queries.mean is None:
-        return None
-    mean = as_floats(queries.mean)
-    return np.broadcast_to(mean, (len(queries), mean.shape[-1]))
+def _rows_of_means(
+    means: Sequence[npt.ArrayLike | None], parts: Sequence[Queries]
+) -> npt.NDArray[Any] | None:
+    """Return the mean of each query, `[queries, hidden]`; None unless all parts have one."""
+    rows = []
+    for mean, queries in zip(means, parts, strict=True):
+        if mean is None:
+            return None
+        known = as_floats(mean)
+        rows.append(np.broadcast_to(known, (len(queries), known.shape[-1])))
+    return np.concatenate(rows)
 
 
-def _together(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of groups of parts, `_TOGETHER` rows at most, or one part."""
+def _together(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of groups of parts, `most` rows at most, or one part."""
     start = rows = 0
     for at, length in enumerate(lengths):
-        if at > start and rows + length > _TOGETHER:
+        if at > start and rows + length > most:
             yield start, at
             start, rows = at, 0
         rows += length

@@ -10,7 +10,6 @@ this, or does not have as many contexts as the engine counts, is not read: the e
 from __future__ import annotations
 
 import json
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,9 @@ def read_parts(layer: Path, hidden_size: int) -> list[Part]:
 
 def text_ids(ids: Ids) -> list[str]:
     """Return ids of 16 bytes as the engine writes them, as UUIDs."""
-    return [str(uuid.UUID(bytes=id_.ljust(16, b"\0"))) for id_ in ids.tolist()]
+    digits = np.ascontiguousarray(ids).tobytes().hex()
+    each = (digits[at : at + 32] for at in range(0, len(digits), 32))
+    return [f"{id_[:8]}-{id_[8:12]}-{id_[12:16]}-{id_[16:20]}-{id_[20:]}" for id_ in each]
 
 
 def byte_ids(ids: list[str]) -> Ids:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,9 @@ class Scanner:
         distinct, places = np.unique(rows[found], return_inverse=True)
         names = np.array(text_ids(take([part.ids for part in originals.parts], distinct)), object)[places]
         ends = np.cumsum(found.sum(axis=1))
-        hits = [
-            Hit(id_, score, None) for id_, score in zip(names.tolist(), scores[found].tolist(), strict=True)
-        ]
+        # As Hit(id, score, None), in half the time: for one picture a correction asks for ten thousand of them.
+        fields = zip(names.tolist(), scores[found].tolist(), repeat(None))
+        hits: list[Hit] = list(map(partial(tuple.__new__, Hit), fields))
         return [hits[end - int(row.sum()) : end] for end, row in zip(ends.tolist(), found, strict=True)]
 
     def originals(self, layer: int, hidden_size: int) -> Originals | None:

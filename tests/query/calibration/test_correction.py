@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction, Mode
 from latentbank.query.calibration.folder import write_array
 from latentbank.query.calibration.references import nearest_of
+from latentbank.query.lenses import latent
 from latentbank.query.lenses.base import Queries
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.visual import read_images
@@ -206,6 +207,39 @@ def test_words_and_contexts_are_unique_among_corrected_neighbors(
         assert len({neighbor.word.casefold() for neighbor in row}) == 12
         scores = [neighbor.score for neighbor in row]
         assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("unique", [None, "word"])
+def test_tokens_of_several_layers_are_searched_for_together_and_corrected_apart(
+    bank: Bank,
+    vlm: PatchVLM,
+    correction: Correction,
+    monkeypatch: pytest.MonkeyPatch,
+    unique: Literal["word"] | None,
+) -> None:
+    monkeypatch.setattr(look, "DEPTH", 3)  # too few for 12 words, so that some queries are looked at again
+    searches: list[int] = []
+    original = Bank.search
+    monkeypatch.setattr(Bank, "search", lambda *a, **k: (searches.append(1), original(*a, **k))[1])
+    lens = LatentLens(bank, "all", exact=True, unique=unique, correction=correction)
+    images = ([picture(3)], [picture(4), picture(5)], [picture(6)])
+    parts = [
+        Queries(_units(vlm, some, layer), layer, "visual")
+        for some, layer in zip(images, (2, 0, 2), strict=True)
+    ]
+    alone = [lens.read(queries, 12) for queries in parts]
+    assert len(searches) == 3
+    together = lens.read_each(parts, 12)
+    assert len(searches) == 4
+    assert [len(found) for found in together] == [len(queries) for queries in parts]
+    for found, own in zip(together, alone, strict=True):
+        for row, same in zip(found, own, strict=True):
+            assert [(n.id, n.bank_layer) for n in row] == [(n.id, n.bank_layer) for n in same]
+            assert [n.score for n in row] == pytest.approx([n.score for n in same], abs=1e-5)
+    monkeypatch.setattr(latent, "_CORRECTED_TOGETHER", 20)  # a part alone, and two
+    assert [[n.id for n in row] for found in lens.read_each(parts, 12) for row in found] == [
+        [n.id for n in row] for found in alone for row in found
+    ]
 
 
 def test_text_is_not_corrected_and_layers_must_be_calibrated(
