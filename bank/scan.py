@@ -83,9 +83,7 @@ def nearest(
         for start in range(0, len(rounded), _QUERIES):
             some = rounded[start : start + _QUERIES]
             rows = _best(parts, chosen, torch.from_numpy(some).to(precision.device, dtype), kept).cpu()
-            if kept > limit:
-                rows = _narrowed(parts, torch.from_numpy(some), rows, limit)
-            found.append(_rescored(parts, some, rows.numpy()))
+            found.append(_rescored(parts, some, rows.numpy(), limit))
     scores, numbers = zip(*found, strict=True)
     return np.concatenate(scores), np.concatenate(numbers)
 
@@ -177,25 +175,10 @@ def _blocks(
         before += len(part)
 
 
-def _narrowed(parts: Sequence[Halves], queries: torch.Tensor, rows: torch.Tensor, limit: int) -> torch.Tensor:
-    """Return the best `limit` of each query's candidates by products in float32."""
-    import torch
-
-    found = []
-    step = max(1, _RESCORED // (rows.shape[1] * queries.shape[1]))
-    for start in range(0, len(queries), step):
-        some = rows[start : start + step]
-        vectors = torch.from_numpy(take(parts, some.numpy().ravel())).float().view(*some.shape, -1)
-        scores = torch.bmm(vectors, queries[start : start + step, :, None])[..., 0]
-        best = scores.masked_fill_(some < 0, -torch.inf).topk(limit, dim=1)[1]
-        found.append(some.gather(1, best))
-    return torch.cat(found)
-
-
 def _rescored(
-    parts: Sequence[Halves], queries: Floats, rows: npt.NDArray[np.int64]
+    parts: Sequence[Halves], queries: Floats, rows: npt.NDArray[np.int64], limit: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Return the products of each query with what was found, best first.
+    """Return each query's best `limit` of what was found by their products, and these.
 
     They are computed in float32 one by one, so they do not depend on what else is asked at the same time, as those of a
     product of matrices do in their last digits.
@@ -210,7 +193,7 @@ def _rescored(
         vectors = torch.from_numpy(take(parts, rows[some].ravel())).float().numpy()
         scores[some] = np.einsum("qnh,qh->qn", vectors.reshape(*rows[some].shape, -1), queries[some])
     scores[rows < 0] = -np.inf
-    order = np.lexsort((rows, -scores))
+    order = np.lexsort((rows, -scores))[:, :limit]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
