@@ -16,7 +16,7 @@ from latentbank.bank.asking import Asked
 from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
 from latentbank.bank.planning import Plan, Way, plan_layer
-from latentbank.bank.points import Hit, Neighbor
+from latentbank.bank.points import Hit, Neighbor, Payload
 from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.settings import Metric
 from latentbank.bank.store.base import Floats, Store
@@ -25,7 +25,7 @@ from latentbank.errors import QueryError
 
 # Queries sent to the store in one batch: enough to share the engine's work, few enough to run batches in parallel.
 QUERY_BATCH = 288
-# Times as many contexts are asked of a scan when their words were too few.
+# Times as many contexts are asked of a scan for distinct words, and again when their words were too few.
 _DEEPER = 4
 
 
@@ -178,6 +178,7 @@ class Search:
         asked: how many candidates each query examines in a graph, and whether it finds enough so.
         oversampling: candidates per context that are rescored exactly; None: as in the settings.
         plans: how each layer was searched; filled by the search.
+        read: payloads of what scans have found, by layer and id; filled by the search.
     """
 
     store: Store
@@ -188,33 +189,40 @@ class Search:
     asked: Asked
     oversampling: float | None = None
     plans: dict[int, Plan] = field(default_factory=dict)
+    read: dict[int, dict[str, Payload]] = field(default_factory=dict)
 
     def best(self, vectors: Floats, top_k: int, unique: Unique | None) -> list[list[Neighbor]]:
         """Return each query's `top_k` nearest contexts of all layers; see `Bank.search`."""
-        found = self.ask(vectors, top_k)
-        if unique == "word":
-            self.find_words(found, vectors, top_k)
+        found = self.ask_for_words(vectors, top_k) if unique == "word" else self.ask(vectors, top_k)
         return self.neighbors([merge(candidates, top_k, unique) for candidates in found])
 
     def of_rows(self, rows: Sequence[int]) -> Search:
         """Return the same search for some of the queries, numbered anew."""
         return replace(self, asked=self.asked.of_rows(rows))
 
-    def ask(self, vectors: Floats, depth: int) -> list[list[Candidate]]:
-        """Return each query's `depth` nearest contexts of every layer, layer by layer."""
-        answers = self.hits(vectors, depth)
+    def ask(self, vectors: Floats, depth: int, scanned: int | None = None) -> list[list[Candidate]]:
+        """Return each query's nearest contexts of every layer, layer by layer; see `hits`."""
+        answers = self.hits(vectors, depth, scanned)
         return [
             [Candidate(layer, hit) for layer in self.layers for hit in answers[row, layer]]
             for row in range(len(vectors))
         ]
 
-    def hits(self, vectors: Floats, depth: int) -> dict[tuple[int, int], list[Hit]]:
-        """Return each query's `depth` nearest contexts by row and layer."""
+    def hits(
+        self, vectors: Floats, depth: int, scanned: int | None = None
+    ) -> dict[tuple[int, int], list[Hit]]:
+        """Return each query's `depth` nearest contexts by row and layer.
+
+        Args:
+            vectors: the queries: unit length, rotated, float32 `[queries, hidden]`.
+            depth: contexts of each layer.
+            scanned: contexts of a layer that is scanned; None: `depth`.
+        """
         rows = range(len(vectors))
         answers: dict[tuple[int, int], list[Hit]] = {}
         through: dict[int, list[tuple[int, Filter | None]]] = {}
         for layer in self.layers:
-            found = self._scan(layer, vectors, depth)
+            found = self._scan(layer, vectors, depth if scanned is None else scanned)
             if found is None:
                 through[layer] = [(row, self.where) for row in rows]
             else:
@@ -234,9 +242,10 @@ class Search:
             return None
         if not self.payloads:
             return found
-        ids = dict.fromkeys(hit.id for hits in found for hit in hits)
-        read = self.store.payloads(layer, list(ids))
-        return [[hit._replace(payload=read[hit.id]) for hit in hits if hit.id in read] for hits in found]
+        read = self.read.setdefault(layer, {})
+        ids = dict.fromkeys(hit.id for hits in found for hit in hits if hit.id not in read)
+        read |= self.store.payloads(layer, list(ids))
+        return [[Hit(hit.id, hit.score, read[hit.id]) for hit in hits if hit.id in read] for hits in found]
 
     def _ask(
         self, requests: Mapping[int, Sequence[tuple[int, Filter | None]]], vectors: Floats, depth: int
@@ -269,19 +278,20 @@ class Search:
                 for (row, _), hits in zip(queries, answers, strict=True)
             }
 
-    def find_words(self, found: list[list[Candidate]], vectors: Floats, top_k: int) -> None:
-        """Extend `found` until the best `top_k` words of each query are certainly among its candidates.
+    def ask_for_words(self, vectors: Floats, top_k: int) -> list[list[Candidate]]:
+        """Return candidates of each query that certainly have the best `top_k` words among them.
 
         A layer is searched again, without the words that it has returned, as long as its answer ended above the worst
         candidate that is kept. Every round adds at least one word, the layer's nearest of those that are left. A layer
         that is scanned is asked for more contexts instead: filters that differ from query to query are dear there.
         """
+        depth = top_k * _DEEPER
+        found = self.ask(vectors, top_k, depth)
         last = {
             (row, layer): [hit for hit in candidates if hit.bank_layer == layer]
             for row, candidates in enumerate(found)
             for layer in self.layers
         }
-        depth = top_k
         while last:
             worst = {row: self._worst_kept(found[row], top_k) for row in {row for row, _ in last}}
             requests: dict[int, list[tuple[int, Filter | None]]] = {}
@@ -307,6 +317,7 @@ class Search:
             depth *= _DEEPER
             for layer, rows in deeper.items():
                 last |= self._look_deeper(layer, rows, found, vectors, depth)
+        return found
 
     def is_scanned(self, layer: int) -> bool:
         """Return whether a layer was searched by a scan."""

@@ -161,8 +161,7 @@ def _with_more_words(
 ) -> dict[tuple[int, int], list[Hit]]:
     """Return the contexts of some queries, numbered anew, with those of the `top_k` nearest words added."""
     wide = replace(search.of_rows(rows), payloads=True, oversampling=None, plans={})
-    found = wide.ask(vectors[list(rows)], top_k)
-    wide.find_words(found, vectors[list(rows)], top_k)
+    found = wide.ask_for_words(vectors[list(rows)], top_k)
     wider = {
         (number, layer): list(hits[row, layer]) for number, row in enumerate(rows) for layer in search.layers
     }
