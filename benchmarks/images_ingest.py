@@ -32,6 +32,7 @@ from latentbank.demo.scenes import VALIDATION, load_things, make_scene
 from latentbank.ingest.images.banks import create_images
 from latentbank.ingest.images.job import BATCH, ImagesReport, ingest_images
 from latentbank.ingest.images.naming import named_images
+from latentbank.memory import keep_memory
 from latentbank.models.vision.images import open_image
 from latentbank.models.vision.sources import find_images
 from latentbank.models.vision.tokens import VisualModel
@@ -57,6 +58,7 @@ class Job:
 def main() -> None:
     """Time both in rounds, and print the table."""
     arguments = _parser().parse_args()
+    keep_memory()  # as the job does, also for the forward passes alone
     source = load_settings(data_dir=arguments.data_dir, url="")
     layers = [int(layer) for layer in arguments.visual_layers.split(",")]
     vlm = load_visual_model(

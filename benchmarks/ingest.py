@@ -234,8 +234,10 @@ def run_forward(sentences: int, limit: int, model: str, layers: Sequence[int], d
     from latentbank.ingest.corpus import open_corpus
     from latentbank.ingest.encode import BATCH, ROW, fill_rows
     from latentbank.ingest.planning import make_plan
+    from latentbank.memory import keep_memory
     from latentbank.models.language.model import load_language_model
 
+    keep_memory()  # as the job does
     language = load_language_model(model, device="cpu", dtype="float32", deepest_layer=0)
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(open_corpus(CORPUS, sentences_file(), limit=sentences), language, Path(folder))

@@ -47,7 +47,7 @@ from latentbank.cli.reproduce import reproduce
 from latentbank.cli.streams import ReaderEnded, check_arguments, complain, guarded_streams
 from latentbank.cli.view import view
 from latentbank.errors import LatentBankError
-from latentbank.memory import collect_rarely
+from latentbank.memory import collect_rarely, keep_memory
 
 _NAME = "latentbank"
 # Of what typer itself says about options, arguments and names of commands.
@@ -140,6 +140,7 @@ def main() -> None:
     # Threads that wait must not spin: the writer needs the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     collect_rarely()
+    keep_memory()
     try:
         with guarded_streams():
             if not sys.stderr.isatty():
