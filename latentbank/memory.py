@@ -52,8 +52,8 @@ def keep_memory() -> None:
 
     Each block of a forward pass takes and frees tens of MB. By default they go back to the system, which clears them
     page by page when they are taken again: a tenth to a sixth of the time of a small VLM's forward passes
-    (benchmarks/kept_memory.py; Intel Xeon, 2 cores, 2026-11-29). Only glibc has a call for this, and whoever sets its MALLOC_TRIM_THRESHOLD_ has chosen
-    otherwise. For programs of our own; jobs in other programs use `memory_kept`.
+    (benchmarks/kept_memory.py; Intel Xeon, 2 cores, 2026-11-29). Only glibc has a call for this, and whoever sets its
+    MALLOC_TRIM_THRESHOLD_ has chosen otherwise. For programs of our own; jobs in other programs use `memory_kept`.
     """
     global _always_kept
     _always_kept = True
