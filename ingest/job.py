@@ -25,6 +25,7 @@ from latentbank.ingest.means import text_means
 from latentbank.ingest.plan import Plan, PlannedSentence
 from latentbank.ingest.workers.shares import Heartbeat, Share, share_states
 from latentbank.ingest.writer import Writer
+from latentbank.memory import memory_kept
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
 
@@ -214,7 +215,7 @@ def _encode(
         else None
     )
     with heartbeat or nullcontext():
-        with writer:
+        with memory_kept(), writer:
             for encoded in encode(model, plan.corpus, missing.sentences(), bank.layers, batch=batch):
                 computed += encoded.computed
                 writer.put(encoded, missing.found)

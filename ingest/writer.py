@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from latentbank.bank.store.base import Floats, Store
-from latentbank.memory import memory_kept
 from latentbank.progress import Progress
 
 # Batches between the LLM and the writer: a few seconds of work, a few MB.
@@ -100,8 +99,6 @@ class Writer:
         raise self._failure
 
     def __enter__(self) -> Writer:
-        self._memory = memory_kept()
-        self._memory.__enter__()
         self._thread.start()
         self._switch = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -119,7 +116,6 @@ class Writer:
             raise
         finally:
             sys.setswitchinterval(self._switch)
-            self._memory.__exit__(None, None, None)
         if self._failure is not None and self._failure is not error:
             if error is None:
                 raise self._failure

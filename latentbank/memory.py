@@ -1,4 +1,4 @@
-"""This process's memory: returning what was freed, and measuring what a call takes."""
+"""This process's memory: returning or keeping what was freed, and measuring what a call takes."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -172,11 +173,11 @@ def _visual_tokens(
 
 
 def _payloads(corpus: str, image: OpenImage, tokens: VisualTokens) -> Iterator[PatchPayload]:
-    places = zip(tokens.tiles.tolist(), tokens.rows.tolist(), tokens.columns.tolist(), strict=True)
     boxes = tokens.boxes.astype(np.float64).round(1).tolist()
-    known = set(np.flatnonzero(np.isfinite(tokens.boxes).all(axis=1)).tolist())
     size = list(tokens.size)
-    for token, (tile, row, column) in enumerate(places):
+    for token, (tile, row, column, box) in enumerate(
+        zip(tokens.tiles.tolist(), tokens.rows.tolist(), tokens.columns.tolist(), boxes, strict=True)
+    ):
         yield {
             "corpus": corpus,
             "image": image.name,
@@ -186,7 +187,7 @@ def _payloads(corpus: str, image: OpenImage, tokens: VisualTokens) -> Iterator[P
             "tile": tile,
             "row": row,
             "column": column,
-            "box": boxes[token] if token in known else [],
+            "box": box if all(map(math.isfinite, box)) else [],
             "size": size,
         }
 

@@ -25,6 +25,7 @@ from latentbank.ingest.images.naming import NamedImages
 from latentbank.ingest.images.reading import Broken, Reader, known_images
 from latentbank.ingest.workers.shares import Heartbeat, Share, share_states
 from latentbank.ingest.writer import Writer
+from latentbank.memory import memory_kept
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed
 
@@ -181,7 +182,7 @@ class _Job:
             else None
         )
         with heartbeat or nullcontext():
-            with writer:
+            with memory_kept(), writer:
                 for encoded in self._encoded():
                     if not self.encoded:
                         self._announce()

@@ -36,7 +36,7 @@ NEAREST = 10
 
 @dataclass(frozen=True, eq=False)
 class CorrectedLook:
-    """Scores contexts again by a calibration; see `latentbank.bank.second_look.SecondLook`.
+    """Scores contexts that queries of one visual layer found again, by a calibration.
 
     Attributes:
         calibration: holds the numbers.
@@ -47,16 +47,6 @@ class CorrectedLook:
     calibration: Calibration
     mode: Mode
     layer: int
-
-    @property
-    def depth(self) -> int:
-        """How many contexts of each layer it looks at."""
-        return DEPTH
-
-    def of_rows(self, rows: Sequence[int]) -> CorrectedLook:
-        """Return this look, which is the same for all queries."""
-        del rows
-        return self
 
     def searched(self, manifest: Manifest, vectors: Floats) -> Floats:
         """Return the queries less a part of the mean of visual tokens, made unit; for hubs alone, as they are.
@@ -106,7 +96,7 @@ class CorrectedLook:
         scores[there] = centre.centred(plain, rows, vectors, kept)
         if self.mode == "mean":
             return scores, cosines
-        near = mean_of_best(scores[:, : self.depth], NEAREST)
+        near = mean_of_best(scores[:, :DEPTH], NEAREST)
         hubs = np.zeros_like(scores)
         hubs[there] = kept.numbers[:, HUBS]
         corrected: Floats = 2 * scores - hubs - near[:, None]
@@ -115,7 +105,7 @@ class CorrectedLook:
 
 @dataclass(frozen=True, eq=False)
 class CorrectedLooks:
-    """Scores contexts of queries of several visual layers again, each query's by the look of its layer.
+    """Scores contexts again, each query's by the look of its visual layer; a `bank.second_look.SecondLook`.
 
     Attributes:
         looks: one for each visual layer.

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from latentbank.bank.merge import Unique
     from latentbank.bank.planning import Way
     from latentbank.bank.points import Neighbor
-    from latentbank.bank.second_look import SecondLook
     from latentbank.bank.where import Filter
     from latentbank.models.vision.tokens import VisualModel
     from latentbank.query.calibration.correction import Correction
@@ -141,11 +140,9 @@ class LatentLens(Lens):
         looks = [self._look(queries) for queries in parts]
         means = [self._mean(queries, look) for queries, look in zip(parts, looks, strict=True)]
         states, mean = cast("npt.ArrayLike", parts[0].states), means[0]
-        look: SecondLook | None = looks[0]
         if len(parts) > 1:
             states = np.concatenate([as_floats(queries.states) for queries in parts])
             mean = _rows_of_means(means, parts)
-            look = looks_of(looks, [len(queries) for queries in parts])
         return self.bank.search(
             states,
             self.bank_layers,
@@ -155,7 +152,7 @@ class LatentLens(Lens):
             unique=self.unique,
             query_mean=mean,
             ef=self.ef,
-            second_look=look,
+            second_look=looks_of(looks, [len(queries) for queries in parts]),
             search=self.search,
             visual_layer=visual_layer,
         )

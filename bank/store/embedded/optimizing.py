@@ -131,8 +131,8 @@ def optimize_here(path: Path, target: Optimization) -> edge.EdgeShard:
     try:
         bank = path.parent.name
         with unwatched():
-            # What is merged gets its payload indexes anew, so a layer has none before, unless it gets a graph: contexts
-            # of one word are then stored side by side, which needs their index.
+            # What is merged gets its payload indexes anew, so they are first made after it. A layer that gets a graph
+            # has them before: contexts of one word are then stored side by side, which needs their index.
             if target.graph:
                 add_payload_indexes(shard, bank)
             shard.optimize()
