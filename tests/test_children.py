@@ -64,10 +64,11 @@ def test_how_a_program_ends(code: str, ended: int, said: str) -> None:
 def test_a_program_can_be_talked_to_interrupted_and_given_files() -> None:
     reading, writing = os.pipe()
     code = (
-        "import os, sys\n"
+        "import os, sys, time\n"
         f"os.write({writing}, sys.stdin.readline().encode())\n"
         "print(os.getpgid(0) == os.getpid(), flush=True)\n"
-        "sys.stdin.read()\n"
+        # Not one long wait: a signal just before it would end nothing.
+        "while True:\n    time.sleep(0.01)\n"
     )
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     words = [sys.executable, "-c", code]
@@ -81,7 +82,7 @@ def test_a_program_can_be_talked_to_interrupted_and_given_files() -> None:
         assert os.read(reading, 100) == b"hello\n"
         assert started.poll() is None
         started.send_signal(signal.SIGINT)
-        assert started.wait(20) == -signal.SIGINT
+        assert started.wait(60) == -signal.SIGINT
     os.close(reading)
 
 
