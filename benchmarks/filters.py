@@ -31,7 +31,7 @@ from latentbank.bank.rotation import ROTATION_SEED, rotate
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.embedded.engine import ACORN, layer_config
 from latentbank.bank.store.embedded.indexing import FEWEST, LARGE
-from latentbank.bank.store.embedded.points import engine_points
+from latentbank.bank.store.embedded.points import engine_points, row_views
 
 TOP = 5
 FRACTIONS = (0.5, 0.2, 0.05, 0.005, 0.0005)
@@ -79,7 +79,9 @@ def fill(states: str, work: str, layer: int, count: int) -> dict[str, Any]:
         payloads: Any = [payload | {"corpus": corpora[at + i]} for i, (_, payload) in enumerate(pairs)]
         vectors = rotate(unit(hidden[at:stop]), ROTATION_SEED)
         shard.update(
-            edge.UpdateOperation.upsert_points(engine_points([id_ for id_, _ in pairs], vectors, payloads))
+            edge.UpdateOperation.upsert_points(
+                engine_points([id_ for id_, _ in pairs], row_views(vectors), payloads)
+            )
         )
     shard.flush()
     shard.close()

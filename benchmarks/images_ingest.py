@@ -9,12 +9,14 @@ the same images' files are read, hashed and decoded, their small pictures made, 
 embedded bank and committed. Indexing follows, and is timed apart. Then every token is read through LatentLens over the
 middle layers of the bank, and its word is stored, as `images words` does. The share is the time of all forward passes
 by that of all jobs without indexing, and by that of all jobs with indexing and words. Images are the demo's scenes
-(PNG, 224 pixels a side), or with `--side` photos of that many pixels a side, made of them as JPEG files.
+(PNG, 224 pixels a side), or with `--side` photos of that many pixels a side, made of them as JPEG files. Threads that
+wait sleep, as in commands, unless OMP_WAIT_POLICY says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -58,6 +60,7 @@ class Job:
 def main() -> None:
     """Time both in rounds, and print the table."""
     arguments = _parser().parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands do; torch, which reads it, comes later
     keep_memory()  # as the job does, also for the forward passes alone
     source = load_settings(data_dir=arguments.data_dir, url="")
     layers = [int(layer) for layer in arguments.visual_layers.split(",")]

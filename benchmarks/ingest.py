@@ -202,8 +202,10 @@ def run_encoder(sentences: int, limit: int, model: str, layers: Sequence[int], d
     from latentbank.ingest.corpus import open_corpus
     from latentbank.ingest.encode import encode
     from latentbank.ingest.planning import make_plan
+    from latentbank.memory import keep_memory
     from latentbank.models.language.model import load_language_model
 
+    keep_memory()  # as the job does
     language = load_language_model(model, device="cpu", dtype=dtype, deepest_layer=max(layers))
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(open_corpus(CORPUS, sentences_file(), limit=sentences), language, Path(folder))

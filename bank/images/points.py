@@ -26,7 +26,7 @@ class PatchPayload(TypedDict, total=False):
     tile: int  # 0: a view of the whole image; 1 and more: the others
     row: int  # in the tile's grid; -1: it is in no grid
     column: int
-    box: list[float]  # left, top, right, bottom in pixels of the image; empty: it is not known where it looks
+    box: list[float]  # left, top, right, bottom in pixels of the image, whole ones as ints; empty: not known
     size: list[int]  # width and height of the image
     norm: float  # length of the hidden state at this layer
     word: str  # what the collection's words were stored as; missing until then
@@ -86,7 +86,7 @@ class Patch:
             id=point_id,
             layer=layer,
             cosine=cosine,
-            box=(box[0], box[1], box[2], box[3]) if box else None,
+            box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])) if box else None,
             size=(size[0], size[1]),
             word=payload.get("word", ""),
             **{

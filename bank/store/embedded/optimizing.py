@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import qdrant_edge as edge
 
@@ -26,8 +27,10 @@ from latentbank.bank.store.embedded.engine import (
     read_ahead,
 )
 from latentbank.bank.store.embedded.full_disk import unwatched
-from latentbank.bank.store.embedded.lock import BankLock, record_indexer
 from latentbank.bank.store.embedded.other_process import can_start, require_success, start
+
+if TYPE_CHECKING:
+    from latentbank.bank.store.embedded.lock import BankLock
 
 # A layer with fewer contexts is indexed in this process: that takes less time than another one needs to start.
 _OTHER_PROCESS_FROM = 4096
@@ -154,6 +157,8 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """Index the layer that the one argument names; an error is the last line of the output."""
+    from latentbank.bank.store.embedded.lock import record_indexer  # not for those that only write to layers
+
     path, parent, lock, *target = json.loads(sys.argv[1])
     _end_with(parent)
     record_indexer(lock)

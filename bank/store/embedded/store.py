@@ -45,7 +45,7 @@ from latentbank.bank.store.embedded.indexing import Indexing
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
-from latentbank.bank.store.embedded.points import engine_points
+from latentbank.bank.store.embedded.points import engine_points, row_views
 from latentbank.bank.store.embedded.scanning import Scanner
 from latentbank.bank.store.embedded.unpacking import received, unpack
 from latentbank.bank.store.embedded.writers import writers_for
@@ -169,7 +169,9 @@ class EmbeddedStore:
             self._dirty.add(layer)
             for at in range(0, len(points.ids), _UPSERT):
                 part = slice(at, at + _UPSERT)
-                built = engine_points(points.ids[part], points.vectors[part], points.payloads[part])
+                built = engine_points(
+                    points.ids[part], row_views(points.vectors[part]), points.payloads[part]
+                )
                 self._layers.require_room(0)  # another program may be filling the disk
                 shard.update(edge.UpdateOperation.upsert_points(built))
                 if self._indexing.is_read():

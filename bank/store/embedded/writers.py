@@ -7,6 +7,7 @@ at a time. What is stored through a process that is killed is safe once `flush` 
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 import socket
@@ -23,7 +24,7 @@ import numpy as np
 
 from latentbank.bank.planning import cores
 from latentbank.bank.store.base import Points
-from latentbank.bank.store.embedded.layer_writer import Written
+from latentbank.bank.store.embedded.layer_writer import Contexts, Written
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.optimizing import Optimization
 from latentbank.bank.store.embedded.other_process import can_start, require_success, start
@@ -94,9 +95,10 @@ class Writers:
         rows = np.ascontiguousarray(points.vectors, dtype=np.float32)
         step = max(1, _MESSAGE // max(1, rows.shape[1] * 4))
         for at in range(0, len(points.ids), step):
-            part = slice(at, at + step)
-            head = ("store", layer, points.ids[part], points.payloads[part], rows.shape[1])
-            if not self._send(layer, head, rows[part]):
+            part, contexts = slice(at, at + step), (points.ids, points.payloads)
+            if len(points.ids) > step:
+                contexts = (points.ids[part], points.payloads[part])
+            if not self._send(layer, ("store", layer, rows.shape[1]), contexts, rows[part]):
                 return False
         return True
 
@@ -142,12 +144,12 @@ class Writers:
                 process.end()
             self._processes.clear()
 
-    def _send(self, layer: int, head: Any, rows: Any = None) -> bool:
+    def _send(self, layer: int, head: Any, contexts: Contexts | None = None, rows: Any = None) -> bool:
         owner = self._owners.get(layer)
         if owner is None:
             return False
         try:
-            return owner.send(layer, self._owners, head, rows)
+            return owner.send(layer, self._owners, head, contexts, rows)
         except OSError as error:
             self._forget(owner, str(error))
             raise
@@ -190,11 +192,18 @@ class _Process:
                 )
             self._lent = made.pop_all()
         self._socket = mine
+        self._sent: Contexts | None = None  # those that the process got last, for whichever layer
         self._connection = Connection(os.dup(mine.fileno()))
         self._thread = ThreadPoolExecutor(1, "latentbank layer writer")
 
-    def send(self, layer: int, owners: dict[int, _Process], head: Any, rows: Any) -> bool:
-        """Send a request without an answer, and vectors; return False if the process no longer has the layer."""
+    def send(
+        self, layer: int, owners: dict[int, _Process], head: Any, contexts: Contexts | None, rows: Any
+    ) -> bool:
+        """Send a request without an answer, and contexts; return False if the process no longer has the layer.
+
+        If these are the same objects as those that the process got last, which were another layer's, only their vectors
+        are sent.
+        """
 
         def work() -> bool:
             if owners.get(layer) is not self:
@@ -202,7 +211,11 @@ class _Process:
             try:
                 if self._connection.poll():  # it speaks unasked only when it fails
                     self._receive()
-                self._connection.send_bytes(pickle.dumps(head))
+                message = head
+                if contexts is not None:
+                    message = (*head, None if self._got(contexts) else contexts)
+                    self._sent = contexts
+                self._connection.send_bytes(pickle.dumps(message))
                 if rows is not None:
                     self._socket.sendall(memoryview(rows).cast("B"))
             except (BrokenPipeError, ConnectionResetError):
@@ -225,6 +238,9 @@ class _Process:
             return answer
 
         return self._thread.submit(work).result()
+
+    def _got(self, contexts: Contexts) -> bool:
+        return self._sent is not None and all(map(operator.is_, self._sent, contexts))
 
     def _receive(self) -> Any:
         """Return what the process answers; raise an OSError if it has failed."""

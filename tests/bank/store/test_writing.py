@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,10 @@ import qdrant_edge as edge
 
 from latentbank.bank.opening import open_bank
 from latentbank.bank.settings import load_settings
-from latentbank.bank.store.base import Store
+from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.embedded import indexing, writers
 from latentbank.bank.store.embedded.engine import layer_config
-from latentbank.bank.store.embedded.points import engine_points
+from latentbank.bank.store.embedded.points import engine_points, row_views
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import (
     HEAD,
@@ -38,17 +39,17 @@ def test_the_engine_reads_the_numbers_that_it_is_given(dtype: type) -> None:
     """Also of an array whose rows are not contiguous."""
     given = points(3)
     wide = np.repeat(given.vectors.astype(dtype), 2, axis=1)
-    numbers = [point.vector for point in engine_points(given.ids, wide[:, ::2], given.payloads)]
+    numbers = [point.vector for point in engine_points(given.ids, row_views(wide[:, ::2]), given.payloads)]
     np.testing.assert_array_equal(np.array(numbers), given.vectors.astype(dtype).astype(np.float32))
 
 
 def test_bytes_are_no_numbers(tmp_path: Path) -> None:
-    """Why `engine_points` passes views: the engine takes bytes without a word, as four times as many numbers."""
+    """Why `row_views` makes views: the engine takes bytes without a word, as four times as many numbers."""
     given = points(1)
     row = given.vectors[0]
     misread = edge.Point(given.ids[0], row.tobytes())
     assert misread.vector == list(row.tobytes())
-    (point,) = engine_points(given.ids, given.vectors, given.payloads)
+    (point,) = engine_points(given.ids, row_views(given.vectors), given.payloads)
     assert len(point.vector) == len(row)
     shard = edge.EdgeShard.create(str(tmp_path), layer_config(len(row), "int8", 100))
     with pytest.raises(Exception, match="dimension"):
@@ -123,6 +124,49 @@ def test_other_processes_store_what_this_one_would(store: Store, monkeypatch: py
         fill(layer)
         assert content(store, layer) == found[layer]
     assert not processes(store)
+
+
+def test_the_same_contexts_in_several_layers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process gets their ids and payloads once, and each layer its own vectors; also replaced ones."""
+    sent: list[Any] = []
+    dumps = pickle.dumps
+    monkeypatch.setattr(writers.pickle, "dumps", lambda given: sent.append(given) or dumps(given))
+    first, again = points(150), points(100, first=90, seed=1)
+    given = {
+        layer: [
+            Points(part.ids, points(len(part.ids), seed=layer + at).vectors, part.payloads)
+            for at, part in enumerate((first, again))
+        ]
+        for layer in LAYERS
+    }
+    for at in (0, 1):
+        for layer in LAYERS:
+            store.upsert(layer, given[layer][at])
+    store.commit()
+    assert [message[1] for message in sent if message[0] == "store" and message[3] is None] == [12, 12]
+    found = {layer: content(store, layer) for layer in LAYERS}
+    monkeypatch.setattr(indexing, "MANY", 10_000)
+    for layer in LAYERS:
+        store.create(layer, WIDTH, "int8")
+        for part in given[layer]:
+            store.upsert(layer, part)
+        assert content(store, layer) == found[layer]
+        assert len(found[layer]) == 190
+
+
+def test_no_context_keeps_the_vector_of_another_layer(store: Store) -> None:
+    """Of contexts that are stored again, the engine refuses the vectors: a layer has nothing of them then."""
+    given = points(20)
+    for layer in LAYERS:
+        store.upsert(layer, given)
+    store.commit()
+    more = points(20, first=20)
+    store.upsert(4, more)
+    store.upsert(12, Points(more.ids, points(20, width=WIDTH + 1).vectors, more.payloads))
+    with pytest.raises(BankUnavailable, match="dimension"):
+        store.commit()
+    assert [store.count(layer) for layer in LAYERS] == [20, 20, 20]
+    assert store.present(12, more.ids) == set()
 
 
 def test_a_layer_that_is_searched_is_written_to_here(store: Store) -> None:
