@@ -5,13 +5,15 @@
 Both sides get the same sentences and the same LLM, already in memory, each in a process of its own. latentbank's time
 covers its whole job: creating the bank, planning, the LLM, writing, indexing, the ledger. The bare forward pass is
 transformers' own decoder, cut after the deepest layer, on the rows into which the plan's prefixes are packed. Nothing
-is collected, rotated or written. It is timed before and after the job. The encoder alone collects the hidden states of
+is collected, rotated or written. It is timed before and after the job. Threads that wait sleep in latentbank's job, as
+in commands, and in no other process, unless OMP_WAIT_POLICY says otherwise. The encoder alone collects the hidden states of
 the planned contexts and writes nothing. `--dtype` is that of all but the reference, which knows float32 alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -164,6 +166,7 @@ def run_reference(sentences: int, model: str, layers: Sequence[int], dtype: str)
 
 def run_latentbank(sentences: int, model: str, layers: Sequence[int], dtype: str) -> dict[str, Any]:
     """Time the whole job, the model preloaded, into a bank in a temporary folder."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands do; torch, which reads it, comes later
     from latentbank.ingest.banks import create_bank
     from latentbank.ingest.corpus import open_corpus
     from latentbank.ingest.job import store_plan
