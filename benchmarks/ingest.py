@@ -3,11 +3,11 @@
     python -m benchmarks.ingest --sentences 3000 --layers 4,8,12,16 --json ingest.json
 
 Both sides get the same sentences and the same LLM, already in memory, each in a process of its own. latentbank's time
-covers its whole job: creating the bank, planning, the LLM, writing, indexing, the ledger. The bare forward pass is
-transformers' own decoder, cut after the deepest layer, on the rows into which the plan's prefixes are packed. Nothing
-is collected, rotated or written. It is timed before and after the job. Threads that wait sleep in latentbank's job, as
-in commands, and in no other process, unless OMP_WAIT_POLICY says otherwise. The encoder alone collects the hidden states of
-the planned contexts and writes nothing. `--dtype` is that of all but the reference, which knows float32 alone.
+covers its whole job: creating the bank, planning, the LLM, writing, indexing, the ledger. In it, threads that wait
+sleep, as in commands, unless OMP_WAIT_POLICY says otherwise. The bare forward pass is transformers' own decoder, cut
+after the deepest layer, on the rows into which the plan's prefixes are packed. Nothing is collected, rotated or
+written. It is timed before and after the job. The encoder alone collects the hidden states of the planned contexts and
+writes nothing. `--dtype` is that of all but the reference, which knows float32 alone.
 """
 
 from __future__ import annotations
