@@ -31,9 +31,6 @@ UNANSWERED = ("store", "optimize")
 
 _UPSERT = 64  # points passed to the engine at once
 
-Contexts = tuple[Sequence[str], Sequence[Any]]
-"""Ids and payloads."""
-
 
 class Written(NamedTuple):
     """How many contexts a layer holds after a flush, and how many of them are indexed."""
@@ -85,18 +82,18 @@ class LayerWriter:
     def _open(self, layer: int, path: str) -> None:
         self._shards[layer], self._paths[layer] = edge.EdgeShard.load(path, None), Path(path)
 
-    def _store(self, layer: int, width: int, contexts: Contexts | None) -> None:
+    def _store(self, layer: int, width: int, contexts: bytes | None) -> None:
         """Store contexts, whose vectors follow as float32 numbers.
 
         Args:
             layer: the layer.
             width: numbers in a vector.
-            contexts: their ids and payloads; None: those of the contexts that were stored last, in another layer.
+            contexts: pickled ids and payloads; None: those of the contexts that were stored last, in another layer.
         """
         if contexts is None:
             self._store_again(layer, width)
             return
-        ids, payloads = contexts
+        ids, payloads = pickle.loads(contexts)
         rows = self._receive(len(ids), width)
         self._stored = []
         for at in range(0, len(ids), _UPSERT):

@@ -7,7 +7,6 @@ at a time. What is stored through a process that is killed is safe once `flush` 
 
 from __future__ import annotations
 
-import operator
 import os
 import pickle
 import socket
@@ -24,7 +23,7 @@ import numpy as np
 
 from latentbank.bank.planning import cores
 from latentbank.bank.store.base import Points
-from latentbank.bank.store.embedded.layer_writer import Contexts, Written
+from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.lock import BankLock
 from latentbank.bank.store.embedded.optimizing import Optimization
 from latentbank.bank.store.embedded.other_process import can_start, require_success, start
@@ -95,9 +94,8 @@ class Writers:
         rows = np.ascontiguousarray(points.vectors, dtype=np.float32)
         step = max(1, _MESSAGE // max(1, rows.shape[1] * 4))
         for at in range(0, len(points.ids), step):
-            part, contexts = slice(at, at + step), (points.ids, points.payloads)
-            if len(points.ids) > step:
-                contexts = (points.ids[part], points.payloads[part])
+            part = slice(at, at + step)
+            contexts = (points.ids[part], points.payloads[part])
             if not self._send(layer, ("store", layer, rows.shape[1]), contexts, rows[part]):
                 return False
         return True
@@ -144,7 +142,7 @@ class Writers:
                 process.end()
             self._processes.clear()
 
-    def _send(self, layer: int, head: Any, contexts: Contexts | None = None, rows: Any = None) -> bool:
+    def _send(self, layer: int, head: Any, contexts: tuple[Any, Any] | None = None, rows: Any = None) -> bool:
         owner = self._owners.get(layer)
         if owner is None:
             return False
@@ -192,17 +190,16 @@ class _Process:
                 )
             self._lent = made.pop_all()
         self._socket = mine
-        self._sent: Contexts | None = None  # those that the process got last, for whichever layer
+        self._sent = b""  # the contexts that the process got last, for whichever layer
         self._connection = Connection(os.dup(mine.fileno()))
         self._thread = ThreadPoolExecutor(1, "latentbank layer writer")
 
     def send(
-        self, layer: int, owners: dict[int, _Process], head: Any, contexts: Contexts | None, rows: Any
+        self, layer: int, owners: dict[int, _Process], head: Any, contexts: tuple[Any, Any] | None, rows: Any
     ) -> bool:
         """Send a request without an answer, and contexts; return False if the process no longer has the layer.
 
-        If these are the same objects as those that the process got last, which were another layer's, only their vectors
-        are sent.
+        If they are those that the process got last, which were another layer's, only their vectors are sent.
         """
 
         def work() -> bool:
@@ -213,8 +210,9 @@ class _Process:
                     self._receive()
                 message = head
                 if contexts is not None:
-                    message = (*head, None if self._got(contexts) else contexts)
-                    self._sent = contexts
+                    pickled = pickle.dumps(contexts)
+                    message = (*head, None if pickled == self._sent else pickled)
+                    self._sent = pickled
                 self._connection.send_bytes(pickle.dumps(message))
                 if rows is not None:
                     self._socket.sendall(memoryview(rows).cast("B"))
@@ -238,9 +236,6 @@ class _Process:
             return answer
 
         return self._thread.submit(work).result()
-
-    def _got(self, contexts: Contexts) -> bool:
-        return self._sent is not None and all(map(operator.is_, self._sent, contexts))
 
     def _receive(self) -> Any:
         """Return what the process answers; raise an OSError if it has failed."""

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -152,6 +152,17 @@ def test_the_same_contexts_in_several_layers(store: Store, monkeypatch: pytest.M
             store.upsert(layer, part)
         assert content(store, layer) == found[layer]
         assert len(found[layer]) == 190
+
+
+def test_payloads_that_change_from_layer_to_layer(store: Store) -> None:
+    given = points(20)
+    kept = dict(given.payloads[0])
+    for layer in LAYERS:
+        store.upsert(layer, given)
+        cast("dict[str, Any]", given.payloads[0])["caption"] = f"after layer {layer}"
+    store.commit()
+    captions = [store.payloads(layer, given.ids[:1])[given.ids[0]]["caption"] for layer in LAYERS]
+    assert captions == [kept["caption"], "after layer 4", "after layer 8"]
 
 
 def test_no_context_keeps_the_vector_of_another_layer(store: Store) -> None:
