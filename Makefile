@@ -142,7 +142,7 @@ scale: $(VENV)/.installed
 		--json docs/scale/quantization.json
 	$(BIN)/python -m benchmarks.estimate_scale
 
-## scale-large: fill synthetic banks of up to 2,000,000 contexts and write their tables (2 hours on 2 cores, 12 GB in .bench)
+## scale-large: fill synthetic banks of up to 2,000,000 contexts and write their tables (an hour on 2 cores, 5 GB in .bench)
 SCALE = $(BENCH).scale --work .bench --json docs/scale/scale.json
 scale-large: $(VENV)/.installed
 	mkdir -p .bench

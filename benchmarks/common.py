@@ -196,9 +196,12 @@ def forget_peak() -> None:
 
 
 def processor_seconds() -> float:
-    """Return the processor seconds used by this process and by the child processes it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    """Return the processor seconds used by this process and its children, also those that have ended (Linux)."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    running = 0
+    for fields in _children().values():
+        running += sum(map(int, fields[11:15]))  # its own ticks, and those of its children that have ended
+    return time.process_time() + ended.ru_utime + ended.ru_stime + running / os.sysconf("SC_CLK_TCK")
 
 
 class PeakMemory:
@@ -235,11 +238,20 @@ class PeakMemory:
 
 
 def _children_memory() -> Iterator[Memory]:
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in _children():
         with suppress(OSError, KeyError):  # the process has ended, or is ending and maps nothing any more
-            # After the name in parentheses come the state and the parent.
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                yield memory(folder.name)
+            yield memory(pid)
+
+
+def _children() -> dict[str, list[str]]:
+    """Return what the system says of each child process, by its number: the fields that follow its name."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # the process has ended
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():  # its parent
+                found[folder.name] = fields
+    return found
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:

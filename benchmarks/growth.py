@@ -108,7 +108,7 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
     before = memory()
     curve: list[list[float]] = []
     captions = 0
-    seconds = cpu = 0.0
+    seconds = cpu = making = 0.0
     with create_bank(
         "growth",
         data_dir=Path(work),
@@ -121,15 +121,18 @@ def load(states: str, work: str, count: int, layer: int, width: int) -> dict[str
         bank.store.defer_index(layer, count)
         done = committed = 0
         with PeakMemory() as loading:
+            first, before_making = processor_seconds(), time.process_time()
             for ids, rows, payloads in batches(source, layer, count):
-                began, began_cpu = time.monotonic(), processor_seconds()
+                making += time.process_time() - before_making
+                began = time.monotonic()
                 bank.add(layer, ids, wide(rows, width), payloads)  # type: ignore[arg-type]  # JSON, which has no TypedDicts
                 done += len(ids)
                 if done == count or done - committed >= _PIECE:
                     bank.commit()
                     committed = done
                 seconds += time.monotonic() - began
-                cpu += processor_seconds() - began_cpu
+                cpu = processor_seconds() - first - making
+                before_making = time.process_time()
                 captions += sum(len(payload["caption"].encode()) for payload in payloads)
                 now = memory()
                 grown = (now.anonymous - before.anonymous, now.resident - before.resident)

@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.common import place
 from benchmarks.scale import STEPS, read
 from latentbank.bank.sizing import GB, USABLE, Shape, index_seconds, layer_bytes, store_seconds
+from latentbank.text import listed
 
 RESULTS = Path(__file__).parent.parent / "docs" / "scale" / "scale.json"
 PAPER = Shape(2_500_000, 8, 4096, 164)
@@ -30,7 +31,7 @@ _HOURS_OF_A_MONTH = 730
 
 Result = dict[str, Any]
 QUANTITIES: dict[str, Callable[[Result], float]] = {
-    "filling, seconds of the processor": lambda r: r["fill"]["cpu_seconds"],
+    "filling, seconds": lambda r: r["fill"]["seconds"],
     "indexing, seconds of the processor": lambda r: r["index"]["cpu_seconds"],
     "disk, bytes": lambda r: r["index"]["disk"],
     "codes and graph, bytes": lambda r: r["index"]["files"]["codes"] + r["index"]["files"]["graph"],
@@ -72,8 +73,8 @@ def scale_table() -> str:
         warm = [_opened(one) for one in opened["warm"]]
         cells = (
             f"{r['contexts']:,} × {r['width']:,}",
-            f"{fill['seconds']:,.0f}, {fill['cpu_seconds']:,.0f}",
-            f"{index['seconds']:,.0f}, {index['cpu_seconds']:,.0f}",
+            _seconds(fill),
+            _seconds(index),
             _mb(index["disk"]),
             f"{_mb(fill['peak_anonymous'])}, {_mb(index['peak_anonymous'])}",
             f"{_opened(opened['cold']):.2f} s, {min(warm):.2f} s",
@@ -85,22 +86,38 @@ def scale_table() -> str:
     return "\n".join([*lines, "", *_measured_on()])
 
 
+def _seconds(step: Result) -> str:
+    """Return a step's seconds, and those of the processor if they were measured."""
+    used = f", {step['cpu_seconds']:,.0f}" if "cpu_seconds" in step else ""
+    return f"{step['seconds']:,.0f}{used}"
+
+
 def _opened(one: dict[str, float]) -> float:
     return one["open_seconds"] + one["first_query_seconds"]
 
 
 def _measured_on() -> list[str]:
-    found = complete()
-    if not found:
-        return ["Nothing was measured yet."]
+    """Return a sentence or two for each machine: which sizes it measured, when, and what else ran there."""
+    places: dict[str, list[Result]] = {}
+    for r in complete():
+        places.setdefault(place(r["machine"]), []).append(r)
+    lines = [_measured_there(where, found, alone=len(places) == 1) for where, found in places.items()]
+    return lines or ["Nothing was measured yet."]
+
+
+def _measured_there(where: str, found: list[Result], *, alone: bool) -> str:
     dates = sorted(r[step]["date"][:10] for r in found for step in STEPS)
     loads = [r[step]["load_after"] for r in found for step in STEPS]
     days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return [
-        f"{place(found[0]['machine'])}, qdrant-edge-py {found[0]['machine']['packages']['qdrant-edge-py']}, {days}. At "
-        f"the lowest priority beside other programs: {min(loads):.0f} to {max(loads):.0f} processes ran on the "
-        f"{found[0]['machine']['cores']} cores, so only seconds of the processor, bytes and recall say much."
-    ]
+    machine = found[0]["machine"]
+    ran = f"{min(loads):.0f} to {max(loads):.0f} processes ran on the {machine['cores']} cores"
+    busy = max(loads) > 2 * machine["cores"]
+    sizes = "" if alone else listed(f"{r['contexts']:,} × {r['width']:,}" for r in found) + ": "
+    return (
+        f"{sizes}{where}, qdrant-edge-py {machine['packages']['qdrant-edge-py']}, {days}. "
+        + (f"Beside other programs: {ran}, so " if busy else f"{ran[0].upper()}{ran[1:]}. ")
+        + ("only seconds of the processor, bytes and recall say much." if busy else "")
+    ).rstrip()
 
 
 def filter_table() -> str:
@@ -165,11 +182,15 @@ def paper_table() -> str:
         return layers * a * count**b
 
     computed = layer_bytes(PAPER)
-    fill, index = (whole(f"{what}, seconds of the processor") / 3600 for what in ("filling", "indexing"))
+    fill, index = (whole(what) / 3600 for what in ("filling, seconds", "indexing, seconds of the processor"))
     ram = whole("codes and graph, bytes") + layers * count * _IDS_RAM
     disk = whole("disk, bytes") * (layers + 1) / layers
     rows = [
-        ("filling, hours of a core", f"{fill:.1f}", f"{layers * count * store_seconds(PAPER) / 3600:.1f}"),
+        (
+            "filling, layer after layer, hours; of a core",
+            f"{fill:.1f}",
+            f"{layers * count * store_seconds(PAPER) / 3600:.1f}",
+        ),
         ("indexing, hours of a core", f"{index:.1f}", f"{layers * count * index_seconds(PAPER) / 3600:.1f}"),
         ("RAM of codes, graph and ids", _gb(ram), _gb(layers * computed.ram)),
         ("disk, with room to index a layer", _gb(disk), _gb((layers + 1) * computed.disk)),
