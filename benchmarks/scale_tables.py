@@ -111,13 +111,10 @@ def _measured_there(where: str, found: list[Result], *, alone: bool) -> str:
     days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     machine = found[0]["machine"]
     ran = f"{min(loads):.0f} to {max(loads):.0f} processes ran on the {machine['cores']} cores"
-    busy = max(loads) > 2 * machine["cores"]
+    if max(loads) > 2 * machine["cores"]:
+        ran = f"Beside other programs: {ran}, so only seconds of the processor, bytes and recall say much"
     sizes = "" if alone else listed(f"{r['contexts']:,} × {r['width']:,}" for r in found) + ": "
-    return (
-        f"{sizes}{where}, qdrant-edge-py {machine['packages']['qdrant-edge-py']}, {days}. "
-        + (f"Beside other programs: {ran}, so " if busy else f"{ran[0].upper()}{ran[1:]}. ")
-        + ("only seconds of the processor, bytes and recall say much." if busy else "")
-    ).rstrip()
+    return f"{sizes}{where}, qdrant-edge-py {machine['packages']['qdrant-edge-py']}, {days}. {ran}."
 
 
 def filter_table() -> str:

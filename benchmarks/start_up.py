@@ -96,7 +96,7 @@ def run_steps(data_dir: str, bank: str, model: str) -> dict[str, dict[str, float
 
     @contextmanager
     def step(name: str) -> Iterator[None]:
-        began, used = time.perf_counter(), processor_seconds()
+        used, began = processor_seconds(), time.perf_counter()
         yield
         steps[name] = {"seconds": time.perf_counter() - began, "processor": processor_seconds() - used}
 
