@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 
 .PHONY: demo train-demo train-linear scores lenses correction experiments projectors reproduce test test-fast test-oracle test-server lint docs bench scale scale-large clean
 
-## demo: fill a bank with 8,000 sentences read by SmolLM2-135M, then read held-out sentences and images
+## demo: fill a bank with 24,000 sentences read by SmolLM2-135M, then read held-out sentences and images
 demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m latentbank.demo
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from latentbank.bank.scan import FLOAT32, Precision, convert, room_to_convert
+from latentbank.bank.scan import FLOAT32, Precision, Scan, convert, room_to_convert
 from latentbank.errors import QueryError
 
 if TYPE_CHECKING:
@@ -27,15 +27,20 @@ Way = Literal["auto", "graph", "exact"]
 faster of both that finds 99 of 100 neighbors."""
 WAYS: tuple[Way, ...] = ("auto", "graph", "exact")
 
-# Seconds of a processor's core for a vector that the engine compares with a query through its index, and for each of
-# the vector's numbers (AMD EPYC, processor time, 2026-11-29; docs/benchmarks.md).
+# Seconds to hand the engine a query and take its answer, and for each of the query's numbers (Intel Xeon, processor
+# time, 2026-11-30).
+_ASKED, _ASKED_NUMBER = 5e-5, 1.3e-7
+# Seconds of a processor's core for a vector that the engine compares with a query in a graph, and for each of the
+# vector's numbers (AMD EPYC, processor time, 2026-11-29; docs/benchmarks.md).
 _COMPARED, _NUMBER = 1e-6, 2e-9
 # The same for a vector that it compares without a graph, one after the other.
 _SCANNED, _SCANNED_NUMBER = 3e-9, 3e-11
 # The same for the engine's own exact search.
 _EXACT, _EXACT_NUMBER = 1e-8, 9e-11
 # Seconds to import torch, to learn the ids that a filter selects, each, and to read a layer's files.
-_IMPORT, _SELECTED, _FILES = 2.0, 2e-6, 0.005
+_IMPORT, _SELECTED, _FILES = 2.0, 8e-6, 0.005
+# Of how many contexts a query's scan learns the ids, if the filter comes last.
+_LOOKED = 30
 # bfloat16 pays if it takes less than this share of the time: its best must be rescored.
 _PAYS = 0.75
 
@@ -46,13 +51,23 @@ class Work:
 
     Attributes:
         contexts: how many contexts the layer holds.
-        compared: how many the index compares with the query.
-        graph: whether it has a graph; else they are compared one after the other.
+        compared: how many the index compares with the query, or what takes as long.
+        graph: whether it finds them in a graph; else they are compared one after the other.
+        segments: how many parts of the layer are searched side by side.
+        selected: how many contexts the filter selects; None: there is no filter.
     """
 
     contexts: int
     compared: int
     graph: bool
+    segments: int = 1
+    selected: int | None = None
+
+    def seconds(self, hidden_size: int) -> float:
+        """Return the seconds that it takes."""
+        base, number = (_COMPARED, _NUMBER) if self.graph else (_SCANNED, _SCANNED_NUMBER)
+        compared = self.compared * (base + hidden_size * number) / min(cores(), self.segments)
+        return _ASKED + hidden_size * _ASKED_NUMBER + compared
 
 
 @dataclass(frozen=True)
@@ -60,20 +75,20 @@ class Plan:
     """How a layer is searched.
 
     Attributes:
-        precision: that of the scan; None: through the index.
+        how: how it is scanned; None: it is searched through the index.
         index: the seconds expected of the index.
         scan: the seconds expected of the scan; None: it is not to be compared.
     """
 
-    precision: Precision | None
+    how: Scan | None
     index: float
     scan: float | None
 
     def __str__(self) -> str:
         """Return it for people."""
-        if self.precision is None:
+        if self.how is None:
             return "through the index"
-        return f"exact scan, {self.precision}"
+        return f"exact scan, {self.how.precision}"
 
 
 @dataclass(frozen=True)
@@ -130,17 +145,16 @@ def plan_layer(search: Search, layer: int, queries: int, hidden_size: int) -> Pl
     through = Plan(None, 0.0, None)
     if search.way == "graph" or not queries:
         return through
-    work = search.store.work(layer, search.asked.most(), hidden_size)
+    work = search.store.work(layer, search.asked.most(), hidden_size, search.where)
     if work is None:
         return through
     if search.way == "exact":
         seconds = queries * work.contexts * (_EXACT + hidden_size * _EXACT_NUMBER)
         if "torch" not in sys.modules and seconds < _IMPORT:
             return replace(through, index=seconds)
-        return Plan(precise(), seconds, None)
-    selected = None if search.where is None else search.store.count(layer, search.where)
-    tasks = len(search.layers) * -(-queries // 288)
-    return plan(work, selected, queries, hidden_size, tasks, finds=search.asked.finds)
+        _, filter_last = _scanning(work, queries, hidden_size)
+        return Plan(Scan(precise(), filter_last), seconds, None)
+    return plan(work, queries, hidden_size, finds=search.asked.finds)
 
 
 def precise() -> Precision:
@@ -150,32 +164,40 @@ def precise() -> Precision:
     return Precision("float32", "cuda") if torch.cuda.is_available() else FLOAT32
 
 
-def plan(
-    work: Work, selected: int | None, queries: int, hidden_size: int, tasks: int, *, finds: bool
-) -> Plan:
+def plan(work: Work, queries: int, hidden_size: int, *, finds: bool) -> Plan:
     """Return how a layer is searched.
 
     Args:
         work: what the index has to do.
-        selected: how many contexts the filter selects; None: there is no filter.
         queries: how many there are.
         hidden_size: of the vectors.
-        tasks: searches through the index that are made at the same time.
         finds: whether the index finds 99 of 100 neighbors of such queries.
     """
-    compared = work.compared if selected is None else min(2 * work.compared, selected)
-    base, number = (_COMPARED, _NUMBER) if work.graph else (_SCANNED, _SCANNED_NUMBER)
-    through = queries * compared * (base + hidden_size * number) / max(1, min(cores(), tasks))
-    scanned = work.contexts if selected is None else selected
-    fixed = _FILES + (0.0 if selected is None else selected * _SELECTED)
+    through = queries * work.seconds(hidden_size)
+    fixed = _FILES
     if finds and "torch" not in sys.modules:
         fixed += max(0.0, _IMPORT - _spent.seconds)
         _spent.seconds += through
     if finds and through < fixed:
         return Plan(None, through, None)
+    seconds, filter_last = _scanning(work, queries, hidden_size)
+    scan = fixed + seconds
+    how = Scan(rates(hidden_size).precision, filter_last)
+    return Plan(how if scan < through or not finds else None, through, scan)
+
+
+def _scanning(work: Work, queries: int, hidden_size: int) -> tuple[float, bool]:
+    """Return the seconds that products take, and whether a filter had better come last."""
     measured = rates(hidden_size)
-    scan = fixed + measured.seconds(scanned, queries, hidden_size)
-    return Plan(measured.precision if scan < through or not finds else None, through, scan)
+    whole = measured.seconds(work.contexts, queries, hidden_size)
+    if work.selected is None:
+        return whole, False
+    first = work.selected * _SELECTED + measured.seconds(work.selected, queries, hidden_size)
+    last = whole + queries * _LOOKED * _SELECTED
+    # If a filter selects less than half, too many queries would have to look deeper.
+    if 2 * work.selected >= work.contexts and last < first:
+        return last, True
+    return first, False
 
 
 @lru_cache(maxsize=8)

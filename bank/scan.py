@@ -50,6 +50,20 @@ class Precision:
 FLOAT32 = Precision()
 
 
+@dataclass(frozen=True)
+class Scan:
+    """How a layer is scanned.
+
+    Attributes:
+        precision: how vectors are multiplied.
+        filter_last: all of them are, and a filter is asked about the nearest contexts only; else the contexts that it
+            selects are found first, which takes longer the more they are.
+    """
+
+    precision: Precision = FLOAT32
+    filter_last: bool = False
+
+
 def nearest(
     parts: Sequence[Halves],
     chosen: Sequence[npt.NDArray[np.intp] | None],

@@ -234,11 +234,11 @@ class Search:
         plan = self.plans.get(layer)
         if plan is None:
             plan = self.plans[layer] = plan_layer(self, layer, *vectors.shape)
-        if plan.precision is None:
+        if plan.how is None:
             return None
-        found = self.store.scan(layer, vectors, depth, self.where, plan.precision)
+        found = self.store.scan(layer, vectors, depth, self.where, plan.how)
         if found is None:  # its files cannot be read now
-            self.plans[layer] = replace(plan, precision=None)
+            self.plans[layer] = replace(plan, how=None)
             return None
         if not self.payloads:
             return found
@@ -321,7 +321,7 @@ class Search:
 
     def is_scanned(self, layer: int) -> bool:
         """Return whether a layer was searched by a scan."""
-        return layer in self.plans and self.plans[layer].precision is not None
+        return layer in self.plans and self.plans[layer].how is not None
 
     def _look_deeper(
         self, layer: int, rows: list[int], found: list[list[Candidate]], vectors: Floats, depth: int
@@ -366,6 +366,6 @@ class Search:
 def told(search: Search, layer: int) -> str:
     """Return for people how a layer was searched."""
     plan = search.plans.get(layer)
-    if plan is not None and plan.precision is not None:
+    if plan is not None and plan.how is not None:
         return str(plan)
     return "exactly, by the engine" if search.way == "exact" else "through the index"

@@ -23,7 +23,7 @@ from benchmarks.products import product_limit
 from benchmarks.scenes import filled_bank, scenes_parser
 from benchmarks.truth import TIE
 from latentbank.bank.opening import open_bank
-from latentbank.bank.scan import FLOAT32, Precision
+from latentbank.bank.scan import FLOAT32, Precision, Scan
 from latentbank.bank.search import prepared
 from latentbank.text import layer_numbers
 
@@ -63,7 +63,7 @@ def _rows(bank: Any, states: Any, layers: list[int], visual_layers: list[int]) -
     for precision in (FLOAT32, Precision("bfloat16")):
         dtype = getattr(torch, precision.dtype)
         limit = product_limit(count, hidden, len(queries), dtype, timer=time.process_time)
-        taken = _seconds(lambda precision=precision: store.scan(layer, queries, 5, None, precision))
+        taken = _seconds(lambda precision=precision: store.scan(layer, queries, 5, None, Scan(precision)))
         yield Row(f"scan, {precision}", f"{limit:.2f} s", f"{taken:.2f} s", taken / limit, most=1.2)
     for ef in (bank.settings.ef, bank.settings.ef_visual):
         taken = _seconds(lambda ef=ef: store.search(layer, queries, 5, None, False, False, ef))

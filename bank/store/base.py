@@ -18,7 +18,7 @@ import numpy.typing as npt
 from latentbank.bank.check import Check
 from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
-from latentbank.bank.scan import Precision
+from latentbank.bank.scan import Scan
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.grouping import Groups
 from latentbank.bank.where import Filter
@@ -224,17 +224,18 @@ class Store(Protocol):
             ef: as for `search`.
         """
 
-    def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
+    def work(self, layer: int, ef: int | None, hidden_size: int, where: Filter | None = None) -> Work | None:
         """Return what `search` has to do for a query; None: the layer cannot be scanned here, or not now.
 
         Args:
             layer: the layer.
             ef: as for `search`.
             hidden_size: of the layer's vectors.
+            where: restricts the search to the points that this filter selects.
         """
 
     def scan(
-        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, how: Scan
     ) -> list[list[Hit]] | None:
         """Return the nearest points of each query, without payloads, by products with all original vectors.
 

@@ -37,12 +37,15 @@ KINDS: dict[str, Any] = {
 }
 """Payload indexes by the kinds that `latentbank.bank.store.fields.indexed_fields` names."""
 
-LEAST_SCAN, MOST_SCAN = 10_000, 100_000
-"""KiB of vectors in a segment up to which the engine scans what a filter selects, instead of searching the graph: at
-least as many as on a server, 8,900 contexts of 576 dimensions, at most 89,000, whose codes take two milliseconds."""
+LEAST_SCAN = 10_000
+"""KiB of vectors in a segment up to which the engine scans what a filter selects, instead of searching the graph, in
+small segments: as many as on a server, 8,900 contexts of 576 dimensions."""
 
-ACORN = edge.AcornSearchParams(enable=True, max_selectivity=0.7)
-"""How a graph is searched with a filter that selects more than that, but not nearly all."""
+MOST_BY_ACORN = 0.7
+"""The share of a layer up to which a filter that selects too much for a scan is searched by ACORN."""
+
+ACORN = edge.AcornSearchParams(enable=True, max_selectivity=MOST_BY_ACORN)
+"""How a graph is searched with such a filter."""
 
 INDEXES_FROM = 4096
 """Contexts from which a layer has payload indexes. With them even an empty layer takes 35 ms to load, instead of 2 ms,
@@ -155,7 +158,7 @@ def scan_for(contexts: int, segments: int, hidden_size: int) -> int:
     The engine scans a segment for every query, with a filter or without, if all of it is no more. So it is half of a
     segment, except in small ones, where a scan takes no longer than the graph.
     """
-    return min(MOST_SCAN, max(LEAST_SCAN, kib(contexts // (2 * segments), hidden_size)))
+    return max(LEAST_SCAN, kib(contexts // (2 * segments), hidden_size))
 
 
 def kib(contexts: int, hidden_size: int) -> int:

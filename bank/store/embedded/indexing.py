@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import qdrant_edge as edge
 
-from latentbank.bank.planning import cores
+from latentbank.bank.planning import Work, cores
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
 from latentbank.bank.store.embedded.engine import (
     CAPTION_INDEX,
+    MOST_BY_ACORN,
     engine_errors,
     graph_of,
     has_caption_index,
@@ -47,6 +48,9 @@ MANY = 10_000
 LARGE, FEWEST = 600_000, 64
 # Segments while a layer is loaded: none is merged with another.
 _MANY = 1_000_000
+# How much longer a filter makes a search through a graph; and what a search by ACORN takes as long as, in scans of all
+# that a filter selects (benchmarks/filters.py: it takes 0.5 to 2 of them).
+_FILTERED, _BY_ACORN = 2, 2
 # Contexts whose captions take more than a second to index.
 _LOG_FROM = 50_000
 
@@ -206,16 +210,22 @@ class Indexing:
         state = self._layers.state(layer)
         return max(FEWEST, math.ceil(ef * math.cbrt(state.points_count / _segments(state) / LARGE)))
 
-    def compared(self, layer: int, ef: int, hidden_size: int) -> int | None:
-        """Return how many contexts a query is compared with in all graphs of a layer; some are seen twice.
-
-        None: it has no graph, or its segments are so small that the engine scans them.
-        """
+    def work(self, layer: int, ef: int, hidden_size: int, selected: int | None) -> Work:
+        """Return what a search of a layer has to do if a filter selects so many contexts; None: there is no filter."""
         graph, state = graph_of(self._layers.path(layer)), self._layers.state(layer)
-        segments = _segments(state)
-        if not graph.edges or kib(state.points_count // segments, hidden_size) < graph.scan:
-            return None
-        return segments * self.candidates(layer, ef)
+        contexts, segments = state.points_count, _segments(state)
+
+        def is_scanned(some: int) -> bool:
+            return not graph.edges or kib(some // segments, hidden_size) < graph.scan
+
+        if is_scanned(contexts if selected is None else selected):
+            return Work(contexts, contexts if selected is None else selected, False, segments, selected)
+        compared = min(segments * self.candidates(layer, ef), contexts)
+        if selected is None:
+            return Work(contexts, compared, True, segments)
+        if selected <= MOST_BY_ACORN * contexts:
+            return Work(contexts, _BY_ACORN * selected, False, segments, selected)
+        return Work(contexts, min(_FILTERED * compared, selected), True, segments, selected)
 
     def _optimize(self, goals: Sequence[_Goal]) -> None:
         """Index what is not indexed yet, and merge segments."""

@@ -8,7 +8,7 @@ the files look otherwise than they should, `scan` returns None, and the engine s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
@@ -19,8 +19,9 @@ import numpy.typing as npt
 import qdrant_edge as edge
 
 from latentbank.bank.points import Hit
-from latentbank.bank.scan import Precision, nearest, take
+from latentbank.bank.scan import Precision, Scan, nearest, take
 from latentbank.bank.store.base import Floats
+from latentbank.bank.store.captions import Ids
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.originals import Part, UnknownLayout, byte_ids, read_parts, text_ids
 from latentbank.bank.where import Filter
@@ -29,6 +30,9 @@ Rows = npt.NDArray[np.intp]
 
 # Filters whose contexts are kept for the next search.
 _KEPT = 8
+# Times as many contexts are looked at as are wanted, if the filter comes last, and again where they were too few;
+# unless that is more than one query in so many.
+_DEEPER, _FEW = 8, 8
 # Contexts of each part whose vectors are compared with the engine's when a layer is read.
 _SAMPLE = 3
 
@@ -97,25 +101,48 @@ class Scanner:
         self._guard = threading.Lock()
 
     def scan(
-        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, how: Scan
     ) -> list[list[Hit]] | None:
         """See `latentbank.bank.store.base.Store.scan`."""
         originals = self.originals(layer, queries.shape[1])
         if originals is None:
             return None
-        if not originals.parts:  # all contexts were deleted, and the layer was indexed since
-            return [[] for _ in queries]
-        chosen = originals.alive if where is None else self._selected(layer, originals, where)
-        parts = [part.vectors for part in originals.parts]
-        scores, rows = nearest(parts, chosen, queries, limit, precision)
-        found = rows >= 0
-        distinct, places = np.unique(rows[found], return_inverse=True)
-        names = np.array(text_ids(take([part.ids for part in originals.parts], distinct)), object)[places]
-        ends = np.cumsum(found.sum(axis=1))
-        # As Hit(id, score, None), in half the time: for one picture a correction asks for ten thousand of them.
-        fields = zip(names.tolist(), scores[found].tolist(), repeat(None))
-        hits: list[Hit] = list(map(partial(tuple.__new__, Hit), fields))
-        return [hits[end - int(row.sum()) : end] for end, row in zip(ends.tolist(), found, strict=True)]
+        if where is None:
+            return _hits(originals, originals.alive, queries, limit, how.precision)
+        if how.filter_last and repr(where) not in originals.filters:
+            return self._filter_last(layer, originals, queries, limit, where, how.precision)
+        return _hits(originals, self._selected(layer, originals, where), queries, limit, how.precision)
+
+    def _filter_last(
+        self,
+        layer: int,
+        originals: Originals,
+        queries: Floats,
+        limit: int,
+        where: Filter,
+        precision: Precision,
+    ) -> list[list[Hit]]:
+        """Return what a filter selects of each query's nearest points, and look deeper where that is not enough."""
+        kept: list[list[Hit]] = [[] for _ in queries]
+        left, depth = list(range(len(queries))), _DEEPER * limit
+        while left:
+            found = _hits(originals, originals.alive, queries[left], depth, precision)
+            ids = frozenset(hit.id for hits in found for hit in hits)
+            selected = set(self._select(layer, where & Ids(ids)))
+            short = []
+            for row, hits in zip(left, found, strict=True):
+                kept[row] = [hit for hit in hits if hit.id in selected][:limit]
+                if len(kept[row]) < limit and len(hits) == depth:
+                    short.append(row)
+            left, depth = short, depth * _DEEPER
+            if len(left) > len(queries) // _FEW:  # what is near is not what the filter selects
+                rows = self._selected(layer, originals, where)
+                for row, hits in zip(
+                    left, _hits(originals, rows, queries[left], limit, precision), strict=True
+                ):
+                    kept[row] = hits
+                return kept
+        return kept
 
     def originals(self, layer: int, hidden_size: int) -> Originals | None:
         """Return a layer's vectors; None: they cannot be read now."""
@@ -171,3 +198,24 @@ class Scanner:
                     del originals.filters[next(iter(originals.filters))]
                 originals.filters[key] = rows
         return rows
+
+
+def _hits(
+    originals: Originals,
+    chosen: Sequence[Rows | None],
+    queries: Floats,
+    limit: int,
+    precision: Precision,
+) -> list[list[Hit]]:
+    """Return the nearest of the chosen rows of each part."""
+    if not originals.parts:  # all contexts were deleted, and the layer was indexed since
+        return [[] for _ in queries]
+    scores, rows = nearest([part.vectors for part in originals.parts], chosen, queries, limit, precision)
+    found = rows >= 0
+    distinct, places = np.unique(rows[found], return_inverse=True)
+    names = np.array(text_ids(take([part.ids for part in originals.parts], distinct)), object)[places]
+    ends = np.cumsum(found.sum(axis=1))
+    # As Hit(id, score, None), in half the time: for one picture a correction asks for ten thousand of them.
+    fields = zip(names.tolist(), scores[found].tolist(), repeat(None))
+    hits: list[Hit] = list(map(partial(tuple.__new__, Hit), fields))
+    return [hits[end - int(row.sum()) : end] for end, row in zip(ends.tolist(), found, strict=True)]

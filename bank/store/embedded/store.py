@@ -25,7 +25,7 @@ import qdrant_edge as edge
 
 from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
-from latentbank.bank.scan import Precision
+from latentbank.bank.scan import Scan
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
     FEW,
@@ -252,21 +252,19 @@ class EmbeddedStore:
         """See `Store`; the engine has no groups."""
         return grouped(self, layer, query, wanted, exact, ef)
 
-    def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
+    def work(self, layer: int, ef: int | None, hidden_size: int, where: Filter | None = None) -> Work | None:
         """See `Store`."""
-        originals = self._scanner.originals(layer, hidden_size)
-        if originals is None:
+        if self._scanner.originals(layer, hidden_size) is None:
             return None
-        contexts = originals.count
-        compared = self._indexing.compared(layer, ef or self._settings.ef, hidden_size)
-        return Work(contexts, contexts if compared is None else min(compared, contexts), compared is not None)
+        selected = None if where is None else self.count(layer, where)
+        return self._indexing.work(layer, ef or self._settings.ef, hidden_size, selected)
 
     def scan(
-        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, how: Scan
     ) -> list[list[Hit]] | None:
         """See `Store`."""
         self._indexing.note_search()
-        return self._scanner.scan(layer, np.asarray(queries, np.float32), limit, where, precision)
+        return self._scanner.scan(layer, np.asarray(queries, np.float32), limit, where, how)
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:
         """See `Store`."""

@@ -18,7 +18,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from latentbank.bank.planning import Work
 from latentbank.bank.points import Hit, Payload, Stored
-from latentbank.bank.scan import Precision
+from latentbank.bank.scan import Scan
 from latentbank.bank.settings import Settings
 from latentbank.bank.store.base import (
     FEW,
@@ -229,16 +229,16 @@ class ServerStore:
             ),
         )
 
-    def work(self, layer: int, ef: int | None, hidden_size: int) -> Work | None:
+    def work(self, layer: int, ef: int | None, hidden_size: int, where: Filter | None = None) -> Work | None:
         """See `Store`; a server multiplies no matrices for us."""
-        del layer, ef, hidden_size
+        del layer, ef, hidden_size, where
         return None
 
     def scan(
-        self, layer: int, queries: Floats, limit: int, where: Filter | None, precision: Precision
+        self, layer: int, queries: Floats, limit: int, where: Filter | None, how: Scan
     ) -> list[list[Hit]] | None:
         """See `Store`; a server multiplies no matrices for us."""
-        del layer, queries, limit, where, precision
+        del layer, queries, limit, where, how
         return None
 
     def payloads(self, layer: int, ids: Sequence[str]) -> dict[str, Payload]:

@@ -87,6 +87,14 @@ def test_a_graph_is_searched_unless_its_segments_are_small(
     assert built
     assert all(1 < segment["full_scan_threshold"] < segment["indexed_vector_count"] for segment in built)
     assert store.work(8, None, WIDTH) == Work(200, 64, graph=True)
+    # What a filter selects is scanned up to the limit; beyond that it takes longer than a scan, until nearly all
+    # are selected.
+    few, more, nearly_all = (
+        store.work(8, None, WIDTH, Where(sentence=range(count // 5))) for count in (40, 120, 190)
+    )
+    assert few == Work(200, 40, graph=False, selected=40)
+    assert more == Work(200, 240, graph=False, selected=120)
+    assert nearly_all == Work(200, 128, graph=True, selected=190)
     store.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from latentbank.bank.planning import Rates, Work, plan, rates
 from latentbank.bank.points import context_id
-from latentbank.bank.scan import FLOAT32, Precision, convert, nearest, room_to_convert
+from latentbank.bank.scan import FLOAT32, Precision, Scan, convert, nearest, room_to_convert
 from latentbank.bank.store.base import Points, Store
 from latentbank.bank.store.embedded.originals import UnknownLayout, read_parts
 from latentbank.bank.where import Where
@@ -71,9 +72,9 @@ def take_step(store: Store, step: str) -> None:
 def assert_equal(store: Store, precision: Precision = FLOAT32) -> None:
     """Check that the scan finds what the engine finds, whatever the filter; of equal products any."""
     queries = np.concatenate([units(6, seed=9), points_of("a").vectors[2:4]])
-    for where in FILTERS:
+    for where, filter_last in itertools.product(FILTERS, (True, False)):
         exact = store.search(LAYER, queries, 7, where, exact=True, payloads=False)
-        found = store.scan(LAYER, queries, 7, where, precision)
+        found = store.scan(LAYER, queries, 7, where, Scan(precision, filter_last))
         assert found is not None
         for mine, theirs in zip(found, exact, strict=True):
             assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in theirs], abs=1e-6)
@@ -104,13 +105,33 @@ def test_bfloat16_finds_as_much(data_dir: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("others", [3, 40])
+def test_a_filter_may_come_last(data_dir: Path, others: int) -> None:
+    """Also if it selects nothing of what is nearest: to one of many queries, or to a quarter of them."""
+    store = store_of(data_dir)
+    take_step(store, "add a")
+    near = units(1, seed=9)
+    vectors = near + 0.01 * units(200, seed=4)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [context_id("z", [number]) for number in range(200)]
+    store.upsert(LAYER, Points(ids, vectors, [payload(number, "z") for number in range(200)]))
+    store.commit()
+    where = Where(corpus="a")
+    queries = np.concatenate([near, units(others, seed=5)])
+    last, first = (store.scan(LAYER, queries, 5, where, Scan(filter_last=last)) for last in (True, False))
+    for mine, theirs in zip(last, first, strict=True):
+        assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in theirs], abs=1e-6)
+        assert len(mine) == 5
+    store.close()
+
+
 def test_what_is_not_committed_is_left_to_the_engine(data_dir: Path) -> None:
     store = store_of(data_dir)
     take_step(store, "add a")
     queries = units(2)
-    assert store.scan(LAYER, queries, 3, None, FLOAT32) is not None
+    assert store.scan(LAYER, queries, 3, None, Scan()) is not None
     store.upsert(LAYER, points_of("b"))
-    assert store.scan(LAYER, queries, 3, None, FLOAT32) is None
+    assert store.scan(LAYER, queries, 3, None, Scan()) is None
     assert store.work(LAYER, None, WIDTH) is None
     store.commit()
     assert store.work(LAYER, None, WIDTH) == Work(80, 80, graph=False)
@@ -131,7 +152,7 @@ def test_files_of_another_layout_are_left_to_the_engine(data_dir: Path, file: st
     found.write_bytes(b"{}  " + found.read_bytes()[:-5])
     with pytest.raises(UnknownLayout):
         read_parts(data_dir / "bank" / "L04", WIDTH)
-    assert store.scan(LAYER, units(2), 3, None, FLOAT32) is None
+    assert store.scan(LAYER, units(2), 3, None, Scan()) is None
     assert store.search(LAYER, units(2), 3, exact=True)
     store.close()
 
@@ -164,14 +185,18 @@ def test_the_faster_way_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentbank.bank.planning.cores", lambda: 2)
     graph = Work(1_000_000, 320, graph=True)
     # One query is faster through a graph than past it, hundreds in a layer of ten thousand are not.
-    assert plan(graph, None, 1, 576, 1, finds=True).precision is None
-    assert plan(Work(10_000, 320, graph=True), None, 1000, 576, 4, finds=True).precision == FLOAT32
+    assert plan(graph, 1, 576, finds=True).how is None
+    assert plan(Work(10_000, 320, graph=True), 1000, 576, finds=True).how == Scan()
     # What does not find enough is not taken, however fast it is.
-    assert plan(graph, None, 1, 576, 1, finds=False).precision == FLOAT32
+    assert plan(graph, 1, 576, finds=False).how == Scan()
     # A filter that leaves few contexts leaves few products.
-    filtered = plan(graph, 1_000, 100, 576, 1, finds=False)
+    few = replace(graph, compared=1_000, graph=False, selected=1_000)
+    filtered = plan(few, 100, 576, finds=False)
     assert filtered.scan is not None
-    assert filtered.scan < 0.02 * plan(graph, None, 100, 576, 1, finds=False).scan
+    assert filtered.scan < 0.02 * plan(graph, 100, 576, finds=False).scan
+    # Segments are searched side by side, as far as there are cores.
+    codes = replace(graph, compared=1_000_000, graph=False)
+    assert replace(codes, segments=7).seconds(576) == pytest.approx(codes.seconds(576) / 2, rel=0.1)
 
 
 def test_torch_is_imported_once_searches_without_it_took_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +205,9 @@ def test_torch_is_imported_once_searches_without_it_took_as_long(monkeypatch: py
     monkeypatch.setattr("latentbank.bank.planning._spent.seconds", 0.0)
     monkeypatch.delitem(sys.modules, "torch")
     codes = Work(500_000, 500_000, graph=False)
-    planned = [plan(codes, None, 200, 576, 1, finds=True) for _ in range(3)]
-    assert [found.precision for found in planned] == [None, FLOAT32, FLOAT32]
-    assert plan(codes, None, 1, 576, 1, finds=True).precision is None
+    planned = [plan(codes, 200, 576, finds=True) for _ in range(3)]
+    assert [found.how for found in planned] == [None, Scan(), Scan()]
+    assert plan(codes, 1, 576, finds=True).how is None
 
 
 def test_half_numbers_are_converted_by_way_of_float32() -> None:
