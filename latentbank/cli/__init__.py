@@ -97,12 +97,15 @@ app = typer.Typer(
 )
 app.callback()(flat(_global_options))
 command(app, "doctor", example="doctor SmolLM2-135M")(doctor)
-command(
-    app,
-    "calibrate",
-    example="calibrate demo --bank demo",
-    first="model images bank visual_layers bank_layers",
-)(calibrate)
+for _group, _name, _example in (
+    (app, "calibrate", "calibrate demo --bank demo"),
+    (
+        query.app,
+        "means",
+        "query means demo --images photos",
+    ),  # another name, of before there were corrections
+):
+    command(_group, _name, example=_example, first="model images bank visual_layers bank_layers")(calibrate)
 command(app, "view", example="view --model demo", first="bank model")(view)
 command(
     app,

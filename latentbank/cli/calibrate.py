@@ -59,8 +59,8 @@ def calibrate(
         typer.Option(
             "--output",
             "-o",
-            help="File for the mean visual tokens, as of query means; by default beside the VLM's own files, if there "
-            "is none yet.",
+            help="File for the mean visual tokens, for query image --means; by default beside the VLM's own files, if "
+            "there is none yet.",
         ),
     ] = None,
     loading: LoadingOptions,

@@ -1,4 +1,4 @@
-"""`latentbank query`: text, and from `query_image` image, means and norms."""
+"""`latentbank query`: text, and from `query_image` image and norms."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Commands of `latentbank query` that take images: image, means, norms."""
+"""Commands of `latentbank query` that take images: image, norms."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,53 +116,6 @@ def query_image(
                 silence=ready.silence,
             )
         )
-
-
-@command(
-    app,
-    "means",
-    example="query means photos --model demo -o means.safetensors",
-    first="images output bank model",
-)
-def query_means(
-    ctx: typer.Context,
-    *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File to write, for query image --means; by default beside the VLM's own files.",
-        ),
-    ] = None,
-    bank: BankOptions,
-    visual_layers: Annotated[
-        str | None, typer.Option("--visual-layers", help="Layers to measure; by default all.")
-    ] = None,
-    prompt: PromptOption = None,
-    batch: ImageBatchOption = 8,
-    images: ImageOptions,
-    model: VisualModelOptions,
-) -> None:
-    """Measure the mean visual token of each layer on many images, for reading others against a centred bank."""
-    from latentbank.query.lenses.centring import save_means
-    from latentbank.query.reading.calibrate import measure_means
-
-    choice = named_visual_layers(visual_layers)
-    job = ImageJob(ctx, images.find())
-    vlm = _load_alone(ctx, bank, model, choice)
-    layers = layers_for(choice, vlm.num_layers)
-    file = output or vlm.means_file
-    if file is None:
-        raise LatentBankError(
-            f"{vlm.name} was not loaded from a local folder; name the file to write with --output."
-        )
-    measured = layers or range(vlm.num_layers + 1)
-    means = measure_means(vlm, job.counted(), measured, prompt=prompt, batch=batch, broken=job.broken)
-    save_means(file, means)
-    print(f"The mean of {means.kind} ({means.count:,} in all) at {len(measured)} layers is in {file}.")
-    if job.failed:
-        raise typer.Exit(1)
 
 
 @command(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentbank.query.lenses.centring import load_means
+from latentbank.query.reading.calibrate import measure_means
 from tests.cli.commands import Run
 from tests.query.patch_vlm import PatchVLM, picture
 
@@ -67,15 +68,14 @@ def test_a_vlm_is_calibrated_and_read_with_corrections(
     assert (made["pictures"], made["tokens"], made["bank_layers"]) == (4, 24, [1, 2])
     assert made["computed"] == 2 * made["contexts"] > 0
     assert (made["means"], beside.exists()) == (str(means), False)
-    # Run again, it computes nothing; the means go beside the VLM, where query means would write the same.
-    code, out, err = run(*words)
+    # Run again by its other name, it computes nothing; the means go beside the VLM.
+    code, out, err = run("query", "means", *words[1:])
     assert code == 0, err
     assert f"0 of {made['computed']:,} computed now" in out
-    kept = tmp_path / "measured.safetensors"
-    assert run("query", "means", others, *LAYERS, "--output", kept)[0] == 0
+    measured = measure_means(loaded[-1], sorted(others.iterdir()), [0, 1])
     for layer in (0, 1):
         for file in (means, beside):
-            assert load_means(file).at(layer) == pytest.approx(load_means(kept).at(layer), abs=1e-5)
+            assert load_means(file).at(layer) == pytest.approx(measured.at(layer), abs=1e-5)
     (reading,) = json.loads(run(*read, "--json")[1])
     assert reading["correction"] == "both"
     for token in reading["tokens"]:

@@ -413,10 +413,11 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     made = ("ingest", "run", corpus, "--model", model_dir, "--layers", "1,2", "--metric", "centred")
     assert run(*made)[0] == 0
     kept = tmp_path / "means.safetensors"
-    code, out, err = run("query", "means", photos, "--visual-layers", "0,1", "--output", kept)
+    measure = ("query", "means", model_dir, "--images", photos, "--visual-layers", "0,1")
+    code, out, err = run(*measure, "--output", kept, "--json")
     assert code == 1  # an image is broken
     assert "skipped" in err
-    assert out == f"The mean of visual tokens of 2 images (12 in all) at 2 layers is in {kept}.\n"
+    assert (json.loads(out)["means"], json.loads(out)["pictures"]) == (str(kept), 2)
     words = ("query", "image", photos / "a.png", "--visual-layers", "1", "--json")
     own = json.loads(run(*words)[1])[0]
     measured = json.loads(run(*words, "--means", kept)[1])[0]
@@ -426,15 +427,11 @@ def test_means_are_measured_once_and_used_for_a_centred_bank(
     code, _, err = run(*words[:3], "--visual-layers", "2", "--means", kept, "--json")
     assert code == 2
     assert "have no layer 2; they have 0, 1" in err
-    # Means kept with the VLM are the default.
-    code, _, err = run("query", "means", photos)
-    assert (code, "was not loaded from a local folder; name the file to write with --output" in err) == (
-        2,
-        True,
-    )
+    # Means kept with the VLM are the default. Of a VLM without a folder none are kept.
+    assert json.loads(run(*measure, "--json")[1])["means"] is None
     monkeypatch.setattr(PatchVLM, "means_file", tmp_path / "vlm.means.safetensors")
     assert json.loads(run(*words)[1])[0]["tokens"] == own["tokens"]
-    assert run("query", "means", photos, "--visual-layers", "0,1")[0] == 1
+    assert run(*measure)[0] == 1
     assert json.loads(run(*words)[1])[0] == measured
 
 
@@ -448,7 +445,8 @@ def test_a_folder_of_readings_holds_those_of_the_same_means(
     kept = tmp_path / "means.safetensors"
     read = ("query", "image", photos / "a.png", "--visual-layers", "1", "--means", kept)
     for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 images"
-        assert run("query", "means", photos / image, "--visual-layers", "1", "--output", kept)[0] == 0
+        measure = ("query", "means", model_dir, "--images", photos / image, "--visual-layers", "1")
+        assert run(*measure, "--output", kept)[0] == 0
         found, _, err = run(*read, "--parquet", tmp_path / "readings")
         assert (found, "made with another means (" in err) == (code, code == 2)
 

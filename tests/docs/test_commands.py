@@ -130,6 +130,8 @@ def test_every_command_and_option_is_documented(name: str) -> None:
         if title.endswith(" options")
     }
     section = sections[f"`latentbank {name}`"]
+    if other := re.search(r"is another name of \[(`latentbank [\w -]+`)\]", section):
+        section = sections[other[1]]
     documented = _documented(section)
     for group in re.findall(r"\(#([\w-]+-options)\)", section):
         assert not documented & _documented(groups[group]), f"{name}: documented twice"
