@@ -254,9 +254,10 @@ class EmbeddedStore:
 
     def work(self, layer: int, ef: int | None, hidden_size: int, where: Filter | None = None) -> Work | None:
         """See `Store`."""
-        if self._scanner.originals(layer, hidden_size) is None:
+        originals = self._scanner.originals(layer, hidden_size)
+        if originals is None:
             return None
-        selected = None if where is None else self.count(layer, where)
+        selected = None if where is None else originals.counted(where, lambda: self.count(layer, where))
         return self._indexing.work(layer, ef or self._settings.ef, hidden_size, selected)
 
     def scan(

@@ -135,6 +135,13 @@ def test_what_is_not_committed_is_left_to_the_engine(data_dir: Path) -> None:
     assert store.work(LAYER, None, WIDTH) is None
     store.commit()
     assert store.work(LAYER, None, WIDTH) == Work(80, 80, graph=False)
+    # What a filter selects is counted once, until the layer changes.
+    where, expected = Where(corpus=["a", "c"]), Work(80, 40, graph=False, selected=40)
+    assert store.work(LAYER, None, WIDTH, where) == expected
+    assert store.work(LAYER, None, WIDTH, where) == expected
+    store.upsert(LAYER, points_of("c"))
+    store.commit()
+    assert store.work(LAYER, None, WIDTH, where) == Work(120, 80, graph=False, selected=80)
     assert_equal(store)
     store.close()
 
