@@ -20,11 +20,13 @@ _ROWS, _ROWS_CUDA = 2048, 1 << 16
 # Rows that are converted at once by way of float32.
 _CONVERTED = 2048
 # Columns of a block's products that are one group: a group is looked into only if its best is good enough.
-_GROUP = 16
+GROUP = 16
+# Groups of a block, for each query on average, from which it is worth while to find those that are not good enough.
+_MANY = 8
 # Queries whose products are held at once.
 _QUERIES = 2048
 # Candidates that are rescored in float32 for each query besides those asked for, if the products are bfloat16.
-_MORE = 45
+MORE = 45
 # Numbers of candidates' vectors that are held at once to be rescored.
 _RESCORED = 1 << 21
 
@@ -90,7 +92,7 @@ def nearest(
     import torch
 
     rounded = queries.astype(np.float16).astype(np.float32)
-    kept = limit if precision.dtype == "float32" else limit + _MORE
+    kept = limit if precision.dtype == "float32" else limit + MORE
     dtype = getattr(torch, precision.dtype)
     found = [(np.empty((0, limit), np.float32), np.empty((0, limit), np.int64))]
     with torch.inference_mode():
@@ -117,7 +119,7 @@ def _best(
         # In bfloat16 more are kept, so a block's selection takes longer beside its product: fewer blocks are better.
         halved = queries.dtype == torch.bfloat16
         size = _ROWS * (max(1, min(4, 2304 // queries.shape[1])) if halved else 1)
-    most = -(-size // _GROUP) * _GROUP
+    most = -(-size // GROUP) * GROUP
     block = torch.empty((most, queries.shape[1]), dtype=queries.dtype, device=device)
     room = torch.empty((count, most), dtype=queries.dtype, device=device)
     wide = room_to_convert(queries)
@@ -125,28 +127,44 @@ def _best(
     where = torch.full((count, kept), -1, dtype=torch.int64, device=device)
     for vectors, rows in _blocks(parts, chosen, size):
         width = len(vectors)
-        groups = -(-width // _GROUP)
-        padded = groups * _GROUP
+        groups = -(-width // GROUP)
+        padded = groups * GROUP
         convert(block[:width], torch.from_numpy(vectors), wide)
         out = room if padded == most else room.new_empty((count, padded))
         torch.mm(queries, block[:padded].T, out=out)
         out[:, width:] = -torch.inf
-        scores = out.view(count, _GROUP, groups)
-        # What is better than all that a query keeps lies in groups whose best is, and of these in the `kept` best.
-        tops = scores.amax(dim=1)
-        taken = min(int((tops > best[:, -1:]).sum(dim=1).max()), kept)
-        if not taken:
-            continue
-        chosen_groups = tops.topk(taken, dim=1)[1][:, None].expand(-1, _GROUP, -1)
-        within = torch.arange(_GROUP, device=device)[:, None] * groups
-        columns = (chosen_groups + within).flatten(1)
-        part, places = scores.gather(2, chosen_groups).flatten(1).topk(min(kept, taken * _GROUP), dim=1)
+        query, column, score = better(out.view(count, GROUP, groups), best)
         numbers = torch.full((padded,), -1, device=device)
         numbers[:width] = torch.as_tensor(rows, device=device)
-        together = torch.cat([best, part.float()], dim=1)
-        best, order = together.topk(kept, dim=1)
-        where = torch.cat([where, numbers[columns.gather(1, places)]], dim=1).gather(1, order)
+        # Beside what each query keeps: its first, its second and so on.
+        counts = torch.bincount(query, minlength=count)
+        place = torch.arange(len(query), device=device) - (counts.cumsum(0) - counts)[query]
+        more = best.new_full((count, int(counts.max())), -torch.inf)
+        which = where.new_full(more.shape, -1)
+        more[query, place], which[query, place] = score.float(), numbers[column]
+        best, order = torch.cat([best, more], dim=1).topk(kept, dim=1)
+        where = torch.cat([where, which], dim=1).gather(1, order)
     return where
+
+
+def better(scores: torch.Tensor, best: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the scores that may be among the best of their query, with their queries and columns; queries ascend.
+
+    Args:
+        scores: those of a block, `[queries, members, groups]`; the columns are the members of all groups, flattened.
+        best: the best before it, descending, `[queries, kept]`.
+    """
+    least = best[:, -1:].to(scores.dtype)
+    # What is better lies in groups whose best is.
+    tops = scores.amax(dim=1)
+    good = tops > least
+    if good.sum() > _MANY * len(best) and tops.shape[1] >= best.shape[1]:
+        # As many groups as are kept have a score that is at least this.
+        good &= tops >= tops.topk(best.shape[1], dim=1)[0][:, -1:]
+    query, group = good.nonzero(as_tuple=True)
+    members = scores[query, :, group]
+    pair, member = (members > least[query]).nonzero(as_tuple=True)
+    return query[pair], member * scores.shape[2] + group[pair], members[pair, member]
 
 
 def room_to_convert(queries: torch.Tensor) -> torch.Tensor | None:
