@@ -41,7 +41,7 @@ _EXACT, _EXACT_NUMBER = 1e-8, 9e-11
 _IMPORT, _SELECTED, _FILES = 2.0, 8e-6, 0.005
 # Seconds to return what a query's scan has found, and to rescore it, for each number of a vector (Intel Xeon,
 # 2026-11-30).
-_RETURNED, _RESCORED = 1e-5, 2e-9
+_RETURNED, _RESCORED = 1e-5, 1.5e-9
 # How many contexts are usually asked for.
 _WANTED = 5
 # Of how many contexts a query's scan learns the ids, if the filter comes last.
@@ -160,7 +160,7 @@ def plan_layer(search: Search, layer: int, queries: int, hidden_size: int) -> Pl
         seconds = queries * work.contexts * (_EXACT + hidden_size * _EXACT_NUMBER)
         if "torch" not in sys.modules and seconds < _IMPORT:
             return replace(through, index=seconds)
-        _, filter_last = _scanning(work, queries, hidden_size)
+        filter_last = work.selected is not None and _scanning(work, queries, hidden_size)[1]
         return Plan(Scan(precise(), filter_last), seconds, None)
     return plan(work, queries, hidden_size, finds=search.asked.finds)
 
@@ -233,7 +233,7 @@ def _measured(hidden_size: int, precision: Precision) -> Rates:
     block = torch.empty((rows, hidden_size), dtype=dtype, device=precision.device)
     room = torch.empty((queries, rows), dtype=dtype, device=precision.device)
     # Of a block's scores, few are better than what each query keeps: fewer where it keeps fewer.
-    scores = torch.randn((queries, GROUP, rows // GROUP), generator=generator).to(precision.device, dtype)
+    scores = torch.randn((queries, GROUP, 2048 // GROUP), generator=generator).to(precision.device, dtype)
     kept = scores.flatten(1).topk(1 + more // 6, dim=1)[0].float()
     wide = room_to_convert(given)
     steps: tuple[Callable[[], object], ...] = (
@@ -252,9 +252,7 @@ def _measured(hidden_size: int, precision: Precision) -> Rates:
                 best[number] = min(best[number], time.perf_counter() - began)
     numbers = rows * hidden_size
     query = _RETURNED + (_WANTED + more) * hidden_size * _RESCORED
-    return Rates(
-        precision, best[0] / numbers, best[1] / (numbers * queries), best[2] / (rows * queries), query
-    )
+    return Rates(precision, best[0] / numbers, best[1] / (numbers * queries), best[2] / scores.numel(), query)
 
 
 def cores() -> int:

@@ -29,6 +29,7 @@ FILTERS = (
     Where(word=["cat", "snow"], position_min=2),
     ~Where(corpus="a"),
     Where(word="none"),
+    Where(caption_contains="fire truck") & ~Where(word="dog"),
 )
 STEPS = st.sampled_from(["add a", "add b", "again a", "add c", "delete a", "delete b", "index"])
 
