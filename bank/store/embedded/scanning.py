@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.intp]
 # Filters whose contexts are kept for the next search, and those that are remembered with how many they select.
 _KEPT, _COUNTED = 8, 1000
 # Times as many contexts are looked at as are wanted, if the filter comes last, and again where they were too few;
-# unless that is more than one query in so many.
+# unless that is more than so many queries, and more than one in so many.
 _DEEPER, _FEW = 8, 8
 # Contexts of each part whose vectors are compared with the engine's when a layer is read.
 _SAMPLE = 3
@@ -146,7 +146,7 @@ class Scanner:
                 if len(kept[row]) < limit and len(hits) == depth:
                     short.append(row)
             left, depth = short, depth * _DEEPER
-            if len(left) > len(queries) // _FEW:  # what is near is not what the filter selects
+            if len(left) > max(_FEW, len(queries) // _FEW):  # what is near is not what the filter selects
                 rows = self._selected(layer, originals, where)
                 for row, hits in zip(
                     left, _hits(originals, rows, queries[left], limit, precision), strict=True

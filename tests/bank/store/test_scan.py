@@ -106,9 +106,9 @@ def test_bfloat16_finds_as_much(data_dir: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("others", [3, 40])
-def test_a_filter_may_come_last(data_dir: Path, others: int) -> None:
-    """Also if it selects nothing of what is nearest: to one of many queries, or to a quarter of them."""
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_filter_may_come_last(data_dir: Path, count: int) -> None:
+    """Also if it selects nothing of what is nearest: to one query, or to many."""
     store = store_of(data_dir)
     take_step(store, "add a")
     near = units(1, seed=9)
@@ -118,7 +118,7 @@ def test_a_filter_may_come_last(data_dir: Path, others: int) -> None:
     store.upsert(LAYER, Points(ids, vectors, [payload(number, "z") for number in range(200)]))
     store.commit()
     where = Where(corpus="a")
-    queries = np.concatenate([near, units(others, seed=5)])
+    queries = np.concatenate([vectors[:count], units(3, seed=5)])
     last, first = (store.scan(LAYER, queries, 5, where, Scan(filter_last=last)) for last in (True, False))
     for mine, theirs in zip(last, first, strict=True):
         assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in theirs], abs=1e-6)
