@@ -214,12 +214,9 @@ class Indexing:
         """Return what a search of a layer has to do if a filter selects so many contexts; None: there is no filter."""
         graph, state = graph_of(self._layers.path(layer)), self._layers.state(layer)
         contexts, segments = state.points_count, _segments(state)
-
-        def is_scanned(some: int) -> bool:
-            return not graph.edges or kib(some // segments, hidden_size) < graph.scan
-
-        if is_scanned(contexts if selected is None else selected):
-            return Work(contexts, contexts if selected is None else selected, False, segments, selected)
+        asked = contexts if selected is None else selected
+        if not graph.edges or kib(asked // segments, hidden_size) < graph.scan:
+            return Work(contexts, asked, False, segments, selected)
         compared = min(segments * self.candidates(layer, ef), contexts)
         if selected is None:
             return Work(contexts, compared, True, segments)

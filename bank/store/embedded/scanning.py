@@ -118,11 +118,10 @@ class Scanner:
         originals = self.originals(layer, queries.shape[1])
         if originals is None:
             return None
-        if where is None:
-            return _hits(originals, originals.alive, queries, limit, how.precision)
-        if how.filter_last and repr(where) not in originals.filters:
+        if where is not None and how.filter_last and repr(where) not in originals.filters:
             return self._filter_last(layer, originals, queries, limit, where, how.precision)
-        return _hits(originals, self._selected(layer, originals, where), queries, limit, how.precision)
+        chosen = originals.alive if where is None else self._selected(layer, originals, where)
+        return _hits(originals, chosen, queries, limit, how.precision)
 
     def _filter_last(
         self,
