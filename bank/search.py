@@ -17,7 +17,7 @@ from latentbank.bank.manifest import Manifest
 from latentbank.bank.merge import Unique, merge
 from latentbank.bank.planning import Plan, Way, plan_layer
 from latentbank.bank.points import Hit, Neighbor, Payload
-from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.rotation import rotated_units, unit
 from latentbank.bank.settings import Metric
 from latentbank.bank.store.base import Floats, Store
 from latentbank.bank.where import Filter, Where
@@ -63,15 +63,21 @@ def prepare(
             f"The {what} have shape {list(rows.shape)}; this bank's hidden size is {hidden_size}, so they must "
             f"be [{what}, {hidden_size}]."
         )
+    squares = np.einsum("ij,ij->i", rows, rows)
+    if not (np.isfinite(squares) & (squares > 0)).all():  # or they are only too large or small for this type
+        _require_directions(rows, what)
+    if mean is not None:
+        rows = _centred(unit(rows) if unit_mean else rows, what, mean)
+    return rotated_units(rows, seed)
+
+
+def _require_directions(rows: npt.NDArray[np.floating[Any]], what: str) -> None:
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise QueryError(f"Row {int(bad.argmax())} of the {what} holds a value that is not finite.")
     zero = ~rows.any(axis=1)
     if zero.any():
         raise QueryError(f"Row {int(zero.argmax())} of the {what} is all zeros: it has no direction.")
-    if mean is not None:
-        rows = _centred(unit(rows) if unit_mean else rows, what, mean)
-    return rotate(unit(rows), seed)
 
 
 def prepared(manifest: Manifest, states: npt.ArrayLike, what: str, mean: npt.ArrayLike | None) -> Floats:
@@ -253,17 +259,19 @@ class Search:
         """Return each layer's answers for rows of `vectors`, each with its filter, by row and layer.
 
         Layers and batches of queries are asked for at once. A server works on them side by side; the embedded engine
-        works on one batch at a time, and on a layer's segments side by side.
+        works on one batch at a time, and on a layer's segments side by side. It is asked for a batch in one layer after
+        the other, as it keeps the batch in its own form.
         """
         tasks = [
-            (layer, ef, queries[at : at + QUERY_BATCH])
+            (layer, ef, queries[at : at + QUERY_BATCH], at)
             for layer, all_queries in requests.items()
             for ef, queries in self.asked.by_ef(all_queries)
             for at in range(0, len(queries), QUERY_BATCH)
         ]
+        tasks.sort(key=lambda task: task[-1])
 
-        def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
-            layer, ef, queries = task
+        def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]], int]) -> list[list[Hit]]:
+            layer, ef, queries, _ = task
             rows, wheres = zip(*queries, strict=True)
             more = {} if self.oversampling is None else {"oversampling": self.oversampling}
             exact = self.way == "exact"
@@ -271,10 +279,10 @@ class Search:
                 layer, vectors[list(rows)], depth, wheres, exact, self.payloads, ef, **more
             )
 
-        with ThreadPoolExecutor(min(8, max(1, len(tasks)))) as pool:
+        with ThreadPoolExecutor(min(8, max(1, len(tasks))) if self.store.shared else 1) as pool:
             return {
                 (row, layer): hits
-                for (layer, _, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
+                for (layer, _, queries, _), answers in zip(tasks, pool.map(run, tasks), strict=True)
                 for (row, _), hits in zip(queries, answers, strict=True)
             }
 

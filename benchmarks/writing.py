@@ -46,8 +46,11 @@ def write(work: str, hidden: int, contexts: int, cores: int) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from latentbank.bank.opening import create_bank
     from latentbank.ingest.writer import Writer
+    from latentbank.memory import collect_rarely, keep_memory
     from latentbank.progress import Silent
 
+    collect_rarely()  # as the command does
+    keep_memory()
     source = list(batches(hidden, contexts))
     copied = _copy_seconds(hidden)
     with create_bank(
@@ -140,6 +143,8 @@ def main() -> None:
     counts = [int(count) for count in (arguments.cores or f"1,2,{there}").split(",")]
     counts = sorted({count for count in counts if count <= there})
     rows, measured = [], {}
+    if arguments.work:
+        arguments.work.mkdir(parents=True, exist_ok=True)
     for hidden in (int(size) for size in arguments.dimensions.split(",")):
         for cores in counts:
             with tempfile.TemporaryDirectory(dir=arguments.work) as work:

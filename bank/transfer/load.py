@@ -9,7 +9,7 @@ from typing import Unpack
 from latentbank.bank.bank import Bank
 from latentbank.bank.layers import BankLayers, choose
 from latentbank.bank.manifest import CorpusEntry
-from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.rotation import rotated_units
 from latentbank.bank.settings import Settings, SettingsGiven, settings_from
 from latentbank.bank.store.base import Points
 from latentbank.bank.transfer.export import check_folder, parts_of
@@ -113,5 +113,5 @@ def _import_part(
         rows = export.vectors(entry, layer, number, ids)
         for at in range(0, count, BATCH):
             part = slice(at, at + BATCH)
-            stored = rotate(unit(rows[part]), target.manifest.rotation_seed)
+            stored = rotated_units(rows[part], target.manifest.rotation_seed)
             receiver.put(layer, Points(ids[part], stored, payloads[part]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentbank.bank.rotation import ROTATION_SEED, rotate, unit, unrotate
+from latentbank.bank.rotation import ROTATION_SEED, rotate, rotated_units, unit, unrotate
 
 DIMENSIONS = [1, 2, 3, 4, 5, 7, 8, 31, 64, 127, 576]
 # The rotation of every bank stored so far.
@@ -62,10 +62,26 @@ def by_fft(x: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
 
 @pytest.mark.parametrize("n", [7, 576, 4096])
 def test_it_is_the_one_of_earlier_versions(n: int) -> None:
-    given_rows = unit(rows(n))
-    np.testing.assert_allclose(
-        rotate(given_rows, ROTATION_SEED), by_fft(given_rows, ROTATION_SEED), rtol=2e-7, atol=1e-12
-    )
+    given_rows = unit(rows(n, 200))
+    earlier = by_fft(given_rows, ROTATION_SEED)
+    exact = rotate(given_rows.astype(np.float64), ROTATION_SEED)
+    np.testing.assert_allclose(exact, earlier, rtol=2e-7, atol=1e-12)
+    # In float32 they are the same to rounding, and so is what is stored.
+    turned = rotate(given_rows, ROTATION_SEED)
+    np.testing.assert_allclose(turned, earlier, rtol=0, atol=2e-6 / np.sqrt(n))
+    stored, then = turned.astype(np.float16), earlier.astype(np.float16)
+    assert (stored != then).mean() < 2e-3
+    assert (np.abs(stored - then) <= np.spacing(np.abs(np.maximum(stored, then)))).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 5000), st.integers(1, 40), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_units_are_rotated_alike_alone_and_together(n: int, count: int, dtype: type) -> None:
+    given_rows = rows(n, count).astype(dtype)
+    together = rotated_units(given_rows, ROTATION_SEED)
+    np.testing.assert_array_equal(together, rotate(unit(given_rows), ROTATION_SEED))
+    alone = [rotated_units(row[None], ROTATION_SEED)[0] for row in given_rows]
+    np.testing.assert_array_equal(together, alone)
 
 
 @pytest.mark.parametrize("n", [n for n in DIMENSIONS if n <= len(SIGNS)])
@@ -114,3 +130,13 @@ def test_unit_scales_to_length_one(n: int, scale: float, dtype: type) -> None:
     np.testing.assert_array_equal(scaled[0], 0)
     np.testing.assert_allclose(np.linalg.norm(scaled[1:], axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(scaled, unit(given_rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [3e37, 1e-40, 1e300, 1e-300])
+def test_no_length_is_too_large_or_too_small(scale: float) -> None:
+    """Squares of these numbers, and in float32 the first length itself, are infinite or zero."""
+    dtype = np.float32 if 1e-45 < scale < 1e38 else np.float64
+    given_rows = np.array([[9, -9, 9], [0, 0, 0], [3, 4, 0]], dtype) * dtype(scale)
+    third = 3**-0.5
+    expected = [[third, -third, third], [0, 0, 0], [0.6, 0.8, 0]]
+    np.testing.assert_allclose(unit(given_rows), expected, rtol=1e-4)

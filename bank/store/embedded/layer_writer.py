@@ -23,7 +23,7 @@ from latentbank.bank.store.embedded.engine import engine_failed
 from latentbank.bank.store.embedded.optimizing import Optimization, optimize_here
 from latentbank.bank.store.embedded.points import engine_points
 from latentbank.files import sync_folders
-from latentbank.memory import release_memory
+from latentbank.memory import collect_rarely, keep_memory, release_memory
 from latentbank.text import first_line
 
 UNANSWERED = ("store", "optimize")
@@ -159,6 +159,8 @@ def main() -> None:
     After an error the process ends without closing its layers, which would flush contexts that have another layer's
     vectors still.
     """
+    collect_rarely()
+    keep_memory()
     writer = LayerWriter(json.loads(sys.argv[1]))
     try:
         writer.serve()

@@ -46,6 +46,7 @@ from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.pointer import read_pointer
 from latentbank.bank.store.embedded.points import engine_points, row_views
+from latentbank.bank.store.embedded.queries import EngineQueries
 from latentbank.bank.store.embedded.scanning import Scanner
 from latentbank.bank.store.embedded.unpacking import received, unpack
 from latentbank.bank.store.embedded.writers import writers_for
@@ -78,6 +79,7 @@ class EmbeddedStore:
         writable, writers = access.lock is not None, writers_for(access.lock)
         self._layers = Layers(bank, self._folder, there=access.there, writable=writable, writers=writers)
         self._indexing = Indexing(bank, settings, self._layers, self._manifest, access.lock)
+        self._queries = EngineQueries()
         self._captions = CaptionFilters(self._read_captions, shared=False)
         self._scanner = Scanner(self._layers, self._selected_ids, lambda layer: layer not in self._dirty)
         try:
@@ -228,16 +230,12 @@ class EmbeddedStore:
             ),
             acorn=ACORN,
         )
-        rows = np.asarray(queries, dtype=np.float32).tolist()
+        filters = each_condition(where, len(queries), _DIALECT)
         requests = [
             edge.QueryRequest(
-                limit=limit,
-                query=edge.Query.Nearest(row),
-                filter=condition,
-                params=params,
-                with_payload=payloads,
+                limit=limit, query=query, filter=condition, params=params, with_payload=payloads
             )
-            for row, condition in zip(rows, each_condition(where, len(rows), _DIALECT), strict=True)
+            for query, condition in zip(self._queries.of(queries), filters, strict=True)
         ]
         with self._layers.use(layer) as shard:
             answers = shard.query_batch(edge.QueryBatchRequest(requests))
