@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from functools import cache
 
 # Scripts without spaces between words: there a token is its own word.
 _UNSPACED = (
@@ -12,17 +13,22 @@ _UNSPACED = (
     "\U00020000-\U0003ffff"
 )
 _unspaced = re.compile(f"[{_UNSPACED}]")
-# Python's \w leaves out combining marks, with which many scripts write their vowels.
-_MARKS = "".join(
-    mark
-    for codes in (range(0x300, 0x20000), range(0xE0100, 0xE01F0))
-    for mark in map(chr, codes)
-    if unicodedata.category(mark).startswith("M") and not _unspaced.match(mark)
-)
-_PART = rf"(?:[^\W{_UNSPACED}]+|[{_MARKS}]+)+"
-# Apostrophes, and the joiners of Persian and of the scripts of India, do not end a word.
-_WORD = re.compile(rf"{_PART}(?:['’\u200c\u200d]{_PART})*")
 _ASCII_WORD = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # equivalent for most captions, and faster
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """Return the pattern of a word; it is made when it is first needed, which takes a twentieth of a second."""
+    # Python's \w leaves out combining marks, with which many scripts write their vowels.
+    marks = "".join(
+        mark
+        for codes in (range(0x300, 0x20000), range(0xE0100, 0xE01F0))
+        for mark in map(chr, codes)
+        if unicodedata.category(mark).startswith("M") and not _unspaced.match(mark)
+    )
+    part = rf"(?:[^\W{_UNSPACED}]+|[{marks}]+)+"
+    # Apostrophes, and the joiners of Persian and of the scripts of India, do not end a word.
+    return re.compile(rf"{part}(?:['’\u200c\u200d]{part})*")
 
 
 class Words:
@@ -34,7 +40,7 @@ class Words:
 
     def __init__(self, caption: str) -> None:
         self._caption = caption
-        pattern = _ASCII_WORD if caption.isascii() else _WORD
+        pattern = _ASCII_WORD if caption.isascii() else _word()
         self.spans = [match.span() for match in pattern.finditer(caption)]
         self._starts = [start for start, _ in self.spans]
 
