@@ -137,16 +137,23 @@ def drawn_corpora(count: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A filter, as the engine takes it, and the contexts it selects, bool `[contexts]`."""
+class Selection:
+    """A filter that selects some values of a field.
 
-    condition: Any
+    Attributes:
+        field: the payload field.
+        values: the values; of positions, all from the least on are selected.
+        selected: the contexts it selects, bool `[contexts]`.
+    """
+
+    field: str
+    values: list[Any]
     selected: npt.NDArray[np.bool_]
 
 
-def conditions(payloads: Sequence[Mapping[str, Any]], fraction: float) -> dict[str, Condition]:
+def selections(payloads: Sequence[Mapping[str, Any]], fraction: float) -> list[Selection]:
     """Return filters by field that select about a fraction of the contexts."""
-    found = {}
+    found = []
     random = np.random.default_rng(5)
     for field in INDEXED_FIELDS:
         values = np.array([payload[field] for payload in payloads])
@@ -158,12 +165,16 @@ def conditions(payloads: Sequence[Mapping[str, Any]], fraction: float) -> dict[s
             order = np.arange(len(kinds))[::-1] if field == "position" else random.permutation(len(kinds))
             total = np.cumsum(counts[order])
             chosen = kinds[order[: int(np.argmin(np.abs(total - fraction * len(values)))) + 1]]
-        if field == "position":
-            inner = edge.FieldCondition(key=field, range=edge.RangeFloat(gte=float(chosen.min())))
-        else:
-            inner = edge.FieldCondition(key=field, match=edge.MatchAny(any=chosen.tolist()))
-        found[field] = Condition(edge.Filter(must=[inner]), np.isin(values, chosen))
+        found.append(Selection(field, chosen.tolist(), np.isin(values, chosen)))
     return found
+
+
+def _condition(chosen: Selection) -> edge.Filter:
+    if chosen.field == "position":
+        inner = edge.FieldCondition(key=chosen.field, range=edge.RangeFloat(gte=float(min(chosen.values))))
+    else:
+        inner = edge.FieldCondition(key=chosen.field, match=edge.MatchAny(any=chosen.values))
+    return edge.Filter(must=[inner])
 
 
 def search(states: str, path: str, layer: int, count: int, acorn: bool) -> dict[str, Any]:
@@ -180,19 +191,28 @@ def search(states: str, path: str, layer: int, count: int, acorn: bool) -> dict[
     shard = edge.EdgeShard.load(path, None)
     segments = segments_of(count)
     ef = max(FEWEST, int(np.ceil(160 * np.cbrt(count / segments / LARGE))))
-    everything = Condition(None, np.ones(count, bool))
-    asked = {"none": {"all": everything}} | {f"{f:g}": conditions(payloads, f) for f in FRACTIONS}
     found: dict[str, Any] = {}
-    for fraction, filters in asked.items():
-        for field, one in filters.items():
-            answers, milliseconds = _timed(shard, rotated, one.condition, ef, acorn)
-            found[f"{fraction} {field}"] = {
-                "selected": int(one.selected.sum()),
-                "recall": _recall(answers, cosines, one.selected, ids),
-                "milliseconds": milliseconds,
-            }
+    for fraction, one in asked_for(payloads):
+        condition = None if fraction is None else _condition(one)
+        answers, milliseconds = _timed(shard, rotated, condition, ef, acorn)
+        found[name_of(fraction, one)] = {
+            "selected": int(one.selected.sum()),
+            "recall": recall(answers, cosines, one.selected, ids),
+            "milliseconds": milliseconds,
+        }
     shard.close()
     return found
+
+
+def asked_for(payloads: Sequence[Mapping[str, Any]]) -> list[tuple[float | None, Selection]]:
+    """Return all filters with the fraction that each selects; the first, of None, selects everything."""
+    everything = Selection("all", [], np.ones(len(payloads), bool))
+    return [(None, everything), *((part, one) for part in FRACTIONS for one in selections(payloads, part))]
+
+
+def name_of(fraction: float | None, chosen: Selection) -> str:
+    """Return what a filter is called in the results."""
+    return f"{'none' if fraction is None else f'{fraction:g}'} {chosen.field}"
 
 
 def _timed(
@@ -215,9 +235,17 @@ def _timed(
     return [[str(point.id) for point in answer] for answer in answers], min(times) / len(queries) * 1e3
 
 
-def _recall(
+def recall(
     answers: Sequence[Sequence[str]], cosines: Floats, selected: npt.NDArray[np.bool_], ids: Sequence[str]
 ) -> float:
+    """Return the share of each query's nearest selected contexts that were found.
+
+    Args:
+        answers: ids that each query found.
+        cosines: of queries and contexts, `[queries, contexts]`.
+        selected: the contexts that may be found, bool `[contexts]`.
+        ids: those of the contexts.
+    """
     places = {id_: i for i, id_ in enumerate(ids)}
     right = 0
     masked = np.where(selected, cosines, -2)

@@ -25,7 +25,7 @@ COUNT = 120
 @pytest.fixture
 def bank(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bank]:
     """A bank with graphs, which are searched although they are small."""
-    monkeypatch.setattr("latentbank.bank.store.embedded.engine.LEAST_SCAN", 1)
+    monkeypatch.setattr("latentbank.bank.store.graphs.LEAST_SCAN", 1)
     place = Place("embedded", load_settings(data_dir=data_dir, graph_from=60))
     with sample_bank(place) as made:
         fill(made, COUNT)

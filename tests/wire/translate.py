@@ -244,9 +244,9 @@ def _nearest(given: Any) -> Any:
 def _search_params(given: m.SearchParams | None) -> edge.SearchParams | None:
     if given is None:
         return None
-    if given.acorn is not None or given.idf is not None:
-        raise not_spoken("query with acorn or idf")
-    quantization = given.quantization
+    if given.idf is not None:
+        raise not_spoken("query with idf")
+    quantization, acorn = given.quantization, given.acorn
     return edge.SearchParams(
         hnsw_ef=given.hnsw_ef,
         exact=bool(given.exact),
@@ -257,6 +257,9 @@ def _search_params(given: m.SearchParams | None) -> edge.SearchParams | None:
             oversampling=quantization.oversampling,
         )
         if quantization
+        else None,
+        acorn=edge.AcornSearchParams(enable=bool(acorn.enable), max_selectivity=acorn.max_selectivity)
+        if acorn
         else None,
     )
 

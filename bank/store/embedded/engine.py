@@ -15,6 +15,7 @@ from typing import Any
 import qdrant_edge as edge
 
 from latentbank.bank.store.fields import indexed_fields
+from latentbank.bank.store.graphs import LEAST_SCAN, MOST_BY_ACORN, kib
 from latentbank.errors import BankUnavailable
 from latentbank.text import first_line
 
@@ -26,8 +27,7 @@ _INDEXES = edge.Memory.Cold
 # Messages of the system and the engine when there is no room: on the disk, in a quota, for one file, to optimize.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large", "Not enough space")
 
-# None of them adds links to the graph, which would double the time of building it and help few filters
-# (benchmarks/filters.py): what a filter selects is scanned up to `scan_for`, and beyond it found by ACORN.
+# None of them adds links to the graph; see `graphs`.
 KINDS: dict[str, Any] = {
     "keyword": edge.KeywordIndexParams(memory=_INDEXES, enable_hnsw=False),
     # A "tenant" in the engine's words: contexts of one word are stored side by side. They are each other's nearest
@@ -37,15 +37,8 @@ KINDS: dict[str, Any] = {
 }
 """Payload indexes by the kinds that `latentbank.bank.store.fields.indexed_fields` names."""
 
-LEAST_SCAN = 10_000
-"""KiB of vectors in a segment up to which the engine scans what a filter selects, instead of searching the graph, in
-small segments: as many as on a server, 8,900 contexts of 576 dimensions."""
-
-MOST_BY_ACORN = 0.7
-"""The share of a layer up to which a filter that selects too much for a scan is searched by ACORN."""
-
 ACORN = edge.AcornSearchParams(enable=True, max_selectivity=MOST_BY_ACORN)
-"""How a graph is searched with such a filter."""
+"""How a graph is searched with a filter that selects too much for a scan."""
 
 INDEXES_FROM = 4096
 """Contexts from which a layer has payload indexes. With them even an empty layer takes 35 ms to load, instead of 2 ms,
@@ -57,6 +50,7 @@ CAPTION_INDEX = edge.TextIndexParams(
     ascii_folding=True,
     phrase_matching=True,
     memory=_INDEXES,
+    enable_hnsw=False,
 )
 """The payload index for filters by caption."""
 
@@ -150,20 +144,6 @@ def graph_of(path: Path) -> GraphSettings:
     """Return the settings of the graph of the layer in a folder."""
     found = json.loads((path / "edge_config.json").read_text(encoding="utf-8"))["hnsw_config"]
     return GraphSettings(int(found["m"]), int(found["ef_construct"]), int(found["full_scan_threshold"]))
-
-
-def scan_for(contexts: int, segments: int, hidden_size: int) -> int:
-    """Return the KiB of vectors up to which a new graph's engine scans what a filter selects in a segment.
-
-    The engine scans a segment for every query, with a filter or without, if all of it is no more. So it is half of a
-    segment, except in small ones, where a scan takes no longer than the graph.
-    """
-    return max(LEAST_SCAN, kib(contexts // (2 * segments), hidden_size))
-
-
-def kib(contexts: int, hidden_size: int) -> int:
-    """Return how many KiB the originals of so many contexts are: two bytes a number."""
-    return -(-contexts * 2 * hidden_size // 1024)
 
 
 def engine_failed(error: BaseException) -> bool:

@@ -14,15 +14,7 @@ from latentbank.bank.planning import Work, cores
 from latentbank.bank.settings import Settings
 from latentbank.bank.sizing import segments_of
 from latentbank.bank.store.conditions import reads_captions
-from latentbank.bank.store.embedded.engine import (
-    CAPTION_INDEX,
-    MOST_BY_ACORN,
-    engine_errors,
-    graph_of,
-    has_caption_index,
-    kib,
-    scan_for,
-)
+from latentbank.bank.store.embedded.engine import CAPTION_INDEX, engine_errors, graph_of, has_caption_index
 from latentbank.bank.store.embedded.layer_writer import Written
 from latentbank.bank.store.embedded.layers import Layers
 from latentbank.bank.store.embedded.lock import BankLock
@@ -30,6 +22,7 @@ from latentbank.bank.store.embedded.manifest_file import ManifestFile
 from latentbank.bank.store.embedded.optimizing import Optimization, Task, in_other_processes, optimize
 from latentbank.bank.store.embedded.unpacking import forget_origin, is_from_snapshot
 from latentbank.bank.store.fields import has_graph
+from latentbank.bank.store.graphs import MOST_BY_ACORN, kib, scan_for
 from latentbank.bank.where import Filter
 from latentbank.files import sync_folders
 from latentbank.memory import release_memory

@@ -24,6 +24,7 @@ from functools import partial
 from qdrant_client import models
 
 from latentbank.bank.store.fields import has_graph
+from latentbank.bank.store.graphs import scan_for
 from latentbank.bank.store.names import split_collection
 from latentbank.bank.store.server.client import Connection
 from latentbank.errors import BankUnavailable
@@ -54,8 +55,13 @@ def index_layer(server: Connection, collection: str, count: int) -> None:
     settings = server.settings
     # Another job may have found more contexts a moment ago: a layer that has a graph keeps it.
     bank, _ = split_collection(collection) or ("", 0)
-    graph = has_graph(bank, count, settings) or (_info(server, collection).config.hnsw_config.m or 0) > 0
+    info = _info(server, collection)
+    known = (info.config.hnsw_config.m or 0) > 0
+    graph = known or has_graph(bank, count, settings)
     change = models.HnswConfigDiff(m=settings.hnsw_m if graph else 0, ef_construct=settings.hnsw_ef_construct)
+    if graph and not known:  # with another number, the server would build a graph anew
+        # While a layer is loaded, it has as many segments as it will have.
+        change.full_scan_threshold = scan_for(count, max(1, info.segments_count), _width(info))
     _set(server, collection, WANTED, hnsw_config=change)
     _wait_until_indexed(server, collection, count)
     _set(server, collection, ON)
@@ -63,11 +69,15 @@ def index_layer(server: Connection, collection: str, count: int) -> None:
 
 def waiting(info: models.CollectionInfo) -> int:
     """Return how many contexts the server has yet to index; those in segments below the threshold do not count."""
+    unindexed = max(0, (info.points_count or 0) - (info.indexed_vectors_count or 0))
+    small = ((_threshold(info) or ON) * 1024 - 1) // (_NUMBER * _width(info))
+    return unindexed if unindexed > small * info.segments_count else 0
+
+
+def _width(info: models.CollectionInfo) -> int:
     vectors = info.config.params.vectors
     assert isinstance(vectors, models.VectorParams)
-    unindexed = max(0, (info.points_count or 0) - (info.indexed_vectors_count or 0))
-    small = ((_threshold(info) or ON) * 1024 - 1) // (_NUMBER * vectors.size)
-    return unindexed if unindexed > small * info.segments_count else 0
+    return vectors.size
 
 
 def failure(info: models.CollectionInfo) -> str | None:

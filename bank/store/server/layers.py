@@ -15,10 +15,12 @@ from latentbank.bank.store.server.indexing import OFF
 from latentbank.bank.store.server.retrying import exists_already, refused
 from latentbank.errors import BankUnavailable
 
+# None of them adds links to the graph; see `graphs`.
+_KEYWORD, _INTEGER = models.KeywordIndexType.KEYWORD, models.IntegerIndexType.INTEGER
 _KINDS: dict[str, Any] = {
-    "keyword": models.PayloadSchemaType.KEYWORD,
-    "grouping": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
-    "integer": models.PayloadSchemaType.INTEGER,
+    "keyword": models.KeywordIndexParams(type=_KEYWORD, enable_hnsw=False),
+    "grouping": models.KeywordIndexParams(type=_KEYWORD, is_tenant=True, enable_hnsw=False),
+    "integer": models.IntegerIndexParams(type=_INTEGER, enable_hnsw=False),
 }
 _CAPTION = models.TextIndexParams(
     type=models.TextIndexType.TEXT,
@@ -27,6 +29,7 @@ _CAPTION = models.TextIndexParams(
     ascii_folding=True,
     phrase_matching=True,
     on_disk=True,
+    enable_hnsw=False,
 )
 
 

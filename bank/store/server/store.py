@@ -32,6 +32,7 @@ from latentbank.bank.store.base import (
 )
 from latentbank.bank.store.captions import CaptionFilters
 from latentbank.bank.store.conditions import Dialect, conditions, count_ids, each_condition, reads_captions
+from latentbank.bank.store.graphs import MOST_BY_ACORN
 from latentbank.bank.store.grouping import Groups
 from latentbank.bank.store.names import collection_name
 from latentbank.bank.store.server.aliases import version_in_use
@@ -227,6 +228,7 @@ class ServerStore:
             quantization=models.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=oversampling or self._settings.oversampling
             ),
+            acorn=models.AcornSearchParams(enable=True, max_selectivity=MOST_BY_ACORN),
         )
 
     def work(self, layer: int, ef: int | None, hidden_size: int, where: Filter | None = None) -> Work | None:

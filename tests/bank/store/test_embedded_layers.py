@@ -77,7 +77,7 @@ def test_a_graph_is_searched_unless_its_segments_are_small(
     store.commit()
     store.index(4)
     assert store.work(4, None, WIDTH) == Work(200, 200, graph=False)  # small: the engine scans the segments
-    monkeypatch.setattr("latentbank.bank.store.embedded.engine.LEAST_SCAN", 1)
+    monkeypatch.setattr("latentbank.bank.store.graphs.LEAST_SCAN", 1)
     store.create(8, WIDTH, "int8")
     store.upsert(8, points(200))
     store.commit()

@@ -10,6 +10,7 @@ import pytest
 
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
+from latentbank.bank.store.graphs import kib
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import HEAD, WIDTH, is_one_sentence, points, put_head
 from tests.bank.servers import Doubles, settings
@@ -85,6 +86,26 @@ def test_a_layer_is_indexed_when_index_returns(shared: QdrantDouble, late: int, 
     assert unindexed(store) == 0
     assert thresholds(shared)[-1] == 1
     store.close()
+
+
+def test_a_first_graph_scans_what_is_half_of_a_segment(
+    shared: QdrantDouble, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server would build a graph anew with another limit, so a layer keeps that of its first graph."""
+    monkeypatch.setattr("latentbank.bank.store.graphs.LEAST_SCAN", 10)
+    store.index(4)
+    store.upsert(4, points(1000))
+    segments = store._server.rest.get_collection(LAYER).segments_count  # type: ignore[attr-defined]
+    with_graph = backend(settings(shared, "rest", graph_from=1000)).open("bank")
+    with_graph.index(4)
+    with_graph.upsert(4, points(MANY, "plants"))
+    with_graph.index(4)
+    with_graph.close()
+    graphs = [change["hnsw_config"] for change in changes(shared) if change.get("hnsw_config")]
+    assert [graph["m"] for graph in graphs] == [0, 16, 16]
+    limits = [graph.get("full_scan_threshold") for graph in graphs]
+    assert limits == [None, kib(1000 // (2 * segments), WIDTH), None]
+    assert limits[1] > 10
 
 
 def test_a_server_that_does_not_index_is_not_believed(
