@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.common import Row, machine, parser_of, place, show, write_json
+from benchmarks.common import Row, machine, parser_of, place, processor_seconds, show, write_json
 from benchmarks.limits import copy_speed
 from benchmarks.wire import CORPUS, made_points
 from latentbank.bank.bank import Bank
@@ -151,7 +151,10 @@ def _add(bank: Bank, points: Points) -> None:
 
 
 def _storing(width: int, arguments: argparse.Namespace, server: Settings, here: Settings) -> dict[str, Any]:
-    """Store contexts of a width in all ways, in turns; return seconds and the client's processor seconds of each."""
+    """Store contexts of a width in all ways, in turns; return seconds and the client's processor seconds of each.
+
+    Processes that write for the client count, too.
+    """
     count = max(1, arguments.store * _numbers(arguments.store_widths)[0] // width)
     points = made_points(count, width, LAYER)
     ways = {"embedded": here} | {
@@ -166,9 +169,9 @@ def _storing(width: int, arguments: argparse.Namespace, server: Settings, here: 
         for name in list(ways)[:: -1 if turn % 2 else 1]:
             with _bank(ways[name], width) as bank:
                 bank.store.defer_index(LAYER, count)
-                began, used = time.perf_counter(), time.process_time()
+                began, used = time.perf_counter(), processor_seconds()
                 _add(bank, points)
-                timed[name].append((time.perf_counter() - began, time.process_time() - used))
+                timed[name].append((time.perf_counter() - began, processor_seconds() - used))
     sent = sum(message.ByteSize() for message in point_messages(points))
     return {
         "width": width,
