@@ -1,7 +1,7 @@
 """How graphs are searched with filters: what a filter selects is scanned if it is little, else ACORN finds it.
 
-Graphs have no links of payload indexes. With them an embedded bank builds a graph in twice the time, a server in five
-times, and few filters profit (docs/benchmarks.md, Filters).
+Graphs have no links of payload indexes. With them an embedded bank takes twice as long to build a graph, a server three
+times, and filters find less (benchmarks/filters.py, benchmarks/server_filters.py).
 """
 
 from __future__ import annotations

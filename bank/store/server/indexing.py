@@ -60,7 +60,7 @@ def index_layer(server: Connection, collection: str, count: int) -> None:
     graph = known or has_graph(bank, count, settings)
     change = models.HnswConfigDiff(m=settings.hnsw_m if graph else 0, ef_construct=settings.hnsw_ef_construct)
     if graph and not known:  # with another number, the server would build a graph anew
-        # While a layer is loaded, it has as many segments as it will have.
+        # A layer that was loaded has as many segments as it will have, or more.
         change.full_scan_threshold = scan_for(count, max(1, info.segments_count), _width(info))
     _set(server, collection, WANTED, hnsw_config=change)
     _wait_until_indexed(server, collection, count)
