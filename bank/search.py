@@ -262,16 +262,20 @@ class Search:
         works on one batch at a time, and on a layer's segments side by side. It is asked for a batch in one layer after
         the other, as it keeps the batch in its own form.
         """
-        tasks = [
-            (layer, ef, queries[at : at + QUERY_BATCH], at)
+        asked = [
+            (layer, ef, queries)
             for layer, all_queries in requests.items()
             for ef, queries in self.asked.by_ef(all_queries)
-            for at in range(0, len(queries), QUERY_BATCH)
         ]
-        tasks.sort(key=lambda task: task[-1])
+        tasks = [
+            (layer, ef, part)
+            for at in range(0, len(vectors), QUERY_BATCH)
+            for layer, ef, queries in asked
+            if (part := queries[at : at + QUERY_BATCH])
+        ]
 
-        def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]], int]) -> list[list[Hit]]:
-            layer, ef, queries, _ = task
+        def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
+            layer, ef, queries = task
             rows, wheres = zip(*queries, strict=True)
             more = {} if self.oversampling is None else {"oversampling": self.oversampling}
             exact = self.way == "exact"
@@ -282,7 +286,7 @@ class Search:
         with ThreadPoolExecutor(min(8, max(1, len(tasks))) if self.store.shared else 1) as pool:
             return {
                 (row, layer): hits
-                for (layer, _, queries, _), answers in zip(tasks, pool.map(run, tasks), strict=True)
+                for (layer, _, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
                 for (row, _), hits in zip(queries, answers, strict=True)
             }
 

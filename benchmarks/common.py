@@ -248,10 +248,19 @@ def _children() -> dict[str, list[str]]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has ended
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            fields = _stat(folder)
             if int(fields[1]) == os.getpid():  # its parent
                 found[folder.name] = fields
     return found
+
+
+def _stat(folder: Path) -> list[str]:
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
+def processor_seconds_of(pid: int) -> float:
+    """Return the processor seconds used by a process (Linux)."""
+    return sum(map(int, _stat(Path(f"/proc/{pid}"))[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ import torch
 from benchmarks.common import parser_of
 from latentbank.bank.bank import Bank
 from latentbank.bank.opening import open_bank
-from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.rotation import rotated_units
 from latentbank.demo.scenes import VALIDATION, load_things, make_scene
 from latentbank.demo.vlm import load_demo
 from latentbank.models.vision.tokens import VisualModel
@@ -131,8 +131,8 @@ def _read(
     words: list[str] = []
     plain: list[Found] = []
     pools: dict[str, list[Found]] = {pool: [] for pool in _POOLS}
-    q = torch.from_numpy(rotate(unit(states[[row for row, _ in truths]]), bank.manifest.rotation_seed))
-    x = torch.from_numpy(rotate(unit(references), bank.manifest.rotation_seed))
+    q = torch.from_numpy(rotated_units(states[[row for row, _ in truths]], bank.manifest.rotation_seed))
+    x = torch.from_numpy(rotated_units(references, bank.manifest.rotation_seed))
     for layer in layers:
         points = list(bank.store.scroll(layer, vectors=True, payloads=not words))
         words = words or [point.payload["word"] for point in points if point.payload is not None]

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ from benchmarks.common import answer_child, folder_bytes, in_child, machine, mib
 from benchmarks.states import open_states
 from benchmarks.truth import Floats, unit
 from latentbank.bank.points import INDEXED_FIELDS
-from latentbank.bank.rotation import ROTATION_SEED, rotate
+from latentbank.bank.rotation import ROTATION_SEED, rotate, rotated_units
 from latentbank.bank.sizing import segments_of
+from latentbank.bank.store.conditions import conditions
 from latentbank.bank.store.embedded.engine import ACORN, layer_config
 from latentbank.bank.store.embedded.indexing import FEWEST, LARGE
 from latentbank.bank.store.embedded.points import engine_points, row_views
+from latentbank.bank.store.embedded.store import DIALECT
+from latentbank.bank.where import Where
 
 TOP = 5
 FRACTIONS = (0.5, 0.2, 0.05, 0.005, 0.0005)
@@ -77,7 +80,7 @@ def fill(states: str, work: str, layer: int, count: int) -> dict[str, Any]:
         stop = min(at + _BATCH, count)
         pairs = [next(contexts) for _ in range(at, stop)]
         payloads: Any = [payload | {"corpus": corpora[at + i]} for i, (_, payload) in enumerate(pairs)]
-        vectors = rotate(unit(hidden[at:stop]), ROTATION_SEED)
+        vectors = rotated_units(hidden[at:stop], ROTATION_SEED)
         shard.update(
             edge.UpdateOperation.upsert_points(
                 engine_points([id_ for id_, _ in pairs], row_views(vectors), payloads)
@@ -138,22 +141,27 @@ def drawn_corpora(count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Selection:
-    """A filter that selects some values of a field.
+    """A filter of the comparison.
 
     Attributes:
-        field: the payload field.
-        values: the values; of positions, all from the least on are selected.
+        name: the fraction that it selects, and by which field; what it is called in the results.
+        where: the filter; None selects everything.
         selected: the contexts it selects, bool `[contexts]`.
     """
 
-    field: str
-    values: list[Any]
+    name: str
+    where: Where | None
     selected: npt.NDArray[np.bool_]
 
 
-def selections(payloads: Sequence[Mapping[str, Any]], fraction: float) -> list[Selection]:
-    """Return filters by field that select about a fraction of the contexts."""
-    found = []
+def selections(payloads: Sequence[Mapping[str, Any]]) -> list[Selection]:
+    """Return all filters of the comparison; the first selects everything."""
+    everything = Selection("none all", None, np.ones(len(payloads), bool))
+    return [everything, *(one for fraction in FRACTIONS for one in _by_field(payloads, fraction))]
+
+
+def _by_field(payloads: Sequence[Mapping[str, Any]], fraction: float) -> Iterator[Selection]:
+    """Yield filters by field that select about a fraction of the contexts."""
     random = np.random.default_rng(5)
     for field in INDEXED_FIELDS:
         values = np.array([payload[field] for payload in payloads])
@@ -165,16 +173,12 @@ def selections(payloads: Sequence[Mapping[str, Any]], fraction: float) -> list[S
             order = np.arange(len(kinds))[::-1] if field == "position" else random.permutation(len(kinds))
             total = np.cumsum(counts[order])
             chosen = kinds[order[: int(np.argmin(np.abs(total - fraction * len(values)))) + 1]]
-        found.append(Selection(field, chosen.tolist(), np.isin(values, chosen)))
-    return found
-
-
-def _condition(chosen: Selection) -> edge.Filter:
-    if chosen.field == "position":
-        inner = edge.FieldCondition(key=chosen.field, range=edge.RangeFloat(gte=float(min(chosen.values))))
-    else:
-        inner = edge.FieldCondition(key=chosen.field, match=edge.MatchAny(any=chosen.values))
-    return edge.Filter(must=[inner])
+        where = (
+            Where(position_min=int(chosen.min()))
+            if field == "position"
+            else Where(**{field: chosen.tolist()})
+        )
+        yield Selection(f"{fraction:g} {field}", where, np.isin(values, chosen))
 
 
 def search(states: str, path: str, layer: int, count: int, acorn: bool) -> dict[str, Any]:
@@ -192,27 +196,15 @@ def search(states: str, path: str, layer: int, count: int, acorn: bool) -> dict[
     segments = segments_of(count)
     ef = max(FEWEST, int(np.ceil(160 * np.cbrt(count / segments / LARGE))))
     found: dict[str, Any] = {}
-    for fraction, one in asked_for(payloads):
-        condition = None if fraction is None else _condition(one)
-        answers, milliseconds = _timed(shard, rotated, condition, ef, acorn)
-        found[name_of(fraction, one)] = {
+    for one in selections(payloads):
+        answers, milliseconds = _timed(shard, rotated, conditions(one.where, DIALECT), ef, acorn)
+        found[one.name] = {
             "selected": int(one.selected.sum()),
             "recall": recall(answers, cosines, one.selected, ids),
             "milliseconds": milliseconds,
         }
     shard.close()
     return found
-
-
-def asked_for(payloads: Sequence[Mapping[str, Any]]) -> list[tuple[float | None, Selection]]:
-    """Return all filters with the fraction that each selects; the first, of None, selects everything."""
-    everything = Selection("all", [], np.ones(len(payloads), bool))
-    return [(None, everything), *((part, one) for part in FRACTIONS for one in selections(payloads, part))]
-
-
-def name_of(fraction: float | None, chosen: Selection) -> str:
-    """Return what a filter is called in the results."""
-    return f"{'none' if fraction is None else f'{fraction:g}'} {chosen.field}"
 
 
 def _timed(

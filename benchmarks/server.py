@@ -132,12 +132,12 @@ def _socket_speed() -> float:
 
 
 @contextmanager
-def _bank(settings: Settings, width: int) -> Iterator[Bank]:
+def new_bank(settings: Settings, width: int, layer: int = LAYER) -> Iterator[Bank]:
     """Yield a new bank of one layer; it is deleted after the block."""
     name = f"benchmark-{os.getpid()}"
-    about: dict[str, Any] = {"model": "benchmark", "fingerprint": "f00d", "num_layers": LAYER + 1}
+    about: dict[str, Any] = {"model": "benchmark", "fingerprint": "f00d", "num_layers": layer + 1}
     try:
-        with create_bank(name, settings, **about, hidden_size=width, layers=[LAYER]) as bank:
+        with create_bank(name, settings, **about, hidden_size=width, layers=[layer]) as bank:
             yield bank
     finally:
         delete_bank(name, settings)
@@ -167,9 +167,9 @@ def _storing(width: int, arguments: argparse.Namespace, server: Settings, here: 
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(arguments.turns):
         for name in list(ways)[:: -1 if turn % 2 else 1]:
-            with _bank(ways[name], width) as bank:
+            with new_bank(ways[name], width) as bank:
                 bank.store.defer_index(LAYER, count)
-                began, used = time.perf_counter(), processor_seconds()
+                used, began = processor_seconds(), time.perf_counter()
                 _add(bank, points)
                 timed[name].append((time.perf_counter() - began, processor_seconds() - used))
     sent = sum(message.ByteSize() for message in point_messages(points))
@@ -189,7 +189,7 @@ def _searching(arguments: argparse.Namespace, server: Settings, here: Settings) 
     """Let a bank grow on the server and embedded; return the seconds of indexing and searching for each size."""
     queries = made_points(arguments.queries, arguments.width, LAYER, 10_000_000).vectors
     found: list[dict[str, Any]] = []
-    with _bank(server, arguments.width) as there, _bank(here, arguments.width) as own:
+    with new_bank(server, arguments.width) as there, new_bank(here, arguments.width) as own:
         stored = 0
         for contexts in sorted(_numbers(arguments.contexts)):
             part: dict[str, Any] = {"contexts": contexts, "width": arguments.width, "queries": len(queries)}

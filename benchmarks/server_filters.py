@@ -5,40 +5,39 @@
 A layer of the same contexts (see `states.py`) is made twice, and searched with filters that select 50 to 0.05 % of them
 (see `filters.py`): once as latentbank makes and asks it, without links and with ACORN, and once as Qdrant does by
 itself, with links, scanning what a filter selects up to 10,000 KiB of vectors. Once more it is only indexed, without
-payload indexes. The key, if the server wants one, is
-LATENTBANK_API_KEY. The banks have names of their own and are deleted at the end. Times are seconds and milliseconds of
-the clock, and of the server's processor if `--pid` names its process, on this machine.
+payload indexes. The key, if the server wants one, is LATENTBANK_API_KEY. The banks have a name of their own and are
+deleted at the end. Times are seconds and milliseconds of the clock, and of the server's processor if `--pid` names its
+process, on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qdrant_client import models
 
-from benchmarks.common import Row, machine, parser_of, show, write_json
-from benchmarks.filters import QUERIES, RUNS, TOP, Selection, asked_for, drawn_corpora, name_of, recall
+from benchmarks.common import Row, machine, parser_of, processor_seconds_of, show, write_json
+from benchmarks.filters import QUERIES, RUNS, TOP, drawn_corpora, recall, selections
+from benchmarks.server import new_bank
 from benchmarks.states import open_states
 from benchmarks.truth import Floats, unit
 from latentbank.bank.bank import Bank
-from latentbank.bank.opening import create_bank, delete_bank
 from latentbank.bank.points import INDEXED_FIELDS
 from latentbank.bank.search import prepared
 from latentbank.bank.settings import Settings, load_settings
+from latentbank.bank.store.conditions import conditions
 from latentbank.bank.store.graphs import LEAST_SCAN, MOST_BY_ACORN
 from latentbank.bank.store.server import indexing
 from latentbank.bank.store.server.client import Connection
-from latentbank.bank.store.server.store import ServerStore
+from latentbank.bank.store.server.store import DIALECT, ServerStore
+from latentbank.bank.where import Where
 
 WAYS = ("no payload indexes", "links", "as latentbank")
-_BANK = "benchmark-server-filters"
 _SLICE = 1000
 _SCHEMAS = {
     "keyword": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
@@ -51,7 +50,8 @@ def main() -> None:
     """Measure both layers, print the table and write it where it is wanted."""
     arguments = _parser().parse_args()
     server = load_settings(url=arguments.url, grpc_port=arguments.grpc_port, timeout=600)
-    spent = partial(_processor_seconds, arguments.pid)
+    pid = arguments.pid
+    spent = (lambda: 0.0) if pid is None else partial(processor_seconds_of, pid)
     found = {way: _measured(arguments, server, spent, way) for way in WAYS}
     sizes = {"contexts": arguments.contexts, "layer": arguments.layer, "queries": QUERIES, "ef": server.ef}
     where, rows = machine(), _rows(found)
@@ -72,14 +72,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _processor_seconds(pid: int | None) -> float:
-    """Return the processor seconds that a process has taken (Linux); 0 if there is none."""
-    if pid is None:
-        return 0.0
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def _measured(
     arguments: argparse.Namespace, server: Settings, spent: Callable[[], float], way: str
 ) -> dict[str, Any]:
@@ -93,7 +85,8 @@ def _measured(
     ]
     queries = source.held_out(layer)[:QUERIES]
     cosines = unit(queries) @ unit(hidden[:count]).T
-    with _new_bank(server, layer, hidden.shape[1]) as bank:
+    with new_bank(server, hidden.shape[1], layer) as bank:
+        bank.store.defer_index(layer, count)
         for at in range(0, count, _SLICE):
             part = slice(at, at + _SLICE)
             bank.add(layer, ids[part], hidden[part], payloads[part])
@@ -101,37 +94,15 @@ def _measured(
         if way == "no payload indexes":
             return found
         rotated = prepared(bank.manifest, queries, "queries", None)
-        for fraction, chosen in asked_for(payloads):
-            answers, milliseconds, used = _asked(
-                bank, layer, rotated, fraction, chosen, spent, acorn=way != "links"
-            )
-            found[name_of(fraction, chosen)] = {
-                "selected": int(chosen.selected.sum()),
-                "recall": recall(answers, cosines, chosen.selected, ids),
+        for one in selections(payloads):
+            answers, milliseconds, used = _asked(bank, layer, rotated, one.where, spent, acorn=way != "links")
+            found[one.name] = {
+                "selected": int(one.selected.sum()),
+                "recall": recall(answers, cosines, one.selected, ids),
                 "milliseconds": milliseconds,
                 "processor_milliseconds": used,
             }
     return found
-
-
-@contextmanager
-def _new_bank(server: Settings, layer: int, hidden_size: int) -> Iterator[Bank]:
-    """Make a bank of one layer that is loaded, and delete it at the end."""
-    with create_bank(
-        _BANK,
-        server,
-        layers=[layer],
-        model="none",
-        fingerprint="f00d",
-        num_layers=layer,
-        hidden_size=hidden_size,
-    ) as bank:
-        try:
-            bank.store.defer_index(layer, 0)
-            yield bank
-        finally:
-            bank.close()
-            delete_bank(_BANK, server)
 
 
 def _indexed(bank: Bank, layer: int, spent: Callable[[], float], way: str) -> dict[str, float]:
@@ -145,7 +116,7 @@ def _indexed(bank: Bank, layer: int, spent: Callable[[], float], way: str) -> di
     elif way == "no payload indexes":
         for field in (*INDEXED_FIELDS, "caption"):
             client.delete_payload_index(collection, field, wait=True)
-    began, used = time.monotonic(), spent()
+    used, began = spent(), time.monotonic()
     try:
         indexing.index_layer(server, collection, bank.store.count(layer))
     finally:
@@ -164,8 +135,7 @@ def _asked(
     bank: Bank,
     layer: int,
     rotated: Floats,
-    fraction: float | None,
-    chosen: Selection,
+    where: Where | None,
     spent: Callable[[], float],
     *,
     acorn: bool,
@@ -178,26 +148,18 @@ def _asked(
         quantization=models.QuantizationSearchParams(rescore=True, oversampling=settings.oversampling),
         acorn=models.AcornSearchParams(enable=True, max_selectivity=MOST_BY_ACORN) if acorn else None,
     )
-    condition = None if fraction is None else _condition(chosen)
+    condition = conditions(where, DIALECT)
     requests = [
         models.QueryRequest(query=row, filter=condition, params=params, limit=TOP) for row in rotated.tolist()
     ]
     times, used = [], []
     for _ in range(RUNS):
-        began, before = time.monotonic(), spent()
+        before, began = spent(), time.monotonic()
         answers: Sequence[Any] = server.rest.query_batch_points(collection, requests)
         times.append(time.monotonic() - began)
         used.append(spent() - before)
     each = 1e3 / len(requests)
     return [[str(p.id) for p in answer.points] for answer in answers], min(times) * each, min(used) * each
-
-
-def _condition(chosen: Selection) -> models.Filter:
-    if chosen.field == "position":
-        inner = models.FieldCondition(key=chosen.field, range=models.Range(gte=float(min(chosen.values))))
-    else:
-        inner = models.FieldCondition(key=chosen.field, match=models.MatchAny(any=chosen.values))
-    return models.Filter(must=[inner])
 
 
 def _rows(found: dict[str, dict[str, Any]]) -> list[Row]:

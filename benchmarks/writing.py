@@ -66,7 +66,7 @@ def write(work: str, hidden: int, contexts: int, cores: int) -> dict[str, Any]:
         for layer in LAYERS:
             bank.store.defer_index(layer, contexts)
         with PeakMemory(every=0.5) as peak:
-            began, used = time.monotonic(), processor_seconds()
+            used, began = processor_seconds(), time.monotonic()
             with Writer(bank, contexts, Silent()) as writer:
                 for encoded in source:
                     writer.put(encoded, 0)

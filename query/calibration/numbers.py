@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from latentbank.bank.rotation import rotate, unit
+from latentbank.bank.rotation import rotate, rotated_units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ class Comparison:
         """Prepare the tokens as queries are; `text_mean` is rotated, `device` is where matrices are multiplied."""
         import torch
 
-        units, mean = rotate(unit(tokens.states), seed), rotate(tokens.mean, seed)
+        units, mean = rotated_units(tokens.states, seed), rotate(tokens.mean, seed)
         lengths = np.linalg.norm(units - mean, axis=1)
         inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > _TINY)
         self._nearest = min(tokens.nearest, len(units))

@@ -54,7 +54,9 @@ from latentbank.bank.store.grouping import Groups, grouped
 from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 
-_DIALECT = Dialect(edge, edge.RangeFloat, lambda ids: edge.HasIdCondition(set(ids)))
+DIALECT = Dialect(edge, edge.RangeFloat, lambda ids: edge.HasIdCondition(set(ids)))
+"""How the engine takes filters."""
+
 _SCROLL = 4096
 # Points passed to the engine at once. It holds Python's lock meanwhile, so that a thread that runs the LLM cannot start
 # its next operation; a millisecond does not matter, because operations take longer.
@@ -230,7 +232,7 @@ class EmbeddedStore:
             ),
             acorn=ACORN,
         )
-        filters = each_condition(where, len(queries), _DIALECT)
+        filters = each_condition(where, len(queries), DIALECT)
         requests = [
             edge.QueryRequest(
                 limit=limit, query=query, filter=condition, params=params, with_payload=payloads
@@ -309,13 +311,13 @@ class EmbeddedStore:
     def _selected(self, layer: int, where: Filter | None) -> Any:
         """Return a filter as the engine's conditions, with which it finds exactly what the filter selects."""
         self._indexing.index_captions(layer, where)
-        return conditions(self._captions.exact(layer, where), _DIALECT)
+        return conditions(self._captions.exact(layer, where), DIALECT)
 
     def _selected_ids(self, layer: int, where: Filter) -> Iterator[str]:
         return (str(record.id) for record in self._scroll(layer, self._selected(layer, where), False))
 
     def _read_captions(self, layer: int, where: Filter | None) -> Iterator[tuple[str, str]]:
-        selected, only = conditions(where, _DIALECT), edge.PayloadSelector.Include(["caption"])
+        selected, only = conditions(where, DIALECT), edge.PayloadSelector.Include(["caption"])
         for record in self._scroll(layer, selected, only):
             yield str(record.id), (record.payload or {}).get("caption", "")
 
@@ -340,7 +342,7 @@ class EmbeddedStore:
     def delete_points(self, layer: int, where: Filter) -> None:
         """See `Store`."""
         self._access.require_writable()
-        selected = conditions(where, _DIALECT)
+        selected = conditions(where, DIALECT)
         with self._captions.changing(), self._layers.writing, self._layers.use(layer, write=True) as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(selected))
             shard.flush()

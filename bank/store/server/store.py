@@ -48,7 +48,9 @@ from latentbank.bank.versions import split_name
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import BankUnavailable
 
-_DIALECT = Dialect(models, models.Range, lambda ids: models.HasIdCondition(has_id=list(ids)))
+DIALECT = Dialect(models, models.Range, lambda ids: models.HasIdCondition(has_id=list(ids)))
+"""How a server takes filters."""
+
 _SCROLL = 1000
 # Most ids in the filters of one request, about 4 MB of them.
 _MOST_IDS = 100_000
@@ -193,7 +195,7 @@ class ServerStore:
         self._index_captions(layer, where)
         params = self._params(limit, exact, ef, oversampling)
         where = self._captions.each_exact(layer, where)
-        filters = each_condition(where, len(queries), _DIALECT)
+        filters = each_condition(where, len(queries), DIALECT)
         asked = models.QueryRequest(limit=limit, params=params, with_payload=payloads)
         name, bulk = self._collection(layer), self._bulk()
         requests: list[Any] = (
@@ -297,11 +299,11 @@ class ServerStore:
     def _selected(self, layer: int, where: Filter | None) -> models.Filter | None:
         """Return a filter as the server's conditions, with which it finds exactly what the filter selects."""
         self._index_captions(layer, where)
-        selected: models.Filter | None = conditions(self._captions.exact(layer, where), _DIALECT)
+        selected: models.Filter | None = conditions(self._captions.exact(layer, where), DIALECT)
         return selected
 
     def _read_captions(self, layer: int, where: Filter | None) -> Iterator[tuple[str, str]]:
-        for record in self._scroll(layer, conditions(where, _DIALECT), ["caption"]):
+        for record in self._scroll(layer, conditions(where, DIALECT), ["caption"]):
             yield str(record.id), (record.payload or {}).get("caption", "")
 
     def _scroll(
@@ -331,7 +333,7 @@ class ServerStore:
 
     def delete_points(self, layer: int, where: Filter) -> None:
         """See `Store`."""
-        selector = models.FilterSelector(filter=conditions(where, _DIALECT))
+        selector = models.FilterSelector(filter=conditions(where, DIALECT))
         name = self._collection(layer)
         with self._captions.changing():
             self._server.call(partial(self._server.rest.delete, name, selector, wait=True))
