@@ -19,7 +19,7 @@ from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import FEW, Machine
 from latentbank.bank.token import read_token
 from latentbank.errors import BankUnavailable
-from tests.bank.samples import Place, Start, fill, next_line, sample_bank
+from tests.bank.samples import Place, Start, fill, next_line, sample_bank, soon
 from tests.bank.servers import KEY, Doubles, settings
 from tests.wire.double import Fault, QdrantDouble
 from tests.wire.keys import MANAGES, WRITES
@@ -283,8 +283,12 @@ def test_a_layer_that_is_gone(shared: QdrantDouble) -> None:
     with sample_bank(Place("server", settings(shared))) as bank:
         fill(bank, 5)
     shared.delete("bank--L08")
-    check = one(examine(settings(shared), "bank"), "layers")
-    assert (check.state, check.seen) == ("wrong", "layer 8 is gone")
+
+    def found() -> bool:
+        check = one(examine(settings(shared), "bank"), "layers")
+        return (check.state, check.seen) == ("wrong", "layer 8 is gone")
+
+    assert soon(found)
 
 
 def test_the_model(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
