@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,13 @@ from latentbank.bank.store.base import Floats, Store
 from latentbank.bank.where import Filter, Where
 from latentbank.errors import QueryError
 
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
 # Queries sent to the store in one batch: enough to share the engine's work, few enough to run batches in parallel.
 QUERY_BATCH = 288
+# Hits whose payloads are asked for together with them: another request would take longer than what is read in vain.
+_FEW_HITS = 100
 # Times as many contexts are asked of a scan for distinct words, and again when their words were too few.
 _DEEPER = 4
 
@@ -274,21 +279,25 @@ class Search:
             if (part := queries[at : at + QUERY_BATCH])
         ]
 
+        few = self.store.shared and depth * sum(map(len, requests.values())) <= _FEW_HITS
+
         def run(task: tuple[int, int | None, Sequence[tuple[int, Filter | None]]]) -> list[list[Hit]]:
             layer, ef, queries = task
             rows, wheres = zip(*queries, strict=True)
             more = {} if self.oversampling is None else {"oversampling": self.oversampling}
-            exact = self.way == "exact"
-            return self.store.search(
-                layer, vectors[list(rows)], depth, wheres, exact, self.payloads, ef, **more
-            )
+            exact, payloads = self.way == "exact", self.payloads or few
+            return self.store.search(layer, vectors[list(rows)], depth, wheres, exact, payloads, ef, **more)
 
+        return {
+            (row, layer): hits
+            for (layer, _, queries), answers in zip(tasks, self._each(run, tasks), strict=True)
+            for (row, _), hits in zip(queries, answers, strict=True)
+        }
+
+    def _each(self, ask: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[Answer]:
+        """Return the store's answer to each task; a server is asked for several at once."""
         with ThreadPoolExecutor(min(8, max(1, len(tasks))) if self.store.shared else 1) as pool:
-            return {
-                (row, layer): hits
-                for (layer, _, queries), answers in zip(tasks, pool.map(run, tasks), strict=True)
-                for (row, _), hits in zip(queries, answers, strict=True)
-            }
+            return list(pool.map(ask, tasks))
 
     def ask_for_words(self, vectors: Floats, top_k: int) -> list[list[Candidate]]:
         """Return candidates of each query that certainly have the best `top_k` words among them.
@@ -359,11 +368,12 @@ class Search:
 
     def neighbors(self, kept: Sequence[Sequence[Candidate]]) -> list[list[Neighbor]]:
         """Return each query's candidates as neighbors, after reading the payloads that are missing."""
-        missing: dict[int, list[str]] = {}
+        missing: dict[int, dict[str, None]] = {}
         for candidate in chain.from_iterable(kept):
             if candidate.hit.payload is None:
-                missing.setdefault(candidate.bank_layer, []).append(candidate.id)
-        read = {layer: self.store.payloads(layer, list(dict.fromkeys(ids))) for layer, ids in missing.items()}
+                missing.setdefault(candidate.bank_layer, {})[candidate.id] = None
+        payloads = self._each(lambda layer: self.store.payloads(layer, list(missing[layer])), list(missing))
+        read = dict(zip(missing, payloads, strict=True))
         return [
             [
                 Neighbor.from_payload(c.id, c.bank_layer, c.cosine, payload, c.corrected)
