@@ -111,6 +111,7 @@ def make_old(server: QdrantDouble, name: str = "bank", **changes: Any) -> None:
         metadata |= {f"corpus/{corpus}": dict(entry) for corpus, entry in entries.items()}
         connection.rest.delete_collection(f"{name}--ledger")
         connection.rest.update_collection(lowest, metadata=metadata)
+    server.settle()
 
 
 def metadata_of(server: QdrantDouble, collection: str) -> dict[str, Any]:

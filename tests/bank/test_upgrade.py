@@ -63,7 +63,6 @@ def test_an_old_bank_is_read_and_written_as_it_is(double: Doubles) -> None:
     """Also through a balancer to nodes that learn of metadata late: a process reads what it wrote itself."""
     server = double(lag=3, peers=3)
     where = old_bank(server)
-    server.settle()
     with open_bank("bank", where) as bank:
         fill(bank, 5, "plants", complete=False)
         assert list(bank.corpora) == ["animals", "plants"]
