@@ -28,6 +28,8 @@ Answer = TypeVar("Answer")
 
 # Queries sent to the store in one batch: enough to share the engine's work, few enough to run batches in parallel.
 QUERY_BATCH = 288
+# Requests that a server works on at once for one search.
+_AT_ONCE = 8
 # Hits whose payloads are asked for together with them: another request would take longer than what is read in vain.
 _FEW_HITS = 100
 # Times as many contexts are asked of a scan for distinct words, and again when their words were too few.
@@ -296,7 +298,9 @@ class Search:
 
     def _each(self, ask: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[Answer]:
         """Return the store's answer to each task; a server is asked for several at once."""
-        with ThreadPoolExecutor(min(8, max(1, len(tasks))) if self.store.shared else 1) as pool:
+        if not self.store.shared or len(tasks) < 2:
+            return [ask(task) for task in tasks]
+        with ThreadPoolExecutor(min(_AT_ONCE, len(tasks))) as pool:
             return list(pool.map(ask, tasks))
 
     def ask_for_words(self, vectors: Floats, top_k: int) -> list[list[Candidate]]:
