@@ -53,10 +53,10 @@ def unit(vectors: npt.ArrayLike) -> Floats:
     """Return each row of `vectors` `[n, hidden]` scaled to length 1 (float32); rows of length 0 stay 0."""
     x = _floats(vectors)
     lengths = _lengths(x)
-    if x.size and (lengths.max() > _LONGEST or lengths.min() < 1 / _LONGEST):
-        x = x.astype(np.float64)
+    extreme = (lengths > _LONGEST) | (lengths < 1 / _LONGEST)
+    if extreme.any():
         largest = np.abs(x).max(axis=-1, keepdims=True)
-        x /= np.where(largest == 0, 1.0, largest)
+        x = x / np.where(extreme & (largest > 0), largest, 1).astype(x.dtype)  # other rows stay as they are
         lengths = _lengths(x)
     scaled: Floats = (x / np.where(lengths == 0, 1.0, lengths).astype(x.dtype)).astype(np.float32, copy=False)
     return scaled

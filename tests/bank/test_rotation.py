@@ -141,3 +141,11 @@ def test_no_length_is_too_large_or_too_small(scale: float, dtype: type) -> None:
     third = 3**-0.5
     expected = [[third, -third, third], [0, 0, 0], [0.6, 0.8, 0]]
     np.testing.assert_allclose(unit(given_rows), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 3e38, 1e-44])
+def test_a_row_of_extreme_length_changes_no_other(number: float) -> None:
+    given_rows = rows(576, 200)
+    expected = np.delete(rotated_units(given_rows, ROTATION_SEED), 7, axis=0)
+    given_rows[7] = number
+    np.testing.assert_array_equal(np.delete(rotated_units(given_rows, ROTATION_SEED), 7, axis=0), expected)
