@@ -87,25 +87,19 @@ def index_captions(server: Connection, collection: str) -> None:
         BankUnavailable: the API key may not do this.
     """
     info = server.call(partial(server.rest.get_collection, collection))
-    index = (info.payload_schema or {}).get("caption")
-    params = index.params if index is not None else None
-    right = (
-        isinstance(params, models.TextIndexParams)
-        and params.tokenizer == _CAPTION.tokenizer
-        and params.ascii_folding is True
-    )
+    right = _captions_of(info)
     # With fewer points than the collection has, another process is making the index; to request it again means to
     # wait for that, and changes nothing.
-    if right and index is not None and index.points >= (info.points_count or 0):
+    if right is not None and info.payload_schema["caption"].points >= (info.points_count or 0):
         return
 
     def create() -> None:
         try:
-            server.rest.create_payload_index(collection, "caption", field_schema=_CAPTION, wait=True)
+            server.rest.create_payload_index(collection, "caption", field_schema=right or _CAPTION, wait=True)
         except UnexpectedResponse as error:
             if not refused(error):
                 raise
-            if not right:
+            if right is None:
                 raise BankUnavailable(
                     f"The captions of {collection} are indexed by an earlier version, or not yet, and this key only "
                     "reads; filter by caption_contains once with a key that may write."
@@ -120,7 +114,23 @@ def index_all_captions(server: Connection, collection: str) -> None:
     Visual tokens have no captions.
     """
     if not holds_images(_stored(collection)):
-        _create_index(server, collection, "caption", _CAPTION)
+        info = server.call(partial(server.rest.get_collection, collection))
+        _create_index(server, collection, "caption", _captions_of(info) or _CAPTION)
+
+
+def _captions_of(info: models.CollectionInfo) -> models.TextIndexParams | None:
+    """Return a layer's index of captions if it answers as `_CAPTION` does; None if there is none or another.
+
+    One that earlier versions made adds links to the graph. To ask for it without them would delete it first.
+    """
+    index = (info.payload_schema or {}).get("caption")
+    params = index.params if index is not None else None
+    right = (
+        isinstance(params, models.TextIndexParams)
+        and params.tokenizer == _CAPTION.tokenizer
+        and params.ascii_folding is True
+    )
+    return params if right else None
 
 
 def _stored(collection: str) -> str:

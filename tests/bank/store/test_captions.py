@@ -241,6 +241,19 @@ def test_a_bank_with_the_index_of_earlier_versions(place: Place, store: Store) -
     later.close()
 
 
+def test_an_index_that_adds_links_is_kept(place: Place, store: Any) -> None:
+    """As the last version made it. A server deletes an index before it makes another, and finds no captions meanwhile."""
+    if not hasattr(store, "_server"):
+        pytest.skip("embedded, an index is not asked for again")
+    rest, name = store._server.rest, collection_name("bank", 4)
+    as_now = rest.get_collection(name).payload_schema["caption"].params
+    links = as_now.model_copy(update={"enable_hnsw": None})
+    rest.create_payload_index(name, "caption", field_schema=links)
+    store.index(4)
+    check_few(store)
+    assert rest.get_collection(name).payload_schema["caption"].params == links
+
+
 def test_contexts_that_are_added_and_deleted_count_at_once(store: Store) -> None:
     where = Where(caption_contains="house 7")
     assert store.count(4, where) == 3
