@@ -125,11 +125,9 @@ def _captions_of(info: models.CollectionInfo) -> models.TextIndexParams | None:
     """
     index = (info.payload_schema or {}).get("caption")
     params = index.params if index is not None else None
-    right = (
-        isinstance(params, models.TextIndexParams)
-        and params.tokenizer == _CAPTION.tokenizer
-        and params.ascii_folding is True
-    )
+    if not isinstance(params, models.TextIndexParams):
+        return None
+    right = params.tokenizer == _CAPTION.tokenizer and params.ascii_folding is True
     return params if right else None
 
 

@@ -69,8 +69,9 @@ def test_a_layer_is_indexed_with_its_4096th_context(store: Store) -> None:
     store.index(LAYER)
     assert indexed_fields(store) == set(INDEXED_FIELDS)
     assert store.facet(LAYER, "corpus") == {"animals": engine.INDEXES_FROM}
+    assert store.count(LAYER, Where(caption_contains="nothing")) == 0  # captions have an index now, too
     schema = store._layers.state(LAYER).payload_schema  # type: ignore[attr-defined]
-    assert [index.params.enable_hnsw for index in schema.values()] == [False] * 4  # no links in a graph
+    assert [index.params.enable_hnsw for index in schema.values()] == [False] * 5  # no links in a graph
 
 
 def test_a_layer_that_is_loaded_gets_its_payload_indexes_when_it_is_indexed(store: Store) -> None:

@@ -351,7 +351,7 @@ def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) ->
     numbers = {"token_id": "integer", "position": "integer"}
     assert kinds == {"corpus": "keyword", "word": "keyword", "caption": "text"} | numbers
     # None adds links to a graph: it would take three times as long to build.
-    assert not any(index.params.enable_hnsw for index in info.payload_schema.values())
+    assert all(index.params.enable_hnsw is False for index in info.payload_schema.values())
     captions = info.payload_schema["caption"].params
     assert isinstance(captions, models.TextIndexParams)
     assert (captions.tokenizer, captions.phrase_matching) == (models.TokenizerType.MULTILINGUAL, True)
