@@ -22,6 +22,8 @@ Chance = np.random.Generator
 
 COUNT = 180
 """Pictures with nothing to see that a VLM looks at."""
+PIXELS = 2**21
+"""The most pixels that such a picture has: random phases of more take gigabytes."""
 
 
 def _shuffled_pixels(pixels: Pixels, chance: Chance) -> Pixels:
@@ -117,6 +119,15 @@ def null_pictures(
         # Each kind is made of all pictures in turn.
         source = pictures[number // len(kinds) % len(pictures)]
         yield null_picture(source, kind, np.random.default_rng([seed, number]))
+
+
+def within(picture: Image.Image, pixels: int) -> Image.Image:
+    """Return a picture as it is, or shrunk in proportion if it has more than so many pixels."""
+    if picture.width * picture.height <= pixels:
+        return picture
+    scale = (pixels / (picture.width * picture.height)) ** 0.5
+    width = min(pixels, max(1, int(picture.width * scale)))
+    return picture.resize((width, min(pixels // width, max(1, int(picture.height * scale)))))
 
 
 def null_picture(picture: Image.Image, kind: str, chance: Chance) -> Image.Image:

@@ -14,7 +14,7 @@ from latentbank.models.vision.sources import Source, opened
 from latentbank.progress import Progress
 from latentbank.query.calibration.folder import read_array, write_array
 from latentbank.query.calibration.references import measure_references
-from latentbank.query.silence.null_pictures import COUNT, KINDS, null_pictures
+from latentbank.query.silence.null_pictures import COUNT, KINDS, PIXELS, null_pictures, within
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,9 +53,7 @@ def keep_null_tokens(
     if not missing:
         return
     step = max(1, len(pictures) // _SOURCES)
-    sources = [image for _, image in opened(pictures[::step][:_SOURCES], lambda *_: None)]
-    if not sources:
-        sources = [image for _, image in opened(pictures, lambda *_: None)]
+    sources = _small(pictures[::step][:_SOURCES]) or _small(pictures)
     progress.stage("looking at nothing", "images")
 
     def counted() -> Iterator[Image.Image]:
@@ -68,6 +66,11 @@ def keep_null_tokens(
     )
     for layer, tokens in found.by_layer.items():
         write_array(_file(folder, layer), tokens.states)
+
+
+def _small(pictures: Sequence[Source]) -> list[Image.Image]:
+    """Return the pictures that can be read, larger ones shrunk; they are held in memory together."""
+    return [within(image, PIXELS) for _, image in opened(pictures, lambda *_: None)]
 
 
 def null_tokens(folder: Path, layer: int) -> npt.NDArray[np.float32]:

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.stats import false_discovery_control
 
 from latentbank.errors import QueryError
-from latentbank.query.silence.null_pictures import KINDS, null_picture, null_pictures
+from latentbank.query.silence.null_pictures import KINDS, null_picture, null_pictures, within
 from latentbank.query.silence.significance import checked_fdr, p_values, significant
 from tests.query.patch_vlm import picture
 
@@ -58,3 +58,11 @@ def test_shuffled_pixels_are_those_of_the_picture_and_shuffled_phases_keep_its_s
 def test_a_picture_of_one_pixel_has_all_kinds() -> None:
     made = list(null_pictures([Image.new("RGB", (1, 1))], len(KINDS)))
     assert [one.size for one in made] == [(1, 1)] * len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("size", "small"),
+    [((40, 30), (40, 30)), ((400, 300), (40, 30)), ((1, 9000), (1, 1200)), ((9000, 1), (1200, 1))],
+)
+def test_a_large_picture_is_shrunk_in_proportion(size: tuple[int, int], small: tuple[int, int]) -> None:
+    assert within(Image.new("RGB", size), 1200).size == small

@@ -19,6 +19,7 @@ from latentbank.bank.rotation import rotate, unit
 from latentbank.bank.where import Where
 from latentbank.errors import QueryError
 from latentbank.models.language.model import LanguageModel
+from latentbank.progress import Silent
 from latentbank.query.calibration.calibrate import calibrate
 from latentbank.query.calibration.calibration import load_calibration
 from latentbank.query.calibration.correction import Correction
@@ -35,7 +36,7 @@ from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.output.grids import grid_lines
 from latentbank.query.output.pictures import png_bytes
 from latentbank.query.reading.visual import read_images
-from latentbank.query.silence.null_tokens import null_tokens
+from latentbank.query.silence.null_tokens import keep_null_tokens, null_tokens
 from latentbank.query.silence.significance import significant
 from latentbank.query.silence.silence import Silence, open_silence
 from latentbank.query.web.data import page_data
@@ -158,6 +159,22 @@ def test_a_layer_without_nulls_is_named(world: World, bank: Bank) -> None:
     silence = open_silence(bank, world.vlm, 0.05)
     with pytest.raises(QueryError, match=r"layer 1 .*calibrate"):
         list(read_images(world.vlm, [picture()], [LatentLens(bank)], [1], silence=silence))
+
+
+def test_pictures_with_nothing_to_see_are_small_also_where_photos_are_large(
+    tiny: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[int, int]] = set()
+
+    class Seeing(PatchVLM):
+        def visual_tokens(self, images: Any, layers: Any, prompt: str | None = None) -> Any:
+            seen.update(image.size for image in images)
+            return super().visual_tokens(images, layers, prompt)
+
+    monkeypatch.setattr("latentbank.query.silence.null_tokens.PIXELS", 1200)
+    photos = [Image.new("RGB", (400, 300)), Image.new("RGB", (20, 10))]
+    keep_null_tokens(tmp_path, Seeing(tiny), photos, [0], progress=Silent())
+    assert seen == {(40, 30), (20, 10)}
 
 
 def test_silent_tokens_are_blank_in_grids_and_told_in_pages(world: World, bank: Bank) -> None:
