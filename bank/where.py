@@ -24,6 +24,16 @@ class Filter:
     def __invert__(self) -> Filter:
         return Not(self)
 
+    def __bool__(self) -> bool:
+        """Refuse `and`, `or` and `not`, which would leave conditions out.
+
+        Raises:
+            QueryError: always.
+        """
+        raise QueryError(
+            "A filter is neither true nor false; combine filters with &, | and ~, not with and, or, not."
+        )
+
 
 @dataclass(frozen=True)
 class Conditions(Filter):

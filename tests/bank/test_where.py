@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,14 @@ def test_filters_combine() -> None:
     assert a | b == Any((a, b))
     assert ~a == Not(a)
     assert (a & b) | ~c == Any((All((a, b)), Not(c)))
+
+
+@pytest.mark.parametrize("joined", [lambda a, b: a and b, lambda a, b: a or b, lambda a, _: not a])
+def test_and_or_not_are_refused_as_they_would_lose_conditions(
+    joined: Callable[[Where, Where], object],
+) -> None:
+    with pytest.raises(QueryError, match="combine filters with &"):
+        joined(Where(word="dog"), Where(corpus="news"))
 
 
 def test_given_tells_what_is_set() -> None:
