@@ -157,7 +157,14 @@ def main() -> None:
     except LatentBankError as error:
         complain(str(error))
         sys.exit(2)
+    except KeyboardInterrupt:  # a further Ctrl-C, while the first one ended the command
+        _stopped()
+        sys.exit(130)
     except SystemExit as stopped:
         if stopped.code == 130:  # typer's exit code for Ctrl-C
-            complain("stopped; what was stored is safe, the same command continues.")
+            _stopped()
         raise
+
+
+def _stopped() -> None:
+    complain("stopped; what was stored is safe, the same command continues.")

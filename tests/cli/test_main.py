@@ -376,6 +376,16 @@ def test_ctrl_c_reports_that_nothing_is_lost(run: Run, monkeypatch: pytest.Monke
     assert "the same command continues" in err
 
 
+def test_a_second_ctrl_c_prints_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentbank.cli._Root.main", interrupted)  # as while the first one ended the command
+    code, _, err = run("bank", "list")
+    assert code == 130
+    assert "the same command continues" in err
+
+
 def test_a_changed_corpus_is_refused(run: Run, corpus: Path, model_dir: Path) -> None:
     assert run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")[0] == 0
     corpus.write_text("Something else entirely.", encoding="utf-8")
