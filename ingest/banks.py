@@ -8,6 +8,7 @@ from latentbank.bank import opening
 from latentbank.bank.settings import Metric, Settings, SettingsBesidesMetric, settings_from
 from latentbank.errors import BankNotFound
 from latentbank.ingest.defaults import default_layers
+from latentbank.models.kinds import require_language
 from latentbank.text import is_path, public_name
 from latentbank.values import Layers
 
@@ -46,6 +47,7 @@ def create_bank(
     Raises:
         BankMismatch: there is a bank of that name with another LLM, other layers or another metric.
         LayerNotFound: the LLM does not have one of the layers.
+        ModelError: the model is a vision-language model, or only a model's name.
         BankUnavailable, BankBusy: the bank cannot be opened.
 
     Examples:
@@ -54,6 +56,7 @@ def create_bank(
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:
         ...     report = lb.fill(bank, "captions.jsonl", model)
     """
+    require_language(model)
     settings = settings_from(settings, **settings_given)
     if layers is None:
         layers = _existing_layers(name, settings) or default_layers(model.num_layers)

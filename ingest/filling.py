@@ -17,6 +17,7 @@ from latentbank.ingest.job import JobReport, store_plan
 from latentbank.ingest.plan import Plan, PlanSettings
 from latentbank.ingest.planning import make_plan, plan_for
 from latentbank.ingest.sources.base import Asked
+from latentbank.models.kinds import require_language
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
 from latentbank.text import listed
@@ -83,6 +84,7 @@ def plan(
 
     Raises:
         CorpusError: the corpus cannot be read, or gives no context at all.
+        ModelError: the model is a vision-language model, or only a model's name.
         LatentBankError: the directory cannot be written.
 
     Examples:
@@ -91,6 +93,7 @@ def plan(
         >>> plan = lb.plan("captions.jsonl", model, bank="captions")
         >>> text = f"{plan.contexts:,} contexts of {plan.sentences:,} sentences"
     """
+    require_language(model)
     corpus = _corpus(source, name, limit, Asked(column, field, header), format, (config, split, revision))
     if directory is None:
         settings = settings or load_settings()
@@ -154,7 +157,7 @@ def fill(
     Raises:
         BankMismatch: the bank or the plan belongs to another model.
         CorpusError: the corpus cannot be read, or the bank holds other sentences or settings under its name.
-        ModelError: a hidden state is not finite.
+        ModelError: a hidden state is not finite, or the model is a vision-language model or only a model's name.
         BankUnavailable: the store failed; what was stored is safe.
 
     Examples:
@@ -165,6 +168,7 @@ def fill(
         >>> report.complete
         True
     """
+    require_language(model)
     progress = progress or Silent()
     asked, dataset = Asked(column, field, header), (config, split, revision)
     if isinstance(source, Plan):

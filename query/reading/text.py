@@ -17,6 +17,7 @@ from latentbank.bank.search import as_floats
 from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
 from latentbank.errors import QueryError
+from latentbank.models.kinds import require_language
 from latentbank.query.lenses.base import Kind, Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.lenses.latent import LatentLens
@@ -69,6 +70,7 @@ def read_text(
         LayerNotFound: a layer that the model or a lens does not have, or whose mean of text a centred bank does not
             know.
         QueryError: the sentence is empty, or has no such token.
+        ModelError: the model is a vision-language model, or only a model's name.
 
     Examples:
         >>> import latentbank as lb
@@ -78,6 +80,7 @@ def read_text(
         >>> len(reading.tokens[0].neighbors)
         5
     """
+    require_language(model)
     bank.require_model(model.name, model.identity())
     chosen = _layers_to_read(bank, layers)
     for lens in lenses:

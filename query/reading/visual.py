@@ -13,6 +13,7 @@ from latentbank.bank.merge import Unique
 from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
+from latentbank.models.kinds import require_visual
 from latentbank.models.vision.sources import Source
 from latentbank.query.lenses.base import Lens
 from latentbank.query.lenses.centring import QueryMean, kept_means
@@ -238,7 +239,8 @@ def checked(
     query_mean: QueryMean | None,
     around: Around,
 ) -> tuple[list[int], QueryMean | None]:
-    """Check lenses and layers; return each layer once, and the mean for a centred bank."""
+    """Check model, lenses and layers; return each layer once, and the mean for a centred bank."""
+    require_visual(model)
     chosen = layers_of(layers)
     if not chosen or not lenses:
         raise QueryError(f"Name at least one {'lens' if chosen else 'visual layer'}.")
