@@ -61,6 +61,8 @@ def open_image(source: Opened) -> Image.Image:
                 return _as_rgb(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist; check its path.") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name} is a folder; name a file in it.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image in a format that is read; use PNG, JPEG or WebP.") from None
     except Image.DecompressionBombError:

@@ -86,7 +86,7 @@ class Images:
 
 
 def find_images(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     column: str | None = None,
     config: str | None = None,
@@ -97,8 +97,8 @@ def find_images(
     """Find images: check that the files exist, without opening them.
 
     Args:
-        sources: image files, globs (`**` matches folders at any depth), folders (all files below with an image's
-            suffix), .parquet files, dataset folders, or ids of hub datasets, which are streamed.
+        sources: one or several: image files, globs (`**` matches folders at any depth), folders (all files below with
+            an image's suffix), .parquet files, dataset folders, or ids of hub datasets, which are streamed.
         column: the column of a dataset that holds the images; None: the only column of images.
         config: configuration of a dataset.
         split: split of a dataset; "train" if None.
@@ -123,7 +123,8 @@ def find_images(
     def dataset(name: str) -> None:
         found.append(_Dataset(name, column, config, split or "train", revision))
 
-    for given in (os.fspath(source) for source in sources):
+    several = [sources] if isinstance(sources, str | os.PathLike) else sources
+    for given in (os.fspath(source) for source in several):
         if "://" in given:  # the message does not repeat the address, which may hold a token
             raise ImageError("A web address cannot be read; download the image and give its path.")
         path = os.path.expanduser(given)
@@ -156,7 +157,9 @@ def find_images(
     if not files and not found:
         raise ImageError("Name an image: a file, a glob, a folder or a dataset.")
     if (column or config or split or revision) and not found:
-        raise ImageError("The images are files: column, config, split and revision are for datasets only.")
+        raise ImageError(
+            "The images are files, which have no column, config, split or revision; leave these out."
+        )
     return Images(list(dict.fromkeys(files)), found, limit)
 
 
@@ -171,8 +174,10 @@ def opened(
             the error is raised.
 
     Raises:
-        ImageError: an image cannot be read, and `broken` is None.
+        ImageError: an image cannot be read, and `broken` is None; or `images` is one image.
     """
+    if isinstance(images, str | bytes | os.PathLike | Image.Image):
+        raise ImageError("images is one image; give a list of images.")
     for number, image in enumerate(images):
         name = _name(image, number)
         try:
@@ -195,7 +200,7 @@ def _name(image: Source, number: int) -> str:
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the image files below a folder, and those in formats that are not read."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(filter(os.path.isfile, folder.rglob("*")))
     read, unreadable = (
         [file for file in files if file.suffix.lower() in kind] for kind in (SUFFIXES, UNREADABLE)
     )

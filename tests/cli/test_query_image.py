@@ -295,7 +295,7 @@ def _louder(init: Any) -> Any:
         (("a.png", "--unique", "sentence"), "Unknown value 'sentence' for --unique; use context or word"),
         (("a.png", "--json", "--parquet", "out"), "choose --json or --parquet"),
         (("a.png", "--push", "lab/readings"), "A folder of Parquet files is pushed; name one (--parquet)."),
-        (("a.png", "--split", "test"), "datasets only"),
+        (("a.png", "--split", "test"), "no column, config, split or revision; leave these out"),
         (("b.png",), "cannot be read to its end"),
     ],
 )

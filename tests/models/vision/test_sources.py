@@ -11,9 +11,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from latentbank.errors import ImageError
-from latentbank.models.vision.sources import find_images
+from latentbank.models.vision.sources import find_images, opened
 from tests.query.patch_vlm import picture
 
 
@@ -135,7 +136,7 @@ def test_columns_of_datasets(tmp_path: Path) -> None:
         ("*.jpeg", {}, "No file matches"),
         ("empty", {}, "holds no image"),
         ("https://example.org/cat.png?token=secret", {}, "A web address cannot be read"),
-        ("b.png", {"split": "test"}, "datasets only"),
+        ("b.png", {"split": "test"}, "no column, config, split or revision; leave these out"),
         ("b.png", {"limit": 0}, "limit is 0; it must be 1 or more"),
         ("nobody/nothing", {}, "The dataset nobody/nothing cannot be read"),
     ],
@@ -149,6 +150,26 @@ def test_images_that_cannot_be_found(
         list(find_images([source], **options))
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_source_alone_is_no_list_of_letters(folder: Path) -> None:
+    assert names(find_images(str(folder)), folder) == names(find_images([folder]), folder)
+    assert len(list(find_images(folder / "b.png"))) == 1
+    with pytest.raises(ImageError, match="images is one image; give a list of images"):
+        list(opened(str(folder / "b.png"), None))
+    with pytest.raises(ImageError, match="images is one image"):
+        list(opened(Image.new("RGB", (4, 4)), None))
+
+
+def test_a_folder_is_no_image(folder: Path) -> None:
+    with pytest.raises(ImageError, match="deep is a folder; name a file in it"):
+        list(opened([folder / "deep"], None))
+
+
+def test_links_that_cannot_be_followed_are_no_images(folder: Path) -> None:
+    before = names(find_images([folder]), folder)
+    (folder / "deep" / "link.png").symlink_to("a" * 300)
+    assert names(find_images([folder]), folder) == before
 
 
 def test_no_source_is_given() -> None:
