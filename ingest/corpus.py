@@ -280,7 +280,10 @@ def _check_options(sources: Sequence[str], request: Request) -> None:
         known = [format_named("txt") if file == STANDARD_INPUT else format_of(file) for file in files]
         formats = [each for each in known if each is not None]
     if only_files and (request.config or request.split or request.revision):
-        raise CorpusError("The corpus is read from files: config, split and revision are for datasets only.")
+        raise CorpusError(
+            "The sources are files, which have no config, split or revision; leave these out, or give a folder or a "
+            "dataset."
+        )
     if only_files:
         require_uses(request.asked, {use for each in formats for use in uses(each)})
 

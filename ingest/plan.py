@@ -86,7 +86,7 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         if self.bos not in ("tokenizer", "always"):
-            raise LatentBankError(f"bos is '{self.bos}'; it can be tokenizer or always.")
+            raise LatentBankError(f"bos is '{self.bos}'; it can be tokenizer or always.", argument="bos")
         if self.sampling not in ("first", "reservoir"):
             raise LatentBankError(
                 f"sampling is '{self.sampling}'; it can be first or reservoir.", argument="sampling"

@@ -37,6 +37,7 @@ from latentbank.ingest.plan import (
 from latentbank.ingest.plan_files import NewPlan, new_plan, planning
 from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Progress, Silent
+from latentbank.text import listed
 
 log = logging.getLogger("latentbank")
 
@@ -262,8 +263,12 @@ def _choose(corpus: Corpus, chooser: Chooser, files: NewPlan, progress: Progress
     if chooser.provisional:
         rows = _settle(chooser, files, progress)
     if not rows.contexts:
+        limits = listed(
+            f"{name}={getattr(chooser.settings, name)}" for name in ("skip", "first_position", "max_tokens")
+        )
         raise CorpusError(
-            f"Corpus '{corpus.name}' gives no context: its sentences have no token after the first one(s)."
+            f"Corpus '{corpus.name}' gives no context: all tokens of its sentences are left out ({limits}); "
+            "give longer sentences, or change these settings."
         )
     return _Chosen(rows, chooser.tokens, chooser.truncated, counts, digest.hexdigest(), rows.order())
 

@@ -80,7 +80,10 @@ def require_column(where: str, kinds: Mapping[str, Kind], column: str) -> None:
 
 def no_column(where: str, columns: Iterable[str], column: str) -> CorpusError:
     """Return the error for a file that lacks the corpus's column."""
-    names = listed(columns) or "none"
+    if not (names := listed(columns)):
+        return CorpusError(
+            f"{where} has no columns, so it has no column {column!r}; make it a corpus of its own."
+        )
     return CorpusError(f"{where} has no column {column!r}; choose one of these: {names}.", argument="column")
 
 
@@ -169,6 +172,7 @@ def holds_sentence(value: object) -> bool:
 
 
 def _no_text(where: str, kinds: Mapping[str, Kind], column: str) -> CorpusError:
-    texts = listed(name for name, kind in kinds.items() if is_text(kind)) or "none"
+    texts = listed(name for name, kind in kinds.items() if is_text(kind))
+    do = f"choose one of these: {texts}" if texts else "convert it"
     what = "holds lists, not text" if kinds[column] is Kind.NESTED else "is not text"
-    return CorpusError(f"{where}: column {column!r} {what}; choose one of these: {texts}.", argument="column")
+    return CorpusError(f"{where}: column {column!r} {what}; {do}.", argument="column" if texts else None)

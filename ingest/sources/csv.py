@@ -64,8 +64,8 @@ def _cells(where: str, rows: Iterator[_Row], width: int, place: int) -> Iterator
     for number, row in rows:
         if row and len(row) != width:
             raise CorpusError(
-                f"{where}, line {number}: {len(row)} cells where the header has {width}; "
-                "put quotes around cells that hold the delimiter."
+                f"{where}, line {number}: the row and the header differ in length ({len(row)} and {width} cells); "
+                "put quotes around cells that hold the delimiter, and leave no cell out."
             )
         yield row[place] if row else None
 

@@ -57,6 +57,7 @@ def ingest_recipe(
     if recipe.recipe is None:
         show_recipes(as_json=as_json)
         return
+    chosen = recipe_named(recipe.recipe)
     if work.share():
         raise LatentBankError(
             "A share is stored of a plan that was made before: make it with --dry-run --plan DIR, then run "
@@ -70,7 +71,7 @@ def ingest_recipe(
     job = Job(settings, bank, known, metric, work, model, None)
     if job.model_name() is None:  # before the corpus is cleaned, which may take long
         raise LatentBankError("Name the LLM with --model: a hub id, a folder or a .gguf file.")
-    choice = plan.settings(recipe_named(recipe.recipe).choice)
+    choice = plan.settings(chosen.choice)
     ready = recipe.prepared(settings)
     show_cleaning(ready)
     more = {"recipe": cleaning_data(ready), "choice": asdict(choice)}

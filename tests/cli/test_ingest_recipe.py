@@ -82,6 +82,7 @@ def test_the_list_of_recipes(run: Run) -> None:
     [
         (("visual-genome",), "Name the LLM with --model"),
         (("visual-genome", "--model", "m"), "needs a file: region_descriptions.json"),
+        (("wiki",), "There is no recipe 'wiki'"),
         (("wiki", "--model", "m"), "There is no recipe 'wiki'"),
         (("concepts", "--model", "m", "--shard", "0/2"), "make it with --dry-run --plan DIR"),
         (("concepts", "--model", "m", "--sampling", "last"), "sampling is 'last'"),

@@ -227,6 +227,10 @@ def test_one_column_for_the_whole_corpus_and_none_for_lines():
     assert read("a.jsonl", "b.csv", "c.txt", "d.jsonl") == ["one", "two", "three", "four"]
     write("e.csv", "id,sentence\n1,five\n")
     assert "e.csv has no column 'caption'; choose one of these: id, sentence." in refusal("a.jsonl", "e.csv")
+    write("f.json", '["six", "seven"]')
+    assert "f.json has no columns, so it has no column 'caption'" in refusal("a.jsonl", "f.json")
+    write("g.jsonl", '{"caption": ["eight"]}\n')
+    assert refusal("g.jsonl").endswith("column 'caption' is not text; convert it.")
 
 
 # -- sources -------------------------------------------------------------------------------------
@@ -450,8 +454,16 @@ def test_a_damaged_parquet_file(folder):
     [
         ("f.csv", 'id,text\n1,"open\n2,two\n', "f.csv, line 3: "),
         ("f.csv", 'id,text\n1,"a" b\n', "f.csv, line 2: "),
-        ("f.csv", "text\nHello, world\n", "f.csv, line 2: 2 cells where the header has 1"),
-        ("f.csv", "id,text\n1,one\n2\n", "f.csv, line 3: 1 cells"),
+        (
+            "f.csv",
+            "text\nHello, world\n",
+            "f.csv, line 2: the row and the header differ in length (2 and 1 cells)",
+        ),
+        (
+            "f.csv",
+            "id,text\n1,one\n2\n",
+            "f.csv, line 3: the row and the header differ in length (1 and 2 cells)",
+        ),
         ("f.csv", "id;text\n1;one\n", "f.csv: its columns are not separated by ','"),
         ("f.jsonl", '{"text": "a"}\n{"text": \n', "f.jsonl, line 2: not a JSON object"),
         ("f.jsonl", '{"text": "a"} {"text": "b"}\n', "f.jsonl, line 1: not a JSON object"),
@@ -501,7 +513,7 @@ def test_sources_that_are_not_there_or_not_readable():
     address = refusal("https://example.org/corpus.txt?token=hf_secret")
     assert "web address" in address
     assert "secret" not in address
-    assert "for datasets only" in refusal("data/here.txt", split="test")
+    assert "leave these out, or give a folder or a dataset." in refusal("data/here.txt", split="test")
     assert "limit" in refusal("data/here.txt", limit=0)
 
 

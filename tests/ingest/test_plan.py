@@ -471,6 +471,11 @@ def test_a_corpus_without_any_context(sentences: list[str], tiny: Tiny, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_corpus_without_any_context_is_told_the_settings(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"left out \(skip=1, first_position=100, max_tokens=512\)"):
+        plan_of(["A dog on a beach."], tiny(), tmp_path, first_position=100)
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
