@@ -179,6 +179,10 @@ def load_means(path: str | os.PathLike[str], fingerprint: str | Identity | None 
             }
             digests = Digests.from_dict(about.pop("digests")) if "digests" in about else None
             means = Means(by_layer=by_layer, digests=digests, units_by_layer=units, **about)
+    except FileNotFoundError:
+        raise LatentBankError(
+            f"There is no file of means at {path}; check its path, or measure them."
+        ) from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LatentBankError(
             f"{path} holds no means that this latentbank can read ({type(error).__name__}); measure them again."

@@ -14,6 +14,7 @@ from latentbank.query.lenses.base import Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.reading.pieces import read_in_pieces
 from latentbank.query.reading.reading import Reading, TokenReading
+from latentbank.query.reading.text import require_llm_layers
 from latentbank.query.states.files import load_states
 from latentbank.query.states.states import NOT_KNOWN, States
 from latentbank.text import public_name
@@ -56,7 +57,7 @@ def read_states(
         QueryError: the file cannot be read, its states have another width than the bank's, or a centred bank has no
             `query_mean`, or another bank has one.
         BankMismatch: the file says that the states come from another model than the bank's.
-        LayerNotFound: the file, or a centred bank's means of text, do not have a layer.
+        LayerNotFound: the file, the bank's LLM, or a centred bank's means of text, do not have a layer.
 
     Examples:
         >>> import latentbank as lb
@@ -112,11 +113,12 @@ def _read(
 
 
 def _check(states: States, bank: Bank) -> None:
-    """Check what can be checked: the width, and the fingerprint if the states have one.
+    """Check what can be checked: the width, the layers, and the fingerprint if the states have one.
 
     Raises:
         QueryError: another width.
         BankMismatch: another model.
+        LayerNotFound: the bank's LLM does not have a layer.
     """
     size = bank.manifest.hidden_size
     if states.width != size:
@@ -124,6 +126,7 @@ def _check(states: States, bank: Bank) -> None:
             f"The hidden states of {states.source} are {states.width} wide, those of the bank '{bank.name}' {size}: "
             "they come from another model."
         )
+    require_llm_layers(bank, (layer for layer in states.by_layer if layer != NOT_KNOWN))
     if not states.fingerprint:
         return
     try:

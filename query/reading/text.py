@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from latentbank.bank.planning import Way
 from latentbank.bank.search import as_floats
 from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
-from latentbank.errors import QueryError
+from latentbank.errors import LayerNotFound, QueryError
 from latentbank.models.kinds import require_language
 from latentbank.query.lenses.base import Kind, Lens, Queries
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
@@ -140,6 +140,7 @@ def read_hidden(
             text at their layer), "batch" (their own), `Means` measured on others of their kind, or an array `[hidden]`.
 
     Raises:
+        LayerNotFound: the bank's LLM does not have a layer.
         QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
             `query_mean`, or another bank with it.
 
@@ -154,6 +155,8 @@ def read_hidden(
     """
     given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
     arrays = {whole(layer, "layer"): _rows(states) for layer, states in given.items()}
+    if isinstance(hidden_states, Mapping):
+        require_llm_layers(bank, arrays)
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) != 1 or 0 in lengths:
         raise QueryError("Every layer needs hidden states of the same tokens, and at least one of them.")
@@ -163,6 +166,20 @@ def read_hidden(
     lens = LatentLens(bank, bank_layers, where, unique, exact, search=search)
     names = names_of(labels) if labels is not None else [str(i) for i in range(count)]
     return _read(lens, arrays, names, list(range(count)), str(source), "other", top_k, query_mean)
+
+
+def require_llm_layers(bank: Bank, layers: Iterable[int]) -> None:
+    """Check that the LLM of a bank has the layers that hidden states are said to come from.
+
+    Raises:
+        LayerNotFound: it does not have one; negative numbers do not count from the end.
+    """
+    last = bank.manifest.num_layers
+    for layer in layers:
+        if not 0 <= layer <= last:
+            raise LayerNotFound(
+                f"The LLM of the bank '{bank.name}' has no layer {layer}: it has layers 0 to {last}."
+            )
 
 
 def _read(

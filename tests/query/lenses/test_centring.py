@@ -81,11 +81,16 @@ def test_files_that_hold_no_means(tmp_path: Path) -> None:
     other, text = tmp_path / "other.safetensors", tmp_path / "text"
     save_file({"weight": ROWS}, other)
     text.write_text(json.dumps({}))
-    for path in (other, text, tmp_path / "nothing", tmp_path):
+    for path in (other, text, tmp_path):
         with pytest.raises(LatentBankError, match="holds no means"):
             load_means(path)
     with pytest.raises(LatentBankError, match="cannot be written"):
         save_means(tmp_path, means_of([{1: ROWS}], "x", ""))
+
+
+def test_a_missing_file_of_means_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    with pytest.raises(LatentBankError, match="There is no file of means at"):
+        load_means(tmp_path / "no.safetensors")
 
 
 def test_text_takes_the_banks_mean_of_its_layer(centred: Bank, tiny: LanguageModel) -> None:
@@ -118,7 +123,7 @@ def test_hidden_states_for_a_centred_bank_need_a_mean(centred: Bank) -> None:
     with pytest.raises(QueryError, match="its queries need a mean: pass query_mean"):
         read_hidden(centred, ROWS)
     own = unit(ROWS).mean(axis=0)
-    measured = means_of([{-1: ROWS, 7: ROWS + 1}], "soft prompts", "")
+    measured = means_of([{-1: ROWS, 3: ROWS + 1}], "soft prompts", "")
     expected = centred.search(ROWS, "all", 3, exact=True, query_mean=own)
     for given, described in (
         ("batch", "their own mean"),
@@ -131,7 +136,7 @@ def test_hidden_states_for_a_centred_bank_need_a_mean(centred: Bank) -> None:
         assert reading.query_mean == described
         for token, neighbors in zip(reading.tokens, expected, strict=True):
             assert [n.id for n in token.neighbors] == [n.id for n in neighbors]
-    shifted = read_hidden(centred, {7: ROWS + 1}, bank_layers="all", top_k=3, exact=True, query_mean=measured)
+    shifted = read_hidden(centred, {3: ROWS + 1}, bank_layers="all", top_k=3, exact=True, query_mean=measured)
     assert [[n.id for n in token.neighbors] for token in shifted.tokens] == [
         [n.id for n in row] for row in expected
     ]

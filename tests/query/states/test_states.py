@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentbank.bank.bank import Bank
-from latentbank.errors import BankMismatch, LatentBankError, QueryError
+from latentbank.errors import BankMismatch, LatentBankError, LayerNotFound, QueryError
 from latentbank.models.language.model import LanguageModel
 from latentbank.models.vision.alone import LanguageAlone
 from latentbank.query.lenses.base import LensOptions
@@ -117,6 +117,18 @@ def test_npy_is_read_at_the_layer_that_is_named(bank: Bank, states: States, tmp_
     reading = read_states(tmp_path / "s.npy", [LatentLens(bank, 2)], 2, labels=LABELS, top_k=1)
     assert [token.label for token in reading.at(2)] == LABELS
     assert load_states(tmp_path / "s.npy").by_layer.keys() == {-1}
+
+
+@pytest.mark.parametrize("layer", [99, -2])
+def test_layers_that_the_llm_lacks_are_refused(
+    bank: Bank, states: States, tmp_path: Path, layer: int
+) -> None:
+    last = bank.manifest.num_layers
+    with pytest.raises(LayerNotFound, match=f"has no layer {layer}: it has layers 0 to {last}"):
+        read_hidden(bank, {layer: states[2]})
+    np.save(tmp_path / "s.npy", states[2].numpy())
+    with pytest.raises(LayerNotFound, match=f"has no layer {layer}: it has layers 0 to {last}"):
+        read_states(tmp_path / "s.npy", [LatentLens(bank, 2)], layer)
 
 
 def test_all_lenses_read_them_through_the_llm_alone(
