@@ -75,6 +75,15 @@ class ModelBankOptions(BankOptions):
 class NewBankOptions(ModelBankOptions):
     """The bank that a command fills, which may be new."""
 
+    bank: Annotated[
+        str | None,
+        typer.Option(
+            "--bank",
+            "-b",
+            help="The bank, or a version such as NAME@2; by default LATENTBANK_BANK, else the bank named after "
+            "--model, and without --model the only one.",
+        ),
+    ] = None
     layers: LayersOption = None
 
     def known(self, settings: Settings, model: str | None) -> Manifest | None:
