@@ -92,6 +92,7 @@ class ReadingFolder:
             keys = [key for key in given if known.get(key) != given[key]] or sorted(
                 known.keys() - given.keys()
             )
+            keys.sort(key="weights".__eq__)  # their digest depends on the deepest layer: other keys say more
             raise LatentBankError(
                 f"{self.folder} holds readings made with another {keys[0]} ({known.get(keys[0])}, not "
                 f"{given.get(keys[0])}); choose another folder, or the same settings."

@@ -64,6 +64,14 @@ def test_a_folder_is_opened_again_with_the_same_settings_only(tmp_path: Path) ->
         ReadingFolder(tmp_path / "out", SETTINGS)
 
 
+def test_other_layers_are_named_and_not_the_digest_that_follows_from_them(tmp_path: Path) -> None:
+    ReadingFolder(tmp_path, {"weights": "f00d", "visual_layers": [8]})
+    with pytest.raises(LatentBankError, match=r"another visual_layers \(\[8\], not \[0\]\)"):
+        ReadingFolder(tmp_path, {"weights": "beef", "visual_layers": [0]})
+    with pytest.raises(LatentBankError, match=r"another weights \(f00d, not beef\)"):
+        ReadingFolder(tmp_path, {"weights": "beef", "visual_layers": [8]})
+
+
 def test_a_name_that_is_not_utf_8_is_written_with_escapes(tmp_path: Path) -> None:
     reading = replace(reading_of(), source="caf\udce9.png")
     folder = ReadingFolder(tmp_path, {"model": "caf\udce9"})
