@@ -36,6 +36,12 @@ def listed(items: Iterable[object]) -> str:
     return ", ".join(map(str, items))
 
 
+def in_layers(layers: Iterable[int]) -> str:
+    """Return where as many contexts are: "in each of the layers 4, 8", or "in layer 4"."""
+    numbers = list(layers)
+    return f"in layer {numbers[0]}" if len(numbers) == 1 else f"in each of the layers {listed(numbers)}"
+
+
 def layer_numbers(text: str) -> list[int]:
     """Return the layers in a text such as "4,8,12", sorted, each once.
 

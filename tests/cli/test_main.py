@@ -376,6 +376,15 @@ def test_ctrl_c_reports_that_nothing_is_lost(run: Run, monkeypatch: pytest.Monke
     assert "the same command continues" in err
 
 
+def test_one_layer_is_named_without_each_of(run: Run, corpus: Path, model_dir: Path) -> None:
+    code, out, _ = run("ingest", "run", corpus, "--model", model_dir, "--layers", "1")
+    assert (code, "contexts in layer 1 (0 were there before)" in " ".join(out.split())) == (0, True)
+    _, out, _ = run(
+        "ingest", "plan", corpus, "--no-calibrate", "--bank", "two", "--model", model_dir, "--layers", "1,2"
+    )
+    assert "in each of the layers 1, 2" in out
+
+
 def test_a_second_ctrl_c_prints_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

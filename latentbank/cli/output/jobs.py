@@ -13,7 +13,7 @@ from rich.text import Text
 from latentbank.cli.output.moves import pushed_facts
 from latentbank.cli.output.text import console, print_facts, print_json
 from latentbank.progress import duration
-from latentbank.text import listed
+from latentbank.text import in_layers, listed
 
 if TYPE_CHECKING:
     from latentbank.bank.manifest import CorpusEntry
@@ -52,8 +52,8 @@ def show_job(
         return
     rate = report.encoded / max(report.encode_seconds + report.index_seconds, 1e-9)
     console().print(
-        f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each of the layers "
-        f"{listed(layers)} ({report.found:,} were there before). Encoding took "
+        f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts "
+        f"{in_layers(layers)} ({report.found:,} were there before). Encoding took "
         f"{duration(report.encode_seconds)}, indexing {duration(report.index_seconds)}: {rate:,.0f} contexts/s.",
         highlight=False,
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from latentbank.cli.output.text import console, corpora_text, print_facts, print_json, size_text
-from latentbank.text import listed
+from latentbank.text import in_layers, listed
 
 if TYPE_CHECKING:
     from latentbank.bank.transfer.export import ExportReport
@@ -30,7 +30,7 @@ def show_export(
             ("corpora", corpora_text(report.corpora, report.left_out)),
             (
                 "contexts",
-                f"{report.contexts:,} in each of the layers {listed(report.layers)}",
+                f"{report.contexts:,} {in_layers(report.layers)}",
             ),
             (
                 "files",
@@ -88,7 +88,7 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
     by = f" ({report.snapshots} layers by snapshot)" if report.snapshots else ""
     console().print(
         f"The bank '{report.bank}' in {where} holds {corpora_text(report.corpora, report.left_out)}: "
-        f"{report.contexts:,} contexts in each of the layers {listed(report.layers)}, "
+        f"{report.contexts:,} contexts {in_layers(report.layers)}, "
         f"{report.written:,} vectors written now{by}. {verdict}.",
         highlight=False,
         markup=False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.cli.output.text import count_text, print_facts, print_json, size_text
 from latentbank.progress import duration
-from latentbank.text import listed
+from latentbank.text import in_layers, listed
 
 # Escape sequences in a corpus do not reach the terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -57,7 +57,7 @@ def show_plan(
         *source_facts(plan.source),
         ("sentences", f"{plan.sentences:,} ({plan.blank:,} blank lines, {plan.truncated:,} cut)"),
         ("tokens", f"{plan.tokens:,}"),
-        ("contexts", f"{plan.contexts:,} in each of the layers {listed(costs.layers)}"),
+        ("contexts", f"{plan.contexts:,} {in_layers(costs.layers)}"),
         ("prefixes to compute", f"{plan.prefixes:,} ({packing})"),
         (
             "disk",
