@@ -142,7 +142,7 @@ def create_bank(
         LatentBankError: there is no such metric, or the name is not valid.
     """
     if metric not in (None, "cosine", "centred"):
-        raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.")
+        raise LatentBankError(f"metric is {metric!r}; it can be 'cosine' or 'centred'.", argument="metric")
     settings = settings_from(settings, **given)
     check_name(name)
     identity, chosen = identity_of(fingerprint), metric or settings.metric

@@ -385,6 +385,14 @@ def test_one_layer_is_named_without_each_of(run: Run, corpus: Path, model_dir: P
     assert "in each of the layers 1, 2" in out
 
 
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_bank_that_is_not_there_is_told_before_a_model_is_asked_for(
+    run: Run, corpus: Path, command: str
+) -> None:
+    code, _, err = run("ingest", command, corpus, "--bank", "captoins")
+    assert (code, "There is no bank 'captoins' yet" in err) == (2, True)
+
+
 def test_a_second_ctrl_c_prints_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

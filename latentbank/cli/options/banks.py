@@ -106,9 +106,18 @@ class NewBankOptions(ModelBankOptions):
             return None
 
     def own_model(self, settings: Settings, known: Manifest | None, named: str | None) -> str | None:
-        """Return what the known bank's model is loaded by on this machine; None if there is none, or one is named."""
+        """Return what the known bank's model is loaded by on this machine; None if there is none, or one is named.
+
+        Raises:
+            BankNotFound: a bank is named that does not exist, and no model that would fill it.
+        """
         from latentbank.bank.model import own_model
 
+        name = self.bank or settings.bank
+        if known is None and named is None and name:
+            raise BankNotFound(
+                f"There is no bank '{name}' yet; name an existing one, or the LLM that fills it (--model)."
+            )
         return own_model(known, settings) if known and named is None else None
 
     def name(self, settings: Settings, known: Manifest | None, model: str) -> str:
