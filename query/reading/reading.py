@@ -224,9 +224,10 @@ class Reading:
             if token.place is not None and token.place.tile == chosen and token.place.row >= 0
         ]
         if not found:
-            if self.tiles or self.size is None:
-                has = f"it has {listed(self.tiles)}" if self.tiles else "what was read is not an image"
-                raise QueryError(f"The reading has no tile {tile}; {has}.")
+            if self.tiles:
+                raise QueryError(f"The reading has no tile {tile}; it has {listed(self.tiles)}.")
+            if self.size is None:
+                raise QueryError("What was read is not an image, so its tokens have no grid.")
             raise QueryError(f"No token of the reading has a place in a grid (boxes: {self.geometry}).")
         return found
 

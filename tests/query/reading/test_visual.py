@@ -406,7 +406,7 @@ def test_a_token_without_a_place_is_read_but_stands_in_no_grid(bank: Bank, tiny:
 
 
 def test_a_text_has_no_grid(bank: Bank, tiny: LanguageModel) -> None:
-    with pytest.raises(QueryError, match="not an image"):
+    with pytest.raises(QueryError, match="was read is not an image, so its tokens have no grid"):
         read_text(bank, tiny, "A dog.", 2).grid(2)
 
 
