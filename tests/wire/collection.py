@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.wire import translate
 from tests.wire.archive import Snapshot
 from tests.wire.config import initial_config, updated_config, without_metadata
 from tests.wire.errors import Refusal, WireError, not_spoken, wrong
+from tests.wire.graph import Graph
 from tests.wire.groups import query_groups
 from tests.wire.optimizers import Optimizers
 
@@ -55,6 +57,7 @@ class Collection:
         self._indexes: dict[str, edge.UpdateOperation] = {}
         self._built: set[str] = set()
         self.optimizers = Optimizers()
+        self._graph = Graph()
         directory.mkdir(parents=True)
         with _engine_errors():
             self._shard = edge.EdgeShard.create(str(directory), translate.to_config(self.config))
@@ -98,7 +101,7 @@ class Collection:
     def info(self) -> m.CollectionInfo:
         """Return state and configuration; a look at it lets its optimizers work (see `tests.wire.optimizers`)."""
         with self._lock, self._shard_in_use() as shard:
-            status = self.optimizers.look(shard.optimize)
+            status = self.optimizers.look(partial(self._optimize, shard))
             info = shard.info()
             return m.CollectionInfo(
                 status=status,
@@ -149,7 +152,10 @@ class Collection:
                 self._drop_indexes(shard)
                 shard.close()
                 self._shard = edge.EdgeShard.load(str(self._directory), config)
-            self._note_stale(rebuilt=before.quantization_config != self.config.quantization_config)
+            indexes = ("quantization_config", "hnsw_config")
+            self._note_stale(
+                rebuilt=any(getattr(before, name) != getattr(self.config, name) for name in indexes)
+            )
 
     def create_index(self, given: m.CreateFieldIndex) -> None:
         """Index a payload field.
@@ -248,11 +254,13 @@ class Collection:
     def query(self, given: list[m.QueryRequest]) -> list[m.QueryResponse]:
         """Return the results of several searches, in order."""
         with _engine_errors():
-            request = edge.QueryBatchRequest(
-                [translate.to_query(item, self._filter(item.filter)) for item in given]
-            )
+            filters = [self._filter(item.filter) for item in given]
         with self._lock, self._shard_in_use() as shard:
-            found = shard.query_batch(request)
+            asked = [
+                translate.to_query(item, self._found_by(shard, item, chosen))
+                for item, chosen in zip(given, filters, strict=True)
+            ]
+            found = shard.query_batch(edge.QueryBatchRequest(asked))
         return [m.QueryResponse.model_construct(points=[_scored(item) for item in some]) for some in found]
 
     def query_groups(self, given: m.QueryGroupsRequest) -> m.GroupsResult:
@@ -260,6 +268,19 @@ class Collection:
         return query_groups(given, lambda request: self.query([request])[0].points)
 
     # Inside
+
+    def _optimize(self, shard: edge.EdgeShard) -> None:
+        shard.optimize()
+        self._graph.optimized(shard, self.config.hnsw_config)
+
+    def _found_by(
+        self, shard: edge.EdgeShard, asked: m.QueryRequest, chosen: edge.Filter | None
+    ) -> edge.Filter | None:
+        """Return what a search finds of what its filter selects; see `tests.wire.graph`."""
+        if asked.params is not None and asked.params.exact:
+            return chosen
+        scanned = self.config.hnsw_config.full_scan_threshold * 1024
+        return self._graph.seen(shard, chosen, scanned // (2 * (self.size or 1)))
 
     @property
     def _texts(self) -> set[str]:

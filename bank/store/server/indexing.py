@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any
 
 from qdrant_client import models
 
 from latentbank.bank.store.fields import has_graph
-from latentbank.bank.store.graphs import scan_for
+from latentbank.bank.store.graphs import kib, scan_for
 from latentbank.bank.store.names import split_collection
 from latentbank.bank.store.server.client import Connection
 from latentbank.errors import BankUnavailable
 
 OFF, ON, WANTED = 0, 1, 2
+# The metadata of a layer that says how many contexts its graph was built for.
+_GRAPH = "latentbank-graph"
 # Seconds before the second look at a collection that is being indexed; doubles, at most the second number.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 # Looks at which the condition must hold, because deleted vectors may count as indexed.
@@ -52,19 +55,37 @@ def index_layer(server: Connection, collection: str, count: int) -> None:
     Raises:
         BankUnavailable: the server failed to index them.
     """
-    settings = server.settings
-    # Another job may have found more contexts a moment ago: a layer that has a graph keeps it.
-    bank, _ = split_collection(collection) or ("", 0)
-    info = _info(server, collection)
-    known = (info.config.hnsw_config.m or 0) > 0
-    graph = known or has_graph(bank, count, settings)
-    change = models.HnswConfigDiff(m=settings.hnsw_m if graph else 0, ef_construct=settings.hnsw_ef_construct)
-    if graph and not known:  # with another number, the server would build a graph anew
-        # A layer that was loaded has as many segments as it will have, or more.
-        change.full_scan_threshold = scan_for(count, max(1, info.segments_count), _width(info))
-    _set(server, collection, WANTED, hnsw_config=change)
+    graph = _new_graph(server, collection, count)
+    built = {_GRAPH: {"contexts": count}} if graph is not None and graph.m else None
+    _set(server, collection, WANTED, hnsw_config=graph, metadata=built)
     _wait_until_indexed(server, collection, count)
     _set(server, collection, ON)
+
+
+def _new_graph(server: Connection, collection: str, count: int) -> models.HnswConfigDiff | None:
+    """Return the settings of the graph that a layer of so many contexts gets now, if any; None: it keeps what it has.
+
+    A server continues the graph that it has, unless that was built with another number of candidates. A filter that
+    selects so much of what was added that it is not scanned then finds little of it or nothing (Qdrant 1.18.2,
+    benchmarks/server_growing.py). So a graph that has outgrown its scans is built anew, with one candidate more, or one
+    less. Until then a layer keeps its graph, as the server builds it anew for any other setting.
+    """
+    settings, info = server.settings, _info(server, collection)
+    now, width = info.config.hnsw_config, _width(info)
+    candidates = settings.hnsw_ef_construct
+    if now.m:
+        # Earlier versions did not say how many contexts a graph was built for.
+        built = (info.config.metadata or {}).get(_GRAPH) or {"contexts": 0}
+        added = max(count - built["contexts"], waiting(info))
+        if kib(added, width) <= now.full_scan_threshold:
+            return None
+        candidates += now.ef_construct == candidates
+    elif not has_graph((split_collection(collection) or ("", 0))[0], count, settings):
+        return models.HnswConfigDiff(m=0, ef_construct=candidates)
+    # A layer that was loaded has as many segments as it will have, or more; each shard has one more for new contexts.
+    segments = max(1, info.segments_count - (info.config.params.shard_number or 1))
+    scan = scan_for(count, segments, width)
+    return models.HnswConfigDiff(m=settings.hnsw_m, ef_construct=candidates, full_scan_threshold=scan)
 
 
 def waiting(info: models.CollectionInfo) -> int:
@@ -125,12 +146,17 @@ def _threshold(info: models.CollectionInfo) -> int:
 
 
 def _set(
-    server: Connection, collection: str, threshold: int, hnsw_config: models.HnswConfigDiff | None = None
+    server: Connection,
+    collection: str,
+    threshold: int,
+    hnsw_config: models.HnswConfigDiff | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> None:
     change = partial(
         server.rest.update_collection,
         collection,
         optimizers_config=models.OptimizersConfigDiff(indexing_threshold=threshold),
         hnsw_config=hnsw_config,
+        metadata=metadata,
     )
     server.call(change)
