@@ -148,10 +148,9 @@ def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[
 
     queries = np.load(Path(work) / "queries.npy")
     imported = time.monotonic()
-    data_dir = Path(work) / "banks"
-    found = _measure(
+    return _measure(
         imported - began,
-        lambda: latentbank.bank.opening.open_bank(BANK, data_dir=data_dir, **settings),
+        lambda: latentbank.bank.opening.open_bank(BANK, data_dir=Path(work) / "banks", **settings),
         lambda opened, some: opened.search(queries[:some], layers, top_k),
         len(queries),
         lambda n: (n.bank_layer, n.caption, n.position, n.cosine),
@@ -160,10 +159,8 @@ def ask_latentbank(work: str, layers: Sequence[int], top_k: int, settings: dict[
             opened.search(queries, layers, top_k, search=way),
             ", ".join(sorted(set(opened.searched.values()))),
         ),
+        engine=lambda opened: _engine_seconds(opened, queries, layers, top_k),
     )
-    with latentbank.bank.opening.open_bank(BANK, data_dir=data_dir, **settings) as bank:
-        found["engine_seconds"] = _engine_seconds(bank, queries, layers, top_k)
-    return found
 
 
 def _engine_seconds(bank: Any, queries: Any, layers: Sequence[int], top_k: int) -> float:
@@ -190,6 +187,7 @@ def _measure(
     plain: Callable[[Any], tuple[Any, ...]],
     exact: Callable[[Any], list[list[Any]]] | None = None,
     ways: Callable[[Any, str], tuple[list[list[Any]], str]] | None = None,
+    engine: Callable[[Any], float] | None = None,
 ) -> dict[str, Any]:
     """Return times of opening, of the first query and of all queries, and memory.
 
@@ -234,6 +232,8 @@ def _measure(
             seconds.append(time.monotonic() - start)
         near = [[plain(neighbor) for neighbor in row] for row in found]
         result["ways"][way] = {"seconds": min(seconds), "taken": taken, "neighbors": near}
+    if engine is not None:
+        result["engine_seconds"] = engine(index)
     return result
 
 

@@ -92,7 +92,7 @@ def _parts(width: int, contexts: int, work: Path | None) -> dict[str, float]:
         "the engine reads the numbers": each["numbers"],
         "... and the payload": each["points"] - each["numbers"],
         "storing": each["plain"],
-        "... with payload indexes": each["indexed"],
+        "storing with payload indexes": each["indexed"],
         "quantizing": each["quantized"],
     }
 
