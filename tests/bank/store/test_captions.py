@@ -241,10 +241,9 @@ def test_a_bank_with_the_index_of_earlier_versions(place: Place, store: Store) -
     later.close()
 
 
+@pytest.mark.parametrize("place", ["grpc", "rest"], indirect=True)
 def test_an_index_that_adds_links_is_kept(store: Any) -> None:
     """A server would delete it before it makes another, and find no captions meanwhile."""
-    if not hasattr(store, "_server"):
-        pytest.skip("embedded, an index is not asked for again")
     rest, name = store._server.rest, collection_name("bank", 4)
     as_now = rest.get_collection(name).payload_schema["caption"].params
     links = as_now.model_copy(update={"enable_hnsw": None})
