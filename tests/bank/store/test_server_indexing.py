@@ -11,8 +11,9 @@ import pytest
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
 from latentbank.bank.store.graphs import kib
+from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable
-from tests.bank.samples import HEAD, WIDTH, is_one_sentence, points, put_head
+from tests.bank.samples import HEAD, WIDTH, is_one_sentence, nearest, points, put_head, units
 from tests.bank.servers import Doubles, settings
 from tests.wire.double import QdrantDouble
 
@@ -105,6 +106,34 @@ def test_a_first_graph_scans_what_is_half_of_a_segment(
     assert [graph["m"] for graph in graphs] == [0, 16]
     limits = [graph.get("full_scan_threshold") for graph in graphs]
     assert limits == [None, kib(1000 // (2 * (segments - 1)), WIDTH)]
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+@pytest.mark.parametrize("added", [900, 1100, 4000], ids=["little", "half", "much"])
+def test_a_corpus_that_is_added_to_a_graph_is_found(
+    shared: QdrantDouble, transport: str, added: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is scanned, or the graph is built anew: a server finds nothing of it in a graph that it has continued."""
+    monkeypatch.setattr("latentbank.bank.store.graphs.LEAST_SCAN", 10)
+    store: Any = backend(settings(shared, transport, graph_from=1000)).open("bank")
+    store.create(4, WIDTH, "int8")
+    put_head(store, HEAD)
+    store.upsert(4, points(2000))
+    store.index(4)
+    first = store._server.rest.get_collection(LAYER).config.hnsw_config
+    given = points(added, "plants", seed=1)
+    store.upsert(4, given)
+    store.index(4)
+    now = store._server.rest.get_collection(LAYER).config.hnsw_config
+    assert (now.ef_construct != first.ef_construct) == (added > 1000)
+    assert now.full_scan_threshold == kib((2000 + added if added > 1000 else 2000) // 2, WIDTH)
+    queries = units(20, seed=9)
+    found = store.search(4, queries, 5, Where(corpus="plants"))
+    order, _ = nearest(given.vectors, queries, 5)
+    expected = [{given.ids[row] for row in best} for best in order]
+    right = sum(len({hit.id for hit in hits} & best) for hits, best in zip(found, expected, strict=True))
+    assert right / 100 > 0.95
+    store.close()
 
 
 def test_a_server_that_does_not_index_is_not_believed(
