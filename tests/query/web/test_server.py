@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -36,6 +37,8 @@ from latentbank.query.web.data import page_data, page_json
 from latentbank.query.web.file import PAGE
 from latentbank.query.web.guard import Guard
 from latentbank.query.web.inputs import where_of
+from latentbank.query.web.jobs import Job
+from latentbank.query.web.server import _events as events_of
 from latentbank.query.web.server import create_app
 from latentbank.query.web.service import ReadingService
 from tests.query.banks import SENTENCES, fill
@@ -331,14 +334,20 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(bank: Bank, vlm: PatchV
 
 
 def test_progress_and_errors_are_reported(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
     monkeypatch.setattr("latentbank.query.reading.pieces.PIECE", 1)
+    said: list[str] = []
+    update = Job.update
+    monkeypatch.setattr(
+        Job, "update", lambda job, **new: (said.append(new.get("what", "")), update(job, **new))
+    )
     job = client.post("/api/readings", params={"picture": "a cat", "layers": "0,1,2"}).json()["job"]
     updates = events(client, job)
     assert updates[-1]["state"] == "done"
-    assert {"running the model on the image", "visual layer 1 is read, 2 of 3"} <= {
-        event["what"] for event in updates
-    }
+    assert [what for what in said if what] == [
+        "running the model on the image",
+        *(f"visual layer {layer} is read, {layer + 1} of 3" for layer in range(3)),
+    ]
+    # Which updates an event tells of depends on when the server looks; the count never goes back.
     assert [event["done"] for event in updates] == sorted(event["done"] for event in updates)
     assert outcome(client, picture="a cat", layers="77") == {
         **updates[-1], "state": "failed", "reading": "", "what": "running the model on the image",
@@ -346,6 +355,31 @@ def test_progress_and_errors_are_reported(client: TestClient, monkeypatch: pytes
     }  # fmt: skip
     assert "no layer 77" in outcome(client, picture="a cat", layers="77")["error"]
     assert "no layer 9" in outcome(client, picture="a cat", bank_layers="9")["error"]
+
+
+def test_events_tell_what_a_job_does_until_it_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
+
+    async def follow() -> list[bytes]:
+        job = Job("1")
+        stream = events_of(job)
+        told = [await anext(stream)]
+        job.update(state="running", what="reading", total=2)
+        told.append(await anext(stream))
+        job.update(done=1, parts=("a layer",))
+        told += [await anext(stream), await anext(stream)]
+        job.update(state="done", done=2)
+        return told + [event async for event in stream]
+
+    waiting, running, part, half, done = asyncio.run(follow())
+    assert part == b"event: part\ndata: a layer\n\n"
+    states = [json.loads(event.removeprefix(b"data: ")) for event in (waiting, running, half, done)]
+    assert [(state["state"], state["what"], state["done"]) for state in states] == [
+        ("waiting", "waiting for its turn", 0),
+        ("running", "reading", 0),
+        ("running", "reading", 1),
+        ("done", "reading", 2),
+    ]
 
 
 def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
