@@ -17,7 +17,7 @@ from latentbank.bank.sizing import GB, USABLE, Shape, layer_bytes
 from latentbank.bank.store.backends import backend
 from latentbank.bank.versions import split_name, stored_name
 from latentbank.errors import LatentBankError, ModelError
-from latentbank.text import is_hub_id, listed, public_name
+from latentbank.text import count_text, is_hub_id, listed, public_name
 
 # Checks of what one must pass to see anything of a bank.
 _ENTRANCES = ("server", "key", "folder", "lock")
@@ -95,8 +95,8 @@ def _bank(bank: str, stored: str, settings: Settings) -> Iterator[Check]:
 def _ledger(manifest: Manifest) -> Check:
     corpora = manifest.corpora.values()
     contexts = sum(entry.contexts for entry in corpora if entry.complete)
-    number = f"{len(corpora)} {'corpus' if len(corpora) == 1 else 'corpora'}"
-    seen = f"{contexts:,} contexts of {number} in layers {listed(manifest.layers)}"
+    number = count_text(len(corpora), "corpus", "corpora")
+    seen = f"{count_text(contexts, 'context')} of {number} in layers {listed(manifest.layers)}"
     open_ones = sorted(entry.name for entry in corpora if not entry.complete)
     if open_ones:
         return Check(

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from latentbank.bank.settings import Metric
 from latentbank.errors import BankMismatch
 from latentbank.identity import Digests, Identity, read_sketch
-from latentbank.text import is_path, listed, public_name
+from latentbank.text import count_text, is_path, listed, public_name
 from latentbank.version import __version__
 
 SCHEMA = 1
@@ -159,7 +159,10 @@ class Manifest:
 
     def summary(self, version: int) -> str:
         """Return name, model, layers and corpora in one line; `version` is the bank's."""
-        corpora = listed(f"{c.name} ({c.contexts:,} contexts)" for c in self.corpora.values()) or "no corpora"
+        corpora = (
+            listed(f"{c.name} ({count_text(c.contexts, 'context')})" for c in self.corpora.values())
+            or "no corpora"
+        )
         metric = "" if self.metric == "cosine" else f"{self.metric}, "
         which = f" (version {version})" if version > 1 and "@" not in self.bank else ""
         return (

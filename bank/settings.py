@@ -206,16 +206,17 @@ def load_settings(**given: Unpack[SettingsGiven]) -> Settings:
         raise LatentBankError(
             f"There is no setting {listed(unknown)}; there are {listed(Settings.model_fields)}."
         )
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
-        values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         settings = Settings(**values)
         check_variables(Settings.model_fields)
         return settings
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]).upper()
-        reason = first["msg"].removeprefix("Value error, ")
-        raise LatentBankError(f"The setting LATENTBANK_{name} is wrong: {reason}.") from None
+        name, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        if name in values:
+            raise LatentBankError(f"The setting {name} is wrong: {reason}.") from None
+        raise LatentBankError(f"The setting LATENTBANK_{name.upper()} is wrong: {reason}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LatentBankError(
             f"The file .env in the current folder cannot be read ({type(error).__name__}); correct or remove it."
@@ -230,6 +231,10 @@ def settings_from(settings: Settings | None, **given: Unpack[SettingsGiven]) -> 
     """
     if settings is None:
         return load_settings(**given)
+    if not isinstance(settings, Settings):
+        raise LatentBankError(
+            f"settings is of type {type(settings).__name__}; make settings with load_settings."
+        )
     if named := sorted(name for name, value in given.items() if value is not None):
         raise LatentBankError(
             f"Both settings and single settings ({listed(named)}) are given; give one or the other."

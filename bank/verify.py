@@ -11,7 +11,7 @@ from latentbank.bank.manifest import Manifest
 from latentbank.bank.store.base import MOST_CORPORA, Store
 from latentbank.bank.where import Filter
 from latentbank.progress import Progress
-from latentbank.text import listed
+from latentbank.text import count_text, listed
 
 # The length of a unit vector in float16 differs from 1 only by rounding.
 NORM_TOLERANCE = 5e-3
@@ -79,7 +79,7 @@ def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter |
                     else "drop it and ingest it again"
                 )
                 wrong.append(
-                    f"Layer {layer} holds {there:,} contexts of corpus '{name}', the ledger says "
+                    f"Layer {layer} holds {count_text(there, 'context')} of corpus '{name}', the ledger says "
                     f"{entry.contexts:,}; {repair}."
                 )
     known = {name for entry in manifest.corpora.values() for name in (entry.stored, *entry.obsolete)}
@@ -91,8 +91,8 @@ def _counts(store: Store, manifest: Manifest, layers: list[int], where: Filter |
     for layer in layers:
         for name in sorted(found[layer].keys() - known):
             wrong.append(
-                f"Layer {layer} holds {found[layer][name]:,} contexts of corpus '{name}', which is not in the "
-                "ledger; drop it."
+                f"Layer {layer} holds {count_text(found[layer][name], 'context')} of corpus '{name}', which is not in "
+                "the ledger; drop it."
             )
     return wrong
 

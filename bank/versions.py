@@ -42,7 +42,7 @@ def split_name(name: str) -> tuple[str, int | None]:
     Raises:
         LatentBankError: it is not a valid name.
     """
-    match = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if not match:
         raise LatentBankError(
             f"'{name}' cannot name a bank: use 1 to 64 letters, digits, '.', '_' and single '-', "

@@ -244,7 +244,9 @@ def _found(given: Sequence[str]) -> list[str]:
             missing.append(source)
     if missing:
         more = f" and {len(missing) - 3} others" if len(missing) > 4 else ""
-        raise CorpusError(f"No such file: {listed(missing[:3] if more else missing)}{more}; check the path.")
+        names = listed(missing[:3] if more else missing)
+        sentences = " Sentences in memory become a corpus with corpus_from_sentences." if " " in names else ""
+        raise CorpusError(f"No such file: {names}{more}; check the path.{sentences}")
     return found
 
 

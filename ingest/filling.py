@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.kinds import require_bank
 from latentbank.bank.settings import Settings, load_settings
 from latentbank.errors import CorpusError, LatentBankError
 from latentbank.ingest.corpus import Corpus, open_corpus
@@ -168,6 +169,7 @@ def fill(
         >>> report.complete
         True
     """
+    require_bank(bank)
     require_language(model)
     progress = progress or Silent()
     asked, dataset = Asked(column, field, header), (config, split, revision)

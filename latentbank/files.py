@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from latentbank.errors import LatentBankError
+from latentbank.errors import LatentBankError, QueryError
 
 
 def existing(name: str) -> Path | None:
@@ -53,6 +54,23 @@ def replacing(path: Path) -> Iterator[Path]:
         raise LatentBankError(
             f"{path} cannot be written ({error.strerror or error}); check the folder and the disk."
         ) from None
+
+
+def require_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:
+    """Check that a file's name does not promise another format than the one that is written.
+
+    A suffix that stands for no format is taken: "reading 1.5" has one, and so may what a script makes of a name.
+
+    Args:
+        path: the file.
+        suffixes: those of the format, such as `(".png",)`; the first is recommended.
+        what: what is written and as what, such as "A reading is drawn as PNG".
+
+    Raises:
+        QueryError: it does.
+    """
+    if path.suffix.lower() not in suffixes and mimetypes.guess_type(f"file{path.suffix}")[0] is not None:
+        raise QueryError(f"{what}; let the name of {path} end in {suffixes[0]}.")
 
 
 def write_whole(path: Path, data: bytes) -> Path:

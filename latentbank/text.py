@@ -1,4 +1,4 @@
-"""Short pieces of text that messages share: first lines, reasons, lists, layers, hub ids."""
+"""Short pieces of text that messages share: first lines, reasons, lists, counts, layers, hub ids."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def public_reason(error: BaseException) -> str:
 def listed(items: Iterable[object]) -> str:
     """Return items separated by commas, such as "4, 8, 12"."""
     return ", ".join(map(str, items))
+
+
+def count_text(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 node", "3 nodes"."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def in_layers(layers: Iterable[int]) -> str:

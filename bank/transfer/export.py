@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save as save_tensors
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.kinds import require_bank
 from latentbank.bank.manifest import CorpusEntry
 from latentbank.bank.points import Stored
 from latentbank.bank.rotation import unrotate
@@ -120,6 +121,7 @@ def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress |
         >>> with lb.open_bank("captions") as bank:
         ...     report = lb.export_bank(bank, "exported")
     """
+    require_bank(bank)
     progress = progress or Silent()
     folder = Path(folder).expanduser()
     bank.reload()

@@ -14,7 +14,7 @@ from latentbank.cli.options.banks import only_bank, place
 from latentbank.cli.options.common import GlobalOptions, JsonOption, numbers
 from latentbank.errors import BankUnavailable, LatentBankError, QueryError
 from latentbank.ingest.defaults import plan_folder
-from latentbank.text import layer_numbers
+from latentbank.text import count_text, layer_numbers
 
 if TYPE_CHECKING:
     from latentbank.bank.settings import Settings
@@ -134,7 +134,7 @@ def bank_drop_corpus(
     with open_bank(bank, settings) as opened:
         dropped = opened.drop_corpus(corpus)
     remove_plans(plan_folder(settings, bank, corpus))
-    typer.echo(f"Dropped '{corpus}' from '{bank}': {dropped:,} contexts in each layer.")
+    typer.echo(f"Dropped '{corpus}' from '{bank}': {count_text(dropped, 'context')} in each layer.")
 
 
 @command(app, "delete", example="bank delete SmolLM2-135M --yes")
@@ -251,7 +251,7 @@ def _and_images(bank: str, settings: Settings) -> str:
 
     found = list_images(bank, settings) if split_name(bank)[1] is None else []
     count = sum(entry.sentences for images in found for entry in images.corpora.values())
-    return f" and the visual tokens of {count:,} images" if found else ""
+    return f" and the visual tokens of {count_text(count, 'image')}" if found else ""
 
 
 def _images_of(banks: Sequence[str], settings: Settings) -> dict[str, Sequence[int]]:

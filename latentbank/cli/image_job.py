@@ -13,7 +13,7 @@ import typer
 from latentbank.cli.grouping import message_of
 from latentbank.cli.output.text import json_list
 from latentbank.errors import ImageError, LatentBankError
-from latentbank.text import public_name
+from latentbank.text import count_text, public_name
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import Bank
@@ -99,11 +99,13 @@ class ImageJob:
             if not self.read + self.found:
                 raise ImageError("None of the images could be read; the lines above say why.")
         if self.folder is not None:
-            before = f", {self.found:,} were there before" if self.found else ""
-            print(f"Read {self.read:,} images into {self.folder.folder}{before}.")
+            before = (
+                f", {self.found:,} {'was' if self.found == 1 else 'were'} there before" if self.found else ""
+            )
+            print(f"Read {count_text(self.read, 'image')} into {self.folder.folder}{before}.")
             self._push(self.folder.folder)
         if self.failed:
-            print(f"{self.failed:,} images could not be read.", file=sys.stderr)
+            print(f"{count_text(self.failed, 'image')} could not be read.", file=sys.stderr)
             raise typer.Exit(1)
 
     def _push(self, folder: Path) -> None:

@@ -33,7 +33,10 @@ def query_text(
         str | None, typer.Option("--layer", help="Layers at which the sentence is read, such as 8,12.")
     ] = None,
     lens: Annotated[
-        str, typer.Option("--lens", help="latent, and further lenses with commas, such as latent,tuned.")
+        str,
+        typer.Option(
+            "--lens", help="Lenses beside latent, which always reads: names with commas, such as logit,tuned."
+        ),
     ] = "latent",
     search: SearchOptions,
     follow: Annotated[

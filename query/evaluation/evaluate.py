@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentbank.bank.points import Neighbor
 from latentbank.errors import QueryError
+from latentbank.models.kinds import require_visual
 from latentbank.progress import Progress, Silent
 from latentbank.query.evaluation.patches import (
     Floats,
@@ -26,7 +27,7 @@ from latentbank.query.evaluation.patches import (
 from latentbank.query.evaluation.scoring import Verdict, judge_all
 from latentbank.query.evaluation.silence import Heard, SilenceRow, has_words, read_whole, silence_rows
 from latentbank.query.evaluation.tables import OBJECT, Evaluation, Tables, Weights
-from latentbank.query.lenses.base import Lens, Queries
+from latentbank.query.lenses.base import Lens, Queries, require_lenses
 from latentbank.query.lenses.centring import Means
 from latentbank.text import public_name
 from latentbank.values import Layers, layers_of, real, whole
@@ -156,6 +157,8 @@ def _checked(
     model: VisualModel, lenses: Sequence[Lens], layers: Sequence[int], calibration: Sequence[LabelledImage]
 ) -> Lens | None:
     """Return the first lens that searches a bank, if there is one; the errors are those of `evaluate`."""
+    require_visual(model)
+    require_lenses(lenses)
     if not layers or not lenses or len({lens.name for lens in lenses}) < len(lenses):
         raise QueryError("Name at least one visual layer, and each lens once.")
     searching = next((lens for lens in lenses if lens.bank is not None), None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from latentbank.errors import LayerNotFound
+from latentbank.errors import LayerNotFound, QueryError
 from latentbank.places import data_folder
 
 if TYPE_CHECKING:
@@ -100,6 +101,23 @@ class LensOptions:
         if self.data_dir is None and self.bank is not None:
             return self.bank.settings.data_dir
         return data_folder(self.data_dir)
+
+
+def require_lenses(lenses: object) -> None:
+    """Check that lenses are a list or another collection of lenses, which may be empty.
+
+    Raises:
+        QueryError: they are one lens, or names of lenses.
+    """
+    if isinstance(lenses, Lens):
+        raise QueryError(f"lenses is one lens, {lenses.name}; give a list of lenses.")
+    names = [lenses] if isinstance(lenses, str) else lenses
+    if not isinstance(names, Collection):
+        raise QueryError(f"lenses is of type {type(lenses).__name__}; give a list of lenses.")
+    for lens in names:
+        if not isinstance(lens, Lens):
+            given = f"the name '{lens}'" if isinstance(lens, str) else f"of type {type(lens).__name__}"
+            raise QueryError(f"A lens is {given}; make lenses with lenses_of.")
 
 
 _CLASSES: dict[str, type[Lens]] = {}

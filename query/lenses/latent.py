@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from latentbank.bank.kinds import require_bank
 from latentbank.bank.nothing import why_nothing
 from latentbank.bank.planning import way_of
 from latentbank.bank.search import as_floats
@@ -79,7 +80,13 @@ class LatentLens(Lens):
     rank = 0
 
     def __post_init__(self) -> None:
-        """Keep the bank layers as plain numbers: they are read at each search."""
+        """Keep the bank layers as plain numbers: they are read at each search.
+
+        Raises:
+            QueryError: the bank is only a bank's name, or a choice has no such value.
+            LayerNotFound: the bank layers are not whole numbers.
+        """
+        require_bank(self.bank)
         if not isinstance(self.bank_layers, str):
             object.__setattr__(self, "bank_layers", tuple(layers_of(self.bank_layers, "bank_layers")))
         way_of(self.search, exact=self.exact)

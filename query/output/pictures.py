@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from latentbank.errors import LatentBankError, QueryError
-from latentbank.files import write_whole
+from latentbank.files import require_suffix, write_whole
 from latentbank.query.output.grids import correction_of, lists_of, panels_of, shorten, told
 from latentbank.values import Layers
 
@@ -93,7 +93,7 @@ def save_reading(
     """Write the picture of `draw_reading` as a PNG file, whole or not at all, and return its path.
 
     Raises:
-        QueryError: as for `draw_reading`.
+        QueryError: as for `draw_reading`, or the path has the suffix of another format.
         LatentBankError: the file cannot be written.
 
     Examples:
@@ -103,6 +103,7 @@ def save_reading(
         ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8])
         >>> path = lb.save_reading(reading, "cat.png")
     """
+    require_suffix(Path(path), (".png",), "A reading is drawn as PNG")
     return write_whole(Path(path), png_bytes(draw_reading(reading, layers, lenses, tile)))
 
 

@@ -12,8 +12,9 @@ from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import ModelError
 from latentbank.models.audio.sounds import open_sound
+from latentbank.models.kinds import require_visual
 from latentbank.models.vision.tokens import AudioModel
-from latentbank.query.lenses.base import Lens
+from latentbank.query.lenses.base import Lens, require_lenses
 from latentbank.query.lenses.centring import QueryMean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.around import Which, around_of
@@ -82,8 +83,10 @@ def read_audio(
         ...     reading = lb.read_audio(bank, model, "cat.wav", layers=8)
         >>> start, end = reading.tokens[0].seconds
     """
-    chosen = chosen_layers(model.num_layers, bank, around_of(tokens, answer)) if layers is None else layers
     lens = LatentLens(bank, bank_layers, where, unique, exact, search=search)
+    require_visual(model)
+    require_lenses(lenses)
+    chosen = chosen_layers(model.num_layers, bank, around_of(tokens, answer)) if layers is None else layers
     (reading,) = read_sounds(
         model,
         [audio],

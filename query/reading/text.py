@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentbank.bank.bank import Bank
+from latentbank.bank.kinds import require_bank
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.merge import Unique
 from latentbank.bank.planning import Way
@@ -18,7 +19,7 @@ from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
 from latentbank.errors import LayerNotFound, QueryError
 from latentbank.models.kinds import require_language
-from latentbank.query.lenses.base import Kind, Lens, Queries
+from latentbank.query.lenses.base import Kind, Lens, Queries, require_lenses
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.reading import Reading, TokenKind, TokenReading
@@ -80,7 +81,9 @@ def read_text(
         >>> len(reading.tokens[0].neighbors)
         5
     """
+    require_bank(bank)
     require_language(model)
+    require_lenses(lenses)
     bank.require_model(model.name, model.identity())
     chosen = _layers_to_read(bank, layers)
     for lens in lenses:
@@ -153,6 +156,7 @@ def read_hidden(
         >>> len(reading.tokens) == len(hidden_states)
         True
     """
+    require_bank(bank)
     given = hidden_states if isinstance(hidden_states, Mapping) else {-1: hidden_states}
     arrays = {whole(layer, "layer"): _rows(states) for layer, states in given.items()}
     if isinstance(hidden_states, Mapping):

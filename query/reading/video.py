@@ -13,9 +13,10 @@ from latentbank.bank.merge import Unique
 from latentbank.bank.planning import Way
 from latentbank.bank.where import Filter
 from latentbank.errors import ModelError
+from latentbank.models.kinds import require_visual
 from latentbank.models.vision.clips import FRAMES, Clip, open_clip
 from latentbank.models.vision.tokens import VideoModel, VisualTokens
-from latentbank.query.lenses.base import Lens
+from latentbank.query.lenses.base import Lens, require_lenses
 from latentbank.query.lenses.centring import QueryMean
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.around import Which, around_of
@@ -90,8 +91,10 @@ def read_video(
         ...     reading = lb.read_video(bank, vlm, "cat.mp4", layers=8, frames=4)
         >>> start, end = reading.tokens[0].seconds
     """
-    chosen = chosen_layers(model.num_layers, bank, around_of(tokens, answer)) if layers is None else layers
     lens = LatentLens(bank, bank_layers, where, unique, exact, search=search)
+    require_visual(model)
+    require_lenses(lenses)
+    chosen = chosen_layers(model.num_layers, bank, around_of(tokens, answer)) if layers is None else layers
     (reading,) = read_videos(
         model,
         [video],

@@ -15,7 +15,7 @@ from latentbank.bank.where import Filter
 from latentbank.errors import QueryError
 from latentbank.models.kinds import require_visual
 from latentbank.models.vision.sources import Source
-from latentbank.query.lenses.base import Lens
+from latentbank.query.lenses.base import Lens, require_lenses
 from latentbank.query.lenses.centring import QueryMean, kept_means
 from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.reading.around import Around, Which, around_of
@@ -103,9 +103,11 @@ def read_image(
         ...     told = lb.read_image(bank, vlm, "cat.jpg", tokens="all", answer=40)
         >>> caption = told.answer
     """
+    latent = LatentLens(bank, bank_layers, where, unique, exact, search=search)
+    require_visual(model)
+    require_lenses(lenses)
     if layers is None:
         layers = chosen_layers(model.num_layers, bank, around_of(tokens, answer))
-    latent = LatentLens(bank, bank_layers, where, unique, exact, search=search)
     (reading,) = read_images(
         model,
         [image],
@@ -241,6 +243,7 @@ def checked(
 ) -> tuple[list[int], QueryMean | None]:
     """Check model, lenses and layers; return each layer once, and the mean for a centred bank."""
     require_visual(model)
+    require_lenses(lenses)
     chosen = layers_of(layers)
     if not chosen or not lenses:
         raise QueryError(f"Name at least one {'lens' if chosen else 'visual layer'}.")

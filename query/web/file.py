@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentbank.files import write_whole
+from latentbank.files import require_suffix, write_whole
 from latentbank.query.web.data import page_json
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def save_html(reading: Reading, path: str | os.PathLike[str]) -> Path:
     """Write a reading as an HTML file, whole or not at all, and return its path.
 
     Raises:
+        QueryError: the path has the suffix of another format.
         LatentBankError: the file cannot be written.
 
     Examples:
@@ -71,6 +72,7 @@ def save_html(reading: Reading, path: str | os.PathLike[str]) -> Path:
         ...     reading = lb.read_image(bank, vlm, "cat.jpg", layers=[0, 8])
         >>> path = lb.save_html(reading, "cat.html")
     """
+    require_suffix(Path(path), (".html", ".htm"), "A page is written as HTML")
     return write_whole(Path(path), reading_html(reading).encode("utf-8", "replace"))
 
 

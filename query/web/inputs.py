@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, cast
 
-from fastapi import Query
+from fastapi import Query, Request
 
 from latentbank.bank.layers import BankLayers
 from latentbank.bank.where import All, Filter, Where
@@ -15,12 +16,28 @@ from latentbank.errors import QueryError
 from latentbank.layers import NAMED_BANK_LAYERS
 from latentbank.query.lenses.registry import lens_names
 from latentbank.query.web.jobs import CauseRequest, GalleryRequest, ReadingRequest, StatesRequest
-from latentbank.text import layer_numbers
+from latentbank.text import layer_numbers, listed
+from latentbank.values import shown
 
 LONGEST_ANSWER = 256
 """Largest number of tokens of an answer that a visitor may ask for."""
 
 Short = Annotated[str, Query(max_length=200)]
+
+
+def only(kind: type[Any]) -> Callable[[Request], None]:
+    """Return a dependency that refuses query parameters which `kind`, a dataclass, does not have.
+
+    A misspelled filter would otherwise be left out without a word.
+    """
+    known = [field.name for field in fields(kind)]
+
+    def check(request: Request) -> None:
+        unknown = sorted(request.query_params.keys() - set(known))
+        if unknown:
+            raise QueryError(f"There is no parameter {shown(listed(unknown))}; there are {listed(known)}.")
+
+    return check
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from latentbank.errors import LatentBankError, QueryError
 from latentbank.query.web.bodies import LARGEST_UPLOAD, Bodies
 from latentbank.query.web.common import handle_errors, serve_files
 from latentbank.query.web.file import page_html
-from latentbank.query.web.inputs import CausesQuery, GalleryQuery, ReadingQuery, StatesQuery, shown_name
+from latentbank.query.web.inputs import CausesQuery, GalleryQuery, ReadingQuery, StatesQuery, only, shown_name
 from latentbank.query.web.jobs import FINAL_STATES, Job
 from latentbank.query.web.service import SENTENCES_ALONE, ReadingService, StoredReading
 from latentbank.query.web.trial import MOST_PIXELS, check_image
@@ -118,7 +118,7 @@ def _read_states(app: FastAPI, service: ReadingService | None) -> None:
     """Let other programs send hidden states, and answer with their reading."""
     bodies = Bodies()
 
-    @app.post("/api/read")
+    @app.post("/api/read", dependencies=[Depends(only(StatesQuery))])
     async def read(request: Request, query: Annotated[StatesQuery, Depends()]) -> Response:
         if service is None:
             raise HTTPException(409, "No bank is open here: start the page with one.")

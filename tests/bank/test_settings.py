@@ -144,7 +144,8 @@ def test_a_wrong_value_names_its_setting(
     with pytest.raises(LatentBankError, match=reason) as caught:
         load_settings(**arguments)
     message = str(caught.value)
-    assert message.startswith(f"The setting LATENTBANK_{name} is wrong: ")
+    named = name.lower() if how == "argument" else f"LATENTBANK_{name}"  # as the user wrote it
+    assert message.startswith(f"The setting {named} is wrong: ")
     assert message.endswith(".")
     assert "\n" not in message
     shown = "".join(traceback.format_exception(caught.value))
@@ -152,7 +153,7 @@ def test_a_wrong_value_names_its_setting(
 
 
 def test_a_key_of_the_wrong_type_is_not_repeated() -> None:
-    with pytest.raises(LatentBankError, match=r"LATENTBANK_API_KEY is wrong: .*valid string") as caught:
+    with pytest.raises(LatentBankError, match=r"setting api_key is wrong: .*valid string") as caught:
         load_settings(api_key=[SECRET])
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 

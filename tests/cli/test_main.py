@@ -260,7 +260,7 @@ def test_a_plan_is_calibrated_where_the_banks_are(
             "Standard input has no name; give the corpus one (--name).\n",
         ),
         (("ingest", "run", "--plan", "nowhere"), "There is no plan in nowhere"),
-        (("--url", "ftp://x", "bank", "list"), "LATENTBANK_URL"),
+        (("--url", "ftp://x", "bank", "list"), "The setting url is wrong: "),
     ],
 )
 def test_an_error_a_user_can_fix_is_one_line_and_exit_code_2(

@@ -106,7 +106,7 @@ def test_many_images_as_grids(run: Run, filled: None, loaded: list[PatchVLM], ph
     code, out, err = run("query", "image", photos, "--visual-layers", "1", "--top-k", "1")
     assert code == 1  # an image is broken
     assert f"skipped: The image {photos / 'b.png'} cannot be read to its end" in err
-    assert "1 images could not be read" in err
+    assert "1 image could not be read" in err
     headings = [line for line in out.splitlines() if line.startswith("latent lens, visual layer 1")]
     assert len(headings) == 2
     assert "a.png" in out
@@ -126,7 +126,7 @@ def test_a_killed_job_continues_with_the_missing_images(
     (out_dir / ".c-000.parquet.1234").write_bytes(b"half a file, left by a kill")
 
     code, out, _ = run(*words, "--parquet", out_dir, "--pictures", tmp_path / "pictures")
-    assert (code, out) == (0, f"Read 1 images into {out_dir}, 2 were there before.\n")
+    assert (code, out) == (0, f"Read 1 image into {out_dir}, 2 were there before.\n")
     assert loaded[-1].calls == [1]
     after = {path.name: path.stat().st_mtime_ns for path in out_dir.glob("*.parquet")}
     assert before.items() < after.items()
@@ -256,7 +256,7 @@ def test_norms(run: Run, filled: None, loaded: list[PatchVLM], photos: Path, tmp
     assert 0 < few[0]["text"]["tokens"] < 20
     code, out, _ = run("query", "norms", photos / "a.png")
     assert code == 0
-    assert "norms of the visual tokens of 1 images beside text" in out.replace("\n", " ")
+    assert "norms of the visual tokens of 1 image beside text" in out.replace("\n", " ")
     (tmp_path / "two.jsonl").write_text('{"title": "A title here.", "body": "A dog runs."}\n')
     code, _, err = run("query", "norms", photos / "a.png", "--text", tmp_path / "two.jsonl")
     assert (code, err.count("\n")) == (2, 1)
@@ -444,7 +444,7 @@ def test_a_folder_of_readings_holds_those_of_the_same_means(
     assert run(*made)[0] == 0
     kept = tmp_path / "means.safetensors"
     read = ("query", "image", photos / "a.png", "--visual-layers", "1", "--means", kept)
-    for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 images"
+    for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 image"
         measure = ("query", "means", model_dir, "--images", photos / image, "--visual-layers", "1")
         assert run(*measure, "--output", kept)[0] == 0
         found, _, err = run(*read, "--parquet", tmp_path / "readings")

@@ -217,8 +217,8 @@ def test_settings_are_kept_as_plain_numbers(made: Any) -> None:
         (lambda: TrainSettings(accumulate=0), "accumulate is 0; it must be 1 or more"),
         (lambda: TrainSettings(clip=float("nan")), "clip is nan; it must be 0 or more"),
         (lambda: Corpus("c", (), limit=0), "limit is 0; it must be 1 or more"),
-        (lambda: lb.load_settings(oversampling=float("inf")), "LATENTBANK_OVERSAMPLING is wrong"),
-        (lambda: lb.load_settings(grpc_port=70_000), "LATENTBANK_GRPC_PORT is wrong"),
+        (lambda: lb.load_settings(oversampling=float("inf")), "The setting oversampling is wrong"),
+        (lambda: lb.load_settings(grpc_port=70_000), "The setting grpc_port is wrong"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(made: Any, message: str) -> None:

@@ -13,7 +13,7 @@ from latentbank.bank.store.names import split_collection, split_images, split_le
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.indexing import failure, waiting
 from latentbank.bank.store.server.metadata import collection_names
-from latentbank.text import listed
+from latentbank.text import count_text, listed
 
 # Seconds that a node may take to answer another one.
 _PATIENCE = 3
@@ -107,7 +107,11 @@ def _states(server: Connection, layers: Sequence[str]) -> Iterator[Check]:
             "Wait if a job is adding contexts, else index the bank again.",
         )
     if not (red or grey or slow):
-        yield Check("collections", "ok", f"{len(layers)} layers, all indexed" if layers else "no layers yet")
+        yield Check(
+            "collections",
+            "ok",
+            f"{count_text(len(layers), 'layer')}, all indexed" if layers else "no layers yet",
+        )
 
 
 def _shards(server: Connection, names: Iterable[str]) -> Iterator[Check]:

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from latentbank.cli.output.images import images_table, vlm_facts
-from latentbank.cli.output.text import console, count_text, print_facts, print_json, size_text
-from latentbank.text import listed
+from latentbank.cli.output.text import console, print_facts, print_json, size_text
+from latentbank.text import count_text, listed
 
 if TYPE_CHECKING:
     from latentbank.bank.bank import BankInfo

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from latentbank.cli.output.text import console, print_facts, print_json
 from latentbank.progress import duration
-from latentbank.text import listed
+from latentbank.text import count_text, listed
 
 if TYPE_CHECKING:
     from latentbank.ingest.growing.growth import GrowthReport
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def show_missing(missing: Missing) -> None:
     """Print on standard error which tokens ask."""
     print(
-        f"{missing.images:,} images: {missing.asking:,} visual tokens ask, {missing.held_out:,} of other images are "
-        f"held out (visual layers {listed(missing.spaces)}, bank layers {listed(missing.layers)})",
+        f"{count_text(missing.images, 'image')}: {missing.asking:,} visual tokens ask, {missing.held_out:,} of other "
+        f"images are held out (visual layers {listed(missing.spaces)}, bank layers {listed(missing.layers)})",
         file=sys.stderr,
     )
 
@@ -30,18 +30,22 @@ def show_growth(report: GrowthReport, bank: str, *, as_json: bool) -> None:
         print_json({"bank": bank, **asdict(report)})
         return
     if report.job:
-        kept = f"{report.kept:,} in '{report.corpus}', {report.job.contexts:,} contexts in each layer of '{bank}'"
+        contexts = count_text(report.job.contexts, "context")
+        kept = f"{report.kept:,} in '{report.corpus}', {contexts} in each layer of '{bank}'"
     elif report.kept:
         kept = f"{report.kept:,} would be stored in '{report.corpus}'; run again without --dry-run"
     else:
         kept = "none; nothing was stored"
     print_facts(
         [
-            ("read", f"{report.read:,} sentences, {report.contexts:,} contexts"),
-            ("asked", f"{report.asking:,} visual tokens; {report.answered:,} found a nearer context"),
+            ("read", f"{count_text(report.read, 'sentence')}, {count_text(report.contexts, 'context')}"),
+            (
+                "asked",
+                f"{count_text(report.asking, 'visual token')}; {report.answered:,} found a nearer context",
+            ),
             (
                 "taken",
-                f"{report.taken:,} sentences; {report.dropped:,} dropped: no held-out token gains by them",
+                f"{count_text(report.taken, 'sentence')}; {report.dropped:,} dropped: no held-out token gains by them",
             ),
             ("kept", kept),
             (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from latentbank.cli.output.text import console, count_text, print_json
+from latentbank.cli.output.text import console, print_json
+from latentbank.text import count_text
 
 if TYPE_CHECKING:
     from latentbank.bank.doctor import Examination

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from latentbank.cli.output.text import console, count_text, print_facts, print_json, size_text
+from latentbank.cli.output.text import console, print_facts, print_json, size_text
 from latentbank.progress import duration
-from latentbank.text import listed, public_name
+from latentbank.text import count_text, listed, public_name
 
 if TYPE_CHECKING:
     from latentbank.bank.manifest import Manifest

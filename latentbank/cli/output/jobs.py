@@ -13,7 +13,7 @@ from rich.text import Text
 from latentbank.cli.output.moves import pushed_facts
 from latentbank.cli.output.text import console, print_facts, print_json
 from latentbank.progress import duration
-from latentbank.text import in_layers, listed
+from latentbank.text import count_text, in_layers, listed
 
 if TYPE_CHECKING:
     from latentbank.bank.manifest import CorpusEntry
@@ -37,22 +37,21 @@ def show_job(
         data = {"bank": bank, "layers": list(layers), **asdict(report), "source": asdict(source)}
         print_json(data | dict(more or {}))
         return
+    contexts = count_text(report.contexts, "context")
     if not report.complete:
         console().print(
-            f"Share {report.share} of '{report.corpus}' is stored in '{bank}': {report.contexts:,} contexts in each "
-            f"layer ({report.found:,} were there before). Other shares are not done yet; the worker that stores "
+            f"Share {report.share} of '{report.corpus}' is stored in '{bank}': {contexts} in "
+            f"each layer ({report.found:,} were there before). Other shares are not done yet; the worker that stores "
             "the last one completes the corpus.",
             highlight=False,
         )
         return
     if not report.encoded:
-        console().print(
-            f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts in each layer."
-        )
+        console().print(f"'{report.corpus}' is complete in '{bank}': {contexts} in each layer.")
         return
     rate = report.encoded / max(report.encode_seconds + report.index_seconds, 1e-9)
     console().print(
-        f"'{report.corpus}' is complete in '{bank}': {report.contexts:,} contexts "
+        f"'{report.corpus}' is complete in '{bank}': {contexts} "
         f"{in_layers(layers)} ({report.found:,} were there before). Encoding took "
         f"{duration(report.encode_seconds)}, indexing {duration(report.index_seconds)}: {rate:,.0f} contexts/s.",
         highlight=False,
@@ -142,7 +141,7 @@ def show_lens(
     if source := card.get("source"):
         rows.append(("released as", str(source)))
     if corpus := card.get("corpus"):
-        rows.append(("text", f"{card['sentences']:,} sentences of {corpus}"))
+        rows.append(("text", f"{count_text(card['sentences'], 'sentence')} of {corpus}"))
     if "sentences_of_a_row" in card:
         rows.append(("each row", f"mean over {card['sentences_of_a_row']:,.0f} sentences or more"))
     for layer, found in card.get("divergence", {}).items():

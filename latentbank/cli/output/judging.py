@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from latentbank.cli.output.text import console, count_text, print_json
+from latentbank.cli.output.text import console, print_json
+from latentbank.text import count_text
 
 if TYPE_CHECKING:
     from latentbank.query.judging.agreement import Estimate

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from latentbank.cli.output.text import console, corpora_text, print_facts, print_json, size_text
-from latentbank.text import in_layers, listed
+from latentbank.text import count_text, in_layers, listed
 
 if TYPE_CHECKING:
     from latentbank.bank.transfer.export import ExportReport
@@ -70,10 +70,10 @@ def show_moves(report: MoveReport, images: Sequence[MoveReport], where: str, *, 
         for sentence in one.wrong:
             print(sentence)
         verdict = "They are verified" if not one.wrong else "They are not sound"
-        by = f" ({one.snapshots} layers by snapshot)" if one.snapshots else ""
+        by = f" ({count_text(one.snapshots, 'layer')} by snapshot)" if one.snapshots else ""
         print(
             f"Its images hold {corpora_text(one.corpora, one.left_out)}: {one.contexts:,} visual tokens at each of the "
-            f"visual layers {listed(one.layers)}, {one.written:,} vectors written now{by}. {verdict}."
+            f"visual layers {listed(one.layers)}, {count_text(one.written, 'vector')} written now{by}. {verdict}."
         )
 
 
@@ -85,11 +85,11 @@ def show_move(report: MoveReport, where: str, *, as_json: bool) -> None:
     for sentence in report.wrong:
         print(sentence)
     verdict = "It is verified" if not report.wrong else "It is not sound"
-    by = f" ({report.snapshots} layers by snapshot)" if report.snapshots else ""
+    by = f" ({count_text(report.snapshots, 'layer')} by snapshot)" if report.snapshots else ""
     console().print(
         f"The bank '{report.bank}' in {where} holds {corpora_text(report.corpora, report.left_out)}: "
-        f"{report.contexts:,} contexts {in_layers(report.layers)}, "
-        f"{report.written:,} vectors written now{by}. {verdict}.",
+        f"{count_text(report.contexts, 'context')} {in_layers(report.layers)}, "
+        f"{count_text(report.written, 'vector')} written now{by}. {verdict}.",
         highlight=False,
         markup=False,
     )

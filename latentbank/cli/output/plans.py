@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from latentbank.cli.output.text import count_text, print_facts, print_json, size_text
+from latentbank.cli.output.text import print_facts, print_json, size_text
 from latentbank.progress import duration
-from latentbank.text import in_layers, listed
+from latentbank.text import count_text, in_layers, listed
 
 # Escape sequences in a corpus do not reach the terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

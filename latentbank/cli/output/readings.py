@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latentbank.cli.output.text import console, print_json
-from latentbank.text import listed
+from latentbank.text import count_text, listed
 
 if TYPE_CHECKING:
     from latentbank.query.reading.norms import Norms
@@ -115,7 +115,8 @@ def show_norms(norms: Norms, *, as_json: bool) -> None:
         "text",
         "5 % to 95 %",
         "ratio",
-        title=f"{norms.model}: norms of the visual tokens of {norms.images:,} images beside text, in {norms.dtype}",
+        title=f"{norms.model}: norms of the visual tokens of {count_text(norms.images, 'image')} beside text, "
+        f"in {norms.dtype}",
         title_justify="left",
         caption="medians; ratio: visual to text",
         caption_justify="left",

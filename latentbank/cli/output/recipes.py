@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from latentbank.cli.output.text import print_facts, print_json
-from latentbank.text import listed
+from latentbank.text import count_text, listed
 
 if TYPE_CHECKING:
     from latentbank.ingest.recipes.preparing import Prepared
@@ -53,7 +53,7 @@ def show_cleaning(ready: Prepared) -> None:
     facts = [
         ("recipe", f"{ready.recipe.name}: {ready.recipe.about}"),
         ("licence", ready.recipe.licence),
-        ("cleaned", f"{counts.sentences:,} sentences of {counts.records:,} records"),
+        ("cleaned", f"{count_text(counts.sentences, 'sentence')} of {count_text(counts.records, 'record')}"),
     ]
     if left_out:
         facts.append(("left out", "; ".join(left_out)))

@@ -84,11 +84,6 @@ def size_text(count: float) -> str:
     return f"{value:.1f} TB"
 
 
-def count_text(number: int, singular: str, plural: str | None = None) -> str:
-    """Return a number with its noun: "1 node", "3 nodes"."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
 def corpora_text(corpora: Sequence[str], left_out: Sequence[str]) -> str:
     """Return the names of corpora, and of the incomplete ones that were left out."""
     return listed(corpora) + (f" (without {listed(left_out)}: incomplete)" if left_out else "")

@@ -119,6 +119,11 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ({"states": [[1] * 32]}, {"lens": "crystal"}, "no lens 'crystal'"),
     ({"states": [[1] * 32]}, {"bank_layers": "77"}, "no layer 77"),
     ({"states": [[1] * 32]}, {"query_mean": "text"}, "is not centred"),
+    (
+        {"states": [[1] * 32]},
+        {"corpsu": "c", "top_k": 2},
+        "no parameter 'corpsu'; there are bank_layers, lens, ",
+    ),
 ]
 
 
