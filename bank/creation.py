@@ -8,7 +8,7 @@ from latentbank.bank.manifest import Manifest
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store, StoredManifest
 from latentbank.errors import BankMismatch, BankNotFound, LayerNotFound
-from latentbank.text import listed
+from latentbank.layers import require_layers
 from latentbank.values import Layers, layers_of
 
 
@@ -69,8 +69,5 @@ def checked_layers(layers: Layers, bank: str, model: str, num_layers: int) -> tu
         raise LayerNotFound(
             f"No layer was named for the bank '{bank}'; {model} has 0 (the input) to {num_layers}."
         )
-    if outside := [layer for layer in chosen if not 0 <= layer <= num_layers]:
-        raise LayerNotFound(
-            f"{model} has no layer {listed(outside)}; its layers are 0 (the input) to {num_layers}."
-        )
+    require_layers(model, chosen, num_layers)
     return chosen

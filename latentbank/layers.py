@@ -1,6 +1,11 @@
-"""Layers by name: those that the LatentLens paper (arXiv 2602.00462) compares, for an LLM of any depth."""
+"""Layers of an LLM: those it has, and by name those that the LatentLens paper (arXiv 2602.00462) compares."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from latentbank.errors import LayerNotFound
+from latentbank.text import listed
 
 PAPER = "paper"
 """What stands for the paper's layers, wherever layers can be named."""
@@ -8,6 +13,21 @@ ALL = "all"
 """What stands for all visual layers, from the LLM's input on."""
 NAMED_BANK_LAYERS = ("mid", ALL, PAPER)
 """What can stand for layers of a bank, in place of numbers."""
+
+
+def require_layers(name: str, layers: Iterable[int], num_layers: int) -> None:
+    """Check that an LLM has layers: 0, its input, to `num_layers`. Negative numbers do not count from the end.
+
+    Args:
+        name: what the message calls the LLM.
+        layers: the layers asked for.
+        num_layers: the number of blocks of the whole LLM.
+
+    Raises:
+        LayerNotFound: it lacks some.
+    """
+    if missing := [layer for layer in layers if not 0 <= layer <= num_layers]:
+        raise LayerNotFound(f"{name} has no layer {listed(missing)}: it has layers 0 to {num_layers}.")
 
 
 def paper_layers(num_layers: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from latentbank.errors import LayerNotFound
+from latentbank.layers import require_layers
 from latentbank.values import Layers, layers_of
 
 
@@ -29,9 +30,8 @@ def check_layers(name: str, layers: Layers, num_layers: int, deepest: int) -> li
         LayerNotFound: the model does not have a layer, or the layer is not loaded.
     """
     requested = sorted(layers_of(layers))
+    require_layers(name, requested, num_layers)
     for layer in requested:
-        if not 0 <= layer <= num_layers:
-            raise LayerNotFound(f"{name} has no layer {layer}: it has layers 0 to {num_layers}.")
         if layer > deepest:
             raise LayerNotFound(
                 f"Layer {layer} of {name} is not loaded, only 0 to {deepest}: "

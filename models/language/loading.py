@@ -22,6 +22,7 @@ from transformers import (
 
 from latentbank.errors import LayerNotFound, ModelError
 from latentbank.files import existing
+from latentbank.layers import require_layers
 from latentbank.memory import release_memory
 from latentbank.models.language.adapters import base_of, check_adapter, merge_adapter
 from latentbank.models.language.devices import AUTO, choose_device, choose_dtype, quantization, spread
@@ -222,8 +223,7 @@ def _count_layers(
     if deepest_layer is None:
         return num_layers, num_layers
     deepest_layer = whole(deepest_layer, "deepest_layer", error=LayerNotFound)
-    if not 0 <= deepest_layer <= num_layers:
-        raise LayerNotFound(f"{name} has no layer {deepest_layer}: it has layers 0 to {num_layers}.")
+    require_layers(name, [deepest_layer], num_layers)
     return num_layers, deepest_layer
 
 

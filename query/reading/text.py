@@ -17,7 +17,8 @@ from latentbank.bank.planning import Way
 from latentbank.bank.search import as_floats
 from latentbank.bank.where import Filter
 from latentbank.bank.words import Words, tight
-from latentbank.errors import LayerNotFound, QueryError
+from latentbank.errors import QueryError
+from latentbank.layers import require_layers
 from latentbank.models.kinds import require_language
 from latentbank.query.lenses.base import Kind, Lens, Queries, require_lenses
 from latentbank.query.lenses.centring import QueryMean, described, resolve_mean
@@ -176,14 +177,9 @@ def require_llm_layers(bank: Bank, layers: Iterable[int]) -> None:
     """Check that the LLM of a bank has the layers that hidden states are said to come from.
 
     Raises:
-        LayerNotFound: it does not have one; negative numbers do not count from the end.
+        LayerNotFound: it lacks some.
     """
-    last = bank.manifest.num_layers
-    for layer in layers:
-        if not 0 <= layer <= last:
-            raise LayerNotFound(
-                f"The LLM of the bank '{bank.name}' has no layer {layer}: it has layers 0 to {last}."
-            )
+    require_layers(f"The LLM of the bank '{bank.name}'", layers, bank.manifest.num_layers)
 
 
 def _read(

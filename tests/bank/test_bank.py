@@ -172,7 +172,7 @@ def test_other_layers_are_refused(place: Place) -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([4, 17], r"has no layer 17; its layers are 0 \(the input\) to 16"),
+        ([4, 17], r"has no layer 17: it has layers 0 to 16"),
         ([-1, 99], "has no layer -1, 99"),
         ([], r"No layer was named for the bank 'bank'; tiny/llama has 0 \(the input\) to 16"),
     ],
