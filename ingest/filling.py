@@ -139,9 +139,8 @@ def fill(
         field: the list of records inside JSON documents, such as "annotations"; None: it is found.
         header: whether the first row of CSV files names the columns; None: it is found.
         format: the format of all files; None: by their names. See `plan`.
-        config: configuration of a dataset.
+        config, revision: configuration and revision of a dataset.
         split: split of a folder or a dataset; None: "train".
-        revision: revision of a hub dataset.
         limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
         skip: leading tokens of a sentence that are left out.

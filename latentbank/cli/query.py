@@ -33,10 +33,7 @@ def query_text(
         str | None, typer.Option("--layer", help="Layers at which the sentence is read, such as 8,12.")
     ] = None,
     lens: Annotated[
-        str,
-        typer.Option(
-            "--lens", help="Lenses beside latent, which always reads: names with commas, such as logit,tuned."
-        ),
+        str, typer.Option("--lens", help="Lenses beside latent, which always reads, such as logit,tuned.")
     ] = "latent",
     search: SearchOptions,
     follow: Annotated[
