@@ -11,6 +11,7 @@ else, so that no test can pass because a missing operation was ignored.
 import shutil
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,16 +65,17 @@ class QdrantDouble:
         self._keys = Keys(api_key, read_only_key)
         self._handler = RequestHandler(self._nodes, self._keys)
         self._certificates: Certificates | None = make_certificates(self._directory) if tls else None
-        self._port = 0
+        self._port = self.grpc_port = 0
         self._rest: RestServer | None = None
         self._grpc: GrpcServer | None = None
-        self._closed_port: socket.socket | None = None
-        self.grpc_port = 0
-        if not grpc:
-            # Bound but not listening: no other program gets the port, and connections to it are refused.
-            self._closed_port = socket.socket()
-            self._closed_port.bind(("127.0.0.1", 0))
-            self.grpc_port = self._closed_port.getsockname()[1]
+        self._speaks_grpc = grpc
+        # Bound but not listening: no other program gets the ports, and connections to them are refused. Linux lets the
+        # server bind them besides, so they stay its own while it is stopped.
+        self._kept: list[socket.socket] = []
+        if sys.platform == "linux":
+            self._port = self._keep_a_port()
+        if sys.platform == "linux" or not grpc:
+            self.grpc_port = self._keep_a_port()
         self.start()
 
     def __enter__(self) -> Self:
@@ -117,7 +119,7 @@ class QdrantDouble:
         self._rest = RestServer(self._handler, self._port, self._tls_context())
         self._port = self._rest.server_address[1]
         self._rest.begin()
-        if self._closed_port is None:
+        if self._speaks_grpc:
             files = self._certificates
             pair = None if files is None else (files.certificate_file, files.key_file)
             self._grpc = GrpcServer(self._handler, self.grpc_port, pair)
@@ -142,8 +144,8 @@ class QdrantDouble:
     def close(self) -> None:
         """Stop for good and remove all files."""
         self.stop()
-        if self._closed_port is not None:
-            self._closed_port.close()
+        for kept in self._kept:
+            kept.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     # What tests control and inspect
@@ -246,6 +248,13 @@ class QdrantDouble:
     def remove(self, collection: str, ids: Sequence[Any]) -> None:
         """Delete points directly in the engine, without keys and faults."""
         self._engine.find(collection).delete(m.PointIdsList(points=list(ids)))
+
+    def _keep_a_port(self) -> int:
+        kept = socket.socket()
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        self._kept.append(kept)
+        return int(kept.getsockname()[1])
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self._certificates is None:
