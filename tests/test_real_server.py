@@ -62,7 +62,9 @@ def test_only_what_this_run_made_is_removed(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(real_server, "URL", double.url)
         monkeypatch.setattr(real_server, "KEY", double.api_key)
         monkeypatch.setattr(real_server, "PREFIX", "test-1-main-")
-        client = QdrantClient(url=double.url, api_key="secret", check_compatibility=False, verify=False)
+        client = QdrantClient(
+            url=double.url, api_key="secret", check_compatibility=False, verify=False, timeout=60
+        )
         vectors = models.VectorParams(size=2, distance=models.Distance.COSINE)
         for name in ("bank--L04", "test-2-main-bank--L04"):
             client.create_collection(name, vectors)

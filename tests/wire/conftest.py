@@ -34,7 +34,7 @@ def client(server: QdrantDouble, transport: str) -> Iterator[QdrantClient]:
         grpc_port=server.grpc_port,
         prefer_grpc=transport == "grpc",
         check_compatibility=False,
-        timeout=10,
+        timeout=60,
         verify=False,  # plain HTTP; otherwise httpx reads all public authorities for every client
     )
     yield made

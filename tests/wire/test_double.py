@@ -370,7 +370,7 @@ def send(url: str, method: str, body: object) -> tuple[int, dict[str, Any]]:
     """Send one request without the client, with any body; return status and JSON answer."""
     request = urllib.request.Request(url, json.dumps(body).encode(), method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

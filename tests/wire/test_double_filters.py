@@ -109,6 +109,7 @@ def filled() -> Iterator[dict[str, QdrantClient]]:
                 prefer_grpc=transport == "grpc",
                 check_compatibility=False,
                 verify=False,
+                timeout=60,
             )
             for transport in ("rest", "grpc")
         }

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio comes without types
@@ -43,7 +44,9 @@ def access(*names: str, mode: str = "r") -> list[dict[str, str]]:
 def keyed() -> Iterator[QdrantDouble]:
     """Provide a double with a key, and a collection that holds the sample points."""
     with QdrantDouble(api_key=KEY, read_only_key="reader") as server:
-        client = QdrantClient(url=server.url, api_key=KEY, check_compatibility=False, verify=False)
+        client = QdrantClient(
+            url=server.url, api_key=KEY, check_compatibility=False, verify=False, timeout=60
+        )
         create(client)
         create(client, "other")
         fill(client)
@@ -65,6 +68,7 @@ def clients(keyed: QdrantDouble, transport: str) -> Iterator[Clients]:
                 api_key=key,
                 check_compatibility=False,
                 verify=False,
+                timeout=60,
             )
             open_.callback(client.close)
             return client
@@ -102,9 +106,15 @@ def test_a_key_that_opens(clients: Clients, key: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
-def test_a_token_that_ended_a_moment_ago_opens(clients: Clients) -> None:
+def test_a_token_that_ended_a_moment_ago_opens(
+    clients: Clients, refusal: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Clocks may differ by half a minute."""
-    assert clients(token(access="r", exp=time.time() - 5)).count("bank").count > 0
+    now = time.time()
+    monkeypatch.setattr("tests.wire.keys.time", SimpleNamespace(time=lambda: now))
+    assert clients(token(access="r", exp=now - 30)).count("bank").count > 0
+    ended = clients(token(access="r", exp=now - 31))
+    assert "ExpiredSignature" in refusal(lambda: ended.count("bank"))[1]
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -142,7 +152,9 @@ def test_a_long_token_passes_over_rest_but_not_over_grpc(clients: Clients, trans
 
 def test_a_body_beyond_the_limit_is_refused(keyed: QdrantDouble) -> None:
     body = b'{"points": "' + b" " * MAX_BODY + b'"}'
-    answer = httpx.put(keyed.url + "/collections/bank/points", content=body, headers={"api-key": KEY})
+    answer = httpx.put(
+        keyed.url + "/collections/bank/points", content=body, headers={"api-key": KEY}, timeout=60
+    )
     assert answer.status_code == 400
     assert answer.json()["status"]["error"] == (
         f"JSON payload ({len(body)} bytes) is larger than allowed (limit: {MAX_BODY} bytes)."

@@ -16,7 +16,7 @@ from tests.wire.samples import COUNT, create, field, fill, uid
 Refused = Callable[[Callable[[], object]], tuple[Refusal | str, str]]
 # On this machine, a client would connect anew for each request over REST, and gRPC's clients would share connections.
 ONE_CONNECTION: dict[str, dict[str, Any]] = {
-    "rest": {"limits": httpx.Limits()},
+    "rest": {"limits": httpx.Limits(keepalive_expiry=None)},  # by default five seconds
     "grpc": {"pool_size": 1, "grpc_options": {"grpc.use_local_subchannel_pool": 1}},
 }
 LEDGER: dict[str, Any] = {"vectors_config": {}, "replication_factor": 3}
@@ -35,7 +35,7 @@ def nodes(transport: str) -> Iterator[tuple[QdrantDouble, list[QdrantClient]]]:
                 prefer_grpc=transport == "grpc",
                 check_compatibility=False,
                 verify=False,
-                timeout=10,
+                timeout=60,
                 **ONE_CONNECTION[transport],
             )
             open_.callback(client.close)

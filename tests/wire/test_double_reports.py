@@ -21,7 +21,7 @@ Ask = Callable[..., Any]
 def lab() -> Iterator[tuple[QdrantDouble, QdrantClient]]:
     """Provide a double of two peers, and a client."""
     with QdrantDouble(peers=2) as server:
-        client = QdrantClient(url=server.url, check_compatibility=False, verify=False)
+        client = QdrantClient(url=server.url, check_compatibility=False, verify=False, timeout=60)
         yield server, client
         client.close()
         assert server.invalid_requests == []
@@ -77,7 +77,7 @@ def test_replicas_are_dropped_and_transfers_aborted(lab: tuple[QdrantDouble, Qdr
     create(client, replication_factor=2)
     one, two = server.cluster.peers
     server.cluster.set_state("bank", 0, two, models.ReplicaState.DEAD)
-    assert "\ncollection_dead_replicas 1\n" in httpx.get(server.url + "/metrics").text
+    assert "\ncollection_dead_replicas 1\n" in httpx.get(server.url + "/metrics", timeout=60).text
     drop = models.DropReplicaOperation(drop_replica=models.Replica(shard_id=0, peer_id=two))
     client.cluster_collection_update("bank", drop)
     again = {"shard_id": 0, "from_peer_id": one, "to_peer_id": two}
@@ -91,9 +91,9 @@ def test_replicas_are_dropped_and_transfers_aborted(lab: tuple[QdrantDouble, Qdr
 
 
 def test_a_server_alone_cannot_replicate(server: QdrantDouble) -> None:
-    httpx.put(server.url + "/collections/bank", json={"vectors": {}})
+    httpx.put(server.url + "/collections/bank", json={"vectors": {}}, timeout=60)
     peers = {"shard_id": 0, "from_peer_id": 1, "to_peer_id": 2}
-    answer = httpx.post(server.url + "/collections/bank/cluster", json={"replicate_shard": peers})
+    answer = httpx.post(server.url + "/collections/bank/cluster", json={"replicate_shard": peers}, timeout=60)
     assert (answer.status_code, answer.json()["status"]["error"]) == (
         400,
         "Bad request: Distributed mode disabled",
@@ -104,7 +104,7 @@ def test_metrics_have_the_names_that_a_server_gives(lab: tuple[QdrantDouble, Qdr
     server, client = lab
     create(client)
     fill(client)
-    lines = httpx.get(server.url + "/metrics").text.splitlines()
+    lines = httpx.get(server.url + "/metrics", timeout=60).text.splitlines()
     assert f'collection_points{{id="bank"}} {client.count("bank").count}' in lines
     assert "cluster_peers_total 2" in lines
     names = {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}
@@ -116,7 +116,8 @@ def test_telemetry_tells_more_with_each_level(lab: tuple[QdrantDouble, QdrantCli
     create(client)
 
     def told(level: int) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{server.url}/telemetry?details_level={level}").json()["result"]
+        url = f"{server.url}/telemetry?details_level={level}"
+        answer: dict[str, Any] = httpx.get(url, timeout=60).json()["result"]
         return answer
 
     assert (told(0)["app"]["version"], "system" in told(0)["app"], "memory" in told(0)) == (
@@ -131,6 +132,7 @@ def test_telemetry_tells_more_with_each_level(lab: tuple[QdrantDouble, QdrantCli
 
 def test_issues_are_listed_and_cleared(server: QdrantDouble) -> None:
     server.issues.append({"id": "TOO_MANY_COLLECTIONS/", "description": "many"})
-    assert len(httpx.get(server.url + "/issues").json()["result"]["issues"]) == 1
-    assert httpx.delete(server.url + "/issues").json()["result"] is True
-    assert httpx.get(server.url + "/issues").json()["result"] == {"issues": []}
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        assert len(client.get("/issues").json()["result"]["issues"]) == 1
+        assert client.delete("/issues").json()["result"] is True
+        assert client.get("/issues").json()["result"] == {"issues": []}
