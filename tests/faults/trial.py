@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,8 +186,13 @@ class Trial:
 
 @contextmanager
 def _quick() -> Iterator[None]:
-    """Commit after every batch, and do not wait for readers, because there are none."""
+    """Commit after every batch, and do not wait for readers, because there are none.
+
+    However slow the machine is, no ledger is read again for its age, and gRPC is waited for.
+    """
     with (
+        mock.patch("latentbank.bank.view.LEDGER_SECONDS", math.inf),
+        mock.patch("latentbank.bank.store.server.client._LONGEST_ANSWER", 60),
         mock.patch("latentbank.ingest.writer.COMMIT_SECONDS", 0.0),
         mock.patch("latentbank.ingest.job.LEDGER_SECONDS", 0.0),
     ):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -25,7 +27,8 @@ import latentbank.ingest.planning
 import latentbank.ingest.workers.shares
 import latentbank.ingest.writer
 from latentbank.bank.bank import Bank
-from latentbank.bank.settings import Metric
+from latentbank.bank.opening import delete_bank
+from latentbank.bank.settings import Metric, load_settings
 from latentbank.bank.where import Where
 from latentbank.errors import LatentBankError
 from latentbank.ingest.banks import create_bank
@@ -69,7 +72,7 @@ class Place:
     graph_from: int = 200
     metric: Metric = "cosine"
     prefer_grpc: bool = True
-    timeout: int = 10
+    timeout: int = 60
     retries: int = 2
 
     def bank(self, model: LanguageModel) -> Bank:
@@ -110,6 +113,12 @@ class Place:
         with self.bank(model) as bank:
             return store_plan(bank, self.plan(bank, model, sentences, corpus), model, batch=BATCH)
 
+    def start_over(self) -> None:
+        """Delete the bank and the plans."""
+        settings = load_settings(url=self.url, grpc_port=self.grpc_port, data_dir=self.folder)
+        delete_bank("bank", settings)
+        shutil.rmtree(self.folder / "plans", ignore_errors=True)
+
 
 @dataclass
 class Calls:
@@ -137,6 +146,8 @@ class Calls:
 
 # A job's writer and its LLM send events at the same time.
 _speaking = threading.Lock()
+# Seconds that a process waits to be killed, at most.
+_FOR_GOOD = 600.0
 _SPIED = ("change_entry", "defer_index", "present", "upsert", "commit", "index")
 
 
@@ -159,10 +170,18 @@ def _say(line: Connection, event: Event) -> None:
         line.send(event)
 
 
-def _spied(name: str, method: Callable[..., Any], line: Connection) -> Callable[..., Any]:
+def _spied(
+    name: str, method: Callable[..., Any], line: Connection, last: tuple[str, int] = ("", 0)
+) -> Callable[..., Any]:
+    """Return a method that reports its calls; if it is the `last` one, its nth call waits to be killed."""
+    calls = itertools.count(1)
+
     @functools.wraps(method)
     def call(*given: Any, **named: Any) -> Any:
+        number = next(calls)
         _say(line, Event(name, True))
+        if (name, number) == last:
+            time.sleep(_FOR_GOOD)
         found = method(*given, **named)
         _say(line, Event(name, False, *((given[0], tuple(given[1].ids)) if name == "upsert" else ())))
         return found
@@ -180,7 +199,7 @@ class _Telling:
         self.line.send(Event("planning", True))
         self.left -= 1
         if self.left == 0:
-            time.sleep(60)
+            time.sleep(_FOR_GOOD)
 
     def stage(self, what: str, unit: str) -> None:
         """Report nothing."""
@@ -199,7 +218,14 @@ def set_clock(hours: float) -> None:
 
 
 def _share(
-    place: Place, directory: Path, text: str, line: Connection, batch: int, replace: bool, clock: float
+    place: Place,
+    directory: Path,
+    text: str,
+    line: Connection,
+    batch: int,
+    replace: bool,
+    clock: float,
+    last: tuple[str, int],
 ) -> None:
     torch.set_num_threads(1)
     set_clock(clock)
@@ -208,27 +234,26 @@ def _share(
     assert plan is not None
     with place.bank(model) as bank:
         for name in _SPIED:
-            setattr(bank.store, name, _spied(name, getattr(bank.store, name), line))
+            setattr(bank.store, name, _spied(name, getattr(bank.store, name), line, last))
         report = store_plan(bank, plan, model, batch=batch, share=parse_share(text), replace=replace)
     line.send(report)
 
 
 @dataclass
 class Worker:
-    """A worker with a share of a plan, in a process of its own."""
+    """A worker with a share of a plan, in a process of its own; see `start_worker`."""
 
     process: Any
     line: Connection
+    last: tuple[str, int]
 
-    def until(self, name: str, times: int = 1) -> None:
-        """Wait until it begins `name` for the nth time."""
+    def kill(self) -> None:
+        """Wait until it begins what it begins last, and kill it with signal 9 there."""
+        name, times = self.last
         while times:
             event = self.line.recv()
             assert isinstance(event, Event), f"it has finished before it began {name}"
             times -= event.begins and event.name == name
-
-    def kill(self) -> None:
-        """Kill it with signal 9."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
         self.line.close()
@@ -249,13 +274,25 @@ def start_worker(
     batch: int = BATCH,
     replace: bool = False,
     clock: float = 0.0,
+    last: tuple[str, int] = ("", 0),
 ) -> Worker:
-    """Start a worker with a share of the plan in `directory`; its clock is `clock` hours ahead."""
+    """Start a worker with a share of the plan in `directory`.
+
+    Args:
+        place: where the bank is.
+        directory: the plan's.
+        share: such as 0/4.
+        batch: tokens in a forward pass.
+        replace: the corpus takes the place of the one of its name.
+        clock: hours that its clock is ahead.
+        last: what it begins last, and at which time; there it waits to be killed.
+    """
     ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(target=_share, args=(place, directory, share, theirs, batch, replace, clock))
+    given = (place, directory, share, theirs, batch, replace, clock, last)
+    process = _context().Process(target=_share, args=given)
     process.start()
     theirs.close()
-    return Worker(process, ours)
+    return Worker(process, ours, last)
 
 
 def _work(place: Place, sentences: list[str], line: Connection, planning: int, batch: int) -> None:

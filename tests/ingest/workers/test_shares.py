@@ -123,12 +123,12 @@ def test_invalid_shares(text: str) -> None:
 
 
 def test_workers_at_once_one_killed_one_share_twice(
-    remote: Place, plan: Plan, model: LanguageModel, unbroken: Contents
+    remote: Place, plan: Plan, model: LanguageModel, unbroken: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bank is new; the last share is begun, killed, and done at the end."""
-    doomed = start_worker(remote, plan.directory, "2/3", batch=16)
+    monkeypatch.setattr("latentbank.ingest.workers.shares.STALLED_SECONDS", 3600.0)
+    doomed = start_worker(remote, plan.directory, "2/3", batch=16, last=("upsert", 4))
     others = [start_worker(remote, plan.directory, share) for share in ("1/3", "0/3", "1/3")]
-    doomed.until("upsert", 4)
     doomed.kill()
     reports = [worker.report() for worker in others]
     assert [report.complete for report in reports] == [False] * 3
