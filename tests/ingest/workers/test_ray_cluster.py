@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from latentbank.models.language.model import LanguageModel
 from latentbank.progress import Silent
 from tests.ingest.conftest import Tiny, assert_same_bank, contents
 from tests.ingest.jobs import LAYERS, Place, some_sentences
-from tests.wire.double import Fault, QdrantDouble
+from tests.wire.double import QdrantDouble
+from tests.wire.faults import Trouble
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,6 +61,37 @@ def ray_job(server: QdrantDouble, plan: Plan, model: LanguageModel) -> RayJob:
     return RayJob("bank", settings, plan.directory, model.name, LAYERS, batch=128)
 
 
+def running(server: QdrantDouble) -> list[int]:
+    """Return the processes of workers that have begun a share and are not done with it."""
+    if "bank--ledger" not in server.collections:
+        return []
+    payloads = [fields for _, fields in server.points("bank--ledger").values()]
+    shares = {fields["key"]: fields["record"] for fields in payloads if fields["kind"] == "share"}
+    beats = {key: record for key, record in shares.items() if key.replace("/beat/", "/done/") not in shares}
+    return sorted(int(record["worker"].rpartition(" ")[2]) for record in beats.values())
+
+
+def kill_in_the_middle(server: QdrantDouble, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Kill one worker, and return a list that then holds its process.
+
+    It is killed when a write arrives after the first contexts, before that is applied: so no share can be done before.
+    """
+    killed: list[int] = []
+    take, one_at_a_time = server._handler.faults.take, threading.Lock()
+
+    def kill_and_take(operation: str) -> Trouble | None:
+        with one_at_a_time:
+            written = {each.collection for each in server.requests if each.operation == "upsert"}
+            begun = any(name is not None and name.startswith("bank--L") for name in written)
+            if operation == "upsert" and begun and not killed and (workers := running(server)):
+                killed.append(workers[0])
+                os.kill(workers[0], signal.SIGKILL)
+        return take(operation)
+
+    monkeypatch.setattr(server._handler.faults, "take", kill_and_take)
+    return killed
+
+
 def test_two_workers_one_killed_in_the_middle(
     cluster: None,
     tiny_dir: Callable[..., Path],
@@ -76,29 +107,7 @@ def test_two_workers_one_killed_in_the_middle(
         expected = contents(bank)
     with QdrantDouble() as server:
         remote = Place(tiny_dir(), quick_folder, server.url, server.grpc_port)
-        killed: list[int] = []
-
-        def kill_worker() -> None:
-            with remote.bank(model) as bank:
-                written = -1
-                while True:  # Ray's start takes a minute or more, in which nothing is written
-                    before, written = written, sum(each.operation == "upsert" for each in server.requests)
-                    if written != before and bank.store.read_shares("c"):
-                        break
-                    time.sleep(0.02)
-                server.inject(Fault.hang, operation="upsert", seconds=4.0)
-                while server.faults_left:
-                    time.sleep(0.02)
-                beats = bank.store.read_shares("c")
-            (worker, *_) = sorted(
-                record["worker"] for key, record in beats.items() if f"{key[:-5]}/done" not in beats
-            )
-            killed.append(int(worker.rpartition(" ")[2]))
-            os.kill(killed[0], signal.SIGKILL)
-            server.clear_faults()
-
-        killer = threading.Thread(target=kill_worker, daemon=True)
-        killer.start()
+        killed = kill_in_the_middle(server, monkeypatch)
         updates: list[tuple[float, float | None]] = []
 
         class Recorder:
@@ -114,7 +123,6 @@ def test_two_workers_one_killed_in_the_middle(
         assert blind_nodes(marker.with_name("none"), "seen", "auto", Silent()) == [node]
 
         report = run_on_ray(ray_job(server, plan, model), "auto", 2, Recorder())
-        killer.join(60)
         assert len(killed) == 1
         assert (report.corpus, report.contexts) == ("c", plan.contexts)
         assert report.encoded + report.found >= plan.contexts
