@@ -159,8 +159,11 @@ def entry(name: str, contexts: int, **given: Any) -> CorpusEntry:
 
 
 def soon(holds: Callable[[], bool]) -> bool:
-    """Return whether something comes true within a second: other nodes of a cluster learn of a deletion late."""
-    for pause in (0.0, 0.0, 0.0, 0.05, 0.2, 0.7):
+    """Return whether something comes true within a minute: other nodes of a cluster learn of a deletion late.
+
+    Looks are counted, not seconds, so that there are as many on a machine that stops now and then.
+    """
+    for pause in (0.0, 0.0, 0.0, 0.05, 0.2, 0.7, *[1.0] * 60):
         time.sleep(pause)
         if holds():
             return True
@@ -168,7 +171,7 @@ def soon(holds: Callable[[], bool]) -> bool:
 
 
 def soon_raises(error: type[BaseException], match: str, call: Callable[[], object]) -> bool:
-    """Return whether a call raises an error with a matching message within a second."""
+    """Return whether a call raises an error with a matching message within a minute."""
 
     def raises() -> bool:
         try:
