@@ -71,6 +71,13 @@ def no_waiting_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"latentbank.bank.{module}.LEDGER_SECONDS", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def patient_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a minute for answers of a server that the machine may stop for seconds, also where users wait less."""
+    monkeypatch.setattr("latentbank.bank.store.server.client._LONGEST_ANSWER", 60)
+    monkeypatch.setattr("latentbank.bank.store.server.checks._PATIENCE", 60)
+
+
 @pytest.fixture
 def double() -> Iterator[Callable[..., QdrantDouble]]:
     """Start doubles (with a QdrantDouble's arguments), stop them, and check that their requests were valid."""
@@ -106,7 +113,7 @@ def place(request: pytest.FixtureRequest) -> Place:
         url=server.url,
         grpc_port=server.grpc_port,
         prefer_grpc=kind == "grpc",
-        timeout=20,
+        timeout=60,
         retry_wait=0.01,
         graph_from=1000,
     )

@@ -74,7 +74,7 @@ def settings(server: QdrantDouble, transport: str = "grpc", **changes: Any) -> S
         "grpc_port": server.grpc_port,
         "prefer_grpc": transport == "grpc",
         "tls_ca": server.ca_file,
-        "timeout": 20,
+        "timeout": 60,
         "retries": 4,
         "retry_wait": 0.001,
         "upload_batch": 16,
