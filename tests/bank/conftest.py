@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -76,6 +77,17 @@ def patient_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a minute for answers of a server that the machine may stop for seconds, also where users wait less."""
     monkeypatch.setattr("latentbank.bank.store.server.client._LONGEST_ANSWER", 60)
     monkeypatch.setattr("latentbank.bank.store.server.checks._PATIENCE", 60)
+
+
+@pytest.fixture(autouse=True)
+def metadata_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock by which a process knows what it has just written to metadata.
+
+    It reads that itself for two seconds, until all nodes know it. The double counts reads, not seconds: after two
+    seconds of a machine that has stopped, some of its nodes know nothing yet.
+    """
+    clock = SimpleNamespace(monotonic=lambda: 1000.0, sleep=time.sleep)
+    monkeypatch.setattr("latentbank.bank.store.server.metadata.time", clock)
 
 
 @pytest.fixture
