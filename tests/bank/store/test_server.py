@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tenacity
 from qdrant_client import QdrantClient, models
 
 from latentbank.bank.opening import delete_bank, list_banks, open_bank
@@ -156,13 +158,15 @@ def test_bulk_work_goes_over_grpc_and_the_rest_over_rest(
 
 @pytest.mark.parametrize("port", ["closed", "silent", "not gRPC's"])
 def test_without_grpc_everything_goes_over_rest(
-    double: Doubles, port: str, caplog: pytest.LogCaptureFixture
+    double: Doubles, port: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if port == "silent":  # whoever waits for it waits in vain
+        monkeypatch.setattr("latentbank.bank.store.server.client._LONGEST_ANSWER", 0.5)
     server = double(grpc=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = {"closed": server.grpc_port, "silent": silent.getsockname()[1]}
         number = ports.get(port, int(server.url.rsplit(":", 1)[1]))
-        store = filled(server, grpc_port=number, timeout=1)
+        store = filled(server, grpc_port=number)
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda row: store.search(4, units(1, seed=row), 1), range(8)))
     assert all(len(hits) == 1 for (hits,) in answers)
@@ -275,19 +279,39 @@ def test_the_wrong_scheme(double: Doubles, waits: list[float], tls: bool) -> Non
 # -- life --------------------------------------------------------------------------------------------
 
 
-def test_a_restart_in_the_middle_of_use(double: Doubles, transport: str) -> None:
+def test_a_restart_in_the_middle_of_use(
+    double: Doubles, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same store continues; what was acknowledged, and what was under way, is stored exactly once."""
+    away, missed, back = threading.Event(), threading.Event(), threading.Event()
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        """Try again once the server is away, then once it is back, then for as long as a client needs to see that."""
+        waited.append(seconds)
+        if len(waited) == 1:
+            away.wait(60)
+        elif len(waited) == 2:
+            missed.set()
+            back.wait(60)
+        else:
+            time.sleep(0.1)
+
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=wait))
     server = double()
-    store = filled(server, transport=transport, retries=8, retry_wait=0.1)
+    store = filled(server, transport=transport, timeout=600, retries=600)
     given = points(400, "late", seed=3)
-    server.inject(Fault.hang, operation="upsert", after=7, seconds=60)
+    server.inject(Fault.hang, operation="upsert", after=7, seconds=600)
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(store.upsert, 4, given)
         while server.faults_left and not writing.done():
             time.sleep(0.01)
         server.stop()
+        away.set()
+        assert missed.wait(60)
         assert not writing.done()
         server.start()
+        back.set()
         writing.result(timeout=60)
     assert {p.id for p in store.scroll(4, Where(corpus="late"))} == set(given.ids)
     assert store.count(4) == 460
