@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import numpy as np
 import pytest
 
 from latentbank.bank.store.backends import backend
 from latentbank.bank.store.base import Store
+from latentbank.bank.store.server import uploading
 from latentbank.bank.store.server.client import Connection
 from latentbank.bank.store.server.uploading import Uploader, spare_connections
 from latentbank.errors import BankUnavailable
@@ -81,17 +83,27 @@ def test_two_requests_are_on_their_way_at_once(calls: Connection) -> None:
     uploader.close()
 
 
-def test_a_failure_keeps_back_what_is_not_sent_yet(calls: Connection) -> None:
-    sent = []
+def test_a_failure_keeps_back_what_is_not_sent_yet(
+    calls: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bool] = []
+    seen = threading.Event()
 
     def fail(_: object) -> None:
         raise BankUnavailable("no")
 
+    def waited(futures: Sequence[Future[None]], **until: Any) -> Any:
+        if not until:  # for the requests that are on their way when the failure has been seen
+            seen.set()
+        return wait(futures, **until)
+
+    monkeypatch.setattr(uploading, "wait", waited)
     uploader = Uploader(calls)
     with pytest.raises(BankUnavailable, match="no"):
-        uploader.send("bank--L04", [fail, *[lambda _: sent.append(threading.Event().wait(0.02))] * 40])
+        uploader.send("bank--L04", [fail, *[lambda _: sent.append(seen.wait(60))] * 40])
     uploader.close()
-    assert len(sent) < 40
+    assert seen.is_set()
+    assert len(sent) <= 2  # one for each connection
 
 
 def test_over_grpc_each_connection_is_its_own(server: QdrantDouble) -> None:
