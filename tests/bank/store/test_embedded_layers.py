@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ import qdrant_edge as edge
 from latentbank.bank.planning import Work
 from latentbank.bank.settings import load_settings
 from latentbank.bank.store.base import Points, Store
-from latentbank.bank.store.embedded import optimizing
+from latentbank.bank.store.embedded import optimizing, other_process
 from latentbank.bank.where import Where
 from latentbank.errors import BankUnavailable
 from tests.bank.samples import HEAD, WIDTH, Place, is_one_sentence, points, put_head, units
@@ -141,21 +144,37 @@ def test_the_index_of_captions_is_made_once(place: Place, monkeypatch: pytest.Mo
 
 def test_a_reader_never_meets_a_shard_that_was_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """To index a layer, its shard is closed and opened again; a running search is finished first."""
-    store = made(place)
+    store: Any = made(place)
     store.upsert(4, points(50))
     store.commit()
-    request = edge.QueryBatchRequest
-    writer = threading.Thread(target=store.index, args=(4,))
+    request, free = edge.QueryBatchRequest, store._layers._free
+    wait_for, closing = free.wait_for, threading.Event()
+    waited: list[bool] = []
+
+    def index() -> None:
+        try:
+            store.index(4)
+        finally:
+            closing.set()
+
+    def noted(ready: Callable[[], bool]) -> bool:
+        if threading.current_thread() is writer and not ready():
+            waited.append(True)
+            closing.set()
+        return bool(wait_for(ready))
 
     def while_it_is_indexed(requests: Any) -> Any:
-        monkeypatch.undo()
+        monkeypatch.setattr(edge, "QueryBatchRequest", request)
         writer.start()
-        writer.join(0.5)  # enough time to close the shard
+        assert closing.wait(60)  # the writer waits for this reader, or has closed the shard
         return request(requests)
 
+    writer = threading.Thread(target=index)
+    monkeypatch.setattr(free, "wait_for", noted)
     monkeypatch.setattr(edge, "QueryBatchRequest", while_it_is_indexed)
     assert len(store.search(4, units(1), 5)[0]) == 5
     writer.join()
+    assert waited == [True]
     assert store.info(4).indexed == 50
     assert len(store.search(4, units(1), 5)[0]) == 5
     store.close()
@@ -170,17 +189,58 @@ def in_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentbank.bank.store.embedded.optimizing._OTHER_PROCESS_FROM", 0)
 
 
-def when_it_runs(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object]) -> list[bool]:
-    """Call `action` with the indexing process's pid before waiting for it; record whether readers have priority."""
+def when_it_runs(
+    monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object], *, goes_on: bool = True
+) -> list[bool]:
+    """Call `action` with the indexing process's pid before waiting for it; record whether readers have priority.
+
+    The process stands still at its beginning, and goes on after `action` unless `goes_on` is not set.
+    """
     lower_priority, notes = optimizing._lower_priority, []
+
+    def standing_still(words: list[str], **given: Any) -> subprocess.Popen[str]:
+        child = subprocess.Popen(["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *words], **given)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        return child
 
     def also(pid: int, *, read: bool) -> None:
         lower_priority(pid, read=read)
         notes.append(read)
         action(pid)
+        if goes_on:
+            os.kill(pid, signal.SIGCONT)
 
+    started = SimpleNamespace(**vars(subprocess) | {"Popen": standing_still})
+    monkeypatch.setattr(other_process, "subprocess", started)
     monkeypatch.setattr(optimizing, "_lower_priority", also)
     return notes
+
+
+class Watched:
+    """A lock that tells when threads begin to wait for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._begun = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._begun.release()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def wait_for(self, threads: int) -> None:
+        """Return when so many threads have begun to wait."""
+        for _ in range(threads):
+            assert self._begun.acquire(timeout=60)
+
+
+def watched(store: Any) -> Watched:
+    """Watch the lock on a store's layers that is held while they are written to."""
+    store._layers.writing = lock = Watched(store._layers.writing)
+    return lock
 
 
 @pytest.mark.parametrize("graph_from", [0, 10_000], ids=["graph", "scan"])
@@ -195,13 +255,17 @@ def test_readers_search_while_another_process_indexes(
     queries = units(20, seed=9)
     found: list[float] = []
 
-    def search(_pid: int) -> None:
+    def search(pid: int) -> None:
+        """Search in another thread before the layer's files are replaced, and after that."""
         with ThreadPoolExecutor(1) as other:
-            found.append(other.submit(recall, store, given, queries, exact=True).result(timeout=60))
+            for _ in range(2):
+                found.append(other.submit(recall, store, given, queries, exact=True).result(timeout=60))
+                os.kill(pid, signal.SIGCONT)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     notes = when_it_runs(monkeypatch, search)
     store.index(4)
-    assert found == [1.0]
+    assert found == [1.0] * 2
     assert notes == [False]  # there was no search before it began
     assert (store.info(4).points, store.info(4).indexed) == (300, 300)
     assert recall(store, given, queries, exact=True) == 1.0
@@ -224,6 +288,7 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
     store.upsert(4, points(100))
     store.commit()
     late = points(20, "late")
+    writing = watched(store)
     with ThreadPoolExecutor(3) as others:
         written: list[Any] = []
 
@@ -232,6 +297,7 @@ def test_a_writer_waits_until_a_layer_is_indexed(place: Place, monkeypatch: pyte
                 written.append(others.submit(store.upsert, 4, late))
                 written.append(others.submit(store.delete_corpus, 4, "nothing"))
                 written.append(others.submit(store.count, 4, Where(caption_contains="red dog")))
+                writing.wait_for(3)
 
         when_it_runs(monkeypatch, write)
         store.index(4)
@@ -283,13 +349,28 @@ def test_an_interrupted_caller_ends_the_process(
         pids.append(pid)
         if when == "at once":
             raise KeyboardInterrupt
-        # As with Ctrl-C in a terminal: Python's main thread waits for the process and is interrupted, the process is
-        # not.
-        os.kill(pid, signal.SIGSTOP)
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def wait(child: subprocess.Popen[str]) -> Any:
+        """As with Ctrl-C in a terminal: the main thread waits for the process and is interrupted, it is not."""
+        waits = threading.Event()
+        select = selectors.PollSelector.select
+
+        def selected(selector: selectors.PollSelector, timeout: float | None = None) -> Any:
+            waits.set()
+            return select(selector, timeout)
+
+        def press() -> None:
+            waits.wait(60)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(selectors.PollSelector, "select", selected)
+        threading.Thread(target=press).start()
+        return communicate(child)
 
     with monkeypatch.context() as patch:
-        when_it_runs(patch, interrupt)
+        communicate = subprocess.Popen.communicate
+        patch.setattr(subprocess.Popen, "communicate", wait)
+        when_it_runs(patch, interrupt, goes_on=False)
         with pytest.raises(KeyboardInterrupt):
             store.index(4)
     with pytest.raises(ProcessLookupError):
@@ -306,9 +387,15 @@ def test_a_bank_that_is_closed_meanwhile_is_closed_afterwards(
     store = made(place)
     store.upsert(4, points(50))
     store.commit()
+    writing = watched(store)
     with ThreadPoolExecutor(1) as other:
         closed: list[Any] = []
-        when_it_runs(monkeypatch, lambda _pid: closed.append(other.submit(store.close)))
+
+        def close(_pid: int) -> None:
+            closed.append(other.submit(store.close))
+            writing.wait_for(1)
+
+        when_it_runs(monkeypatch, close)
         store.index(4)
         closed[0].result(timeout=60)
     with pytest.raises(BankUnavailable, match="is closed; open it again"):
@@ -357,14 +444,13 @@ def test_layers_without_a_graph_are_indexed_side_by_side(
     queries, begun = units(20, seed=9), list[int]()
     before = {layer: three.search(layer, queries, 5, exact=True) for layer in (4, 12)}
 
-    def stop(pid: int) -> None:
+    def start_both(pid: int) -> None:
         begun.append(pid)
-        os.kill(pid, signal.SIGSTOP)
         if len(begun) == 2:
             for each in begun:  # the first one has waited for the second
                 os.kill(each, signal.SIGCONT)
 
-    when_it_runs(monkeypatch, stop)
+    when_it_runs(monkeypatch, start_both, goes_on=False)
     three.index(12, 4)
     assert len(begun) == 2
     assert [three.info(layer).indexed for layer in (4, 8, 12)] == [50, 0, 50]
@@ -412,9 +498,10 @@ def test_one_of_two_processes_is_killed(three: Store, monkeypatch: pytest.Monkey
         begun.append(pid)
         if len(begun) == 2:
             os.kill(pid, signal.SIGKILL)
+            os.kill(begun[0], signal.SIGCONT)
 
     with monkeypatch.context() as patch:
-        when_it_runs(patch, kill_the_second)
+        when_it_runs(patch, kill_the_second, goes_on=False)
         with pytest.raises(BankUnavailable, match="ended by SIGKILL, perhaps for lack of memory"):
             three.index(4, 8)
     for pid in begun:
@@ -431,12 +518,11 @@ def test_an_interrupted_caller_ends_both(three: Store, monkeypatch: pytest.Monke
 
     def interrupt_at_the_second(pid: int) -> None:
         begun.append(pid)
-        os.kill(pid, signal.SIGSTOP)
         if len(begun) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        when_it_runs(patch, interrupt_at_the_second)
+        when_it_runs(patch, interrupt_at_the_second, goes_on=False)
         with pytest.raises(KeyboardInterrupt):
             three.index(4, 8)
     assert len(begun) == 2
