@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,14 +199,16 @@ def test_a_gap_in_the_middle_of_what_is_there_is_filled(server: QdrantDouble, he
             assert_equal_banks(source, copy)
 
 
-def _pull(url: str, grpc_port: str, folder: str) -> None:
-    """Pull in another process, with a commit every 64 contexts, and print the progress."""
+def _pull(url: str, grpc_port: str, folder: str, last: str) -> None:
+    """Pull in another process, with a commit every 64 contexts; print the progress, and stop once it is `last`."""
     latentbank.bank.transfer.receive.COMMIT, latentbank.bank.transfer.copy.BATCH = 64, 32
 
     @dataclass
     class Printing(Silent):
         def update(self, done: float, total: float | None = None) -> None:
             print(int(done), flush=True)
+            if done >= int(last):
+                sys.stdin.readline()
 
     there = load_settings(url=url, grpc_port=int(grpc_port))
     with open_bank("bank", there) as source:
@@ -219,14 +222,14 @@ def test_a_pull_that_was_killed_goes_on_and_loses_nothing(
     reached = 700  # of 1,000 in both layers
     with a_bank(settings_of(server)) as source:
         fill(source, 500)
-        child = start(_pull, server.url, server.grpc_port, here.data_dir)
+        child = start(_pull, server.url, server.grpc_port, here.data_dir, reached)
         while int(next_line(child)) < reached:
             pass
         child.send_signal(signal.SIGKILL)
         child.wait()
         with open_bank("bank", here) as copy:
             kept = stored_contexts(copy)
-        assert kept >= reached - 64 - 32
+        assert reached - 64 - 32 <= kept < 1000
         report = copy_bank(source, here)
         assert report.wrong == []
         with open_bank("bank", here) as copy:

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import sys
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -424,15 +425,19 @@ def test_a_scroll_that_another_run_began_is_overtaken(
 
 
 def _pull(url: str, grpc_port: str, folder: str) -> None:
-    """Pull by snapshot in another process, and print the progress."""
+    """Pull by snapshot in another process, and print the progress; stop in the middle of layer 8."""
 
     @dataclass
     class Printing(Silent):
+        what: str = ""
+
         def stage(self, what: str, unit: str) -> None:
-            print(what, flush=True)
+            self.what = what
 
         def update(self, done: float, total: float | None = None) -> None:
-            print("come", flush=True)
+            if self.what.startswith("downloading layer 8 "):
+                print("come", flush=True)
+                sys.stdin.readline()
 
     there = load_settings(url=url, grpc_port=int(grpc_port))
     with open_bank("bank", there) as source:
@@ -445,8 +450,6 @@ def test_a_pull_that_was_killed_goes_on_with_that_layer(
 ) -> None:
     with served(server, LAYERS) as source:
         child = start(_pull, server.url, server.grpc_port, here.data_dir)
-        while not next_line(child).startswith("downloading layer 8 "):
-            pass
         assert next_line(child) == "come"
         child.send_signal(signal.SIGKILL)
         child.wait()
