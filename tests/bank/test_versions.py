@@ -301,7 +301,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def client_of(server: QdrantDouble) -> QdrantRemote:
-    return QdrantRemote(url=server.url, port=None, api_key=server.api_key, check_compatibility=False)
+    return QdrantRemote(
+        url=server.url, port=None, api_key=server.api_key, check_compatibility=False, timeout=60
+    )
 
 
 def aliases(server: QdrantDouble) -> dict[str, str]:

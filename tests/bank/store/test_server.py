@@ -348,7 +348,9 @@ def test_a_bank_that_is_gone(double: Doubles, transport: str) -> None:
 
 
 def _client(server: QdrantDouble) -> QdrantClient:
-    return QdrantClient(url=server.url, api_key=server.api_key, check_compatibility=False, verify=False)
+    return QdrantClient(
+        url=server.url, api_key=server.api_key, check_compatibility=False, verify=False, timeout=60
+    )
 
 
 def test_a_layer_collection_is_made_as_the_settings_say(shared: QdrantDouble) -> None:

@@ -25,7 +25,7 @@ def state(server: QdrantDouble) -> Any:
     """Everything that the server holds of the bank: configuration, indexes, manifest and points of each layer."""
     server.settle()
     # What QdrantClient is made around. To make that itself takes fifteen times as long.
-    client = QdrantRemote(url=server.url, check_compatibility=False, verify=False)
+    client = QdrantRemote(url=server.url, check_compatibility=False, verify=False, timeout=60)
     layers = {}
     for layer in (4, 8):
         collection = f"bank--L{layer:02d}"
