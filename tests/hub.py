@@ -144,12 +144,17 @@ def environment(hub: HubDouble, home: Path, token: str | None = None) -> dict[st
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_ETAG_TIMEOUT": "60",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "60",
         **({"HF_TOKEN": token} if token else {}),
     }
 
 
 def use(hub: HubDouble, home: Path, monkeypatch: pytest.MonkeyPatch, token: str | None = "hf_writer") -> None:
-    """Let this process use this hub, logged in with a token; waits between attempts take no time."""
+    """Let this process use this hub, logged in with a token; waits between attempts take no time.
+
+    The hub has a minute to answer, because the machine may stop it for seconds.
+    """
     constants = "huggingface_hub.constants"
     monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
     monkeypatch.setattr(
@@ -157,6 +162,8 @@ def use(hub: HubDouble, home: Path, monkeypatch: pytest.MonkeyPatch, token: str 
     )
     monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
+    for what in ("ETAG", "DOWNLOAD"):
+        monkeypatch.setattr(f"{constants}.HF_HUB_{what}_TIMEOUT", 60)
     monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(home / "token"))
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
