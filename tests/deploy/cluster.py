@@ -162,7 +162,7 @@ class Cluster:
             return 200, {"result": payload}
         if method == "PUT":
             recovery = m.ShardSnapshotRecover.model_validate(body)
-            with urllib.request.urlopen(recovery.location, timeout=10) as answer:
+            with urllib.request.urlopen(recovery.location, timeout=60) as answer:
                 data = answer.read()
             if hashlib.sha256(data).hexdigest() != recovery.checksum:
                 return 400, {"status": {"error": "Snapshot checksum mismatch"}}
