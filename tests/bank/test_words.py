@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentbank.bank.words import Words, tight
@@ -65,6 +65,7 @@ def _letter(character: str) -> bool:
     return character == "_" or unicodedata.category(character)[0] in "LNM"
 
 
+@settings(deadline=None)
 @given(st.text("ab'é\u0301 .-9_", max_size=12), st.data())
 def test_a_word_reaches_as_far_as_letters_do(caption: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(caption)))
