@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,26 +122,44 @@ def test_nothing_committed_is_lost_in_a_kill(place: Place, start: Start, other_p
     assert recorded >= 9
 
 
-def make_and_delete(data_dir: str) -> None:
-    """Create and delete a bank of many layers repeatedly, in another process."""
+CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir")
+
+
+def delete_and_make(data_dir: str, last: str) -> None:
+    """Delete and create a bank of several layers, in another process, which is killed before step `last` (0: never).
+
+    Steps change folders. Their number is printed after the deletion and at the end.
+    """
     place = Place("embedded", load_settings(data_dir=data_dir))
-    while True:
-        sample_bank(place, layers=range(8)).close()
-        print("made", flush=True)
-        delete_bank("bank", place.settings)
+    sample_bank(place, layers=range(3)).close()
+    steps = 0
+
+    def count(event: str, _: object) -> None:
+        nonlocal steps
+        if event in CHANGES:
+            steps += 1
+            if steps == int(last):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    delete_bank("bank", place.settings)
+    print(steps, flush=True)
+    sample_bank(place, layers=range(3)).close()
+    print(steps, flush=True)
 
 
 def test_a_killed_creation_or_deletion_leaves_a_whole_bank_or_no_bank(place: Place, start: Start) -> None:
-    # The short pauses end during the deletion, the others after it.
-    for pause in (0.001, 0.004, 0.008, 0.05, 0.12):
-        maker = start(make_and_delete, place.settings.data_dir)
-        assert next_line(maker) == "made"
-        time.sleep(pause)
-        maker.send_signal(signal.SIGKILL)
+    whole_run = start(delete_and_make, place.settings.data_dir, 0)
+    deleted, made = map(int, whole_run.communicate()[0].split())
+    delete_bank("bank", place.settings)
+    # At the beginning, in the middle and at the end of each of the two.
+    for last in (1, deleted // 2, deleted - 2, deleted, (deleted + made) // 2, made - 1, made):
+        maker = start(delete_and_make, place.settings.data_dir, last)
         maker.communicate()
+        assert maker.returncode == -signal.SIGKILL
         if list_banks(place.settings):
             with open_bank("bank", place.settings) as whole:
-                assert whole.store.layers() == list(range(8))
+                assert whole.store.layers() == list(range(3))
                 assert whole.verify() == []
             delete_bank("bank", place.settings)
         else:
