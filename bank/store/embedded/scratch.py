@@ -48,7 +48,9 @@ _PREFIX = "latentbank-scratch-"
 _LOCK = "lock"
 # Bytes copied at once; where all of them are zero, the copy has a hole.
 _BLOCK = 1 << 16
-# Seconds after which a scratch folder without a lock was left by a killed process, not made a moment ago.
+# What a lock says once it was held. One that says nothing may be held in a moment.
+_HELD = b"held"
+# Seconds after which a scratch folder whose lock was never held was left by a killed process, not made a moment ago.
 _OLD = 60.0
 
 
@@ -70,8 +72,9 @@ class ScratchLayer:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_root(_bytes_to_copy(source), bank)))
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         try:
-            self._lock = (folder / _LOCK).open("wb")
-            portalocker.lock(self._lock, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+            self._lock = (folder / _LOCK).open("wb", buffering=0)
+            portalocker.lock(self._lock, portalocker.LockFlags.EXCLUSIVE)  # others hold it only to try it
+            self._lock.write(_HELD)
             self.path = folder / source.name
             _fill(source, self.path)
         except BaseException:
@@ -101,16 +104,21 @@ def may_use(path: Path, mode: int) -> bool:
 
 def _is_abandoned(folder: Path) -> bool:
     try:
-        lock: IO[bytes] = (folder / _LOCK).open("rb")
+        lock: IO[bytes] = (folder / _LOCK).open("rb", buffering=0)
     except FileNotFoundError:
-        return time.time() - folder.stat().st_mtime > _OLD
+        return _is_old(folder)
     with lock:
         try:
             portalocker.lock(lock, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.LockException:
             return False
+        was_held = lock.read() == _HELD
         portalocker.unlock(lock)
-    return True
+    return was_held or _is_old(folder)
+
+
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.stat().st_mtime > _OLD
 
 
 def _roots() -> list[Path]:

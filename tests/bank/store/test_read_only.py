@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import portalocker
 import pytest
 
 from latentbank.bank.bank import Bank
@@ -240,6 +241,27 @@ def test_what_a_killed_reader_left_is_removed_at_the_next_opening(
             assert len(scratches(temporary)) == 1
         children[1].communicate("\n")
         assert scratches(temporary) == set()
+
+
+def test_a_copy_that_is_being_made_is_not_taken_for_a_killed_readers(
+    place: Place, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another reader looks for what killed ones have left, before this one holds the lock of its copy."""
+    with sample_bank(place) as bank:
+        fill(bank, 10)
+    lock, looked = portalocker.lock, []
+
+    def after_another(file: Any, flags: portalocker.LockFlags) -> None:
+        if file.writable():
+            looked.append(file.name)
+            scratch.remove_abandoned()
+        lock(file, flags)
+
+    with read_only(place.settings.data_dir / "bank"), open_bank("bank", place.settings) as reader:
+        monkeypatch.setattr(portalocker, "lock", after_another)
+        assert reader.count() == 10
+        assert len(looked) == 1
+        assert len(scratches(temporary)) == 1
 
 
 def test_no_room_for_the_copies(place: Place, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
