@@ -33,6 +33,9 @@ class Sent:
 Make = Callable[[Body], "Sent | str"]
 """What the stub does with a request: a response, or the text of an answer."""
 
+Holds = Callable[["ChatStub", int], bool]
+"""Whether a request waits for its answer still; the second argument is its number, from 1 on."""
+
 CUT = Sent(body=None)
 
 
@@ -68,7 +71,7 @@ class ChatStub:
 
     Attributes:
         make: called with each request's body, in the order of arrival.
-        seconds: how long each answer takes.
+        holds: asked again and again before each answer; the answer waits while it holds.
         bodies: the requests that arrived.
         keys: their Authorization headers.
         busy: most requests at once.
@@ -76,7 +79,7 @@ class ChatStub:
     """
 
     make: Make
-    seconds: float = 0.0
+    holds: Holds = lambda _stub, _number: False
     bodies: list[Body] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     busy: int = 0
@@ -109,10 +112,12 @@ class ChatStub:
         body = json.loads(content)
         self.bodies.append(body)
         self.keys.append(headers.get("authorization"))
+        number = len(self.bodies)
         made = self.make(body)
         self._now += 1
         self.busy = max(self.busy, self._now)
-        await asyncio.sleep(self.seconds)
+        while self.holds(self, number):
+            await asyncio.sleep(0.01)
         self._now -= 1
         return Sent(body=completion(made)) if isinstance(made, str) else made
 
@@ -125,9 +130,9 @@ def _response(sent: Sent) -> bytes:
 
 
 @contextmanager
-def chat_stub(make: Make, seconds: float = 0.0) -> Iterator[ChatStub]:
+def chat_stub(make: Make, holds: Holds = lambda _stub, _number: False) -> Iterator[ChatStub]:
     """Serve a double during the block, in a thread of its own."""
-    stub = ChatStub(make, seconds)
+    stub = ChatStub(make, holds)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()  # first: the thread of a test may have a loop of its own, such as that of a browser

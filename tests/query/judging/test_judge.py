@@ -145,7 +145,8 @@ def test_the_same_words_on_the_same_picture_are_asked_once(
 
 
 def test_many_are_asked_at_once_and_no_more(questions: tuple[Question, ...], tmp_path: Path) -> None:
-    with chat_stub(rightly, seconds=0.05) as stub:
+    # No answer before four wait for theirs.
+    with chat_stub(rightly, lambda stub, _: stub.busy < 4) as stub:
         _ask(stub, tmp_path, questions, concurrency=4)
     assert stub.busy == 4
 
