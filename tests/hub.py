@@ -357,9 +357,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.server.wait()
             passed = self.server.take(len(data))
-            self.wfile.write(data[:passed])
-            if passed == len(data):
-                self.server.whole.append(("GET", found["path"]))
+            if passed < len(data):
+                self.wfile.write(data[:passed])
+                return
+            self.wfile.write(data[:-1])
+            # Before its last byte: who has the whole file finds it there.
+            self.server.whole.append(("GET", found["path"]))
+            self.wfile.write(data[-1:])
 
     def _commit_of(self, found: dict[str, str]) -> tuple[Stored, str, dict[str, bytes]] | None:
         """Return the repository and commit that a request means, or refuse it."""
