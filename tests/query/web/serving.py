@@ -8,7 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
+import pytest
 import uvicorn
+
+from latentbank.query.web import bodies, guard, trial
+
+NO_KEPT = httpx.Limits(max_keepalive_connections=0)
+"""Of clients that may pause: a server closes a connection that was idle, perhaps just when it is used again."""
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pages wait for what comes late on a busy machine: bodies, tokens, and the process that tries images."""
+    for module, limit in (
+        (bodies, "PAUSE"),
+        (bodies, "LONGEST"),
+        (guard, "_FORM_SECONDS"),
+        (trial, "SECONDS"),
+    ):
+        monkeypatch.setattr(module, limit, 600.0)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -45,6 +45,7 @@ from tests.query.banks import SENTENCES, fill
 from tests.query.patch_vlm import PatchVLM, picture
 from tests.query.searches import block_second_layer, record_candidates
 from tests.query.web.readings import HOSTILE, png
+from tests.query.web.serving import NO_KEPT, serving
 from tests.tiny import save_tiny
 
 HOME = "http://127.0.0.1:8265"
@@ -193,22 +194,26 @@ def test_another_filter_needs_no_other_forward_pass_and_the_same_ask_no_other_jo
 
 
 def test_each_layer_is_sent_as_soon_as_it_is_read(
-    client: TestClient, bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second layer waits until the first one's neighbors have reached the client."""
-    monkeypatch.setattr("latentbank.query.web.server._POLL", 0.001)
     first_is_there = block_second_layer(bank, monkeypatch)
     image = picture(8)
     options = {"layers": "1,2", "lens": "latent,embedding"}
-    job = client.post("/api/readings", params=options, content=png(image)).json()["job"]
-    running = cast("Any", client).service.job(job)
-    while not running.parts:
-        assert not running.finished
-    assert len(running.parts) == 1
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(events, client, job, "part")
-        first_is_there.set()
-        parts = following.result()
+    parts = []
+    # A real socket: the test client would wait for the end of an answer.
+    with (
+        serving(Guard(create_app(ReadingService(bank, vlm)))) as address,
+        httpx.Client(base_url=address, timeout=60, limits=NO_KEPT) as client,
+    ):
+        job = client.post("api/readings", params=options, content=png(image)).json()["job"]
+        with client.stream("GET", f"api/jobs/{job}/events") as told:
+            lines = told.iter_lines()
+            for line in lines:
+                if line == "event: part":
+                    parts.append(json.loads(next(lines).removeprefix("data: ")))
+                    first_is_there.set()
+    assert parts
     assert [part["number"] for part in parts] == list(range(len(parts)))
     lenses = [LatentLens(bank), EmbeddingLens(vlm.language.embedding, vlm.language.tokenizer)]
     for layer, part in zip((1, 2), parts, strict=False):
@@ -562,10 +567,7 @@ def test_the_picture_that_the_page_opens_with_is_read_as_it_starts(bank: Bank, v
     with TestClient(Guard(create_app(service, {"a": png(picture(31))}, "a")), base_url=HOME) as client:
         assert client.get("/api/about").json()["start"] == "a"
         job = next(iter(service._jobs.values()))
-        for _ in range(2000):
-            if job.finished:
-                break
-            time.sleep(0.005)
+        assert events(client, job.id)[-1]["state"] == "done"
         # What the page asks for then needs no work: its job is finished at once.
         sent = {"picture": "a", "bank_layers": "mid", "top_k": "5", "lens": "latent"}
         asked = client.post("/api/readings", params=sent).json()["job"]

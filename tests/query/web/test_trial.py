@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,13 +33,12 @@ REFUSED = "takes more memory or time than|cannot be read to its end|needs more m
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A trial of this test's own, with no time at all."""
-    own = trial._Trial()
-    monkeypatch.setattr(trial, "_trial", lambda: own)
-    monkeypatch.setattr(trial, "SECONDS", 0.0)
-    yield
-    own.close()
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[trial._Trial]:
+    """A trial of this test's own."""
+    made = trial._Trial()
+    monkeypatch.setattr(trial, "_trial", lambda: made)
+    yield made
+    made.close()
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -119,14 +119,23 @@ def test_of_an_animation_only_the_first_frame_counts(kind: str) -> None:
 
 
 def test_an_image_that_takes_too_long_is_refused_and_the_next_one_is_taken(
-    quick: None, monkeypatch: pytest.MonkeyPatch
+    own: trial._Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = encoded(Image.new("RGB", (64, 64)), "JPEG")
-    with pytest.raises(ImageError, match="takes more memory or time than its size explains"):
-        check_image(photo)
-    monkeypatch.setattr(trial, "SECONDS", 60.0)
+    start = trial._start
+
+    def stopped() -> subprocess.Popen[bytes]:
+        process = start()
+        process.send_signal(signal.SIGSTOP)  # before it gets the image, which it will never open
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "_start", stopped)
+        patch.setattr(trial, "SECONDS", 0.05)
+        with pytest.raises(ImageError, match="takes more memory or time than its size explains"):
+            check_image(photo)
     check_image(photo)
-    process = trial._trial()._process
+    process = own._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)  # as by a kernel that needs memory, or a decoder's crash
     process.wait()
