@@ -17,9 +17,13 @@ from latentbank.query.lenses.latent import LatentLens
 from latentbank.query.lenses.logit import LogitLens
 from latentbank.query.reading.visual import read_images
 from latentbank.query.web.file import save_html
+from latentbank.query.web.guard import Guard
+from latentbank.query.web.server import create_app
+from latentbank.query.web.service import ReadingService
 from tests.query.banks import SENTENCES, fill
 from tests.query.patch_vlm import PatchVLM, Unembedded, picture
 from tests.query.web.readings import HOSTILE, png
+from tests.query.web.serving import be_patient, serving
 from tests.tiny import save_tiny
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _VIEWPORT: Any = {"width": 1280, "height": 900}
+TIMEOUT = 60_000
+"""Milliseconds to wait for what is expected, and until something can be clicked."""
 _AXE = Path(__file__).parent / "axe.min.js"
 
 
@@ -40,7 +46,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import expect, sync_playwright
 
     # Playwright waits 5 seconds for what is expected, which is too short where other tests run beside this one.
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         # Containers' root cannot have Chromium's sandbox.
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
@@ -118,8 +124,26 @@ class BrowserWindow:
 def shared_page(browser: Browser) -> Iterator[Page]:
     """One page for all tests: Chromium starts processes for each new one, which takes most of a second."""
     context = browser.new_context(viewport=_VIEWPORT)
+    context.set_default_timeout(TIMEOUT)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def stopped(browser: Browser) -> Iterator[BrowserWindow]:
+    """A window of its own, whose clock stands still: a context has such a clock for good."""
+    context = browser.new_context(viewport=_VIEWPORT)
+    context.set_default_timeout(TIMEOUT)
+    context.clock.install(time=0)
+    context.clock.pause_at(1000)
+    yield BrowserWindow(context.new_page())
+    context.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no page give up what a busy machine delays."""
+    be_patient(monkeypatch)
 
 
 @pytest.fixture
@@ -165,18 +189,24 @@ def saved(
 
 
 @pytest.fixture(scope="session")
-def live(bank: Bank, vlm: PatchVLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the live page; its models are `patch-vlm`, `loud`, and `stranger`, which has another LLM."""
-    from latentbank.query.web.guard import Guard
-    from latentbank.query.web.server import create_app
-    from latentbank.query.web.service import ReadingService
-    from tests.query.web.serving import serving
-
+def service(bank: Bank, vlm: PatchVLM, tmp_path_factory: pytest.TempPathFactory) -> ReadingService:
+    """What reads for the live page; its models are `patch-vlm`, `loud`, and `stranger`, which has another LLM."""
     folder = tmp_path_factory.mktemp("stranger") / "llama-other"
     others = {
         "loud": lambda say: PatchVLM(vlm.language, gain=9.0),
         "stranger": lambda say: PatchVLM(load_language_model(str(save_tiny(folder, seed=7)))),
     }
-    app = Guard(create_app(ReadingService(bank, vlm, others), {"a cat": png(picture(1, (300, 200)))}))
+    return ReadingService(bank, vlm, others)
+
+
+@pytest.fixture(scope="session")
+def live(service: ReadingService) -> Iterator[str]:
+    """The address of the live page."""
+    app = Guard(create_app(service, {"a cat": png(picture(1, (300, 200)))}))
     with serving(app) as address:
         yield address
+
+
+def wait_for_readings(service: ReadingService) -> None:
+    """Wait until all that was asked of the live page so far is read: its thread takes one after the other."""
+    service._thread.submit(int).result()

@@ -16,10 +16,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from latentbank.bank.bank import Bank
-from tests.browser.conftest import BrowserWindow, cards
+from latentbank.query.web.service import ReadingService
+from tests.browser.conftest import TIMEOUT, BrowserWindow, cards, wait_for_readings
 from tests.query.patch_vlm import PatchVLM, picture
 from tests.query.searches import block_second_layer
 from tests.query.web.readings import png
+from tests.query.web.serving import NO_KEPT
 
 
 def opened(window: BrowserWindow, live: str) -> Page:
@@ -49,6 +51,7 @@ def test_a_shipped_image_is_read_filtered_and_reproduced(window: BrowserWindow, 
     expect(page.locator("figure")).to_have_count(3)
     assert set(page.locator("[data-lens=latent] .word").all_text_contents()) == {"dog"}
     page.get_by_label("Corpus").select_option("sentences")  # reads again by itself
+    done(page)
     page.locator("[data-lens=latent] [data-token='3']").click()
     expect(page.locator(".card .from").first).to_contain_text("sentences")
     address = page.url
@@ -83,6 +86,7 @@ def test_where_is_a_word(window: BrowserWindow, live: str) -> None:
     done(page)
     page.get_by_label("Where is").fill("garden")
     page.get_by_label("Where is").press("Enter")
+    done(page)
     expect(page.get_by_label("Heat map")).to_be_checked()
     page.locator("[data-lens=latent] [data-token='0']").hover()
     assert {text.strip() for text in page.locator(".card b").all_text_contents()} == {"garden"}
@@ -159,10 +163,15 @@ def test_a_saved_page_is_opened_again(window: BrowserWindow, live: str, saved: P
 
 
 def test_a_job_is_cancelled_by_its_button(
-    window: BrowserWindow, live: str, vlm: PatchVLM, monkeypatch: pytest.MonkeyPatch
+    window: BrowserWindow,
+    live: str,
+    vlm: PatchVLM,
+    service: ReadingService,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    wait_for_readings(service)  # others would wait, too
     proceed, original = threading.Event(), vlm.visual_tokens
-    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(60), original(*a, **k))[1])
+    monkeypatch.setattr(vlm, "visual_tokens", lambda *a, **k: (proceed.wait(600), original(*a, **k))[1])
     page = opened(window, live)
     page.locator("#file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(77))}
@@ -226,8 +235,11 @@ def test_a_model_of_another_llm_is_refused(window: BrowserWindow, live: str) -> 
 
 
 @pytest.fixture
-def second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def second_layer(
+    bank: Bank, service: ReadingService, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[threading.Event]:
     """An event; an image's second visual layer is searched only when it is set."""
+    wait_for_readings(service)  # their searches would count, too
     proceed = block_second_layer(bank, monkeypatch)
     yield proceed
     proceed.set()
@@ -271,13 +283,14 @@ def test_a_layer_is_shown_and_used_while_the_next_is_read(
 
 
 def test_a_saved_reading_opened_meanwhile_stays(
-    window: BrowserWindow, live: str, saved: Path, second_layer: threading.Event
+    window: BrowserWindow, live: str, saved: Path, service: ReadingService, second_layer: threading.Event
 ) -> None:
     page = opened(window, live)
     first_layer_is_there(page, 503)
     page.get_by_label("Open a saved reading").set_input_files(saved)
     expect(page.locator("figure")).to_have_count(3)
     second_layer.set()
+    wait_for_readings(service)
     expect(page.locator("#status")).to_have_text("opened out.html")
     expect(page.locator("#progress")).to_be_hidden()
     assert page.locator("figure").count() == 3
@@ -325,7 +338,7 @@ def test_the_live_page_fits_and_axe_finds_nothing(
 
 def asked(live: str, sentence: str) -> str:
     """Ask what the page asks when a sentence is read, and return the name of what was read."""
-    with httpx.Client(base_url=live, timeout=60) as client:
+    with httpx.Client(base_url=live, timeout=60, limits=NO_KEPT) as client:
         job = client.post("api/readings", params={"sentence": sentence}).raise_for_status().json()["job"]
         told = client.get(f"api/jobs/{job}/events").raise_for_status().text
         reading = json.loads(told.rsplit("data: ", 1)[1].split("\n")[0])["reading"]
@@ -337,6 +350,8 @@ def test_twenty_readers_at_once(browser: Browser, live: str) -> None:
     """Four read in windows of their own; sixteen ask as the page does, as twenty windows take half a minute."""
     sentences = [f"The dog chased cat {number}." for number in range(20)]
     windows = [BrowserWindow(browser.new_context().new_page()) for _ in range(4)]
+    for window in windows:
+        window.page.set_default_timeout(TIMEOUT)
     with ThreadPoolExecutor(16) as pool:
         others = [pool.submit(asked, live, sentence) for sentence in sentences[4:]]
         for sentence, window in zip(sentences, windows, strict=False):

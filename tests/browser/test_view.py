@@ -62,9 +62,8 @@ def test_the_layer_at_which_most_is_said_comes_first_with_its_words(
     window.check(spoken.as_uri())
 
 
-def test_layers_play_and_pause(window: BrowserWindow, spoken: Path) -> None:
-    page = window.page
-    page.clock.install()
+def test_layers_play_and_pause(stopped: BrowserWindow, spoken: Path) -> None:
+    page = stopped.page
     page.goto(spoken.as_uri())
     page.get_by_role("button", name="Play the layers").click()
     layer = page.locator(".strip output")
@@ -79,7 +78,6 @@ def test_layers_play_and_pause(window: BrowserWindow, spoken: Path) -> None:
     page.get_by_role("button", name="Next layer").click()  # a step, and no more
     page.clock.run_for(3000)
     expect(layer).to_have_text("8")
-    page.emulate_media(reduced_motion="no-preference")
 
 
 def test_a_tokens_life_leads_to_its_layers(window: BrowserWindow, spoken: Path) -> None:

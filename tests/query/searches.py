@@ -31,7 +31,7 @@ def block_second_layer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> threading
     def waiting(layer: int, *given: Any) -> Any:
         searched.append(layer)
         if len(searched) > len(bank.choose_layers("mid")):
-            assert proceed.wait(60)
+            assert proceed.wait(600)
         return search(layer, *given)
 
     monkeypatch.setattr(bank.store, "scan", waiting)
