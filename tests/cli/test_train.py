@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,27 @@ from tests.models.vision.test_encoders import save_encoder
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]
+# The command line, which is killed in the step after the fifth checkpoint.
+_KILLED = """
+import os, signal
+from latentbank.cli import main
+from latentbank.models.training import train
+
+saved, save, compute = [], train.save_checkpoint, train._Run._step
+
+def saving(*given):
+    save(*given)
+    saved.append(given)
+
+def computing(*given):
+    computed = compute(*given)
+    if len(saved) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return computed
+
+train.save_checkpoint, train._Run._step = saving, computing
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -143,20 +161,10 @@ def test_the_recipe_killed_and_continued_gives_the_same_projector(
 ) -> None:
     recipe = ("--recipe", "latentlens", "--encoder-layers=-1,-3")
     run(parts, tmp_path / "whole", *recipe, steps=50)
-    command = [
-        sys.executable,
-        "-m",
-        "latentbank",
-        *arguments(parts, tmp_path / "killed", *recipe, "--checkpoint-every", "0", steps=50),
-    ]
-    child = children.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "killed" / "checkpoint.pt").exists():
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    words = arguments(parts, tmp_path / "killed", *recipe, "--checkpoint-every", "0", steps=50)
+    ended = children.run([sys.executable, "-c", _KILLED, *words], cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
     assert not (tmp_path / "killed" / "projector.safetensors").exists()
     run(parts, tmp_path / "killed", *recipe, steps=50)
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
