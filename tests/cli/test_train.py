@@ -173,12 +173,15 @@ def test_the_recipe_killed_and_continued_gives_the_same_projector(
 
 def test_two_processes_train_the_same_projector(parts: dict[str, str], tmp_path: Path) -> None:
     run(parts, tmp_path / "one", steps=5)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "latentbank"]
+    # By torch's own launcher: `accelerate launch --cpu` starts one process alone. It has a port that is free.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["--log-dir", str(tmp_path / "logs"), "--redirects", "3", "-m", "latentbank"]
     words = arguments(parts, tmp_path / "two", "--json", steps=5, features=str(tmp_path / "features"))
-    done = children.run([*launch, *words], cwd=ROOT, timeout=120)
+    done = children.run([*launch, *words], cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["training"]["steps"] == 5  # only one process prints
+    said = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stdout.log")}
+    assert (set(said), said["1"]) == ({"0", "1"}, "")  # only one process prints
+    assert json.loads(said["0"])["training"]["steps"] == 5
     single, double = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in single:
         torch.testing.assert_close(single[name], double[name], atol=2e-3, rtol=2e-3)
