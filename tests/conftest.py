@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import portalocker
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import forking, real_server
 from tests.slow import FILES, FIXTURES, LONGEST
@@ -35,6 +36,10 @@ os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_"
 _MEMORY = Path("/dev/shm")
 if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30:
     os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+# Before any test is imported: no example is too slow, as a busy machine may pause at any time.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 TESTS = Path(__file__).parent
 

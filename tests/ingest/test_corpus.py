@@ -174,7 +174,11 @@ text_of_any_script = st.lists(
 
 @given(text_of_any_script)
 @example(['"', "''", ",", "\ufeffa", 'a"b,\r\nc', "a\x1cb", "\\N", "N/A", "-"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", "python"])
 def test_any_sentence_comes_back_as_it_went_in(suffix, sentences):
     if suffix == "python":

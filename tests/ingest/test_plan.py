@@ -103,7 +103,11 @@ def random_number(seed: int, prefix: tuple[int, ...]) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     sentences=st.lists(st.text("abé <👩", min_size=1, max_size=14).filter(str.strip), min_size=1, max_size=8),
     kind=st.sampled_from(["plain", "bos", "metaspace"]),
@@ -267,7 +271,11 @@ def test_spans_of_smollm2s_tokens(smollm2: LanguageModel, concepts: list[str], t
     check_byte_level(smollm2, [*SCRIPTS, *TEXTS, *concepts[::1000]], tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     caption=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
     .map(str.strip)
