@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -245,8 +246,9 @@ def _found(given: Sequence[str]) -> list[str]:
     if missing:
         more = f" and {len(missing) - 3} others" if len(missing) > 4 else ""
         names = listed(missing[:3] if more else missing)
-        sentences = " Sentences in memory become a corpus with corpus_from_sentences." if " " in names else ""
-        raise CorpusError(f"No such file: {names}{more}; check the path.{sentences}")
+        like_text = " " in missing[0] and not re.search(r"\.\w+$", missing[0])
+        hint = " Sentences in memory become a corpus with corpus_from_sentences." if like_text else ""
+        raise CorpusError(f"No such file: {names}{more}; check the path.{hint}")
     return found
 
 

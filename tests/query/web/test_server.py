@@ -376,7 +376,8 @@ def test_events_tell_what_a_job_does_until_it_is_finished(monkeypatch: pytest.Mo
         job.update(state="done", done=2)
         return told + [event async for event in stream]
 
-    waiting, running, part, half, done = asyncio.run(follow())
+    with ThreadPoolExecutor(1) as pool:  # where a browser was tested before, this thread has a loop already
+        waiting, running, part, half, done = pool.submit(lambda: asyncio.run(follow())).result()
     assert part == b"event: part\ndata: a layer\n\n"
     states = [json.loads(event.removeprefix(b"data: ")) for event in (waiting, running, half, done)]
     assert [(state["state"], state["what"], state["done"]) for state in states] == [
