@@ -139,8 +139,7 @@ def fill(
         field: the list of records inside JSON documents, such as "annotations"; None: it is found.
         header: whether the first row of CSV files names the columns; None: it is found.
         format: the format of all files; None: by their names. See `plan`.
-        config, revision: configuration and revision of a dataset.
-        split: split of a folder or a dataset; None: "train".
+        config, split, revision: those of a dataset; the split also of a folder, None: "train".
         limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
         skip: leading tokens of a sentence that are left out.
@@ -159,6 +158,7 @@ def fill(
         CorpusError: the corpus cannot be read, or the bank holds other sentences or settings under its name.
         ModelError: a hidden state is not finite, or the model is a vision-language model or only a model's name.
         BankUnavailable: the store failed; what was stored is safe.
+        QueryError: the bank is only a bank's name.
 
     Examples:
         >>> import latentbank as lb

@@ -114,6 +114,7 @@ def export_bank(bank: Bank, folder: str | os.PathLike[str], progress: Progress |
     Raises:
         CorpusError: no corpus is complete, or a corpus's name cannot be a folder's name.
         BankMismatch: the folder holds another export, or a layer holds other contexts than the first one.
+        QueryError: the bank is only a bank's name.
         LatentBankError: the folder cannot be written, or another job exports to it.
 
     Examples:

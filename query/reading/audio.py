@@ -73,6 +73,7 @@ def read_audio(
 
     Raises:
         BankMismatch: the bank belongs to another model.
+        QueryError: the bank is only a bank's name, or the lenses are not a list of lenses.
         SoundError: the sound cannot be read.
         ModelError: the model takes no sound, or a hidden state is not finite.
 

@@ -71,7 +71,7 @@ def read_text(
         BankMismatch: the bank belongs to another model.
         LayerNotFound: a layer that the model or a lens does not have, or whose mean of text a centred bank does not
             know.
-        QueryError: the sentence is empty, or has no such token.
+        QueryError: the sentence is empty, or has no such token; the bank is only a bank's name.
         ModelError: the model is a vision-language model, or only a model's name.
 
     Examples:
@@ -146,7 +146,7 @@ def read_hidden(
     Raises:
         LayerNotFound: the bank's LLM does not have a layer.
         QueryError: wrong shape, or a hidden state that is zero or not finite; a centred bank without
-            `query_mean`, or another bank with it.
+            `query_mean`, or another bank with it; the bank is only a bank's name.
 
     Examples:
         >>> import latentbank as lb

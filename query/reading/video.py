@@ -81,6 +81,7 @@ def read_video(
 
     Raises:
         BankMismatch: the bank belongs to another model.
+        QueryError: the bank is only a bank's name, or the lenses are not a list of lenses.
         ImageError: the video cannot be read.
         ModelError: the model takes no videos, or a hidden state is not finite.
 

@@ -90,6 +90,7 @@ def read_image(
 
     Raises:
         BankMismatch: the bank belongs to another model.
+        QueryError: the bank is only a bank's name, or the lenses are not a list of lenses.
         ImageError: the image cannot be read.
         ModelError: a hidden state is not finite, or an answer is requested and only part of the model is loaded.
 
