@@ -139,7 +139,9 @@ def fill(
         field: the list of records inside JSON documents, such as "annotations"; None: it is found.
         header: whether the first row of CSV files names the columns; None: it is found.
         format: the format of all files; None: by their names. See `plan`.
-        config, split, revision: those of a dataset; the split also of a folder, None: "train".
+        config: configuration of a dataset.
+        split: split of a folder or a dataset; None: "train".
+        revision: revision of a hub dataset.
         limit: read at most this many sentences.
         bos: see `PlanSettings`, also for `skip`, `contexts_per_token` and `max_tokens`.
         skip: leading tokens of a sentence that are left out.
@@ -165,8 +167,6 @@ def fill(
         >>> model = lb.load_language_model("HuggingFaceTB/SmolLM2-135M")
         >>> with lb.create_bank("captions", model, layers=[8, 16]) as bank:
         ...     report = lb.fill(bank, "captions.jsonl", model)
-        >>> report.complete
-        True
     """
     require_bank(bank)
     require_language(model)
