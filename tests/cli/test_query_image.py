@@ -444,7 +444,7 @@ def test_a_folder_of_readings_holds_those_of_the_same_means(
     assert run(*made)[0] == 0
     kept = tmp_path / "means.safetensors"
     read = ("query", "image", photos / "a.png", "--visual-layers", "1", "--means", kept)
-    for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 image"
+    for image, code in (("a.png", 0), ("a.png", 0), ("c.png", 2)):  # all are "of 1 images"
         measure = ("query", "means", model_dir, "--images", photos / image, "--visual-layers", "1")
         assert run(*measure, "--output", kept)[0] == 0
         found, _, err = run(*read, "--parquet", tmp_path / "readings")
